@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
+from miniature import write_files
 from stages import finish
-from toy import write_tar
 from worldclip.config import load_recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -39,66 +40,47 @@ class MeddlingModel(WordModel):
         return features
 
 
-def write_captions(folder: Path, words=WORDS) -> None:
-    """Crossmodal-3600's layout: a file per image."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for key, word in zip(WORDS, words, strict=True):
-        (folder / "images" / f"{key}.png").write_bytes(word.encode())
-    lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in WORDS]
-    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+def webdataset_files(keys, words=()):
+    """CLIP_benchmark's layout: a tar of images with their labels."""
+    pairs = {}
+    for i, word in enumerate(words or keys):
+        pairs |= {f"{i}.png": word.encode(), f"{i}.cls": str(i).encode()}
+    texts = {"classnames.txt": "\n".join(keys), "zeroshot_classification_templates.txt": "{c}\n"}
+    return {**texts, "test/nshards.txt": "1\n", "test/0.tar": pairs}
 
 
-def write_webdataset(folder: Path, words=WORDS) -> None:
-    """CLIP_benchmark's layout: a tar, written aside and renamed."""
-    members = [("classnames.txt", "\n".join(WORDS)), ("zeroshot_classification_templates.txt", "{c}\n")]
-    (folder / "test").mkdir(parents=True, exist_ok=True)
-    for name, text in members:
-        (folder / name).write_text(text)
-    (folder / "test" / "nshards.txt").write_text("1\n")
-    pairs = [
-        member
-        for i, word in enumerate(words)
-        for member in ((f"{i}.png", word.encode()), (f"{i}.cls", str(i).encode()))
-    ]
-    write_tar(folder / "test" / "aside.tar", pairs)
-    os.replace(folder / "test" / "aside.tar", folder / "test" / "0.tar")
-
-
-LAYOUTS = {"captions": write_captions, "webdataset": write_webdataset}
+LAYOUTS = {"captions": caption_files, "webdataset": webdataset_files}
 
 
 @pytest.fixture(params=LAYOUTS)
 def world(request, tmp_path, monkeypatch):
     """(function that writes the dataset with these words, function that evaluates into a run with a model)."""
     monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
-    folder = tmp_path / "mini"
-    write = LAYOUTS[request.param]
-    write(folder)
-    recipe = load_recipe(
-        {
-            "pool": {"path": str(tmp_path)},
-            "balance": {"tail_fraction": 0.1},
-            "evaluate": {"datasets": ["mini"], "folders": {"mini": f"{request.param}:{folder}"}, "batch_size": 1},
-        }
-    )
+
+    def write(words=()):
+        aside = write_files(tmp_path / "aside", LAYOUTS[request.param](WORDS, words))
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = tmp_path / "mini" / path.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+
+    write()
+    recipe = recipe_to_evaluate({"mini": f"{request.param}:{tmp_path / 'mini'}"}, batch_size=1)
 
     def call(name: str, model: WordModel) -> list[bytes]:
         run_dir = tmp_path / name / "run"
-        checkpoint = run_dir / "train" / "step_000000010"
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        (checkpoint / "model.safetensors").write_bytes(b"10")
+        write_checkpoint(run_dir)
         monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
         finish("evaluate", recipe, run_dir, LocalExecutor(quiet=True))
         return [(run_dir / name).read_bytes() for name in FILES]
 
-    return lambda *words: write(folder, *words), call
+    return write, call
 
 
 def test_a_dataset_that_is_replaced_meanwhile_is_evaluated_again(world, capfd):
     write, call = world
     before = call("before", WordModel())
-    other = (WORDS[::-1],)
-    found = call("out", MeddlingModel(lambda: write(*other)))
+    found = call("out", MeddlingModel(lambda: write(WORDS[::-1])))
     assert "its inputs changed while it ran: mini" in capfd.readouterr().err
     assert found == call("fresh", WordModel()) != before
     write()

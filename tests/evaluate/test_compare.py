@@ -5,31 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evaluated import Forgetful, evaluated
 from toy import markdown_rows
 from worldclip.core.errors import UserError
-from worldclip.evaluate import comparison_page, engine
+from worldclip.evaluate import comparison_page
 from worldclip.evaluate.compare import Arm, Comparison, arm_intervals, compare, find_arms, resampled_means
 from worldclip.evaluate.comparison_page import comparison_text, write_comparison
 from worldclip.evaluate.interval import quantiles
-from worlds import WordModel, vector, word_dataset
-
-WORDS = [f"word{i}" for i in range(60)]
-
-
-class Forgetful(WordModel):
-    """Sees another word in every third image."""
-
-    def encode_image(self, images):
-        return np.stack([vector(f"{word}?" if word[-1] in b"036" else word.decode()) for word in images])
-
-
-def evaluate(model, folder, words=WORDS):
-    engine.evaluate(model, {"model": folder.name}, [word_dataset("a", words)], [], folder / "results.jsonl")
-    return folder
+from worlds import WordModel, word_dataset
 
 
 def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
-    whole, forgetful = evaluate(WordModel(), tmp_path / "whole"), evaluate(Forgetful(), tmp_path / "forgetful")
+    whole = evaluated(WordModel(), tmp_path / "whole")
+    forgetful = evaluated(Forgetful(), tmp_path / "forgetful")
     rows = {(row["task"], row["metric"]): row for row in compare(forgetful, whole).rows}
     top1 = rows["zeroshot_classification", "acc1"]
     assert top1["languages"] == ["en", "de"]
@@ -40,13 +28,14 @@ def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     assert low < second - first < high
     assert top1["is_significant"] == [True]
     assert "intervals" in rows["image_text_retrieval", "text_retrieval_recall@5"]
-    same = compare(whole, evaluate(WordModel(), tmp_path / "again")).rows
+    same = compare(whole, evaluated(WordModel(), tmp_path / "again")).rows
     assert all(row["differences"] == [0] for row in same)
     assert not any(row["is_significant"][0] for row in same if "is_significant" in row)
 
 
 def test_table_marks_significant_differences(tmp_path):
-    whole, forgetful = evaluate(WordModel(), tmp_path / "whole"), evaluate(Forgetful(), tmp_path / "forgetful")
+    whole = evaluated(WordModel(), tmp_path / "whole")
+    forgetful = evaluated(Forgetful(), tmp_path / "forgetful")
     table = comparison_text(compare(forgetful, whole))
     assert ("a", "zeroshot_classification", "acc1", "2") in {row[:4] for row in markdown_rows(table)}
     assert " * |" in table
@@ -60,7 +49,7 @@ def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tm
     first, second = WordModel(), WordModel()
     common = {"resize": "8 x 8", "interpolation": "bicubic", "implementation": "Pillow", "exif": "applied"}
     first.preprocess, second.preprocess = common | {"crop": "none"}, common | {"crop": "central 8 x 8"}
-    found = compare(evaluate(first, tmp_path / "first"), evaluate(second, tmp_path / "second"))
+    found = compare(evaluated(first, tmp_path / "first"), evaluated(second, tmp_path / "second"))
     assert all(row["differences"] == [0] for row in found.rows)
     text = comparison_text(found)
     assert "first: resize 8 x 8, crop none, bicubic by Pillow, EXIF applied; second: resize 8 x 8, crop central" in text
@@ -68,7 +57,8 @@ def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tm
 
 
 def test_results_on_different_data_are_not_compared(tmp_path):
-    first, other = evaluate(WordModel(), tmp_path / "first"), evaluate(WordModel(), tmp_path / "other", WORDS[:9])
+    first = evaluated(WordModel(), tmp_path / "first")
+    other = evaluated(WordModel(), tmp_path / "other", word_dataset("a", ["word1", "word2"]))
     with pytest.raises(UserError, match="no record in common"):
         compare(first, other)
     with pytest.raises(UserError, match=r"results\.jsonl is missing; evaluate first: worldclip evaluate .*nothing$"):
@@ -76,10 +66,9 @@ def test_results_on_different_data_are_not_compared(tmp_path):
 
 
 def test_english_and_local_questions_are_compared_separately(tmp_path):
-    words = word_dataset("a", WORDS, languages=("en", "local"))
-    for name, model in (("whole", WordModel()), ("forgetful", Forgetful())):
-        engine.evaluate(model, {"model": name}, [words], [], tmp_path / name / "results.jsonl")
-    comparison = compare(tmp_path / "forgetful", tmp_path / "whole")
+    questions = word_dataset("a", [f"word{i}" for i in range(60)], languages=("en", "local"))
+    models = {"forgetful": Forgetful(), "whole": WordModel()}
+    comparison = compare(*(evaluated(model, tmp_path / name, questions) for name, model in models.items()))
     rows = [row for row in comparison.rows if row["metric"] == "acc1"]
     assert [row["languages"] for row in rows] == [["en"], ["local"]]
     assert all(row["is_significant"] == [True] for row in rows)
@@ -147,7 +136,7 @@ def run_folder(root, name, seed, tail_fraction, model):
     (root / name / "recipe.toml").write_text(
         f"balance.tail_fraction = {tail_fraction}\ntrain.seed = {seed}\n[train.model]\npreset = 'tiny'\n"
     )
-    evaluate(model, root / name / "evaluate")
+    evaluated(model, root / name / "evaluate")
     return root / name
 
 
@@ -165,16 +154,13 @@ def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
 
 
 def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
-    paths = [evaluate(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
+    paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
     assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]
 
 
 def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path, monkeypatch):
-    paths = [
-        evaluate(model, tmp_path / name)
-        for name, model in (("one", WordModel()), ("two", Forgetful()), ("three", WordModel()))
-    ]
-    comparison = compare(*paths)
+    models = {"one": WordModel(), "two": Forgetful(), "three": WordModel()}
+    comparison = compare(*(evaluated(model, tmp_path / name) for name, model in models.items()))
     row = next(row for row in comparison.rows if row["metric"] == "acc1")
     assert len(row["values"]) == 3
     assert row["is_significant"] == [True, False]

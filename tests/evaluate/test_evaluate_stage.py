@@ -6,59 +6,54 @@ import json
 
 import pytest
 
+from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
+from miniature import write_files
 from stages import finish, why_run
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.records import read_results
+from worldclip.core.settings import to_dict
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model import load as model_load
 from worlds import WordModel
 
+RETRIEVAL = "image_text_retrieval"
+
 
 @pytest.fixture
 def run_dir(tmp_path, monkeypatch):
-    """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout beside it."""
-    folder = tmp_path / "mini"
-    (folder / "images").mkdir(parents=True)
-    for key in ("cat", "dog"):
-        (folder / "images" / f"{key}.png").write_bytes(key.encode())
-    lines = [{"image/key": key, "en": {"caption": [key]}, "th": {"caption": [f"x/{key}"]}} for key in ("cat", "dog")]
-    (folder / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    write_checkpoint(tmp_path / "run", 10)
+    """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout next to it."""
+    write_files(tmp_path / "mini", caption_files(("cat", "dog")))
+    write_checkpoint(tmp_path / "run")
     monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
     return tmp_path / "run"
 
 
-def write_checkpoint(run_dir, step):
-    checkpoint = run_dir / "train" / f"step_{step:09}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "model.safetensors").write_bytes(str(step).encode())
-
-
 def recipe_of(run_dir, **evaluate_config):
-    folders = {"mini": f"captions:{run_dir.parent / 'mini'}"}
-    sections = {"datasets": ["mini"], "folders": folders} | evaluate_config
-    pool = {"path": str(run_dir.parent)}
-    return load_recipe({"pool": pool, "balance": {"tail_fraction": 0.1}, "evaluate": sections})
+    return recipe_to_evaluate({"mini": f"captions:{run_dir.parent / 'mini'}"}, **evaluate_config)
 
 
 def run(recipe, run_dir):
     return finish("evaluate", recipe, run_dir, LocalExecutor())
 
 
+def languages_of(report, dataset="mini"):
+    return list(report["datasets"][dataset]["tasks"][RETRIEVAL]["languages"])
+
+
 def test_stage_writes_records_table_and_report(run_dir):
     report = run(recipe_of(run_dir), run_dir)
-    records = [json.loads(line) for line in (run_dir / "evaluate" / "results.jsonl").read_text().splitlines()]
+    records = read_results(run_dir / "evaluate" / "results.jsonl")
     assert [(record["model"], record["lang"]) for record in records] == [
         ("train/step_000000010", "en"),
         ("train/step_000000010", "th"),
     ]
     assert "### mini" in (run_dir / "evaluate" / "table.md").read_text()
     assert read_json(run_dir / "evaluate" / "report.json") == json.loads(json.dumps(report))
-    mean = report["datasets"]["mini"]["tasks"]["image_text_retrieval"]["mean"]
+    mean = report["datasets"]["mini"]["tasks"][RETRIEVAL]["mean"]
     assert mean["languages"] == ["en", "th"]
     assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
 
@@ -66,28 +61,28 @@ def test_stage_writes_records_table_and_report(run_dir):
 def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
     loaded = []
 
-    class Described(WordModel):
-        def __init__(self, rule):
-            super().__init__()
-            sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}
-            self.preprocess = sizes | {
-                "implementation": "Pillow",
-                "exif": {"reference": "ignored"}.get(rule, "applied"),
-            }
-            loaded.append(rule)
+    def load(source, device, preprocess):
+        loaded.append(preprocess)
+        model = WordModel()
+        sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}
+        exif = "ignored" if preprocess == "reference" else "applied"
+        model.preprocess = {**sizes, "implementation": "Pillow", "exif": exif}
+        return model
 
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: Described(preprocess))
-    run(recipe_of(run_dir), run_dir)
-    ours = read_results(run_dir / "evaluate" / "results.jsonl")
+    monkeypatch.setattr(model_load, "load", load)
+
+    def results(**evaluate_config):
+        run(recipe_of(run_dir, **evaluate_config), run_dir)
+        return read_results(run_dir / "evaluate" / "results.jsonl")
+
+    ours = results()
     assert "evaluate.protocol" in why_run("evaluate", recipe_of(run_dir, protocol="paper"), run_dir)
-    run(recipe_of(run_dir, protocol="paper"), run_dir)
-    papers = read_results(run_dir / "evaluate" / "results.jsonl")
-    run(recipe_of(run_dir, protocol="paper", ties="against", preprocess="source"), run_dir)
-    assert read_results(run_dir / "evaluate" / "results.jsonl") == ours
+    papers = results(protocol="paper")
+    assert results(protocol="paper", ties="against", preprocess="source") == ours
     assert loaded == ["source", "reference", "source"]
     for record, ties, exif in ((ours[0], "against", "applied"), (papers[0], "first", "ignored")):
         assert (record["protocol"]["ties"], record["protocol"]["preprocess"]["exif"]) == (ties, exif)
-    run(recipe_of(run_dir, protocol="paper"), run_dir)
+    results(protocol="paper")
     table = (run_dir / "evaluate" / "table.md").read_text()
     assert "Images: resize shortest edge 8, crop central 8 x 8, bicubic by Pillow, EXIF ignored." in table
     assert "Ties (`first`): of equal scores the first candidate wins." in table
@@ -111,26 +106,20 @@ def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_di
     assert why_run("evaluate", recipe, run_dir) is None
     assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
     assert "evaluate.captions" in why_run("evaluate", recipe_of(run_dir, captions="first_caption"), run_dir)
-    (run_dir.parent / "mini" / "images" / "cat.png").write_bytes(b"owl")
+    write_files(run_dir.parent, {"mini/images/cat.png": "owl"})
     assert "mini" in why_run("evaluate", recipe, run_dir)
     write_checkpoint(run_dir, 20)
     run(recipe, run_dir)
-    assert "step_000000020" in (run_dir / "evaluate" / "results.jsonl").read_text()
-    assert "step_000000010" not in (run_dir / "evaluate" / "results.jsonl").read_text()
+    assert {record["model"] for record in read_results(run_dir / "evaluate" / "results.jsonl")} == {
+        "train/step_000000020"
+    }
 
 
 def test_languages_default_to_those_of_the_run(run_dir):
-    recipe = recipe_of(run_dir)
-    of_run = load_recipe({**_sections(recipe), "languages": {"codes": ["th", "sw"]}})
-    assert list(run(of_run, run_dir)["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
-    named = load_recipe({**_sections(recipe_of(run_dir, languages=["en"])), "languages": {"codes": ["th"]}})
-    assert list(run(named, run_dir)["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["en"]
-
-
-def _sections(recipe):
-    from worldclip.core.settings import to_dict
-
-    return to_dict(recipe)
+    for evaluate_config, codes, expected in (({}, ["th", "sw"], "th"), ({"languages": ["en"]}, ["th"], "en")):
+        sections = to_dict(recipe_of(run_dir, **evaluate_config))
+        recipe = load_recipe({**sections, "languages": {"codes": codes}})
+        assert languages_of(run(recipe, run_dir)) == [expected]
 
 
 def test_run_without_checkpoint_is_an_error_that_names_train(tmp_path):
@@ -149,8 +138,7 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
     found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
     assert found["model"] == "someone/model"
     assert (tmp_path / "out" / "table.md").exists()
-    again = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
-    assert again == found
+    assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]
 
@@ -163,56 +151,38 @@ def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):
         evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
 
 
-def test_all_config_problems_are_reported_at_once(tmp_path):
-    wrong = {
-        "datasets": ["emoji_ton"],
-        "folders": {"pets": "wds:/data", "emoji_base": "cvqa:/data"},
-        "batch_size": 0,
-        "gallery_size": -1,
-    }
+def test_all_config_problems_are_reported_at_once():
+    folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
     with pytest.raises(UserError) as caught:
-        load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "evaluate": wrong})
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0, gallery_size=-1)
     assert len(caught.value.problems) == 5
     assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 
-def test_missing_folder_is_named(run_dir):
-    recipe = recipe_of(run_dir, folders={"mini": "captions:/nowhere"})
-    with pytest.raises(UserError, match=r"evaluate\.folders\.mini is 'captions:/nowhere'"):
-        run(recipe, run_dir)
-
-
 def test_dataset_without_any_requested_language_has_no_records(run_dir):
-    other = run_dir.parent / "other"
-    (other / "images").mkdir(parents=True)
-    (other / "images" / "cat.png").write_bytes(b"cat")
-    (other / "captions.jsonl").write_text(json.dumps({"image/key": "cat", "sw": {"caption": ["cat"]}}))
+    other = write_files(run_dir.parent / "other", caption_files(["cat"], langs=["sw"]))
     folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
-    found = run(recipe_of(run_dir, datasets=["mini", "other"], folders=folders, languages=["th"]), run_dir)
+    found = run(recipe_to_evaluate(folders, languages=["th"]), run_dir)
     assert found["datasets"]["other"]["tasks"] == {}
-    assert list(found["datasets"]["mini"]["tasks"]["image_text_retrieval"]["languages"]) == ["th"]
+    assert languages_of(found) == ["th"]
 
 
 def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
-    mini = run_dir.parent / "mini"
-    (run_dir.parent / "tars").mkdir()
-    (run_dir.parent / "tars/0.tar").write_bytes(b"no tar")
-    (mini / "images/dog.png").unlink()
-    folders = {"mini": f"captions:{mini}", "tars": f"pool:{run_dir.parent / 'tars'}", "gone": "cvqa:/nowhere"}
+    mini = write_files(run_dir.parent / "mini", {"images/dog.png": None})
+    tars = write_files(run_dir.parent / "tars", {"0.tar": b"no tar"})
+    recipe = recipe_to_evaluate({"mini": f"captions:{mini}", "tars": f"pool:{tars}", "gone": "cvqa:/nowhere"})
     with pytest.raises(UserError) as caught:
-        run(recipe_of(run_dir, datasets=list(folders), folders=folders), run_dir)
-    problems = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 3
-    assert "dataset mini: " in problems
-    assert "images: dog" in problems
-    assert "dataset tars: " in problems
-    assert "0.tar: not a readable tar" in problems
-    assert "dataset gone: evaluate.folders.gone is 'cvqa:/nowhere'" in problems
+        run(recipe, run_dir)
+    of_mini, of_tars, of_gone = caught.value.problems
+    assert of_mini.startswith("dataset mini: ")
+    assert "images: dog" in of_mini
+    assert of_tars.startswith("dataset tars: ")
+    assert "0.tar: not a readable tar" in of_tars
+    assert "dataset gone: evaluate.folders.gone is 'cvqa:/nowhere'" in of_gone
     assert not (run_dir / "evaluate").exists()
 
 
 def test_class_names_for_a_layout_without_classes_are_an_error(run_dir):
-    names = run_dir.parent / "names.json"
-    names.write_text("{}")
+    write_files(run_dir.parent, {"names.json": "{}"})
     with pytest.raises(UserError, match=r"class_names\.mini: layout captions takes no class names"):
-        run(recipe_of(run_dir, class_names={"mini": str(names)}), run_dir)
+        run(recipe_of(run_dir, class_names={"mini": str(run_dir.parent / "names.json")}), run_dir)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from miniature import write_tar
+from evaluated import record
+from miniature import write_files
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites
 from worldclip.evaluate.catalog import DATACOMP38, SLIP26
@@ -39,16 +40,14 @@ def names_in_label_order(dataset: str, class_names: list[str]) -> list[list[str]
     return [names.classes[position] for position in slip_order(class_names, names)]
 
 
-def write_pets(folder, class_names=PETS):
-    """Write a picture of each class, whose label is the class's place in `class_names`."""
+def write_pets(data):
+    """Write a picture of each class of PETS, whose label is the class's place in the list, into data/pets."""
     members = {}
-    for label, name in enumerate(class_names):
+    for label, name in enumerate(PETS):
         members |= {f"s{label}.jpg": name.casefold().encode(), f"s{label}.cls": str(label).encode()}
-    write_tar(folder / "test/0.tar", members)
-    (folder / "test/nshards.txt").write_text("1")
-    (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in class_names))
-    (folder / "zeroshot_classification_templates.txt").write_text("an image of {c}\n")
-    return folder.parent
+    texts = {"classnames.txt": "".join(f"{name}\n" for name in PETS), "test/nshards.txt": "1"}
+    templates = {"zeroshot_classification_templates.txt": "an image of {c}\n"}
+    write_files(data / "pets", {**texts, **templates, "test/0.tar": members})
 
 
 def test_every_dataset_of_the_suite_but_imagenet_has_all_its_classes():
@@ -82,23 +81,17 @@ def test_labels_find_their_names_in_another_order_than_slips():
     assert names_in_label_order("hateful_memes", ["a", "b"]) == [["meme"], ["hatespeech meme"]]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "theirs"),
-    [
-        ("caltech101", "caltech101_vtab"),
-        ("clevr_count", "clevr_count_all"),
-        ("country211", "country211"),
-        ("eurosat", "eurosat"),
-        ("fer2013", "fer2013"),
-        ("flowers", "flowers"),
-        ("gtsrb", "gtsrb"),
-        ("kitti", "kitti_closest_vehicle_distance"),
-        ("mnist", "mnist"),
-        ("pcam", "pcam"),
-        ("pets", "pets"),
-    ],
-)
-def test_class_lists_of_clip_benchmark_map_to_slips(dataset, theirs):
+OTHER_NAMES = {
+    "caltech101": "caltech101_vtab",
+    "clevr_count": "clevr_count_all",
+    "kitti": "kitti_closest_vehicle_distance",
+}  # of CLIP_benchmark
+SAME_NAMES = ("country211", "eurosat", "fer2013", "flowers", "gtsrb", "mnist", "pcam", "pets")
+
+
+@pytest.mark.parametrize("dataset", [*OTHER_NAMES, *SAME_NAMES])
+def test_class_lists_of_clip_benchmark_map_to_slips(dataset):
+    theirs = OTHER_NAMES.get(dataset, dataset)
     clip_benchmark = pytest.importorskip("clip_benchmark")
     listed = json.loads((Path(clip_benchmark.__file__).parent / "datasets/en_classnames.json").read_text())[theirs]
     names = names_by_dataset()[dataset]
@@ -131,7 +124,8 @@ class CasefoldModel(WordModel):
 
 
 def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
-    config = EvaluateConfig(datasets=("pets",), data=str(write_pets(tmp_path / "pets")), classes="slip")
+    write_pets(tmp_path)
+    config = EvaluateConfig(datasets=("pets",), data=str(tmp_path), classes="slip")
     dataset = datasets.load("pets", config, tmp_path)
     slips = dataset.tasks("en")[1]
     assert slips.templates == ["a photo of a {}, a type of pet."]
@@ -152,12 +146,8 @@ def test_suite_paper_takes_slips_names_unless_told_otherwise():
 
 
 def test_slip26_averages_slips_names_and_datacomp_the_folders():
-    shared = {"lang": "en", "slices": {}, "n": 1}
-
-    def record(dataset, task, value):
-        return {**shared, "dataset": dataset, "task": task, "metrics": {"mean_per_class_recall": value}}
-
-    records = [record("pets", CLASSIFICATION, 0.25), record("pets", SLIP_CLASSIFICATION, 0.75)]
+    values = {CLASSIFICATION: 0.25, SLIP_CLASSIFICATION: 0.75}
+    records = [record("en", "pets", task, mean_per_class_recall=value) for task, value in values.items()]
     assert "pets" in DATACOMP38
 
     def number(suite, records):

@@ -1,30 +1,39 @@
-"""Means name their languages; tables in Markdown and LaTeX."""
+"""Means name their languages; tables in Markdown, CSV and LaTeX, and the files that `clip_benchmark build` reads."""
 
 from __future__ import annotations
 
+import csv
+import io
+import sys
+
 import pytest
 
-from worldclip.evaluate import engine, tables
+from evaluated import evaluated, record
+from worldclip.core.records import read_results
+from worldclip.evaluate import tables
 from worldclip.report.results import mean_over_languages
 from worlds import WordModel, word_dataset
 
+CHANCE = {"acc1": 0.001}
 
-def record(lang, acc1, **more):
-    return {
-        "dataset": "animals", "task": "zeroshot_classification", "lang": lang, "n": 10,
-        "metrics": {"acc1": acc1, **more}, "chance": {"acc1": 0.001}, "interval_95": {},
-    }  # fmt: skip
+
+@pytest.fixture
+def records(tmp_path):
+    folder = evaluated(WordModel(), tmp_path, word_dataset("a_b", ["cat", "dog"]), model_digest="0123456789abcdef")
+    return read_results(folder / "results.jsonl")
 
 
 def test_mean_names_its_languages_and_skips_metrics_that_one_of_them_lacks():
-    mean = mean_over_languages([record("en", 0.5, acc5=1.0), record("th", 0.25)])
+    mean = mean_over_languages(
+        [record("en", chance=CHANCE, acc1=0.5, acc5=1.0), record("th", chance=CHANCE, acc1=0.25)]
+    )
     assert mean == {"languages": ["en", "th"], "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.001)}}
 
 
 def test_table_has_languages_mean_and_chance_in_percent():
-    table = tables.markdown_table([record("en", 0.5), record("th", 0.25)])
+    table = tables.markdown_table([record("en", chance=CHANCE, acc1=0.5), record("th", chance=CHANCE, acc1=0.25)])
     assert table == (
-        "### animals\n\n10 images; percent.\n\n"
+        "### a\n\n10 images; percent.\n\n"
         "| language | top-1 |\n"
         "| -------- | ----: |\n"
         "| en       |  50.0 |\n"
@@ -36,7 +45,7 @@ def test_table_has_languages_mean_and_chance_in_percent():
 
 
 def test_of_many_languages_the_table_has_the_best_and_the_weakest():
-    records = [record(f"l{i:02}", i / 100) for i in range(40)]
+    records = [record(f"l{i:02}", acc1=i / 100) for i in range(40)]
     lines = tables.markdown_table(records).splitlines()
     assert [line.split("|")[1].strip() for line in lines[6:19]] == [
         *("l39", "l38", "l37", "l36", "l35", "30 more", "l04", "l03", "l02", "l01", "l00", "**mean**", "chance")
@@ -47,11 +56,8 @@ def test_of_many_languages_the_table_has_the_best_and_the_weakest():
 
 
 def test_english_and_local_questions_are_not_averaged():
-    records = [
-        {"dataset": "cvqa", "task": "choice", "lang": lang, "n": 10, "metrics": {"accuracy": accuracy},
-         "chance": {"accuracy": 0.25}, "interval_95": {}}
-        for lang, accuracy in (("en", 0.6), ("local", 0.4))
-    ]  # fmt: skip
+    answers = {"en": 0.6, "local": 0.4}
+    records = [record(lang, "cvqa", "choice", accuracy=accuracy) for lang, accuracy in answers.items()]
     table = tables.markdown_table(records)
     assert "mean" not in table
     assert "10 questions; percent." in table
@@ -63,9 +69,42 @@ def test_english_and_local_questions_are_not_averaged():
 
 def test_language_without_data_is_absent_not_zero(tmp_path):
     sets = [word_dataset("a", ["cat", "dog"]), word_dataset("b", ["owl"], languages=("en",))]
-    records, _, _ = engine.evaluate(WordModel(), {"model": "m", "model_digest": "0"}, sets, [], tmp_path / "r.jsonl")
+    records = read_results(evaluated(WordModel(), tmp_path, *sets) / "results.jsonl")
     first, second = tables.markdown_table(records).split("### ")[1:]
     assert "| de " in first
     assert "| de " not in second
     assert "Means are over 2 languages: en de." in first
     assert "mean" not in second.lower()
+
+
+def test_csv_has_a_row_per_metric_and_part(records):
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text("mine", records))))
+    first = rows[0]
+    assert (first["dataset"], first["lang"], first["metric"], float(first["value"])) == ("a_b", "en", "acc1", 1.0)
+    assert (float(first["low"]), float(first["high"]), first["n"]) == (1.0, 1.0, "2")
+    assert float(first["chance"]) == pytest.approx(1 / 22)
+    assert {row["part"] for row in rows} == {"", "first"}
+    assert len([row for row in rows if row["lang"] == "de" and row["task"] == "image_text_retrieval"]) == 6
+
+
+def test_latex_table_has_means_with_their_number_of_languages(records):
+    lines = tables.latex_text(records).splitlines()
+    assert lines[0] == r"\begin{tabular}{llrr}"
+    assert r"a\_b & acc1 & 2 & 100.0 \\" in lines
+    assert r"a\_b & image\_retrieval\_recall@1 & 2 & 100.0 \\" in lines
+
+
+def test_clip_benchmark_builds_its_table_from_our_files(records, tmp_path, monkeypatch):
+    cli = pytest.importorskip("clip_benchmark.cli")
+    tables.write_clip_benchmark(tmp_path / "json", records)
+    arguments = ["clip_benchmark", "build", str(tmp_path / "json"), "--output", str(tmp_path / "benchmark.csv")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    cli.main()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "benchmark.csv").read_text())))
+    by_task = {(row["dataset"], row["language"], row["task"]): row for row in rows}
+    assert set(by_task) == {
+        ("a_b", lang, task) for lang in ("en", "de") for task in ("zeroshot_classification", "zeroshot_retrieval")
+    }
+    row = by_task["a_b", "de", "zeroshot_classification"]
+    assert (float(row["acc1"]), row["model_fullname"]) == (1.0, f"{tmp_path.name} 0123456789abcdef")
+    assert float(by_task["a_b", "en", "zeroshot_retrieval"]["text_retrieval_recall@1"]) == 1.0

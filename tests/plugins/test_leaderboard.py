@@ -10,31 +10,23 @@ import numpy as np
 import pytest
 
 from chromium import open_page
+from evaluated import Forgetful, evaluated
+from miniature import write_files
+from upstream import jsonl
 from worldclip.cli.looking import leaderboard as command
 from worldclip.core.errors import UserError
 from worldclip.core.records import read_results
-from worldclip.evaluate import engine
 from worldclip.plugins.leaderboard.board import ALL, leaderboard
 from worldclip.plugins.leaderboard.page import to_text, write_leaderboard
-from worlds import WordModel, vector, word_dataset
+from worlds import WordModel, word_dataset
 
 WORDS = [f"word{i}" for i in range(40)]
 LANGUAGES = ("en", "de", "sw", "yo")
 MARKUP = "<script>window.planted = 1</script>"
 
 
-class Forgetful(WordModel):
-    """Sees another word in every third image."""
-
-    def encode_image(self, images):
-        return np.stack([vector(f"{word}?" if word[-1] in b"036" else word.decode()) for word in images])
-
-
 def evaluate(model, folder, *datasets, languages=()):
-    datasets = datasets or (word_dataset("a", WORDS, LANGUAGES),)
-    folder.mkdir(parents=True)
-    engine.evaluate(model, {"model": "step_7"}, datasets, languages, folder / "results.jsonl")
-    return folder
+    return evaluated(model, folder, *(datasets or [word_dataset("a", WORDS, LANGUAGES)]), languages=languages)
 
 
 @pytest.fixture
@@ -47,16 +39,14 @@ def forgetful(tmp_path):
     return evaluate(Forgetful(), tmp_path / "forgetful")
 
 
-def mteb_folder(tmp_path, model="org/one", revision="abc", score=0.5):
-    folder = tmp_path / "mteb" / "results" / model.replace("/", "__") / revision
-    folder.mkdir(parents=True)
-    (folder / "model_meta.json").write_text(json.dumps({"name": model, "revision": revision}))
+def mteb_folder(tmp_path, model="org/one", revision="abc"):
     subsets = [
-        {"main_score": score, "hf_subset": lang, "languages": [code]}
+        {"main_score": 0.5, "hf_subset": lang, "languages": [code]}
         for lang, code in (("en", "eng-Latn"), ("de", "deu-Latn"), ("sw", "swh-Latn"))
     ]
     result = {"task_name": "WIT", "dataset_revision": "r1", "mteb_version": "2.26.1", "scores": {"test": subsets}}
-    (folder / "WIT.json").write_text(json.dumps(result))
+    files = {"model_meta.json": json.dumps({"name": model}), "WIT.json": json.dumps(result)}
+    write_files(tmp_path / "mteb" / "results" / model.replace("/", "__") / revision, files)
     return tmp_path / "mteb"
 
 
@@ -121,8 +111,6 @@ def test_a_missing_dataset_or_language_is_missing_and_not_zero(whole, tmp_path):
 
 @pytest.mark.parametrize("change", ["data", "ties", "crop"])
 def test_records_of_other_data_ties_or_preprocessing_get_a_column_of_their_own(whole, tmp_path, change):
-    changed = tmp_path / "changed"
-    changed.mkdir()
     records = read_results(whole / "results.jsonl")
     for record in records:
         if change == "data":
@@ -131,7 +119,7 @@ def test_records_of_other_data_ties_or_preprocessing_get_a_column_of_their_own(w
             record["protocol"]["ties"] = "first"
         else:
             record["protocol"]["preprocess"] = {"crop": "none"}
-    (changed / "results.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    changed = write_files(tmp_path / "changed", {"results.jsonl": jsonl(*records)})
     board = leaderboard(whole, changed)
     variants = [i for i, column in enumerate(board.columns) if column.metric == "acc1" and column.is_main]
     assert [board.columns[i].variant for i in variants] == [1, 2]
@@ -173,15 +161,10 @@ def test_mteb_writes_the_layout_that_is_read(tmp_path):
 
 
 def test_all_bad_folders_are_named_at_once(whole, tmp_path):
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    (cut / "results.jsonl").write_bytes((whole / "results.jsonl").read_bytes()[:-40])
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "results.jsonl").write_text('{"dataset": "a"}\n5\n')
-    root = mteb_folder(tmp_path)
+    cut = write_files(tmp_path / "cut", {"results.jsonl": (whole / "results.jsonl").read_bytes()[:-40]})
+    foreign = write_files(tmp_path / "foreign", {"results.jsonl": '{"dataset": "a"}\n5\n'})
     mteb_folder(tmp_path, revision="def")
-    (root / "results/org__one/def/cut.json").write_text('{"task_name": "WIT"')
+    root = write_files(mteb_folder(tmp_path), {"results/org__one/def/cut.json": '{"task_name": "WIT"'})
     with pytest.raises(UserError) as error:
         leaderboard(whole, whole, tmp_path / "nothing", cut, foreign, root)
     problems = error.value.problems

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 
-from toy import write_tar
+from evaluated import caption_files, record
+from miniature import write_files
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
@@ -75,19 +75,15 @@ def test_language_codes_of_datasets_are_resolved():
 
 
 def test_few_languages_make_no_means_by_family_and_no_published_numbers_no_section():
-    shared = {"dataset": "a", "task": "zeroshot_classification", "metrics": {"acc1": 0.5}, "chance": {}, "n": 1}
-    records = {lang: {"lang": lang, "interval_95": {}, **shared} for lang in ("en", "de")}
-    mean = {"languages": ["en", "de"], "metrics": {"acc1": 0.5}, "chance": {}}
-    task = {"mean": mean, "languages": records, "plotted": "acc1"}
-    report = {"datasets": {"a": {"num_images": 1, "tasks": {"zeroshot_classification": task}}}}
-    assert "by family" not in languages_section(report["datasets"]).body
+    _, numbers = sections_of("zeroshot_classification", [record("en", acc1=0.5), record("de", acc1=0.5)])
+    assert "by family" not in numbers
     assert languages_section({}) is None
-    assert published_section(report) is None
+    assert published_section({"datasets": {}}) is None
 
 
 def sections_of(task, records, name="set"):
     """Return the HTML of the results and of the numbers by language of a dataset with one task."""
-    records = [{"dataset": name, "task": task, **record} for record in records]
+    records = [{**record, "dataset": name, "task": task} for record in records]
     result = task_result(name, task, {record["lang"]: record for record in records})
     datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
     return results_section({"datasets": datasets}).body, languages_section(datasets).body
@@ -99,12 +95,11 @@ def cells(body):
 
 
 def test_results_are_one_table_and_english_and_local_questions_are_not_averaged():
+    shared = {"n": 4, "chance": {"accuracy": 0.25}, "intervals": {"accuracy": (0.1, 0.9)}}
     records = [
-        {"lang": lang, "metrics": {"accuracy": value}, "chance": {"accuracy": 0.25}, "n": 4,
-         "interval_95": {"accuracy": [0.1, 0.9]},
-         "slices": {"country Kenya": {"n": 3, "metrics": {"accuracy": value}}}}
+        record(lang, accuracy=value, slices={"country Kenya": {"accuracy": value}}, **shared)
         for lang, value in (("en", 0.5), ("local", 0.25))
-    ]  # fmt: skip
+    ]
     results, parts = sections_of("choice", records)
     assert cells(results)[1:] == [
         ["set", "choice", "accuracy", "50.0%", "", "en", "10.0% to 90.0%", "4"],
@@ -116,35 +111,23 @@ def test_results_are_one_table_and_english_and_local_questions_are_not_averaged(
 
 
 def test_metrics_that_a_part_lacks_are_absent_and_distances_are_not_percentages():
-    records = [
-        {"lang": lang, "metrics": {"alignment": 1.25}, "chance": {}, "n": 4, "interval_95": {"alignment": [1.0, 1.5]}}
-        for lang in ("en", "de")
-    ]
+    records = [record(lang, intervals={"alignment": (1.0, 1.5)}, alignment=1.25) for lang in ("en", "de")]
     results, numbers = sections_of("alignment_uniformity", records)
     assert cells(results)[1] == ["set", "alignment uniformity", "alignment", "1.250", "2"]
     assert ["mean over 2", "1.250", ""] in cells(numbers)
-    part = {
-        "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.5}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
-        "slices": {"region Asia": {"n": 2, "metrics": {"acc1": 1.0}}}
-    }  # fmt: skip
-    _, parts = sections_of("zeroshot_classification", [part])
+    _, parts = sections_of("zeroshot_classification", [record(acc1=0.5, slices={"region Asia": {"acc1": 1.0}})])
     assert ["part", "top-1", "queries"] in cells(parts)
-    assert ["region Asia", "100.0%", "2"] in cells(parts)
+    assert ["region Asia", "100.0%", "3"] in cells(parts)
 
 
 def test_a_metric_that_the_catalog_derives_is_the_headline():
-    record = {
-        "lang": "en", "metrics": {"acc1": 0.5}, "chance": {"acc1": 0.1}, "n": 4, "interval_95": {"acc1": [0.1, 0.9]},
-        "slices": {"region 0": {"n": 2, "metrics": {"acc1": 0.75}}, "region 1": {"n": 2, "metrics": {"acc1": 0.25}}}
-    }  # fmt: skip
-    results, _ = sections_of("zeroshot_classification", [record], "geode_datacomp")
+    regions = record(acc1=0.5, slices={"region 0": {"acc1": 0.75}, "region 1": {"acc1": 0.25}})
+    results, _ = sections_of("zeroshot_classification", [regions], "geode_datacomp")
     assert cells(results)[1][:4] == ["geode_datacomp", "zero-shot classification", "worst region top-1", "25.0%"]
 
 
 def test_a_suite_has_its_mean_or_says_what_is_missing():
-    shared = {"dataset": "pets", "task": "zeroshot_classification", "lang": "en"}
-    record = {**shared, "metrics": {"acc1": 0.5}, "chance": {}, "n": 4, "interval_95": {}}
-    task = task_result("pets", "zeroshot_classification", {"en": record})
+    task = task_result("pets", "zeroshot_classification", {"en": record("en", "pets", acc1=0.5)})
     report = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
     complete = results_section({**report, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
     assert "<b>62.5%</b><span>suite slip26</span>" in complete
@@ -203,17 +186,10 @@ def test_unknown_model_in_against_is_an_error_before_any_work(tmp_path):
 def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, monkeypatch, capsys):
     from worldclip.cli import main
 
-    pets, xm = tmp_path / "data/pets", tmp_path / "data/xm3600"
-    write_tar(pets / "test/0.tar", {"a.jpg": b"cat", "a.cls": b"0", "b.jpg": b"owl", "b.cls": b"1"}.items())
-    for name, text in {"test/nshards.txt": "1", "classnames.txt": "cat\ndog\n"}.items():
-        (pets / name).write_text(text)
-    (pets / "zeroshot_classification_templates.txt").write_text("{c}\n")
-    (xm / "images").mkdir(parents=True)
-    lines = []
-    for word in ("cat", "dog"):
-        (xm / "images" / f"{word}.jpg").write_bytes(word.encode())
-        lines.append(json.dumps({"image/key": word, "en": {"caption": [word]}, "sw": {"caption": [f"x/{word}"]}}))
-    (xm / "captions.jsonl").write_text("\n".join(lines))
+    images = {"test/0.tar": {"a.jpg": b"cat", "a.cls": b"0", "b.jpg": b"owl", "b.cls": b"1"}, "test/nshards.txt": "1"}
+    texts = {"classnames.txt": "cat\ndog\n", "zeroshot_classification_templates.txt": "{c}\n"}
+    write_files(tmp_path / "data/pets", {**images, **texts})
+    write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
     monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
     arguments += ["--classes", "folder"]  # SLIP's names need all 37 breeds

@@ -43,9 +43,6 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
@@ -58,48 +55,65 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
+    """A run that every test reads, and none changes."""
     return write_made_up_run(tmp_path_factory.mktemp("runs") / "made_up")
+
+
+@pytest.fixture(scope="module")
+def html(run_dir) -> str:
+    return write_report(run_dir).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(html) -> str:
+    return " ".join(Page(html).text)
+
+
+@pytest.fixture
+def copy(run_dir, tmp_path) -> Path:
+    """A copy of the run to change."""
+    return Path(shutil.copytree(run_dir, tmp_path / "run"))
 
 
 def read_page(run_dir: Path) -> Page:
     return Page(write_report(run_dir).read_text(encoding="utf-8"))
 
 
-def test_page_shows_every_stage_and_every_language(run_dir):
-    page = read_page(run_dir)
-    assert page.headings[:2] == ["Summary", "Gallery"]
-    assert page.headings[-1] == "What next"
-    assert sorted(page.headings[1:-1]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
-    text = " ".join(page.text)
+def change_report(run_dir: Path, stage: str, change) -> None:
+    report = read_json(run_dir / stage / "report.json")
+    change(report)
+    write_json(run_dir / stage / "report.json", report)
+
+
+def test_page_shows_every_stage_and_every_language(html, text):
+    headings = Page(html).headings
+    assert headings[:2] == ["Summary", "Gallery"]
+    assert headings[-1] == "What next"
+    assert sorted(headings[1:-1]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
     for lang in LANGS:
         assert re.search(rf"\b{lang}\b", text)
     assert "Mean over 14 languages: en es ja ko pt it fr de fa id zh ru tr ar." in text
     assert "chance 0.13%" in text
 
 
-def test_page_is_self_contained(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
-    assert "<script" not in html
-    assert "@import" not in html
-    assert "url(" not in html
+def test_page_is_self_contained(html):
+    for forbidden in ("<script", "@import", "url("):
+        assert forbidden not in html
     sources = [value for _, name, value in Page(html).attributes if name in ("src", "href")]
     assert sources
     assert all(value.startswith(("data:image/", "#")) for value in sources)
 
 
 @pytest.mark.parametrize("stage", HEADINGS)
-def test_stage_that_has_not_run_is_left_out(run_dir, tmp_path, stage):
-    partial = tmp_path / "run"
-    shutil.copytree(run_dir, partial)
-    shutil.rmtree(partial / stage)
+def test_stage_that_has_not_run_is_left_out(copy, stage):
+    shutil.rmtree(copy / stage)
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
     if stage == "match":  # sizes are estimated from matches
         left.remove("Size against threshold")
-    assert sorted(read_page(partial).headings[1:-1]) == sorted(left)
+    assert sorted(read_page(copy).headings[1:-1]) == sorted(left)
 
 
-def test_each_stage_has_a_page_of_its_own(run_dir):
-    write_report(run_dir)
+def test_each_stage_has_a_page_of_its_own(html, run_dir):
     for stage, headings in HEADINGS.items():
         head = ["Summary"] if stage == "evaluate" else []
         assert Page((run_dir / stage / "report.html").read_text(encoding="utf-8")).headings == [*head, *headings]
@@ -111,67 +125,56 @@ def test_empty_run_still_has_a_page(tmp_path):
     assert "no stage yet" in " ".join(page.text)
 
 
-def test_texts_of_the_pool_are_never_markup(run_dir, tmp_path):
+def test_texts_of_the_pool_are_never_markup(copy):
     hostile = '<script>alert(1)</script> & "quotes" \''
-    partial = tmp_path / "run"
-    shutil.copytree(run_dir, partial)
-    for stage, change in (("balance", _rename_entries), ("evaluate", _rename_answers)):
-        report = read_json(partial / stage / "report.json")
-        change(report, hostile)
-        write_json(partial / stage / "report.json", report)
-    html = write_report(partial).read_text(encoding="utf-8")
+
+    def rename_entries(report):
+        for rows in report["top_entries"].values():
+            rows[0]["entry"] = hostile
+
+    def rename_answers(report):
+        for image in report["gallery"]:
+            for answers in image["names"].values():
+                answers["truth"] = answers["best"][0]["name"] = hostile
+
+    change_report(copy, "balance", rename_entries)
+    change_report(copy, "evaluate", rename_answers)
+    html = write_report(copy).read_text(encoding="utf-8")
     assert "<script" not in html
     assert "".join(Page(html).text).count(hostile) > 10
 
 
-def _rename_entries(report, name):
-    for rows in report["top_entries"].values():
-        rows[0]["entry"] = name
-
-
-def _rename_answers(report, name):
-    for image in report["gallery"]:
-        for answers in image["names"].values():
-            answers["truth"] = answers["best"][0]["name"] = name
-
-
-def test_texts_read_in_their_own_direction(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
+def test_texts_read_in_their_own_direction(html):
     for lang in ("fa", "ja"):
         assert f'<bdi dir="auto" lang="{lang}">{NAMES[lang][0]}</bdi>' in html
 
 
-def test_page_shows_the_numbers_of_report_json(run_dir):
+def test_page_shows_the_numbers_of_report_json(run_dir, text):
     rows = read_json(run_dir / "curate" / "report.json")["languages"]
-    text = " ".join(read_page(run_dir).text)
     for lang in LANGS:
         assert f"{rows[lang]['pairs_out']:,} of {rows[lang]['pairs_in']:,}" in text
     assert f"{sum(row['pairs_out'] for row in rows.values()):,} of" in text
 
 
-def test_incomplete_last_line_of_the_log_is_ignored(run_dir, tmp_path):
-    partial = tmp_path / "run"
-    shutil.copytree(run_dir, partial)
-    log = partial / "train" / "log.jsonl"
+def test_incomplete_last_line_of_the_log_is_ignored(copy):
+    log = copy / "train" / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 66', encoding="utf-8")
-    assert "Training" in read_page(partial).headings
+    assert "Training" in read_page(copy).headings
 
 
-def test_unfinished_training_shows_its_curves_and_a_log_without_finite_loss_says_so(run_dir, tmp_path):
+def test_unfinished_training_shows_its_curves_and_a_log_without_finite_loss_says_so(text, tmp_path):
     (tmp_path / "train").mkdir()
     rows = [{"step": i, "samples_seen": 256 * i, "loss": None, "lr": 1e-3} for i in (1, 2)]
     (tmp_path / "train" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = read_page(tmp_path)
     assert page.headings == ["Summary", "Training"]
     assert "no finite loss" in " ".join(page.text)
-    text = " ".join(read_page(run_dir).text)
     assert "7.5 epochs of 22,664 pairs in 3.7 minutes, 773 samples per second." in text
     assert "2 draws met an unusable image (undecodable_image) and were replaced." in text
 
 
-def test_match_rates_by_language_and_by_script(run_dir):
+def test_match_rates_by_language_and_by_script(run_dir, text):
     texts = read_json(run_dir / "match" / "report.json")["texts"]
-    text = " ".join(read_page(run_dir).text)
     assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
     latin = [texts[lang] for lang in ("en", "es", "pt", "it", "fr", "de", "id", "tr")]
     matched, whole = sum(row["matched"] for row in latin), sum(row["matched"] + row["no_match"] for row in latin)
@@ -179,8 +182,7 @@ def test_match_rates_by_language_and_by_script(run_dir):
     assert "The profiles are compared on 2,800 texts" in text
 
 
-def test_examples_say_why_they_were_kept_or_dropped(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
+def test_examples_say_why_they_were_kept_or_dropped(html):
     text = "".join(Page(html).text)
     assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500; over the cap of its language" in text
     assert "its language is excluded" in text
@@ -188,39 +190,32 @@ def test_examples_say_why_they_were_kept_or_dropped(run_dir):
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
 
 
-def test_sizes_estimated_from_other_matches_are_not_shown(run_dir, tmp_path):
-    partial = tmp_path / "run"
-    shutil.copytree(run_dir, partial)
-    write_json(partial / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
-    assert "Size against threshold" not in read_page(partial).headings
+def test_sizes_estimated_from_other_matches_are_not_shown(copy):
+    write_json(copy / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
+    assert "Size against threshold" not in read_page(copy).headings
 
 
-def test_page_says_what_the_held_out_sets_are(run_dir, tmp_path):
-    partial = tmp_path / "run"
-    shutil.copytree(run_dir, partial)
-    report = read_json(partial / "evaluate" / "report.json")
-    report["datasets"]["emoji_tone"]["about"] = "Emoji <with> a tone."
-    write_json(partial / "evaluate" / "report.json", report)
-    html = write_report(partial).read_text(encoding="utf-8")
+def test_page_says_what_the_held_out_sets_are(copy):
+    change_report(
+        copy, "evaluate", lambda report: report["datasets"]["emoji_tone"].update(about="Emoji <with> a tone.")
+    )
+    html = write_report(copy).read_text(encoding="utf-8")
     assert html.count("<dt>emoji_tone</dt><dd>Emoji &lt;with&gt; a tone.</dd>") == 1
     assert html.index("<dt>emoji_tone") < html.index('id="gallery"')
 
 
-def test_no_table_has_an_empty_column(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
+def test_no_table_has_an_empty_column(html):
     for table in re.findall(r"<table>(.*?)</table>", html):
         rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table)[1:]]
         assert all(any(cells) for cells in zip(*rows, strict=True)), table[:200]
 
 
-def test_page_has_one_set_of_metric_words(run_dir):
-    text = " ".join(read_page(run_dir).text)
+def test_page_has_one_set_of_metric_words(text):
     assert "top-5" in text
     assert not re.search(r"\bacc[15]\b|retrieval recall", text)
 
 
-def test_charts_are_not_enlarged_beyond_their_text(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
+def test_charts_are_not_enlarged_beyond_their_text(html):
     for width, widest in re.findall(r'<svg viewBox="0 0 (\d+) \d+"[^>]*max-width:(\d+)px', html):
         assert int(width) <= 400, "a telephone shows 400 pixels: wider charts have tiny text"
         assert int(widest) <= 1.5 * int(width)

@@ -1,0 +1,76 @@
+"""Evaluations of made-up models: records, folders that evaluate wrote, and runs with a dataset to evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from miniature import Files, write_files
+from worldclip.config import Recipe, load_recipe
+from worldclip.evaluate import engine
+from worldclip.evaluate.tasks import Dataset
+from worlds import WordModel, vector, word_dataset
+
+
+def record(
+    lang: str = "en",
+    dataset: str = "a",
+    task: str = "zeroshot_classification",
+    *,
+    n: int = 10,
+    chance: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+    slices: Mapping[str, Mapping[str, float]] | None = None,
+    **metrics: float,
+) -> dict[str, Any]:
+    """Return a line of results.jsonl with these numbers.  slices: {part: its metrics}, of 3 queries each."""
+    parts = {part: {"n": 3, "metrics": dict(of_part)} for part, of_part in (slices or {}).items()}
+    return {
+        "model": "m", "model_digest": "0" * 32, "dataset": dataset, "dataset_digest": "d", "lang": lang, "task": task,
+        "protocol": {}, "n": n, "metrics": metrics, "chance": dict(chance or {}),
+        "interval_95": {name: list(bounds) for name, bounds in (intervals or {}).items()},
+        **({"slices": parts} if parts else {}),
+    }  # fmt: skip
+
+
+class Forgetful(WordModel):
+    """Sees another word in every third image."""
+
+    def encode_image(self, images: Sequence[bytes]) -> np.ndarray:
+        return np.stack([vector(f"{word}?" if word[-1] in b"036" else word.decode()) for word in images])
+
+
+def evaluated(
+    model: WordModel, folder: Path, *datasets: Dataset, languages: Sequence[str] = (), **model_id: str
+) -> Path:
+    """Write the results of a model into `folder` and return it.  datasets: default: 60 words in two languages."""
+    datasets = datasets or (word_dataset("a", [f"word{i}" for i in range(60)]),)
+    engine.evaluate(model, {"model": folder.name, **model_id}, datasets, languages, folder / "results.jsonl")
+    return folder
+
+
+def caption_files(keys: Sequence[str], words: Sequence[str] = (), langs: Sequence[str] = ("en", "th")) -> Files:
+    """Return a dataset of layout `captions` whose captions are the keys.  words: in the images (default: the keys)."""
+    lines = [
+        json.dumps({"image/key": key, **{lang: {"caption": [key if lang == "en" else f"x/{key}"]} for lang in langs}})
+        for key in keys
+    ]
+    images = {f"images/{key}.png": word for key, word in zip(keys, words or keys, strict=True)}
+    return {"captions.jsonl": "".join(f"{line}\n" for line in lines), **images}
+
+
+def write_checkpoint(run_dir: Path, step: int = 10) -> Path:
+    """Write something that counts as the checkpoint of a step; its weights are never read."""
+    checkpoint = run_dir / "train" / f"step_{step:09}"
+    write_files(checkpoint, {"model.safetensors": str(step)})
+    return checkpoint
+
+
+def recipe_to_evaluate(folders: Mapping[str, str], **evaluate: Any) -> Recipe:
+    """Return a recipe that evaluates on datasets in folders, {name: "layout:path"}."""
+    sections = {"datasets": list(folders), "folders": dict(folders)} | evaluate
+    return load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "evaluate": sections})
