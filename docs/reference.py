@@ -18,9 +18,8 @@ from unittest import mock
 
 import worldclip
 from worldclip.cli import main
-from worldclip.cli.overview import GROUPS
+from worldclip.cli.overview import sections
 from worldclip.model.inference import Clip
-from worldclip.recipe import steps
 
 COMMANDS_HEAD = """# Commands
 
@@ -42,9 +41,7 @@ LINE = 88  # characters of a signature on one line
 
 def command_names() -> dict[str, list[str]]:
     """Return title of a group -> its commands, in the order of `worldclip --help`."""
-    names = {group.title: list(group.summaries) for group in GROUPS}
-    names[GROUPS[0].title] += [step.stage for step in steps()]
-    return names
+    return {title: list(summaries) for title, summaries in sections().items()}
 
 
 def help_of(command: str) -> str:

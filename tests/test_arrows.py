@@ -15,8 +15,8 @@ SRC = Path(worldclip.__file__).parent
 # Floors from the top down.  A package imports from lower floors only, and from what BESIDE allows on its own floor.
 FLOORS = (
     ("__main__",),
-    ("cli",),
     ("plugins",),
+    ("cli",),
     ("__init__",),  # the public names
     ("recipe",),
     ("config",),
@@ -104,6 +104,11 @@ def test_stages_import_only_what_is_shared() -> None:
         if module.split(".")[0] in STAGES and name.split(".")[0] in STAGES and not is_between_stages(module, name)
     ]
     assert sorted(set(wrong)) == []
+
+
+def test_nothing_outside_of_plugins_imports_plugins() -> None:
+    """Registries find them by name, so that the recipe runs without any."""
+    assert [f"{module} -> {name}" for module, name in arrows() if name.split(".")[0] == "plugins"] == []
 
 
 def test_packages_make_no_circle() -> None:

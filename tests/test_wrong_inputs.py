@@ -17,7 +17,7 @@ WRONG: list[tuple[str, str]] = [
     # commands
     ("mtach R", "did you mean match?"),
     ("xyzzy", "worldclip --help lists all commands"),
-    ("fetch", "fetch has cldr, metadata, dataset"),
+    ("fetch", "fetch has metadata, dataset, cldr"),
     ("fetch datset imagenet", "did you mean fetch dataset?"),
     ("tokenizer", "tokenizer has train, compare"),
     ("pool chek P", "did you mean pool check?"),

@@ -21,7 +21,7 @@ from worldclip import cli
 from worldclip.cli import main
 from worldclip.cli.command import SHARED, Command, described_parameters
 from worldclip.cli.flags import LISTS_OF_NAMES, split_lists
-from worldclip.cli.overview import GROUPS
+from worldclip.cli.overview import COMMANDS, sections, summary_of
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
 from worldclip.curate.config import CurateConfig
@@ -32,14 +32,12 @@ from worldclip.pool.config import PoolConfig
 from worldclip.recipe import stage_names
 from worldclip.train.config import TrainConfig, TrainPoolConfig
 
-COMMANDS = {name: group for group in GROUPS for name in group.summaries}
-
 
 def test_overview_names_every_command_in_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     parts = [re.split(r" {2,}", row.strip(), maxsplit=1) for row in rows]
-    assert {name for name, _ in parts} == {*stage_names(), *COMMANDS, "--version"}
+    assert {name for name, _ in parts} == {*stage_names(), *COMMANDS.names(), "--version"}
     assert len({row.index(summary) for row, (_, summary) in zip(rows, parts, strict=True)}) == 1
 
 
@@ -67,13 +65,13 @@ def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.
         assert f"--{field.name.replace('_', '-')}" in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS.names())
 def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(command, capsys)
-    assert COMMANDS[command].summaries[command] in text
+    assert summary_of(command) in text
     assert "--json" in text
     assert not re.search(r"\bSTR\b|\[\[|\{None", text)
-    function = importlib.import_module(f"worldclip.cli.{COMMANDS[command].module}").COMMANDS[command].function
+    function = COMMANDS.load(command).function
     flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
 
@@ -94,9 +92,20 @@ def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[
     assert "(default: none)" not in text  # descriptions say what an unset key means
 
 
-def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:
-    for group in GROUPS:
-        assert importlib.import_module(f"worldclip.cli.{group.module}").COMMANDS.keys() == group.summaries.keys()
+def test_every_module_of_commands_is_registered() -> None:
+    """A command that is written but has no line in entry_points.txt would be lost."""
+    registered = {(origin.module, origin.attribute) for (origin,) in COMMANDS.origins().values()}
+    for module in {module for module, _ in registered}:
+        names = vars(importlib.import_module(module)).items()
+        items = {(module, name) for name, item in names if isinstance(item, Command)}
+        assert items <= registered
+
+
+def test_commands_of_plug_ins_are_the_last_section() -> None:
+    *ours, last = sections().items()
+    assert last[0] == "Plug-ins"
+    assert all(COMMANDS.origins()[name][0].module.startswith("worldclip.plugins.") for name in last[1])
+    assert {name for _, names in ours for name in names} == {*stage_names(), *COMMANDS.names()} - {*last[1]}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,7 @@ def test_modules_of_commands_have_exactly_those_of_the_overview() -> None:
         ("pool dedub my_pool --out x", "unknown command pool dedub; did you mean pool dedup?"),
         ("poool check my_pool", "unknown command poool check; did you mean pool check?"),
         ("fetch datset pets", "unknown command fetch datset; did you mean fetch dataset?"),
-        ("fetch", "unknown command fetch; fetch has cldr, metadata, dataset"),
+        ("fetch", "unknown command fetch; fetch has metadata, dataset, cldr"),
         ("xyzzy", "unknown command xyzzy; worldclip --help lists all commands"),
     ],
 )
@@ -236,7 +245,7 @@ def test_help_of_a_first_word_lists_its_commands(first: str, capsys: pytest.Capt
     with contextlib.suppress(SystemExit):  # of a stage's help
         main([first, "--help"])
     lines = capsys.readouterr().out.splitlines()
-    for command in (command for command in COMMANDS if command.startswith(f"{first} ")):
+    for command in (command for command in COMMANDS.names() if command.startswith(f"{first} ")):
         assert any(line.startswith(f"  {command} ") for line in lines)
 
 

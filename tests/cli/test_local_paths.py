@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 import worldclip
 from worldclip.cli import main
-from worldclip.cli.command import WRITTEN, Command
-from worldclip.cli.overview import GROUPS
+from worldclip.cli.command import WRITTEN
+from worldclip.cli.overview import COMMANDS
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run
@@ -69,18 +68,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def parameters_of(name: str, module: str) -> set[str]:
-    command: Command = importlib.import_module(f"worldclip.cli.{module}").COMMANDS[name]
-    return set(inspect.signature(command.function).parameters)
+def parameters_of(name: str) -> set[str]:
+    return set(inspect.signature(COMMANDS.load(name).function).parameters)
 
 
 def test_every_command_that_writes_has_a_row() -> None:
-    writing = {
-        name
-        for group in GROUPS
-        for name in group.summaries
-        if group.module != "serving" and parameters_of(name, group.module) & set(WRITTEN)
-    }
+    writing = {name for name in COMMANDS.names() if parameters_of(name) & set(WRITTEN)}
     assert writing | set(stage_names()) == set(OUTPUTS)
 
 

@@ -13,10 +13,10 @@ from chromium import open_page
 from evaluated import Forgetful, evaluated
 from miniature import write_files
 from upstream import jsonl
-from worldclip.cli.looking import leaderboard as command
 from worldclip.core.errors import UserError
 from worldclip.core.records import read_results
 from worldclip.plugins.leaderboard.board import ALL, leaderboard
+from worldclip.plugins.leaderboard.command import show_leaderboard
 from worldclip.plugins.leaderboard.page import to_text, write_leaderboard
 from worlds import WordModel, word_dataset
 
@@ -102,7 +102,7 @@ def test_a_missing_dataset_or_language_is_missing_and_not_zero(whole, tmp_path):
     text = to_text(board)
     assert "missing (2 of 4 languages)" in text
     assert "| missing |" in " ".join(text.split())
-    record, text = command([whole, fewer, other], csv=True)
+    record, text = show_leaderboard.function([whole, fewer, other], csv=True)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 3 * len(board.columns)
     assert "0.0" not in {row["value"] for row in rows}
@@ -189,7 +189,7 @@ def test_a_cut_file_of_ranks_is_an_error_that_names_it(whole):
 
 def test_the_command_needs_a_folder():
     with pytest.raises(UserError, match="takes one or more runs"):
-        command([])
+        show_leaderboard.function([])
 
 
 def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tmp_path):

@@ -8,7 +8,6 @@ stays fast.
 from __future__ import annotations
 
 import errno
-import importlib
 import logging
 import os
 import sys
@@ -16,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.cli.overview import commands_of, find_group, refuse_misspelt, refuse_unknown, to_text
+from worldclip.cli.overview import (
+    ANY_MODEL,
+    COMMANDS,
+    commands_of,
+    refuse_misspelt,
+    refuse_unknown,
+    summary_of,
+    to_text,
+)
 from worldclip.core import layout
 from worldclip.core.console import set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, disk_error
@@ -81,15 +88,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if command in stage_names():
         refuse_misspelt(command, rest)
-    names = [(" ".join(arguments[:2]), 2), (command, 1)]
-    if _names_model(rest):
-        names.append((f"{command} MODEL", 1))
+    names = [(" ".join(arguments[:2]), 2)]
+    if command not in stage_names():
+        names.append((command, 1))
+    elif _names_model(rest):
+        names.append((f"{command}{ANY_MODEL}", 1))
     for name, num_words in names:
-        if (group := find_group(name)) is not None:
-            commands: dict[str, Command] = importlib.import_module(f"worldclip.cli.{group.module}").COMMANDS
+        if name in COMMANDS.names():
+            item: Command = COMMANDS.load(name)
+            config = _section_of_run(command, rest) if name.endswith(ANY_MODEL) else None
             words = " ".join(arguments[:num_words])
-            config = _section_of_run(command, rest) if name.endswith(" MODEL") else None
-            return commands[name].run(words, f"{group.summaries[name]}.", arguments[num_words:], config=config)
+            return item.run(words, f"{summary_of(name)}.", arguments[num_words:], config=config)
     if command in stage_names():
         from worldclip.cli.stages import run_one_stage
 

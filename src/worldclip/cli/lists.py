@@ -1,4 +1,4 @@
-"""Commands on entry lists: download their sources, pack and unpack them."""
+"""Entry lists."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ def _unpack_text(report: Mapping[str, Any], flags: Flags) -> str:
     return f"{len(lists):,} lists, {entries:,} entries: {flags.out or default_folder(flags.source)}"
 
 
-COMMANDS = {
-    "fetch metadata": Command(fetch, lambda counts, flags: f"{counts['files']:,} files, {counts['bytes']:,} bytes"),
-    "pack": Command(pack, _pack_text),
-    "unpack": Command(unpack, _unpack_text),
-}
+FETCH = Command(fetch, lambda counts, flags: f"{counts['files']:,} files, {counts['bytes']:,} bytes")
+"""Download the dumps and page views of Wikipedias that a recipe needs into metadata.dumps."""
+
+PACK = Command(pack, _pack_text)
+"""Write all entry lists of a run to one file, with sources, licences and digests."""
+
+UNPACK = Command(unpack, _unpack_text)
+"""Make a run with finished metadata from packed entry lists."""

@@ -1,4 +1,4 @@
-"""Commands that look: explore, estimate, inspect, compare, rank, and search."""
+"""Looking."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from worldclip.tools.embed import embed
 from worldclip.tools.search import build_index, search
 
 
+@Command
 def estimate(
     run: Path,
     *,
@@ -25,7 +26,7 @@ def estimate(
     pairs: str | None = None,
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> tuple[Any, str]:
-    """Estimate what other thresholds would keep.
+    """Estimate by language what other thresholds would keep; write nothing.
 
     run: folder of a run whose stage match is finished.
     threshold: English thresholds to try, separated by commas or spaces: 20000,170K.
@@ -75,10 +76,11 @@ def _read_count(flag: str, text: str) -> float:
         raise UserError(f"{flag} {text!r}: must be a number, optionally with K, M or B, for example 10M") from error
 
 
+@Command
 def inspect(
     path: Path, *, key: str | None = None, entry: str | None = None, find: str | None = None, lang: str | None = None
 ) -> tuple[Any, str]:
-    """Explain what a run, its metadata or a file holds.
+    """Explain why a pair was kept or dropped and where an entry is from; show a file.
 
     path: folder of a run (alone, or with --key or --entry), its metadata folder (alone, or with --lang and --find), or
         a file.
@@ -104,20 +106,9 @@ def inspect(
     return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)
 
 
-def explore(run: Path, *, out: Path) -> tuple[Any, str]:
-    """Write a folder of pages that shows every decision of a run.
-
-    run: folder of a run whose stage curate is finished.
-    out: folder to write; an older explorer there is replaced.
-    """
-    from worldclip.plugins.explorer import explore
-
-    explored = explore.explore(run, out)
-    return explored, explore.to_text(explored)
-
-
+@Command
 def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
-    """Compare two or more evaluations; the others with the first.
+    """Compare evaluations query by query, with confidence intervals over images and seeds.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ in seeds alone count as one, with several seeds.
     out: page to write (.html).
@@ -136,25 +127,6 @@ def compare(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]
         "by_language": comparison.by_language,
     }
     return record, comparison_text(comparison)
-
-
-def leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: bool = False) -> tuple[Any, str]:
-    """Show the evaluations of many models in one table.
-
-    folders: runs, folders that evaluate wrote, or folders of mteb's results (results/MODEL/REVISION/TASK.json).
-    out: page to write (.html).
-    csv: Print the result as CSV.
-    """
-    from worldclip.plugins.leaderboard import page
-    from worldclip.plugins.leaderboard.board import leaderboard
-
-    if not folders:
-        raise UserError("worldclip leaderboard takes one or more runs or folders of results")
-    board = leaderboard(*folders)
-    if out is not None:
-        page.write_leaderboard(out, board)
-    text = page.csv_text(board) if csv else page.to_text(board)
-    return page.to_record(board), text
 
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
@@ -189,15 +161,17 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {
-    "languages": Command(list_languages.list_languages, lambda rows, flags: list_languages.to_text(rows), ("run",)),
-    "doctor": Command(doctor.diagnose, lambda diagnosis, flags: doctor.to_text(diagnosis)),
-    "estimate": Command(estimate),
-    "inspect": Command(inspect),
-    "explore": Command(explore),
-    "compare": Command(compare),
-    "leaderboard": Command(leaderboard),
-    "embed": Command(embed, _embedded_text, has_own_workers=True),
-    "index": Command(build_index, _index_text),
-    "search": Command(search, _hits_text, positional=("texts",)),
-}
+LANGUAGES = Command(list_languages.list_languages, lambda rows, flags: list_languages.to_text(rows), ("run",))
+"""List the languages with their codes, labels and entry lists."""
+
+DOCTOR = Command(doctor.diagnose, lambda diagnosis, flags: doctor.to_text(diagnosis))
+"""Check this installation: extras, devices, BLAS kernels, memory, disk."""
+
+EMBED = Command(embed, _embedded_text, has_own_workers=True)
+"""Embed the images or texts of a pool into a folder to search."""
+
+INDEX = Command(build_index, _index_text)
+"""Choose how embeddings are searched: exactly, or by an index for millions."""
+
+SEARCH = Command(search, _hits_text, positional=("texts",))
+"""Find the nearest images or texts for texts in any language and for images."""

@@ -1,4 +1,4 @@
-"""Commands on models, datasets and tokenizers."""
+"""Models (MODEL is a run, a checkpoint, a folder of another library, or a hub id)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
 from worldclip.export.push import check_push
-from worldclip.plugins import tokenizer_compare
 from worldclip.tools.fetch_dataset import fetch_dataset
 
 
+@Command
 def classify(
     model: str,
     images: Sequence[str],
@@ -37,7 +37,7 @@ def classify(
     precision: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
-    """Return the probabilities of labels for images.
+    """Print the probabilities of labels for images.
 
     images: image files.
     labels: words or sentences to choose from, in any language.
@@ -65,8 +65,11 @@ def classify(
     return record, "\n".join(lines)
 
 
+@Command
 def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str]:
-    """Evaluate any model on datasets; of a run, by default, those of its recipe.
+    """Evaluate any model on datasets.
+
+    Of a run, the datasets are by default those of its recipe.
 
     out: folder to write: results.jsonl, results.csv, table.md, table.tex, report.html.
     """
@@ -78,6 +81,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str
     return report, (out / "table.md").read_text(encoding="utf-8")
 
 
+@Command
 def export(
     model: str,
     out: Path,
@@ -89,7 +93,9 @@ def export(
     push: PushFlag = None,
     dry_run: bool = False,
 ) -> tuple[Any, str]:
-    """Export any model to the formats of other libraries; of a run, by default, to those of its recipe.
+    """Export any model to the formats of other libraries.
+
+    Of a run, the formats are by default those of its recipe.
 
     out: folder to write, with one folder per format.
     dry_run: with --push: print what would be uploaded, and upload nothing.
@@ -122,13 +128,9 @@ def push_exports(out: Path, repository: str, dry_run: bool) -> None:
         note("\n".join(pushed.lines()))
 
 
-def _fetched_text(counts: Mapping[str, int], flags: Flags) -> str:
-    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{flags.out / flags.name}: {numbers}"
-
-
+@Command
 def consolidate(checkpoint: Path) -> tuple[Any, str]:
-    """Write model.safetensors of a checkpoint in several shards.
+    """Write one model.safetensors from a checkpoint in several shards.
 
     checkpoint: folder of the checkpoint (RUN/train/step_...), or a run for its newest.
     """
@@ -143,6 +145,7 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     return {"model": path}, path
 
 
+@Command
 def train_tokenizer(
     run: Path,
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
@@ -151,7 +154,7 @@ def train_tokenizer(
     vocab_size: int | None = None,
     lang_exponent: float | None = None,
 ) -> tuple[Any, str]:
-    """Train a tokenizer on a run's curated texts.
+    """Train a tokenizer on the curated texts of a run, balanced by language.
 
     run: folder of a run whose stage curate is finished.
     out: folder to write (default: RUN/tokenizer); set train.tokenizer.path to it afterwards.
@@ -171,30 +174,10 @@ def train_tokenizer(
     return report, "\n".join([*lines, f'to train with it: train.tokenizer.path = "{report["out"]}"'])
 
 
-def compare(
-    tokenizers: Sequence[str],
-    *,
-    on: Annotated[Path, tyro.conf.arg(metavar="CORPUS")],
-    context_length: int = tokenizer_compare.CONTEXT_LENGTH,
-    texts: int = tokenizer_compare.TEXTS_PER_LANGUAGE,
-) -> tuple[Any, str]:
-    """Compare tokenizers on a corpus.
-
-    tokenizers: folders or hub ids.
-    on: a run (its curated texts), Parquet with a column text or caption and optionally lang, or a file of lines.
-    context_length: tokens that a model reads of a caption, start and end included.
-    texts: maximum number of texts per language, chosen by hash.
-    """
-    report = tokenizer_compare.compare_tokenizers(tokenizers, on, context_length, texts)
-    return report, tokenizer_compare.to_text(report)
+def _fetched_text(counts: Mapping[str, int], flags: Flags) -> str:
+    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
+    return f"{flags.out / flags.name}: {numbers}"
 
 
-COMMANDS = {
-    "classify": Command(classify),
-    "evaluate MODEL": Command(evaluate),
-    "export MODEL": Command(export),
-    "fetch dataset": Command(fetch_dataset, _fetched_text),
-    "consolidate": Command(consolidate),
-    "tokenizer train": Command(train_tokenizer),
-    "tokenizer compare": Command(compare),
-}
+FETCH_DATASET = Command(fetch_dataset, _fetched_text)
+"""Download an evaluation dataset into the layout that `worldclip evaluate` reads."""

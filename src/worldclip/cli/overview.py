@@ -1,87 +1,89 @@
-"""The commands by group, their summaries, the overview that `worldclip --help` prints, and the nearest known name.
+"""The overview that `worldclip --help` prints, and the nearest known name of an unknown command.
 
-The stages are not listed here: recipe.steps() names them.
+Commands are items of a registry (core/registry.py), the stages are those of recipe.steps().  Summaries are read from
+the source of a command's module, which is not imported.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import importlib.util
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from importlib.abc import InspectLoader
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NoReturn
 
 from worldclip.core.errors import UserError
+from worldclip.core.registry import Origin, Registry
 from worldclip.recipe import stage_names, steps
 
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Commands of one module of worldclip.cli."""
-
-    title: str
-    module: str
-    summaries: dict[str, str]
-    """Command -> what it does, in one line.  MODEL in a name stands for any model in place of a recipe or a run."""
+COMMANDS = Registry("command", "worldclip.commands")
+ANY_MODEL = " MODEL"
+"""End of the name of a command that takes any model in place of a recipe or a run."""
+_OWN_MODULES = "worldclip.cli."
 
 
-GROUPS = (
-    Group("Recipe (RECIPE is a .toml file or the folder of a run)", "stages", {
-        "run": "Run a whole recipe; skip finished and unchanged stages",
-        "init": "Look at a pool and write a commented recipe for it",
-        "status": "Show what a run has done, what it kept, and whether it runs now",
-    }),
-    Group("Pools", "pools", {
-        "pool emoji": "Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets",
-        "pool world": "Draw the world pool: pictures with texts in more than 200 languages, and held-out sets",
-        "fetch cldr": "Download names and keywords of the emoji, CLDR's annotations, for `pool world`",
-        "pool wat": "Extract image links and their texts from Common Crawl WAT files, ready for img2dataset",
-        "pool check": "Find duplicates, decontaminate, apply rules and deny lists; list the valid pairs",
-        "pool hash": "Hash a set of images into one file, to decontaminate pools against it",
-        "publish": "Upload the kept pairs of a run to the hub, with a dataset card and a Croissant record",
-        "pool dedup": "List the pairs whose key an earlier shard has, for pool.deny_keys",
-    }),
-    Group("Entry lists", "lists", {
-        "fetch metadata": "Download the dumps and page views of Wikipedias that a recipe needs into metadata.dumps",
-        "pack": "Write all entry lists of a run to one file, with sources, licences and digests",
-        "unpack": "Make a run with finished metadata from packed entry lists",
-    }),
-    Group("Models (MODEL is a run, a checkpoint, a folder of another library, or a hub id)", "models", {
-        "classify": "Print the probabilities of labels for images",
-        "evaluate MODEL": "Evaluate any model on datasets",
-        "export MODEL": "Export any model to the formats of other libraries",
-        "fetch dataset": "Download an evaluation dataset into the layout that `worldclip evaluate` reads",
-        "consolidate": "Write one model.safetensors from a checkpoint in several shards",
-        "tokenizer train": "Train a tokenizer on the curated texts of a run, balanced by language",
-        "tokenizer compare": "Compare tokens per word and truncated captions by language",
-    }),
-    Group("Looking", "looking", {
-        "languages": "List the languages with their codes, labels and entry lists",
-        "doctor": "Check this installation: extras, devices, BLAS kernels, memory, disk",
-        "estimate": "Estimate by language what other thresholds would keep; write nothing",
-        "inspect": "Explain why a pair was kept or dropped and where an entry is from; show a file",
-        "explore": "Write pages that show every decision, and what another threshold would keep",
-        "compare": "Compare evaluations query by query, with confidence intervals over images and seeds",
-        "leaderboard": "Show the evaluations of many models in one table, of mteb too",
-        "embed": "Embed the images or texts of a pool into a folder to search",
-        "index": "Choose how embeddings are searched: exactly, or by an index for millions",
-        "search": "Find the nearest images or texts for texts in any language and for images",
-    }),
-    Group("Server", "serving", {
-        "serve": "Serve a search page and an API in OpenAI's shape; the model stays loaded",
-    }),
-)  # fmt: skip
+def summary_of(name: str) -> str:
+    """Return what a command does, in one line: the first of the docstring of its function or variable."""
+    if problem := COMMANDS.problem(name):
+        return problem
+    origin = COMMANDS.origins()[name][0]
+    return _first_line(_docstrings(origin.module).get(origin.attribute, f"({origin.module} has no docstring for it)"))
 
 
-def find_group(command: str) -> Group | None:
-    """Return the group of a command; None if it is a stage or unknown."""
-    return next((group for group in GROUPS if command in group.summaries), None)
+def _section_of(origin: Origin) -> str:
+    """Return the title of a command's section: the docstring of a module of worldclip.cli, else `Plug-ins`."""
+    return _first_line(_docstrings(origin.module)[""]) if origin.module.startswith(_OWN_MODULES) else "Plug-ins"
+
+
+def _first_line(docstring: str) -> str:
+    return docstring.partition("\n")[0].removesuffix(".")
+
+
+@functools.cache
+def _docstrings(module: str) -> Mapping[str, str]:
+    """Return name -> docstring of a module's functions and variables, and its own as the name ""."""
+    tree = ast.parse(_source_of(module))
+    docstrings = {"": ast.get_docstring(tree) or ""}
+    for node, after in itertools.pairwise([*tree.body, ast.Pass()]):
+        if isinstance(node, ast.FunctionDef):
+            docstrings[node.name] = ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            docstrings |= dict.fromkeys(names, inspect.cleandoc(str(after.value.value)))
+    return docstrings
+
+
+def _source_of(module: str) -> str:
+    """Return the source of a module, "" where there is none.  Imports neither it nor the packages around it."""
+    parts = module.split(".")
+    spec = importlib.util.find_spec(parts[0])
+    for end in range(2, len(parts) + 1):
+        if spec is None:
+            return ""
+        spec = PathFinder.find_spec(".".join(parts[:end]), spec.submodule_search_locations)
+    loader = None if spec is None else spec.loader
+    return (loader.get_source(module) or "") if isinstance(loader, InspectLoader) else ""
+
+
+def sections() -> dict[str, dict[str, str]]:
+    """Return title of a section -> command -> what it does; the stages stand in the first section."""
+    by_title: dict[str, dict[str, str]] = {}
+    for name, origins in COMMANDS.origins().items():
+        by_title.setdefault(_section_of(origins[0]), {})[name] = summary_of(name)
+    recipe = next(iter(by_title.values()))
+    recipe.update((step.stage, step.help) for step in steps())
+    return by_title
 
 
 def to_text() -> str:
-    """Return the overview: all commands by group, in aligned columns."""
-    rows = {group.title: dict(group.summaries) for group in GROUPS}
-    rows[GROUPS[0].title] |= {step.stage: step.help for step in steps()}
+    """Return the overview: all commands by section, in aligned columns."""
+    rows = sections()
     width = max(len(name) for summaries in rows.values() for name in summaries)
     lines = [
         "usage: worldclip COMMAND ...",
@@ -106,9 +108,8 @@ def see_also(stage: str) -> str:
 def commands_of(first: str) -> list[str]:
     """Return a line per command that begins with the word `first`, in aligned columns."""
     rows = {
-        f"{name}{' --out DIR' if name.endswith(' MODEL') else ''}": summary
-        for group in GROUPS
-        for name, summary in group.summaries.items()
+        f"{name}{' --out DIR' if name.endswith(ANY_MODEL) else ''}": summary_of(name)
+        for name in COMMANDS.names()
         if name.startswith(f"{first} ")
     }
     width = max(map(len, rows), default=0)
@@ -118,12 +119,9 @@ def commands_of(first: str) -> list[str]:
 def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
     """Raise UserError where `worldclip pool chek` means the command `pool check`, not the stage on a recipe."""
     words = [name.removeprefix(f"{stage} ") for name in _names() if name.startswith(f"{stage} ")]
-    if (
-        rest
-        and rest[0] not in words
-        and not Path(rest[0]).exists()
-        and (near := difflib.get_close_matches(rest[0], words, 1))
-    ):
+    if not rest or rest[0] in words or Path(rest[0]).exists():
+        return
+    if near := difflib.get_close_matches(rest[0], words, 1):
         raise UserError(f"unknown command {stage} {rest[0]}; did you mean {stage} {near[0]}?")
 
 
@@ -142,5 +140,4 @@ def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
 
 
 def _names() -> list[str]:
-    names = [name for group in GROUPS for name in group.summaries if not name.endswith("MODEL")]
-    return [*stage_names(), *names]
+    return [*stage_names(), *(name for name in COMMANDS.names() if not name.endswith(ANY_MODEL))]

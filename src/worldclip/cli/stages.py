@@ -1,4 +1,7 @@
-"""worldclip run, and each stage alone: a stage's flags are its config's, with the recipe's values as defaults."""
+"""Recipe (RECIPE is a .toml file or the folder of a run).
+
+The flags of a stage's command are the fields of its config, with the recipe's values as defaults.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from worldclip.tools.draft_recipe import to_text as init_text
 from worldclip.train.launch import is_helper_rank
 
 
+@Command
 def run_recipe(
     recipe: str,
     *,
@@ -39,7 +43,9 @@ def run_recipe(
     dry_run: bool = False,
     executor: Executor,
 ) -> tuple[Any, str]:
-    """Run a recipe; return the reports of its stages and the table of results.
+    """Run a whole recipe; skip finished and unchanged stages.
+
+    Returns the reports of its stages and the table of results.
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
@@ -194,15 +200,15 @@ def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
 
 
 def show_status(run: Path) -> status.RunStatus:
-    """Show what a run has done.
+    """Return what a run has done.
 
     run: folder of a run.
     """
     return status.status(run, stage_names())
 
 
-COMMANDS = {
-    "run": Command(run_recipe),
-    "init": Command(init, lambda drafted, flags: init_text(drafted, flags.out or default_path(flags.source))),
-    "status": Command(show_status, lambda record, flags: status.to_text(record)),
-}
+INIT = Command(init, lambda drafted, flags: init_text(drafted, flags.out or default_path(flags.source)))
+"""Look at a pool and write a commented recipe for it."""
+
+STATUS = Command(show_status, lambda record, flags: status.to_text(record))
+"""Show what a run has done, what it kept, and whether it runs now."""

@@ -14,18 +14,21 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+import tyro
+
+from worldclip.cli.command import Command
 from worldclip.config import load_recipe
 from worldclip.core import artifacts, layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run, RunLock
-from worldclip.core.preflight import problems_of
+from worldclip.core.preflight import problems_of, require_packages
 from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.redact import redact
 from worldclip.curate.data_card import config_name
 from worldclip.curate.stage import reason_to_run
-from worldclip.export.push import Upload, check_repository, list_files
+from worldclip.export.push import Upload, check_repository, list_files, push
 from worldclip.language import table as languages
 from worldclip.recipe import sections_of
 from worldclip.report.table import Column, Table, text_column, to_markdown
@@ -44,6 +47,40 @@ SIZE_CLASSES = {
 }
 LARGEST = "n>1T"
 FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar"}
+
+
+@Command
+def publish(
+    run: Path,
+    repository: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")],
+    *,
+    data: Data = "list",
+    license: str | None = None,
+    private: bool = False,
+    pull_request: bool = False,
+    dry_run: bool = False,
+) -> tuple[Any, str]:
+    """Upload the kept pairs of a run to the hub, with a dataset card and a Croissant record.
+
+    run: a run whose stage curate is finished, or its folder curate.
+    repository: dataset on the hub to create, or to bring to what the run keeps now.
+    data: list (keys, texts, languages) or tars (the images too; curate.write = "tars").
+    license: identifier of the hub for the card, for example cc-by-4.0 (default: unknown).
+    private: create the dataset as private; refuse one that is public.
+    pull_request: propose the upload to a dataset that exists.
+    dry_run: write RUN/publish and list its files, and upload nothing.
+    """
+    if not dry_run:
+        require_packages("publish", extra="hub")
+    upload = prepare(run, repository, data, license)
+    lines = upload.lines()
+    record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": [], "removed": []}
+    if dry_run:
+        lines.append("dry run: nothing was uploaded")
+        return record, "\n".join(lines)
+    (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
+    record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
+    return record, "\n".join([*lines, *pushed.lines()])
 
 
 def prepare(run: Path, repository: str, data: Data = "list", license: str | None = None) -> Upload:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tyro
 
+from worldclip.cli.command import Command
 from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
@@ -180,3 +182,22 @@ def to_text(comparison: Mapping[str, Any]) -> str:
 
 def _cells(row: Mapping[str, float]) -> str:
     return f"{row['tokens_per_word']:>9.2f} {row['cut_fraction']:>7.1%} {row['unknown_fraction']:>7.1%}"
+
+
+@Command
+def compare(
+    tokenizers: Sequence[str],
+    *,
+    on: Annotated[Path, tyro.conf.arg(metavar="CORPUS")],
+    context_length: int = CONTEXT_LENGTH,
+    texts: int = TEXTS_PER_LANGUAGE,
+) -> tuple[Any, str]:
+    """Compare tokens per word and truncated captions by language.
+
+    tokenizers: folders or hub ids.
+    on: a run (its curated texts), Parquet with a column text or caption and optionally lang, or a file of lines.
+    context_length: tokens that a model reads of a caption, start and end included.
+    texts: maximum number of texts per language, chosen by hash.
+    """
+    report = compare_tokenizers(tokenizers, on, context_length, texts)
+    return report, to_text(report)

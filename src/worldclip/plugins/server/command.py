@@ -1,4 +1,4 @@
-"""The command that serves: its module needs the extra `serve`, which no other command does."""
+"""The command `serve`: its module needs the extra `serve`, which no other command does."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ if problems := list(missing_packages("serve", ("starlette", "uvicorn", "promethe
 
 from worldclip.plugins.server.serve import serve  # after the check, which names the extra
 
-COMMANDS = {"serve": Command(serve, lambda nothing, flags: "")}
+SERVE = Command(serve, lambda nothing, flags: "")
+"""Serve a search page and an API in OpenAI's shape; the model stays loaded."""

@@ -1,0 +1,74 @@
+"""The commands `pool world` and `fetch cldr`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldclip.cli.command import Command, Flags
+from worldclip.core.execute import Executor
+from worldclip.plugins.world.build import build_world
+from worldclip.plugins.world.fetch_cldr import fetch_cldr
+
+
+@Command
+def pool_world(
+    out: Path,
+    *,
+    cldr: Path | None = None,
+    fluent: Path | None = None,
+    flags: Path | None = None,
+    stamps: Path | None = None,
+    appstream: Path | None = None,
+    gcompris: Path | None = None,
+    train_on_stamps: bool = False,
+    image_px: int = 64,
+    samples_per_shard: int = 500,
+    executor: Executor,
+) -> tuple[Any, str]:
+    """Draw the world pool: pictures with texts in more than 200 languages, and held-out sets.
+
+    out: folder to write.
+    cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in 142 languages.
+    fluent: folder of the npm package @iconify-json/fluent-emoji-flat: second drawings.
+    flags: folder of npm packages with flags by other artists.
+    stamps: folder of Tux Paint's stamps (GPL-2), held out.
+    appstream: folder of an AppStream catalogue: icons of programs, with noisy texts in 160 languages.
+    gcompris: folder of GCompris' data (GPL-3): photographs, held out.
+    train_on_stamps: put stamps and photographs into the pool instead of holding them out.
+    image_px: side of a picture in pixels.
+    samples_per_shard: samples per tar.
+    """
+    parts = {
+        "cldr": cldr,
+        "fluent": fluent,
+        "flags": flags,
+        "stamps": stamps,
+        "appstream": appstream,
+        "gcompris": gcompris,
+    }
+    report = build_world(
+        out,
+        {name: folder for name, folder in parts.items() if folder is not None},
+        train_on_stamps=train_on_stamps,
+        image_px=image_px,
+        samples_per_shard=samples_per_shard,
+        executor=executor,
+    )
+    languages = report["languages"]
+    many = sum(count >= 1000 for count in languages.values())
+    pairs = report["pairs"]
+    return report, (
+        f"{pairs['samples']:,} pictures, {pairs['texts']:,} texts in {len(languages):,} languages, "
+        f"{many:,} of them with at least 1,000: {out}"
+    )
+
+
+def _cldr_text(counts: Mapping[str, int], flags: Flags) -> str:
+    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
+    return f"{flags.out}: {numbers}; next: worldclip pool world --cldr {flags.out} --out DIR"
+
+
+FETCH_CLDR = Command(fetch_cldr, _cldr_text)
+"""Download names and keywords of the emoji, CLDR's annotations, for `pool world`."""
