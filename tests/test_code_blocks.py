@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from test_docs import PRESENT, page_id, read
 
+import worldclip
 from worldclip.check.config import CheckConfig
 from worldclip.cli import main, stages
 from worldclip.cli.command import Command
@@ -75,8 +76,8 @@ def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         return 0
 
     monkeypatch.setattr(Command, "run", parse)
-    monkeypatch.setattr(stages, "load_recipe", lambda *arguments: Recipe())
-    monkeypatch.setattr("worldclip.config.load_recipe", lambda *arguments: Recipe())
+    monkeypatch.setattr(stages, "load_recipe", lambda *arguments, **options: Recipe())
+    monkeypatch.setattr("worldclip.config.load_recipe", lambda *arguments, **options: Recipe())
     monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith(("runs/", "RUN")) and path.name != "export")
     for words in commands(code):
         words = [{"MODEL": "some/model"}.get(word, "0" if word.startswith("$") else word) for word in words]
@@ -193,6 +194,10 @@ def test_calls_in_inline_code_exist(page: Path) -> None:
 @pytest.mark.parametrize("code", of_language("toml"))
 def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code: str) -> None:
     tables = tomllib.loads(code)
+    if "project" in tables:  # the pyproject.toml of a package that plugs in
+        ours = (Path(worldclip.__file__).parent / "entry_points.txt").read_text(encoding="utf-8")
+        assert all(f"[{group}]" in ours for group in tables["project"]["entry-points"])
+        return
     problems = []
     for config in (Recipe, CheckConfig):
         loader = _Loader()
