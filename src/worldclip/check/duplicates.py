@@ -22,6 +22,7 @@ from worldclip.check import neighbours
 from worldclip.check.context import CheckContext
 from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import HASH_BITS, SearchPlan, all_roots, unite
+from worldclip.core import layout
 from worldclip.core.artifacts import REMOVED, read_table, remove, write_array
 from worldclip.core.execute import Executor, Report, Shard, are_done
 from worldclip.core.job import remove_stale
@@ -242,17 +243,17 @@ def search(
     all_units: list[Shard] = []
     for orders in work.rounds():
         units = _units(work, orders)
-        if work.num_chunks > 1 and not are_done(units, folder / "done", key):
+        if work.num_chunks > 1 and not are_done(units, layout.done_dir(folder), key):
             sort_chunk = functools.partial(_sort_chunk, work=work, orders=orders)
-            done_dir = work.sorted_folder(orders) / "done"
+            done_dir = layout.done_dir(work.sorted_folder(orders))
             executor.map(sort_chunk, work.chunks(), label="shuffle", done_dir=done_dir, key=key)
         search_unit = functools.partial(_search_unit, work=work, orders=orders)
-        for report in executor.map(search_unit, units, label="search", done_dir=folder / "done", key=key):
+        for report in executor.map(search_unit, units, label="search", done_dir=layout.done_dir(folder), key=key):
             histogram += report["histogram"]
         remove(work.sorted_folder(orders))
         all_units += units
     paths = [work.edges_path(unit) for unit in all_units]
-    markers = [folder / "done" / f"{unit.name}.json" for unit in all_units]
+    markers = [layout.marker(folder, unit.name) for unit in all_units]
     remove_stale(folder, [folder / "values.npy", *paths, *markers])
     edges = (np.load(path, allow_pickle=False) for path in paths)
     return [(pairs[:, 0], pairs[:, 1]) for pairs in edges], histogram.tolist()

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from worldclip.check.config import CheckConfig
 from worldclip.check.context import CheckContext
 from worldclip.check.hashing import HASH_KIND, IMAGES_AT, HashKind, ImageFacts, scan_images
+from worldclip.core import layout
 from worldclip.core.artifacts import IMAGE_HASHES, read_table, remove, write_table, write_tables
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
@@ -90,7 +91,7 @@ def hash_units(
         functools.partial(scan, folder=parts),
         units,
         label="hash",
-        done_dir=parts / "done",
+        done_dir=layout.done_dir(parts),
         key={"key": key, "hash": kind.name, "decoder": decode.VERSION},
     )
     write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema_of(images_at))

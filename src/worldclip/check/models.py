@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from worldclip.check.config import ClassifierRule, FaceRule
 from worldclip.check.context import CheckContext
+from worldclip.core import layout
 from worldclip.core.artifacts import FACES, SCORES, fingerprint, read_table, write_table, write_tables
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, Report, Shard, reads_input
@@ -108,7 +109,7 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
             "key": context.pool.identity,
         }
         run = functools.partial(_run_on_shard, rule=rule, step=step, context=context)
-        executor.map(run, shards, label=step, done_dir=context.folder / "done" / step, key=key)
+        executor.map(run, shards, label=step, done_dir=layout.done_dir(context.folder, step), key=key)
 
 
 @reads_input

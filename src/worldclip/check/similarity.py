@@ -22,6 +22,7 @@ from worldclip import pool as pools
 from worldclip.check.config import SimilarityRule
 from worldclip.check.context import CheckContext
 from worldclip.check.text_rules import languages_of
+from worldclip.core import layout
 from worldclip.core.artifacts import SIMILARITIES, read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable
@@ -87,7 +88,7 @@ def measure(context: CheckContext, shards: Sequence[Shard], executor: Executor) 
     }
     run = functools.partial(_measure_shard, context=context)
     try:
-        executor.map(run, shards, label="similarity", done_dir=context.folder / "done/similarity", key=key)
+        executor.map(run, shards, label="similarity", done_dir=layout.done_dir(context.folder, "similarity"), key=key)
     finally:
         load_here.cache_clear()
 

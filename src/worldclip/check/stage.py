@@ -30,7 +30,7 @@ from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
 from worldclip.check.similarity import Similarities
 from worldclip.check.text_rules import phrase_matcher
-from worldclip.core import settings
+from worldclip.core import layout, settings
 from worldclip.core.artifacts import REMOVED, digest, fingerprint, read_table, write_table
 from worldclip.core.coin import hash_keys
 from worldclip.core.console import say
@@ -277,7 +277,9 @@ def _scan(work: _Work) -> dict[str, int]:
     similarity.require_model(context, work.executor)
     scan = functools.partial(images.scan_pool_shard, context=context)
     key = {**context.pool.identity, "hash": context.kind.name, "decoder": decode.VERSION}
-    reports = work.executor.map(scan, work.shards, label="images", done_dir=context.folder / "done/images", key=key)
+    reports = work.executor.map(
+        scan, work.shards, label="images", done_dir=layout.done_dir(context.folder, "images"), key=key
+    )
     return add_counts(reports, images.COUNTS)
 
 
@@ -306,7 +308,7 @@ def _apply_pair_rules(work: _Work, has_images: bool, similarities: Similarities 
     }
     apply = functools.partial(apply_pair_rules, rules=rules)
     num_texts, rejected = 0, Counter[str]()
-    done_dir = context.folder / "done/judged"
+    done_dir = layout.done_dir(context.folder, "judged")
     for report in work.executor.map(apply, work.shards, label="rules", done_dir=done_dir, key=key):
         num_texts += report["texts"]
         rejected.update(report["rejected_texts"])
@@ -352,6 +354,6 @@ def _remove_stale_tables(context: CheckContext, shards: Sequence[Shard]) -> None
     """
     scores = [f"scores/{name}" for name in context.config.classifiers]
     for step in ("images", "judged", "final", "removed_texts", "faces", "similarity", *scores):
-        markers = context.folder / "done" / step  # first: a marker says that its table is there
-        remove_stale(markers, [markers / f"{shard.name}.json" for shard in shards])
+        markers = layout.done_dir(context.folder, step)  # first: a marker says that its table is there
+        remove_stale(markers, [layout.marker_in(markers, shard.name) for shard in shards])
         remove_stale(context.folder / step, [context.table_path(step, shard) for shard in shards])

@@ -24,7 +24,7 @@ from worldclip.check.context import CheckContext
 from worldclip.check.duplicates import DUPLICATE_RULES
 from worldclip.check.report import Counts, Written
 from worldclip.check.text_rules import mask_personal_data
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.artifacts import FACES, MERGED_TEXTS, REMOVED, REMOVED_TEXTS, VALID_KEYS, read_table, write_tables
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
@@ -160,7 +160,7 @@ def write_tars(context: CheckContext, shards: Sequence[Shard], executor: Executo
         ),
     }
     write = functools.partial(_write_tar, context=context)
-    reports = executor.map(write, shards, label="write", done_dir=folder / "done/pairs", key=key)
+    reports = executor.map(write, shards, label="write", done_dir=layout.done_dir(folder, "pairs"), key=key)
     remove_stale(folder / "pairs", [folder / "pairs" / _tar_name(shard) for shard in shards])
     counts = add_counts(reports, ("pairs", "texts", "blurred"))
     return {"pairs": counts["pairs"], "texts": counts["texts"], "blurred": counts["blurred"]}

@@ -13,7 +13,7 @@ from worldclip.cli.command import Command, Flags, PushFlag, note
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.core.layout import latest_checkpoint
+from worldclip.core.layout import latest_checkpoint, trainer_dir
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -138,7 +138,7 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
 
     require_packages("consolidate", ("torch", "safetensors"), extra="train")
     folder = latest_checkpoint(checkpoint) or checkpoint
-    if not (folder / "trainer").is_dir():
+    if not trainer_dir(folder).is_dir():
         raise UserError(f"{folder} is not a checkpoint of a training; give RUN/train/step_... or a run")
     consolidate(folder)
     path = str(folder / "model.safetensors")

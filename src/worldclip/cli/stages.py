@@ -114,7 +114,7 @@ def run_stage(
     part = read_slice(shards) if shards else None
     run_stages(flagged, run_dir, [stage], executor=executor, part=part)
     if push:
-        push_exports(run_dir / "export", push, dry_run)
+        push_exports(layout.exported(run_dir), push, dry_run)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts
+from worldclip.core import artifacts, layout
 from worldclip.core.arrow import codes_of, list_buffers, names_of, seal
 from worldclip.core.execute import Executor, Report, Shard, repeatable
 from worldclip.core.job import remove_stale
@@ -144,7 +144,7 @@ def sum_shards(
     lists = dict(num_entries)
     groups = [_group(i // group_size, files[i : i + group_size]) for i in range(0, len(files), group_size)]
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
-    executor.map(add_group, groups, label="add", done_dir=folder / "done/groups", key=lists)
+    executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder, "groups"), key=lists)
     groups_digest = artifacts.digest([group.fingerprint for group in groups])
     ranges = [
         Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": range_size})
@@ -153,9 +153,9 @@ def sum_shards(
     group_paths = [_sum_path(folder, "groups", group) for group in groups]
     range_paths = [_sum_path(folder, "ranges", part) for part in ranges]
     add_range = functools.partial(_add_range, groups=group_paths, folder=folder)
-    executor.map(add_range, ranges, label="sum", done_dir=folder / "done/ranges", key=lists)
-    markers = [folder / "done/groups" / f"{group.name}.json" for group in groups]
-    markers += [folder / "done/ranges" / f"{part.name}.json" for part in ranges]
+    executor.map(add_range, ranges, label="sum", done_dir=layout.done_dir(folder, "ranges"), key=lists)
+    markers = [layout.marker(folder, group.name, "groups") for group in groups]
+    markers += [layout.marker(folder, part.name, "ranges") for part in ranges]
     remove_stale(folder, [*group_paths, *range_paths, *markers])
     return _split(np.concatenate([np.load(path) for path in range_paths]), lists)
 

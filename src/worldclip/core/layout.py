@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 BEST = "best.json"
+DONE = "done"  # folder of the markers of finished shards
+TRAINER = "trainer"  # folder of a checkpoint: what training needs to resume, and nobody else
 _MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
 _STEP = re.compile(r"step_\d{9}")
 
@@ -25,6 +27,7 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
     return lambda run_dir, name: run_dir / relative.format(name)
 
 
+lock = _path(".lock")  # held by the process that works on the folder, which it names
 recipe = _path("recipe.toml")  # loadable as it is
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
 run_record = _path("run.json")  # what made the run: versions and git revision
@@ -35,10 +38,12 @@ estimates = _path("estimate.json")  # what other thresholds would keep, as the r
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
 built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
 held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
+pool_indexes = _path("pool/index")  # folder of all of them
 pool_index = _path_of("pool/index/{}.parquet")  # where the images of a shard are
 
 entries = _path_of("metadata/{}.parquet")  # an entry list
 
+matched_texts = _path("match/texts")  # folder of all of them
 match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
@@ -52,6 +57,8 @@ curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
 curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
+entry_sums = _path("curate/sums")  # matches per entry of the kept texts over all shards
+exported = _path("export")  # folder of one folder per format
 curated_tables = _path("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
 curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
 tables_readme = _path("curate/parquet/README.md")  # for `datasets`, as curate_readme
@@ -60,12 +67,38 @@ published = _path("publish")  # folder that `worldclip publish` uploads
 data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
 
 train_dir = _path("train")  # checkpoints, tokenizer, logs
+join_dir = _path("train/join")  # where the images of train.pool are, by key
 image_places = _path_of("train/join/places/{}.parquet")  # where the images of a shard are in train.pool
 tokenizer = _path("train/tokenizer")  # folder of the tokenizer that the run trains with
 train_log = _path("train/log.jsonl")  # one line per record
 
 results = _path("evaluate/results.jsonl")  # one line per record
 results_table = _path("evaluate/table.md")
+
+
+def stage_dir(run_dir: Path, stage: str) -> Path:
+    """Return the folder of a stage."""
+    return run_dir / stage
+
+
+def stage_report(run_dir: Path, stage: str) -> Path:
+    """Return the report.json of a stage."""
+    return report_json(stage_dir(run_dir, stage))
+
+
+def done_dir(folder: Path, step: str = "") -> Path:
+    """Return the folder of the markers in a job's folder; step: which of the job's maps over shards, if it has many."""
+    return folder / DONE / step
+
+
+def marker(folder: Path, shard_name: str, step: str = "") -> Path:
+    """Return the marker of a finished shard in a job's folder; step: of `done_dir`."""
+    return marker_in(done_dir(folder, step), shard_name)
+
+
+def marker_in(done: Path, shard_name: str) -> Path:
+    """Return the marker of a finished shard in a folder of markers."""
+    return done / f"{shard_name}.json"
 
 
 def is_run(path: Path) -> bool:
@@ -75,12 +108,12 @@ def is_run(path: Path) -> bool:
 
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
     """Return the folder of the compiled matcher of an entry list under a profile."""
-    return run_dir / "metadata" / f"{list_name}.matcher" / profile
+    return stage_dir(run_dir, "metadata") / f"{list_name}.matcher" / profile
 
 
 def matched_shards(run_dir: Path) -> list[str]:
     """Return the names of the shards with matched texts, sorted."""
-    folder = run_dir / "match" / "texts"
+    folder = matched_texts(run_dir)
     return sorted(path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
 
 
@@ -92,6 +125,26 @@ def counted_shards(run_dir: Path) -> list[Path]:
 def step_folder(train_dir: Path, step: int) -> Path:
     """Return the folder of the checkpoint of this step."""
     return train_dir / f"step_{step:09}"
+
+
+def log_file(train_dir: Path) -> Path:
+    """Return the log of a training, one line per record."""
+    return train_dir / "log.jsonl"
+
+
+def tensorboard_dir(train_dir: Path) -> Path:
+    """Return the folder of the log for TensorBoard."""
+    return train_dir / "tensorboard"
+
+
+def trainer_dir(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint that only training reads."""
+    return checkpoint / TRAINER
+
+
+def trainer_state(checkpoint: Path) -> Path:
+    """Return the file of a checkpoint that says how far training was."""
+    return trainer_dir(checkpoint) / "state.json"
 
 
 def step_of(checkpoint: Path) -> int:

@@ -36,7 +36,7 @@ def find_bounds(
         functools.partial(_write_ratios, work=work, folder=folder),
         shards,
         label="caps",
-        done_dir=folder / "done",
+        done_dir=layout.done_dir(folder),
         key=key,
     )
     num_kept: Counter[str] = Counter()
@@ -79,7 +79,7 @@ def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
     if config.max_pairs is None:
         return {}
     artifacts.require_manifest(run_dir, "curate")
-    report = artifacts.read_json(layout.report_json(run_dir / "curate"))
+    report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
     return {lang: row["bound"] for lang, row in report["caps"].items()}
 
 

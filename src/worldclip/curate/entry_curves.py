@@ -20,7 +20,7 @@ def sampled_curves(
 ) -> dict[str, SampledCurve]:
     """Return the curve of each list with a match; num_entries: of each list."""
     paths = [layout.curated_counts(run_dir, shard.name) for shard in shards]
-    after = sum_shards(num_entries, paths, run_dir / "curate" / "sums", executor)
+    after = sum_shards(num_entries, paths, layout.entry_sums(run_dir), executor)
     curves = {}
     for name in num_entries:
         before = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)

@@ -129,21 +129,25 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
         functools.partial(curate_shard, work=work),
         shards,
         label="curate",
-        done_dir=folder / "done",
+        done_dir=layout.done_dir(folder),
         key={**key, "bounds": dict(work.bounds)},
     )
     return work, reports
 
 
 def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path]:
-    folder = run_dir / "curate"
     hidden = layout.curate_work(run_dir)
-    outputs = [layout.curated_keys(run_dir), layout.data_card(run_dir), layout.curate_readme(run_dir), folder / "sums"]
-    outputs += [hidden / "done" / f"{shard.name}.json" for shard in shards]
+    outputs = [
+        layout.curated_keys(run_dir),
+        layout.data_card(run_dir),
+        layout.curate_readme(run_dir),
+        layout.entry_sums(run_dir),
+    ]
+    outputs += [layout.marker(hidden, shard.name) for shard in shards]
     for path_of in (layout.curated, layout.curated_counts):
         outputs += [path_of(run_dir, shard.name) for shard in shards]
     if config.max_pairs is not None:
-        outputs += [hidden / "caps" / "done" / f"{shard.name}.json" for shard in shards]
+        outputs += [layout.marker(hidden / "caps", shard.name) for shard in shards]
         outputs += [hidden / "caps" / f"{shard.name}.parquet" for shard in shards]
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))

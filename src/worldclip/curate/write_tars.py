@@ -54,8 +54,8 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     folder = layout.curated_tars(run.dir)
     plan = plan_tars(run.dir, shards, samples_per_tar)
     outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
-    done = folder / ".work" / "done"  # hidden from tools that read all files of the folder
-    markers = [done / f"{output.name}.json" for output in outputs]
+    done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
+    markers = [layout.marker_in(done, output.name) for output in outputs]
     remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
     reports = run.executor.map(
         functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig), plan=plan),

@@ -12,7 +12,7 @@ from worldclip.core.artifacts import Json, digest, fingerprint, read_manifest, w
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Result, Run
-from worldclip.core.layout import best_checkpoint
+from worldclip.core.layout import best_checkpoint, train_dir
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, report, suites, tables
@@ -239,7 +239,7 @@ def checkpoint_folder(run_dir: Path) -> Path:
     """Return the best checkpoint of training, else the last one.  Raises UserError if a run has none."""
     checkpoint = best_checkpoint(run_dir)
     if checkpoint is None:
-        raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
+        raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: worldclip train {run_dir}")
     return checkpoint
 
 

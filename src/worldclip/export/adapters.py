@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
@@ -83,7 +84,7 @@ class AdapterWriter:
         """
         from safetensors.torch import save_file
 
-        source = self.checkpoint / "trainer" / CONFIG
+        source = layout.trainer_dir(self.checkpoint) / CONFIG
         if not source.exists():
             raise UserError(
                 f"{self.checkpoint} has no adapters; train with train.lora_rank, or leave peft out of export.formats"

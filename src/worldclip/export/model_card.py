@@ -76,7 +76,7 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
         "Training pairs": _pairs(run_dir),
         "Results": _read_text(layout.results_table(run_dir)),
         "Use, limits and licence": card_results.limits(results, codes),
-        "Sources of the metadata": sources_table(artifacts.read_manifest(run_dir / "metadata") or {}),
+        "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
         "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }
     body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]

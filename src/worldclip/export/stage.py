@@ -194,5 +194,5 @@ def _aside(folder: Path) -> Iterator[Path]:
 def _checkpoint(run_dir: Path) -> Path:
     checkpoint = best_checkpoint(run_dir)
     if checkpoint is None:
-        raise UserError(f"{run_dir / 'train'} holds no checkpoint; run first: worldclip train {run_dir}")
+        raise UserError(f"{layout.train_dir(run_dir)} holds no checkpoint; run first: worldclip train {run_dir}")
     return checkpoint

@@ -182,12 +182,12 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
 def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
     tables = [path_of(run_dir, shard.name) for path_of in (layout.match_texts, layout.match_counts) for shard in shards]
     done_dirs = [_done_dir(run_dir, part) for part in ("texts", "counts")]
-    return [*tables, *(done_dir / f"{shard.name}.json" for done_dir in done_dirs for shard in shards)]
+    return [*tables, *(layout.marker_in(done_dir, shard.name) for done_dir in done_dirs for shard in shards)]
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:
     """Return the folder of the markers; part: texts or counts."""
-    return run_dir / "match/done" / part
+    return layout.done_dir(layout.stage_dir(run_dir, "match"), part)
 
 
 @repeatable

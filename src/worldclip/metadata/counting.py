@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from worldclip.core import layout
 from worldclip.core.artifacts import remove
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores
@@ -28,7 +29,6 @@ from worldclip.metadata.sources import titles
 from worldclip.metadata.sources.dumps import read_articles, read_xml_namespaces
 
 NGRAMS, VIEWS = "ngrams", "views"
-NGRAMS_DONE, VIEWS_DONE = "done/ngrams", "done/views"
 ENGLISH = "en"
 
 Candidates = Iterator[tuple[str, float | None]]
@@ -66,7 +66,7 @@ def _count_texts(shards: Sequence[Shard], rules: WikipediaRules, folder: Path, e
     failures: dict[str, str] = {}
     for words, of_words in by_words.items():
         own_key = key | ({"words": words} if words else {})  # a recipe may change how it finds the words
-        failures |= _map(executor, count, of_words, NGRAMS, folder / NGRAMS_DONE, own_key)
+        failures |= _map(executor, count, of_words, NGRAMS, layout.done_dir(folder, NGRAMS), own_key)
     return failures
 
 
@@ -77,7 +77,7 @@ def _count_views(
     min_line_views = {ENGLISH: rules.english_min_line_views} if is_v1(ENGLISH, rules) else {}
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     count = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
-    return _map(executor, count, shards, VIEWS, folder / VIEWS_DONE, key)
+    return _map(executor, count, shards, VIEWS, layout.done_dir(folder, VIEWS), key)
 
 
 def _map(
@@ -121,9 +121,9 @@ def counted_files(folder: Path, files: DumpFiles) -> list[Path]:
     """Return all files of counts that belong to the run's sources, with their markers."""
     paths: list[Path] = []
     for shard in files.text_shards():
-        paths += [folder / NGRAMS_DONE / f"{shard.name}.json", *(folder / NGRAMS / shard.name).rglob("*")]
+        paths += [layout.marker(folder, shard.name, NGRAMS), *(folder / NGRAMS / shard.name).rglob("*")]
     for shard in files.views:
-        paths += [folder / VIEWS_DONE / f"{shard.name}.json", *(folder / VIEWS / shard.name).rglob("*")]
+        paths += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
     return paths
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
+from worldclip.core import layout
 from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Run
@@ -33,7 +34,7 @@ from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.pool.config import PoolConfig
 
-POOL, POOL_DONE = "pool", "done/pool"
+POOL = "pool"
 POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # of [metadata]; they decide nothing without the source
 
 
@@ -88,7 +89,7 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     )
     work = PoolWork(folder=folder, pool=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes))
     count = functools.partial(count_shard, work=work)
-    run.executor.map(count, shards, label="pool texts", done_dir=folder / POOL_DONE, key=shard_key)
+    run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
     return CountedPool(digest(key), tuple(shard.name for shard in shards))
 
 
@@ -96,7 +97,7 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     """Return all files of a pool's counts, with their markers."""
     paths: list[Path] = []
     for name in counted.shard_names:
-        paths += [*pool_files(folder, name), folder / POOL_DONE / f"{name}.json"]
+        paths += [*pool_files(folder, name), layout.marker(folder, name, POOL)]
     return paths
 
 

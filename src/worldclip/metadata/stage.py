@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core import coin, layout
-from worldclip.core.artifacts import METADATA, read_table, replace_folder, require_manifest, write_table
+from worldclip.core.artifacts import MANIFEST, METADATA, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from worldclip.match.matcher.matcher import Matcher
 
 STAGE = "metadata"
-ENTRIES_DONE, MATCHERS_DONE = "done/entries", "done/matchers"
+ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over lists and profiles
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
 
@@ -227,9 +227,10 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collec
     if work.pool is not None:
         outputs += pool_counting.counted_pool_files(folder, work.pool)
     for name in lists:
-        outputs += [layout.entries(run_dir, name), folder / ENTRIES_DONE / f"{name}.json"]
+        outputs += [layout.entries(run_dir, name), layout.marker(folder, name, ENTRIES)]
     for name, matcher in matchers:
-        outputs += [layout.matcher(run_dir, name, matcher), folder / MATCHERS_DONE / name / f"{matcher}.json"]
+        done = layout.marker(folder, f"{name}/{matcher}", MATCHERS)
+        outputs += [layout.matcher(run_dir, name, matcher), done]
     return outputs
 
 
@@ -238,7 +239,7 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
     shards = _language_shards(work)
     key = _deciding_keys(work.config, "metadata.lists")
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
-    done_dir = run.dir / STAGE / ENTRIES_DONE
+    done_dir = layout.done_dir(run.dir / STAGE, ENTRIES)
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
     lists = {shard.name: report for shard, report in zip(shards, reports, strict=True)}
     if run.section(MatchConfig).isolate == MERGED:
@@ -259,7 +260,7 @@ def _compile_matchers(run: Run, lists: dict[str, Report]) -> dict[tuple[str, str
         for name, matcher in matchers
     ]
     compile_one = functools.partial(_compile_shard, run_dir=run.dir)
-    done_dir, key = run.dir / STAGE / MATCHERS_DONE, _matchers_version()
+    done_dir, key = layout.done_dir(run.dir / STAGE, MATCHERS), _matchers_version()
     reports = run.executor.map(compile_one, shards, label="matchers", done_dir=done_dir, key=key)
     return dict(zip(matchers, reports, strict=True))
 
@@ -395,7 +396,8 @@ def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report], n
 
 def how_to_rebuild(folder: Path) -> str:
     """Return what a user has to do to build the lists and matchers of RUN/metadata again; counts are kept."""
-    markers = f"{folder / 'manifest.json'}, {folder / ENTRIES_DONE} and {folder / MATCHERS_DONE}"
+    entries, matchers = (layout.done_dir(folder, step) for step in (ENTRIES, MATCHERS))
+    markers = f"{folder / MANIFEST}, {entries} and {matchers}"
     return f"remove {markers}, then run: worldclip metadata {folder.parent}"
 
 

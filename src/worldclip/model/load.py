@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, first_line, require
-from worldclip.core.layout import best_checkpoint
+from worldclip.core.layout import TRAINER, best_checkpoint
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.formats import MODEL_FORMATS, onnx_folder, readable_formats
@@ -91,7 +91,7 @@ class Source:
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
         files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
-        files = [path for path in files if path.relative_to(self.path).parts[0] != "trainer"]
+        files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
         fingerprints: list[object] = [artifacts.fingerprint(path, self.path) for path in files]
         base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
         if base_of is not None:

@@ -97,7 +97,9 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
     problems = problems_of(check_repository, repository, "OWNER/NAME")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
     if data == "tars" and not layout.curated_tars(run_dir).is_dir():
-        problems.append(f'--data tars: {run_dir / "curate"} has none; run curate with curate.write = "tars"')
+        problems.append(
+            f'--data tars: {layout.stage_dir(run_dir, "curate")} has none; run curate with curate.write = "tars"'
+        )
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
     if problems:
@@ -124,15 +126,14 @@ def _require_current(run_dir: Path) -> str:
     recipe = load_recipe(run_dir)
     recipe.take_effect()
     if reason := reason_to_run(Run(dir=run_dir, sections=sections_of(recipe))):
-        raise UserError(
-            f"{run_dir / 'curate'} is out of date: {reason}; run first: worldclip run {run_dir} --until curate"
-        )
+        folder = layout.stage_dir(run_dir, "curate")
+        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run_dir} --until curate")
     return digest
 
 
 def _facts(run_dir: Path, repository: str, data: Data, license: str | None, digest: str) -> dict[str, Any]:
     """Return what both the card and the Croissant record say; digest: of curate's manifest."""
-    report = artifacts.read_json(run_dir / "curate" / "report.json")
+    report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
     total = report["total"]
     pairs_of = {lang: row["pairs_out"] for lang, row in report["languages"].items() if row["pairs_out"]}
     num_rows = report["tars"]["samples"] if data == "tars" else total["pairs_out"]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.core import layout
 from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
@@ -150,7 +151,7 @@ def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
     folder = Path(folder)
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
-        is_unfinished = (folder / "done").is_dir()
+        is_unfinished = layout.done_dir(folder).is_dir()
         state = "is unfinished: run its command again" if is_unfinished else "holds no embeddings"
         raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
     kinds = manifest["config"]["of"]

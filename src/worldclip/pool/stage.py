@@ -240,7 +240,7 @@ def _index_pool(run: Run, job: Job) -> Result:
     if has_images and not totals["images"]:
         say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
-    markers = [job.folder / "done" / "index" / f"{shard.name}.json" for shard in pool_shards]
+    markers = [layout.marker(job.folder, shard.name, "index") for shard in pool_shards]
     built = [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")] if builder else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
 
@@ -250,14 +250,14 @@ def _index_part(run: Run, part: slice) -> Sequence[Report]:
     config = run.section(PoolConfig)
     if config.build:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
-    return _index(shards(run, part), config, run.dir / "pool", run.executor)
+    return _index(shards(run, part), config, layout.stage_dir(run.dir, "pool"), run.executor)
 
 
 def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
     check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     key = {**pool.identity, "counts": INDEX_COUNTS}
-    return executor.map(index, shards, label="index", done_dir=folder / "done" / "index", key=key)
+    return executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
 
 
 def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:

@@ -59,7 +59,7 @@ def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.Log
 def _read_sizes(run_dir: Path) -> SizeCurve | None:
     """Return RUN/estimate.json if it is about the present matches."""
     path = layout.estimates(run_dir)
-    manifest = read_manifest(run_dir / "match")
+    manifest = read_manifest(layout.stage_dir(run_dir, "match"))
     if manifest is None or not path.exists():
         return None
     sizes: SizeCurve = read_json(path)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.core import shuffle
+from worldclip.core import layout, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import DUPLICATES, write_artifact
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input, repeatable
@@ -59,7 +59,7 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
         partial(write_keys, config=config, folder=folder),
         shards,
         label="keys",
-        done_dir=folder / "done" / "keys",
+        done_dir=layout.done_dir(folder, "keys"),
         key=config.identity,
     )
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
@@ -71,13 +71,13 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
         partial(find_copies, paths=paths, num_ranges=num_ranges),
         ranges,
         label="copies",
-        done_dir=folder / "done" / "ranges",
+        done_dir=layout.done_dir(folder, "ranges"),
         key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.identity, "of": num_ranges},
     )
     range_paths = [Path(shard.path) for shard in ranges]
     write_list(folder / "duplicates.parquet", [shard.name for shard in shards], range_paths)
     markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
-    outputs = [*paths, *range_paths, *(folder / "done" / f"{name}.json" for name in markers)]
+    outputs = [*paths, *range_paths, *(layout.marker(folder, name) for name in markers)]
     outputs.append(folder / "duplicates.parquet")
     copies = sum(report["copies"] for report in range_reports)
     report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}

@@ -39,6 +39,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.layout import done_dir, marker
 from worldclip.core.reasons import Reason
 from worldclip.model import decode
 from worldclip.model import load as model_load
@@ -198,11 +199,11 @@ def _embed(
     for kind, shards in units.items():
         fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
         decoder = {"decoder": decode.VERSION} if kind == "images" else {}
-        reports = executor.map(fn, shards, label=kind, done_dir=folder / "done" / kind, key=key | decoder)
+        reports = executor.map(fn, shards, label=kind, done_dir=done_dir(folder, kind), key=key | decoder)
         report[kind] = _sum(reports)
         for shard in shards:
             outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
-            outputs.append(folder / "done" / kind / f"{shard.name}.json")
+            outputs.append(marker(folder, shard.name, kind))
     if not any(totals["embedded"] for totals in report.values()):
         bad = [sample for totals in report.values() for sample in totals["bad"]]
         example = f"; {bad[0]['key']}: {bad[0]['reason']}" if bad else ""

@@ -157,7 +157,7 @@ def _find_shard(run: Run, key: str) -> Shard:
     """Return the shard that holds `key`: by the image index and the matched texts, else by reading the pool."""
     config = run.section(PoolConfig)
     shards = pool.shards(run)
-    for folder in (run.dir / "pool" / "index", run.dir / "match" / "texts"):
+    for folder in (layout.pool_indexes(run.dir), layout.matched_texts(run.dir)):
         for shard in shards:
             path = folder / f"{shard.name}.parquet"
             if path.exists() and _contains(pq.read_table(path, columns=["key"]).column("key"), key):

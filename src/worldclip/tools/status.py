@@ -55,7 +55,7 @@ def status(run: str | Path, stages: Sequence[str]) -> RunStatus:
 
 def holder(run_dir: Path) -> str | None:
     """Return which live process holds the lock of a run, as core.job.RunLock wrote it; None if none does."""
-    path = run_dir / ".lock"
+    path = layout.lock(run_dir)
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     process = re.fullmatch(r"process (\d+)", text)
     if process is not None and not _is_alive(int(process[1])):  # it was killed, and the lock went with it
@@ -102,7 +102,7 @@ def _progress(run_dir: Path, stage: str) -> Mapping[str, Any]:
         schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
         return {"step": record["step"], "steps": schedule["num_steps"], "loss": round(record["loss"], 3)}
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
-    markers = sum(1 for _ in (folder / "done").rglob("*.json"))
+    markers = sum(1 for _ in layout.done_dir(folder).rglob("*.json"))
     return {"shards finished": markers} if markers else {}
 
 

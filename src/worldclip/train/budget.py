@@ -283,7 +283,7 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
     if (
         config.scale.is_set
         and config.scale.english_fraction is None
-        and not layout.report_json(run_dir / "curate").exists()
+        and not layout.stage_report(run_dir, "curate").exists()
     ):
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, world_size)

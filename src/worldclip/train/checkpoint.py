@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
+from worldclip.core import layout
 from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
@@ -46,10 +47,11 @@ if TYPE_CHECKING:
 
     from worldclip.train.distributed import World
 
-FILES = "trainer/files.json"
-MODEL, OPTIMIZER = "model.safetensors", "trainer/optimizer.safetensors"
+FILES = f"{layout.TRAINER}/files.json"
+MODEL, OPTIMIZER = "model.safetensors", f"{layout.TRAINER}/optimizer.safetensors"
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
-_SHARDS, _INDEX = "trainer/shards", "trainer/shards/index.json"
+_SHARDS = f"{layout.TRAINER}/shards"
+_INDEX = f"{_SHARDS}/index.json"
 _POLL_S = 0.02  # between looks for the notes of the other ranks
 _NOTE_TIMEOUT_S = 30 * 60  # a rank that has not written its rows by then is lost
 MAX_FAILED_SAVES = 3  # in a row: training goes on without a new checkpoint for so long
@@ -73,7 +75,7 @@ class ShardedTensor(TypedDict):
 
 
 Digests = dict[str, dict[str, int | str]]
-"""trainer/files.json: size and SHA-256 of each file, by its path in the folder."""
+"""Contents of FILES: size and SHA-256 of each file, by its path in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class CheckpointWriter:
                     _write_whole(partial, tensors)
                     digests = {}
                 write_model(partial)
-                write_json(partial / "trainer" / "state.json", {"step": step, **state})
+                write_json(layout.trainer_state(partial), {"step": step, **state})
                 _write_digests(partial, digests)
                 os.replace(partial, folder)
                 _fsync(self.train_dir)
@@ -446,7 +448,7 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
 
 def read_state(folder: Path) -> Report:
     """Read trainer/state.json: step, samples seen, counters."""
-    state: Report = read_json(folder / "trainer" / "state.json")
+    state: Report = read_json(layout.trainer_state(folder))
     return state
 
 

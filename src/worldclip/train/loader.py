@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from worldclip.core import layout
 from worldclip.core.coin import sample_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
@@ -157,8 +158,9 @@ class Loader:
         self.epoch_length = self.order.length(0)
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
+            folder = layout.stage_dir(run_dir, "curate")
             raise UserError(
-                f"{run_dir / 'curate'} contains no pair with an image ({self.num_without_image} without): raise "
+                f"{folder} contains no pair with an image ({self.num_without_image} without): raise "
                 "balance.tail_fraction or use a larger pool"
             )
 

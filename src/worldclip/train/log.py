@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worldclip.core import layout
 from worldclip.core.artifacts import write_text
 from worldclip.core.console import is_quiet, say
 from worldclip.core.errors import require
@@ -73,9 +74,9 @@ class Log:
             return self
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = _open_and_truncate(self.train_dir / "log.jsonl", self.first_step)
+        self._file = _open_and_truncate(layout.log_file(self.train_dir), self.first_step)
         self._seen = _open_and_truncate(self.train_dir / "seen.jsonl", self.first_step)
-        self._board = SummaryWriter(str(self.train_dir / "tensorboard"), purge_step=self.first_step + 1)
+        self._board = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
         self._trackers = []
         if self.config.wandb is not None:
             self._trackers.append(_start_wandb(self.config.wandb, self.train_dir))

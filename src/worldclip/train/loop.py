@@ -402,7 +402,7 @@ class Trainer:
             "elapsed_s": progress.elapsed_s,
             "samples_per_s": samples_seen / progress.elapsed_s if progress.elapsed_s else None,
             "checkpoint": layout.checkpoints(train_dir)[-1].name,
-            "curve": read_log(train_dir / "log.jsonl"),
+            "curve": read_log(layout.log_file(train_dir)),
         }
 
 

@@ -49,7 +49,7 @@ def image_shards(config: TrainConfig) -> list[Shard] | None:
 def joined_shards(config: TrainConfig, run_dir: Path) -> list[Shard] | None:
     """Return `image_shards` as they were joined.  Raises UserError that names those that changed meanwhile."""
     images = image_shards(config)
-    done = layout.train_dir(run_dir) / "join" / "done" / "images"
+    done = layout.done_dir(layout.join_dir(run_dir), "images")
     changed = [
         tar.name
         for tar in images or ()
@@ -71,13 +71,13 @@ def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Sh
 
 def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> None:
     """RUN/train/join/places of all `shards` of the matched pool, from the tars `images`."""
-    folder, config = layout.train_dir(run.dir) / "join", run.section(TrainConfig).pool.as_pool()
+    folder, config = layout.join_dir(run.dir), run.section(TrainConfig).pool.as_pool()
     run_dir, executor = run.dir, run.executor
     assert config is not None
     curated = artifacts.require_manifest(run_dir, "curate")["digest"]
 
     def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> Sequence[Report]:
-        return executor.map(work, units, label=label, done_dir=folder / "done" / label, key=key)
+        return executor.map(work, units, label=label, done_dir=layout.done_dir(folder, label), key=key)
 
     write_images = functools.partial(_write_images, config=config, folder=folder)
     write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)
@@ -106,7 +106,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     map_units(write_places, shards, "places", inputs)
     places = [places_path(run_dir, shard) for shard in shards]
     units = {"images": images, "kept": shards, "ranges": ranges, "places": shards}
-    markers = [folder / "done" / label / f"{unit.name}.json" for label in units for unit in units[label]]
+    markers = [layout.marker(folder, unit.name, label) for label in units for unit in units[label]]
     remove_stale(folder, [*image_paths, *kept_paths, *range_paths, *places, *markers])
 
 

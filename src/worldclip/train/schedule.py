@@ -56,7 +56,7 @@ def plan_schedule(config: TrainConfig, run_dir: Path, world_size: int) -> Schedu
     assert rule.english_batch_size is not None
     fraction = rule.english_fraction
     if fraction is None:
-        report = read_json(layout.report_json(run_dir / "curate"))
+        report = read_json(layout.stage_report(run_dir, "curate"))
         expected = {lang: row["expected_pairs"] for lang, row in report["languages"].items()}
         if not expected.get("en"):
             raise UserError(

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from worldclip.core import layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
@@ -242,7 +243,7 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
     write_sentence_modules(folder)
     if state.config.lora_rank is not None:
-        adapter_config(state.config).save_pretrained(folder / "trainer")
+        adapter_config(state.config).save_pretrained(layout.trainer_dir(folder))
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:

@@ -73,7 +73,7 @@ def _watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> int:
 def _identity(checkpoint: Path) -> tuple[str, int]:
     """Return what tells a checkpoint from one of the same name after training was restarted."""
     try:
-        return checkpoint.name, (checkpoint / "trainer" / "state.json").stat().st_mtime_ns
+        return checkpoint.name, layout.trainer_state(checkpoint).stat().st_mtime_ns
     except FileNotFoundError:
         return checkpoint.name, 0  # removed since it was listed
 
@@ -147,6 +147,6 @@ def _draw(train_dir: Path, scores: dict[str, float], step: int) -> None:
     """Add the scores to what TensorBoard shows."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(train_dir / "tensorboard")) as board:
+    with SummaryWriter(str(layout.tensorboard_dir(train_dir))) as board:
         for name, score in scores.items():
             board.add_scalar(f"evaluate/{name}", score, step)

@@ -14,6 +14,7 @@ import inspect
 from pathlib import Path
 
 from worldclip.core.errors import UserError
+from worldclip.core.layout import stage_dir
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures
@@ -63,7 +64,7 @@ def _locate(name: str, config: EvaluateConfig, run_dir: Path) -> tuple[str, Path
         known = f"has {', '.join(held_out)}" if held_out else "has no held-out sets"
         raise UserError(
             f"evaluate.datasets names {name}, a held-out set of a pool that worldclip draws, and the pool in "
-            f"{run_dir / 'pool'} {known}; set pool.build (and pool.parts, for its part), or leave it out"
+            f"{stage_dir(run_dir, 'pool')} {known}; set pool.build (and pool.parts, for its part), or leave it out"
         )
     layout_name, _, path = held_out[name].location.partition(":")
     return layout_name, Path(path)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldclip.core import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Report
@@ -132,7 +133,7 @@ def _read_model(folder: Path, config: Any) -> Any:
         return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     files = weights.weight_files(folder, PICKLE)
     if not files:
-        is_sharded = (folder / "trainer" / "shards").is_dir()  # of a training with several processes
+        is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # of a training with several processes
         remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
     state = {name: tensor for file in files for name, tensor in weights.read_state(file).items()}
@@ -204,7 +205,7 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
     The tokenizer's maximum length becomes the model's context, since transformers truncates by it, and the end token
     that config.json may lack is added.
     """
-    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("trainer"), dirs_exist_ok=True)
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(layout.TRAINER), dirs_exist_ok=True)
     tokenizer = clip.require_tokenizer()
     if Path(tokenizer.hf.name_or_path) == checkpoint:
         adapt_tokenizer_config(folder, tokenizer.context_length)

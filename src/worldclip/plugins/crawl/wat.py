@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from worldclip.core import layout
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import (
@@ -80,7 +81,7 @@ def build_wat(
 
 def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
     reports = executor.map(
-        partial(extract_file, out), shards, label="wat", done_dir=out / "done/parts", key={"version": 2}
+        partial(extract_file, out), shards, label="wat", done_dir=layout.done_dir(out, "parts"), key={"version": 2}
     )
     totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
     totals["links_with_text"] = totals.pop("pairs")
@@ -93,9 +94,13 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
         write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
         merge_one = partial(merge_range, parts, num_shards)
         key = {"files": sources, "of": num_shards}
-        merged = executor.map(merge_one, pool, label="merge", done_dir=out / "done/pool", key=key)
+        merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
         markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
-        outputs = [*parts, *(Path(shard.path) for shard in pool), *(out / "done" / f"{name}.json" for name in markers)]
+        outputs = [
+            *parts,
+            *(Path(shard.path) for shard in pool),
+            *(layout.marker(out, name) for name in markers),
+        ]
         in_pool = add_counts(merged, ("urls", "pairs"))
         report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
         return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])

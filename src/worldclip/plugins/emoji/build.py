@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from worldclip.core import layout
 from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
@@ -96,7 +97,7 @@ def build_emoji(
         raise UserError(problems)
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
-    drawn_as = _find_same_pictures(emoji, image_px, executor, out / "done" / "compare")
+    drawn_as = _find_same_pictures(emoji, image_px, executor, layout.done_dir(out, "compare"))
     split = split_tones(emoji, drawn_as)
     members = {
         "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
@@ -111,7 +112,7 @@ def build_emoji(
     config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": source_versions()}
     keys = {name: tuple(item.key for item in items) for name, items in members.items()}
     write = partial(write_tar, keys, image_px, samples_per_shard)
-    executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
+    executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in SETS:
         tars = [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])

