@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from worldclip.balance.formulas import threshold_for
 from worldclip.balance.stage import list_probs
+from worldclip.contracts import schemas
+from worldclip.contracts.entry_counts import GROUP_SIZE, RANGE_SIZE, _add_files, _add_range, list_starts
 from worldclip.core import artifacts
 from worldclip.core.arrow import names_of
-from worldclip.core.entry_counts import GROUP_SIZE, RANGE_SIZE, _add_files, _add_range, list_starts
 from worldclip.core.execute import Shard
 
 NUM_ENTRIES, NUM_LISTS = 27_000_000, 330
@@ -58,7 +59,7 @@ def write_shard(path: Path, sizes: dict[str, int], rng: np.random.Generator) -> 
             "count": np.concatenate([n for _, n in parts]).astype(np.uint64),
         }
     )
-    artifacts.write_table(path, table, artifacts.MATCH_COUNTS)
+    artifacts.write_table(path, table, schemas.MATCH_COUNTS)
     return table.num_rows
 
 

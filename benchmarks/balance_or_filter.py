@@ -31,7 +31,8 @@ from worldclip.check.config import CheckConfig, SimilarityRule
 from worldclip.check.similarity import DECIMALS
 from worldclip.check.stage import check
 from worldclip.config import Recipe, load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
 from worldclip.match import Matcher
 from worldclip.plugins.drawings import fraction, write_samples

@@ -33,8 +33,9 @@ from match import describe_processor, pad, space, synthesise
 
 from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, layout
-from worldclip.core.entry_counts import count_entries
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.entry_counts import count_entries
+from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
 from worldclip.language import identify as lid
@@ -84,7 +85,7 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
             "source": ["list"] * n,
             "score": [None] * n,
         }
-        artifacts.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), artifacts.METADATA)
+        artifacts.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), schemas.METADATA)
         matcher = Matcher(entries, "reference")
         matcher.save(folder / "run/metadata" / f"{lang}.matcher" / "reference")
         digests[lang] = matcher.digest
@@ -103,7 +104,7 @@ def run_ours(folder: Path, recipe: Any) -> None:
 def read_counts(run: Path) -> dict[tuple[str, int], int]:
     counts: collections.Counter[tuple[str, int]] = collections.Counter()
     for path in (run / "match/counts").rglob("*.parquet"):
-        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+        for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             counts[row["entries_lang"], row["entry_id"]] += row["count"]
     return counts
 
@@ -163,11 +164,11 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         matched = match_texts.match_pool_texts(texts, work)
         table = timed("write", match_texts.matched_table, texts, matched, work)
         path = layout.match_texts(run, shard.name)
-        timed("write", artifacts.write_table, path, table, artifacts.MATCH_TEXTS)
+        timed("write", artifacts.write_table, path, table, schemas.MATCH_TEXTS)
         text_idx = texts.text_idx.to_numpy()
         timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.languages)
         counts = timed("count", count_entries, table)
-        timed("count", artifacts.write_table, layout.match_counts(run, shard.name), counts, artifacts.MATCH_COUNTS)
+        timed("count", artifacts.write_table, layout.match_counts(run, shard.name), counts, schemas.MATCH_COUNTS)
     return dict(spent)
 
 

@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from chromium import open_page
-from worldclip.core import artifacts, layout
-from worldclip.core.reasons import Reason
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.core import artifacts
 from worldclip.language import table as languages
 from worldclip.plugins.explorer import explore, lists, slider
 from worldclip.plugins.explorer.chunks import Chunks
@@ -107,7 +108,7 @@ def _write_list(chunks: Chunks, number: int, name: str, num_entries: int, random
         entries = pc.if_else(pa.array(np.arange(num_entries) % 2 == 0), first, two)
         columns = {"entry_id": np.arange(num_entries, dtype=np.int32), "entry": entries}
         more = {"source": pa.array(["title"] * num_entries), "score": pa.nulls(num_entries, pa.float64())}
-        artifacts.write_table(layout.entries(run_dir, name), pa.table({**columns, **more}), artifacts.METADATA)
+        artifacts.write_table(layout.entries(run_dir, name), pa.table({**columns, **more}), schemas.METADATA)
         counts = (random.pareto(0.8, num_entries) * (np.arange(num_entries) % 3 == 0)).clip(0, 1e9).astype(np.uint64)
         artifacts.write_array(layout.entry_counts(run_dir, name), counts)
         lists.write_list(chunks, number, run_dir, name, threshold=300, profile="unicode", max_entries=lists.MAX_ENTRIES)

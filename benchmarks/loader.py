@@ -58,6 +58,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     """Sizes of batches as they come, normalised as the model reads them, for ever."""
     from worldclip import pool
     from worldclip.config import load_recipe
+    from worldclip.contracts import schemas
     from worldclip.core import artifacts
     from worldclip.core.execute import LocalExecutor
     from worldclip.model.clip import normalise_pixels
@@ -75,7 +76,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
             texts = pool.read_texts(shard, recipe.pool).text
             columns = {"key": index["key"], "text_idx": np.zeros(count, np.int32), "text": texts}
             columns |= {"lang": ["en"] * count, "keep_prob": np.ones(count)}
-            artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), artifacts.CURATED)
+            artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), schemas.CURATED)
     loader = Loader(
         run_dir,
         pool.shards(context),

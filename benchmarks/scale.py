@@ -29,8 +29,8 @@ from curation import read_world, write_world
 
 from worldclip import balance, curate, match, pool
 from worldclip.config import load_recipe
+from worldclip.contracts.entry_counts import _group
 from worldclip.core.artifacts import fingerprint, versions, write_text
-from worldclip.core.entry_counts import _group
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
 from worldclip.core.execute import ray as ray_executor
 from worldclip.core.execute.shards import Reports, ShardWork

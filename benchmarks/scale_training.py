@@ -39,7 +39,8 @@ import safetensors.torch
 import torch
 
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, inputs, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts, inputs
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
 from worldclip.core.settings import to_toml
@@ -174,10 +175,10 @@ def write_shard(run_dir: Path, name: str, number: int, num_pairs: int) -> None:
         "entries_lang": ["en"] * num_pairs,
         "entry_ids": lists,
     }
-    artifacts.write_table(run_dir / "match" / "texts" / f"{name}.parquet", pa.table(texts), artifacts.MATCH_TEXTS)
+    artifacts.write_table(run_dir / "match" / "texts" / f"{name}.parquet", pa.table(texts), schemas.MATCH_TEXTS)
     places = {"key": keys, "member": [f"{key}.jpg" for key in keys], "offset": np.arange(num_pairs) * 30_000}
     places["size"] = np.full(num_pairs, 30_000)
-    artifacts.write_table(run_dir / "pool" / "index" / f"{name}.parquet", pa.table(places), artifacts.POOL_INDEX)
+    artifacts.write_table(run_dir / "pool" / "index" / f"{name}.parquet", pa.table(places), schemas.POOL_INDEX)
 
 
 def write_checkpoint(folder: Path) -> Path:

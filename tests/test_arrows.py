@@ -30,6 +30,7 @@ FLOORS = (
     ("report",),
     ("model",),
     ("language",),
+    ("contracts",),
     ("core",),
     ("kernels",),
 )

@@ -18,6 +18,7 @@ from stages import context
 from toy import write_tar
 from worldclip import pool
 from worldclip.cli import main
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -109,7 +110,7 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -
     assert len(reasons) == 2
     assert any("uid is N" in reason or "uid is null" in reason for reason in reasons)
     shard = pool.shards(context(recipe, tmp_path / "run"))[0]
-    kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", artifacts.CURATED).to_pylist()
+    kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", schemas.CURATED).to_pylist()
     assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
     counts = dedup(recipe.pool, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
     assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)

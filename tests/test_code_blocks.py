@@ -25,7 +25,7 @@ from worldclip.check.config import CheckConfig
 from worldclip.cli import main, stages
 from worldclip.cli.command import Command
 from worldclip.config import Recipe
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.settings import _Loader
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

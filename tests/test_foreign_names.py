@@ -64,14 +64,14 @@ OWN_NAMES = {
         "f'.{path.name}.{platform.node()}.{os.getpid()}.removed'": OWN,
     },
     "core/download.py": {"f'{download.path.name}.part'": OWN},
-    "core/entry_counts.py": {
+    "contracts/entry_counts.py": {
         "f'{unit.name}.npy'": OWN,
         "part": OWN,
         "name": SHARD,
     },
     "core/execute/ray.py": {"f'.{uuid.uuid4().hex}.token'": OWN},
     "core/job.py": {"name": STAGE},
-    "core/layout.py": {
+    "contracts/layout.py": {
         "stage": STAGE,
         "step": OWN,
         "f'{shard_name}.json'": SHARD,

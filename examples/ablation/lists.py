@@ -26,6 +26,7 @@ from plan import ENGLISH_PER_STEP, OTHERS_PER_STEP
 
 from worldclip import curate, pool
 from worldclip.config import load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.execute import LocalExecutor
@@ -96,7 +97,7 @@ class Lists:
                     "keep_prob": np.ones(len(rows)),
                 }
             )
-            artifacts.write_table(folder / "curate" / f"{shard.name}.parquet", curated, artifacts.CURATED)
+            artifacts.write_table(folder / "curate" / f"{shard.name}.parquet", curated, schemas.CURATED)
         inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
         artifacts.write_manifest(folder / "curate", config={"arm": folder.name}, inputs=inputs, counts=count(table))
 

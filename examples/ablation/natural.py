@@ -25,7 +25,8 @@ from hits import HitSet
 from lists import MATCHED, caps_for_shares, link
 
 from worldclip.config import Recipe, load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
 from worldclip.evaluate.datasets.common.images import read_samples, reader
 from worldclip.match import Matcher
@@ -149,7 +150,7 @@ class Natural:
 
     def _entry_counts(self) -> dict[str, dict[int, int]]:
         """List -> entry -> number of the pool's texts that match it."""
-        files = [artifacts.read_table(path, artifacts.MATCH_COUNTS) for path in layout.counted_shards(self.matched())]
+        files = [artifacts.read_table(path, schemas.MATCH_COUNTS) for path in layout.counted_shards(self.matched())]
         table = pa.concat_tables(files).unify_dictionaries()
         table = table.set_column(0, "entries_lang", pc.cast(table["entries_lang"], pa.string()))
         sums = table.group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")])

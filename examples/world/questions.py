@@ -37,12 +37,13 @@ from intervals import difference, table, two_level_interval
 
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
-from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict, to_toml
 from worldclip.curate import read_curated
 from worldclip.language.table import by_code
@@ -387,7 +388,7 @@ def write_raw_list(recipe: Recipe, run_dir: Path) -> None:
                 "keep_prob": np.ones(len(texts.text)),
             }
         ).filter(pa.array(texts.reason == Reason.KEPT))
-        artifacts.write_table(layout.curated(run_dir, shard.name), rows, artifacts.CURATED)
+        artifacts.write_table(layout.curated(run_dir, shard.name), rows, schemas.CURATED)
     inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
     artifacts.write_manifest(run_dir / "curate", config={"curate": "every text"}, inputs=inputs, counts={})
 

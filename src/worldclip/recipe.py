@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
 

@@ -19,6 +19,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.config import load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -209,7 +210,7 @@ def write_lists(run: Path, **lists: list[str]) -> None:
                 "score": pa.nulls(len(entries), pa.float64()),
             }
         )
-        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, artifacts.METADATA)
+        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, schemas.METADATA)
     sizes = {name: len(entries) for name, entries in lists.items()}
     artifacts.write_manifest(run / "match", config={}, inputs={}, counts={}, lists=sizes, languages=sorted(lists))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from worldclip.check.report import write_report
-from worldclip.core.artifacts import REMOVED, write_table
+from worldclip.contracts.schemas import REMOVED
+from worldclip.core.artifacts import write_table
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 

@@ -14,8 +14,8 @@ from client_tools import run_python
 from small_models import TEXTS, save_hugging_face, save_xlm_v
 from small_world import make_recipe, write_world
 from stages import finish
+from worldclip.contracts.layout import latest_checkpoint
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.layout import latest_checkpoint
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
 from worldclip.core.errors import BadShard, UserError, naming
@@ -59,21 +60,21 @@ def test_full_disk_error_names_the_file(tmp_path: Path) -> None:
 def test_table_of_another_format_is_refused(tmp_path: Path) -> None:
     table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
     path = tmp_path / "x.tar.parquet"
-    artifacts.write_table(path, table, artifacts.POOL_INDEX)
-    assert artifacts.read_table(path, artifacts.POOL_INDEX).schema.equals(artifacts.POOL_INDEX)
+    artifacts.write_table(path, table, schemas.POOL_INDEX)
+    assert artifacts.read_table(path, schemas.POOL_INDEX).schema.equals(schemas.POOL_INDEX)
     with pytest.raises(BadShard, match="holds 'pool_index', expected 'curated'"):
-        artifacts.read_table(path, artifacts.CURATED)
+        artifacts.read_table(path, schemas.CURATED)
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(BadShard, match="not a readable Parquet file"):
-        artifacts.read_table(path, artifacts.POOL_INDEX)
+        artifacts.read_table(path, schemas.POOL_INDEX)
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:
-    metadata = {**artifacts.CURATED.metadata, b"worldclip.version": b"99"}
-    empty = artifacts.CURATED.with_metadata(metadata).empty_table()
+    metadata = {**schemas.CURATED.metadata, b"worldclip.version": b"99"}
+    empty = schemas.CURATED.with_metadata(metadata).empty_table()
     pq.write_table(empty, tmp_path / "new.parquet")
     with pytest.raises(BadShard, match="newer worldclip"):
-        artifacts.read_table(tmp_path / "new.parquet", artifacts.CURATED)
+        artifacts.read_table(tmp_path / "new.parquet", schemas.CURATED)
     artifacts.write_json(tmp_path / "manifest.json", {"format_version": 99})
     with pytest.raises(UserError, match="newer worldclip"):
         artifacts.read_manifest(tmp_path)
@@ -83,8 +84,8 @@ def test_match_texts_store_ids_as_flat_arrays(tmp_path: Path) -> None:
     ids = pa.LargeListArray.from_arrays(np.array([0, 2, 3]), pa.array([1, 5, 7], pa.int32()))
     rows = {"key": ["a", "b"], "text_idx": [0, 1], "place": [0, 0], "text": ["x", "y"], "lang": ["en", "th"]}
     table = pa.table({**rows, "lang_prob": [1.0, 0.5], "entries_lang": ["en", "th"], "entry_ids": ids})
-    artifacts.write_table(tmp_path / "t.parquet", table, artifacts.MATCH_TEXTS)
-    column = artifacts.read_table(tmp_path / "t.parquet", artifacts.MATCH_TEXTS).column("entry_ids").combine_chunks()
+    artifacts.write_table(tmp_path / "t.parquet", table, schemas.MATCH_TEXTS)
+    column = artifacts.read_table(tmp_path / "t.parquet", schemas.MATCH_TEXTS).column("entry_ids").combine_chunks()
     assert column.type == pa.large_list(pa.int32())
     assert column.values.to_pylist() == [1, 5, 7]
 
@@ -93,7 +94,7 @@ def test_only_values_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
     path = tmp_path / "texts.parquet"
     columns = {"key": ["a"], "text_idx": [0], "place": [0], "text": ["t"], "lang": ["en"], "lang_prob": [1.0]}
     columns |= {"entries_lang": ["en"], "entry_ids": [[1, 2]]}
-    artifacts.write_table(path, pa.table(columns), artifacts.MATCH_TEXTS)
+    artifacts.write_table(path, pa.table(columns), schemas.MATCH_TEXTS)
     group = pq.read_metadata(path).row_group(0)
     columns_of = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
     with_dictionary = {name for name, chunk in columns_of.items() if chunk.has_dictionary_page}
@@ -113,17 +114,17 @@ def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -
         for name in categories:
             assert table.group_by(name).aggregate([([], "count_all")]).num_rows == 2
             assert all(chunk.dictionary.equals(table[name].chunk(0).dictionary) for chunk in table[name].chunks)
-    assert artifacts.REMOVED in schemas
+    assert schemas.REMOVED in schemas
 
 
 def test_tables_without_rows_leave_no_row_group(tmp_path: Path) -> None:
-    full = pa.Table.from_pylist([{"key": "a"}], artifacts.VALID_KEYS)
+    full = pa.Table.from_pylist([{"key": "a"}], schemas.VALID_KEYS)
     empty = full.slice(0, 0)
-    artifacts.write_tables(tmp_path / "parts.parquet", [empty, full, empty], artifacts.VALID_KEYS)
-    artifacts.write_table(tmp_path / "empty.parquet", empty, artifacts.VALID_KEYS)
+    artifacts.write_tables(tmp_path / "parts.parquet", [empty, full, empty], schemas.VALID_KEYS)
+    artifacts.write_table(tmp_path / "empty.parquet", empty, schemas.VALID_KEYS)
     assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 1
     assert pq.ParquetFile(tmp_path / "empty.parquet").num_row_groups == 0
-    assert artifacts.read_table(tmp_path / "empty.parquet", artifacts.VALID_KEYS).equals(empty)
+    assert artifacts.read_table(tmp_path / "empty.parquet", schemas.VALID_KEYS).equals(empty)
 
 
 def test_digest_depends_on_every_value_but_not_on_key_order() -> None:

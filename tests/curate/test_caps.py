@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip import curate
+from worldclip.contracts import schemas
+from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import Reason
 from worldclip.curate import caps
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
@@ -124,7 +125,7 @@ def test_online_curation_applies_caps(world) -> None:
 
 def all_matched(run: Path) -> list[dict]:
     paths = sorted((run / "match" / "texts").rglob("*.parquet"))
-    return [row for path in paths for row in artifacts.read_table(path, artifacts.MATCH_TEXTS).to_pylist()]
+    return [row for path in paths for row in artifacts.read_table(path, schemas.MATCH_TEXTS).to_pylist()]
 
 
 def test_an_estimate_expects_no_more_than_the_cap(world) -> None:

@@ -18,10 +18,11 @@ from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, r
 from stages import context, run_stage
 from toy import markdown_rows, write_tar
 from worldclip import curate, pool
+from worldclip.contracts import schemas
+from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_toml
 from worldclip.curate.accounting import COLUMNS
 from worldclip.curate.config import CurateConfig
@@ -403,7 +404,7 @@ def test_data_card_says_what_decided_the_language_and_which_models_saw_images(po
     every_key = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
     for folder, check in (("checked", {"path": "nsfw.onnx"}), ("other", None)):
         path = tmp_path / folder / "valid_keys.parquet"
-        artifacts.write_table(path, pa.table({"key": sorted({*every_key})}), artifacts.VALID_KEYS)
+        artifacts.write_table(path, pa.table({"key": sorted({*every_key})}), schemas.VALID_KEYS)
         if check is not None:
             config = {"check": {"classifiers": {"nsfw": check}, "faces": {"path": ""}}}
             artifacts.write_manifest(path.parent, config=config, inputs={}, counts={})

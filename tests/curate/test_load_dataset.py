@@ -12,7 +12,7 @@ import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from toy import write_tar
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
 from worldclip.plugins.publish import prepare

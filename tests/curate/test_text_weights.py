@@ -18,9 +18,10 @@ from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, ru
 from stages import why_run
 from tars import sample, shard_of, write_tar
 from worldclip import pool
-from worldclip.core import artifacts, coin, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
-from worldclip.core.reasons import Reason
 from worldclip.curate.candidates import decide_on, read_matched
 from worldclip.curate.curator import Curator
 from worldclip.curate.decide import decide, draw_weights
@@ -180,7 +181,7 @@ def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
 def test_weights_for_texts_of_an_older_match_are_refused(pool_folder, weighed, tmp_path):
     path = tmp_path / "match/texts/0.tar.parquet"
     shard = layout.matched_shards(weighed)[0]
-    table = artifacts.read_table(layout.match_texts(weighed, shard), artifacts.MATCH_TEXTS)
+    table = artifacts.read_table(layout.match_texts(weighed, shard), schemas.MATCH_TEXTS)
     path.parent.mkdir(parents=True)
     pq.write_table(table.drop_columns(["place"]), path)
     assert read_matched(tmp_path, "0.tar", None).num_rows == table.num_rows

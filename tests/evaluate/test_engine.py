@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.core.records import read_results
 from worldclip.evaluate import engine
 from worlds import WordModel, word_dataset
 

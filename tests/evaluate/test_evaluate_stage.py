@@ -10,10 +10,10 @@ from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
 from miniature import write_files
 from stages import finish, why_run
 from worldclip.config import load_recipe
+from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.records import read_results
 from worldclip.core.settings import to_dict
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from miniature import write_tar
-from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, write_json, write_manifest, write_table
+from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
+from worldclip.core.artifacts import write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load as load_by_name

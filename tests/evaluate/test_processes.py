@@ -10,8 +10,8 @@ import time
 import pytest
 
 from toy import draw_shape, write_tar
+from worldclip.contracts.records import read_results
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.records import read_results
 from worldclip.evaluate import processes
 from worldclip.evaluate import stage as evaluate
 from worldclip.evaluate.config import EvaluateConfig

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from evaluated import evaluated, record
-from worldclip.core.records import read_results
+from worldclip.contracts.records import read_results
 from worldclip.evaluate import tables
 from worldclip.report.results import mean_over_languages
 from worlds import WordModel, word_dataset

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "world"))
 
 import questions  # noqa: E402
 
-from worldclip.core import layout  # noqa: E402
+from worldclip.contracts import layout  # noqa: E402
 from worldclip.core.artifacts import read_json, write_json  # noqa: E402
 from worldclip.core.errors import UserError  # noqa: E402
 from worldclip.core.execute import LocalExecutor  # noqa: E402

@@ -15,7 +15,8 @@ from stages import finish, job_of
 from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
 from worldclip.core.artifacts import write_text
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -146,7 +147,7 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
-    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), artifacts.MATCH_TEXTS)
+    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), schemas.MATCH_TEXTS)
     report = finish("export", recipe(languages=["en"]), run_dir, LocalExecutor())
     assert report["vocabulary"]["texts_proven"] == 1
     whole, small = (

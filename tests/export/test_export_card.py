@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 
 from toy import markdown_rows
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 
 
@@ -19,5 +20,5 @@ def write_count_file(path: Path, rows: list[tuple[str, int, int]]) -> Path:
             "count": pa.array(counts, pa.uint64()),
         }
     )
-    artifacts.write_table(path, table, artifacts.MATCH_COUNTS)
+    artifacts.write_table(path, table, schemas.MATCH_COUNTS)
     return path

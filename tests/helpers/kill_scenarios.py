@@ -49,7 +49,7 @@ max_pairs = 60
 
 def _curation(inputs: Path) -> list[Scenario]:
     import worldclip
-    from worldclip.core import entry_counts
+    from worldclip.contracts import entry_counts
 
     entry_counts.sum_shards.__defaults__ = (2, 16)  # sums in groups and ranges, as for very many shards
     old, new = (_toy(inputs / name) for name in ("old", "new"))

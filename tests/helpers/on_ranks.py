@@ -120,7 +120,7 @@ def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = No
 
 def save(state: Any, train_dir: Path) -> dict[str, int]:
     """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
-    from worldclip.core.layout import step_folder
+    from worldclip.contracts.layout import step_folder
     from worldclip.train.checkpoint import CheckpointWriter
     from worldclip.train.distributed import barrier
     from worldclip.train.train_state import copy_to_cpu

@@ -20,6 +20,7 @@ from stages import finish
 from toy import write_tar
 from worldclip import match
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts, coin
 from worldclip.core.execute import Executor
 from worldclip.language import table as languages
@@ -105,7 +106,7 @@ def write_metadata(run: Path, lists: Mapping[str, Sequence[str]], profile: str =
                 "score": pa.nulls(len(entries), pa.float64()),
             }
         )
-        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, artifacts.METADATA)
+        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, schemas.METADATA)
         matcher = Matcher(list(entries), profile)
         matcher.save(run / "metadata" / f"{name}.matcher" / profile)
         digests[name] = matcher.digest

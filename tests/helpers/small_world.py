@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "black": (15, 15, 15)}
@@ -72,7 +73,7 @@ def write_world(
                 row = (Path(member.name).stem, member.name, member.offset_data, member.size)
                 for column, value in zip(index, row, strict=True):
                     index[column].append(value)
-        artifacts.write_table(run_dir / "pool/index" / f"{name}.parquet", pa.table(index), artifacts.POOL_INDEX)
+        artifacts.write_table(run_dir / "pool/index" / f"{name}.parquet", pa.table(index), schemas.POOL_INDEX)
         rows = [
             (f"{n:05}", i, text.format(list(COLOURS)[n % 4], FORMS[n % 3]), lang, 1.0)
             for n in numbers
@@ -80,7 +81,7 @@ def write_world(
         ]
         columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*rows, strict=True), strict=True))
         table = pa.table({key: list(values) for key, values in columns.items()})
-        artifacts.write_table(run_dir / "curate" / f"{name}.parquet", table, artifacts.CURATED)
+        artifacts.write_table(run_dir / "curate" / f"{name}.parquet", table, schemas.CURATED)
     for stage in ("pool", "curate"):
         artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
     return tars

@@ -13,7 +13,7 @@ import worldclip
 from stages import finish, why_run
 from toy import write_tar
 from worldclip.config import Recipe, load_recipe
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor, Shard

@@ -11,6 +11,7 @@ import pytest
 
 from tars import shard_of
 from worldclip import pool
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
 from worldclip.pool.config import PoolConfig
@@ -38,8 +39,8 @@ def test_keys_that_pass_two_gib_once_per_text_are_read_and_written(tmp_path: Pat
         }
     )
     del read
-    artifacts.write_table(tmp_path / "curated.parquet", table, artifacts.CURATED)
+    artifacts.write_table(tmp_path / "curated.parquet", table, schemas.CURATED)
     del table
-    whole = one_array(artifacts.read_table(tmp_path / "curated.parquet", artifacts.CURATED, ["key"])["key"])
+    whole = one_array(artifacts.read_table(tmp_path / "curated.parquet", schemas.CURATED, ["key"])["key"])
     assert len(whole) == num_rows
     assert [whole[row].as_py()[:6] for row in (0, TEXTS_PER_PAIR, num_rows - 1)] == ["000000", "000001", "002099"]

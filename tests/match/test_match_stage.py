@@ -24,10 +24,11 @@ from plain_recipe import (
     write_metadata,
     write_pool,
 )
+from worldclip.contracts import schemas
+from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import Reason
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
 
@@ -48,7 +49,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def read_matched(run: Path, name: str) -> list[tuple]:
-    table = artifacts.read_table(run / "match" / "texts" / f"{name}.parquet", artifacts.MATCH_TEXTS)
+    table = artifacts.read_table(run / "match" / "texts" / f"{name}.parquet", schemas.MATCH_TEXTS)
     columns = ("key", "text_idx", "lang", "text", "entry_ids")
     return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
 
@@ -56,7 +57,7 @@ def read_matched(run: Path, name: str) -> list[tuple]:
 def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
     counts = {name: [0] * len(entries) for name, entries in lists.items()}
     for path in (run / "match" / "counts").rglob("*.parquet"):
-        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+        for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             counts[row["entries_lang"]][row["entry_id"]] += row["count"]
     return counts
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldclip.core.artifacts import METADATA, read_table, write_table
+from worldclip.contracts.schemas import METADATA
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.metadata.merge import Seen, merge_lists
 
 PARTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3)

@@ -15,7 +15,8 @@ import pytest
 from stages import finish, job_of, run_stage, why_run
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
-from worldclip.core.artifacts import MATCH_TEXTS, read_table
+from worldclip.contracts.schemas import MATCH_TEXTS
+from worldclip.core.artifacts import read_table
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute import LocalExecutor
 from worldclip.recipe import run, stage_names

@@ -14,7 +14,6 @@ from evaluated import Forgetful, evaluated
 from miniature import write_files
 from upstream import jsonl
 from worldclip.core.errors import UserError
-from worldclip.core.records import read_results
 from worldclip.plugins.leaderboard.board import ALL, leaderboard
 from worldclip.plugins.leaderboard.command import show_leaderboard
 from worldclip.plugins.leaderboard.page import to_text, write_leaderboard

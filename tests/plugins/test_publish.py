@@ -21,10 +21,10 @@ from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_meta
 from tables import rows_of_tar
 from toy import write_tar
 from worldclip.cli import main
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import REASONS
 from worldclip.core.settings import to_toml
 from worldclip.curate import read_curated
 from worldclip.export.push import push

@@ -9,8 +9,8 @@ import pytest
 
 from tars import shard_of
 from worldclip import pool
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
-from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 URLS = PoolConfig(path="pool", key="url", texts=("caption",))

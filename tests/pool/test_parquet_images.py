@@ -20,7 +20,8 @@ from worldclip import pool
 from worldclip.check import CheckConfig, check
 from worldclip.check.images import hash_images
 from worldclip.config import Recipe, load_recipe
-from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, read_json, read_table
+from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
+from worldclip.core.artifacts import read_json, read_table
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.curate import read_curated

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
-from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import write_index
 

@@ -16,9 +16,9 @@ from stages import context, run_stage
 from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 QUIET = LocalExecutor(quiet=True)

@@ -10,7 +10,7 @@ import pytest
 from worldclip.cli import main, stages
 from worldclip.cli.command import Command
 from worldclip.config import Recipe
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.report.next_steps import ORDER, next_steps, sections
 
 CURATE = {"samples": {"pairs_out": [{"key": "a b; rm -rf $HOME <b>"}]}}

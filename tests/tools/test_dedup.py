@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import killed
 from tars import sample, write_tar
 from worldclip.config import load_recipe
+from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core import keys, shuffle
-from worldclip.core.artifacts import DUPLICATES, read_json, read_table
+from worldclip.core.artifacts import read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.crawl.wat import build_wat

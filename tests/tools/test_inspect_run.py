@@ -9,7 +9,7 @@ import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip import curate
-from worldclip.core import artifacts
+from worldclip.contracts import schemas
 from worldclip.core.errors import UserError
 from worldclip.tools.inspect_run import entry_to_text, inspect_entry, inspect_key, inspect_path, key_to_text
 
@@ -98,7 +98,7 @@ def test_inspect_path_describes_files(run, tmp_path):
     name = min(SHARDS)
     table = inspect_path(run / "curate" / f"{name}.parquet", num_rows=2)
     assert table["format"] == "curated"
-    assert list(table["columns"]) == artifacts.CURATED.names
+    assert list(table["columns"]) == schemas.CURATED.names
     assert len(table["first"]) == 2
     assert inspect_path(run / "balance" / "en.npy")["dtype"] == "float32"
     assert "lists" in inspect_path(run / "balance" / "thresholds.json")["record"]

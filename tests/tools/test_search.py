@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import worldclip
 from embedded_world import PER_SHARD, SHARDS, key_of, picture, write_world
 from worldclip.cli import main
-from worldclip.core.artifacts import IMAGE_PLACES, read_table, write_array, write_manifest, write_table
+from worldclip.contracts.schemas import IMAGE_PLACES
+from worldclip.core.artifacts import read_table, write_array, write_manifest, write_table
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.tools import search as of_search

@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import torch
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.train import checkpoint
 from worldclip.train.checkpoint import (

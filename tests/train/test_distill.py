@@ -12,9 +12,9 @@ import worldclip
 from small_world import TRAIN, make_recipe, write_world
 from stages import finish
 from worldclip.config import load_recipe
+from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.layout import checkpoints
 from worldclip.train import loop
 from worldclip.train.loss import distillation_loss
 

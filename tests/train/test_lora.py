@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 import worldclip
 from small_world import TRAIN, make_recipe, write_world
 from stages import finish
+from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.core.settings import load_config
 from worldclip.export import ExportConfig, export_model
 from worldclip.train import loop

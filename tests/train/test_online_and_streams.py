@@ -14,6 +14,7 @@ import pytest
 from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
 from stages import context
 from worldclip import pool
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
 from worldclip.curate import Curator
@@ -58,13 +59,13 @@ def matched_run(request, tmp_path_factory):
     for lang in TEXTS:
         artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
     for shard in pool.shards(context(recipe, run_dir)):
-        curated = artifacts.read_table(run_dir / "curate" / f"{shard.name}.parquet", artifacts.CURATED)
+        curated = artifacts.read_table(run_dir / "curate" / f"{shard.name}.parquet", schemas.CURATED)
         number = np.array([int(key) for key in curated["key"].to_pylist()])
         table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
         table = table.append_column("entries_lang", curated["lang"])
         table = table.append_column("lang_prob", pa.array(np.ones(len(table), np.float32)))
         table = table.append_column("place", pa.array(np.zeros(len(table), np.int16)))
-        artifacts.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, artifacts.MATCH_TEXTS)
+        artifacts.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, schemas.MATCH_TEXTS)
     for stage in ("match", "balance"):
         artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
     return run_dir, recipe

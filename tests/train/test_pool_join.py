@@ -19,6 +19,7 @@ from stages import context, finish
 from tables import write_parquet
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts, shuffle
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -55,8 +56,8 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
     for shard in range(2):
         numbers = range(shard * 12, shard * 12 + 12)
         rows = [(f"u{n}", i, f"a picture {n}", "en", 1.0) for n in numbers for i in range(1 + n % 2)]
-        columns = dict(zip(artifacts.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
-        artifacts.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), artifacts.CURATED)
+        columns = dict(zip(schemas.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
+        artifacts.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), schemas.CURATED)
         table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
         (tmp_path / "tables").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")

@@ -12,10 +12,10 @@ import torch
 
 from small_world import TRAIN, make_recipe, train_in_process, write_world
 from stages import finish
+from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.layout import checkpoints, latest_checkpoint
 from worldclip.train import loop, step
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log

@@ -16,7 +16,7 @@ import pytest
 
 from on_ranks import LATE_S, run_on_ranks, start_ranks
 from small_world import TRAIN, write_shapes, write_world
-from worldclip.core.layout import checkpoints, latest_checkpoint
+from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.train.checkpoint import consolidate, read_state
 from worldclip.train.log import read_log, slowest_of
 from worldclip.train.loop import SIGNALS

@@ -10,6 +10,7 @@ import pytest
 
 from worldclip.cli import main
 from worldclip.config import load_recipe
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
@@ -30,9 +31,9 @@ def run_dir(tmp_path_factory):
     ]
     columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*sorted(rows), strict=True), strict=True))
     table = pa.table({name: list(values) for name, values in columns.items()})
-    artifacts.write_table(run / "curate" / "0.tar.parquet", table, artifacts.CURATED)
+    artifacts.write_table(run / "curate" / "0.tar.parquet", table, schemas.CURATED)
     artifacts.write_table(
-        run / "match" / "texts" / "0.tar.parquet", artifacts.MATCH_TEXTS.empty_table(), artifacts.MATCH_TEXTS
+        run / "match" / "texts" / "0.tar.parquet", schemas.MATCH_TEXTS.empty_table(), schemas.MATCH_TEXTS
     )
     artifacts.write_manifest(run / "curate", config={}, inputs={}, counts={})
     recipe = load_recipe({"pool": {"path": "pool"}, "balance": {"tail_fraction": 0.1}})

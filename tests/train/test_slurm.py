@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from small_world import make_recipe, write_world
+from worldclip.contracts.layout import checkpoints
 from worldclip.core.artifacts import write_text
-from worldclip.core.layout import checkpoints
 from worldclip.core.settings import to_toml
 from worldclip.train.checkpoint import read_state
 

@@ -14,10 +14,10 @@ import worldclip
 from small_world import TRAIN, write_shapes, write_world
 from stages import finish
 from worldclip.config import load_recipe
+from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.evaluate import engine
 from worldclip.train.log import read_log
 

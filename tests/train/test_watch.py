@@ -13,7 +13,8 @@ from small_world import TRAIN, write_shapes, write_world
 from stages import finish
 from worldclip.cli import main
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import RunLock

@@ -9,12 +9,13 @@ import numpy as np
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import entry_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings, read_threshold_table, thresholds_record
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.entry_counts import effective_entries, sum_shards
+from worldclip.contracts.records import HeadTailCurve, TopEntry
+from worldclip.core import artifacts
 from worldclip.core.console import say
-from worldclip.core.entry_counts import effective_entries, sum_shards
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
-from worldclip.core.records import HeadTailCurve, TopEntry
 from worldclip.match.config import MatchConfig
 
 CURVE_POINTS = 120  # of the head-tail curve in the report
@@ -106,7 +107,7 @@ def _top_entries(run_dir: Path, name: str, counts: np.ndarray, probs: np.ndarray
     """Return the most frequent entries of a list; ties in the order of the list."""
     order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
     order = order[counts[order] > 0]
-    table = artifacts.read_table(layout.entries(run_dir, name), artifacts.METADATA, ["entry", "source"])
+    table = artifacts.read_table(layout.entries(run_dir, name), schemas.METADATA, ["entry", "source"])
     rows = table.take(order).to_pylist()
     return [
         {"entry": row["entry"], "source": row["source"], "matches": int(counts[i]), "prob": float(probs[i])}

@@ -12,9 +12,9 @@ import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction, threshold_for
+from worldclip.contracts.records import Thresholds
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.records import Thresholds
 from worldclip.match.config import EntryLists
 
 

@@ -22,8 +22,9 @@ from worldclip.check import neighbours
 from worldclip.check.context import CheckContext
 from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import HASH_BITS, SearchPlan, all_roots, unite
-from worldclip.core import layout
-from worldclip.core.artifacts import REMOVED, read_table, remove, write_array
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import REMOVED
+from worldclip.core.artifacts import read_table, remove, write_array
 from worldclip.core.execute import Executor, Report, Shard, are_done
 from worldclip.core.job import remove_stale
 

@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.check.config import CheckConfig
-from worldclip.core.artifacts import IMAGE_HASHES, digest, fingerprint
+from worldclip.contracts.schemas import IMAGE_HASHES
+from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import require
 from worldclip.kernels.compiled import compiled
 from worldclip.model.decode import BadImage, image_faults, open_image, orientation_of, scale_16_bit, upright

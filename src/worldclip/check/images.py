@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from worldclip.check.config import CheckConfig
 from worldclip.check.context import CheckContext
 from worldclip.check.hashing import HASH_KIND, IMAGES_AT, HashKind, ImageFacts, scan_images
-from worldclip.core import layout
-from worldclip.core.artifacts import IMAGE_HASHES, read_table, remove, write_table, write_tables
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import IMAGE_HASHES
+from worldclip.core.artifacts import read_table, remove, write_table, write_tables
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.inputs import is_remote

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from worldclip.check.config import ClassifierRule, FaceRule
 from worldclip.check.context import CheckContext
-from worldclip.core import layout
-from worldclip.core.artifacts import FACES, SCORES, fingerprint, read_table, write_table, write_tables
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import FACES, SCORES
+from worldclip.core.artifacts import fingerprint, read_table, write_table, write_tables
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, Report, Shard, reads_input
 from worldclip.core.inputs import Stamp, stamp_of

@@ -26,9 +26,10 @@ from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import NearestIndex
 from worldclip.check.similarity import LOW_SIMILARITY, find_low, read_similarities
 from worldclip.check.text_rules import UNKNOWN, languages_of, reject
-from worldclip.core.artifacts import REMOVED, REMOVED_TEXTS, SCORES, read_table, write_table
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import REMOVED, REMOVED_TEXTS, SCORES
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.core.execute import Report, Shard, reads_input
-from worldclip.core.reasons import Reason
 from worldclip.pool.texts import PoolTexts
 
 ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard

@@ -22,11 +22,12 @@ from worldclip import pool as pools
 from worldclip.check.config import SimilarityRule
 from worldclip.check.context import CheckContext
 from worldclip.check.text_rules import languages_of
-from worldclip.core import layout
-from worldclip.core.artifacts import SIMILARITIES, read_table, write_table
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import SIMILARITIES
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable
-from worldclip.core.reasons import Reason
 from worldclip.model import decode
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip

@@ -30,15 +30,17 @@ from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
 from worldclip.check.similarity import Similarities
 from worldclip.check.text_rules import phrase_matcher
-from worldclip.core import layout, settings
-from worldclip.core.artifacts import REMOVED, digest, fingerprint, read_table, write_table
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import REMOVED
+from worldclip.core import settings
+from worldclip.core.artifacts import digest, fingerprint, read_table, write_table
 from worldclip.core.coin import hash_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Shard, add_counts
 from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, RunLock, remove_stale
 from worldclip.core.preflight import missing_packages
-from worldclip.core.reasons import Reason
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig

@@ -24,12 +24,14 @@ from worldclip.check.context import CheckContext
 from worldclip.check.duplicates import DUPLICATE_RULES
 from worldclip.check.report import Counts, Written
 from worldclip.check.text_rules import mask_personal_data
-from worldclip.core import artifacts, layout
-from worldclip.core.artifacts import FACES, MERGED_TEXTS, REMOVED, REMOVED_TEXTS, VALID_KEYS, read_table, write_tables
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import FACES, MERGED_TEXTS, REMOVED, REMOVED_TEXTS, VALID_KEYS
+from worldclip.core import artifacts
+from worldclip.core.artifacts import read_table, write_tables
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
 from worldclip.core.job import remove_stale
-from worldclip.core.reasons import Reason
 from worldclip.model.decode import open_image
 from worldclip.pool.formats import tar as webdataset
 from worldclip.pool.records import without_texts

@@ -24,7 +24,7 @@ from worldclip.cli.overview import (
     summary_of,
     to_text,
 )
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.console import set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, disk_error
 from worldclip.core.redact import redact

@@ -49,7 +49,7 @@ def estimate(
 
 def _plot_sizes(run_dir: Path, path: Path) -> None:
     """Write the size curve as a plot, as RUN/estimate.json, and into the run's report."""
-    from worldclip.core import layout
+    from worldclip.contracts import layout
     from worldclip.core.artifacts import write_json
     from worldclip.core.job import RunLock
     from worldclip.report import write_report

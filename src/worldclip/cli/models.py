@@ -11,9 +11,9 @@ import tyro
 
 from worldclip.cli.command import Command, Flags, PushFlag, note
 from worldclip.config import load_recipe
+from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.core.layout import latest_checkpoint, trainer_dir
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig

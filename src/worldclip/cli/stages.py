@@ -18,7 +18,7 @@ from worldclip.cli.flags import values_of
 from worldclip.cli.models import push_exports
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor

@@ -1,4 +1,4 @@
-"""Define the schema of every artifact, and write files whole: to a temporary file, then renamed.
+"""Write files whole: to a temporary file, then renamed; read them against their schema.
 
 Tables are Parquet (zstd) with `worldclip.format` and `worldclip.version` in their metadata; arrays `.npy`; small
 records JSON.  A folder's `manifest.json` comes last and says that the folder is finished, and its inputs and config.
@@ -36,68 +36,10 @@ MANIFEST = "manifest.json"
 NOT_INSTALLED = "not installed"  # as the version of a package
 
 
-def _schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
+def table_schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
+    """Return the schema of an artifact; `write_table` and `read_table` hold tables to it."""
     metadata = {"worldclip.format": name, "worldclip.version": str(FORMAT_VERSION)}
     return pa.schema(list(fields.items()), metadata=metadata)
-
-
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-
-METADATA = _schema("metadata", entry_id=pa.int32(), entry=pa.string(), source=_CATEGORY, score=pa.float64())
-POOL_INDEX = _schema("pool_index", key=pa.string(), member=pa.string(), offset=pa.int64(), size=pa.int64())
-MATCH_TEXTS = _schema(
-    "match_texts",
-    key=pa.string(),
-    text_idx=pa.int32(),
-    place=pa.int16(),
-    text=pa.string(),
-    lang=_CATEGORY,
-    lang_prob=pa.float32(),
-    entries_lang=_CATEGORY,
-    entry_ids=pa.large_list(pa.int32()),
-)
-MATCH_COUNTS = _schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
-CAP_NUMBERS = _schema("cap_numbers", lang=_CATEGORY, number=pa.float64())
-IMAGE_PLACES = _schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
-CURATED = _schema(
-    "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
-)
-EMBEDDED_TEXTS = _schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
-
-IMAGE_HASHES = _schema(
-    "image_hashes",
-    name=pa.string(),
-    file=pa.string(),
-    offset=pa.int64(),
-    size=pa.int64(),
-    sha256=pa.binary(16),
-    hash=pa.uint64(),
-    mirrored_hash=pa.uint64(),
-    width=pa.int32(),
-    height=pa.int32(),
-    num_frames=pa.int32(),
-    contrast=pa.float32(),
-    error=pa.string(),
-)
-SCORES = _schema("scores", key=pa.string(), score=pa.float32())
-SIMILARITIES = _schema("similarities", key=pa.string(), text_idx=pa.int32(), lang=_CATEGORY, similarity=pa.float32())
-FACES = _schema("faces", key=pa.string(), face_bboxes=pa.list_(pa.list_(pa.float32())))
-VALID_KEYS = _schema("valid_keys", key=pa.string())
-REMOVED = _schema(
-    "removed",
-    key=pa.string(),
-    shard=_CATEGORY,
-    rule=_CATEGORY,
-    detail=pa.string(),
-    other_key=pa.string(),
-    distance=pa.int16(),
-    lang=_CATEGORY,
-)
-DUPLICATES = _schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
-REMOVED_TEXTS = _schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
-MERGED_TEXTS = _schema(
-    "merged_texts", key=pa.string(), text=pa.string(), from_key=pa.string(), from_text_idx=pa.int32()
-)
 
 
 _ENCODINGS = {  # of ids, by their path in Parquet

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core import layout
+from worldclip.core import job_files
 from worldclip.core.artifacts import (
     MANIFEST,
     NOT_INSTALLED,
@@ -343,7 +343,7 @@ def remove_stale(folder: Path, keep: Iterable[Path]) -> None:
     """
     wanted = set(keep)
     paths = sorted(folder.rglob("*"), reverse=True)  # a folder after what is in it
-    paths.sort(key=lambda path: layout.DONE not in path.relative_to(folder).parts)
+    paths.sort(key=lambda path: job_files.DONE not in path.relative_to(folder).parts)
     for path in paths:
         if path in wanted or not wanted.isdisjoint(path.parents):
             continue

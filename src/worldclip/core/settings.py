@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from worldclip.core import layout
+from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.redact import has_credential
 from worldclip.core.registry import ItemOf
@@ -229,8 +229,8 @@ def load_config(
 
 def read_toml(path: Path) -> Table:
     """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
-    file = layout.recipe(path) if path.is_dir() else path
-    if path.is_dir() and file.exists() and not layout.is_run(path):
+    file = job_files.recipe(path) if path.is_dir() else path
+    if path.is_dir() and file.exists() and not job_files.is_run(path):
         raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
     if not file.exists():
         state = "holds no recipe.toml" if path.is_dir() else "does not exist"

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from worldclip.core.reasons import MATCHED, Reason
-from worldclip.core.records import MatchAccounting, PairCounts
+from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.contracts.records import MatchAccounting, PairCounts
 from worldclip.curate.candidates import Candidates, Decision
 from worldclip.curate.config import CurateConfig
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core import artifacts, keys, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.core import artifacts, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
-from worldclip.core.reasons import Reason
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, draw_weights, keep_prob_of_rows
 
@@ -71,7 +72,7 @@ class Decision:
     is_over_T: np.ndarray  # texts that their coin would keep and a cap leaves out
 
     def reason_T(self, candidates: Candidates) -> np.ndarray:
-        """Return (T,) int8 codes of core.reasons; under text_policy one they hold for drawn and undrawable texts."""
+        """Return (T,) int8 codes of reasons; under text_policy one they hold for drawn and undrawable texts."""
         conditions = [~candidates.is_valid_T, candidates.is_excluded_T | self.is_over_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
         return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
@@ -123,7 +124,7 @@ def read_matched(
             f"pool.text_weights: {path} was matched by an older version, which did not write where texts are from. "
             f"Match again: worldclip run {run_dir} --from match"
         )
-    return artifacts.read_table(path, artifacts.MATCH_TEXTS, None if with_texts else (*DECIDING_COLUMNS, *places))
+    return artifacts.read_table(path, schemas.MATCH_TEXTS, None if with_texts else (*DECIDING_COLUMNS, *places))
 
 
 def find_candidates(
@@ -209,4 +210,4 @@ def decide_on(
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the kept pairs of a shard: key, text_idx, text, lang, keep_prob, in the pool's order."""
     name = shard if isinstance(shard, str) else shard.name
-    return artifacts.read_table(layout.curated(run_dir, name), artifacts.CURATED, columns)
+    return artifacts.read_table(layout.curated(run_dir, name), schemas.CURATED, columns)

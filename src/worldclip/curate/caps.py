@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, names_of
 from worldclip.core.execute import Executor, Report, Shard, repeatable
 from worldclip.curate.candidates import CurateWork, decide_on
@@ -96,13 +97,13 @@ def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
     lang = candidates.lang_T[rows]
     ratios = candidates.coins_T(work.config.seed)[rows] / keep_prob[rows]
     table = pa.table({"lang": names_of(lang, candidates.lang_names), "number": ratios})
-    artifacts.write_table(folder / f"{shard.name}.parquet", table, artifacts.CAP_NUMBERS)
+    artifacts.write_table(folder / f"{shard.name}.parquet", table, schemas.CAP_NUMBERS)
     num_kept = np.bincount(lang, minlength=len(candidates.lang_names)).tolist()
     by_lang = {name: number for name, number in zip(candidates.lang_names, num_kept, strict=True) if number}
     return {"pairs": len(kept), "kept": by_lang}
 
 
 def _read_ratios(path: Path, lang: str) -> np.ndarray:
-    table = artifacts.read_table(path, artifacts.CAP_NUMBERS)
+    table = artifacts.read_table(path, schemas.CAP_NUMBERS)
     code, names = codes_of(table.column("lang"))
     return table.column("number").to_numpy()[code == names.index(lang)] if lang in names else np.empty(0)

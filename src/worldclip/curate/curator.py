@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.arrow import Strings
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.keys import KeyTable

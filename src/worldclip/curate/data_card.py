@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.settings import read_toml
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown

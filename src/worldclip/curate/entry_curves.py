@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core import layout
-from worldclip.core.entry_counts import effective_entries, sum_shards
+from worldclip.contracts import layout
+from worldclip.contracts.entry_counts import effective_entries, sum_shards
+from worldclip.contracts.records import SampledCurve
 from worldclip.core.execute import Executor, Shard
-from worldclip.core.records import SampledCurve
 
 CURVE_POINTS = 60
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, coin, keys, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.records import CurateSample, UnmatchedSample
+from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.execute import Report
-from worldclip.core.reasons import Reason
-from worldclip.core.records import CurateSample, UnmatchedSample
 from worldclip.curate.candidates import Candidates, Decision, EntryProbs
 from worldclip.curate.config import CurateConfig
 
@@ -103,7 +104,7 @@ def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:
     """Add each entry's name and matches to its id."""
     for list_name in sorted({sample["list"] for sample in samples}):
         path = layout.entries(run_dir, list_name)
-        entries = artifacts.read_table(path, artifacts.METADATA, ["entry"])["entry"]
+        entries = artifacts.read_table(path, schemas.METADATA, ["entry"])["entry"]
         counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
         for sample in samples:
             for entry in sample["entries"] if sample["list"] == list_name else ():

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, keys, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.entry_counts import count_entries
+from worldclip.contracts.records import CurateReport, PairCounts, read_accounting
+from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
+from worldclip.core import artifacts, keys
 from worldclip.core.console import say
-from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import Job, Record, Result, Run
-from worldclip.core.records import CurateReport, PairCounts, read_accounting
-from worldclip.core.summary import WORDS, refuse_nothing, what_became
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on, read_curated
 from worldclip.curate.caps import find_bounds, read_bounds
@@ -203,10 +204,8 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     table, candidates, keep_prob = work.read(shard.name, with_texts=True)
     decision = decide_on(candidates, keep_prob, work.config, work.bounds)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(decision.kept_T))
-    artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, artifacts.CURATED)
-    artifacts.write_table(
-        layout.curated_counts(work.run_dir, shard.name), count_entries(curated), artifacts.MATCH_COUNTS
-    )
+    artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, schemas.CURATED)
+    artifacts.write_table(layout.curated_counts(work.run_dir, shard.name), count_entries(curated), schemas.MATCH_COUNTS)
     return {
         "pairs": table.num_rows,
         "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
 from worldclip.core.job import remove_stale

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard

@@ -14,10 +14,10 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
-from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, write_array, write_text
 from worldclip.core.errors import UserError
-from worldclip.core.records import read_results
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Score, Task

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldclip.contracts.records import GalleryImage, Names
 from worldclip.core.coin import sample_rows
-from worldclip.core.records import GalleryImage, Names
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.contracts.records import read_results
 from worldclip.core import process_values
 from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.local import end_with_parent
 from worldclip.core.execute.shards import cause_of_death
-from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.tasks import Dataset

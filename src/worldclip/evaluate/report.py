@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from worldclip.core.records import Headline, HeldOut, LanguageGroup, LanguageResult, SharedQueries, TaskResult
+from worldclip.contracts.records import Headline, HeldOut, LanguageGroup, LanguageResult, SharedQueries, TaskResult
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.interval import languages_interval, mean_interval

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from worldclip.contracts.records import Slice
 from worldclip.core.artifacts import Json
-from worldclip.core.records import Slice
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import Ties, rank_scores
 from worldclip.evaluate.tasks import Encode, Score, decoded, score_slices

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from worldclip.contracts.layout import best_checkpoint, train_dir
+from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Result, Run
-from worldclip.core.layout import best_checkpoint, train_dir
 from worldclip.core.preflight import missing_packages, problems_of
-from worldclip.core.records import read_results
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldclip.contracts.records import PublishedRow
 from worldclip.core.errors import UserError
-from worldclip.core.records import PublishedRow
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import ResultRecord

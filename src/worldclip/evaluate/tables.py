@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.contracts.records import Mean, PublishedRow
 from worldclip.core.artifacts import write_json
-from worldclip.core.records import Mean, PublishedRow
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.report.evaluate import published_table

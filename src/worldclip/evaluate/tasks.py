@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from worldclip.contracts.records import Slice
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.core.records import Slice
 from worldclip.core.safe_path import is_safe_name
 from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.contracts.records import read_results
+from worldclip.core import artifacts
 from worldclip.core.job import Record, Report
-from worldclip.core.records import read_results
 from worldclip.core.settings import read_toml
 from worldclip.export import card_results
 from worldclip.model.formats.interface import CardFacts

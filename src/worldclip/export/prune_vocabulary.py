@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.export.config import ExportConfig

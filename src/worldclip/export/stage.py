@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.contracts.layout import best_checkpoint, is_run
+from worldclip.contracts.layout import recipe as recipe_of
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run
-from worldclip.core.layout import best_checkpoint, is_run
-from worldclip.core.layout import recipe as recipe_of
 from worldclip.core.preflight import missing_packages
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml, to_toml

@@ -11,11 +11,11 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
+from worldclip.contracts.reasons import MATCHED, REASONS, Reason
+from worldclip.contracts.records import BadText, MatchAccounting, MatchReport, ReasonCounts, UnmatchedSample
 from worldclip.core import coin
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Report, Shard
-from worldclip.core.reasons import MATCHED, REASONS, Reason
-from worldclip.core.records import BadText, MatchAccounting, MatchReport, ReasonCounts, UnmatchedSample
 from worldclip.match.texts import Matched
 from worldclip.pool import PoolTexts
 
@@ -46,7 +46,7 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
 def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, languages: Sequence[str]) -> Report:
     """Count texts and keys by reason and language.
 
-    reason: (T,) int8 codes of core.reasons, in the pool's order.  lang: (T,) position in languages, -1 for none.
+    reason: (T,) int8 codes of contracts.reasons, in the pool's order.  lang: (T,) position in languages, -1 for none.
     text_idx: (T,) int32, 0 where a key's texts begin.  A key with a match is left to curate.  Any other key counts
     under the latest reason that one of its texts reached, and under the language of the first such text.  A repeated
     key counts as one more key.

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
 from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
@@ -36,7 +37,7 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
             if folder.is_dir():
                 matcher = Matcher.load(folder, dict(work.list_digests)[list_name])
             else:
-                table = artifacts.read_table(layout.entries(work.run_dir, list_name), artifacts.METADATA, ["entry"])
+                table = artifacts.read_table(layout.entries(work.run_dir, list_name), schemas.METADATA, ["entry"])
                 is_folded = profile.endswith("_fold")
                 matcher = Matcher.build(table.column("entry"), profile.removesuffix("_fold"), fold_case=is_folded)
             _, offsets = matcher.match_batch(texts)

@@ -17,15 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool
-from worldclip.core import artifacts, keys, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.entry_counts import count_entries
+from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.contracts.records import MatchReport
+from worldclip.contracts.summary import refuse_nothing, what_became
+from worldclip.core import artifacts, keys
 from worldclip.core.console import say
-from worldclip.core.entry_counts import count_entries
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
-from worldclip.core.reasons import MATCHED, Reason
-from worldclip.core.records import MatchReport
-from worldclip.core.summary import refuse_nothing, what_became
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language import table as languages
@@ -200,7 +201,7 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     table = matched_table(pool_texts, matched, work)
-    artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, artifacts.MATCH_TEXTS)
+    artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, schemas.MATCH_TEXTS)
     if counted_by is not None:
         report = _write_counts(shard, table, work.run_dir)
         mark_done(shard, report, _done_dir(work.run_dir, "counts"), counted_by)
@@ -211,12 +212,12 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
 def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
     columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]
-    table = artifacts.read_table(layout.match_texts(run_dir, shard.name), artifacts.MATCH_TEXTS, columns)
+    table = artifacts.read_table(layout.match_texts(run_dir, shard.name), schemas.MATCH_TEXTS, columns)
     if key_lists:
         table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
     return _write_counts(shard, table, run_dir)
 
 
 def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
-    artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(texts), artifacts.MATCH_COUNTS)
+    artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(texts), schemas.MATCH_COUNTS)
     return {"pairs": texts.num_rows}

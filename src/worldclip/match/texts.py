@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
 from worldclip.core.arrow import names_of
-from worldclip.core.reasons import Reason
 from worldclip.language.assign import LanguageRules
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
@@ -62,7 +62,7 @@ def _load_matcher(run_dir: Path, list_name: str, matcher_name: str, digest: str)
 class Matched:
     """Language, entries and reason of each text of a shard."""
 
-    reason: np.ndarray  # (T,) int8 codes of core.reasons; `kept` for a text with a match
+    reason: np.ndarray  # (T,) int8 codes of contracts.reasons; `kept` for a text with a match
     lang: np.ndarray  # (T,) int32 position in the run's languages, -1 for none
     lang_prob: np.ndarray  # (T,) float32
     labels: np.ndarray  # (T,) str, labels of the language-identification model or of the pool

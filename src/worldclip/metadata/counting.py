@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import remove
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worldclip.contracts.schemas import METADATA
 from worldclip.core.arrow import string_buffers
-from worldclip.core.artifacts import METADATA, read_table, write_artifact
+from worldclip.core.artifacts import read_table, write_artifact
 from worldclip.kernels.byte_table import empty_slots, find_slot, hash_bytes, put_row
 from worldclip.kernels.llvm import kernel
 

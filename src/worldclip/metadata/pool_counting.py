@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.job import Run
-from worldclip.core.reasons import Reason
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import identify as lid

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import coin, layout
-from worldclip.core.artifacts import MANIFEST, METADATA, read_table, replace_folder, require_manifest, write_table
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import METADATA
+from worldclip.core import coin
+from worldclip.core.artifacts import MANIFEST, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError, naming
 from worldclip.core.execute import Report, Shard

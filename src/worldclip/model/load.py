@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldclip.contracts.layout import TRAINER, best_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, first_line, require
-from worldclip.core.layout import TRAINER, best_checkpoint
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.formats import MODEL_FORMATS, onnx_folder, readable_formats

@@ -20,11 +20,12 @@ import tyro
 
 from worldclip.cli.command import Command
 from worldclip.config import load_recipe
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import problems_of, require_packages
-from worldclip.core.reasons import REASONS, Reason
 from worldclip.core.redact import redact
 from worldclip.curate.data_card import config_name
 from worldclip.curate.stage import reason_to_run

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import tyro
 
 from worldclip.cli.command import Command
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError

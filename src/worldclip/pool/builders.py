@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, Report

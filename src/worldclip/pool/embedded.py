@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import layout
-from worldclip.core.artifacts import EMBEDDED_TEXTS, IMAGE_PLACES, read_manifest, read_table
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
+from worldclip.core.artifacts import read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import safe_join

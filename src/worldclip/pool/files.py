@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import fsspec
 import numpy as np
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain, explain_answer

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import layout
-from worldclip.core.artifacts import POOL_INDEX, read_table, write_table
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import POOL_INDEX
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.keys import KeyTable

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldclip.core import artifacts, keys, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.records import BadText
 from worldclip.core.coin import sample_records
-from worldclip.core.reasons import Reason
-from worldclip.core.records import BadText
 from worldclip.language.characters import WHITESPACE
 
 NUM_BAD_SAMPLES = 20
@@ -44,7 +44,7 @@ class PoolTexts:
     text: pa.LargeStringArray
     """As stored; null where the text is dropped."""
     reason: np.ndarray
-    """(num_rows,) int8 codes of core.reasons: bad_pair, duplicate, no_text or kept."""
+    """(num_rows,) int8 codes of contracts.reasons: bad_pair, duplicate, no_text or kept."""
     truth: pa.StringArray | None
     """Language of the text in the pool's field `lang_truth`, for reports only; None if no pair has that field."""
     lang: pa.StringArray | None

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.records import SizeCurve
 from worldclip.core.artifacts import read_json, read_manifest
-from worldclip.core.records import SizeCurve
 from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
 from worldclip.report.page import Card, Section, cards, write_page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldclip.core.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
+from worldclip.contracts.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, unit

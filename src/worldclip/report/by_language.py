@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from worldclip.core.records import DatasetResult, LanguageResult, Mean, TaskResult
+from worldclip.contracts.records import DatasetResult, LanguageResult, Mean, TaskResult
 from worldclip.language import table as languages
 from worldclip.language.scripts import script_name
 from worldclip.language.table import Language

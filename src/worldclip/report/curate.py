@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from worldclip.core.reasons import REASONS, Reason
-from worldclip.core.records import CurateReport, SampledCurve
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.contracts.records import CurateReport, SampledCurve
 from worldclip.report.balance import NUM_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from worldclip.core.records import (
+from worldclip.contracts.records import (
     EvaluateReport,
     GalleryImage,
     Headline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldclip.core.records import LanguageGroup, LanguageResult
+from worldclip.contracts.records import LanguageGroup, LanguageResult
 from worldclip.language.scripts import script_name
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, times

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldclip.core.reasons import MATCHED, Reason
-from worldclip.core.records import MatchReport
+from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.contracts.records import MatchReport
 from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import cell, step_legend, step_of

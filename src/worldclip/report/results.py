@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from worldclip.core.records import Mean
+from worldclip.contracts.records import Mean
 
 LOCAL = "local"  # in place of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # in place of a language: tasks without texts, such as probes of the images

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock

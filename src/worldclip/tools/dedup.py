@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.core import layout, shuffle
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import DUPLICATES
+from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
-from worldclip.core.artifacts import DUPLICATES, write_artifact
+from worldclip.core.artifacts import write_artifact
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable

@@ -13,11 +13,11 @@ from typing import TypedDict, TypeVar
 import pyarrow as pa
 
 from worldclip import pool
+from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import write_text
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
-from worldclip.core.reasons import Reason
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
 from worldclip.pool.columns import COMMON_KEYS, ROW

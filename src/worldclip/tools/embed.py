@@ -26,21 +26,15 @@ import pyarrow as pa
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.core.artifacts import (
-    EMBEDDED_TEXTS,
-    IMAGE_PLACES,
-    write_array,
-    write_array_parts,
-    write_table,
-    write_tables,
-)
+from worldclip.contracts.layout import done_dir, marker
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
+from worldclip.core.artifacts import write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
-from worldclip.core.layout import done_dir, marker
-from worldclip.core.reasons import Reason
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions

@@ -16,10 +16,11 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction
 from worldclip.balance.stage import count_files, list_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
-from worldclip.core import artifacts, keys, layout
-from worldclip.core.entry_counts import sum_counts
+from worldclip.contracts import layout
+from worldclip.contracts.entry_counts import sum_counts
+from worldclip.contracts.records import PairCounts, SizeCurve, read_accounting
+from worldclip.core import artifacts, keys
 from worldclip.core.errors import UserError
-from worldclip.core.records import PairCounts, SizeCurve, read_accounting
 from worldclip.curate import accounting
 from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
 from worldclip.curate.config import CurateConfig

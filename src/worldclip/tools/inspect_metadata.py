@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from worldclip import pool
 from worldclip.check.removed import why_not_valid
-from worldclip.core import artifacts, coin, keys, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.contracts.records import TopEntry
+from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
-from worldclip.core.reasons import REASONS, Reason
-from worldclip.core.records import TopEntry
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
@@ -49,7 +50,7 @@ class ExplainedText(TypedDict):
     place: str | None
     """The place of pool.texts that it was read from; None if pool.texts is not set."""
     reason: str
-    """A name of core.reasons, or `not_drawn` under text_policy one."""
+    """A name of contracts.reasons, or `not_drawn` under text_policy one."""
     lid_label: NotRequired[str]
     lang_prob: NotRequired[float]
     lang: NotRequired[str]
@@ -205,7 +206,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
 
 def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[EntryRow]:
     """Return a row for each of these entries of one list."""
-    table = artifacts.read_table(layout.entries(run_dir, list_name), artifacts.METADATA, ["entry", "source"])
+    table = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     probs = np.load(layout.entry_probs(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     return [
@@ -230,7 +231,7 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> ExplainedEntry:
     lists = artifacts.read_json(layout.thresholds(run_dir))["lists"]
     if lang not in lists:
         raise UserError(f"--lang {lang!r}: not a list of this run; its lists are {', '.join(lists)}")
-    entries = artifacts.read_table(layout.entries(run_dir, lang), artifacts.METADATA, ["entry"])["entry"]
+    entries = artifacts.read_table(layout.entries(run_dir, lang), schemas.METADATA, ["entry"])["entry"]
     entry_id = pc.index(entries, entry).as_py()
     if entry_id < 0:
         near = difflib.get_close_matches(entry, entries.slice(0, NEAR_AMONG).to_pylist(), n=3)
@@ -254,7 +255,7 @@ def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[Report]:
     columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
     samples: list[Report] = []
     for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
-        table = artifacts.read_table(path, artifacts.MATCH_TEXTS, columns)
+        table = artifacts.read_table(path, schemas.MATCH_TEXTS, columns)
         table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
         ids, offsets = list_buffers(table.column("entry_ids"))
         hits = np.flatnonzero(ids[offsets[0] : offsets[-1]] == entry_id) + offsets[0]

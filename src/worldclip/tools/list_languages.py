@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import require_manifest
 from worldclip.core.errors import UserError
 from worldclip.language import table

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 import fsspec
 
 from worldclip import metadata
-from worldclip.core import artifacts, layout
-from worldclip.core.artifacts import METADATA, digest, write_artifact
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import METADATA
+from worldclip.core import artifacts
+from worldclip.core.artifacts import digest, write_artifact
 from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.report.table import Table, text_column, to_markdown

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.core.layout import best_checkpoint as best_checkpoint
-    from worldclip.core.layout import latest_checkpoint as latest_checkpoint
+    from worldclip.contracts.layout import best_checkpoint as best_checkpoint
+    from worldclip.contracts.layout import latest_checkpoint as latest_checkpoint
     from worldclip.train.stage import train as train
 
 _HOMES = {
-    "best_checkpoint": "worldclip.core.layout",
-    "latest_checkpoint": "worldclip.core.layout",
+    "best_checkpoint": "worldclip.contracts.layout",
+    "latest_checkpoint": "worldclip.contracts.layout",
     "train": "worldclip.train.stage",
 }
 __all__ = ["best_checkpoint", "latest_checkpoint", "train"]

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model.config import Architecture, ModelConfig

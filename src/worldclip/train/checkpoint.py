@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
-from worldclip.core import layout
+from worldclip.contracts import layout
+from worldclip.contracts.layout import best_of, checkpoints, step_folder
 from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Record, Report
-from worldclip.core.layout import best_of, checkpoints, step_folder
 from worldclip.core.safe_path import is_safe_name, safe_join
 
 if TYPE_CHECKING:

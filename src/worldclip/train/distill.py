@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from worldclip.core.layout import step_folder
+from worldclip.contracts.layout import step_folder
 from worldclip.model.inference import Clip
 from worldclip.model.load import load
 from worldclip.model.preprocess import facts_of

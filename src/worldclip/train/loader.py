@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.coin import sample_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import write_text
 from worldclip.core.console import is_quiet, say
 from worldclip.core.errors import require

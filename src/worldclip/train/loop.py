@@ -20,7 +20,8 @@ from types import FrameType
 
 import torch
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
-from worldclip.core import artifacts, layout, shuffle
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
@@ -112,7 +113,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:
     """Read key, file (a tar's name), offset and size of a shard's kept keys that have an image."""
-    return artifacts.read_table(places_path(run_dir, shard), artifacts.IMAGE_PLACES)
+    return artifacts.read_table(places_path(run_dir, shard), schemas.IMAGE_PLACES)
 
 
 def places_path(run_dir: Path, shard: Shard) -> Path:
@@ -164,7 +165,7 @@ def _write_places(
     joined = shuffle.read_results(ranges, position, position + 1)
     files = names_of(joined["file"].to_numpy(), tars)
     table = joined.set_column(joined.schema.get_field_index("file"), "file", files)
-    artifacts.write_table(folder / "places" / f"{shard.name}.parquet", table, artifacts.IMAGE_PLACES)
+    artifacts.write_table(folder / "places" / f"{shard.name}.parquet", table, schemas.IMAGE_PLACES)
     return {"pairs": len(table)}
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.train.config import TrainConfig

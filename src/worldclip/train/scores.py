@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from worldclip import pool
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.contracts.layout import checkpoints
+from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
-from worldclip.core.layout import checkpoints
 from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems
 from worldclip.model.tokenizer import load_tokenizer

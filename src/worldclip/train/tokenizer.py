@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.errors import UserError, naming

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config

@@ -13,7 +13,8 @@ import shutil
 import time
 from pathlib import Path
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.console import logged_to, say
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock

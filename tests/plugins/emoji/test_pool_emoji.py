@@ -16,10 +16,10 @@ import pytest
 
 from tars import shard_of
 from worldclip import pool
+from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.reasons import Reason
 from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")

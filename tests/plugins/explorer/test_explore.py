@@ -14,6 +14,7 @@ import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip.check import CheckConfig, check
 from worldclip.check.config import TextRules
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
@@ -95,10 +96,10 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     keys = sorted({f"{Path(name).parent}/{stem}" for name, samples in shards.items() for stem, _ in samples})
     denied, removed, valid = keys[:5], keys[5:10], keys[10:]
     pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
-    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), artifacts.VALID_KEYS)
+    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), schemas.VALID_KEYS)
     rows = [{"key": key, "shard": "0", "rule": "near_duplicate", "lang": "en"} for key in removed]
-    table = pa.Table.from_pylist([{**dict.fromkeys(artifacts.REMOVED.names), **row} for row in rows], artifacts.REMOVED)
-    artifacts.write_table(tmp_path / "removed.parquet", table, artifacts.REMOVED)
+    table = pa.Table.from_pylist([{**dict.fromkeys(schemas.REMOVED.names), **row} for row in rows], schemas.REMOVED)
+    artifacts.write_table(tmp_path / "removed.parquet", table, schemas.REMOVED)
     lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
     run_stages(make_recipe(pool, pool=lists), run)
     explore(run, out)

@@ -12,7 +12,8 @@ import pytest
 
 from node import call_page
 from worldclip.balance.formulas import entry_probs
-from worldclip.core import artifacts, coin, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts, coin
 from worldclip.curate.decide import keep_prob
 from worldclip.language.profiles import PROFILES, normalise
 from worldclip.match.matcher.matcher import Matcher
@@ -47,7 +48,7 @@ def listed(request, tmp_path_factory) -> tuple[str, list[str], Path]:
             "score": [None] * len(entries),
         }
     )
-    artifacts.write_table(layout.entries(run, "x"), table, artifacts.METADATA)
+    artifacts.write_table(layout.entries(run, "x"), table, schemas.METADATA)
     counts = np.array([COUNTS[i % len(COUNTS)] for i in range(len(entries))], np.uint64)
     artifacts.write_array(layout.entry_counts(run, "x"), counts)
     chunks = Chunks(folder)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worldclip.core import inputs, layout, process_values
+from worldclip.core import inputs, job_files, process_values
 from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
@@ -125,7 +125,7 @@ class ShardWork:
         write_json(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
 
     def marker_path(self, shard: Shard) -> Path:
-        return layout.marker_in(self.done_dir, shard.name)
+        return job_files.marker_in(self.done_dir, shard.name)
 
     def finished_report(self, shard: Shard) -> Report | None:
         """Return the report of a shard that is finished with this fingerprint and config, else None.

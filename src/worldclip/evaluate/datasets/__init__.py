@@ -13,8 +13,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from worldclip.contracts.layout import stage_dir
 from worldclip.core.errors import UserError
-from worldclip.core.layout import stage_dir
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core.artifacts import METADATA, digest, read_table, write_artifact
+from worldclip.contracts.schemas import METADATA
+from worldclip.core.artifacts import digest, read_table, write_artifact
 from worldclip.core.errors import BadShard, UserError
 from worldclip.language import table as languages
 

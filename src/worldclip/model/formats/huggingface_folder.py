@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Report

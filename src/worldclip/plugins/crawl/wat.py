@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import (

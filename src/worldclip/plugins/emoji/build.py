@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores

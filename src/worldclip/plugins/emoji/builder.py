@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.core.layout import DONE
+from worldclip.contracts.layout import DONE
 from worldclip.core.registry import Requirement
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import coin, layout
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
+from worldclip.core import coin
 from worldclip.core.arrow import codes_of, list_buffers, one_array
-from worldclip.core.reasons import Reason
 from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on
 
 PER_REASON = 30  # of a language: kept, sampled out, excluded
@@ -51,7 +52,7 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
 
 
 def reasons_of(candidates: Candidates, decision: Decision, text_policy: str) -> np.ndarray:
-    """Return (T,) int8 codes of core.reasons; -1 for a text that was not drawn, on which nothing was decided."""
+    """Return (T,) int8 codes of contracts.reasons; -1 for a text that was not drawn, on which nothing was decided."""
     reason = decision.reason_T(candidates)
     if text_policy == "one":
         is_drawn = np.zeros(len(reason), np.bool_)

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.records import CurateReport, MatchReport, Thresholds
+from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Run
 from worldclip.core.preflight import require_packages
-from worldclip.core.reasons import Reason
-from worldclip.core.records import CurateReport, MatchReport, Thresholds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
@@ -212,7 +213,7 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
         return {"entries": [], "examples": []}
     list_name = rows[0]["entries_lang"]
     ids = np.unique(np.concatenate([row["entry_ids"][:MAX_SHOWN_ENTRIES] for row in rows]))
-    names = artifacts.read_table(layout.entries(run_dir, list_name), artifacts.METADATA, ["entry", "source"])
+    names = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     named = names.take(pa.array(ids)).to_pylist()
     return {
@@ -254,7 +255,7 @@ def _checked_record(run: Run) -> dict[str, Any]:
     path = Path(valid_keys).with_name("removed.parquet") if valid_keys else None
     if path is None or not path.is_file():
         return {"path": "", "rules": []}
-    removed = artifacts.read_table(path, artifacts.REMOVED, ["rule", "lang"])
+    removed = artifacts.read_table(path, schemas.REMOVED, ["rule", "lang"])
     by_rule: dict[str, Counter[str]] = defaultdict(Counter)
     for row in removed.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
         by_rule[str(row["rule"])][row["lang"] or "und"] += row["count_all"]

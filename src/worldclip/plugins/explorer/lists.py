@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.balance.stage import head_tail_curve
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
 from worldclip.language.profiles import normalise
@@ -49,7 +50,7 @@ def write_list(
 
     Of a larger list the `max_entries` with the most matches are written.
     """
-    table = artifacts.read_table(layout.entries(run_dir, name), artifacts.METADATA, ["entry", "source"])
+    table = artifacts.read_table(layout.entries(run_dir, name), schemas.METADATA, ["entry", "source"])
     counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
     names = table["source"].combine_chunks().to_pylist()
     number_of = {source: source_number(source) for source in set(names)}

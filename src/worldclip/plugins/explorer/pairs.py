@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool
+from worldclip.contracts.reasons import Reason
 from worldclip.core import coin, keys
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
-from worldclip.core.reasons import Reason
 from worldclip.curate.candidates import CurateWork, decide_on, find_candidates, text_probs
 from worldclip.match.stage import match_work
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table

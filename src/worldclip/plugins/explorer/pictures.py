@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.entry_counts import effective_entries
+from worldclip.contracts.entry_counts import effective_entries
 from worldclip.tools.estimate import LanguageEstimate, MatchedRun
 
 NUM_VALUES = 41

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.core.records import read_results
 from worldclip.evaluate.compare import find_arms, hits, resampled_arms
 from worldclip.evaluate.interval import quantiles
 from worldclip.evaluate.report import main_metrics, with_derived_metrics

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, versions, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import UserError

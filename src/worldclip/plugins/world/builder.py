@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.core.layout import DONE
+from worldclip.contracts.layout import DONE
 from worldclip.core.registry import Requirement
 from worldclip.plugins.world.sets import SETS
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from worldclip.core.artifacts import POOL_INDEX
+from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.columns import WrongColumns, bare, key_problems
 from worldclip.pool.config import PoolConfig

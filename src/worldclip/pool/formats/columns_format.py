@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.arrow import byte_buffers, one_array
-from worldclip.core.artifacts import POOL_INDEX
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.pool import texts as pool_texts

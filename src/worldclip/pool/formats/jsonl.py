@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from worldclip.core.artifacts import POOL_INDEX
+from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.pool import records

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.core import layout
-from worldclip.core.artifacts import MATCH_COUNTS, MATCH_TEXTS, Json, read_manifest, read_table
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
+from worldclip.core.artifacts import Json, read_manifest, read_table
 
 THIRDS = ("head", "middle", "tail")
 

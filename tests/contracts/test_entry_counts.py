@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from count_files import write_count_file
+from worldclip.contracts import schemas
+from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
 from worldclip.core import artifacts
-from worldclip.core.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
 from worldclip.core.execute import LocalExecutor
 
 
@@ -61,7 +62,7 @@ def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest):
         paths.append(write_count_file(tmp_path / "counts" / f"{i:02}.tar.parquet", rows))
     plain = {name: [0] * size for name, size in lists.items()}
     for path in paths:
-        for row in artifacts.read_table(path, artifacts.MATCH_COUNTS).to_pylist():
+        for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             plain[row["entries_lang"]][row["entry_id"]] += row["count"]
     executor = Counting(quiet=True)
     add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)

@@ -10,10 +10,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from worldclip.core.job_files import DONE as DONE
+from worldclip.core.job_files import done_dir as done_dir
+from worldclip.core.job_files import is_run as is_run
+from worldclip.core.job_files import lock as lock
+from worldclip.core.job_files import marker as marker
+from worldclip.core.job_files import marker_in as marker_in
+from worldclip.core.job_files import recipe as recipe
+from worldclip.core.job_files import report_json as report_json
+
 BEST = "best.json"
-DONE = "done"  # folder of the markers of finished shards
 TRAINER = "trainer"  # folder of a checkpoint: what training needs to resume, and nobody else
-_MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
 _STEP = re.compile(r"step_\d{9}")
 
 
@@ -27,11 +34,8 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
     return lambda run_dir, name: run_dir / relative.format(name)
 
 
-lock = _path(".lock")  # held by the process that works on the folder, which it names
-recipe = _path("recipe.toml")  # loadable as it is
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
 run_record = _path("run.json")  # what made the run: versions and git revision
-report_json = _path("report.json")  # of RUN/<stage>, or of any job's folder
 report_html = _path("report.html")  # of RUN, of RUN/<stage>, or of any job's folder
 estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
 
@@ -84,26 +88,6 @@ def stage_dir(run_dir: Path, stage: str) -> Path:
 def stage_report(run_dir: Path, stage: str) -> Path:
     """Return the report.json of a stage."""
     return report_json(stage_dir(run_dir, stage))
-
-
-def done_dir(folder: Path, step: str = "") -> Path:
-    """Return the folder of the markers in a job's folder; step: which of the job's maps over shards, if it has many."""
-    return folder / DONE / step
-
-
-def marker(folder: Path, shard_name: str, step: str = "") -> Path:
-    """Return the marker of a finished shard in a job's folder; step: of `done_dir`."""
-    return marker_in(done_dir(folder, step), shard_name)
-
-
-def marker_in(done: Path, shard_name: str) -> Path:
-    """Return the marker of a finished shard in a folder of markers."""
-    return done / f"{shard_name}.json"
-
-
-def is_run(path: Path) -> bool:
-    """Return whether a folder is a run: it has recipe.toml, and is no exported model, which has a copy of it."""
-    return recipe(path).is_file() and not any((path / name).exists() for name in _MODEL_FILES)
 
 
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:

@@ -1,6 +1,6 @@
 """JSON records that match, balance, curate and evaluate write and others read: one definition for both sides.
 
-Tables and arrays have their schemas in core/artifacts.  Counts per reason are named by core/reasons.
+Tables and arrays have their schemas in contracts/schemas.  Counts per reason are named by contracts/reasons.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
-from worldclip.core import layout
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import Record

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from worldclip.core import artifacts, layout
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, list_buffers, names_of, seal
 from worldclip.core.execute import Executor, Report, Shard, repeatable
 from worldclip.core.job import remove_stale
@@ -105,7 +106,7 @@ def _add_files(num_entries: Mapping[str, int], files: Iterable[Path]) -> np.ndar
     total = np.zeros(sum(num_entries.values()), np.uint64)
     starts = list_starts(num_entries)
     for file in files:
-        table = artifacts.read_table(file, artifacts.MATCH_COUNTS)
+        table = artifacts.read_table(file, schemas.MATCH_COUNTS)
         codes, list_names = codes_of(table.column("entries_lang"))
         start_of_code = np.array([starts[name] for name in list_names], np.int64)
         positions = start_of_code[codes] + table.column("entry_id").to_numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.core.reasons import REASONS, Reason
+from worldclip.contracts.reasons import REASONS, Reason
 
 
 def test_reasons_stand_in_the_order_in_which_they_apply():

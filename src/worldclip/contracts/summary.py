@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import UserError
-from worldclip.core.reasons import Reason
 
 NUM_LABELS = 3  # labels of texts in languages without lists that a line names
 

@@ -1,0 +1,67 @@
+"""The schema of every table that a stage or tool leaves for another (docs/formats.md)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from worldclip.core.artifacts import table_schema
+
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+
+METADATA = table_schema("metadata", entry_id=pa.int32(), entry=pa.string(), source=_CATEGORY, score=pa.float64())
+POOL_INDEX = table_schema("pool_index", key=pa.string(), member=pa.string(), offset=pa.int64(), size=pa.int64())
+MATCH_TEXTS = table_schema(
+    "match_texts",
+    key=pa.string(),
+    text_idx=pa.int32(),
+    place=pa.int16(),
+    text=pa.string(),
+    lang=_CATEGORY,
+    lang_prob=pa.float32(),
+    entries_lang=_CATEGORY,
+    entry_ids=pa.large_list(pa.int32()),
+)
+MATCH_COUNTS = table_schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
+CAP_NUMBERS = table_schema("cap_numbers", lang=_CATEGORY, number=pa.float64())
+IMAGE_PLACES = table_schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
+CURATED = table_schema(
+    "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
+)
+EMBEDDED_TEXTS = table_schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
+
+IMAGE_HASHES = table_schema(
+    "image_hashes",
+    name=pa.string(),
+    file=pa.string(),
+    offset=pa.int64(),
+    size=pa.int64(),
+    sha256=pa.binary(16),
+    hash=pa.uint64(),
+    mirrored_hash=pa.uint64(),
+    width=pa.int32(),
+    height=pa.int32(),
+    num_frames=pa.int32(),
+    contrast=pa.float32(),
+    error=pa.string(),
+)
+SCORES = table_schema("scores", key=pa.string(), score=pa.float32())
+SIMILARITIES = table_schema(
+    "similarities", key=pa.string(), text_idx=pa.int32(), lang=_CATEGORY, similarity=pa.float32()
+)
+FACES = table_schema("faces", key=pa.string(), face_bboxes=pa.list_(pa.list_(pa.float32())))
+VALID_KEYS = table_schema("valid_keys", key=pa.string())
+REMOVED = table_schema(
+    "removed",
+    key=pa.string(),
+    shard=_CATEGORY,
+    rule=_CATEGORY,
+    detail=pa.string(),
+    other_key=pa.string(),
+    distance=pa.int16(),
+    lang=_CATEGORY,
+)
+DUPLICATES = table_schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
+REMOVED_TEXTS = table_schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
+MERGED_TEXTS = table_schema(
+    "merged_texts", key=pa.string(), text=pa.string(), from_key=pa.string(), from_text_idx=pa.int32()
+)
