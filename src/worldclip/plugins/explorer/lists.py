@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.balance.stage import head_tail_curve
-from worldclip.contracts import layout
+from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
