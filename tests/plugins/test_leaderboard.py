@@ -13,6 +13,7 @@ from chromium import open_page
 from evaluated import Forgetful, evaluated
 from miniature import write_files
 from upstream import jsonl
+from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.plugins.leaderboard.board import ALL, leaderboard
 from worldclip.plugins.leaderboard.command import show_leaderboard
