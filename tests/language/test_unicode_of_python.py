@@ -40,7 +40,7 @@ HARMLESS = {
         "path.name.lower()": NAME,
         "key.removeprefix('-').isdecimal()": "the number of a namespace: ASCII",
     },
-    "metadata/sources/wikitext.py": {"x.lower()": "of ASCII only"},
+    "metadata/sources/wikitext/read.py": {"x.lower()": "of ASCII only"},
     "metadata/sources/wordnet.py": {"wordnet.lower()": NAME, "lang.partition('-')[0].lower()": NAME},
 }
 
