@@ -31,12 +31,12 @@ HARMLESS = {
     "language/table.py": {"script.istitle()": NAME},
     "match/stage.py": {"name.upper()": NAME},
     "metadata/config.py": {"[A-Za-z][\\w.+-]+:[\\w.+-]+": NAME},
-    "metadata/counting.py": {
+    "metadata/dump_files.py": {
         "\\w+wiki-(?P<day>\\d{8}|latest)-"
         "(?P<kind>pages-articles-multistream|pages-articles|cirrussearch-content)(?P<part>\\d*)": NAME
     },
-    "metadata/entries.py": {"entry[0].isalnum()": "no letter or digit of any version is punctuation in the table"},
-    "metadata/sources/wikipedia.py": {
+    "metadata/entry_list.py": {"entry[0].isalnum()": "no letter or digit of any version is punctuation in the table"},
+    "metadata/sources/dumps.py": {
         "path.name.lower()": NAME,
         "key.removeprefix('-').isdecimal()": "the number of a namespace: ASCII",
     },
