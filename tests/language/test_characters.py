@@ -11,7 +11,7 @@ import pytest
 from worldclip.kernels.unicode_table import CATEGORIES, load_categories
 from worldclip.language import characters, segment
 from worldclip.language.profiles import normalise
-from worldclip.metadata.entries import is_punctuation
+from worldclip.metadata.entry_list import is_punctuation
 from worldclip.metadata.sources import wikipedia
 from worldclip.metadata.sources.lists import title_case
 
