@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import io
 import random
@@ -80,6 +82,28 @@ def test_torchcodec_decodes_where_torchvision_is_deprecated_or_missing(version, 
     monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     for name, data in PICTURES.items():
         np.testing.assert_array_equal(pixels[name], decode(data), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("version", "signatures"), [("0.28.0", {b"\xff\xd8\xff", b"\x89PN"}), ("0.29.0", {b"\xff\xd8\xff"})]
+)
+def test_torchvision_gets_no_format_in_which_it_crashes(version, signatures, monkeypatch):
+    """Its decoder finds out by itself what a file is: GIF, WebP and AVIF too."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    calls = []
+
+    def decode_image(source: torch.Tensor) -> torch.Tensor:
+        calls.append(source[:3].numpy().tobytes())
+        raise RuntimeError("Pillow shall decide")
+
+    decoder = dataclasses.replace(decoding._torchvision(), decode_image=decode_image)
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
+    for data in PICTURES.values():
+        decode(data)
+        for seed in range(5):
+            with contextlib.suppress(BadImage):
+                decode(damage(data[:1000], random.Random(seed)))
+    assert set(calls) == signatures
 
 
 @pytest.mark.parametrize("cause", [ImportError, OSError, RuntimeError])
