@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.core.local_path import require_local
-from worldclip.core.settings import Config, Problems, load_config
+from worldclip.core.settings import SECTIONS, Config, Problems, load_config
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -51,7 +51,7 @@ class Recipe(Config):
         self.languages.take_effect()
 
 
-SECTIONS = tuple(section.name for section in dataclasses.fields(Recipe))
+assert tuple(section.name for section in dataclasses.fields(Recipe)) == SECTIONS
 
 
 def load_recipe(

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from worldclip.check.images import hash_images as hash_images
     from worldclip.check.stage import check as check
     from worldclip.check.stage import load_config as load_config
+    from worldclip.check.stage import open_pool as open_pool
     from worldclip.check.stage import scan_shards as scan_shards
 
 _HOMES = {
     "check": "worldclip.check.stage",
     "hash_images": "worldclip.check.images",
     "load_config": "worldclip.check.stage",
+    "open_pool": "worldclip.check.stage",
     "scan_shards": "worldclip.check.stage",
 }
-__all__ = ["CheckConfig", "check", "hash_images", "load_config", "scan_shards"]
+__all__ = ["CheckConfig", "check", "hash_images", "load_config", "open_pool", "scan_shards"]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

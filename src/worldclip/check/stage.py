@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,36 @@ UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pa
 NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
 
 
+_IN_A_POOL = "is a rule of pool check, and this file is the pool; move it to a file of rules for --config"
+
+
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckConfig:
     """Return the config of a TOML file or nested dicts, with `key=value` overrides.
 
-    Raises UserError that lists all problems.
+    Raises UserError that lists all problems; sections of a recipe are none of a file of rules.
     """
+    if not isinstance(source, Mapping) and (problems := list(_recipe_sections(Path(source)))):
+        raise UserError(problems)
     config: CheckConfig = settings.load_config(CheckConfig, source, overrides)
     return config
+
+
+def _recipe_sections(path: Path) -> Iterator[str]:
+    """Yield a problem for each section of a recipe in a file of rules."""
+    for name in settings.read_toml(path):
+        if name in settings.SECTIONS:
+            yield f"{path}: [{name}] is a section of a recipe, and --config takes rules; give the recipe as POOL"
+
+
+def open_pool(source: str | Path) -> Run:
+    """Return the context of any pool, as pool.open_pool does.
+
+    Raises UserError for a .toml file with rules: those of --config count, and others would have no effect.
+    """
+    path = Path(source)
+    if path.suffix == ".toml":
+        settings.read_sections(path, dict.fromkeys(CheckConfig.__slots__, _IN_A_POOL))
+    return pools.open_pool(source)
 
 
 MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning

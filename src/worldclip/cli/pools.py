@@ -35,9 +35,9 @@ def check_pool(
     """
     rules = check.load_config(config or {}, set)
     if shards:
-        check.scan_shards(open_pool(pool), out, read_slice(shards), rules, executor=executor)
+        check.scan_shards(check.open_pool(pool), out, read_slice(shards), rules, executor=executor)
         return None, ""
-    report = check.check(open_pool(pool), out, rules, executor=executor)
+    report = check.check(check.open_pool(pool), out, rules, executor=executor)
     counts = report["counts"]
     lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {out / 'valid_keys.parquet'}"]
     lines += [f"  {rule:<24} {count:>12,}" for rule, count in counts["removed"].items()]

@@ -266,6 +266,8 @@ def read_manifest(folder: Path) -> Json | None:
 
 def require_manifest(run: Path, stage: str) -> Json:
     """Return the manifest of RUN/<stage>.  Raises UserError that says what to run first."""
+    if run.is_file():
+        raise UserError(f"{run} is a file; give the folder of a run (a recipe runs into runs/NAME, or --out)")
     manifest = read_manifest(run / stage)
     if manifest is None:
         raise UserError(f"{run / stage} is not finished; run first: worldclip {stage} {run}")

@@ -34,7 +34,7 @@ from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
-from worldclip.core.settings import deciding, load_config, read_toml, section_name
+from worldclip.core.settings import deciding, load_config, read_sections, section_name
 
 ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # of work whose inputs change while it runs
@@ -204,10 +204,10 @@ class Run:
     def open(cls, source: Path, executor: Executor | None = None) -> Run:
         """Return the context of an existing RUN, from its recipe.toml, or of a .toml file.
 
-        Raises UserError if there is none.
+        Raises UserError if there is none, and for unknown sections.
         """
         run_dir = source if source.is_dir() else source.parent
-        return cls(dir=run_dir, sections=read_toml(source), executor=executor or LocalExecutor())
+        return cls(dir=run_dir, sections=read_sections(source), executor=executor or LocalExecutor())
 
     def section(self, cls: type[_Config]) -> _Config:
         """Return a section of the recipe by its config class."""

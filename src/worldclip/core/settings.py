@@ -31,6 +31,8 @@ from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
 
 Table = dict[str, Any]  # of TOML
+SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
+"""The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
@@ -239,6 +241,26 @@ def read_toml(path: Path) -> Table:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # the latter: nested too deeply
         raise UserError(f"{file} is not valid TOML: {error}") from error
+
+
+def read_sections(path: Path, elsewhere: Mapping[str, str] = types.MappingProxyType({})) -> Table:
+    """Read the sections of a recipe, a TOML file or a run's recipe.toml.
+
+    Their keys are checked when a section is used.  elsewhere: names that belong to another file, and why.  Raises
+    UserError where there is no file, and for all other sections.
+    """
+    tables = read_toml(path)
+    known = (*SECTIONS, *elsewhere)
+    problems = [
+        f"{path}: {name} {elsewhere[name]}"
+        if name in elsewhere
+        else f"{path}: unknown section {name}; {_suggest(name, known if _nearest(name, known) else SECTIONS)}"
+        for name in tables
+        if name not in SECTIONS
+    ]
+    if problems:
+        raise UserError(problems)
+    return tables
 
 
 def _resolve_places(cls: type, values: Table, folder: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
 from worldclip.core.settings import Config, Decides, Place, Problems
@@ -129,6 +130,16 @@ class LanguagesConfig(Config):
 
 
 def open_run(source: Path, executor: Executor | None = None) -> Run:
+    """Return the context of an existing RUN, whose added languages are known from now on.
+
+    Raises UserError if there is none.
+    """
+    if source.is_file():
+        raise UserError(f"{source} is a file; give the folder of a run (a recipe runs into runs/NAME, or --out)")
+    return open_recipe(source, executor)
+
+
+def open_recipe(source: Path, executor: Executor | None = None) -> Run:
     """Return the context of an existing RUN, or of a .toml file, whose added languages are known from now on.
 
     Raises UserError if there is none.

@@ -96,6 +96,8 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
     """
     run_dir = run.parent if run.name == "curate" and layout.is_run(run.parent) else run
     problems = problems_of(check_repository, repository, "OWNER/NAME")
+    if not layout.is_run(run_dir):
+        problems.append(f"{run} is not a run; give the folder of one whose stage curate is finished")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
     if data == "tars" and not layout.curated_tars(run_dir).is_dir():
         problems.append(

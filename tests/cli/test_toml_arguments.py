@@ -1,0 +1,140 @@
+"""Every command that is given a TOML file reads all of it, or refuses it: nothing in it is without effect silently."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from test_without_extras import to_arguments
+from toy import ToyWorld
+from worldclip.check import CheckConfig
+from worldclip.cli import main
+from worldclip.cli.overview import GROUPS
+from worldclip.recipe import stage_names
+
+# T: a recipe with a misspelt section, rules of pool check and a good [pool]; P: a pool; ONNX: a model; O: a folder to
+# write, which must not exist afterwards
+READS_ALL = [  # as a recipe: names every unknown section
+    "run T --out O",
+    *(f"{stage} T --out O" for stage in stage_names()),
+    "evaluate T --out O --watch",
+    "fetch metadata T",
+    "tokenizer train T --out O",
+    "pool check T --out O",
+    "pool check T --out O --shards 1/2",
+    "pool dedup T --out O",
+    "pool dedup T --out O --key json:uid",
+    "embed ONNX T --out O",
+    "embed ONNX T --out O --key json:uid",
+]
+TAKES_NONE = [  # names the file
+    "init T --out O",
+    "status T",
+    "pool hash T --out O",
+    "pool wat T --out O",
+    "publish T owner/name",
+    "pack T --out O",
+    "unpack T --out O",
+    "classify T x.png --labels a",
+    "consolidate T",
+    "tokenizer compare T --on T",
+    "languages T",
+    "estimate T",
+    "estimate T --pairs 10",
+    "estimate T --plot sizes.svg",
+    "inspect T",
+    "inspect T --key a",
+    "inspect T --entry red",
+    "explore T --out O",
+    "compare T T",
+    "leaderboard T",
+    "embed T P --out O",
+    "index T",
+    "search T red",
+    "serve T",
+]
+UNTRIED = {"pool emoji", "pool world", "fetch cldr", "fetch dataset", "doctor", "evaluate", "export"}
+"""Commands whose arguments are no files, and any model's, which are stages too."""
+
+
+@pytest.fixture
+def places(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "ONNX"
+    model.mkdir()
+    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
+        (model / name).write_text("{}", encoding="utf-8")
+    recipe = tmp_path / "T.toml"
+    recipe.write_text(
+        f'radius = 3\n[pool]\npath = "{toy_world.pool}"\n[balance]\ntail_fraction = 0.3\n[trian]\nlr = 1\n'
+        "[images]\nmin_side_px = 1000\n",
+        encoding="utf-8",
+    )
+    return {"T": recipe, "P": toy_world.pool, "ONNX": model, "O": tmp_path / "O"}
+
+
+@pytest.mark.parametrize("command", READS_ALL)
+def test_unknown_sections_of_a_recipe_are_refused(
+    command: str, places: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(to_arguments(command, places)) == 2
+    error = capfd.readouterr().err
+    assert "unknown section trian; did you mean train?" in error
+    for name in ("radius", "images"):
+        assert re.search(rf"unknown section {name};|{name} is a rule of pool check", error)
+    assert not places["O"].exists()
+
+
+@pytest.mark.parametrize("command", TAKES_NONE)
+def test_recipe_in_place_of_another_input_is_refused_by_its_name(
+    command: str, places: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = places["T"].read_bytes()
+    code = main(to_arguments(command, places))
+    error = capfd.readouterr().err
+    assert code in (1, 2)
+    assert "T.toml" in error
+    assert "Traceback" not in error
+    assert not re.search(r"run first: worldclip \w+ [^ ]*T\.toml", error), "that would not help"
+    assert places["T"].read_bytes() == before
+
+
+def test_tables_have_every_command() -> None:
+    commands = {name.removesuffix(" MODEL") for group in GROUPS for name in group.summaries} | {*stage_names()}
+    tried = {name for name in commands for line in (*READS_ALL, *TAKES_NONE) if line.startswith(f"{name} ")}
+    assert commands - tried == UNTRIED - {*stage_names()}
+
+
+def test_rules_in_the_file_of_the_pool_belong_to_config(
+    places: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    good = f'[pool]\npath = "{places["P"]}"\n'
+    command = ["pool", "check", str(places["T"]), "--out", str(places["O"])]
+    for rule in (name for name in CheckConfig.__slots__ if name != "data"):
+        places["T"].write_text(f"{rule} = 1\n{good}", encoding="utf-8")
+        assert main(command) == 2
+        assert f"T.toml: {rule} is a rule of pool check" in capfd.readouterr().err
+    places["T"].write_text(f"{good}[imags]\nmin_side_px = 1", encoding="utf-8")
+    assert main(command) == 2
+    assert "unknown section imags; did you mean images?" in capfd.readouterr().err
+    assert not places["O"].exists()
+
+
+def test_rules_and_pool_in_two_files_are_applied(places: dict[str, Path], tmp_path: Path) -> None:
+    places["T"].write_text(f'[pool]\npath = "{places["P"]}"\n[train]\nlr = 1.0\n', encoding="utf-8")
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[images]\nmin_side_px = 1000\n", encoding="utf-8")
+    command = ["pool", "check", str(places["T"]), "--out", str(places["O"]), "--workers", "1"]
+    assert main([*command, "--config", str(rules)]) == 0
+    assert '"min_side_px"' in (places["O"] / "report.json").read_text(encoding="utf-8")
+
+
+def test_recipe_in_place_of_rules_is_refused(places: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["pool", "check", str(places["P"]), "--out", str(places["O"]), "--config", str(places["T"])]
+    assert main(command) == 2
+    error = capfd.readouterr().err
+    assert "T.toml: [pool] is a section of a recipe, and --config takes rules; give the recipe as POOL" in error
+    assert "[balance] is a section of a recipe" in error
+    assert not places["O"].exists()
