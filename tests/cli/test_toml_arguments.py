@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-
 from test_without_extras import to_arguments
-from toy import ToyWorld
+
+from toy import ToyWorld, write_tar
 from worldclip.check import CheckConfig
 from worldclip.cli import main
 from worldclip.cli.overview import GROUPS
@@ -138,3 +139,27 @@ def test_recipe_in_place_of_rules_is_refused(places: dict[str, Path], capfd: pyt
     assert "T.toml: [pool] is a section of a recipe, and --config takes rules; give the recipe as POOL" in error
     assert "[balance] is a section of a recipe" in error
     assert not places["O"].exists()
+
+
+@pytest.mark.parametrize("command", ["pool check T --out O --set duplicates=keep", "pool dedup T --out O"])
+def test_relative_paths_start_at_the_file_of_the_pool(
+    command: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the working directory has another pool of that name."""
+    for folder, members in (("recipes", ["a", "b"]), ("elsewhere", ["c"])):
+        write_tar(tmp_path / folder / "pool" / "0.tar", [(f"{name}.txt", b"a red circle") for name in members])
+    places["T"] = tmp_path / "recipes" / "T.toml"
+    places["T"].write_text('[pool]\npath = "pool"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*to_arguments(command, places), "--workers", "1"]) == 0
+    report = json.loads((places["O"] / "report.json").read_text(encoding="utf-8"))
+    assert report.get("pairs", report.get("counts", {}).get("pairs_in")) == 2
+
+
+def test_relative_paths_of_rules_start_at_their_file(places: dict[str, Path], tmp_path: Path) -> None:
+    rules = tmp_path / "rules" / "rules.toml"
+    rules.parent.mkdir()
+    (rules.parent / "phrases.txt").write_text("red circle\n", encoding="utf-8")
+    rules.write_text('duplicates = "keep"\n[texts]\ndeny_phrases = ["phrases.txt"]\n', encoding="utf-8")
+    command = ["pool", "check", str(places["P"]), "--out", str(places["O"]), "--workers", "1"]
+    assert main([*command, "--config", str(rules)]) == 0

@@ -29,7 +29,7 @@ class TextRules(Config):
     """Reject texts that are only a web address or a file name."""
     languages: tuple[str, ...] = ()
     """Reject texts in other languages than these (our codes; default: none)."""
-    deny_phrases: tuple[str, ...] = ()
+    deny_phrases: Annotated[tuple[str, ...], Place()] = ()
     """Files with one phrase per line: reject texts that contain one, at word boundaries, in any case."""
     personal_data: Literal["keep", "drop", "mask"] = "keep"
     """E-mail addresses and phone numbers: drop rejects the text; mask blots them out in what write = "tars" writes."""

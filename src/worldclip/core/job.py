@@ -183,6 +183,7 @@ class Run:
 
     dir: Path
     sections: Mapping[str, Any]  # section -> its config, or the raw table of a TOML file
+    folder: Path | None = None  # of that TOML file: relative paths in its tables start there
     executor: Executor = field(default_factory=LocalExecutor)
     only: frozenset[str] | None = None  # stages to run; None: all
     restarted: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
@@ -206,15 +207,17 @@ class Run:
 
         Raises UserError if there is none, and for unknown sections.
         """
-        run_dir = source if source.is_dir() else source.parent
-        return cls(dir=run_dir, sections=read_sections(source), executor=executor or LocalExecutor())
+        sections, executor = read_sections(source), executor or LocalExecutor()
+        if source.is_dir():  # its recipe.toml holds absolute paths
+            return cls(dir=source, sections=sections, executor=executor)
+        return cls(dir=source.parent, sections=sections, folder=source.parent, executor=executor)
 
     def section(self, cls: type[_Config]) -> _Config:
         """Return a section of the recipe by its config class."""
         value = self.sections.get(section_name(cls), {})
         if isinstance(value, cls):
             return value
-        config: _Config = load_config(cls, value)
+        config: _Config = load_config(cls, value, folder=self.folder)
         return config
 
     def deciding(self, output: str) -> Json:

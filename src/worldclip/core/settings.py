@@ -209,16 +209,19 @@ def load_config(
 ) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
-    Relative paths in a TOML file are relative to `folder`, by default its own (Place); those of overrides to the
-    working directory.  Raises UserError with every problem.  Keys of one section that depend on each other are compared
-    only where all of its keys are known and of the right type: a misspelled key is reported without its consequences.
+    Relative paths in a TOML file are relative to `folder`, by default its own (Place); a run's recipe.toml and nested
+    dicts hold absolute ones.  Those of overrides are relative to the working directory.  Raises UserError with every
+    problem.  Keys of one section that depend on each other are compared only where all of its keys are known and of the
+    right type: a misspelled key is reported without its consequences.
     is_final: False for values that flags may still replace: only unknown keys and wrong types are problems, and the
     caller asks for `problems` afterwards.
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
-    if not isinstance(source, Mapping) and os.path.isfile(source):  # a run's own recipe holds absolute paths
-        _resolve_places(cls, values, folder or Path(source).parent)
+    if folder is None and not isinstance(source, Mapping) and os.path.isfile(source):
+        folder = Path(source).parent
+    if folder is not None:
+        _resolve_places(cls, values, folder)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
     config: Config = loader.build(cls, values, _prefix(cls))
