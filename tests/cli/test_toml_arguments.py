@@ -12,7 +12,7 @@ from test_without_extras import to_arguments
 from toy import ToyWorld, write_tar
 from worldclip.check import CheckConfig
 from worldclip.cli import main
-from worldclip.cli.overview import GROUPS
+from worldclip.cli.overview import COMMANDS
 from worldclip.recipe import stage_names
 
 # T: a recipe with a misspelt section, rules of pool check and a good [pool]; P: a pool; ONNX: a model; O: a folder to
@@ -103,7 +103,7 @@ def test_recipe_in_place_of_another_input_is_refused_by_its_name(
 
 
 def test_tables_have_every_command() -> None:
-    commands = {name.removesuffix(" MODEL") for group in GROUPS for name in group.summaries} | {*stage_names()}
+    commands = {name.removesuffix(" MODEL") for name in COMMANDS.names()} | {*stage_names()}
     tried = {name for name in commands for line in (*READS_ALL, *TAKES_NONE) if line.startswith(f"{name} ")}
     assert commands - tried == UNTRIED - {*stage_names()}
 

@@ -19,7 +19,7 @@ from worldclip.evaluate import engine
 from worldclip.recipe import stage_names
 from worlds import WordModel, word_dataset
 
-# R: a recipe, W: one that names WordNets, P: its pool, RUN: its finished run, C: a run curated without extras,
+# R: a recipe, P: its pool, RUN: its finished run, C: a run curated without extras,
 # E: embedded images, F: embedded texts with an index of faiss, ONNX: an exported model, D: a folder of a dataset,
 # S: results of an evaluation, O: a folder to write, which must not exist afterwards
 NEEDS: list[tuple[str, str]] = [  # command, extras that it names
@@ -61,7 +61,6 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("pool hash P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
     ("pool dedup P --out O --executor ray", "ray"),
     ("publish C owner/name", "hub"),
-    ("fetch metadata W --wordnets odenet:1.3", "metadata"),
     ("classify RUN x.png --labels a", "train"),
     ("classify ONNX x.png --labels a", "onnx"),
     ("consolidate RUN", "train"),
@@ -106,6 +105,7 @@ WORKS: list[str] = [
 UNTRIED = {
     "fetch cldr": "needs the network; the standard library alone downloads",
     "fetch dataset": "needs the network; the standard library alone downloads",
+    "fetch metadata": "needs the network; the standard library alone downloads",
     "pool wat": "reads WARC files by code of ours; tests/tools/test_wat.py",
 }
 DEVELOPERS = {"dev", "docs"}
@@ -133,9 +133,7 @@ def extras_of_project() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("without_extras")
-    names = {name: folder / name for name in ("W", "E", "F", "ONNX", "D", "S", "O", "C")}
-    recipe = toy_world.recipe.read_text(encoding="utf-8").replace('sources = ["list"]', 'sources = ["list", "wordnet"]')
-    names["W"].write_text(recipe.replace("[metadata]", '[metadata]\ndumps = "dumps"'), encoding="utf-8")
+    names = {name: folder / name for name in ("E", "F", "ONNX", "D", "S", "O", "C")}
     assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
     assert main(["embed", str(toy_run), str(toy_world.pool), "--of", "texts", "--out", str(names["F"])]) == 0
     assert main(["index", str(names["F"]), "--library", "faiss"]) == 0
