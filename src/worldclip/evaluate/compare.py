@@ -177,7 +177,8 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 
 def _means_over_seeds(group: Group, metric: str, arm_of_run: np.ndarray) -> np.ndarray:
     """Return the mean over seeds of each arm in each language, (A, L)."""
-    values_LR = np.array([[record["metrics"][metric] for record in records] for records in group], float)
+    values = [record["metrics"][metric] for records in group for record in records]
+    values_LR = np.array(values, float).reshape(len(group), -1)
     arms = range(arm_of_run.max() + 1)
     return np.stack([values_LR[:, arm_of_run == arm].mean(axis=1) for arm in arms])
 

@@ -91,7 +91,8 @@ def languages_interval(values: Sequence[float], num_queries: Sequence[int]) -> I
     languages share images.
     """
     random = np.random.default_rng(0)
-    shares, sizes = np.asarray(values, float), np.asarray(num_queries, np.int64)
+    shares = np.asarray(values, float)
+    sizes = np.asarray(num_queries, np.int64)
     drawn = random.integers(0, len(shares), (NUM_RESAMPLES, len(shares)))
     return quantiles((random.binomial(sizes[drawn], shares[drawn]) / sizes[drawn]).mean(axis=1))
 

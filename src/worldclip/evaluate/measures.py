@@ -224,7 +224,8 @@ def overlaps(first_CD: np.ndarray, second_CD: np.ndarray, image_ND: np.ndarray, 
     both = np.concatenate([first_CD, second_CD])
     distinct, row = distinct_rows(both)  # a name that is equal in both languages is ranked once
     best = best_images(both[distinct], image_ND, k)[row]
-    first_Ck, second_Ck = best[: len(first_CD)], best[len(first_CD) :]
+    first_Ck = best[: len(first_CD)]
+    second_Ck = best[len(first_CD) :]
     share_C: np.ndarray = (first_Ck[:, :, None] == second_Ck[:, None, :]).any(axis=2).mean(axis=1)
     return share_C
 

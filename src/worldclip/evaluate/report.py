@@ -121,12 +121,12 @@ def _group(
     records: Mapping[str, ResultRecord], metric: str, group_of: Mapping[str, str], order: Sequence[str] = ()
 ) -> list[LanguageGroup]:
     """Return the mean of each group.  order: of the groups' names (default: the largest group first)."""
-    members: dict[str, list[str]] = {}
+    members: dict[str, dict[str, ResultRecord]] = {}
     for lang, name in group_of.items():
-        members.setdefault(name, []).append(lang)
+        members.setdefault(name, {})[lang] = records[lang]
     names = [name for name in order if name in members]
     names = names or sorted(members, key=lambda name: (-len(members[name]), name))
-    return [_mean_of(name, {lang: records[lang] for lang in members[name]}, metric) for name in names]
+    return [_mean_of(name, members[name], metric) for name in names]
 
 
 def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> LanguageGroup:

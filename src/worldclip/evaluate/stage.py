@@ -86,7 +86,8 @@ def _inputs(run: Run) -> Json:
 
 
 def _evaluate(run: Run, job: Job) -> Result:
-    config, codes = run.section(EvaluateConfig), run.section(LanguagesConfig).codes
+    config = run.section(EvaluateConfig)
+    codes = run.section(LanguagesConfig).codes
     checkpoint = checkpoint_folder(run.dir)
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
     sweep = Sweep(checkpoint, model_id, config, run.dir)
@@ -108,9 +109,12 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Jso
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}no dataset to evaluate; set evaluate.datasets, or a suite that has data")
-    path, pool_dir = Path(source), out
-    if (checkpoint := best_checkpoint(path)) is not None:
-        path, pool_dir = checkpoint, path
+    path = Path(source)
+    pool_dir = out
+    checkpoint = best_checkpoint(path)
+    if checkpoint is not None:
+        pool_dir = path
+        path = checkpoint
     source_digest = model_digest(path) if path.exists() else digest(str(source))
     model_id = {"model": str(source), "model_digest": source_digest}
     return _measure(Sweep(source, model_id, config, pool_dir), out, lambda loaded: list(config.languages))

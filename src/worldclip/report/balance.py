@@ -16,7 +16,8 @@ NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 MAX_ROWS = 40  # thresholds in sight
 CURVE_PX = (290, 200)  # width, height
 MAX_HEADS = 40  # lists with a table of head entries
-OPEN_LISTS, HEAD_ENTRIES = 4, 10  # lists whose head entries are in sight, the others are folded; entries of each
+OPEN_LISTS = 4  # lists whose head entries are in sight, the others are folded
+HEAD_ENTRIES = 10  # of each list
 SIZE_CHART_PX = (640, 320)  # of the file
 SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
 LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
@@ -31,9 +32,10 @@ def _thresholds(report: BalanceReport) -> Section:
     lists: dict[str, Mapping[str, Any]] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
-    rows = [
-        [name, *(lists[name][key] for key in keys), *report["curves"][name]["effective_entries"]] for name in by_size
-    ]
+    rows = []
+    for name in by_size:
+        numbers = [lists[name][key] for key in keys]
+        rows.append([name, *numbers, *report["curves"][name]["effective_entries"]])
     counts = ("entries", "matched entries", "matches", "effective before", "effective after")
     first = [text_column("list", lang_name), Column("threshold", count), Column("tail fraction", percent)]
     columns = [*first, *columns_of(counts, count)]
@@ -97,7 +99,8 @@ def _size_lines(sizes: SizeCurve) -> list[Line]:
 
 
 def _size_chart(sizes: SizeCurve, size_px: tuple[int, int]) -> Html:
-    x_label, y_label = sizes["key"].replace("_", " "), f"expected {unit(sizes['text_policy'])}"
+    x_label = sizes["key"].replace("_", " ")
+    y_label = f"expected {unit(sizes['text_policy'])}"
     return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=size_px)
 
 

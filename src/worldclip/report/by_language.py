@@ -73,7 +73,8 @@ def _means_over(result: DatasetResult) -> list[Html]:
 
 
 def _named(langs: Sequence[str]) -> Html:
-    text, names = f"Mean over {len(langs)} languages", " ".join(langs)
+    text = f"Mean over {len(langs)} languages"
+    names = " ".join(langs)
     if len(langs) <= MAX_NAMED_LANGUAGES:
         return tag("p", f"{text}: {names}.", class_="lead")
     return folded(f"{text}, by their codes", tag("p", names, class_="lead"))

@@ -11,13 +11,17 @@ from pathlib import Path
 from worldclip.report.html import Html, tag
 from worldclip.report.numbers import tick
 
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 10, 10, 34
+MARGIN_LEFT = 44  # pixels
+MARGIN_RIGHT = 10
+MARGIN_TOP = 10
+MARGIN_BOTTOM = 34
 LABELLED_MARGIN_BOTTOM = 58  # below a dot chart whose labels are turned
 DOT_CHART_PX = (900, 300)
 MAX_LABELS = 45  # of a dot chart; more would run into each other
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
-LEGEND_ROW, LEGEND_COLUMN = 18, 150  # pixels of an entry in a chart's own file
+LEGEND_ROW = 18  # pixels of an entry in a chart's own file
+LEGEND_COLUMN = 150
 MAX_SCALE = 1.4  # by which a page enlarges a chart; its text grows with it
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
@@ -71,13 +75,15 @@ class Axis:
     def ticks(self) -> list[float]:
         """Return round values that lie on the axis."""
         if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            first = math.ceil(math.log10(self.low) - 1e-9)
+            last = math.floor(math.log10(self.high) + 1e-9)
             decades = max(1, math.ceil((last - first) / MAX_DECADES))
             return [10.0**power for power in range(first, last + 1, decades)]
         raw = (self.high - self.low) / NUM_INTERVALS
         power = 10 ** math.floor(math.log10(raw))
         step = next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= raw)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
 
 
@@ -90,7 +96,8 @@ def axis_over(values: Sequence[float], *, log: bool = False, from_zero: bool = F
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     if log and high / low < 100:  # extend to whole decades, else there is hardly a power of ten to put a tick at
-        low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+        low = 10 ** math.floor(math.log10(low))
+        high = 10 ** math.ceil(math.log10(high))
     return Axis(low=low, high=high, log=log)
 
 
@@ -204,7 +211,8 @@ def _dot_marks(frame: _Frame, dot: Dot, x: float, step: float) -> list[Html]:
         at = f"{x:.1f}"
         parts.append(tag("line", x1=at, x2=at, y1=low, y2=high, stroke=dot.colour, opacity=".4"))
     if dot.chance is not None:
-        y, half = f"{frame.y(dot.chance):.1f}", min(5.0, 0.4 * step)
+        y = f"{frame.y(dot.chance):.1f}"
+        half = min(5.0, 0.4 * step)
         parts.append(tag("line", x1=f"{x - half:.1f}", x2=f"{x + half:.1f}", y1=y, y2=y, stroke="var(--ink)"))
     radius = min(4.5, max(2.2, 0.3 * step))
     circle = {"cx": f"{x:.1f}", "cy": f"{frame.y(dot.y):.1f}", "r": f"{radius:.1f}"}
@@ -220,7 +228,8 @@ def svg_file(chart: Html, title: str, legend: Sequence[tuple[str, str]], size_px
     per_row = max(1, width // LEGEND_COLUMN)
     entries = []
     for i, (colour, name) in enumerate(legend):
-        x, y = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row), height + LEGEND_ROW * (2 + i // per_row)
+        x = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row)
+        y = height + LEGEND_ROW * (2 + i // per_row)
         entries.append(tag("rect", x=x, y=y - 9, width=10, height=10, fill=colour))
         entries.append(tag("text", name, x=x + 16, y=y))
     total = height + LEGEND_ROW * (2 + math.ceil(len(legend) / per_row))

@@ -42,7 +42,8 @@ LanguageRow: TypeAlias = Mapping[str, Any]
 def cards(report: CurateReport) -> list[Card]:
     """Return the number of pairs and languages kept."""
     total = _total(report["languages"])
-    pairs_in, pairs_out = total["pairs_in"], total["pairs_out"]
+    pairs_in = total["pairs_in"]
+    pairs_out = total["pairs_out"]
     share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
     num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
     return [
@@ -64,7 +65,8 @@ def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
 
 def _fates(report: CurateReport) -> Section:
     """Return where pairs end, by language."""
-    rows, counted = report["languages"], unit(report["text_policy"])
+    rows = report["languages"]
+    counted = unit(report["text_policy"])
     langs = sorted(rows, key=lambda lang: (-rows[lang]["pairs_out"], -rows[lang]["pairs_in"], lang))
     total = _total(rows)
     ends = [end for end in ENDS if total[end]]

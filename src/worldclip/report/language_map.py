@@ -106,14 +106,15 @@ def group_bars(groups: Mapping[str, Sequence[LanguageGroup]]) -> Html:
 def group_bar(group: LanguageGroup, scale: float, name: str = "") -> Bar:
     """Return the mean of a group as a bar.  scale: the value of a full bar; name: default: the group's."""
     name = name or group["name"]
-    value, chance = group["value"], group["chance"]
-    beside = f" · {times(value / chance)}" if chance else ""
+    value = group["value"]
+    chance = group["chance"]
+    multiple = f" · {times(value / chance)}" if chance else ""
     low, high = group["interval_95"]
     hover = f"{name}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
     return Bar(
         label=join([name, tag("small", f"({count(len(group['languages']))})")], " "),
         parts=[(value / scale, "var(--s1)", hover)],
-        note=f"{percent(value)}{beside}",
+        note=f"{percent(value)}{multiple}",
         interval=(low / scale, high / scale),
         mark=chance / scale if chance is not None else None,
     )

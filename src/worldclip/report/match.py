@@ -87,7 +87,8 @@ def _script(lang: str) -> str:
 
 def _lid_recall(report: MatchReport) -> Section:
     """Return how much of each language's texts identification finds, and where the others go."""
-    truth, recalls = report["truth"], report["lid_recall"]
+    truth = report["truth"]
+    recalls = report["lid_recall"]
     unknown = report.get("lid_unknown", [])
     mean = sum(recalls.values()) / len(recalls)
     best_first = sorted(recalls, key=lambda lang: (-recalls[lang], lang))

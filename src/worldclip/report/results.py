@@ -115,16 +115,12 @@ def mean_over_languages(records: Sequence[ResultRecord]) -> Mean:
 
     records: of one dataset and one task.  A metric that one of them lacks has no mean.
     """
+    metrics = {}
     by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
-    chances = {
-        metric: float(np.mean([record["chance"][metric] for record in records])) for metric in records[0]["chance"]
-    }
-    return {
-        "languages": [record["lang"] for record in records],
-        "metrics": {
-            name: float(np.mean([number.value for number in of_langs.values()]))
-            for name, of_langs in by_name.items()
-            if len(of_langs) == len(records)
-        },
-        "chance": chances,
-    }
+    for name, of_langs in by_name.items():
+        if len(of_langs) == len(records):
+            metrics[name] = float(np.mean([number.value for number in of_langs.values()]))
+    chances = {}
+    for metric in records[0]["chance"]:
+        chances[metric] = float(np.mean([record["chance"][metric] for record in records]))
+    return {"languages": [record["lang"] for record in records], "metrics": metrics, "chance": chances}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,10 +67,11 @@ class Table:
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which every cell is None."""
-        columns = zip(self.columns, *self.rows, strict=True)
-        used = [i for i, (_, *cells) in enumerate(columns) if any(cell is not None for cell in cells)]
-        rows = [[row[i] for i in used] for row in self.rows]
-        return Table([self.columns[i] for i in used], rows, self.totals)
+        is_used = [False] * len(self.columns)
+        for row in self.rows:
+            is_used = [used or cell is not None for used, cell in zip(is_used, row, strict=True)]
+        rows = [list(itertools.compress(row, is_used)) for row in self.rows]
+        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals)
 
 
 def to_html(table: Table) -> Html:
@@ -98,7 +100,7 @@ def _css_text(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too, for terminals; totals are bold."""
-    lines = [[_markdown(text) for text in texts] for texts in _texts(table)]
+    lines = [list(map(_markdown, texts)) for texts in _texts(table)]
     for number in table.totals:
         lines[1 + number][0] = f"**{lines[1 + number][0]}**"
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
@@ -130,15 +132,21 @@ def to_csv(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """Return a booktabs tabular."""
     spec = "".join(column.align[0] for column in table.columns)
-    head, *body = (" & ".join(text.translate(_LATEX_SPECIAL) for text in texts) + r" \\" for texts in _texts(table))
+    head, *body = map(_latex_row, _texts(table))
     parts = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*parts, ""])
 
 
-def _texts(table: Table) -> list[list[str]]:
-    """Return the titles, then the texts of each row."""
-    rows = [[_text(column, value) for column, value in _cells(table, row)] for row in table.rows]
-    return [[column.title for column in table.columns], *rows]
+def _latex_row(texts: Sequence[str]) -> str:
+    cells = " & ".join(text.translate(_LATEX_SPECIAL) for text in texts)
+    return rf"{cells} \\"
+
+
+def _texts(table: Table) -> Iterator[list[str]]:
+    """Yield the titles, then the texts of each row."""
+    yield [column.title for column in table.columns]
+    for row in table.rows:
+        yield [_text(column, value) for column, value in _cells(table, row)]
 
 
 def _cells(table: Table, row: Sequence[Any]) -> list[tuple[Column, Any]]:

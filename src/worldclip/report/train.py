@@ -78,5 +78,8 @@ def _curve(heading: str, points: Sequence[tuple[float, float]], colour: str) -> 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the means of equal runs of points, at most MAX_POINTS of them."""
     width = -(-len(points) // MAX_POINTS)
-    runs = [points[start : start + width] for start in range(0, len(points), width)]
-    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+    thinned = []
+    for start in range(0, len(points), width):
+        x, y = zip(*points[start : start + width], strict=True)
+        thinned.append((sum(x) / len(x), sum(y) / len(y)))
+    return thinned

@@ -123,10 +123,10 @@ def _task(
     They are one class, as no model can tell them apart.  Under `first` they stay apart, as in the paper, whose argmax
     takes the first: images of the others are never right.
     """
+    names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
     if ties == "first":
-        names, class_of_label = np.array(labels, dtype=object), np.arange(len(labels))
-    else:
-        names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
+        names = np.array(labels, dtype=object)
+        class_of_label = np.arange(len(labels))
     class_of_index = np.full(NUM_IMAGENET_CLASSES, -1)
     class_of_index[indices] = class_of_label
     image_idx = np.flatnonzero(class_of_index[class_of_image] >= 0)

@@ -29,8 +29,8 @@ from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import stamp_of
 from worldclip.evaluate.datasets.common import text_files
-from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
-from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, fingerprints, images_by_stem
+from worldclip.evaluate.datasets.common.build import build_dataset, slices_by
+from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, distinct_images, fingerprints
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
@@ -57,15 +57,15 @@ def load(name: str, folder: Path) -> Dataset:
     else:
         raise UserError(f"{folder} holds neither data/test-*.parquet nor questions.jsonl; it needs one of them")
     stems = [Path(question["image"]).stem for question in questions]
-    position = positions(stems)
-    keys = list(position)
     contents: list[Any]
     if parquet:
+        keys = sorted(set(stems))
+        position = {key: i for i, key in enumerate(keys)}
         read_images = _image_reader(parquet, keys)
         images = Images(keys=keys, read=read_images, fingerprints=fingerprints(parquet, folder))
         contents = [images.fingerprints, [question["answer"] for question in questions]]
     else:
-        images = images_by_stem(folder, keys, path)
+        images, position = distinct_images(folder, stems, path)
         contents = [images.fingerprints, fingerprint(path, folder)]
     image_idx = np.array([position[stem] for stem in stems])
     tasks = {"en": [_task(questions, image_idx, "_en")], LOCAL: [_task(questions, image_idx, "")]}
@@ -85,10 +85,10 @@ def _check(question: Json, where: str) -> None:
 
 def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str) -> Choice:
     """Return the questions in one language; suffix: of the fields that hold it."""
-    options = [
-        [f"{question[f'question{suffix}']} {option}" for option in question[f"options{suffix}"]]
-        for question in questions
-    ]
+    options = []
+    for question in questions:
+        text = question[f"question{suffix}"]
+        options.append([f"{text} {option}" for option in question[f"options{suffix}"]])
     by_country = slices_by([question["country"] for question in questions], "country ")
     by_language = slices_by([text_files.our_code(question["lang"]) for question in questions], "lang ")
     return Choice(

@@ -58,16 +58,19 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     index = {} if given.exists() else _imagenet_index(classes)
     templates = class_names.PLAIN_TEMPLATE
     if given.exists():
-        names, names_from = class_names.read_class_list(given), "given"
+        names = class_names.read_class_list(given)
+        names_from = "given"
         if len(names) != len(classes):
             raise UserError(f"{given} has {len(names)} names; there are {len(classes)} folders")
     elif index:
         if unknown := [label for label in classes if label not in index]:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
         openai, templates = class_names.imagenet_names()
-        names, names_from = [openai[index[label]] for label in classes], "imagenet"
+        names = [openai[index[label]] for label in classes]
+        names_from = "imagenet"
     else:
-        names, names_from = [[label.replace("_", " ")] for label in classes], "folders"
+        names = [[label.replace("_", " ")] for label in classes]
+        names_from = "folders"
     if (folder / "templates.txt").exists():
         templates = class_names.read_templates(folder / "templates.txt")
     return class_names.Names(names, templates), names_from

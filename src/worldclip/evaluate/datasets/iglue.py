@@ -17,8 +17,8 @@ from pathlib import Path
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
-from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import our_codes, read_records
+from worldclip.evaluate.datasets.common.images import distinct_images, fingerprints
+from worldclip.evaluate.datasets.common.text_files import one_per_language, our_codes, read_records
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
 
@@ -30,15 +30,14 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     files = _files(folder)
     captions = {lang: _read_captions(path) for lang, path in files.items()}
-    stems = sorted({stem for pairs in captions.values() for stem, _ in pairs})
-    images = images_by_stem(folder, stems, folder / "annotations")
-    position = {stem: i for i, stem in enumerate(stems)}
+    stems = [stem for pairs in captions.values() for stem, _ in pairs]
+    images, position = distinct_images(folder, stems, folder / "annotations")
     ours = _our_codes(list(files))
-    # The captions of an image must follow each other; sorting is stable.
-    by_language = {
-        ours[lang]: sorted(((position[stem], text) for stem, text in pairs), key=lambda pair: pair[0])
-        for lang, pairs in captions.items()
-    }
+    by_language = {}
+    for lang, pairs in captions.items():
+        placed = [(position[stem], text) for stem, text in pairs]
+        # The captions of an image must follow each other; sorting is stable.
+        by_language[ours[lang]] = sorted(placed, key=lambda pair: pair[0])
     contents = [images.fingerprints, fingerprints(files.values(), folder), list(files)]
     return retrieval_dataset(name, images, by_language, "all_captions", contents, own_images=True)
 
@@ -48,16 +47,11 @@ def _files(folder: Path) -> dict[str, Path]:
     root = folder / "annotations"
     paths = [(path.name, path / "test.jsonl") for path in sorted(root.glob("*")) if path.is_dir()]
     paths += [(path.stem.removeprefix("test_"), path) for path in sorted(root.glob("test_*.jsonl"))]
-    files: dict[str, Path] = {}
-    for lang, path in paths:
-        if lang in files:
-            raise UserError(f"{path} and {files[lang]} are both captions in {lang}; remove one")
-        files[lang] = path
-    if not files:
+    if not paths:
         raise UserError(
             f"{root} holds neither <lang>/test.jsonl nor test_<lang>.jsonl; it must hold a file per language"
         )
-    return files
+    return one_per_language(paths)
 
 
 def _our_codes(codes: Sequence[str]) -> dict[str, str]:
@@ -89,7 +83,8 @@ def _captions(record: Json, where: str) -> list[tuple[str, str]]:
     field = next((name for name in KEYS if name in record), None)
     if field is None:
         raise UserError(f"{where} names no image; it must have one of {', '.join(KEYS)}")
-    key, texts = record[field], record.get(KEYS[field])
+    key = record[field]
+    texts = record.get(KEYS[field])
     texts = texts if isinstance(texts, list) else [texts]
     if not isinstance(key, str) or not key or not texts or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{where}: {field} must be the name of an image and {KEYS[field]} its caption or captions")

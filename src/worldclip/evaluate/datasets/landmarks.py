@@ -52,7 +52,7 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         name,
         images,
         names,
-        [[position[landmark] for landmark in right] for right in landmarks],
+        [list(map(position.__getitem__, right)) for right in landmarks],
         [images.fingerprints, fingerprints([solution, categories, *files])],
         protocol={"names": "categories of the landmarks that occur"},
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import our_codes, read_lines
+from worldclip.evaluate.datasets.common.text_files import one_per_language, our_codes, read_lines
 from worldclip.evaluate.tasks import Dataset
 
 IMAGE_LISTS = ("test_image_names.txt", "filenames.txt", "test_2016_flickr.txt")
@@ -47,15 +47,8 @@ def load(name: str, folder: Path) -> Dataset:
 
 def _caption_files(folder: Path) -> dict[str, Path]:
     """Return {our language code: file}.  Raises UserError if there is none, or two of one language."""
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        match = _CAPTION_FILE.fullmatch(path.name)
-        if match is None:
-            continue
-        lang = match[match.lastgroup or 0]
-        if lang in files:
-            raise UserError(f"{path} and {files[lang]} are both captions in {lang}; remove one")
-        files[lang] = path
+    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
+    files = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
     if not files:
         raise UserError(
             f"{folder} holds no captions; name them test_1kcaptions_<lang>.txt, test_2016_flickr.<lang> or "

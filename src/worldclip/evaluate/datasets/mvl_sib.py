@@ -57,10 +57,12 @@ def _task(folder: Path, position: dict[str, int]) -> ImageChoice:
                 f"{folder}: sentence {key!r}: its text, its images in {top_ranked.name} (all in corpus/test.parquet) "
                 f"and the right one in {qrels.name} (one of them) do not fit together; fetch the files again"
             )
+    images = [candidates[question["id"]] for question in questions]
+    answers = [right[question["id"]] for question in questions]
     return ImageChoice(
         texts=[question["text"] for question in questions],
-        candidates=np.array([[position[image] for image in candidates[question["id"]]] for question in questions]),
-        answer=np.array([candidates[question["id"]].index(right[question["id"]]) for question in questions]),
+        candidates=np.array([list(map(position.__getitem__, keys)) for keys in images]),
+        answer=np.array([keys.index(answer) for keys, answer in zip(images, answers, strict=True)]),
     )
 
 

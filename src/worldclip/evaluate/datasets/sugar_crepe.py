@@ -15,8 +15,8 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.common.build import build_dataset, positions, slices_by
-from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
+from worldclip.evaluate.datasets.common.build import build_dataset, slices_by
+from worldclip.evaluate.datasets.common.images import distinct_images, fingerprints
 from worldclip.evaluate.datasets.common.text_files import check_fields, read_json_object
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
@@ -41,7 +41,7 @@ def load(name: str, folder: Path) -> Dataset:
             questions.append(record)
             kinds.append(path.stem)
     stems = [Path(question["filename"]).stem for question in questions]
-    position = positions(stems)
+    images, position = distinct_images(folder, stems, folder)
     task = Choice(
         options=[[question["caption"], question["negative_caption"]] for question in questions],
         answer=np.zeros(len(questions), np.int64),
@@ -49,5 +49,4 @@ def load(name: str, folder: Path) -> Dataset:
         slices=slices_by(kinds),
         protocol={"average": "micro over questions"},
     )
-    images = images_by_stem(folder, list(position), folder)
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprints(files, folder)])

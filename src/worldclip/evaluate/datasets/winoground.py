@@ -9,13 +9,14 @@ Parts are by collapsed_tag.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from worldclip.core.artifacts import fingerprint
-from worldclip.evaluate.datasets.common.build import build_dataset, positions
-from worldclip.evaluate.datasets.common.images import images_by_stem
+from worldclip.evaluate.datasets.common.build import build_dataset
+from worldclip.evaluate.datasets.common.images import distinct_images
 from worldclip.evaluate.datasets.common.text_files import read_records
 from worldclip.evaluate.selection import Matching
 from worldclip.evaluate.tasks import Dataset
@@ -27,13 +28,12 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "examples.jsonl"
     examples = read_records(path, "one example per line", FIELDS, texts=FIELDS)
-    stems = [[Path(example[field]).stem for field in ("image_0", "image_1")] for example in examples]
-    position = positions(stem for pair in stems for stem in pair)
+    stems = [(Path(example["image_0"]).stem, Path(example["image_1"]).stem) for example in examples]
+    images, position = distinct_images(folder, itertools.chain.from_iterable(stems), path)
     tags = np.array([str(example.get("collapsed_tag", "")) for example in examples])
     task = Matching(
         texts=[(example["caption_0"], example["caption_1"]) for example in examples],
-        image_idx=np.array([[position[stem] for stem in pair] for pair in stems]),
+        image_idx=np.array([(position[first], position[second]) for first, second in stems]),
         slices={tag: tags == tag for tag in dict.fromkeys(tags.tolist()) if tag},
     )
-    images = images_by_stem(folder, list(position), path)
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])

@@ -123,7 +123,8 @@ def leaderboard(*paths: Path) -> Leaderboard:
 
 def read_models(paths: Sequence[Path]) -> list[BoardModel]:
     """Return the models of the folders.  Raises UserError with all problems."""
-    problems = [f"{path} is named twice; name it once" for path in _repeated(path.resolve() for path in paths)]
+    repeated = _repeated(path.resolve() for path in paths)
+    problems = [f"{path} is named twice; name it once" for path in repeated]
     models: list[BoardModel] = []
     ours = []
     for path in paths:

@@ -46,7 +46,10 @@ def to_text(board: Leaderboard) -> str:
     shown = [i for i, column in enumerate(board.columns) if column.is_main]
     columns = [text_column("model")]
     columns += [Column(_title(board.columns[i]), _text_of(board.columns[i])) for i in shown]
-    rows = [[model.name, *(row[i] for i in shown)] for model, row in zip(board.models, board.cells, strict=True)]
+    rows = []
+    for model, cells in zip(board.models, board.cells, strict=True):
+        shown_cells = [cells[i] for i in shown]
+        rows.append([model.name, *shown_cells])
     return "\n\n".join([to_markdown(Table(columns, rows)), *board.differences])
 
 

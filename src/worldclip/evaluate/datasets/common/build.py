@@ -6,7 +6,7 @@ a changed one is evaluated again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,27 +59,27 @@ def classification_dataset(
     more: as of build_dataset.
     """
     if isinstance(classes, np.ndarray):
-        target, also_right = classes, NO_PAIRS
+        target = classes
+        also_right = NO_PAIRS
     else:
         target = np.array([right[0] for right in classes])
         further = [(i, c) for i, right in enumerate(classes) for c in right[1:]]
         further_images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
         also_right = (further_images, further_classes)
-    tasks = {
-        lang: [
-            Classification(
-                class_names=class_names,
-                templates=templates,
-                target=target,
-                image_idx=np.arange(len(target)),
-                also_right=also_right,
-                slices=slices or {},
-                use_f1=use_f1,
-                protocol={"templates": len(templates), **(protocol if lang == "en" else other_protocol or protocol)},
-            )
-        ]
-        for lang, (class_names, templates) in names.items()
-    }
+    tasks = {}
+    for lang, (class_names, templates) in names.items():
+        of_names = protocol if lang == "en" else other_protocol or protocol
+        task = Classification(
+            class_names=class_names,
+            templates=templates,
+            target=target,
+            image_idx=np.arange(len(target)),
+            also_right=also_right,
+            slices=slices or {},
+            use_f1=use_f1,
+            protocol={"templates": len(templates), **of_names},
+        )
+        tasks[lang] = [task]
     return build_dataset(name, images, tasks, contents, **more)
 
 
@@ -112,11 +112,6 @@ def retrieval_dataset(
         )
         tasks[lang] = [task]
     return build_dataset(name, images, tasks, contents, is_train=is_train, **more)
-
-
-def positions(stems: Iterable[str]) -> dict[str, int]:
-    """Return the position of each distinct stem in alphabetical order."""
-    return {stem: i for i, stem in enumerate(sorted(set(stems)))}
 
 
 def slices_by(values: Sequence[str], prefix: str = "") -> dict[str, np.ndarray]:

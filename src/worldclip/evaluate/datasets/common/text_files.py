@@ -9,7 +9,7 @@ import ast
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,16 @@ def parse_list(text: str, where: str, expected: str) -> list[Any]:
 
 
 # --- language codes
+
+
+def one_per_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return {language code of the dataset: file}.  Raises UserError for two files of one language."""
+    by_lang: dict[str, Path] = {}
+    for lang, path in files:
+        if lang in by_lang:
+            raise UserError(f"{path} and {by_lang[lang]} are both captions in {lang}; remove one")
+        by_lang[lang] = path
+    return by_lang
 
 
 def our_code(code: str) -> str:
