@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -117,6 +117,23 @@ def test_packages_make_no_circle() -> None:
     for module, name in arrows():
         below.setdefault(module.split(".")[0], set()).add(name.split(".")[0])
     TopologicalSorter(below).prepare()  # raises CycleError naming the circle
+
+
+def test_modules_make_no_circle() -> None:
+    """No two modules need each other, not even through an import inside a function."""
+    modules = {module_of(path).removesuffix(".__init__"): path for path in SRC.rglob("*.py")}
+    below = {}
+    for module, path in modules.items():
+        found = {longest_prefix(name, modules) for name in imports(path)}
+        below[module] = found - {module, None}
+    TopologicalSorter(below).prepare()  # raises CycleError naming the circle
+
+
+def longest_prefix(name: str, modules: Container[str]) -> str | None:
+    """Return the module that holds an imported name."""
+    while name not in modules and "." in name:
+        name = name.rpartition(".")[0]
+    return name if name in modules else None
 
 
 def test_configs_import_only_configs_and_tables() -> None:

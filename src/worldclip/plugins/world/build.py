@@ -37,7 +37,6 @@ from worldclip.evaluate.datasets.names import MIN_NAMED
 from worldclip.plugins.drawings import Sample, shape_of, sort_by_hash, split_tones, tones_of, write_samples
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
-from worldclip.plugins.world.builder import check_folders, requires
 from worldclip.plugins.world.cldr import read_cldr
 from worldclip.plugins.world.draw import UNDRAWABLE, draw
 from worldclip.plugins.world.emoji_names import read_emoji_names
@@ -45,6 +44,7 @@ from worldclip.plugins.world.gcompris import read_gcompris
 from worldclip.plugins.world.iconify import FLAGS, FLUENT, read_flags, read_fluent
 from worldclip.plugins.world.locales import language_of
 from worldclip.plugins.world.names import Table, merge
+from worldclip.plugins.world.needs import REQUIRES, check_folders
 from worldclip.plugins.world.openmoji import NAME as OPENMOJI
 from worldclip.plugins.world.openmoji import read_openmoji
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
@@ -121,7 +121,7 @@ def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
     if samples_per_shard < 1:
         problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
     problems += check_folders(folders)
-    problems += missing_packages("pool world", requires.modules, extra=requires.extra)
+    problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
 

