@@ -9,7 +9,7 @@ import pytest
 
 from worldclip.evaluate.selection import Association, Choice, Matching
 from worldclip.evaluate.tasks import Classification, MultiLabel, Retrieval
-from worlds import WordModel, vector
+from worlds import WordModel, rows_of, vector
 
 
 def test_choice_averages_over_questions_and_drops_undecodable_images():
@@ -57,7 +57,7 @@ def test_matching_gives_winogrounds_three_scores():
         "c": [0, 0, 5, 4], "d": [0, 0, 3, 3],  # both images prefer c; c finds its image, d ties
     }  # fmt: skip
     task = Matching(texts=[("a", "b"), ("c", "d")], image_idx=np.array([[0, 1], [2, 3]]))
-    score = task.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    score = task.score(images, rows_of(rows))
     assert score.metrics == {"text_acc": 0.5, "image_acc": 0.5, "acc": 0.5}
     assert score.ranks["text_acc"].tolist() == [0, 1]
 
@@ -70,11 +70,11 @@ def test_association_chooses_as_many_images_as_are_right():
         is_right=[np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 0, 0, 0], bool)],
     )
     rows = {"cue": [9, 1, 8, 0, 0], "tied": [1, 1, 0, 0, 0]}  # {0, 2} for {0, 1}; a tie goes against the model
-    score = task.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    score = task.score(images, rows_of(rows))
     assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 0) / 2)
     assert score.slices == {"candidates 5-6": {"n": 2, "metrics": {"jaccard": pytest.approx(1 / 6)}}}
     first = dataclasses.replace(task, ties="first")
-    score = first.score(images, lambda texts: np.array([rows[text] for text in texts], np.float32))
+    score = first.score(images, rows_of(rows))
     assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 1) / 2)
 
 
@@ -83,46 +83,39 @@ def test_equal_images_and_texts_tie_in_every_task(dim):
     random = np.random.default_rng(0)
     images = random.standard_normal((60, dim)).astype(np.float32)
     images[1::2] = images[::2]
-    rows = {f"t{i}": values for i, values in enumerate(random.standard_normal((9, dim)).astype(np.float32))}
-
-    def encode(texts):
-        return np.stack([rows[text] for text in texts])
-
+    encode = rows_of(random.standard_normal((9, dim)).astype(np.float32))
     pairs = np.arange(60).reshape(-1, 2)
     every = np.arange(60)
-    matching = Matching(texts=[("t0", "t1")] * 30, image_idx=pairs)
+    matching = Matching(texts=[("0", "1")] * 30, image_idx=pairs)
     assert matching.score(images, encode).metrics["image_acc"] == 0.0
-    association = Association(cues=["t0"] * 30, candidates=list(pairs), is_right=[np.array([True, False])] * 30)
+    association = Association(cues=["0"] * 30, candidates=list(pairs), is_right=[np.array([True, False])] * 30)
     assert association.score(images, encode).metrics["jaccard"] == 0.0
-    labels = MultiLabel(class_names=[["t0"], ["t1"]], is_there=np.stack([every % 2 == 0] * 2, 1), image_idx=every)
+    labels = MultiLabel(class_names=[["0"], ["1"]], is_there=np.stack([every % 2 == 0] * 2, 1), image_idx=every)
     assert labels.score(images, encode).metrics["mean_average_precision"] == 0.5
-    task = Classification(class_names=[["t0"], ["t1"]], target=every % 2, image_idx=every)
+    task = Classification(class_names=[["0"], ["1"]], target=every % 2, image_idx=every)
     assert task.score(images, encode).metrics["roc_auc"] == 0.5
-    same = Classification(class_names=[["t0"], ["t0"], ["t1"]], target=every % 2, image_idx=every)
+    same = Classification(class_names=[["0"], ["0"], ["1"]], target=every % 2, image_idx=every)
     assert same.score(images, encode).metrics["acc1"] == 0.0
 
 
 def test_any_of_several_right_classes_counts():
     images = np.eye(3, dtype=np.float32)
     task = Classification(
-        class_names=[["a"], ["b"], ["c"]],
+        class_names=[["0"], ["1"], ["2"]],
         target=np.array([0, 0, 0]),
         image_idx=np.arange(3),
         also_right=(np.array([1]), np.array([1])),
     )
-    score = task.score(images, lambda texts: np.eye(3, dtype=np.float32)[["abc".index(text) for text in texts]])
-    assert score.metrics["acc1"] == pytest.approx(2 / 3)  # image 2 alone is wrong
+    encode = rows_of(np.eye(3))
+    assert task.score(images, encode).metrics["acc1"] == pytest.approx(2 / 3)  # only image 2 is wrong
     images[0] = np.nan  # will not decode: positions move
-    score = task.score(images, lambda texts: np.eye(3, dtype=np.float32)[["abc".index(text) for text in texts]])
-    assert score.metrics["acc1"] == pytest.approx(1 / 2)
+    assert task.score(images, encode).metrics["acc1"] == pytest.approx(1 / 2)
 
 
 def test_multilabel_precision_is_averaged_over_classes():
     images = np.array([[1, 0], [1, 1], [0, 1]], np.float32)
-    task = MultiLabel(
-        class_names=[["a"], ["b"]], is_there=np.array([[1, 0], [1, 1], [0, 1]], bool), image_idx=np.arange(3)
-    )
-    score = task.score(images, lambda texts: np.eye(2, dtype=np.float32)[["ab".index(text) for text in texts]])
+    task = MultiLabel(class_names=[["0"], ["1"]], is_there=images.astype(bool), image_idx=np.arange(3))
+    score = task.score(images, rows_of(np.eye(2)))
     assert score.metrics == {"mean_average_precision": 1.0}
     assert score.chance == {"mean_average_precision": pytest.approx(4 / 6)}
 
@@ -131,10 +124,8 @@ def test_roc_auc_needs_images_of_both_classes():
     images = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
 
     def metrics(target):
-        task = Classification(class_names=[["a"], ["b"]], target=np.array(target), image_idx=np.arange(3))
-        return task.score(
-            images, lambda texts: np.eye(2, dtype=np.float32)[["ab".index(text) for text in texts]]
-        ).metrics
+        task = Classification(class_names=[["0"], ["1"]], target=np.array(target), image_idx=np.arange(3))
+        return task.score(images, rows_of(np.eye(2))).metrics
 
     assert metrics([0, 0, 1])["roc_auc"] == 1.0
     assert metrics([1, 0, 1])["roc_auc"] == 0.5

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldclip.evaluate import zeroshot
+from worlds import rows_of
 
 
 def test_accuracy_of_a_worked_example():
@@ -31,7 +32,7 @@ def test_equal_names_give_equal_class_embeddings_at_any_position():
     random = np.random.default_rng(0)
     rows = {word: random.standard_normal(768).astype(np.float32) for word in "abcde"}
     names = [[word, "e"] for word in "abcdabcddcba"]
-    found = zeroshot.class_embeddings(names, ["{}", "{}"], lambda texts: np.stack([rows[text] for text in texts]))
+    found = zeroshot.class_embeddings(names, ["{}", "{}"], rows_of(rows))
     first, _ = np.unique([name for name, _ in names], return_index=True)
     assert len(np.unique(found, axis=0)) == len(first) == 4
 
@@ -53,17 +54,9 @@ def test_mean_per_class_recall_agrees_with_a_plain_loop(images):
 
 
 def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
-    vectors = {
-        "a cat": (1, 0),
-        "my cat": (0, 1),
-        "a dog": (1, 0),
-        "my dog": (1, 0),
-        "a hound": (0, 1),
-        "my hound": (1, 0),
-    }
-    found = zeroshot.class_embeddings(
-        [["cat"], ["dog", "hound"]], ["a {}", "my {}"], lambda texts: np.array([vectors[text] for text in texts])
-    )
+    dogs = {"a dog": (1, 0), "my dog": (1, 0), "a hound": (0, 1), "my hound": (1, 0)}
+    encode = rows_of({"a cat": (1, 0), "my cat": (0, 1), **dogs})
+    found = zeroshot.class_embeddings([["cat"], ["dog", "hound"]], ["a {}", "my {}"], encode)
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5], np.array([3, 1]) / 10**0.5], rtol=1e-6)
     assert found.dtype == np.float32
 

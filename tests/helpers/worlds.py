@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -74,3 +75,13 @@ def unit(random: np.random.Generator, num: int, dim: int = 24) -> np.ndarray:
     """Return (num, dim) float32 random features of unit length."""
     features = random.standard_normal((num, dim)).astype(np.float32)
     return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def rows_of(features: Mapping[str, Sequence[float]] | np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
+    """Return an encoder of texts: of the names in a mapping, or of row numbers as text."""
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        rows = [features[text] if isinstance(features, Mapping) else features[int(text)] for text in texts]
+        return np.array(rows, np.float32)
+
+    return encode

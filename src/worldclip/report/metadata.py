@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, zip_longest
+from typing import Any, TypeAlias
 
-from worldclip.core.job import Record
 from worldclip.core.registry import Registry
 from worldclip.language import table as languages
 from worldclip.report.html import Html, join, tag
@@ -29,7 +29,7 @@ DROP_RULES = {
 }
 
 
-Lists = Mapping[str, Record]
+Lists: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What RUN/metadata/report.json says of each entry list.
 
 entries; by_source: entries by the first source that gave them; dead: entries that never match, by matching profile;
@@ -37,13 +37,13 @@ maybe rules: dropped candidates by source and rule; examples: entries by source,
 """
 
 
-def cards(report: Record) -> list[Card]:
+def cards(report: Mapping[str, Any]) -> list[Card]:
     """Return the number of entries."""
     total = sum(row["entries"] for row in report["lists"].values())
     return [Card(short(total), "entries", f"in {len(report['lists'])} languages")]
 
 
-def sections(report: Record) -> list[Section]:
+def sections(report: Mapping[str, Any]) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
