@@ -151,6 +151,7 @@ def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Return the last parts of paths, as many as it takes to tell them apart."""
     depth = 1
+    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
     while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
         depth += 1
     return ["/".join(path.parts[-depth:]) for path in paths]
@@ -263,8 +264,10 @@ def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) 
 
 def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
     """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds."""
+    # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
+    # another stream than the images.
     means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)
-    random = np.random.default_rng(1)  # not the images' stream
+    random = np.random.default_rng(1)
     arms = []
     for arm in range(arm_of_run.max() + 1):
         runs = np.flatnonzero(arm_of_run == arm)
@@ -287,6 +290,8 @@ def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
         of_query = position[starts[i] : starts[i + 1]]
         sums_LI[i] = np.bincount(of_query, weights=answer, minlength=len(images))
         sizes_LI[i] = np.bincount(of_query, minlength=len(images))
+    # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
+    # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.
     random = np.random.default_rng(0)
     means = np.empty(NUM_RESAMPLES)
     for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):

@@ -48,6 +48,7 @@ class TextFeatures:
     def encode(self, texts: Sequence[str]) -> None:
         """Encode those of `texts` that are not in memory, in batches of similar length."""
         missing = sorted(set(texts) - self._features.keys(), key=lambda text: (len(text), text))
+        # Keep what the present texts need, forget all others: in a sweep they are of languages that are done.
         if len(self._features) + len(missing) > TEXTS_KEPT:
             self._features = {text: self._features[text] for text in set(texts) if text in self._features}
         for start in range(0, len(missing), self._batch_size):
@@ -88,6 +89,7 @@ def evaluate(
     num_done = 0
     written_at = time.monotonic()
     for group in grouped(todo):
+        # All texts of the group first: batches of similar length from several languages waste no padding.
         encode_text.encode(texts_of(group))
         for pair in group:
             image_ND = features[pair[0].name].features_ND

@@ -88,6 +88,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         numbers = [of_lang.get((task, metric)) for _, task, metric in columns]
         rows.append([lang, *(None if number is None else number.value for number in numbers)])
     is_folded = len(langs) > MAX_LANGUAGES_IN_TEXT
+    # A terminal shows no 300 rows.  Folding comes before the mean, which is over all languages.
     if is_folded:
         rows = _best_and_weakest(rows, is_low_best=not task_info(columns[0][1]).is_share)
     totals = []
@@ -128,6 +129,7 @@ def _languages_of_means(means: Mapping[str, Mean]) -> str:
     if any(LOCAL in mean["languages"] for mean in means.values()):
         return f"`{LOCAL}`: each question in the language it was written in."
     langs = {task: tuple(mean["languages"]) for task, mean in means.items() if len(mean["languages"]) > 1}
+    # Most datasets have the same languages in all tasks: say them once, without the task.
     if len(set(langs.values())) == 1:
         langs = {"": next(iter(langs.values()))}
     sentences = []

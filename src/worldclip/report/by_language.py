@@ -190,6 +190,7 @@ def _dot(lang: str, metric: str, record: LanguageResult) -> Dot:
 def _parts(task: TaskResult) -> Html:
     """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
     numbers = [number for number in long_table(task["languages"].values()) if number.part]
+    # English and local questions differ in difficulty: their parts are columns side by side, never averaged.
     by_part = pivot(numbers, lambda number: number.part, lambda number: (number.lang, number.metric))
     if not by_part:
         return Html()

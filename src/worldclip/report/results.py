@@ -86,6 +86,7 @@ def by_task_of_runs(
 
     English and local questions (CVQA) are never averaged: for such datasets the language belongs to the key.
     """
+    # A run may have only one of the two: what all runs have decides, so that groups of different runs match.
     with_local = {record["dataset"] for run in runs for record in run if record["lang"] == LOCAL}
     groups: dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]] = {}
     for number, run in enumerate(runs):

@@ -67,6 +67,7 @@ class Table:
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which every cell is None."""
+        # Row by row, so that a row of another length than the columns is an error here (strict).
         is_used = [False] * len(self.columns)
         for row in self.rows:
             is_used = [used or cell is not None for used, cell in zip(is_used, row, strict=True)]

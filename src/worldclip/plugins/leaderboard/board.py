@@ -96,6 +96,7 @@ def leaderboard(*paths: Path) -> Leaderboard:
     model.  Models are sorted by their mean over the columns that all of them have.  Raises UserError with all problems
     of the folders.
     """
+    # All runs of all models are grouped at once; a model's runs stay next to each other, hence the slices below.
     models = read_models(paths)
     runs = [run for model in models for run in model.runs]
     columns: list[BoardColumn] = []
@@ -291,6 +292,7 @@ def _difference(dataset: str, variants: Sequence[Mapping[str, Any]]) -> str:
 
 def _best_first(columns: Sequence[BoardColumn], cells: Sequence[Sequence[BoardCell]]) -> list[int]:
     """Return the order of the models by their mean over the columns of all languages that each of them has."""
+    # The sum over the same columns orders models as their mean does.
     sums = [0.0] * len(cells)
     for column, *of_models in zip(columns, *cells, strict=True):
         values = [cell.value for cell in of_models if cell.value is not None]
