@@ -43,7 +43,7 @@ BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -
 
 
 def write(path: Path, lines: list[bytes]) -> Path:
-    path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
+    path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
     return path
 
 
@@ -107,9 +107,9 @@ def test_bad_lines_are_dropped_and_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(b"sw Paka 3 0\n" * 999)[:-12], "ends in the middle"),
+        (gzip.compress(b"sw Paka 3 0\n" * 999, mtime=0)[:-12], "ends in the middle"),
         (b"<html>", "damaged"),
-        (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
+        (gzip.compress(b"<html>\n<body>no</body>\n", mtime=0), "no line has the four fields"),
     ],
 )
 def test_broken_file_is_bad_shard_with_reason(data: bytes, message: str, tmp_path: Path):
@@ -119,7 +119,7 @@ def test_broken_file_is_bad_shard_with_reason(data: bytes, message: str, tmp_pat
 
 
 def test_empty_file_has_no_titles(tmp_path: Path):
-    (tmp_path / "x.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"", mtime=0))
     assert count_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})["lines"] == 0
     assert views_of(tmp_path / "out", "sw") == {}
 
@@ -166,7 +166,7 @@ def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path):
             "namespacealiases": [{"id": 6, "*": "Faili"}],
         }
     }
-    (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(site).encode()))
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(site).encode(), mtime=0))
     assert read_namespaces(tmp_path / "x.json.gz") == {"File", "Picha", "Faili", "Special", "Maalum"}
     for bad in (b"[]", b"{", b'{"query": {}}'):
         (tmp_path / "bad.json").write_bytes(bad)

@@ -16,6 +16,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import explain
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import redact
+from worldclip.model.formats import MODEL_FORMATS
 from worldclip.model.weights import PICKLES
 
 Kind = Literal["model", "dataset", "space"]
@@ -30,7 +31,6 @@ OWN_FILES: dict[Kind, tuple[str, ...]] = {
 """Patterns of the files that uploads write, without those that all of them write; `*` matches a slash, too."""
 TAG = "worldclip"  # in the card of everything that worldclip publishes
 NUM_NAMED = 3  # files that a message names
-VECTORS = ("pictures.bin", "names.bin")  # of a page (plugins/browser/web_folder.py): arrays, no pickles
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
         files = list_files(folder)
         if not (folder / "README.md").exists():
             problems.append(f"{folder} holds no model card (README.md); export it again")
-        kind: Kind = "space" if folder.name == "web" else "model"
-        arrays = VECTORS if kind == "space" else ()
-        pickles = [name for name, _ in files if Path(name).suffix in PICKLES and name not in arrays]
+        facts = MODEL_FORMATS.load(folder.name).CARD
+        kind: Kind = "space" if facts.is_page else "model"
+        pickles = [name for name, _ in files if Path(name).suffix in PICKLES and name not in facts.arrays]
         problems += [f"{folder / name} is a pickle, which is never published" for name in pickles]
         target = repository if i == 0 else f"{repository}-{folder.name}"
         uploads.append(Upload(folder, target, files, kind))

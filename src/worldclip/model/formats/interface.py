@@ -43,6 +43,8 @@ class CardFacts:
     is_image_tower: bool = False
     is_page: bool = False
     """Whether the folder is a static page rather than a model."""
+    arrays: tuple[str, ...] = ()
+    """Files that end like pickles, which are never uploaded, and are arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

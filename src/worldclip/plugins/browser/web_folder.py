@@ -236,4 +236,5 @@ CARD = CardFacts(
     about=about("A page that runs a CLIP in the browser")
     + " Texts in its languages find pictures, a picture finds names; nothing is sent anywhere.",
     is_page=True,
+    arrays=("pictures.bin", "names.bin"),
 )
