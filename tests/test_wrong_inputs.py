@@ -93,7 +93,7 @@ WRONG: list[tuple[str, str]] = [
     ("train R --beta1 1", "train.beta1"),
     ("evaluate R --suite everything", "must be one of imagenet"),
     ("evaluate R --datasets imagnet", 'did you mean "imagenetv2"?'),
-    ("export R --formats onnx,zip", "'zip': unknown model format; known: huggingface"),
+    ("export R --formats onnx,zip", '"zip": unknown model format; known: huggingface'),
     ("export R --push noslash", "owner/name"),
     ("run R --until evaluat", "unknown stage"),
     ("run R --from pol", "unknown stage"),

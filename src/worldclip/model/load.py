@@ -132,6 +132,9 @@ def find(source: str | Path, layout: str | None = None, precision: str | None = 
 
     Raises UserError where it is nothing that worldclip loads, or holds a model in two layouts.
     """
+    formats = readable_formats()
+    if layout is not None and layout not in formats:
+        raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
     path = _local_path(source, precision)
     if path.is_file():
         if path.suffix not in weights.SUFFIXES:
@@ -140,9 +143,6 @@ def find(source: str | Path, layout: str | None = None, precision: str | None = 
     checkpoint = best_checkpoint(path)
     if checkpoint is not None:
         return Source("huggingface", checkpoint)
-    formats = readable_formats()
-    if layout is not None and layout not in formats:
-        raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
     missing = {name: module.missing(path) for name, module in formats.items()}
     candidates = [name for name in formats if missing[name] is None]
     if layout is not None:
