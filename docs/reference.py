@@ -45,51 +45,44 @@ def command_names() -> dict[str, list[str]]:
 
 
 def help_of(command: str) -> str:
-    """Return what `worldclip COMMAND --help` prints, 80 characters wide.  Raises RuntimeError where it prints none."""
-    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # tyro draws boxes where the encoding has them
-    with (
-        mock.patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}),
-        contextlib.redirect_stdout(output),
-    ):
+    """Return what `worldclip COMMAND --help` prints, on lines of any length.  Raises RuntimeError if it prints none."""
+    output = io.StringIO()
+    with mock.patch.dict(os.environ, {"COLUMNS": "10000"}), contextlib.redirect_stdout(output):
         code = exit_code([*command.split(), "--help"])
     if code != 0:
         raise RuntimeError(f"worldclip {command} --help ended with exit code {code}")
-    output.seek(0)
-    return output.read()
+    return output.getvalue()
 
 
 def exit_code(arguments: list[str]) -> Any:
     try:
         return main(arguments)
-    except SystemExit as end:  # tyro's, after the help
+    except SystemExit as end:  # after the help
         return end.code or 0
 
 
 def read_help(text: str) -> tuple[str, str, dict[str, list[tuple[str, str]]]]:
-    """Return usage, summary, and title of each box -> (flag with its value, description)."""
-    head, *boxes = re.split(r"^╭─ (?=\S)", text, flags=re.MULTILINE)
-    usage, _, summary = head.removeprefix("usage: ").partition("\n\n")
-    groups = {}
-    for box in boxes:
-        title, *lines = box.splitlines()
-        groups[title.rstrip("─╮ ")] = flags_of_box([line[2:-1].rstrip() for line in lines if line.startswith("│")])
-    return " ".join(usage.split()), summary.strip().split("\n\n")[0], groups
+    """Return usage, summary, and title of each group -> (flag with its value, description)."""
+    head, *groups = re.split(r"^((?:\S.* )?(?:arguments|options)):\n", text, flags=re.MULTILINE)
+    usage, summary, *_ = head.removeprefix("usage: ").split("\n\n")
+    flags = {
+        title: list(flags_of(body.strip("\n").split("\n\n")[-1].splitlines()))  # a description stands above the flags
+        for title, body in zip(groups[::2], groups[1::2], strict=True)
+    }
+    return usage.strip(), summary.strip(), flags
 
 
-def flags_of_box(lines: list[str]) -> list[tuple[str, str]]:
-    """Return (flag with its value, description) of the lines of a box; what stands above its rule is left out."""
-    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
-    flags: list[tuple[str, str]] = []
-    for line in lines[rules[-1] + 1 if rules else 0 :]:
-        if not line.strip():
-            continue
-        if line.startswith(" "):
-            flag, text = flags[-1]
-            flags[-1] = (flag, f"{text} {line.strip()}".strip())
+def flags_of(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (flag with its value, description) of the lines of a group; a long flag has its description below it."""
+    flag = ""
+    for line in lines:
+        indented, _, text = line.strip().partition("  ")
+        if line.startswith("   "):
+            yield flag, line.strip()
+        elif text:
+            yield indented, text.strip()
         else:
-            flag, _, text = line.partition("  ")
-            flags.append((flag, text.strip()))
-    return flags
+            flag = indented
 
 
 def commands_page() -> str:

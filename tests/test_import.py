@@ -26,7 +26,7 @@ def python(code: str) -> str:
 def test_import_pulls_nothing_heavy() -> None:
     """Not even the core's libraries: it takes milliseconds (benchmarks/imports.py measures it)."""
     loaded = set(python("import worldclip, sys; print(*sys.modules)").split())
-    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "tyro"} & loaded
+    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & loaded
 
 
 def test_public_names_resolve_on_first_access() -> None:

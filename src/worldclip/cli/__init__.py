@@ -95,10 +95,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         names.append((f"{command}{ANY_MODEL}", 1))
     for name, num_words in names:
         if name in COMMANDS.names():
-            item: Command = COMMANDS.load(name)
             config = _section_of_run(command, rest) if name.endswith(ANY_MODEL) else None
             words = " ".join(arguments[:num_words])
-            return item.run(words, f"{summary_of(name)}.", arguments[num_words:], config=config)
+            return _load(name).run(words, f"{summary_of(name)}.", arguments[num_words:], config=config)
     if command in stage_names():
         from worldclip.cli.stages import run_one_stage
 
@@ -107,6 +106,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print("\n".join([f"usage: worldclip {command} COMMAND ...", "", *lines]))
         return 0
     refuse_unknown(arguments)
+
+
+def _load(name: str) -> Command:
+    """Import a command.  Raises UserError for an item of another package that is none."""
+    from worldclip.cli.command import Command
+
+    item = COMMANDS.load(name)
+    if not isinstance(item, Command):
+        origin = COMMANDS.origins()[name][0]
+        raise UserError(f"command {name!r} of the package {origin.package} is no worldclip.cli.command.Command")
+    return item
 
 
 def _names_model(rest: Sequence[str]) -> bool:

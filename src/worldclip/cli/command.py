@@ -1,65 +1,54 @@
 """Turn a function into a command: its parameters are the flags, their descriptions in the docstring the help.
 
-A description is `name: text` at the beginning of a docstring's line, or in SHARED.  A parameter without one, and
-without marks in Annotated, is no flag.  Required parameters are positional arguments, except `out` and keyword-only
-ones.  A parameter `config`, a dataclass, gives a flag per field.
+A description is `name: text` at the beginning of a docstring's line, or in SHARED.  A parameter without one is no flag.
+Required parameters are positional arguments, except `out` and keyword-only ones.  A parameter `config`, a dataclass,
+gives a flag per field.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import itertools
 import json
 import re
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from worldclip.cli.flags import METAVARS, Field, parse_flags
+from worldclip.cli.flags import REQUIRED, Flag, options_of, parse_flags
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
 from worldclip.core.local_path import url_problem
+from worldclip.core.marks import Commas, Metavar, Repeated
 from worldclip.core.redact import redact
+from worldclip.core.settings import Place, section_name
 
 Flags = Any  # the parsed flags: an object with an attribute per flag
 
-JsonFlag = Annotated[
-    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")
-]
-ExecutorFlag = Annotated[
-    str,
-    tyro.conf.arg(
-        metavar="local|ray[:ADDRESS]",
-        help="local (processes on this machine), ray (the cluster at RAY_ADDRESS, else one started on this machine) "
-        "or ray:ADDRESS.",
-    ),
-]
-WorkersFlag = Annotated[
-    int | None,
-    tyro.conf.arg(
-        metavar="N", help="Number of shards processed in parallel (default: one per core).", help_behavior_hint=""
-    ),
-]
-OwnWorkersFlag = Annotated[
-    WorkersFlag,
-    tyro.conf.arg(help="Number of shards processed in parallel (default: as many as memory has room for models)."),
-]
-ShardsFlag = Annotated[
-    str | None,
-    tyro.conf.arg(
-        metavar="I/N",
-        help="Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
-    ),
-]
-PushFlag = Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")]
-SetFlag = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+ShardsFlag = Annotated[str | None, Metavar("I/N")]
+PushFlag = Annotated[str | None, Metavar("OWNER/NAME")]
+SetFlag = Annotated[Sequence[str], Metavar("KEY=VALUE"), Repeated()]
+
+JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
+EXECUTOR = Flag(
+    key="executor",
+    hint=str,
+    default="local",
+    metavar="local|ray[:ADDRESS]",
+    help="local (processes on this machine), ray (the cluster at RAY_ADDRESS, else one started on this machine) or "
+    "ray:ADDRESS.",
+)
+WORKERS = "Number of shards processed in parallel (default: {})."
 
 WRITTEN = ("out", "folder", "html")
 """Parameters that are written to, and thus local paths, whatever their type."""
@@ -73,6 +62,7 @@ SHARED = {
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
+    "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
     "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
     "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
@@ -130,41 +120,42 @@ class Command:
         **values: Any,
     ) -> tuple[Flags, dict[str, Any]]:
         """Return the flags, and the arguments of the function but its executor; parameters as of `run`."""
-        fields = [item for item in self._fields(config) if item[0] not in {*without, *values}]
-        flags = parse_flags(fields, summary, arguments, f"worldclip {words}")
-        parameters = inspect.signature(self.function).parameters
-        if problems := list(_url_problems(flags, [parameters[name] for name, *_ in fields if name in parameters])):
+        config = self._default_config() if config is None else config
+        flags = [flag for flag in self._flags(config) if flag.key not in {*without, *values}]
+        groups = {} if config is None else _descriptions_of_groups(config)
+        given = parse_flags(flags, summary, arguments, f"worldclip {words}", groups)
+        parsed = {flag.key: given.get(flag.key, flag.default) for flag in flags}
+        if problems := list(_url_problems(flags, parsed)):
             raise UserError(problems)
-        values |= {name: getattr(flags, name) for name, *_ in fields if name in parameters}
+        parameters = inspect.signature(self.function).parameters
+        values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
         if config is not None:
-            values["config"] = with_tables(values["config"], config)
-        return flags, values
+            for key, value in given.items():
+                if key.startswith("config."):
+                    config = with_value(config, key.split(".")[1:], value)
+            values["config"] = config
+        return SimpleNamespace(**parsed), values
 
-    def _fields(self, config: Any) -> list[Field]:
+    def _default_config(self) -> Any:
+        """Return the defaults of the parameter `config`, if it is a config."""
+        hint = typing.get_type_hints(self.function).get("config")
+        return hint() if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+    def _flags(self, config: Any) -> list[Flag]:
         """Return the function's flags, then the shared ones, then those of its config."""
         hints = typing.get_type_hints(self.function, include_extras=True)
         descriptions = SHARED | described_parameters(self.function)
         parameters = inspect.signature(self.function).parameters
-        has_config = config is not None or dataclasses.is_dataclass(hints.get("config"))
-        fields: list[Field] = []
-        for name, parameter in parameters.items():
-            is_flag = name in descriptions or typing.get_origin(hints[name]) is Annotated
-            if name == "executor" or (name == "config" and has_config) or not is_flag:
-                continue
-            is_required = parameter.default is parameter.empty
-            is_positional = name in self.positional or (is_required and not _is_named(parameter))
-            flag = flag_type(
-                hints[name], name, descriptions.get(name), METAVARS.get(name, name.upper()) if is_positional else None
-            )
-            fields.append((name, flag, field() if is_required else field(default=parameter.default)))
+        flags = [
+            parameter_flag(parameter, hints[name], descriptions[name], is_positional=name in self.positional)
+            for name, parameter in parameters.items()
+            if name in descriptions and not (name == "config" and config is not None)
+        ]
         if "executor" in parameters:
-            workers = OwnWorkersFlag if self.has_own_workers else WorkersFlag
-            fields += [("executor", ExecutorFlag, field(default="local")), ("workers", workers, field(default=None))]
-        fields.append(("json", JsonFlag, field(default=False)))
-        if has_config:
-            default = hints["config"]() if config is None else without_tables(config)
-            fields.append(("config", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)))
-        return fields
+            default = "as many as memory has room for models" if self.has_own_workers else "one per core"
+            flags += [EXECUTOR, Flag(key="workers", hint=int | None, default=None, help=WORKERS.format(default))]
+        flags.append(JSON)
+        return flags if config is None else [*flags, *config_flags(config)]
 
 
 def _is_named(parameter: inspect.Parameter) -> bool:
@@ -172,38 +163,113 @@ def _is_named(parameter: inspect.Parameter) -> bool:
     return parameter.name == "out" or parameter.kind is parameter.KEYWORD_ONLY
 
 
-def _url_problems(flags: Flags, parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
-    """Yield what is wrong with each URL given for a path: of a flag that is parsed as one, or of one in WRITTEN."""
-    for parameter in parameters:
-        name, value = parameter.name, getattr(flags, parameter.name)
-        setting = f"--{name.replace('_', '-')}" if _is_named(parameter) else METAVARS.get(name, name.upper())
-        for path in value if isinstance(value, tuple) else (value,):
-            is_local = isinstance(path, Path) or (name in WRITTEN and isinstance(path, str))
-            if is_local and (problem := url_problem(path, setting)):
-                yield problem
+def parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, *, is_positional: bool) -> Flag:
+    """Return the flag of a parameter; is_positional: whether it is a positional argument though it is optional."""
+    marks = getattr(hint, "__metadata__", ())
+    plain = plain_type(typing.get_args(hint)[0] if marks else hint)
+    is_required = parameter.default is parameter.empty
+    is_positional = is_positional or (is_required and not _is_named(parameter))
+    flag = Flag(
+        key=parameter.name,
+        hint=plain,
+        marks=marks,
+        help=_capitalized(description),
+        default=REQUIRED if is_required else parameter.default,
+        is_positional=is_positional,
+    )
+    return dataclasses.replace(flag, metavar=_metavar(flag))
 
 
-def without_tables(config: Any) -> Any:
-    """Return a config with empty tables: of a table with items tyro makes a flag per item, and none for new items."""
+def _metavar(flag: Flag) -> str:
+    """Return the name of a parameter's value: its mark, or the parameter's name in capitals.
+
+    It is empty for numbers and paths with a flag, which are named by their type.
+    """
+    name = next((mark.name for mark in flag.marks if isinstance(mark, Metavar)), "")
+    if flag.key == "out" and not name:
+        name = "FILE" if re.match("file|page", flag.help.lower()) else "DIR"
+    if flag.kinds[0] in (str, tuple[str, ...]) or flag.is_positional:
+        name = name or flag.key.upper()
+    if not name or not flag.is_many:
+        return name
+    return f"{name.removesuffix('S')} {'[...]' if flag.is_positional else '...'}"
+
+
+def _capitalized(description: str) -> str:
+    """Return a description with a capital, unless it begins with a value, as `exact: ...`."""
+    return description[0].upper() + description[1:] if re.match(r"[a-z]+ ", description) else description
+
+
+def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[Flag]:
+    """Return a flag per field of a config: those of a topic, then those of each config in it, as groups of the help."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    changes = {name: without_tables(value) for name, value in values.items() if dataclasses.is_dataclass(value)}
-    return dataclasses.replace(config, **changes, **{name: {} for name, value in values.items() if _is_table(value)})
+    nested = {name: _configs_in(value) for name, value in values.items()}
+    plain = [name for name in values if not nested[name]]
+    topics = {group: plain} if group else getattr(config, "TOPICS", {section_name(type(config)): plain})
+    descriptions = attribute_docstrings(type(config))
+    flags = [
+        _field_flag(f"{prefix}.{name}", hints[name], descriptions[name], values[name], topic)
+        for topic, names in topics.items()
+        for name in names
+    ]
+    for name, configs in nested.items():
+        for item, value in configs.items():
+            flags += config_flags(value, f"{prefix}.{name}{item}", group or name.replace("_", "-"))
+    return flags
 
 
-def with_tables(flagged: Any, config: Any) -> Any:
-    """Return the config `flagged` with the items of the tables of `config` that no flag has set."""
-    changes: dict[str, Any] = {}
-    for field_ in dataclasses.fields(config):
-        value, flag = getattr(config, field_.name), getattr(flagged, field_.name)
-        if dataclasses.is_dataclass(value):
-            changes[field_.name] = with_tables(flag, value)
-        elif _is_table(value) and isinstance(flag, dict):
-            changes[field_.name] = {**value, **flag}
-    return dataclasses.replace(flagged, **changes)
+def _configs_in(value: Any) -> Mapping[str, Any]:
+    """Return the configs of a field by the rest of their key: the value itself, or the items of a table."""
+    if dataclasses.is_dataclass(value):
+        return {"": value}
+    items = value if isinstance(value, dict) else {}
+    return {f".{name}": item for name, item in items.items() if dataclasses.is_dataclass(item)}
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) and not any(map(dataclasses.is_dataclass, value.values()))
+def _field_flag(key: str, hint: Any, description: str, value: Any, group: str) -> Flag:
+    marks = getattr(hint, "__metadata__", ())
+    plain = typing.get_args(hint)[0] if marks else hint
+    if typing.get_origin(plain) is tuple and not any(isinstance(mark, Place) for mark in marks):
+        marks = (*marks, Commas())  # lists of a config are codes and names, or paths
+    return Flag(
+        key=key,
+        hint=plain,
+        marks=marks,
+        help=description,
+        default=value,
+        group=group,
+        has_negation=plain is bool,
+    )
+
+
+def _descriptions_of_groups(config: Any) -> dict[str, str]:
+    """Return the group of each config in a config -> its description."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    nested = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    return {name.replace("_", "-"): inspect.getdoc(value) or "" for name, value in nested.items()}
+
+
+def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
+    """Return a config, or a table, with another value at a path of names; a table keeps its other items."""
+    name, *rest = path
+    is_table = isinstance(config, dict)
+    old = config[name] if is_table else getattr(config, name)
+    if rest:
+        value = with_value(old, rest, value)
+    elif isinstance(old, dict) and isinstance(value, dict):
+        value = {**old, **value}
+    return {**config, name: value} if is_table else dataclasses.replace(config, **{name: value})
+
+
+def _url_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with each URL given for a path: of a flag that is parsed as one, or of one in WRITTEN."""
+    for flag in flags:
+        value = values[flag.key]
+        for path in value if isinstance(value, tuple) else (value,):
+            is_local = isinstance(path, Path) or (flag.key in WRITTEN and isinstance(path, str))
+            if is_local and (problem := url_problem(path, flag.word.partition(" ")[0])):
+                yield problem
 
 
 def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
@@ -214,45 +280,26 @@ def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in sections if name in parameters}
 
 
-def flag_type(hint: Any, name: str, description: str | None = None, positional: str | None = None) -> Any:
-    """Return the annotated type of a flag from a parameter's.
-
-    positional: name of a positional argument.  A union with str, and Any, is given as text.
-    """
-    plain, is_optional, marks = _command_line_type(hint)
-    options: dict[str, Any] = {}
-    if description is not None:
-        starts_with_word = re.match(r"[a-z]+ ", description)  # not with a value, as `exact: ...`
-        options["help"] = description[0].upper() + description[1:] if starts_with_word else description
-    is_stated = "(default: " in (description or "")
-    if is_stated or is_optional or plain is bool or typing.get_origin(plain) is tuple:
-        options["help_behavior_hint"] = ""  # a default that is nothing, or that the description states
-    if positional is not None:
-        marks.append(tyro.conf.Positional)
-        options["metavar"] = f"{positional} [...]" if typing.get_origin(plain) is tuple else positional
-    elif name == "out" and re.match("file|page", (description or "").lower()):
-        options["metavar"] = "FILE"
-    elif name in METAVARS and typing.get_origin(plain) is not Literal and plain is not int:
-        options["metavar"] = f"{METAVARS[name]} ..." if typing.get_origin(plain) is tuple else METAVARS[name]
-    if plain is bool:
-        marks.append(tyro.conf.FlagCreatePairsOff)
-    return Annotated[(plain | None if is_optional else plain, tyro.conf.arg(**options), *marks)]
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """Return field -> the string that follows it in the source of a class."""
+    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+    return {
+        node.target.id: " ".join(after.value.value.split())
+        for node, after in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+    }
 
 
-def _command_line_type(hint: Any) -> tuple[Any, bool, list[Any]]:
-    """Return the type that a flag is parsed as, whether it may be left out (None), and the marks of its annotation."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is Annotated:
-        plain, is_optional, _ = _command_line_type(arguments[0])
-        return plain, is_optional, list(hint.__metadata__)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        alternatives = [argument for argument in arguments if argument is not type(None)]
-        plain = str if str in alternatives else alternatives[0]
-        return plain, len(alternatives) < len(arguments), []
+def plain_type(hint: Any) -> Any:
+    """Return the type that a parameter's flag is read as: text for a union with str and for Any, a tuple for a list."""
+    options = options_of(hint)
+    if str in options and len(options) > 1:
+        return str | None if type(None) in options else str
     if typing.get_origin(hint) is Sequence:
-        element = str if arguments[0] is Any else arguments[0]
-        return types.GenericAlias(tuple, (element, ...)), False, []
-    return hint, False, []
+        element = typing.get_args(hint)[0]
+        return types.GenericAlias(tuple, (str if element is Any else plain_type(element), ...))
+    return hint
 
 
 def read_slice(text: str) -> slice:

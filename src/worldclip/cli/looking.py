@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from worldclip.cli.command import Command, Flags
 from worldclip.core.errors import UserError
+from worldclip.core.marks import Commas, Metavar
 from worldclip.recipe import stage_names
 from worldclip.tools import doctor, list_languages, status
 from worldclip.tools.embed import embed
@@ -21,10 +20,10 @@ from worldclip.tools.search import build_index, search
 def estimate(
     run: Path,
     *,
-    threshold: Sequence[str] = (),
-    tail_fraction: Sequence[str] = (),
+    threshold: Annotated[Sequence[str], Metavar("N"), Commas()] = (),
+    tail_fraction: Annotated[Sequence[str], Metavar("FRACTION"), Commas()] = (),
     pairs: str | None = None,
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    plot: Annotated[Path | None, Metavar("FILE")] = None,
 ) -> tuple[Any, str]:
     """Estimate by language what other thresholds would keep; write nothing.
 
@@ -38,8 +37,8 @@ def estimate(
 
     if plot is not None:
         estimate.check_plot_path(plot)
-    thresholds = [int(value) for value in _read_counts("--threshold", threshold)]
-    fractions = _read_counts("--tail-fraction", tail_fraction)
+    thresholds = [int(_read_count("--threshold", text)) for text in threshold]
+    fractions = [_read_count("--tail-fraction", text) for text in tail_fraction]
     size = None if pairs is None else _read_count("--pairs", pairs)
     report = estimate.estimate(run, thresholds=thresholds, tail_fractions=fractions, pairs=size)
     if plot is not None:
@@ -62,11 +61,6 @@ def _plot_sizes(run_dir: Path, path: Path) -> None:
         write_report(run_dir)
 
 
-def _read_counts(flag: str, words: Sequence[str]) -> list[float]:
-    """Return the numbers of words like `1000,20K`."""
-    return [_read_count(flag, number) for word in words for number in word.split(",") if number]
-
-
 def _read_count(flag: str, text: str) -> float:
     """Return 10000, 10M, 1.5B as a number.  Raises UserError."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper())
@@ -78,7 +72,12 @@ def _read_count(flag: str, text: str) -> float:
 
 @Command
 def inspect(
-    path: Path, *, key: str | None = None, entry: str | None = None, find: str | None = None, lang: str | None = None
+    path: Path,
+    *,
+    key: str | None = None,
+    entry: str | None = None,
+    find: Annotated[str | None, Metavar("WORD")] = None,
+    lang: str | None = None,
 ) -> tuple[Any, str]:
     """Explain why a pair was kept or dropped and where an entry is from; show a file.
 

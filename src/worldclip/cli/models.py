@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from worldclip.cli.command import Command, Flags, PushFlag, note
 from worldclip.config import load_recipe
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
+from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -28,8 +27,8 @@ def classify(
     *,
     labels: Sequence[str],
     templates: Sequence[str] = (),
-    prompts: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None,
-    langs: Sequence[str] = (),
+    prompts: Annotated[str | None, Metavar("JSON")] = None,
+    langs: Annotated[Sequence[str], Commas()] = (),
     allow_urls: bool = False,
     layout: str | None = None,
     arch: str | None = None,
@@ -148,7 +147,7 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
 @Command
 def train_tokenizer(
     run: Path,
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    out: Path | None = None,
     *,
     model: Literal["unigram", "bpe"] | None = None,
     vocab_size: int | None = None,

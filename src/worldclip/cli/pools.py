@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from worldclip import check
 from worldclip.cli.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
+from worldclip.core.marks import Metavar
 from worldclip.pool import open_pool
 from worldclip.tools.dedup import dedup
 
@@ -19,7 +18,7 @@ def check_pool(
     pool: str,
     out: Path,
     *,
-    config: Annotated[str | None, tyro.conf.arg(metavar="TOML")] = None,
+    config: Annotated[str | None, Metavar("TOML")] = None,
     set: SetFlag = (),
     shards: ShardsFlag = None,
     executor: Executor,

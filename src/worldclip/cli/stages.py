@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from worldclip.cli.command import Command, PushFlag, SetFlag, ShardsFlag, note, read_slice
 from worldclip.cli.flags import values_of
 from worldclip.cli.models import push_exports
@@ -22,6 +20,7 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
+from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.export.push import check_push
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
@@ -35,11 +34,11 @@ from worldclip.train.launch import is_helper_rank
 def run_recipe(
     recipe: str,
     *,
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None,
+    out: str | None = None,
     set: SetFlag = (),
-    from_stage: Annotated[str | None, tyro.conf.arg(name="from", metavar="STAGE")] = None,
-    from_run: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None,
-    until: Annotated[str | None, tyro.conf.arg(metavar="STAGE")] = None,
+    from_: Annotated[str | None, Metavar("STAGE")] = None,
+    from_run: Annotated[Path | None, Metavar("RUN")] = None,
+    until: Annotated[str | None, Metavar("STAGE")] = None,
     dry_run: bool = False,
     executor: Executor,
 ) -> tuple[Any, str]:
@@ -49,14 +48,14 @@ def run_recipe(
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
-    from_stage: rerun this stage and all after it.
+    from_: rerun this stage and all after it.
     from_run: begin with the finished stages of this run, linked instead of copied; what the recipe changes runs again.
     until: last stage to run.
     dry_run: print what would run and why, and stop.
     """
     run_dir = run(
         load_recipe(recipe, set), run_folder(recipe, out),
-        from_stage=from_stage, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
+        from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
         return None, ""
@@ -79,7 +78,7 @@ def run_stage(
     *,
     stage: str,
     base: Recipe,
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None,
+    out: str | None = None,
     set: SetFlag = (),
     shards: ShardsFlag = None,
     push: PushFlag = None,

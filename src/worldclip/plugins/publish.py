@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import tyro
-
 from worldclip.cli.command import Command
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
@@ -25,6 +23,7 @@ from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run, RunLock
+from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
 from worldclip.core.redact import redact
 from worldclip.curate.data_card import config_name
@@ -53,7 +52,7 @@ FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar"}
 @Command
 def publish(
     run: Path,
-    repository: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")],
+    repository: Annotated[str, Metavar("OWNER/NAME")],
     *,
     data: Data = "list",
     license: str | None = None,

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 
 from worldclip.cli.command import Command
 from worldclip.contracts import layout
@@ -18,6 +17,7 @@ from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
+from worldclip.core.marks import Metavar
 from worldclip.core.preflight import missing_packages
 from worldclip.curate import read_curated
 from worldclip.language import table as languages
@@ -189,7 +189,7 @@ def _cells(row: Mapping[str, float]) -> str:
 def compare(
     tokenizers: Sequence[str],
     *,
-    on: Annotated[Path, tyro.conf.arg(metavar="CORPUS")],
+    on: Annotated[Path, Metavar("CORPUS")],
     context_length: int = CONTEXT_LENGTH,
     texts: int = TEXTS_PER_LANGUAGE,
 ) -> tuple[Any, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import require_manifest
 from worldclip.core.errors import UserError
+from worldclip.core.marks import Metavar
 from worldclip.language import table
 from worldclip.language.config import open_run
 from worldclip.report.table import Column, Table, text_column, to_markdown
@@ -31,7 +32,9 @@ class LanguageRow(TypedDict):
     """Entries in the run's list; None where it has no list."""
 
 
-def list_languages(run: Path | None = None, *, find: str | None = None) -> list[LanguageRow]:
+def list_languages(
+    run: Path | None = None, *, find: Annotated[str | None, Metavar("WORD")] = None
+) -> list[LanguageRow]:
     """List the languages that worldclip knows.
 
     run: a run: also show the languages that its recipe adds, and how many entries its list of each language has.

@@ -12,7 +12,7 @@ import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -28,6 +28,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.job import Run, RunLock
+from worldclip.core.marks import Metavar
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.settings import load_config, read_toml, to_dict, to_toml
 from worldclip.language.config import LanguagesConfig, open_run
@@ -39,7 +40,7 @@ from worldclip.metadata.sources.pack import LICENCES, PackedList, PackRecord
 from worldclip.metadata.stage import MERGED, STAGE, how_to_rebuild
 
 
-def pack(run_dir: Path, out: Path) -> Report:
+def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
     """Write the lists of a finished metadata stage to `out`; the same lists give the same bytes.
 
     run_dir: folder of a run whose stage metadata is finished.

@@ -11,5 +11,5 @@ if problems := list(missing_packages("serve", ("starlette", "uvicorn", "promethe
 
 from worldclip.plugins.server.serve import serve  # after the check, which names the extra
 
-SERVE = Command(serve, lambda nothing, flags: "")
+SERVE = Command(serve, lambda nothing, flags: "", positional=("embedded",))
 """Serve a search page and an API in OpenAI's shape; the model stays loaded."""

@@ -9,9 +9,8 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 import uvicorn
 
 from worldclip.core.console import say
@@ -34,7 +33,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def serve(
     model: str,
-    embedded: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="EMBEDDED")] = None,
+    embedded: Path | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
