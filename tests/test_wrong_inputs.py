@@ -136,7 +136,7 @@ WRONG: list[tuple[str, str]] = [
     ("estimate N --plot x.png", ".svg"),
     ("tokenizer train N --model char", "must be one of unigram, bpe"),
     ("classify N x.png --labels a --templates x --prompts y", "both set"),
-    ("classify N x.png --labels a --layout zip", "N"),
+    ("classify N x.png --labels a --layout zip", "must be one of"),
     ("embed N P --out O --of sounds", "must be one of"),
     ("index N --library annoy", "must be one of"),
     # files that do not exist, or are something else
