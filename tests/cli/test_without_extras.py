@@ -105,6 +105,7 @@ WORKS: list[str] = [
 UNTRIED = {
     "fetch cldr": "needs the network; the standard library alone downloads",
     "fetch dataset": "needs the network; the standard library alone downloads",
+    "fetch metadata": "needs the network; the standard library alone downloads",
     "pool wat": "reads WARC files by code of ours; tests/tools/test_wat.py",
 }
 DEVELOPERS = {"dev", "docs"}
