@@ -87,6 +87,7 @@ def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[
     for group in ("options", *(f"{name} options" for name in (*TrainConfig.TOPICS, *nested))):
         assert f"\n{group}:\n" in text
     assert "--model.preset" in text
+    assert "--distill.students" not in text  # a table of configs: flags change its items, but cannot add one
     assert "--initial-weights PATH" in text
     assert "--tokenizer.path PATH" in text
     assert "(default: none)" not in text  # descriptions say what an unset key means

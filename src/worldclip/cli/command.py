@@ -205,7 +205,8 @@ def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[F
     hints = typing.get_type_hints(type(config), include_extras=True)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     nested = {name: _configs_in(value) for name, value in values.items()}
-    plain = [name for name in values if not nested[name]]
+    tables = [name for name, hint in typing.get_type_hints(type(config)).items() if _is_table_of_configs(hint)]
+    plain = [name for name in values if not nested[name] and name not in tables]
     topics = {group: plain} if group else getattr(config, "TOPICS", {section_name(type(config)): plain})
     descriptions = attribute_docstrings(type(config))
     flags = [
@@ -217,6 +218,11 @@ def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[F
         for item, value in configs.items():
             flags += config_flags(value, f"{prefix}.{name}{item}", group or name.replace("_", "-"))
     return flags
+
+
+def _is_table_of_configs(hint: Any) -> bool:
+    """Return whether a field is a table of configs: flags change its items, but cannot add one."""
+    return typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1])
 
 
 def _configs_in(value: Any) -> Mapping[str, Any]:
