@@ -12,7 +12,7 @@ from worldclip.kernels.unicode_table import CATEGORIES, load_categories
 from worldclip.language import characters, segment
 from worldclip.language.profiles import normalise
 from worldclip.metadata.entry_list import is_punctuation
-from worldclip.metadata.sources import wikipedia
+from worldclip.metadata.sources import dumps
 from worldclip.metadata.sources.lists import title_case
 
 # Of Unicode 15.0 and 15.1, newer than the table: letters, a mark, punctuation, a digit.
@@ -64,7 +64,7 @@ def test_newer_characters_have_no_properties(x: str) -> None:
     assert not is_punctuation(x)
     assert not is_punctuation(f"!{x}")
     assert title_case(f"{x}a", "en") == f"{x}a"
-    assert wikipedia._redirect().match(f"#REDIRECT{x} [[x]]") is None
+    assert dumps._redirect().match(f"#REDIRECT{x} [[x]]") is None
 
 
 def test_newer_characters_end_the_context_of_a_change() -> None:
@@ -78,6 +78,6 @@ def test_punctuation_and_redirects_of_every_script_are_known() -> None:
     assert is_punctuation("。、")
     assert not is_punctuation("«a»")
     assert not is_punctuation("€")
-    assert wikipedia._redirect().match("#ПРЕНАСОЧВАНЕ [[x]]")
-    assert wikipedia._redirect().match(" # 重定向: [[x]]")
-    assert wikipedia._redirect().match("#[[x]]") is None
+    assert dumps._redirect().match("#ПРЕНАСОЧВАНЕ [[x]]")
+    assert dumps._redirect().match(" # 重定向: [[x]]")
+    assert dumps._redirect().match("#[[x]]") is None
