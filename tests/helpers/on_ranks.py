@@ -22,11 +22,9 @@ SIZES = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
-    "accumulation": {"accum_steps": 4},
     "siglip": {"loss": "siglip"},
     "lora": {"lora_rank": 4, "accum_steps": 2, "activation_checkpointing": True},
     "fsdp": {"parallel": "fsdp"},
-    "fsdp accumulation": {"parallel": "fsdp", "accum_steps": 2},
     "clipped": {"max_grad_norm": 0.05},
     "fsdp clipped": {"parallel": "fsdp", "max_grad_norm": 0.05},
     "fsdp ema": {"parallel": "fsdp", "ema_decay": 0.5},
@@ -37,10 +35,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointing": {"activation_checkpointing": True, "freeze": ("vision",), "patch_dropout": 0.5},
     "one block recomputed": {"activation_checkpointing": 1},
     "fsdp checkpointing": {"parallel": "fsdp", "activation_checkpointing": True, "patch_dropout": 0.5},
+    "distillation": {"distill": {"teacher": "nothing/is_read", "teacher_scale": 20.0}},
+    "siglip distillation": {"loss": "siglip", "distill": {"teacher": "nothing/is_read", "weight": 0.5}},
+    "hsdp siglip": {"parallel": "hsdp", "loss": "siglip"},
+}
+ACCUMULATED = {
+    name: f"{name} accumulation"
+    for name in (
+        *("ddp", "fsdp", "siglip", "hsdp siglip", "distillation", "siglip distillation"),
+        *("rows", "fsdp rows", "hsdp rows", "clipped", "checkpointing"),
+    )
+}
+"""The variant that computes a batch in parts, by the one that computes it whole."""
+VARIANTS |= {
+    parts: VARIANTS[whole] | {"accum_steps": 4 if whole == "ddp" else 2} for whole, parts in ACCUMULATED.items()
 }
 
 
 SAVED = ("ddp", "fsdp ema", "hsdp", "rows")  # variants whose checkpoint is written after the third step
+TEACHER_DIM = 8
 
 
 def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Popen]:
@@ -89,6 +102,18 @@ def make_batch(variant: dict[str, Any], rank: int, world_size: int) -> Any:
     tokens = Tokens(np.concatenate([rows[i] for i in own]).astype(np.int64), offsets, 1)
     kept = patches[own.start : own.stop] if variant.get("patch_dropout") else None
     return Batch(images[own.start : own.stop], tokens, [], np.zeros(0), {}, kept)
+
+
+def make_teacher_features(variant: dict[str, Any], rank: int, world_size: int) -> Any:
+    """Return what a teacher says of this rank's slice of the batch, None for a variant without a teacher."""
+    import torch
+
+    if "distill" not in variant:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    sides = [torch.randn(16, TEACHER_DIM, generator=generator) for _ in ("images", "texts")]
+    own = slice(rank * 16 // world_size, (rank + 1) * 16 // world_size)
+    return tuple(torch.nn.functional.normalize(side, dim=1)[own] for side in sides)
 
 
 @functools.cache
@@ -156,11 +181,18 @@ def count_exchanges() -> list[Any]:
     return exchanges
 
 
+def digests_of(tensors: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes."""
+    import hashlib
+
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
 def steps(folder: Path) -> None:
     """Take three steps of each variant.  Rank 0 writes loss, norms, and whole gradients and weights.
 
-    SAVED variants are then written as a checkpoint, and the same variant on one rank, where that has been written
-    before, is resumed here for a fourth step.
+    It also writes the names of those whose bytes differ between ranks.  SAVED variants are then written as a
+    checkpoint, and the same variant on one rank, where that has been written before, is resumed here for a fourth step.
     """
     import json
 
@@ -174,16 +206,17 @@ def steps(folder: Path) -> None:
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
-    bytes_of = {}
+    bytes_of, differing = {}, {}
     exchanges = count_exchanges()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
             exchanges.clear()
             state = make_state(variant, world)
             batch = make_batch(variant, world.rank, world.size)
+            teacher_features = make_teacher_features(variant, world.rank, world.size)
             tensors = {}
             for step in range(3):
-                result = train_step(state, batch, 1e-3)
+                result = train_step(state, batch, 1e-3, teacher_features)
                 assert result.is_applied
                 tensors[f"loss {step}"] = torch.tensor(result.loss)
                 tensors[f"norm {step}"] = torch.tensor(result.grad_norm)
@@ -192,6 +225,8 @@ def steps(folder: Path) -> None:
                         tensors[f"gradient {key}"] = whole(parameter.grad)
             for key, parameter in state.model.checkpoint_parameters().items():
                 tensors[f"weight {key}"] = whole(parameter)
+            digests = [set(digests_of(tensors).items()) for tensors in gather_records(tensors, world)]
+            differing[name] = sorted({key for key, _ in set.union(*digests) - set.intersection(*digests)})
             if state.ema is not None:
                 shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
                 tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
@@ -210,6 +245,7 @@ def steps(folder: Path) -> None:
                 save_file(tensors, folder / f"{name}.{world.size}.safetensors")
         if world.is_first:
             (folder / f"bytes.{world.size}.json").write_text(json.dumps(bytes_of))
+            (folder / f"differing.{world.size}.json").write_text(json.dumps(differing))
 
 
 def waits(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from on_ranks import SAVED, VARIANTS, make_batch, make_state, run_on_ranks
+from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
@@ -49,6 +49,11 @@ def test_two_ranks_give_the_loss_gradients_and_weights_of_one(results, variant):
     assert_equal(results[2][variant], results[1][variant], 1e-5)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ranks_hold_equal_weights_to_the_bit(folder, variant):
+    assert json.loads((folder / "differing.2.json").read_text())[variant] == []
+
+
 def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
     assert set(actual) == set(expected)
     assert any(name.startswith("gradient ") for name in expected)
@@ -67,6 +72,7 @@ def test_four_ranks_on_two_machines_give_the_results_of_one_and_of_each_other(re
     for variant in VARIANTS:
         four = load_file(folder / f"{variant}.4.safetensors")
         assert_equal(four, results[1][variant], 1e-5)
+    assert not any(json.loads((folder / "differing.4.json").read_text()).values())
     for variant in ("hsdp", "fsdp ema", "rows"):
         ranks = json.loads((folder / "bytes.4.json").read_text())[variant]
         (alone,) = json.loads((folder / "bytes.1.json").read_text())[variant]
@@ -75,8 +81,11 @@ def test_four_ranks_on_two_machines_give_the_results_of_one_and_of_each_other(re
         assert_checkpoints_agree(folder, variant, 4)
 
 
-def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(results):
-    whole, accumulated = results[1]["ddp"], results[1]["accumulation"]
+@pytest.mark.parametrize("variant", ACCUMULATED)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(results, variant, world_size):
+    whole, accumulated = results[world_size][variant], results[world_size][ACCUMULATED[variant]]
+    assert whole.keys() >= {name for name in accumulated if not name.startswith("resumed")}
     for name, expected in whole.items():
         if name.startswith(("gradient", "loss", "norm 0")) and not name.endswith("k_proj.bias"):
             assert relative_difference(accumulated[name], expected) < 1e-5, name

@@ -97,12 +97,9 @@ class DualEncoder(torch.nn.Module):
         self._kept_BP = None
         return embedded_BPW.gather(1, rows[:, :, None].expand(-1, -1, embedded_BPW.shape[2]))
 
-    def scalars(self) -> dict[str, torch.nn.Parameter]:
-        """Return the scalar parameters by name.  Each rank holds them whole; the step averages their gradients."""
-        scalars: dict[str, torch.nn.Parameter] = {"clip.logit_scale": self.clip.logit_scale}
-        if self.logit_bias is not None:
-            scalars["logit_bias"] = self.logit_bias
-        return scalars
+    def scalars(self) -> list[torch.nn.Parameter]:
+        """Return the scalar parameters.  Each rank holds them whole; the step averages their gradients."""
+        return [parameter for parameter in self.parameters() if parameter.ndim == 0]
 
     def checkpoint_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return every parameter by its name in the Hugging Face folder; `logit_bias` and adapters by their own."""

@@ -226,7 +226,7 @@ def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests, 
         return votes
     busy_R = loss.new_zeros(state.world.size)
     busy_R[state.world.rank].fill_(busy_s * state.world.size)  # the mean over ranks is busy_s again
-    targets = [loss, *(scalar.grad for scalar in state.model.scalars().values() if scalar.grad is not None)]
+    targets = [loss, *(scalar.grad for scalar in state.model.scalars() if scalar.grad is not None)]
     values = torch.cat([torch.stack([target.detach() for target in targets]), votes, busy_R])
     means = all_reduce(values, state.world).div_(state.world.size)
     for target, mean in zip(targets, means, strict=False):

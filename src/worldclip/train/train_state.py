@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +189,7 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
     scalars = model.scalars()
     if config.parallel == "ddp":
         ddp: Any = torch.nn.parallel.DistributedDataParallel
-        ddp._set_params_and_buffers_to_ignore_for_model(model, list(scalars))
+        ddp._set_params_and_buffers_to_ignore_for_model(model, _names_in_ddp(model, scalars))
         device_ids = [device.index] if device.type == "cuda" else None
         wrapped: torch.nn.Module = ddp(
             model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -207,8 +207,23 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
     for encoder in (model.clip.vision_model, model.clip.text_model):
         for block in encoder.encoder.layers:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(scalars.values()))
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(scalars))
     return model
+
+
+def _names_in_ddp(model: torch.nn.Module, parameters: Iterable[torch.nn.Parameter]) -> list[str]:
+    """Return all names by which DDP looks up whether it ignores a parameter.
+
+    Its reducer joins the names of module and parameter by a dot, also where the module is the model itself, whose name
+    is empty (`.logit_bias`); the rest of DDP reads named_parameters (`logit_bias`).  The reducer waits for the gradient
+    of every parameter that it does not ignore, and averages nothing before.
+    """
+    ignored = set(parameters)
+    names = [name for name, parameter in model.named_parameters() if parameter in ignored]
+    for module_name, module in model.named_modules():
+        own = module.named_parameters(recurse=False)
+        names += [f"{module_name}.{name}" for name, parameter in own if parameter in ignored]
+    return list(dict.fromkeys(names))
 
 
 def _machines_and_ranks(world: World) -> tuple[int, int]:
