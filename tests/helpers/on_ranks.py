@@ -201,6 +201,7 @@ def steps(folder: Path) -> None:
     from torch.distributed.tensor import DTensor
 
     from worldclip.train.distributed import connected_ranks, gather_records
+    from worldclip.train.replicas import require_equal_replicas
     from worldclip.train.step import train_step
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -234,6 +235,7 @@ def steps(folder: Path) -> None:
                 tensors["embedding"] = torch.zeros(state.sparse_embedding.num_rows, 64)
                 for rank, rows in enumerate(gather_records(state.sparse_embedding.present_weight(), world)):
                     tensors["embedding"][rank :: world.size] = rows
+            require_equal_replicas(state, 3)
             if name == "rows" and world.size > 1:
                 assert len(exchanges) == 3 * 4  # how many ids, ids, rows, gradients
             if name in SAVED:
@@ -321,6 +323,25 @@ def train_late(folder: Path) -> None:
     train(folder)
 
 
+def train_disturbed(folder: Path) -> None:
+    """Run the stage; the last bit of one of rank 1's weights flips after four steps."""
+    import torch
+
+    from worldclip.train import loop
+    from worldclip.train.distributed import local_tensor
+
+    launch_step, launched = loop.launch_step, []
+
+    def disturb(state: Any, *args: Any, **kwargs: Any) -> Any:
+        launched.append(launch_step(state, *args, **kwargs))
+        if len(launched) == 4 and state.world.rank == 1:
+            local_tensor(state.model.clip.text_projection.weight.data).view(torch.int32)[2, 3] ^= 1
+        return launched[-1]
+
+    loop.launch_step = disturb
+    train(folder)
+
+
 COLLECTIVES = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
     *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
@@ -362,4 +383,5 @@ def count_collectives() -> list[dict[str, int]]:
 
 
 if __name__ == "__main__":
-    {"steps": steps, "train": train, "train_late": train_late, "waits": waits}[sys.argv[1]](Path(sys.argv[2]))
+    tasks = {function.__name__: function for function in (steps, train, train_disturbed, train_late, waits)}
+    tasks[sys.argv[1]](Path(sys.argv[2]))

@@ -39,6 +39,7 @@ from worldclip.train.distributed import World, barrier, gather_records, pick_ran
 from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
+from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, has_scores, score_checkpoint
 from worldclip.train.step import EXIT_CODES, LaunchedStep, Requests, StepResult, launch_step
@@ -325,6 +326,8 @@ class Trainer:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
         self.saved_at = time.monotonic()
+        for state in (self.state, *(student.state for student in self.students)):
+            require_equal_replicas(state, progress.step)
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable

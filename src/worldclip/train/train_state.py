@@ -239,7 +239,7 @@ def _machines_and_ranks(world: World) -> tuple[int, int]:
     return world.num_machines, world.local_size
 
 
-def _sharding_ranks(config: TrainConfig, world: World) -> World:
+def sharding_ranks(config: TrainConfig, world: World) -> World:
     """Return the ranks among which FSDP cuts a tensor: all, under HSDP those of this machine."""
     if config.parallel != "hsdp":
         return world
@@ -272,14 +272,14 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     adapters.
     """
     world = state.world
-    replicated, sharded, own = _held_tensors(state)
-    num_copies = world.size // _sharding_ranks(state.config, world).size
+    replicated, sharded, own = held_tensors(state)
+    num_copies = world.size // sharding_ranks(state.config, world).size
     copy_index = world.rank // (world.size // num_copies)
     share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies) | own
     return {name: local.copy() for name, local in share.items() if local.num_rows}
 
 
-def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTensors]:
+def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTensors]:
     """Return (tensors that every rank holds, rows of FSDP's shard, rows that no other rank holds).
 
     Under HSDP every machine has a copy of the shards.
@@ -287,7 +287,7 @@ def _held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTens
     replicated: HeldTensors = {}
     sharded: HeldTensors = {}
     own: HeldTensors = {}
-    sharding = _sharding_ranks(state.config, state.world)
+    sharding = sharding_ranks(state.config, state.world)
     optimizer_state = state.optimizer.state
     merged = dict(merged_weights(state.model.clip))
     for name, parameter in state.model.checkpoint_parameters().items():
@@ -326,7 +326,7 @@ def _load_parameters(model: DualEncoder, reader: CheckpointReader) -> None:
 def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
     """Read moments, EMA and sparse embedding: this rank's rows, whatever the world size that wrote them."""
     parameters = state.model.checkpoint_parameters()
-    sharding = _sharding_ranks(state.config, state.world)
+    sharding = sharding_ranks(state.config, state.world)
     rows = {
         name: slice(*shard_rows(len(parameter), sharding)) if isinstance(parameter, DTensor) else None
         for name, parameter in parameters.items()
