@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import worldclip
 from small_models import save_hugging_face
@@ -34,18 +34,32 @@ def hugging_face(tmp_path_factory) -> Path:
     return folder
 
 
+MODULES = ("evil.py", "megatron/__init__.py", "megatron/core.py", "megatron/evil.py")
+
+
+def plant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put modules that leave a mark when they run into the present folder, where Python finds them."""
+    (folder / "megatron").mkdir(parents=True)
+    for name in MODULES:
+        (folder / name).write_text(EVIL.format(mark=str(folder.parent / "mark")))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+
+
 @pytest.fixture
-def folder(hugging_face, tmp_path, monkeypatch) -> Path:
-    """Return a model folder with a module that leaves a mark when it runs; connections and questions fail the test."""
+def folder(hugging_face, tmp_path, monkeypatch):
+    """Return a model folder with modules that leave a mark when they run; connections and questions fail the test."""
     folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
-    (folder / "evil.py").write_text(EVIL.format(mark=str(tmp_path / "mark")))
+    plant(folder, monkeypatch)
 
     def fail(*arguments, **_):
         raise AssertionError(f"connected or asked: {arguments}")
 
     monkeypatch.setattr(socket, "create_connection", fail)
     monkeypatch.setattr("builtins.input", fail)
-    return folder
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("evil", "megatron")]:
+        del sys.modules[name]  # of a test that failed: the next one imports it again
 
 
 def edit(path: Path, **values) -> None:
@@ -64,7 +78,7 @@ def load_or_refuse(folder: Path) -> str:
     except UserError as error:
         said = str(error)
     assert not (folder.parent / "mark").exists()
-    assert "evil" not in sys.modules
+    assert not {"evil", "megatron"} & set(sys.modules)
     return said
 
 
@@ -112,6 +126,112 @@ def test_an_adapter_is_refused_with_its_remedy(folder):
 def test_quantizers_and_kernels_from_the_net_are_refused(folder, key, value):
     edit(folder / "config.json", **{key: value})
     assert f"{key} = " in load_or_refuse(folder)
+
+
+# adapters
+
+LAYER = "text_model.encoder.layers.0.self_attn.q_proj"
+RANK = 4
+
+
+@pytest.fixture
+def adapters(folder, hugging_face) -> Path:
+    """Return a folder of LoRA adapters of the model, with the same modules next to them."""
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).unlink()
+    width = load_file(hugging_face / "model.safetensors")[f"{LAYER}.weight"].shape[0]
+    generator = torch.Generator().manual_seed(0)
+    sides = {"A": torch.randn(RANK, width, generator=generator), "B": torch.randn(width, RANK, generator=generator)}
+    tensors = {f"base_model.model.{LAYER}.lora_{side}.weight": tensor for side, tensor in sides.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(hugging_face), "r": RANK, "lora_alpha": 2}
+    edit(folder / "adapter_config.json", **config, target_modules=["q_proj"])
+    return folder
+
+
+def expected_texts(adapters: Path, hugging_face: Path, scale: float) -> torch.Tensor:
+    clip = worldclip.load(hugging_face, device="cpu")
+    tensors = load_file(adapters / "adapter_model.safetensors")
+    a, b = (tensors[f"base_model.model.{LAYER}.lora_{side}.weight"] for side in "AB")
+    with torch.no_grad():
+        clip.model.get_parameter(f"{LAYER}.weight").add_(scale * b @ a)
+    return torch.from_numpy(clip.encode_text(["a red apple", "ein Hund"]))
+
+
+@pytest.mark.parametrize(("changes", "scale"), [({}, 2 / RANK), ({"use_rslora": True}, 2 / RANK**0.5)])
+def test_adapters_are_added_to_the_weights(adapters, hugging_face, changes, scale):
+    edit(adapters / "adapter_config.json", **changes)
+    actual = torch.from_numpy(worldclip.load(adapters, device="cpu").encode_text(["a red apple", "ein Hund"]))
+    expected = expected_texts(adapters, hugging_face, scale)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    assert (actual - expected_texts(adapters, hugging_face, 0)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("module", ["evil", "megatron.evil", "megatron.core"])
+def test_modules_that_an_adapter_names_are_not_imported(adapters, module):
+    edit(adapters / "adapter_config.json", megatron_core=module)
+    assert load_or_refuse(adapters) == ""
+    edit(adapters / "adapter_config.json", auto_mapping={"base_model_class": "Evil", "parent_library": module})
+    assert load_or_refuse(adapters) == ""
+    edit(adapters / "adapter_config.json", megatron_config={"tensor_model_parallel_size": 1})
+    assert "megatron_config = {'tensor_model_parallel_size': 1} is not plain LoRA" in load_or_refuse(adapters)
+
+
+def test_a_rank_that_the_weights_do_not_have_is_refused_before_memory_is_allocated(adapters):
+    edit(adapters / "adapter_config.json", r=10**8)
+    assert f"says r = 100000000, {LAYER}.lora_A.weight has rank {RANK}" in load_or_refuse(adapters)
+
+
+SLOW_PATTERN = "(([a-z0-9_.])+)+!"  # takes 2**44 steps on the layer's name
+
+
+def test_patterns_of_an_adapter_are_not_matched(adapters):
+    edit(adapters / "adapter_config.json", target_modules=SLOW_PATTERN, exclude_modules=SLOW_PATTERN)
+    edit(adapters / "adapter_config.json", layers_pattern=SLOW_PATTERN, modules_to_save=[SLOW_PATTERN])
+    assert load_or_refuse(adapters) == ""
+    for key in ("rank_pattern", "alpha_pattern"):
+        edit(adapters / "adapter_config.json", **{key: {SLOW_PATTERN: 8}})
+        assert f"{key} = " in load_or_refuse(adapters)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("r", value) for value in ("4", 4.0, True, 0, -1, None, [4])),
+        *(("lora_alpha", value) for value in ("2", None, True, float("nan"), float("inf"), [2])),
+        *(("use_rslora", value) for value in ("yes", 1, {})),
+        *(("base_model_name_or_path", value) for value in (3, ["x"], {"x": "y"})),
+        *(("use_dora", True), ("bias", "all"), ("lora_bias", True), ("init_lora_weights", "pissa")),
+        *(("loftq_config", {"loftq_bits": 4}), ("layer_replication", [[0, 2]]), ("target_parameters", ["evil"])),
+        *(("a_key_of_tomorrow", "evil.Evil"), ("peft_type", "evil"), ("peft_type", {"evil": 1})),
+    ],
+)
+def test_other_types_and_other_kinds_of_adapters_are_refused_with_the_key(adapters, key, value):
+    edit(adapters / "adapter_config.json", **{key: value})
+    assert f"{key} " in load_or_refuse(adapters)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"LORA"', "null", "[" * 100_000, "nul"])
+def test_an_adapter_config_of_another_form_is_refused(adapters, content):
+    (adapters / "adapter_config.json").write_text(content)
+    assert "adapter_config.json" in load_or_refuse(adapters)
+
+
+def test_adapters_without_their_other_half_or_of_another_layer_are_refused(adapters):
+    path = adapters / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = f"base_model.model.{LAYER}.lora_A.weight"
+    table = "base_model.model.text_model.embeddings.token_embedding.lora_A.weight"
+    for changed, said in (
+        ({name: tensors[name]}, f"holds no {LAYER}.lora_B.weight"),
+        ({name: tensors[name][:2]} | {key: tensors[key] for key in tensors if key != name}, "has rank 2"),
+        (tensors | {table: tensors[name]}, "token_embedding.weight is of no linear layer there"),
+        (tensors | {name: tensors[name][None]}, "has 3 dimensions"),
+        ({name.removeprefix("base_model."): tensors[name]}, "no model."),
+        ({}, "holds no lora_A and lora_B"),
+    ):
+        save_file({key: tensor.clone() for key, tensor in changed.items()}, path)
+        assert said in load_or_refuse(adapters)
 
 
 class Touch:

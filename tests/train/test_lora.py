@@ -170,6 +170,20 @@ def test_exported_adapters_name_a_base_on_the_hub_and_no_folder_of_this_machine(
         assert str(place.parent).encode() not in path.read_bytes(), path
 
 
+def test_exported_adapters_are_described_anew(place, tmp_path):
+    """A checkpoint of others may name modules that peft imports and patterns that it matches."""
+    checkpoint = shutil.copytree(latest_checkpoint(place / "lora" / "run"), tmp_path / "step")
+    name_base(checkpoint / "trainer", None, megatron_core="evil", target_modules="(.*)+!")
+    export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
+    config = artifacts.read_json(tmp_path / "out/peft/adapter_config.json")
+    assert config == artifacts.read_json(place / "lora/out/peft/adapter_config.json")
+    assert config["megatron_core"] == "megatron.core"
+    assert len(config["target_modules"]) == 2 * 6  # two towers of one block
+    name_base(checkpoint / "trainer", None, megatron_config={"hidden_size": 1})
+    with pytest.raises(UserError, match=r"megatron_config = \{'hidden_size': 1\} is not plain LoRA"):
+        export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
+
+
 def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place, tmp_path):
     out = place / "lora" / "out"
     expected = worldclip.load(place / "lora" / "run", device="cpu").encode_text(TEXTS)

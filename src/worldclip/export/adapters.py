@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, about, largest_difference
-from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS
+from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS, Adapters, layers_of, read_adapters
 from worldclip.model.formats.peft_folder import OPTIONS as OPTIONS
 from worldclip.model.formats.peft_folder import base_of as base_of
 from worldclip.model.formats.peft_folder import missing as missing
@@ -31,8 +31,7 @@ from worldclip.train.checkpoint import CheckpointReader
 if TYPE_CHECKING:
     import torch
 
-_BASE = "base_model_name_or_path"
-_PROJECTIONS = ("visual_projection.weight", "text_projection.weight")  # they learn in full
+_PROJECTIONS = ("visual_projection", "text_projection")  # they learn in full
 
 requires = Requirement(("peft",), extra="lora")
 has_torch_weights, yields_to = True, ""
@@ -80,7 +79,8 @@ class AdapterWriter:
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
         """Write adapters and projections.  Raises UserError for a model that was trained without adapters.
 
-        A base on the hub is named; one in a local folder is not, for its path says nothing to others.
+        A base on the hub is named; one in a local folder is not, for its path says nothing to others.  The
+        configuration is made anew: a checkpoint of others may name modules that peft would import.
         """
         from safetensors.torch import save_file
 
@@ -89,12 +89,14 @@ class AdapterWriter:
             raise UserError(
                 f"{self.checkpoint} has no adapters; train with train.lora_rank, or leave peft out of export.formats"
             )
+        adapters = read_adapters(source)
         state = clip.model.state_dict()
-        tensors = self._read("adapter.") | {name: state[name] for name in _PROJECTIONS}
+        tensors = self._read("adapter.")
+        config = _to_record(adapters, layers_of(tensors))
+        tensors |= {f"{name}.weight": state[f"{name}.weight"] for name in _PROJECTIONS}
         named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
-        config = read_json(source)
-        write_json(folder / CONFIG, {**config, _BASE: hub_id(config[_BASE])})
+        write_json(folder / CONFIG, config)
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
         """Let peft add the adapters to the base weights, and compare with the merged model."""
@@ -113,3 +115,10 @@ class AdapterWriter:
         """Return the tensors of one kind (train/checkpoint.py), by their names after it."""
         reader = CheckpointReader(self.checkpoint)
         return {name.removeprefix(kind): reader.read(name) for name in reader.tensors if name.startswith(kind)}
+
+
+def _to_record(adapters: Adapters, layers: list[str]) -> Report:
+    """Return the adapter_config.json of adapters on these layers, as peft writes it."""
+    record: Report = {**adapters.to_peft(layers).to_dict(), "target_modules": sorted(layers)}
+    base = None if adapters.base is None else hub_id(adapters.base)
+    return record | {"modules_to_save": list(_PROJECTIONS), "base_model_name_or_path": base}
