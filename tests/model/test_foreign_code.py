@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import worldclip
 from small_models import save_hugging_face
 from worldclip.core.errors import UserError
+from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
 from worldclip.model.tokenizer import load_tokenizer
 
@@ -53,6 +54,7 @@ def folder(hugging_face, tmp_path, monkeypatch):
     plant(folder, monkeypatch)
 
     def fail(*arguments, **_):
+        (tmp_path / "mark").touch()  # a library may catch the error
         raise AssertionError(f"connected or asked: {arguments}")
 
     monkeypatch.setattr(socket, "create_connection", fail)
@@ -90,11 +92,34 @@ AUTO_MAP = {
 ELSEWHERE = {"AutoModel": "somebody/repository--evil.EvilModel", "AutoConfig": "somebody/repository--evil.EvilConfig"}
 
 
+RECORDS = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+)
+"""What transformers reads of a model folder."""
+
+
 @pytest.mark.parametrize("auto_map", [AUTO_MAP, ELSEWHERE])
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("file", RECORDS)
 def test_code_that_auto_map_names_never_runs(folder, file, auto_map):
-    edit(folder / file, auto_map={**auto_map, "AutoImageProcessor": "evil.Evil"})
+    auto_map = {**auto_map, "AutoImageProcessor": "evil.Evil", "AutoProcessor": "evil.Evil"}
+    edit(folder / file, auto_map=auto_map)
     load_or_refuse(folder)
+    edit(folder / "processor_config.json", image_processor={"auto_map": auto_map}, tokenizer={"auto_map": auto_map})
+    load_or_refuse(folder)
+
+
+@pytest.mark.parametrize("name", ["evil.Evil", "evil:Evil", "Evil", "megatron.evil"])
+@pytest.mark.parametrize(
+    "key", ["tokenizer_class", "image_processor_type", "feature_extractor_type", "processor_class", "backend"]
+)
+def test_classes_that_a_record_names_are_those_of_transformers(folder, key, name):
+    for file in RECORDS:
+        edit(folder / file, **{key: name})
+    load_or_refuse(folder)
+    for file in RECORDS[3:]:
+        (folder / file).unlink()
+        load_or_refuse(folder)
 
 
 def test_an_unknown_model_type_with_code_is_refused(folder):
@@ -126,6 +151,77 @@ def test_an_adapter_is_refused_with_its_remedy(folder):
 def test_quantizers_and_kernels_from_the_net_are_refused(folder, key, value):
     edit(folder / "config.json", **{key: value})
     assert f"{key} = " in load_or_refuse(folder)
+
+
+# exports
+
+
+def test_an_export_holds_no_code_and_names_none(folder):
+    """Sentence Transformers 5 runs the modules that modules.json of a local folder names."""
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
+    for file in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        edit(folder / file, auto_map={**AUTO_MAP, "AutoImageProcessor": "evil.Evil", "AutoProcessor": "evil.Evil"})
+    out = folder.parent / "out"
+    export_model(folder, out, ExportConfig(formats=("huggingface", "onnx"), onnx_precisions=("fp32",)))
+    assert not (folder.parent / "mark").exists()
+    assert not list(out.rglob("*.py"))
+    for path in out.rglob("*.json"):
+        assert "evil" not in path.read_text(), path
+    modules = json.loads((out / "huggingface" / "modules.json").read_text())
+    assert [module["type"].partition(".")[0] for module in modules] == ["sentence_transformers"] * 2
+
+
+# open_clip
+
+
+@pytest.fixture
+def open_clip_folder(folder, hugging_face) -> Path:
+    """Return an open_clip folder that is not of our family: it sets an option of its tokenizer."""
+    pytest.importorskip("open_clip")
+    out = folder.parent / "exported"
+    export_model(hugging_face, out, ExportConfig(formats=("open_clip",)))
+    for path in (out / "open_clip").iterdir():
+        shutil.copy(path, folder)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).unlink()
+    edit_text_cfg(folder, tokenizer_kwargs={"strip_sep_token": True})
+    return folder
+
+
+def edit_text_cfg(folder: Path, **values) -> None:
+    record = json.loads((folder / "open_clip_config.json").read_text())
+    record["model_cfg"]["text_cfg"] |= values
+    (folder / "open_clip_config.json").write_text(json.dumps(record))
+
+
+def load_open_clip(folder: Path) -> str:
+    """Return what worldclip.load says, "" where it loads; nothing of the folder ran."""
+    said = ""
+    try:
+        worldclip.load(folder, device="cpu").encode_text(["a"])
+    except UserError as error:
+        said = str(error)
+    assert not (folder.parent / "mark").exists()
+    assert not {"evil", "megatron"} & set(sys.modules)
+    return said
+
+
+def test_an_open_clip_folder_cannot_trust_the_code_of_its_tokenizer(open_clip_folder):
+    assert load_open_clip(open_clip_folder) == ""
+    edit(open_clip_folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=AUTO_MAP)
+    load_open_clip(open_clip_folder)
+    edit_text_cfg(open_clip_folder, tokenizer_kwargs={"trust_remote_code": True})
+    assert "tokenizer_kwargs trust_remote_code" in load_open_clip(open_clip_folder)
+
+
+@pytest.mark.parametrize("model_type", ["evil", "roberta"])
+def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_folder, model_type):
+    tower = open_clip_folder / "tower"
+    tower.mkdir()
+    (tower / "evil.py").write_text((open_clip_folder / "evil.py").read_text())
+    (tower / "config.json").write_text(json.dumps({"model_type": model_type, "auto_map": AUTO_MAP}))
+    edit_text_cfg(open_clip_folder, hf_model_name="tower", hf_pooler_type="mean_pooler")
+    assert "code of its own" in load_open_clip(open_clip_folder)
 
 
 # adapters

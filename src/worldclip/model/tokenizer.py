@@ -187,11 +187,12 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
         tokenizer: PreTrainedTokenizerFast = transformers.AutoTokenizer.from_pretrained(
             str(source), trust_remote_code=False
         )
-        return tokenizer
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
         ) from error
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
+    return tokenizer
 
 
 def train_tokenizer(

@@ -105,6 +105,7 @@ def _read_config(folder: Path) -> Any:
         layers = getattr(tower, "num_hidden_layers", 1)
         if not isinstance(layers, int) or not 1 <= layers <= weights.MAX_LAYERS:
             raise UserError(f"{folder}: a tower has {layers} layers; at most {weights.MAX_LAYERS}")
+    vars(config).pop("auto_map", None)  # names code of its own, and would be saved with the model
     return config
 
 
@@ -176,7 +177,7 @@ def _read_processor(folder: Path, image_size: int) -> Any:
     """Load the image processor.  Raises UserError where there is none, or it makes images of another size."""
     try:
         processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
             f"({first_line(error)}); copy or download it again"
@@ -203,9 +204,11 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
     """Copy a checkpoint's weights byte for byte, without the trainer's state; clip: the checkpoint, loaded.
 
     The tokenizer's maximum length becomes the model's context, since transformers truncates by it, and the end token
-    that config.json may lack is added.
+    that config.json may lack is added.  Code does not go along, nor the names by which a library would load code:
+    Sentence Transformers 5 trusts the modules.json of a local folder.
     """
-    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(layout.TRAINER), dirs_exist_ok=True)
+    without = shutil.ignore_patterns(layout.TRAINER, "*.py", "modules.json")
+    shutil.copytree(checkpoint, folder, ignore=without, dirs_exist_ok=True)
     tokenizer = clip.require_tokenizer()
     if Path(tokenizer.hf.name_or_path) == checkpoint:
         adapt_tokenizer_config(folder, tokenizer.context_length)
@@ -216,8 +219,17 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
     if text_config.get("eos_token_id") is None:
         text_config["eos_token_id"] = tokenizer.eos_id
         write_json(folder / "config.json", record)
-    if not (folder / "modules.json").exists():
-        write_sentence_modules(folder)
+    _remove_auto_maps(folder)
+    write_sentence_modules(folder)
+
+
+def _remove_auto_maps(folder: Path) -> None:
+    """Remove the key by which transformers' records name classes of a repository's own code."""
+    for path in folder.glob("*config.json"):
+        record = weights.read_json_config(path)
+        if "auto_map" in record:
+            del record["auto_map"]
+            write_json(path, record)
 
 
 def write_sentence_modules(folder: Path) -> None:
@@ -238,8 +250,8 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     import torch
 
     transformers = require_transformers()
-    model = transformers.AutoModel.from_pretrained(folder, dtype="float32").eval()
-    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype="float32", trust_remote_code=False).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     texts = list(sample_inputs.TEXTS)
     inputs = processor(text=texts, images=sample_inputs.images(), return_tensors="pt", padding=True, truncation=True)
     if isinstance(clip.processor, preprocess.PerImage):

@@ -85,9 +85,9 @@ def read(path: Path, options: LoadOptions) -> Clip:
         folder, file = path, files[0]
     state = weights.read_state(file)
     record = _find_config(folder, file, state, options.arch)
-    if foreign_keys(record["model_cfg"]):
-        return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, state, options)
     text_cfg = record["model_cfg"]["text_cfg"]
+    if foreign_keys(record["model_cfg"]):
+        return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, text_cfg, state, options)
     source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
     if not source:
         raise UserError(

@@ -34,6 +34,7 @@ FAMILIES = {
     "chinese_clip": "ChineseCLIPModel",
 }
 OLD_BUFFER = "position_ids"  # that older transformers saved
+TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # of open_clip's own
 PADDED = ("siglip",)  # trained on texts that are padded to the whole context, without a mask
 
 
@@ -109,7 +110,7 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         model = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(folder, dtype="float32").eval()
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         hf = transformers.AutoTokenizer.from_pretrained(options.tokenizer or folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"
         ) from error
@@ -152,21 +153,24 @@ def _longest_first(specials: Iterable[Any]) -> list[str]:
     return sorted(map(str, specials), key=lambda text: (-len(text), text))
 
 
-def read_open_clip(source: str | Path, state: Mapping[str, torch.Tensor], options: LoadOptions) -> Clip:
+def read_open_clip(
+    source: str | Path, text_cfg: Mapping[str, Any], state: Mapping[str, torch.Tensor], options: LoadOptions
+) -> Clip:
     """Load an open_clip model of any architecture.
 
-    source: the name of one of its configurations, or the path of a configuration file.  state: its tensors.  Raises
-    UserError where they are not those of the configuration.
+    source: the name of one of its configurations, or the path of a configuration file.  text_cfg: of that
+    configuration.  state: its tensors.  Raises UserError where they are not those of the configuration.
     """
     import torch
 
     open_clip = require("open_clip", extra="export")
+    _refuse_foreign_code(text_cfg, source)
     name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
     try:
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
         known = model.state_dict().keys()
         model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
-        tokenizer = _open_clip_tokenizer(open_clip, name, options.tokenizer)
+        tokenizer = _open_clip_tokenizer(open_clip, name, text_cfg, options.tokenizer)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(
@@ -183,6 +187,31 @@ def read_open_clip(source: str | Path, state: Mapping[str, torch.Tensor], option
     return Clip(backend, tokenizer, PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts))
 
 
+def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
+    """Raise UserError where open_clip would let transformers run code that stands beside a tokenizer or a text tower.
+
+    It passes tokenizer_kwargs on, trust_remote_code among them, and builds a text tower without a word on trust:
+    transformers then asks whoever sits at the terminal.
+    """
+    arguments = text_cfg.get("tokenizer_kwargs") or {}
+    if refused := [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]:
+        raise UserError(
+            f"{source}: text_cfg has tokenizer_kwargs {', '.join(refused)}; known: {', '.join(TOKENIZER_ARGUMENTS)}"
+        )
+    tower = text_cfg.get("hf_model_name")
+    if tower is None:
+        return
+    try:
+        config = require_transformers().AutoConfig.from_pretrained(tower, trust_remote_code=False)
+        needs_code = hasattr(config, "auto_map")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if "trust_remote_code" not in str(error):
+            raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} does not load ({error})") from error
+        needs_code = True
+    if needs_code:
+        raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} names code of its own, and is refused")
+
+
 def _register(open_clip: Any, config: Path) -> str:
     """Return the name by which open_clip builds the model of a configuration file."""
     if config.name == "open_clip_config.json":
@@ -191,11 +220,12 @@ def _register(open_clip: Any, config: Path) -> str:
     return config.stem
 
 
-def _open_clip_tokenizer(open_clip: Any, source: str, name: str | None) -> OtherTokenizer:
+def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any], name: str | None) -> OtherTokenizer:
     """Return open_clip's tokenizer of a model, or the Hugging Face one that `name` means."""
-    own = open_clip.get_tokenizer(source)
+    is_hugging_face = bool(text_cfg.get("hf_tokenizer_name"))
+    own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
     if name is not None:
-        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length)
+        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
     specials = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials))
