@@ -66,6 +66,12 @@ def test_transformers_js_embeds_and_classifies_alike(precision, exported, clip):
     answer = run_node("transformers_js.mjs", *arguments)
     check_cosines(answer["text"], clip.encode_text(texts_of(exported)), MIN_COSINE[precision])
     check_labels(answer["labels"], clip, exported, precision)
+    assert list(answer["joint"]) == ["1x1", "2x1", "1x2", "16x2"]
+    for shape, rows in answer["joint"].items():
+        num_images, num_texts = map(int, shape.split("x"))
+        images = [exported / "image.png"] * num_images
+        check_cosines(rows["image"], clip.encode_image(images), MIN_COSINE[precision])
+        check_cosines(rows["text"], clip.encode_text(texts_of(exported)[:num_texts]), MIN_COSINE[precision])
 
 
 @pytest.mark.parametrize("precision", SUFFIXES)

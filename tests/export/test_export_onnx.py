@@ -219,6 +219,54 @@ def test_joint_graph_gives_embeddings_and_logits_of_any_numbers_of_images_and_te
     np.testing.assert_array_equal(by_name["logits_per_text"], by_name["logits_per_image"].T)
 
 
+SHAPES = [(1, 1), (1, 2), (2, 1), (2, 2), (5, 7), (7, 5), (20, 20), (16, 2), (2, 16), (1, 7), (4, 1)]
+
+
+@pytest.mark.parametrize("suffix", ["", "_fp16", "_quantized"])
+def test_joint_graph_runs_on_any_numbers_of_images_and_texts_in_any_order(exported, suffix):
+    """onnxruntime plans memory by the names of dimensions; the runs of one session share it."""
+    path = exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx"
+    session = onnxruntime.InferenceSession(path)
+    tokens = worldclip.load(exported / "source", device="cpu").tokenizer.encode(["a red apple", "ein Hund"] * 10)
+    pixels = random_pixels(28, num=20).numpy()
+    for num_images, num_texts in [*SHAPES, *reversed(SHAPES)]:
+        ids = tokens.padded(np.arange(num_texts))
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "pixel_values": pixels[:num_images]}
+        fresh = onnxruntime.InferenceSession(path).run(None, inputs)
+        for actual, expected in zip(session.run(None, inputs), fresh, strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("suffix", ["", "_fp16", "_quantized"])
+def test_towers_of_a_joint_graph_share_no_symbolic_dimension(exported, suffix):
+    graph = onnx.load(exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx").graph
+    names: dict[str, set[str]] = {"image_": set(), "text_": set()}
+    for value in graph.value_info:
+        tower = next((tower for tower in names if value.name.startswith(tower)), None)
+        if tower is not None:  # else a value of the graph behind the towers
+            names[tower] |= {dim.dim_param for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+    assert "batch_size" in names["image_"]
+    assert {"text_batch_size", "sequence_length"} <= names["text_"]
+    assert not names["image_"] & names["text_"]
+
+
+def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(exported, tmp_path, monkeypatch):
+    from worldclip.model.formats import onnx_folder, onnx_joint
+
+    def rename_batch_alone(model, prefix, names):
+        for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.dim_param = names.get(dim.dim_param, dim.dim_param)
+
+    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
+    clip = worldclip.load(exported / "source", device="cpu")
+    towers = [onnx_folder.model_path(folder, tower, "int8") for tower in ("vision_model", "text_model", "model")]
+    monkeypatch.setattr(onnx_joint, "_rename_dimensions", rename_batch_alone)
+    onnx_joint.write_joint(*towers, clip.logit_scale, onnx_folder.MAX_FILE_BYTES)
+    with pytest.raises(UserError, match=r"model_quantized\.onnx does not run on 16 images and 2 texts"):
+        onnx_folder.compare(clip, folder, ("int8",))
+
+
 def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(exported):
     """transformers.js adds special tokens, then truncates."""
     clip = worldclip.load(exported / "source", device="cpu")

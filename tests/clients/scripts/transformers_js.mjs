@@ -1,5 +1,6 @@
 // Classify and embed with transformers.js: NODE_MODULES FOLDER IMAGE TEXTS.json DTYPE
-// Prints {versions, labels, text: rows of text_model.onnx, image: rows of vision_model.onnx}.
+// Prints {versions, labels, joint: {"2x1": {image, text}, ...}: rows of model.onnx for numbers of images and texts,
+// text: rows of text_model.onnx, image: rows of vision_model.onnx}.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, basename } from "node:path";
 import { createRequire } from "node:module";
@@ -13,12 +14,6 @@ js.env.localModelPath = dirname(folder) + "/";
 const name = basename(folder);
 const texts = JSON.parse(readFileSync(textsFile, "utf8"));
 
-let labels = null; // of the joint graph, which a web folder has not
-if (existsSync(`${folder}/onnx/model.onnx`)) {
-  const classify = await js.pipeline("zero-shot-image-classification", name, { dtype });
-  labels = await classify(image, texts.slice(0, 3), { hypothesis_template: "{}" });
-}
-
 const tokenizer = await js.AutoTokenizer.from_pretrained(name);
 const encoder = await js.CLIPTextModelWithProjection.from_pretrained(name, { dtype });
 const inputs = tokenizer(texts, { padding: true, truncation: true });
@@ -27,5 +22,19 @@ const rows = text_embeds.tolist();
 const processor = await js.AutoProcessor.from_pretrained(name);
 const imageEncoder = await js.CLIPVisionModelWithProjection.from_pretrained(name, { dtype });
 const { image_embeds } = await imageEncoder(await processor(await js.RawImage.read(image)));
+
+let labels = null; // of the joint graph, which a web folder has not
+const joint = {};
+if (existsSync(`${folder}/onnx/model.onnx`)) {
+  const classify = await js.pipeline("zero-shot-image-classification", name, { dtype });
+  labels = await classify(image, texts.slice(0, 3), { hypothesis_template: "{}" });
+  const both = await js.AutoModel.from_pretrained(name, { dtype });
+  for (const [numImages, numTexts] of [[1, 1], [2, 1], [1, 2], [16, 2]]) {
+    const images = await processor(Array(numImages).fill(await js.RawImage.read(image)));
+    const output = await both({ ...tokenizer(texts.slice(0, numTexts), { padding: true, truncation: true }), ...images });
+    const rows = { image: output.image_embeds.tolist(), text: output.text_embeds.tolist() };
+    joint[`${numImages}x${numTexts}`] = rows;
+  }
+}
 const versions = [`transformers.js ${js.env.version} in Node.js ${process.version}`];
-console.log(JSON.stringify({ versions, labels, text: rows, image: image_embeds.tolist() }));
+console.log(JSON.stringify({ versions, labels, joint, text: rows, image: image_embeds.tolist() }));

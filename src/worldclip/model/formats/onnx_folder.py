@@ -53,6 +53,13 @@ SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # of transformer
 OPSET = 18
 MAX_FILE_BYTES = 1_500_000_000  # larger tensors go to <name>.onnx_data: a protobuf file is limited to 2 GiB
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # of an exported encoder's embeddings with the model's
+JOINT_SHAPES = (
+    (1, 1),
+    (1, 2),
+    (5, 7),
+    (20, 20),
+    (16, 2),
+)  # numbers of images and texts on which joint graphs are compared
 QUANTISED_OPS = ["MatMul", "Gather"]  # Gather: the token table, which is most of a small model
 
 
@@ -431,7 +438,8 @@ def _without_warnings() -> Iterator[None]:
 def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> Report:
     """Compare in onnxruntime: the largest difference in float32, the smallest cosine in the other precisions.
 
-    has_joint: compare the joint graphs too.  `joint_bytes` is their size; they hold small weights a second time.
+    has_joint: compare the joint graphs too, on the numbers of images and texts in JOINT_SHAPES.  `joint_bytes` is their
+    size; they hold small weights a second time.
     Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.
     """
     tokens = clip.require_tokenizer().encode(sample_inputs.TEXTS)
@@ -445,8 +453,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
         embeds = (encoders.encode_pixels(pixels), encoders.encode_tokens(tokens, num_chunks=len(tokens)))
         pairs = list(zip(embeds, expected, strict=True))
         if has_joint:
-            joint = _run_joint(model_path(folder, JOINT, precision), pixels.numpy(), tokens)
-            pairs += zip(joint, expected, strict=True)
+            pairs += _run_joint(model_path(folder, JOINT, precision), pixels.numpy(), tokens, expected)
         if precision == "fp32":
             difference = max(sample_inputs.max_difference(*pair) for pair in pairs)
             checked[precision] = sample_inputs.require_close(difference, "onnxruntime")
@@ -471,12 +478,27 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is not valid ONNX ({first_line(error)}); nothing was exported") from error
 
 
-def _run_joint(path: Path, pixels_B3SS: np.ndarray, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Return image and text embeddings of the joint graph."""
-    ids = tokens.padded()
-    inputs = {"pixel_values": pixels_B3SS, "input_ids": ids, "attention_mask": _mask(tokens.lengths)}
-    image_BD, text_BD = open_session(path).run(["image_embeds", "text_embeds"], inputs)
-    return image_BD, text_BD
+def _run_joint(
+    path: Path, pixels_B3SS: np.ndarray, tokens: Tokens, expected: tuple[np.ndarray, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (embeddings of the joint graph, expected ones) of images, then of texts, for each of JOINT_SHAPES.
+
+    Samples are repeated.  Raises UserError for a shape that the graph does not run on.
+    """
+    session = open_session(path)
+    for num_images, num_texts in JOINT_SHAPES:
+        images, texts = np.arange(num_images) % len(pixels_B3SS), np.arange(num_texts) % len(tokens)
+        mask = _mask(tokens.lengths[texts])
+        inputs = {"pixel_values": pixels_B3SS[images], "input_ids": tokens.padded(texts), "attention_mask": mask}
+        try:
+            image_BD, text_BD = session.run(["image_embeds", "text_embeds"], inputs)
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise UserError(
+                f"{path} does not run on {num_images} images and {num_texts} texts ({first_line(error)}); nothing was "
+                "exported. Leave its precision out of onnx_precisions"
+            ) from error
+        yield image_BD, expected[0][images]
+        yield text_BD, expected[1][texts]
 
 
 def _checked(report: Record) -> str:

@@ -8,6 +8,7 @@ Weights that the encoders keep in files of their own (above 1.5 GB) are shared w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     """
     onnx = require("onnx", extra="export")
     image, text = (onnx.load(encoder, load_external_data=False) for encoder in (image_path, text_path))
-    _rename_dimension(text, "batch_size", "text_batch_size")
+    _rename_dimensions(image, "image_", {"batch_size": "batch_size"})
+    _rename_dimensions(text, "text_", {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
     image, text = (
         onnx.compose.add_prefix(encoder, prefix, rename_inputs=False, rename_outputs=False)
         for encoder, prefix in ((image, "image_"), (text, "text_"))
@@ -62,13 +64,17 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     onnx.save(joint, path, save_as_external_data=is_large, location=location)
 
 
-def _rename_dimension(model: Any, before: str, after: str) -> None:
-    """Rename a symbolic dimension, so that images and texts of a joint graph have batch sizes of their own."""
+def _rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
+    """Rename every symbolic dimension: as `names` says, others with the prefix.
+
+    Runtimes take equal names for equal sizes.  Both towers have a batch_size, and unknown dimensions are numbered alike
+    in each graph (unk__19, by the shape inference of quantisation).
+    """
     graph = model.graph
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param == before:
-                dimension.dim_param = after
+            if dimension.dim_param:
+                dimension.dim_param = names.get(dimension.dim_param, prefix + dimension.dim_param)
 
 
 def _rename_output(model: Any, before: str, after: str) -> None:
