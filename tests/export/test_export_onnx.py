@@ -288,6 +288,14 @@ def test_every_written_graph_is_valid_onnx(exported):
         onnx.checker.check_model(str(file))
 
 
+def test_graphs_name_no_file_of_the_machine_that_wrote_them(exported):
+    for file in (exported / "out" / "onnx" / "onnx").iterdir():
+        content = file.read_bytes()
+        for folder in (Path(worldclip.__file__).parent, Path(onnx.__file__).parents[1], exported):
+            assert str(folder).encode() not in content, file.name
+        assert b".py" not in content, file.name
+
+
 def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
     from worldclip.model.formats import onnx_folder
 

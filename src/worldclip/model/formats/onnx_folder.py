@@ -335,6 +335,8 @@ def write_graph(
         )
     assert program is not None
     _rename_inner(program.model.graph, output)
+    for node in program.model.graph:
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # names files of this machine
     is_large = sum(parameter.nbytes for parameter in encoder.parameters()) > MAX_FILE_BYTES
     onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
 
