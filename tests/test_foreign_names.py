@@ -101,7 +101,6 @@ OWN_NAMES = {
         "f'{start:09}.npy'": NUMBER,
         "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "a digest",
     },
-    "evaluate/layouts.py": {"'datasets'": OWN},
     "evaluate/slip.py": {"'slip.toml'": OWN},
     "evaluate/stage.py": {"stage": STAGE, "name": OWN},
     "evaluate/tables.py": {"f'{name}.json'": "made of letters, digits and _ alone"},
