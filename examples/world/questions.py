@@ -398,9 +398,8 @@ def test_set(pool_dir: Path, name: str, langs: Sequence[str], num_concepts: int)
 
     Raises UserError if the languages share no concept.
     """
-    from worldclip.evaluate.datasets.drawn.emoji import name_tasks
-
     from worldclip.evaluate.datasets.common.images import read_samples, reader
+    from worldclip.evaluate.datasets.names import name_tasks
     from worldclip.evaluate.tasks import Dataset
 
     names = artifacts.read_json(pool_dir / "names.json")

@@ -224,7 +224,7 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
         ({"path": "a", "build": "emoji"}, "now set: path, build"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
-        ({"path": "a", "format": "xml"}, r'pool\.format = "xml": must be one of "auto", "tar"'),
+        ({"path": "a", "format": "xml"}, r'pool\.format = "xml": unknown pool format; known: tar'),
         ({"path": "a", "where": {"w": {"=>": 3}}}, r'pool\.where\.w: unknown comparison "=>"; known: =, !=,'),
         ({"path": "a", "where": {"w": {"<": "3"}}}, r'pool\.where\.w: "<" compares numbers'),
         ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),

@@ -53,7 +53,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
         image_idx = asked[lang]
         parts = {part: mask[image_idx] for part, mask in slices.items()}
         named_classes = np.array([idx for idx in classes if in_lang[idx] is not None])
-        return _tasks(in_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
+        return name_tasks(in_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
 
     return Dataset(
         name=name,
@@ -123,7 +123,7 @@ def _thirds(
     return thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
 
 
-def _tasks(
+def name_tasks(
     all_names: Sequence[str | None],
     class_idx: np.ndarray,
     subject_idx: np.ndarray,
