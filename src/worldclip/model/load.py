@@ -114,10 +114,18 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if problems:
         raise UserError(problems)
     dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
-    clip = used.read(source.path, options)
+    clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     return clip
+
+
+def _load_base(name: str, options: LoadOptions) -> Clip:
+    """Load the model that adapters are added to.  Raises UserError where it holds adapters itself."""
+    source = find(name)
+    if hasattr(MODEL_FORMATS.load(source.layout), "base_of"):
+        raise UserError(f"the base model {name} holds adapters itself; export it to huggingface first")
+    return read(source, options)
 
 
 def missing_of(source: Source, options: LoadOptions) -> list[str]:

@@ -83,8 +83,9 @@ def embed(
     """
     folder = Path(out)
     source = model_load.find(model, layout, precision)
-    loading = {"arch": arch, "tokenizer": None if tokenizer is None else str(tokenizer), "precision": precision}
-    options = LoadOptions(device=device, **loading)
+    tokenizer_name = None if tokenizer is None else str(tokenizer)
+    loading = {"arch": arch, "tokenizer": tokenizer_name, "precision": precision}
+    options = LoadOptions(device=device, arch=arch, tokenizer=tokenizer_name, precision=precision)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
     run = pools.open_pool(pool, key)

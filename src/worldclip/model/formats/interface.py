@@ -59,6 +59,8 @@ class LoadOptions:
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
     """fp32, fp16, bf16 (torch), or of an ONNX folder as its files are named: fp16, int8, uint8, quantized, q4, bnb4."""
+    load_base: Callable[[str, LoadOptions], Clip] | None = None
+    """Loads another model by its path or hub id, for formats of adapters; worldclip.load sets it."""
 
 
 class Writer(Protocol):

@@ -116,15 +116,11 @@ def base_of(folder: Path) -> str:
 
 def read(path: Path, options: LoadOptions) -> Clip:
     """Load the base model and merge the adapters into it.  Raises UserError for adapters of another model."""
-    from worldclip.model import load
-
     require("peft", extra="lora")
     base = base_of(path)
-    source = load.find(base)
-    if source.layout == "peft":
-        raise UserError(f"{path}: its base model {base} holds adapters itself; export it to huggingface first")
     tensors = weights.read_state(path / WEIGHTS)
-    clip = load.read(source, LoadOptions(device=options.device, tokenizer=options.tokenizer))
+    assert options.load_base is not None
+    clip = options.load_base(base, LoadOptions(device=options.device, tokenizer=options.tokenizer))
     if not isinstance(clip.backend, TorchBackend):
         raise UserError(f"{path}: its base model {base} has no torch weights of a MetaClip2Model to add adapters to")
     problems = list(_mismatches(tensors, clip.model))
