@@ -10,10 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from stages import finish
+import entry_lists
+from entry_lists import build, write_lists, write_texts
 from worldclip.config import load_recipe
 from worldclip.language import table as languages
 
@@ -87,26 +85,12 @@ def test_readme_shows_the_row_and_words_are_one_list() -> None:
 
 
 def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> None:
-    (tmp_path / "dumps/sw").mkdir(parents=True)
-    pq.write_table(pa.table({"text": ["simba ni mnyama"]}), tmp_path / "dumps/sw/a.parquet")
-    (tmp_path / "kea.txt").write_text("gatu\n")
+    write_texts(tmp_path / "dumps/sw/a.parquet", "simba ni mnyama")
     added = {"kea": {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"]}}
-    config = {
-        "sources": ["unigram", "list"],
-        "dumps": str(tmp_path / "dumps"),
-        "lists": {"kea": str(tmp_path / "kea.txt")},
-    }
-    loaded = load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": ["kea", "sw"], "add": added},
-            "metadata": config,
-        }
-    )
-    report = finish("metadata", loaded, tmp_path / "run")
+    lists = write_lists(tmp_path, kea=["gatu"])
+    config = {"sources": ["unigram", "list"], "dumps": str(tmp_path / "dumps")}
+    loaded = entry_lists.recipe(["kea", "sw"], {"languages": {"add": added}}, lists=lists, **config)
+    report = build(loaded, tmp_path / "run")
     languages.use_added(())
-    assert {lang: row["by_source"] for lang, row in report["lists"].items()} == {
-        "kea": {"list": 1},
-        "sw": {"unigram": 1},
-    }
+    by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}
+    assert by_source == {"kea": {"list": 1}, "sw": {"unigram": 1}}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import finish
+from entry_lists import build, recipe, words, write_texts, write_views
 from worldclip import metadata
-from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
@@ -78,18 +75,17 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
     """Text and page views of each -> the lists of all 327 languages and their matchers."""
     code_of = {wiki: language.code for language in languages.all_languages() for wiki in language.wikipedia}
     assert len(code_of) == 330
-    lines = [f"{wiki.replace('_', '-')}.m Page_of_{wiki} 3 0\n" for wiki in code_of]
-    (tmp_path / "dumps/pageviews").mkdir(parents=True)
-    (tmp_path / "dumps/pageviews/pageviews-20240101-000000.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    write_views(tmp_path / "dumps/pageviews", ",".join(f"{w.replace('_', '-')}.m Page_of_{w} 3 0" for w in code_of))
     for wiki, code in code_of.items():
-        (tmp_path / "dumps" / wiki).mkdir()
-        pq.write_table(pa.table({"text": sentences[code]}), tmp_path / "dumps" / wiki / "a.parquet")
-    config = {"sources": ["number", "unigram", "bigram", "title"], "dumps": str(tmp_path / "dumps")}
+        write_texts(tmp_path / "dumps" / wiki / "a.parquet", *sentences[code])
     shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
-    recipe = load_recipe(
-        {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "metadata": {**config, "overrides": shares}},
+    loaded = recipe(
+        [],
+        sources=["number", "unigram", "bigram", "title"],
+        dumps=str(tmp_path / "dumps"),
+        overrides=shares,
     )
-    lists = finish("metadata", recipe, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
+    lists = build(loaded, tmp_path / "run", LocalExecutor(quiet=True))["lists"]
     assert set(lists) == {language.code for language in languages.all_languages()}
     assert len(lists) == 327
     for lang, row in lists.items():
@@ -97,7 +93,7 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
         assert row["by_source"]["bigram"] >= (languages.get(lang).words == "space"), lang
         assert row["by_source"]["title"] == len(languages.wikipedias(lang)), lang
     for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
-        entries = metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()
+        entries = words(tmp_path / "run", lang)
         matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
         matched = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
         assert matched & set(entries[100:]), lang

@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from entry_lists import build, recipe, scores, words
 from golden_world import UDHR, WORDNETS, write_world
-from stages import finish
 from worldclip import metadata
-from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
 from worldclip.language import segment as tokens
 from worldclip.language import table as languages
 
 ICU = "78"
-QUIET = LocalExecutor(workers=1, quiet=True)
 
 # language: (hash, {source: entries}, first unigrams, first bigrams)
 Frozen = tuple[str, dict[str, int], str, str]
@@ -68,12 +66,6 @@ PIECES: dict[str, Frozen] = {
 # fmt: on
 
 
-def run(folder: Path, codes: list[str], **config: object) -> Path:
-    recipe = {"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": codes}}
-    finish("metadata", load_recipe({**recipe, "metadata": config}), folder / "run", QUIET)
-    return folder / "run"
-
-
 def freeze(run_dir: Path, lang: str) -> Frozen:
     table = metadata.read_entries(run_dir, lang).to_pydict()
     entries: dict[str, list[str]] = {}
@@ -89,7 +81,8 @@ def freeze(run_dir: Path, lang: str) -> Frozen:
 @pytest.fixture(scope="module")
 def world(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("golden")
-    return run(folder, list(UDHR), **write_world(folder, shared))
+    build(recipe(list(UDHR), **write_world(folder, shared)), folder / "run")
+    return folder / "run"
 
 
 def test_world_has_twenty_languages_in_eighteen_scripts() -> None:
@@ -107,23 +100,30 @@ def test_lists_of_wordnets_and_declaration_are_frozen(lang: str, world: Path) ->
 
 def test_titles_of_page_views_are_frozen(world: Path) -> None:
     """76% of six articles are five; four are lemmas already (cat, dog, Bangkok, elephant), so both others are new."""
-    table = metadata.read_entries(world, "th").to_pydict()
-    titles = [entry for entry, source in zip(table["entry"], table["source"], strict=True) if source == "title"]
+    titles = words(world, "th", "title")
     assert titles == ["มิชชัน:อิมพอสซิเบิล", "Terminator 2"]  # the first has a colon, and no namespace
-    assert {"แมว", "หมา", "กรุงเทพมหานคร", "ช้าง"} <= set(table["entry"])
-    assert not {"พิเศษ:ค้นหา", "ไฟล์:Cat.jpg", "Special:Search", "ตำรา"} & set(table["entry"])
-    assert "Cat" in metadata.read_entries(world, "en")["entry"].to_pylist()
+    assert {"แมว", "หมา", "กรุงเทพมหานคร", "ช้าง"} <= set(words(world, "th"))
+    assert not {"พิเศษ:ค้นหา", "ไฟล์:Cat.jpg", "Special:Search", "ตำรา"} & set(words(world, "th"))
+    assert "Cat" in words(world, "en")
+
+
+@pytest.mark.parametrize("lang", ["zh", "ja", "th", "lo", "km", "my", "bo"])
+def test_bigram_of_a_language_without_spaces_occurs_in_its_text(lang: str, world: Path) -> None:
+    text = "".join(pq.read_table(world.parent / "dumps" / lang / "udhr.parquet")["text"].to_pylist())
+    bigrams = scores(world, lang, "bigram")
+    assert len(bigrams) >= 14
+    assert all(bigram in text for bigram in bigrams)
 
 
 @pytest.mark.parametrize("lang", PIECES)
 def test_lists_of_real_dump_pieces_are_frozen(lang: str, shared: Path, tmp_path: Path) -> None:
     (piece,) = (shared / "data/wiki").glob(f"{lang}wiki*")
-    run_dir = run(
-        tmp_path,
+    loaded = recipe(
         [lang],
         sources=["number", "wordnet", "unigram", "bigram"],
         overrides={"english_rule": "as_others"},
         wikipedia={lang: str(piece)},
         wordnets={lang: str(shared / f"data/omw/{WORDNETS[lang]}.tab.gz")},
     )
-    assert freeze(run_dir, lang) == PIECES[lang]
+    build(loaded, tmp_path / "run")
+    assert freeze(tmp_path / "run", lang) == PIECES[lang]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import entry_lists
+from entry_lists import build, manifest_of, words, write_lists
 from plugin_package import installed, page_code, write_package
-from stages import finish, run_stage
+from stages import run_stage
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
@@ -32,28 +33,19 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def recipe(folder: Path, terms: str, **config: Any) -> Recipe:
     (folder / "terms.csv").write_text(terms, encoding="utf-8")
-    (folder / "sw.txt").write_text("simba\n")
-    values = {"sources": ["list", "glossary"], "lists": {"sw": str(folder / "sw.txt")}}
+    values = {"sources": ["list", "glossary"], "lists": write_lists(folder, sw=["simba"])}
     options = {"options": {"glossary": {"file": str(folder / "terms.csv")}}}
-    return load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": ["de", "sw"]},
-            "metadata": values | options | config,
-        }
-    )
+    return entry_lists.recipe(["de", "sw"], **(values | options | config))
 
 
 def test_entries_of_another_packages_source_come_after_ours_in_every_worker(tmp_path: Path) -> None:
     loaded = recipe(tmp_path, TERMS)
-    report = finish("metadata", loaded, tmp_path / "run", TWO)
+    report = build(loaded, tmp_path / "run", TWO)
     rows = metadata.read_entries(tmp_path / "run", "sw").to_pylist()
     found = [(row["entry"], row["source"], row["score"]) for row in rows]
     assert found == [("simba", "list", None), ("tembo", "glossary", 1.5)]
     assert report["lists"]["de"]["by_source"] == {"glossary": 1}
-    manifest = json.loads((tmp_path / "run/metadata/manifest.json").read_text())
-    (record,) = manifest["sources"]["de"]
+    (record,) = manifest_of(tmp_path / "run")["sources"]["de"]
     assert (record["source"], record["file"], record["licence"]) == ("glossary", "terms.csv", "CC0 1.0")
     assert len(record["sha256"]) == 64
     _, text = inspect(tmp_path / "run/metadata", "sw", "tembo")
@@ -65,12 +57,12 @@ def test_changed_file_builds_its_lists_again(tmp_path: Path) -> None:
     assert run_stage("metadata", recipe(tmp_path, TERMS), tmp_path / "run", TWO)
     assert not run_stage("metadata", recipe(tmp_path, TERMS), tmp_path / "run", TWO)
     assert run_stage("metadata", recipe(tmp_path, TERMS + "sw,duma,1\n"), tmp_path / "run", TWO)
-    assert metadata.read_entries(tmp_path / "run", "sw")["entry"].to_pylist() == ["simba", "tembo", "duma"]
+    assert words(tmp_path / "run", "sw") == ["simba", "tembo", "duma"]
 
 
 def test_broken_file_fails_its_language_alone(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"terms\.csv: weight of 'tembo'") as failure:
-        finish("metadata", recipe(tmp_path, TERMS.replace("1.5", "many")), tmp_path / "run", TWO)
+        build(recipe(tmp_path, TERMS.replace("1.5", "many")), tmp_path / "run", TWO)
     assert list(failure.value.failures) == ["sw"]
 
 
@@ -82,7 +74,7 @@ def test_wrong_options_stop_before_any_work(tmp_path: Path) -> None:
         ({"sources": ["glosary"]}, r"metadata\.sources: unknown metadata source; did you mean glossary\?"),
     ):
         with pytest.raises(UserError, match=message):
-            finish("metadata", recipe(tmp_path, TERMS, **config), tmp_path / "run", TWO)
+            build(recipe(tmp_path, TERMS, **config), tmp_path / "run", TWO)
         assert not (tmp_path / "run/metadata").exists()
 
 
@@ -102,7 +94,7 @@ def test_options_have_paths_next_to_the_recipe_and_help_names_the_source(
 
 
 def test_lists_of_a_source_that_is_gone_are_still_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish("metadata", recipe(tmp_path, TERMS), tmp_path / "run", TWO)
+    build(recipe(tmp_path, TERMS), tmp_path / "run", TWO)
     with monkeypatch.context() as without:
         without.setattr("worldclip.core.registry.metadata.entry_points", lambda **_: [])
         with installed(without):

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
+import entry_lists
+import killed
+from entry_lists import QUIET, scores, write_lists
 from stages import finish, job_of, run_stage, why_run
-from worldclip import metadata
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import Recipe
 from worldclip.contracts.schemas import MATCH_TEXTS
 from worldclip.core.artifacts import read_table
 from worldclip.core.errors import StageFailed
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor, Report
 from worldclip.recipe import run, stage_names
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 ADYGHE = ["мэзахэ цIыкIу", "чIыгу мэзахэ", "мэзахэ цIыкIу дахэ"]  # lid.176 does not know it, wordfreq neither
 SWAHILI = ["simba mkubwa sana", "simba mkubwa", "paka, simba mkubwa! simba"]
 
@@ -35,27 +36,21 @@ def write_shard(folder: Path, name: str, texts: Texts) -> None:
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def recipe(folder: Path, codes: Sequence[str], **sections: Any) -> Recipe:
-    values: dict[str, Any] = {
-        "pool": {"path": str(folder / "pool"), "key": "uid", "lang": "lang"},
-        "languages": {"codes": list(codes)},
-        "metadata": {"sources": ["number", "pool"], "pool_min_count": 1},
-        "balance": {"tail_fraction": 0.1},
-    }
-    for section, keys in sections.items():
-        values[section] = {**values.get(section, {}), **keys}
-    return load_recipe(values)
+def recipe(folder: Path, codes: Sequence[str], metadata: Any = (), **sections: Any) -> Recipe:
+    """A recipe of the pool below `folder`, with keys of [metadata] and of other sections."""
+    config = {"sources": ["number", "pool"], "pool_min_count": 1, **dict(metadata)}
+    pool = {"path": str(folder / "pool"), "key": "uid", "lang": "lang", **sections.pop("pool", {})}
+    return entry_lists.recipe(codes, {"pool": pool, **sections}, **config)
 
 
-def build(loaded: Recipe, folder: Path, executor: LocalExecutor = QUIET) -> dict[str, Any]:
+def build(loaded: Recipe, folder: Path, executor: LocalExecutor = QUIET) -> Report:
     run_stage("pool", loaded, folder / "run", executor)
-    return finish("metadata", loaded, folder / "run", executor)
+    return entry_lists.build(loaded, folder / "run", executor)
 
 
-def entries_of(folder: Path, lang: str) -> dict[str, float]:
+def entries_of(folder: Path, lang: str) -> dict[str, float | None]:
     """Return the entries that the pool gave, in order, with their scores."""
-    rows = metadata.read_entries(folder / "run", lang).to_pylist()
-    return {row["entry"]: row["score"] for row in rows if row["source"] == "pool"}
+    return scores(folder / "run", lang, "pool")
 
 
 def plain_entries(texts: Sequence[str], min_count: int, max_unigrams: int) -> dict[str, float]:
@@ -141,15 +136,10 @@ def test_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
         rows = [(lang, f"{lang}{n % (shard + 2)} word{n % 5}") for n in range(30) for lang in ("sw", "ady")]
         write_shard(tmp_path / "pool", f"{shard}.jsonl", rows)
     loaded = recipe(tmp_path, ["ady", "sw"])
-    bytes_of = []
     for workers in (1, 2):
-        folder = tmp_path / f"workers_{workers}"
-        executor = LocalExecutor(workers=workers, quiet=True)
-        run_stage("pool", loaded, folder / "run", executor)
-        finish("metadata", loaded, folder / "run", executor)
-        files = sorted(path for path in (folder / "run/metadata").rglob("*") if path.is_file())
-        bytes_of.append({path.relative_to(folder): path.read_bytes() for path in files if path.name != "report.html"})
-    assert bytes_of[0] == bytes_of[1]
+        build(loaded, tmp_path / f"workers_{workers}", LocalExecutor(workers=workers, quiet=True))
+    one, two = (killed.contents(tmp_path / f"workers_{workers}/run/metadata") for workers in (1, 2))
+    assert one == two
 
 
 def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> None:
@@ -175,9 +165,8 @@ def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> N
 
 
 def test_changed_pool_leaves_metadata_alone_where_it_is_no_source(tmp_path: Path) -> None:
-    (tmp_path / "sw.txt").write_text("simba\n")
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba")])
-    loaded = recipe(tmp_path, ["sw"], metadata={"sources": ["list"], "lists": {"sw": str(tmp_path / "sw.txt")}})
+    loaded = recipe(tmp_path, ["sw"], {"sources": ["list"], "lists": write_lists(tmp_path, sw=["simba"])})
     build(loaded, tmp_path)
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba na paka")])
     run_stage("pool", loaded, tmp_path / "run", QUIET)
@@ -207,8 +196,7 @@ def test_language_without_texts_fails_alone_and_may_be_allowed(tmp_path: Path) -
     report = build(recipe(tmp_path, ["sw", "yo"], metadata={"allow_missing": ["pool"]}), tmp_path)
     assert report["lists"]["yo"]["by_source"] == {"number": 100, "pool": 0}
     assert [note for note in report["notes"] if note.startswith("no entry from the pool for yo:")]
-    (tmp_path / "yo.txt").write_text("ajá\n", encoding="utf-8")
-    listed = {"sources": ["pool", "list"], "lists": {"yo": str(tmp_path / "yo.txt")}}
+    listed = {"sources": ["pool", "list"], "lists": write_lists(tmp_path, yo=["ajá"])}
     report = build(recipe(tmp_path, ["sw", "yo"], metadata=listed), tmp_path)  # it has words of its own
     assert report["lists"]["yo"]["by_source"] == {"list": 1, "pool": 0}
 
@@ -223,9 +211,8 @@ def test_pool_comes_first_and_is_required(tmp_path: Path) -> None:
 def test_languages_of_a_pack_are_not_counted(tmp_path: Path) -> None:
     from worldclip.tools.pack import pack
 
-    (tmp_path / "sw.txt").write_text("simba\n")
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "paka"), ("yo", "ajá")])
-    lists = recipe(tmp_path, ["sw"], metadata={"sources": ["list"], "lists": {"sw": str(tmp_path / "sw.txt")}})
+    lists = recipe(tmp_path, ["sw"], {"sources": ["list"], "lists": write_lists(tmp_path, sw=["simba"])})
     finish("metadata", lists, tmp_path / "packed", QUIET)
     pack(tmp_path / "packed", tmp_path / "lists.tar")
     build(recipe(tmp_path, ["sw", "yo"], metadata={"sources": ["pool"], "pack": str(tmp_path / "lists.tar")}), tmp_path)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 from pathlib import Path
 
 import pytest
 
+from entry_lists import write_lines
 from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
 from worldclip.metadata.sources.lists import read_frequent_words, read_list, title_case
 from worldclip.metadata.sources.wordnet import read_headers, read_wordnet
-
-
-def write(path: Path, *lines: str) -> Path:
-    text = "\n".join(lines) + "\n"
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
 
 
 def lemmas(path: Path, lang: str) -> list[str]:
@@ -26,7 +20,7 @@ def lemmas(path: Path, lang: str) -> list[str]:
 
 
 def test_only_lemma_lines_are_read(tmp_path: Path) -> None:
-    path = write(
+    path = write_lines(
         tmp_path / "wn.tab.gz",
         "# Some Wordnet\tarb\thttp://example.org\tCC BY 3.0 ",
         "1-n\tarb:lemma\tأول",
@@ -43,7 +37,7 @@ def test_only_lemma_lines_are_read(tmp_path: Path) -> None:
 
 
 def test_english_takes_first_lemma_of_each_synset_lower_cased(tmp_path: Path) -> None:
-    path = write(
+    path = write_lines(
         tmp_path / "wn.tab",
         "# Princeton WordNet\teng\turl\twordnet",
         "1-n\teng:lemma\tNew York",
@@ -53,22 +47,19 @@ def test_english_takes_first_lemma_of_each_synset_lower_cased(tmp_path: Path) ->
     assert lemmas(path, "en") == ["new york", "cat"]
 
 
-def test_wordnet_of_another_language_is_bad_shard(tmp_path: Path) -> None:
-    path = write(tmp_path / "wn-data-als.tab", "# Albanet\tals\turl\tCC BY 3.0", "1-n\tals:lemma\tentitet")
+def test_wordnet_of_another_language_or_without_lemmas_is_bad_shard(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "wn-data-als.tab", "# Albanet\tals\turl\tCC BY 3.0", "1-n\tals:lemma\tentitet")
     assert lemmas(path, "sq") == ["entitet"]
     with pytest.raises(BadShard, match=r"WordNet of sq \(Albanian; 'als' in its header\), not of als"):
         lemmas(path, "als")
-
-
-def test_wordnet_without_lemmas_is_bad_shard(tmp_path: Path) -> None:
-    path = write(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here")
+    path = write_lines(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here")
     with pytest.raises(BadShard, match="no lemma line"):
         lemmas(path, "da")
 
 
 @pytest.mark.parametrize("cut", [5, 30, -9])
 def test_truncated_gzip_is_bad_shard(tmp_path: Path, cut: int) -> None:
-    path = write(tmp_path / "wn.tab.gz", *(f"{i}-n\tdan:lemma\tord{i}" for i in range(100)))
+    path = write_lines(tmp_path / "wn.tab.gz", *(f"{i}-n\tdan:lemma\tord{i}" for i in range(100)))
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(BadShard, match="cannot be read"):
         lemmas(path, "da")
@@ -93,7 +84,7 @@ def test_real_english_wordnet_has_one_lemma_per_synset(shared: Path) -> None:
 
 
 def test_plain_list_may_hold_scores(tmp_path: Path) -> None:
-    path = write(tmp_path / "list.txt", "\ufeffmbwa\t12.5", "paka", "", "simba wa yuda\t3")
+    path = write_lines(tmp_path / "list.txt", "\ufeffmbwa\t12.5", "paka", "", "simba wa yuda\t3")
     assert list(read_list(path)) == [("mbwa", 12.5), ("paka", None), ("simba wa yuda", 3.0)]
 
 
@@ -103,40 +94,39 @@ def test_carriage_return_ends_lines_and_unicode_separators_do_not(tmp_path: Path
     assert [entry for entry, _ in read_list(path)] == ["a\u2028b", "c\x0bd"]
 
 
-def test_json_list_must_be_array_of_strings(tmp_path: Path) -> None:
-    path = write(tmp_path / "metadata.json", json.dumps(["cat", "New York", "猫"]))
+def test_json_list_is_array_of_strings(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "metadata.json", json.dumps(["cat", "New York", "猫"]))
     assert [entry for entry, _ in read_list(path)] == ["cat", "New York", "猫"]
-    for bad, message in (('{"a": 1}', "not a JSON array"), ("[1]", "not a JSON array"), ("[", "invalid JSON")):
-        path.write_text(bad)
-        with pytest.raises(BadShard, match=message):
-            list(read_list(path))
 
 
-def test_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
-    path = write(tmp_path / "list.txt", "good\t1", "bad\tmany")
-    with pytest.raises(BadShard, match="line 2: score 'many' after the tab is not a number"):
-        list(read_list(path))
-    path.write_bytes(b"good\n\xff\xfe\n")
-    with pytest.raises(BadShard, match="line 2: not UTF-8"):
-        list(read_list(path))
+BROKEN = {
+    "object": ("x.json", b'{"a": 1}', "not a JSON array"),
+    "numbers": ("x.json", b"[1]", "not a JSON array of strings"),
+    "cut JSON": ("x.json", b"[", "invalid JSON"),
+    "words for a score": ("x.txt", b"good\t1\nbad\tmany\n", "line 2: score 'many' after the tab is not a number"),
+    "no number for a score": ("x.txt", b"bad\tnan\n", "line 1: score 'nan' after the tab is not a number"),
+    "no UTF-8": ("x.txt", b"good\n\xff\xfe\n", "line 2: not UTF-8"),
+}
 
 
-@pytest.mark.parametrize(
-    ("word", "lang", "expected"),
-    [
-        ("paris", "fr", "Paris"),
-        ("it's", "en", "It's"),
-        ("jean-paul", "fr", "Jean-Paul"),
-        ("istanbul", "tr", "İstanbul"),
-        ("ırak", "tr", "Irak"),
-        ("istanbul", "en", "Istanbul"),
-        ("ijsland", "nl", "IJsland"),
-        ("ǆep", "hr", "ǅep"),
-        ("თბილისი", "ka", "თბილისი"),
-        ("猫", "zh", "猫"),
-    ],
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_list_is_bad_shard_with_file_and_line(case: str, tmp_path: Path) -> None:
+    name, data, message = BROKEN[case]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadShard, match=message) as caught:
+        list(read_list(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+TITLES = (
+    "fr paris Paris, en it's It's, fr jean-paul Jean-Paul, tr istanbul İstanbul, tr ırak Irak, en istanbul Istanbul, "
+    "nl ijsland IJsland, hr ǆep ǅep, ka თბილისი თბილისი, zh 猫 猫"
 )
-def test_title_case(word: str, lang: str, expected: str) -> None:
+
+
+@pytest.mark.parametrize("case", TITLES.split(", "))
+def test_title_case(case: str) -> None:
+    lang, word, expected = case.split()
     assert title_case(word, lang) == expected
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,25 +44,24 @@ LINES = [
 BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -4 0", b"sw a b 4 0", b"\xff\xfe x 1 0"]
 
 
-def write(path: Path, lines: list[bytes]) -> Path:
-    path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
-    return path
+def count(folder: Path, lines: Sequence[bytes], *wikis: str, hour: int = 0, **min_line_views: int) -> dict[str, Any]:
+    """Count the lines of an hour into folder/out/<hour>; return what was read and dropped."""
+    folder.joinpath("x.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
+    out = folder / "out" / str(hour)
+    return count_views(folder / "x.gz", out, wikis or ["sw"], min_line_views=min_line_views)
 
 
 def views_of(folder: Path, wiki: str) -> dict[str, int]:
-    words = merge_views(sorted(folder.iterdir()), wiki)
-    return {words.word(rank): int(count) for rank, count in enumerate(words.counts)}
+    """Return the sum over all hours."""
+    views = merge_views(sorted((folder / "out").iterdir()), wiki)
+    return {views.word(rank): int(count) for rank, count in enumerate(views.counts)}
 
 
-def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path):
-    path = write(tmp_path / "pageviews-20240101-000000.gz", LINES)
-    report = count_views(path, tmp_path / "out" / "0", ["sw", "zh_min_nan"], min_line_views={})
-    assert report == {
-        "lines": len(LINES),
-        "dropped": {"fields": 0, "views": 0, "title": 0},
-        "titles": {"sw": 7, "zh_min_nan": 1},
-    }
-    assert views_of(tmp_path / "out", "sw") == {
+def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path) -> None:
+    report = count(tmp_path, LINES, "sw", "zh_min_nan")
+    no_drops = {"fields": 0, "views": 0, "title": 0}
+    assert report == {"lines": len(LINES), "dropped": no_drops, "titles": {"sw": 7, "zh_min_nan": 1}}
+    assert views_of(tmp_path, "sw") == {
         '"Nyama"': 2,
         "-": 8,
         "Paka": 7,
@@ -69,75 +70,71 @@ def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_pat
         "Special:Search": 80,
         "Terminator 2: Judgment Day": 5,
     }
-    assert views_of(tmp_path / "out", "zh_min_nan") == {"Niau": 5}
+    assert views_of(tmp_path, "zh_min_nan") == {"Niau": 5}
 
 
-def test_english_v1_counts_only_busy_hours_of_desktop(tmp_path: Path):
-    path = write(tmp_path / "x.gz", LINES)
-    count_views(path, tmp_path / "out" / "0", ["en"], min_line_views={"en": 50})
-    assert views_of(tmp_path / "out", "en") == {"Cat": 60}
+def test_english_v1_counts_only_busy_hours_of_desktop(tmp_path: Path) -> None:
+    count(tmp_path, LINES, "en", en=50)
+    assert views_of(tmp_path, "en") == {"Cat": 60}
 
 
-def test_views_of_several_hours_add_up(tmp_path: Path):
+def test_views_of_several_hours_add_up(tmp_path: Path) -> None:
     for hour, lines in enumerate(([b"sw Paka 3 0", b"sw Chui 1 0"], [b"sw Paka 4 0"], [b"sw Simba 9 0"])):
-        count_views(write(tmp_path / "x.gz", lines), tmp_path / "out" / str(hour), ["sw", "yo"], min_line_views={})
-    assert views_of(tmp_path / "out", "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
-    assert views_of(tmp_path / "out", "yo") == {}
+        count(tmp_path, lines, "sw", "yo", hour=hour)
+    assert views_of(tmp_path, "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
+    assert views_of(tmp_path, "yo") == {}
     assert len(merge_views([], "sw")) == 0
     hours = sorted((tmp_path / "out").iterdir())
     many = merge_views([hours[k % 3] for k in range(23)], "sw")
     assert {many.word(rank): int(n) for rank, n in enumerate(many.counts)} == {"Chui": 8, "Paka": 56, "Simba": 63}
 
 
-def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count(tmp_path, LINES)
+    whole = views_of(tmp_path, "sw")
     monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
     monkeypatch.setattr("worldclip.metadata.sources.dumps.READ_BYTES", 7)
-    count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
-    assert views_of(tmp_path / "out", "sw")["Paka"] == 7
-    assert len(views_of(tmp_path / "out", "sw")) == 7
+    count(tmp_path, LINES)
+    assert views_of(tmp_path, "sw") == whole
 
 
-def test_bad_lines_are_dropped_and_counted(tmp_path: Path):
-    path = write(tmp_path / "x.gz", [*LINES, *BAD])
-    report = count_views(path, tmp_path / "out" / "0", ["sw"], min_line_views={})
+def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    report = count(tmp_path, [*LINES, *BAD])
     assert report["dropped"] == {"fields": 2, "views": 2, "title": 2}  # the last of BAD is no domain of ours
-    assert views_of(tmp_path / "out", "sw")["Paka"] == 7
+    assert views_of(tmp_path, "sw")["Paka"] == 7
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (gzip.compress(b"sw Paka 3 0\n" * 999, mtime=0)[:-12], "ends in the middle"),
-        (b"<html>", "damaged"),
-        (gzip.compress(b"<html>\n<body>no</body>\n", mtime=0), "no line has the four fields"),
-    ],
-)
-def test_broken_file_is_bad_shard_with_reason(data: bytes, message: str, tmp_path: Path):
+BROKEN = {
+    "truncated": (gzip.compress(b"sw Paka 3 0\n" * 999)[:-12], "ends in the middle"),
+    "no gzip": (b"<html>", "damaged"),
+    "other lines": (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)  # the bytes are no ids of tests: gzip writes the time into them
+def test_broken_file_is_bad_shard_with_reason(case: str, tmp_path: Path) -> None:
+    data, message = BROKEN[case]
     (tmp_path / "x.gz").write_bytes(data)
     with pytest.raises(BadShard, match=message):
         count_views(tmp_path / "x.gz", tmp_path / "out", ["sw"], min_line_views={})
 
 
-def test_empty_file_has_no_titles(tmp_path: Path):
-    (tmp_path / "x.gz").write_bytes(gzip.compress(b"", mtime=0))
-    assert count_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})["lines"] == 0
-    assert views_of(tmp_path / "out", "sw") == {}
+def test_empty_file_has_no_titles(tmp_path: Path) -> None:
+    assert count(tmp_path, [])["lines"] == 0
+    assert views_of(tmp_path, "sw") == {}
 
 
-def test_titles_of_each_wikipedia_are_separate(tmp_path: Path):
+def test_titles_of_each_wikipedia_are_separate(tmp_path: Path) -> None:
     expected = {f"w{n}": {f"Title {n}": n + 1, "Same": 2 * n + 1} for n in range(40) if n % 7}
-    lines = [
-        f"{wiki} {title.replace(' ', '_')} {n} 0" for wiki, views in expected.items() for title, n in views.items()
-    ]
+    lines = [f"{wiki} {title.replace(' ', '_')} {n} 0" for wiki in expected for title, n in expected[wiki].items()]
     random.Random(0).shuffle(lines)
-    path = write(tmp_path / "x.gz", [line.encode() for line in lines])
-    count_views(path, tmp_path / "out" / "0", [f"w{n}" for n in range(40)], min_line_views={})
-    assert {f"w{n}": views_of(tmp_path / "out", f"w{n}") for n in range(40) if n % 7} == expected
-    assert views_of(tmp_path / "out", "w7") == views_of(tmp_path / "out", "elsewhere") == {}
+    count(tmp_path, [line.encode() for line in lines], *(f"w{n}" for n in range(40)))
+    assert {wiki: views_of(tmp_path, wiki) for wiki in expected} == expected
+    assert views_of(tmp_path, "w7") == views_of(tmp_path, "elsewhere") == {}
     assert len(list((tmp_path / "out").rglob("*.*"))) == 4
 
 
-def test_titles_are_decoded():
+def test_titles_are_decoded() -> None:
     assert decode_title(b"S%C3%A3o_Paulo") == "São Paulo".encode()
     assert decode_title("São_Paulo".encode()) == "São Paulo".encode()
     assert decode_title(b"100%") == b"100%"
@@ -145,8 +142,8 @@ def test_titles_are_decoded():
     assert decode_title(b"_") is None
 
 
-def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path):
-    count_views(write(tmp_path / "x.gz", LINES), tmp_path / "out" / "0", ["sw"], min_line_views={})
+def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path) -> None:
+    count(tmp_path, LINES)
     views = merge_views([tmp_path / "out" / "0"], "sw")
     own = [title for title, _ in iter_titles(views, find_articles(views, {"picha"}))]
     assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
@@ -155,7 +152,7 @@ def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path:
     assert list(iter_titles(views, articles, min_views=8)) == [("-", 8), ("Simba (mnyama)", 8)]
 
 
-def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path):
+def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None:
     site = {
         "query": {
             "namespaces": {

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import entry_lists
+from entry_lists import build, manifest_of, words
 from served import Server, tar_of
 from served import server as server  # the fixture
-from stages import finish
-from worldclip import metadata
-from worldclip.config import load_recipe
-from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
+from worldclip.config import Recipe
+from worldclip.core.errors import BadShard, UserError
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
 from worldclip.metadata.source import Inputs
@@ -23,7 +22,6 @@ from worldclip.metadata.sources.wordnet import OMW_LEXICONS, WORDNET, our_code, 
 
 wn = pytest.importorskip("wn")
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-{version}.dtd">
 <LexicalResource xmlns:dc="https://globalwordnet.github.io/schemas/dc/">
@@ -165,15 +163,8 @@ def test_truncated_gzip_is_bad_shard(tmp_path: Path, cut: int) -> None:
         lemmas(path, "da")
 
 
-def recipe(**wordnets: object):
-    return load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": sorted(wordnets)},
-            "metadata": {"sources": ["number", "wordnet"], "wordnets": wordnets},
-        }
-    )
+def recipe(**wordnets: Any) -> Recipe:
+    return entry_lists.recipe(sorted(wordnets), sources=["number", "wordnet"], wordnets=wordnets)
 
 
 def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
@@ -183,11 +174,9 @@ def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
     xml = write(tmp_path / "wn.xml", WHOLE)
     database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
     loaded = recipe(da=[str(tab), str(xml), "made-up:1.0"])
-    finish("metadata", loaded, tmp_path / "run", QUIET)
-    table = metadata.read_entries(tmp_path / "run", "da").to_pydict()
-    assert table["entry"][100:] == ["hund", "ko", "kat", "hest"]
-    assert set(table["source"][100:]) == {"wordnet"}
-    manifest = json.loads((tmp_path / "run/metadata/manifest.json").read_text())
+    build(loaded, tmp_path / "run")
+    assert words(tmp_path / "run", "da")[100:] == ["hund", "ko", "kat", "hest"]
+    manifest = manifest_of(tmp_path / "run")
     rules = manifest["rules"]["da"]["wordnet"]
     assert (rules["in"], rules["kept"], rules["duplicate"]) == (6, 4, 2)
     named = [(source["name"], source["licence"]) for source in manifest["sources"]["da"]]
@@ -201,22 +190,13 @@ def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
 def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, database: Callable[[str], None]) -> None:
     database(lmf(lexicon("da", {"1": ["hest"]})))
     with pytest.raises(UserError, match=r"neither a file nor an installed lexicon \(installed: made-up:1\.0\)"):
-        finish("metadata", recipe(da="omw-da:1.4"), tmp_path / "run", QUIET)
-    with pytest.raises(UserError, match=r'metadata\.wordnets\.da: no such file "absent\.xml"'):
-        recipe(da=["absent.xml"])
-    with pytest.raises(UserError, match=r"metadata\.wordnets\.da = \[\]: must not be empty"):
-        recipe(da=[])
-
-
-def test_broken_wordnet_fails_its_language_alone(tmp_path: Path) -> None:
-    good, bad = write(tmp_path / "sv.xml", lmf(lexicon("sv", {"1": ["katt"]}))), write(tmp_path / "da.xml", WHOLE[:-60])
-    with pytest.raises(StageFailed, match=r"da: .*da\.xml: not a whole WN-LMF file") as caught:
-        finish("metadata", recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
-    assert list(caught.value.failures) == ["da"]
-    before = (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns
-    write(bad, WHOLE)
-    finish("metadata", recipe(da=str(bad), sv=str(good)), tmp_path / "run", QUIET)
-    assert (tmp_path / "run/metadata/sv.parquet").stat().st_mtime_ns == before
+        build(recipe(da="omw-da:1.4"), tmp_path / "run")
+    for wordnets, message in (
+        (["absent.xml"], r'metadata\.wordnets\.da: no such file "absent\.xml"'),
+        ([], r"metadata\.wordnets\.da = \[\]: must not be empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recipe(da=wordnets)
 
 
 @pytest.mark.parametrize(("theirs", "lang"), [("dan", "da"), ("bul", "bg"), ("eng", "en")])
@@ -253,19 +233,10 @@ def test_one_download_of_wn_gives_each_language_the_papers_lexicon(
     )
     wn.download(f"{server.url}/omw-2.0.tar.xz", progress_handler=None)
     database(lmf(lexicon("it", {"1": ["micione"]}, name="own")))
-    codes = ["en", "fr", "it", "ms", "sw"]
-    loaded = load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": codes},
-            "metadata": {"sources": ["number", "wordnet"], "installed_wordnets": True, "lists": {}},
-        },
-        ['metadata.sources=["number", "wordnet", "list"]', f'metadata.lists.sw="{write(tmp_path / "sw.txt", "paka")}"'],
-    )
-    finish("metadata", loaded, tmp_path / "run", QUIET)
-    words = {lang: metadata.read_entries(tmp_path / "run", lang)["entry"].to_pylist()[100:] for lang in codes}
-    assert words == {"en": ["cat"], "fr": ["chat"], "it": ["gatto", "micione"], "ms": ["kucing"], "sw": ["paka"]}
+    codes = ["en", "fr", "it", "ms"]
+    build(entry_lists.recipe(codes, sources=["wordnet"], installed_wordnets=True), tmp_path / "run")
+    lists = {lang: words(tmp_path / "run", lang) for lang in codes}
+    assert lists == {"en": ["cat"], "fr": ["chat"], "it": ["gatto", "micione"], "ms": ["kucing"]}
 
 
 def test_lexicons_of_the_paper_are_in_the_index_of_wn() -> None:
