@@ -436,8 +436,8 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
                 yield from _iter_problems(item, f"{prefix}{key}.", broken)
             elif text := _violation(hint, marks, item):
                 yield _message(f"{prefix}{key}", item, text)
-                is_choice = typing.get_origin(hint) is Literal or any(isinstance(mark, ItemOf) for mark in marks)
-                are_choices_valid &= not is_choice
+                names_no_item = any(isinstance(mark, ItemOf) and mark.violation(item) for mark in marks)
+                are_choices_valid &= typing.get_origin(hint) is not Literal and not names_no_item
     if are_choices_valid and not any(place.startswith(prefix) for place in broken):
         for key, text in config.own_problems():
             name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
