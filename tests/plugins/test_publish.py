@@ -132,7 +132,7 @@ def test_mistakes_are_named_together(run, tmp_path) -> None:
     with pytest.raises(UserError) as error:
         prepare(run, "no name", "images", "CC BY")
     assert len(error.value.problems) == 3
-    with pytest.raises(UserError, match="curate is not finished"):
+    with pytest.raises(UserError, match="is not a run"):
         prepare(tmp_path, "me/pairs")
 
 
