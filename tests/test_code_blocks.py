@@ -22,7 +22,7 @@ from test_docs import PRESENT, page_id, read
 
 import worldclip
 from worldclip.check.config import CheckConfig
-from worldclip.cli import main, stages
+from worldclip.cli import main
 from worldclip.cli.command import Command
 from worldclip.config import Recipe
 from worldclip.contracts import layout
@@ -76,8 +76,7 @@ def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         return 0
 
     monkeypatch.setattr(Command, "run", parse)
-    monkeypatch.setattr(stages, "load_recipe", lambda *arguments, **options: Recipe())
-    monkeypatch.setattr("worldclip.config.load_recipe", lambda *arguments, **options: Recipe())
+    monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
     monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith(("runs/", "RUN")) and path.name != "export")
     for words in commands(code):
         words = [{"MODEL": "some/model"}.get(word, "0" if word.startswith("$") else word) for word in words]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worldclip.cli import main, stages
+from worldclip.cli import main
 from worldclip.cli.command import Command
 from worldclip.config import Recipe
 from worldclip.contracts import layout
@@ -27,8 +27,7 @@ def test_every_command_parses(stage, monkeypatch, capsys):
         return 0
 
     monkeypatch.setattr(Command, "run", parse)
-    monkeypatch.setattr(stages, "load_recipe", lambda *arguments, **options: Recipe())
-    monkeypatch.setattr("worldclip.config.load_recipe", lambda *arguments, **options: Recipe())
+    monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
     monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith("runs/"))
     for step in next_steps(Path("runs/my run"), reports_until(stage)):
         name, *words = shlex.split(step.command)
