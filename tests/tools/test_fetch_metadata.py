@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+import entry_lists
 from stages import context
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import Recipe
 from worldclip.core import download
 from worldclip.core.download import Download
 from worldclip.core.errors import StageFailed, UserError
@@ -133,11 +134,11 @@ ARTICLES = "/swwiki/20240101/swwiki-20240101-pages-articles.xml.bz2"
 HOUR = "/other/pageviews/2023/2023-12/pageviews-20231222-000000.gz"
 
 
-def recipe(folder: Path, *codes: str, **values: Any) -> Recipe:
-    return load_recipe({
-        "pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, "languages": {"codes": list(codes or ("sw",))},
-        "metadata": {"dumps": str(folder), **values},
-    })  # fmt: skip
+DUMP_FILE = "sw/swwiki-20240101-pages-articles.xml.bz2"
+
+
+def recipe(folder: Path, *codes: str, **config: Any) -> Recipe:
+    return entry_lists.recipe(codes or ["sw"], dumps=str(folder), **config)
 
 
 class Pauses(list[float]):
@@ -145,13 +146,16 @@ class Pauses(list[float]):
         self.append(seconds)
 
 
+def fetch(server: Server, loaded: Recipe, pauses: Pauses | None = None, **values: Any) -> dict[str, int]:
+    config = FetchConfig(base_url=server.url, **values)
+    return fetch_metadata(context(loaded, Path()), config, pause=Pauses() if pauses is None else pauses)
+
+
 def run(
     server: Server, folder: Path, pauses: Pauses | None = None, codes: tuple[str, ...] = ("sw",), **values: Any
-) -> Any:
-    config = FetchConfig(base_url=server.url, pageview_days=1, pageview_hours=2, **values)
-    return fetch_metadata(
-        context(recipe(folder, *codes), Path()), config, pause=pauses if pauses is not None else Pauses()
-    )
+) -> dict[str, int]:
+    """Fetch what a recipe needs, with two hours of page views."""
+    return fetch(server, recipe(folder, *codes), pauses, pageview_days=1, pageview_hours=2, **values)
 
 
 def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
@@ -196,7 +200,7 @@ def test_broken_connection_is_resumed(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["break"] * 12  # more than MAX_TRIES, but each brings something
     pauses = Pauses()
     run(server, tmp_path, pauses)
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
     assert len(set(server.starts)) > 6
     assert set(pauses) == {1.0}
 
@@ -205,7 +209,7 @@ def test_server_without_ranges_sends_whole_file_again(server: Server, tmp_path: 
     server.knows_ranges = False
     server.faults[ARTICLES] = ["break", "break"]
     run(server, tmp_path)
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
 @pytest.mark.parametrize("code", ["429", "503"])
@@ -249,7 +253,7 @@ def test_stalled_connection_is_retried(server: Server, tmp_path: Path, monkeypat
     server.faults[ARTICLES] = ["stall"]
     run(server, tmp_path)
     assert server.requests[ARTICLES] == 2
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
 @pytest.mark.parametrize("connections", [1, 2])
@@ -279,7 +283,7 @@ def test_wrong_length_fails_checksum_and_is_retried(server: Server, tmp_path: Pa
     server.faults[ARTICLES] = ["short"]
     run(server, tmp_path)
     assert server.requests[ARTICLES] == 2
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
 def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
@@ -290,7 +294,7 @@ def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     assert not list((tmp_path / "sw").glob("*articles*"))
     server.faults.clear()
     run(server, tmp_path)
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
 def test_page_views_are_checked_by_decompression(server: Server, tmp_path: Path):
@@ -303,18 +307,18 @@ def test_page_views_are_checked_by_decompression(server: Server, tmp_path: Path)
 @pytest.mark.parametrize("size", [1000, len(DUMP)])
 def test_partial_file_of_killed_download_is_resumed(server: Server, tmp_path: Path, size: int):
     (tmp_path / "sw").mkdir()
-    (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP[:size])
+    (tmp_path / f"{DUMP_FILE}.part").write_bytes(DUMP[:size])
     run(server, tmp_path)
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
     assert size in server.starts or size == len(DUMP)
     assert server.requests[ARTICLES] == 1
 
 
 def test_too_long_partial_file_starts_over(server: Server, tmp_path: Path):
     (tmp_path / "sw").mkdir()
-    (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2.part").write_bytes(DUMP + b"more")
+    (tmp_path / f"{DUMP_FILE}.part").write_bytes(DUMP + b"more")
     run(server, tmp_path)
-    assert (tmp_path / "sw" / "swwiki-20240101-pages-articles.xml.bz2").read_bytes() == DUMP
+    assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
 def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
@@ -331,29 +335,21 @@ def test_invalid_options_are_reported_together(tmp_path: Path):
         fetch_metadata(context(recipe(Path()), Path()), config)
     assert all(flag in str(caught.value) for flag in ("--langs", "--date", "--base-url", "--pageview-hours", "--conn"))
     with pytest.raises(UserError, match=r"metadata\.dumps is not set"):
-        fetch_metadata(
-            context(load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}}), Path()), FetchConfig()
-        )
+        fetch_metadata(context(entry_lists.recipe(["sw"]), Path()), FetchConfig())
 
 
 def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_path: Path):
-    config = FetchConfig(base_url=server.url, pageview_days=0)
     corpus = tmp_path / "corpus.parquet"
     corpus.touch()
-    for sources, config_values, names in (
+    for sources, config, names in (
         (["title"], {}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
         (["unigram"], {}, ["swwiki-20240101-pages-articles.xml.bz2"]),
         (["unigram", "title"], {"wikipedia": {"sw": str(corpus)}}, ["swwiki-20240101-siteinfo-namespaces.json.gz"]),
+        (["wordfreq", "wordnet"], {}, []),
     ):
-        folder = tmp_path / "_".join([*sources, *config_values])
-        fetch_metadata(context(recipe(folder, "sw", sources=sources, **config_values), Path()), config, pause=Pauses())
-        assert [path.name for path in (folder / "sw").iterdir()] == names
-    assert (
-        fetch_metadata(context(recipe(tmp_path / "none", sources=["wordfreq"]), Path()), config, pause=Pauses())[
-            "files"
-        ]
-        == 0
-    )
+        folder = tmp_path / "_".join([*sources, *config])
+        fetch(server, recipe(folder, "sw", sources=sources, **config), pageview_days=0)
+        assert [path.name for path in folder.glob("sw/*")] == names
 
 
 def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -362,7 +358,7 @@ def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Pat
     monkeypatch.setattr("worldclip.tools.fetch_metadata.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
     made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
     for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
-        fetch_metadata(context(made, Path()), FetchConfig(base_url=server.url, langs=langs), pause=Pauses())
+        fetch(server, made, langs=langs)
         assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 

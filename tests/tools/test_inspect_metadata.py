@@ -7,38 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from stages import finish
+from entry_lists import build, recipe, write_lists, write_wordnet
 from worldclip.cli import main
-from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.tools.inspect_metadata import find_entry, inspect, inspect_lists, is_metadata, lists_to_text
 
-SWAHILI = "paka\t5\nsimba\t9\nSimba\t9\nsimba dume\t2\ncaf\u00e9\t1\ncafe\u0301\t1\n"
+SWAHILI = ["paka\t5", "simba\t9", "Simba\t9", "simba dume\t2", "caf\u00e9\t1", "cafe\u0301\t1"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN/metadata of Swahili, with a wordnet, and Thai."""
     place = tmp_path_factory.mktemp("inspected")
-    (place / "sw.txt").write_text(SWAHILI, encoding="utf-8")
-    (place / "th.txt").write_text("แมว\n", encoding="utf-8")
-    (place / "wn.tab").write_text("# Wordnet\tswh\tu\tl\n1-n\tswh:lemma\tmnyama\n", encoding="utf-8")
-    recipe = load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": ["sw", "th"]},
-            "metadata": {
-                "sources": ["number", "wordnet", "list"],
-                "lists": {lang: str(place / f"{lang}.txt") for lang in ("sw", "th")},
-                "wordnets": {"sw": str(place / "wn.tab")},
-                "allow_missing": ["wordnet"],
-                "profiles": ["unicode_fold"],
-            },
-        }
+    loaded = recipe(
+        ["sw", "th"],
+        sources=["number", "wordnet", "list"],
+        lists=write_lists(place, sw=SWAHILI, th=["แมว"]),
+        wordnets={"sw": write_wordnet(place / "wn.tab", "swh", "mnyama")},
+        allow_missing=["wordnet"],
+        profiles=["unicode_fold"],
     )
-    finish("metadata", recipe, place / "run", LocalExecutor(quiet=True))
+    build(loaded, place / "run")
     return place / "run/metadata"
 
 

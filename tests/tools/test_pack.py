@@ -9,51 +9,41 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
+import entry_lists
 import worldclip
+from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, written_at
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
-from stages import finish, run_stage
+from stages import run_stage
 from toy import markdown_rows
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack
 from worldclip.report.sources import sources_table
 from worldclip.tools.pack import pack, unpack
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 
-
-def recipe(**sections: Any) -> Recipe:
-    return load_recipe({"pool": {"path": "."}, "balance": {"tail_fraction": 0.1}, **sections})
+def recipe(codes: Sequence[str] = (), profile: str = "unicode", **config: Any) -> Recipe:
+    return entry_lists.recipe(codes, {"match": {"profile": profile}}, **config)
 
 
 @pytest.fixture(scope="module")
 def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a list of Swahili and one of Thai, a licence for the first, and a dead entry."""
     folder = tmp_path_factory.mktemp("packed")
-    (folder / "sw.txt").write_text("simba\t3\npaka mweusi\t2\ncaf\u00e9\ncafe\u0301\n", encoding="utf-8")
-    (folder / "th.txt").write_text("แมว\nหมา\n", encoding="utf-8")
-    loaded = recipe(
-        languages={"codes": ["sw", "th"]},
-        metadata={
-            "sources": ["number", "list"],
-            "lists": {lang: str(folder / f"{lang}.txt") for lang in ("sw", "th")},
-            "licences": {"sw": "CC BY 4.0"},
-        },
-        match={"profile": "reference"},
-    )
-    finish("metadata", loaded, folder / "run", QUIET)
+    lists = write_lists(folder, sw=["simba\t3", "paka mweusi\t2", "caf\u00e9", "cafe\u0301"], th=["แมว", "หมา"])
+    config = {"sources": ["number", "list"], "lists": lists, "licences": {"sw": "CC BY 4.0"}}
+    build(recipe(["sw", "th"], "reference", **config), folder / "run")
     return folder / "run"
 
 
@@ -75,10 +65,8 @@ def test_unpacked_lists_equal_packed_lists(packed_run: Path, packed: Path, tmp_p
     assert here["sources"]["sw"][0]["source"] == "pack"
     assert here["sources"]["sw"][1]["licence"] == "CC BY 4.0"
     assert report["lists"]["sw"]["by_source"] == {"number": 100, "list": 4}
-    assert metadata.load_matcher(tmp_path / "run", "sw", "reference").match("paka mweusi na simba").tolist() == [
-        100,
-        101,
-    ]
+    matcher = metadata.load_matcher(tmp_path / "run", "sw", "reference")
+    assert matcher.match("paka mweusi na simba").tolist() == [100, 101]
     page = (tmp_path / "run/LICENCES.md").read_text()
     assert "**CC BY 4.0**: sw" in page
     assert "**not stated in the file**: th" in page
@@ -104,10 +92,10 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
 ) -> None:
     run_dir = tmp_path / "run"
     unpack(str(packed), run_dir, QUIET)
-    mine = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(packed)}, match={"profile": "reference"})
+    mine = recipe(["sw", "th"], "reference", pack=str(packed))
     assert not run_stage("metadata", mine, run_dir, QUIET)
     before = (run_dir / "metadata/sw.parquet").stat().st_mtime_ns
-    other_profile = recipe(languages={"codes": ["sw"]}, metadata={"pack": str(packed)})
+    other_profile = recipe(["sw"], pack=str(packed))
     assert run_stage("metadata", other_profile, run_dir, QUIET)
     assert (run_dir / "metadata/sw.parquet").stat().st_mtime_ns == before
     assert not (run_dir / "metadata/th.parquet").exists()
@@ -117,8 +105,8 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
 
 
 def test_recipe_without_languages_takes_those_of_its_pack(packed: Path, tmp_path: Path) -> None:
-    finish("metadata", recipe(metadata={"pack": str(packed)}), tmp_path / "run", QUIET)
-    manifest = json.loads((tmp_path / "run/metadata/manifest.json").read_text())
+    build(recipe(pack=str(packed)), tmp_path / "run")
+    manifest = manifest_of(tmp_path / "run")
     assert sorted(manifest["counts"]) == ["sw", "th"]
     rows = markdown_rows(sources_table(manifest))
     assert ("pack", "lists.tar", "of its sources, in this table", "sw, th") in rows
@@ -127,40 +115,37 @@ def test_recipe_without_languages_takes_those_of_its_pack(packed: Path, tmp_path
 
 
 def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
-    (tmp_path / "yo.txt").write_text("kìnnìún\n", encoding="utf-8")
-    config = {"sources": ["number", "list"], "pack": str(packed), "lists": {"yo": str(tmp_path / "yo.txt")}}
-    loaded = recipe(languages={"codes": ["sw", "yo"]}, metadata=config)
-    finish("metadata", loaded, tmp_path / "run", QUIET)
-    assert metadata.read_entries(tmp_path / "run", "yo")["entry"].to_pylist()[100:] == ["kìnnìún"]
-    assert metadata.read_entries(tmp_path / "run", "sw")["score"].to_pylist()[100:102] == [3.0, 2.0]
-    both = {**config, "lists": {"sw": str(tmp_path / "yo.txt")}}
-    with pytest.raises(UserError, match=r"metadata\.lists\.sw is set, and .*lists\.tar already has the list of sw"):
-        finish("metadata", recipe(languages={"codes": ["sw"]}, metadata=both), tmp_path / "run", QUIET)
-    alone = {"sources": ["number", "list"], "pack": str(packed)}
-    with pytest.raises(UserError, match=r"no source has words of am.*nor has .*lists\.tar a list"):
-        finish("metadata", recipe(languages={"codes": ["am", "sw"]}, metadata=alone), tmp_path / "run", QUIET)
+    config = {"sources": ["number", "list"], "pack": str(packed)}
+    own = write_lists(tmp_path, yo=["kìnnìún"])
+    build(recipe(["sw", "yo"], lists=own, **config), tmp_path / "run")
+    assert words(tmp_path / "run", "yo")[100:] == ["kìnnìún"]
+    assert list(scores(tmp_path / "run", "sw").values())[100:102] == [3.0, 2.0]
+    for codes, lists, message in (
+        (["sw"], {"sw": own["yo"]}, r"metadata\.lists\.sw is set, and .*lists\.tar already has the list of sw"),
+        (["am", "sw"], {}, r"no source has words of am.*nor has .*lists\.tar a list"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build(recipe(codes, lists=lists, **config), tmp_path / "run")
 
 
 def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "lists.tar"
     copy.write_bytes(packed.read_bytes())
-    loaded = recipe(languages={"codes": ["sw", "th"]}, metadata={"pack": str(copy)})
-    finish("metadata", loaded, tmp_path / "run", QUIET)
-    before = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
-    (tmp_path / "sw.txt").write_text("simba\n", encoding="utf-8")
-    lists = {"sw": str(tmp_path / "sw.txt"), "th": str(packed_run.parent / "th.txt")}
-    changed = recipe(languages={"codes": ["sw", "th"]}, metadata={"sources": ["number", "list"], "lists": lists})
-    finish("metadata", changed, tmp_path / "changed", QUIET)
+    loaded = recipe(["sw", "th"], pack=str(copy))
+    build(loaded, tmp_path / "run")
+    before = written_at(tmp_path / "run", "*.parquet")
+    lists = write_lists(tmp_path, sw=["simba"]) | {"th": str(packed_run.parent / "th.txt")}
+    build(recipe(["sw", "th"], sources=["number", "list"], lists=lists), tmp_path / "changed")
     pack(tmp_path / "changed", copy)
-    finish("metadata", loaded, tmp_path / "run", QUIET)
-    after = {lang: (tmp_path / f"run/metadata/{lang}.parquet").stat().st_mtime_ns for lang in ("sw", "th")}
-    assert (after["sw"] == before["sw"], after["th"] == before["th"]) == (False, True)
-    assert len(metadata.read_entries(tmp_path / "run", "sw")) == 101
+    build(loaded, tmp_path / "run")
+    after = written_at(tmp_path / "run", "*.parquet")
+    assert {path.stem for path in after if after[path] == before[path]} == {"th"}
+    assert len(words(tmp_path / "run", "sw")) == 101
 
 
 def test_unpack_refuses_folder_of_another_run(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/recipe.toml").write_text(to_toml(recipe(languages={"codes": ["en"]})))
+    (tmp_path / "run/recipe.toml").write_text(to_toml(recipe(["en"])))
     with pytest.raises(UserError, match="holds a run with lists of its own; unpack into another folder"):
         unpack(str(packed), tmp_path / "run", QUIET)
     assert "en" in (tmp_path / "run/recipe.toml").read_text()
@@ -322,19 +307,22 @@ def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/packs/lists.tar", packed.read_bytes())
     unpack("memory://packs/lists.tar", tmp_path / "run", QUIET)
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 104
-    with pytest.raises(StageFailed, match="absent"):
-        unpack("memory://packs/absent.tar", tmp_path / "other", QUIET)
-    with pytest.raises(UserError, match="not a URL that can be read"):
-        unpack("nowhere://packs/lists.tar", tmp_path / "other", QUIET)
-    with pytest.raises(UserError, match="no such file"):
-        unpack(str(tmp_path / "absent.tar"), tmp_path / "other", QUIET)
+    for place, error, message in (
+        ("memory://packs/absent.tar", StageFailed, "absent"),
+        ("nowhere://packs/lists.tar", UserError, "not a URL that can be read"),
+        (str(tmp_path / "absent.tar"), UserError, "no such file"),
+    ):
+        with pytest.raises(error, match=message):
+            unpack(place, tmp_path / "other", QUIET)
 
 
 def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
-    with pytest.raises(UserError, match=r"fetch it first: worldclip unpack https://example\.org/lists\.tar --out DIR"):
-        recipe(metadata={"pack": "https://example.org/lists.tar"})
-    with pytest.raises(UserError, match=r'metadata\.pack = "absent\.tar": no such file'):
-        recipe(metadata={"pack": "absent.tar"})
+    for place, message in (
+        ("https://example.org/lists.tar", r"fetch it first: worldclip unpack https://example\.org/lists\.tar"),
+        ("absent.tar", r'metadata\.pack = "absent\.tar": no such file'),
+    ):
+        with pytest.raises(UserError, match=message):
+            recipe(pack=place)
 
 
 def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,10 +342,7 @@ def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pyte
 def test_run_continues_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The documented way: unpack, then run from match on with a recipe that names the pack."""
     write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
-    lists = {}
-    for lang, words in LISTS.items():
-        (tmp_path / f"{lang}.txt").write_text("\n".join(words), encoding="utf-8")
-        lists[lang] = str(tmp_path / f"{lang}.txt")
+    lists = write_lists(tmp_path, **LISTS)
     first = make_recipe(tmp_path / "pool", metadata={"sources": ["list"], "lists": lists})
     worldclip.run(first, out=tmp_path / "first", until="curate", executor=QUIET)
     pack(tmp_path / "first", tmp_path / "lists.tar")
