@@ -109,15 +109,10 @@ OWN_NAMES = {
     "metadata/dump_files.py": {"wiki": LIST},
     "metadata/ngrams/counter.py": {"f'run_{len(self.runs):05}'": NUMBER},
     "metadata/ngrams/runs.py": {"f'word_{name}.npy'": OWN, "f'merged_{num_merged:05}'": NUMBER},
-    "metadata/pool_counting.py": {
-        "f'{shard_name}.counts'": SHARD,
-        "f'{shard_name}.json'": SHARD,
-    },
-    "metadata/sources/wordnet.py": {"inputs.lang": LIST},
+    "metadata/pool_counting.py": {"f'{shard_name}.counts'": SHARD, "f'{shard_name}.json'": SHARD},
+    "metadata/matchers.py": {"f'.{final.name}.{os.getpid()}.tmp'": OWN},
     "metadata/sources/titles.py": {"f'word_{name}.npy'": OWN},
-    "metadata/stage.py": {
-        "f'.{final.name}.{os.getpid()}.tmp'": OWN,
-    },
+    "metadata/sources/wordnet.py": {"inputs.lang": LIST},
     "model/formats/huggingface_folder.py": {"name": OWN},
     "plugins/immich.py": {"name": OWN},
     "model/formats/peft_folder.py": {"name": OWN},

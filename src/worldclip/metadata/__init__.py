@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.metadata.matchers import load_matcher as load_matcher
     from worldclip.metadata.stage import build as build
-    from worldclip.metadata.stage import load_matcher as load_matcher
     from worldclip.metadata.stage import read_entries as read_entries
 
 _HOMES = {
-    "load_matcher": "worldclip.metadata.stage",
+    "load_matcher": "worldclip.metadata.matchers",
     "read_entries": "worldclip.metadata.stage",
     "build": "worldclip.metadata.stage",
 }

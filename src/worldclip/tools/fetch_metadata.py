@@ -150,7 +150,7 @@ def _codes(run: Run, langs: Sequence[str]) -> Sequence[str]:
 
 def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     """Return the Wikipedias of the languages to fetch."""
-    from worldclip.metadata.stage import label_scheme
+    from worldclip.metadata.work import label_scheme
 
     codes = _codes(run, langs)
     scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)

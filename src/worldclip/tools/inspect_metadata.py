@@ -19,9 +19,11 @@ from worldclip.core.execute import Report
 from worldclip.language import table as languages
 from worldclip.language.config import open_run
 from worldclip.language.profiles import normalise
+from worldclip.match.config import MERGED
 from worldclip.metadata.config import METADATA_SOURCES
+from worldclip.metadata.matchers import STAGE, load_matcher
 from worldclip.metadata.source import Source
-from worldclip.metadata.stage import MERGED, STAGE, load_matcher, read_entries
+from worldclip.metadata.stage import read_entries
 
 NUM_NEAR = 10  # entries shown beside the one looked for
 NEAR_AMONG = 200_000  # entries searched for similar spellings

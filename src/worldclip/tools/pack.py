@@ -32,12 +32,12 @@ from worldclip.core.marks import Metavar
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.settings import load_config, read_toml, to_dict, to_toml
 from worldclip.language.config import LanguagesConfig, open_run
-from worldclip.match.config import MatchConfig
+from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.matcher import entries_digest
 from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.matchers import STAGE, how_to_rebuild
 from worldclip.metadata.sources import pack as packs
 from worldclip.metadata.sources.pack import LICENCES, PackedList, PackRecord
-from worldclip.metadata.stage import MERGED, STAGE, how_to_rebuild
 
 
 def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:

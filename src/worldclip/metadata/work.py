@@ -1,0 +1,149 @@
+"""The plan of the stage: which languages get lists, from which files and packages, and what a list depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldclip.core.errors import UserError
+from worldclip.core.job import Run
+from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig
+from worldclip.match.config import MatchConfig
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.coverage import find_gaps, gap_problems, wordless_problems
+from worldclip.metadata.dump_files import DumpFiles, find_dumps
+from worldclip.metadata.pool_counting import CountedPool
+from worldclip.metadata.source import Inputs, describe_path, used_sources
+from worldclip.metadata.sources.pack import Pack, open_pack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What lists are built from: a pack for the languages in it, sources for the others."""
+
+    config: MetadataConfig
+    codes: tuple[str, ...]
+    files: DumpFiles
+    pack: Pack | None
+    pool: CountedPool | None = None
+    """None: the pool is no source, or its texts are not counted yet."""
+
+    def is_packed(self, lang: str) -> bool:
+        return self.pack is not None and lang in self.pack.lists
+
+    def built_codes(self) -> list[str]:
+        """Return the languages whose lists are built, not taken from the pack."""
+        return [lang for lang in self.codes if not self.is_packed(lang)]
+
+    def inputs(self, lang: str) -> Inputs:
+        """Return what the list of a language is built from."""
+        pool_digest = self.pool.digest if self.pool is not None else None
+        return Inputs(lang=lang, config=self.config, files=self.files, pool_digest=pool_digest)
+
+    def built_inputs(self) -> list[Inputs]:
+        """Return the inputs of each language whose list is built."""
+        return [self.inputs(lang) for lang in self.built_codes()]
+
+    def fingerprint(self, lang: str) -> dict[str, Any]:
+        """Return fingerprints of everything that the list of `lang` is built from, by source."""
+        if self.pack is not None and self.is_packed(lang):
+            packed_list = self.pack.lists[lang]
+            return {"pack": {"size": packed_list["size"], "sha256": packed_list["sha256"]}}
+        fingerprints: dict[str, Any] = {}
+        if lang not in languages.installed():  # how its words are found, and what its sources call it
+            fingerprints["language"] = dataclasses.asdict(languages.get(lang))
+        for source in used_sources(self.config):
+            if known := source.fingerprint(self.inputs(lang)):
+                fingerprints[source.input_name] = known
+        return fingerprints
+
+    def describe(self, lang: str, fingerprints: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a record for the manifest per file or package of a list: date, fingerprint, licence.
+
+        fingerprints: of `fingerprint`.
+        """
+        if self.pack is not None and self.is_packed(lang):
+            packed = {"source": "pack", **describe_path(self.pack.path), **fingerprints["pack"]}
+            return [packed, *self.pack.lists[lang]["sources"]]
+        records: list[dict[str, Any]] = []
+        for name, source in {source.input_name: source for source in used_sources(self.config)}.items():
+            if name in fingerprints:
+                records += source.describe(self.inputs(lang), fingerprints[name])
+        return records
+
+
+def plan_work(run: Run) -> Work:
+    """Find the sources.  Raises UserError for an invalid pack, missing files, and sources that leave languages out."""
+    config = run.section(MetadataConfig)
+    codes = run_codes(run)
+    pack = _open_pack(run)
+    built = [code for code in codes if pack is None or code not in pack.lists]
+    scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)
+    files = find_dumps(config, built, scheme)
+    work = Work(config=config, codes=codes, files=files, pack=pack)
+    problems = _packed_and_built(work)
+    for source in used_sources(config):
+        problems += source.problems(config)
+    if not problems:
+        problems = _coverage_problems(work)
+    if problems:
+        raise UserError(problems)
+    return work
+
+
+def _coverage_problems(work: Work) -> list[str]:
+    """Report languages that a source leaves out; one that lacks files is not reported again as one without words."""
+    inputs, config = work.built_inputs(), work.config
+    gaps = find_gaps(inputs, config)
+    reported = set[str]()
+    for source, langs in gaps.items():
+        if source not in config.allow_missing:
+            reported.update(langs)
+    others = [of_lang for of_lang in inputs if of_lang.lang not in reported]
+    return [*gap_problems(gaps, config), *wordless_problems(others, config)]
+
+
+def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
+    """Return how the language-identification model writes its labels, on which only the list `other` depends."""
+    if lid_model == "lid176" or languages.OTHER not in codes:
+        return "lid176"
+    from worldclip.language.identify import Identifier
+
+    return Identifier(lid_model).scheme
+
+
+def run_codes(run: Run) -> tuple[str, ...]:
+    """Return the run's languages (default: the pack's, else all), and English if its list is the only one."""
+    config = run.section(LanguagesConfig)
+    pack = _open_pack(run)
+    if pack is None or config.codes:
+        codes = set(config.run_codes)
+    else:
+        codes = {*pack.lists, *config.add}
+    if run.section(MatchConfig).isolate == "english":
+        codes.add("en")
+    return tuple(sorted(codes))
+
+
+def _open_pack(run: Run) -> Pack | None:
+    path = run.section(MetadataConfig).pack
+    return open_pack(Path(path)) if path else None
+
+
+def _packed_and_built(work: Work) -> list[str]:
+    """Report files of languages whose list is in the pack: a list is taken from the pack or built, never both."""
+    config = work.config
+    lang_of_file = {
+        **{f"wordnets.{lang}": lang for lang in config.wordnets},
+        **{f"lists.{lang}": lang for lang in config.lists},
+        **{f"wikipedia.{wiki}": languages.from_wikipedia(wiki) for wiki in config.wikipedia},
+    }
+    return [
+        f"metadata.{key} is set, and {config.pack} already has the list of {lang}; remove one of the two"
+        for key, lang in lang_of_file.items()
+        if work.is_packed(lang)
+    ]
