@@ -49,6 +49,8 @@ class Source:
     """Description of its scores."""
     requires = Requirement()
     licence = NOT_STATED
+    input_name: str | None = None
+    """Name of its input in the manifest (default: its own); sources with one name share the input."""
     remedy = "set a file of it"
     """How to get what is missing; may hold {fetch} and {lang}."""
 
@@ -80,11 +82,6 @@ class Source:
         """Append its entries to the list of a language."""
         if self.has_words(inputs):
             entries.add(self.name, self.read(inputs), inputs.config.max_chars)
-
-    @property
-    def input_name(self) -> str:
-        """Name of its input in the manifest; sources with one name share the input."""
-        return self.name
 
     def fingerprint(self, inputs: Inputs) -> Any:
         """Return what identifies all that it reads for a language, JSON-able; nothing if it reads nothing."""

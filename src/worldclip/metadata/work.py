@@ -58,7 +58,7 @@ class Work:
             fingerprints["language"] = dataclasses.asdict(languages.get(lang))
         for source in used_sources(self.config):
             if known := source.fingerprint(self.inputs(lang)):
-                fingerprints[source.input_name] = known
+                fingerprints[source.input_name or source.name] = known
         return fingerprints
 
     def describe(self, lang: str, fingerprints: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -70,7 +70,8 @@ class Work:
             packed = {"source": "pack", **describe_path(self.pack.path), **fingerprints["pack"]}
             return [packed, *self.pack.lists[lang]["sources"]]
         records: list[dict[str, Any]] = []
-        for name, source in {source.input_name: source for source in used_sources(self.config)}.items():
+        by_input = {source.input_name or source.name: source for source in used_sources(self.config)}
+        for name, source in by_input.items():
             if name in fingerprints:
                 records += source.describe(self.inputs(lang), fingerprints[name])
         return records

@@ -1,4 +1,4 @@
-"""Lists of words: plain files, and those of the package wordfreq (about 40 languages).
+"""Lists: numbers, plain files, and words of the package wordfreq (about 40 languages).
 
 A plain list has one entry per line with an optional score after a tab, or is a JSON array of strings, as the
 reference's metadata.json.
@@ -20,8 +20,10 @@ from worldclip.core.errors import BadShard, require
 from worldclip.language import characters
 from worldclip.language import table as languages
 from worldclip.metadata.counting import Candidates
+from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source
 
+NUM_NUMBERS = 100
 _PART = re.compile(r"[^\s\-]+")
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
@@ -112,6 +114,20 @@ def title_case(word: str, lang: str) -> str:
     return _PART.sub(capitalize, word)
 
 
+class Numbers(Source):
+    """Numbers are entries and no words: a language of which there is nothing else has no list."""
+
+    name = "number"
+    meaning = "every language has the numbers 0 to 99"
+
+    def read(self, inputs: Inputs) -> Candidates:
+        for number in range(NUM_NUMBERS):
+            yield str(number), None
+
+    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
+        entries.add(self.name, self.read(inputs), inputs.config.max_chars)
+
+
 class PlainLists(Source):
     """The lists that the recipe names."""
 
@@ -133,4 +149,5 @@ class PlainLists(Source):
         return [{**record, **licence} for record in super().fingerprint(inputs)]
 
 
+NUMBER = Numbers()
 LIST = PlainLists()

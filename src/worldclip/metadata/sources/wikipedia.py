@@ -30,11 +30,8 @@ class WikipediaSource(Source):
 class TextSource(WikipediaSource):
     """A source that reads the text of Wikipedias; both such sources share the files and their record."""
 
+    input_name = "wikipedia"
     remedy = "{fetch}; or set metadata.wikipedia.{lang} = FILE"
-
-    @property
-    def input_name(self) -> str:
-        return "wikipedia"
 
     def has_words(self, inputs: Inputs) -> bool:
         return any(wiki in inputs.files.texts for wiki in inputs.wikis)
