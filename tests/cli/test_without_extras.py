@@ -211,6 +211,8 @@ def test_packages_of_extras_are_imported_by_these_names() -> None:
 
 
 def test_install_page_lists_every_extra() -> None:
-    listed = re.findall(r"^pip install -e '\.\[(\w+)\]'", (REPOSITORY / "docs" / "install.md").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r"^pip install -e '\.\[(\w+)\]'", (REPOSITORY / "docs" / "install.md").read_text("utf-8"), re.MULTILINE
+    )
     assert set(listed) == set(extras_of_project())
     assert len(listed) == len(set(listed))
