@@ -6,34 +6,30 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_table, write_table
-from worldclip.metadata.merge import Seen, merge_lists
+from worldclip.metadata.merge import merge_lists
 
 PARTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=3)
-strings = PARTS | st.sampled_from(["", "a", "猫", "aa"])
+STRINGS = PARTS | st.sampled_from(["", "a", "猫", "aa"])
 
 
-@settings(deadline=None)  # the loops are compiled first
-@given(st.lists(st.lists(strings, max_size=40), max_size=5))
-def test_only_the_first_of_equal_strings_is_new(lists: list[list[str]]) -> None:
-    seen, plain = Seen(sum(map(len, lists))), set[str]()
-    for entries in lists:
-        expected = [entry not in plain and entry not in entries[:k] for k, entry in enumerate(entries)]
-        column = pa.chunked_array([pa.array(entries[:7], pa.string()), pa.array(entries[7:], pa.string())])
-        assert seen.add(column).tolist() == expected
-        plain.update(entries)
-    assert len(seen) == len(plain)
-
-
-def write_list(path: Path, entries: list[str], source: str) -> Path:
-    columns = {"entry_id": range(len(entries)), "entry": entries, "source": [source] * len(entries)}
-    table = pa.table({**{key: list(values) for key, values in columns.items()}, "score": [1.0] * len(entries)})
-    write_table(path, table, METADATA)
+def write_list(path: Path, entries: list[str], source: str = "list") -> Path:
+    columns = {"entry_id": list(range(len(entries))), "entry": entries, "source": [source] * len(entries)}
+    write_table(path, pa.table({**columns, "score": [1.0] * len(entries)}), METADATA)
     return path
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(STRINGS, max_size=40, unique=True), min_size=1, max_size=5))
+def test_only_the_first_of_equal_entries_is_written(tmp_path: Path, lists: list[list[str]]) -> None:
+    paths = [write_list(tmp_path / f"{number}.parquet", entries) for number, entries in enumerate(lists)]
+    merge_lists(paths, tmp_path / "merged.parquet")
+    table = read_table(tmp_path / "merged.parquet", METADATA)
+    assert table["entry"].to_pylist() == list(dict.fromkeys(entry for entries in lists for entry in entries))
 
 
 def test_lists_are_merged_in_order_and_counted_by_source(tmp_path: Path) -> None:
