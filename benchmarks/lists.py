@@ -88,7 +88,7 @@ def wordfreq_rows() -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         counting.count_text(Shard(name="en/piece", path=str(piece), fingerprint={}), folder=folder)
-        counts = ngrams.merge(sorted((folder / "ngrams").rglob("run_*")), folder / "merged")
+        counts = ngrams.merge(counting.read_runs(folder, "en/piece"), folder / "merged")
         for more in ((), ("wordfreq",)):
             config = MetadataConfig(
                 sources=("number", "wordnet", "unigram", "bigram", *more),

@@ -104,9 +104,8 @@ def count_words(sentences: Iterable[list[str]]) -> int:
 
 def our_counts(texts: pa.Array, scheme: Scheme) -> ngrams.Counts:
     with tempfile.TemporaryDirectory() as folder:
-        counter = ngrams.Counter(Path(folder) / "runs", scheme)
-        counter.add(segment(texts, scheme))
-        return ngrams.merge(counter.finish(), Path(folder))
+        runs = ngrams.count_to_file(Path(folder) / "runs", [segment(texts, scheme)], scheme)
+        return ngrams.merge(runs, Path(folder))
 
 
 def seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:

@@ -72,10 +72,8 @@ def count_corpus(path: Path, max_slots: int) -> dict[str, Any]:
 
     started_at = time.process_time()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        counter = ngrams.Counter(Path(folder) / "runs", SPACES, max_bigram_slots=max_slots)
-        for batch in read_articles(path):
-            counter.add(batch.column("text"))
-        runs = counter.finish()
+        batches = (batch.column("text") for batch in read_articles(path))
+        runs = ngrams.count_to_file(Path(folder) / "runs", batches, SPACES, max_bigram_slots=max_slots)
         counted_s = time.process_time() - started_at
         counts = ngrams.merge(runs, Path(folder) / "merged")
         num_bigrams = sum(len(keys) for keys, _ in counts.iter_bigrams())
@@ -88,7 +86,7 @@ def count_corpus(path: Path, max_slots: int) -> dict[str, Any]:
             "best": [best[0], best[-1]],
             "counted_s": round(counted_s, 1),
             "total_s": round(time.process_time() - started_at, 1),
-            "disk_mb": sum(file.stat().st_size for run in runs for file in run.iterdir()) // 10**6,
+            "disk_mb": (Path(folder) / "runs").stat().st_size // 10**6,
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
 

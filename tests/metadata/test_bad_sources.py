@@ -6,12 +6,14 @@ import bz2
 import errno
 import gzip
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
 from entry_lists import build, recipe, words, write_lists, write_texts, written_at
 from worldclip.core.errors import StageFailed
 from worldclip.metadata import ngrams
+from worldclip.metadata.ngrams import counter
 
 XML = (
     '<mediawiki><siteinfo><namespaces><namespace key="0"/></namespaces></siteinfo><page><title>Simba</title><ns>0</ns>'
@@ -72,20 +74,20 @@ def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
     for wiki in ("de", "sw"):
         write_texts(tmp_path / "dumps" / wiki / "x.parquet", f"neno {wiki}")
     loaded = recipe(["de", "sw"], sources=["unigram"], dumps=str(tmp_path / "dumps"))
-    open_writer = ngrams.BigramWriter.__init__
+    write_run = counter.write_run
 
-    def open_on_a_full_disk(self: ngrams.BigramWriter, run: Path) -> None:
-        open_writer(self, run)
-        if "sw" in run.parts:
-            self.file = open("/dev/full", "wb")  # noqa: SIM115  closed by the writer
+    def write_on_a_full_disk(path: Path, file: BinaryIO, *run: Any) -> ngrams.Run:
+        with open("/dev/full", "wb") as full:
+            return write_run(path, full if "sw" in path.parts else file, *run)
 
-    monkeypatch.setattr(ngrams.BigramWriter, "__init__", open_on_a_full_disk)
+    monkeypatch.setattr(counter, "write_run", write_on_a_full_disk)
     with pytest.raises(OSError, match="No space left on device") as caught:
         build(loaded, tmp_path / "run")
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
-    counted = written_at(tmp_path / "run", "ngrams/de/**/*.npy")
+    filename = str(tmp_path / "run/metadata/ngrams/sw/x.parquet.counts")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, filename)
+    counted = written_at(tmp_path / "run", "ngrams/de/*")
     assert counted
     monkeypatch.undo()
     build(loaded, tmp_path / "run")
-    assert written_at(tmp_path / "run", "ngrams/**/*.npy").items() >= counted.items()
+    assert written_at(tmp_path / "run", "ngrams/**/*").items() >= counted.items()
     assert words(tmp_path / "run", "sw") == ["neno"]

@@ -35,14 +35,13 @@ def build(
     config = MetadataConfig(
         sources=("number", *sources), wordnets={wiki: str(folder / "wn.tab")} if lemmas else {}, overrides=rules
     )
-    counter = ngrams.Counter(folder / "ngrams", scheme_of(wiki))
-    counter.add(texts)
+    runs = ngrams.count_to_file(folder / "runs", [texts], scheme_of(wiki))
     shard = Shard(name="0", path=str(folder / "views.gz"), fingerprint={})
     counting.count_page_views(shard, folder=folder, wikis=[wiki], min_line_views={})
     counted = counting.WikipediaCounts(
         wiki=wiki,
         rules=config.wikipedia_rules,
-        counts=ngrams.merge(counter.finish(), folder / "merged"),
+        counts=ngrams.merge(runs, folder / "merged"),
         views=(folder / "views" / "0",),
         namespaces=frozenset({"File"}) if config.wikipedia_rules.title_rule == "namespaces" else None,
     )

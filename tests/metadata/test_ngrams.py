@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from worldclip.language.segment import SPACES, TSHEGS, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
-from worldclip.metadata.ngrams import Counter, PartCounter, best_bigrams, iter_unigrams, merge, runs
+from worldclip.metadata.ngrams import Counter, best_bigrams, count_to_file, iter_unigrams, merge, runs
 from worldclip.metadata.ngrams.kernels import sort_bigrams
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
@@ -75,9 +75,7 @@ def as_tallies(counts: ngrams.Counts) -> tuple[Tally[str], Tally[tuple[str, str]
 
 
 def count(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int) -> ngrams.Counts:
-    counter = Counter(folder / "runs", scheme, **limits)
-    counter.add(texts)
-    return merge(counter.finish(), folder / "merged", fan_in=3)
+    return merge(count_to_file(folder / "runs", [texts], scheme, **limits), folder / "merged", fan_in=3)
 
 
 @pytest.mark.parametrize("scheme", [SPACES, TSHEGS, scheme_of("zh")], ids=lambda scheme: scheme.name)
@@ -96,20 +94,19 @@ def test_counts_do_not_depend_on_the_memory_limits(
 ):
     rng = random.Random(seed)
     texts = [" ".join(f"w{int(rng.paretovariate(0.6)) % 500}" for _ in range(30)) for _ in range(20)]
-    counter = Counter(tmp_path_factory.mktemp("runs"), SPACES, max_words=max_words, max_bigram_slots=slots)
-    for text in texts:
-        counter.add([text])
-    runs = counter.finish()
-    assert len(runs) > (10 if slots == 1 else 0)
-    assert as_tallies(merge(runs, tmp_path_factory.mktemp("merged"), fan_in=3)) == plain_counts(texts, SPACES)
+    folder = tmp_path_factory.mktemp("runs")
+    limits = {"max_words": max_words, "max_bigram_slots": slots}
+    of_texts = count_to_file(folder / "runs", ([text] for text in texts), SPACES, **limits)
+    assert len(of_texts) > (10 if slots == 1 else 0)
+    assert as_tallies(merge(of_texts, folder / "merged", fan_in=3)) == plain_counts(texts, SPACES)
 
 
-def test_parts_of_one_file_count_as_runs_in_folders(tmp_path: Path):
+def test_counts_that_share_a_file_stay_apart(tmp_path: Path):
     texts = [[f"w{n % 7} w{n % 5} x{n % 11}" for n in range(40 * (k + 1))] for k in range(9)]
     with open(tmp_path / "counts", "wb") as file:
         parts = []
         for of_count in texts:
-            counter = PartCounter(tmp_path / "counts", file, SPACES)
+            counter = Counter(tmp_path / "counts", file, SPACES)
             counter.add(of_count)
             parts += counter.finish()
     assert len(parts) == len(texts)
@@ -117,31 +114,27 @@ def test_parts_of_one_file_count_as_runs_in_folders(tmp_path: Path):
         assert as_tallies(merge([part], tmp_path / "merged")) == plain_counts(of_count, SPACES)
     whole = plain_counts([text for of_count in texts for text in of_count], SPACES)
     assert as_tallies(merge(parts, tmp_path / "merged", fan_in=2)) == whole
-    assert not (tmp_path / "merged").exists()  # small parts are merged all at once
+    assert not (tmp_path / "merged").exists()  # small runs are merged all at once
 
 
-def test_many_large_parts_are_merged_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_many_large_runs_are_merged_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runs, "FEW_WORDS", 5)
-    with open(tmp_path / "counts", "wb") as file:
-        counter = PartCounter(tmp_path / "counts", file, SPACES, max_words=2)
-        texts = [f"a{n} b{n % 3} c" for n in range(12)]
-        for text in texts:
-            counter.add([text])
-        parts = counter.finish()
+    texts = [f"a{n} b{n % 3} c" for n in range(12)]
+    parts = count_to_file(tmp_path / "counts", ([text] for text in texts), SPACES, max_words=2)
     assert len(parts) > 8
     counts = merge(parts, tmp_path / "merged", fan_in=3)
-    assert len(counts.runs) < len(parts)
+    assert len(counts.runs) <= 4
     assert as_tallies(counts) == plain_counts(texts, SPACES)
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {
+        run.path.name for run in counts.runs if run.path.parent == tmp_path / "merged"
+    }
 
 
 def test_full_arena_spills(tmp_path: Path):
-    counter = Counter(tmp_path / "runs", SPACES, max_arena_bytes=40)
-    for n in range(10):
-        counter.add([f"{'x' * 30}{n} {'y' * 30}"])
-    assert len(counter.finish()) == 10
-    counts = merge(counter.runs, tmp_path / "merged", fan_in=4)
-    assert counts.words.counts.tolist() == [1] * 10 + [10]
-    assert not list((tmp_path / "merged").glob("merged_00000")) or len(counts.runs) <= 4
+    texts = ([f"{'x' * 30}{n} {'y' * 30}"] for n in range(10))
+    parts = count_to_file(tmp_path / "runs", texts, SPACES, max_arena_bytes=40)
+    assert len(parts) == 10
+    assert merge(parts, tmp_path / "merged").words.counts.tolist() == [1] * 10 + [10]
 
 
 def test_words_with_equal_prefixes_are_distinct(tmp_path: Path):
@@ -173,9 +166,7 @@ def test_tables_grow_with_a_large_vocabulary(tmp_path: Path):
 
 def test_chunked_sliced_and_null_texts_are_counted_once(tmp_path: Path):
     chunked = pa.chunked_array([pa.array(["x", "a b", None, "a b c"]).slice(1), pa.array([], pa.string())])
-    counter = Counter(tmp_path / "runs", SPACES)
-    counter.add(chunked)
-    unigrams, bigrams = as_tallies(merge(counter.finish(), tmp_path))
+    unigrams, bigrams = as_tallies(merge(count_to_file(tmp_path / "runs", [chunked], SPACES), tmp_path))
     assert unigrams == {"a": 2, "b": 2, "c": 1}
     assert bigrams == {("a", "b"): 2, ("b", "c"): 1}
 
@@ -226,10 +217,9 @@ def test_best_bigrams_agree_with_sorting_all(
     ranked = sorted(
         (-n / (unigrams[a] * unigrams[b]), -n, a, b) for (a, b), n in bigrams.items() if n >= min_count
     )  # fmt: skip
-    counter = Counter(tmp_path_factory.mktemp("runs"), SPACES, max_bigram_slots=1)
-    for text in texts:
-        counter.add([text])
-    counts = merge(counter.finish(), tmp_path_factory.mktemp("merged"))
+    folder = tmp_path_factory.mktemp("runs")
+    of_texts = count_to_file(folder / "runs", ([text] for text in texts), SPACES, max_bigram_slots=1)
+    counts = merge(of_texts, folder / "merged")
     found = best_bigrams(counts, " ", limit=limit, min_count=min_count)
     assert [bigram for bigram, _ in found] == [f"{a} {b}" for _, _, a, b in ranked[:limit]]
     assert [pmi for _, pmi in found] == pytest.approx([math.log2(-q * total) for q, *_ in ranked[:limit]], rel=1e-12)
@@ -239,12 +229,3 @@ def test_empty_corpus_has_no_entries(tmp_path: Path):
     counts = count(["", " \n", "...!"], tmp_path)
     assert list(iter_unigrams(counts)) == []
     assert best_bigrams(counts, " ", limit=5) == []
-
-
-def test_interrupted_counter_starts_over(tmp_path: Path):
-    first = Counter(tmp_path / "runs", SPACES)
-    first.add(["a b"])
-    first.spill()
-    again = Counter(tmp_path / "runs", SPACES)
-    again.add(["c"])
-    assert as_tallies(merge(again.finish(), tmp_path / "merged"))[0] == {"c": 1}

@@ -16,7 +16,7 @@ import pytest
 
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
-from worldclip.metadata.ngrams import Counter, merge
+from worldclip.metadata.ngrams import count_to_file, merge
 from worldclip.metadata.sources.dumps import (
     MAX_TEXT_CHARS,
     iter_articles,
@@ -116,9 +116,7 @@ def test_long_line_is_cut_at_punctuation(wiki: str, sentence: str, tmp_path: Pat
     assert max(map(len, batch.column("text").to_pylist())) < MAX_TEXT_CHARS + len(sentence)
     counts = []
     for texts in (batch.column("text"), pa.array([text], pa.large_string())):
-        counter = Counter(tmp_path / "runs", scheme)
-        counter.add(segment(texts, scheme))
-        counted = merge(counter.finish(), tmp_path)
+        counted = merge(count_to_file(tmp_path / "runs", [segment(texts, scheme)], scheme), tmp_path)
         bigrams = [part.tolist() for chunk in counted.iter_bigrams() for part in chunk]
         counts.append((counted.words.data.tobytes(), counted.words.counts.tolist(), bigrams))
     assert counts[0] == counts[1]

@@ -1,7 +1,9 @@
 """Count words, bigrams and page views of Wikipedias, one file per shard, and take a language's candidates from them.
 
-RUN/metadata/ngrams/<Wikipedia>/<file>/     runs of a Counter, kept so that a new cap or language recounts nothing
-RUN/metadata/views/<file>/                  views of titles
+RUN/metadata/ngrams/<Wikipedia>/<file>.counts   runs of the file's words and bigrams, kept so that a new cap or language
+                                                recounts nothing
+RUN/metadata/ngrams/<Wikipedia>/<file>.json     where they are in it: [[start, ...], ...]
+RUN/metadata/views/<file>/                      views of titles
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from worldclip.contracts import layout
-from worldclip.core.artifacts import remove
+from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores
 from worldclip.kernels.unicode_table import UNICODE_VERSION
@@ -53,7 +57,7 @@ def count_files(files: DumpFiles, config: MetadataConfig, folder: Path, executor
 
 def _count_texts(shards: Sequence[Shard], rules: WikipediaRules, folder: Path, executor: Executor) -> dict[str, str]:
     """Count words and bigrams of each dump file; return the failures."""
-    key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
     if rules.punctuation == "ascii":
         key["punctuation"] = "ascii"
     threads = max(1, usable_cores() // max(1, len(shards)))  # a single file is decompressed on all cores
@@ -97,16 +101,21 @@ def _map(
 def count_text(
     shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"] = "unicode", threads: int = 1
 ) -> Report:
-    """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>/."""
+    """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
     scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation)
-    counter = ngrams.Counter(folder / NGRAMS / shard.name, scheme)
-    num_articles = num_bytes = 0
-    for batch in read_articles(Path(shard.path), threads=threads):
-        texts = batch.column("text")
-        counter.add(segment.segment(texts, scheme))
-        num_articles += len(texts)
-        num_bytes += texts.nbytes
-    return {"pairs": num_articles, "bytes": num_bytes, "runs": len(counter.finish())}
+    sizes = {"pairs": 0, "bytes": 0}
+
+    def batches() -> Iterator[pa.Array]:
+        for batch in read_articles(Path(shard.path), threads=threads):
+            texts = batch.column("text")
+            yield segment.segment(texts, scheme)
+            sizes["pairs"] += len(texts)
+            sizes["bytes"] += texts.nbytes
+
+    counts_path, places_path = ngrams.run_files(folder / NGRAMS, shard.name)
+    runs = ngrams.count_to_file(counts_path, batches(), scheme)
+    write_json(places_path, [run[1:] for run in runs])
+    return {**sizes, "runs": len(runs)}
 
 
 @reads_input
@@ -121,7 +130,7 @@ def counted_files(folder: Path, files: DumpFiles) -> list[Path]:
     """Return all files of counts that belong to the run's sources, with their markers."""
     paths: list[Path] = []
     for shard in files.text_shards():
-        paths += [layout.marker(folder, shard.name, NGRAMS), *(folder / NGRAMS / shard.name).rglob("*")]
+        paths += [layout.marker(folder, shard.name, NGRAMS), *ngrams.run_files(folder / NGRAMS, shard.name)]
     for shard in files.views:
         paths += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
     return paths
@@ -199,7 +208,9 @@ def open_counts(lang: str, files: DumpFiles, config: MetadataConfig, folder: Pat
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
         counts = []
         for wiki in files.wikis[lang]:
-            runs = [run for shard in files.texts.get(wiki, ()) for run in _runs_of(folder, shard)]
+            runs: list[ngrams.Run] = []
+            for shard in files.texts.get(wiki, ()):
+                runs += read_runs(folder, shard.name)
             views = tuple(folder / VIEWS / shard.name for shard in files.views)
             counts.append(
                 WikipediaCounts(
@@ -213,8 +224,10 @@ def open_counts(lang: str, files: DumpFiles, config: MetadataConfig, folder: Pat
         yield counts
 
 
-def _runs_of(folder: Path, shard: Shard) -> list[Path]:
-    return sorted((folder / NGRAMS / shard.name).glob("run_*"))
+def read_runs(folder: Path, shard_name: str) -> list[ngrams.Run]:
+    """Return the runs of a dump file."""
+    counts_path, places_path = ngrams.run_files(folder / NGRAMS, shard_name)
+    return [ngrams.Run(counts_path, *place) for place in read_json(places_path)]
 
 
 def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:

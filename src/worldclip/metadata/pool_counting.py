@@ -1,7 +1,7 @@
 """Count the words and pairs of words of each language in the pool's own texts, shard by shard.
 
 RUN/metadata/pool/<shard>.counts    runs of all languages, one behind the other
-RUN/metadata/pool/<shard>.json      where they are: {language: {"texts": number, "parts": [[start, ...], ...]}}
+RUN/metadata/pool/<shard>.json      where they are: {language: {"texts": number, "runs": [[start, ...], ...]}}
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     """
     key = {**pool_config(run), **pool_inputs(run), "languages": run.deciding("metadata")["languages"]}
     key |= {"codes": list(codes), "built": list(counted_codes)}
-    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION}
+    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
@@ -97,7 +97,7 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     """Return all files of a pool's counts, with their markers."""
     paths: list[Path] = []
     for name in counted.shard_names:
-        paths += [*pool_files(folder, name), layout.marker(folder, name, POOL)]
+        paths += [*ngrams.run_files(folder / POOL, name), layout.marker(folder, name, POOL)]
     return paths
 
 
@@ -111,11 +111,6 @@ class PoolWork:
     codes: frozenset[str]  # languages whose texts are counted
 
 
-def pool_files(folder: Path, shard_name: str) -> tuple[Path, Path]:
-    """Return the files of a shard's counts: the runs, and where they are."""
-    return folder / POOL / f"{shard_name}.counts", folder / POOL / f"{shard_name}.json"
-
-
 @repeatable
 @reads_input
 def count_shard(shard: Shard, *, work: PoolWork) -> Report:
@@ -123,7 +118,7 @@ def count_shard(shard: Shard, *, work: PoolWork) -> Report:
 
     One language is counted at a time, so besides the shard's texts the tables of one count are in memory.
     """
-    counts_path, places_path = pool_files(work.folder, shard.name)
+    counts_path, places_path = ngrams.run_files(work.folder / POOL, shard.name)
     places: Record = {}
     texts = pool.read_texts(shard, work.pool)
 
@@ -131,9 +126,9 @@ def count_shard(shard: Shard, *, work: PoolWork) -> Report:
         with open(aside, "wb") as file:
             for lang, of_lang in _by_language(texts, work):
                 scheme = segment.scheme_of_code(lang)
-                counter = ngrams.PartCounter(counts_path, file, scheme)
+                counter = ngrams.Counter(counts_path, file, scheme)
                 counter.add(segment.segment(of_lang, scheme))
-                places[lang] = {"texts": len(of_lang), "parts": [list(part[1:]) for part in counter.finish()]}
+                places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
 
     write_artifact(counts_path, write)
     write_json(places_path, places)
@@ -155,7 +150,6 @@ def _by_language(texts: pool.PoolTexts, work: PoolWork) -> Iterator[tuple[str, p
 class PoolCounts:
     """The counts of one language over all shards."""
 
-    num_texts: int
     counts: ngrams.Counts
     joiner: str
 
@@ -174,13 +168,11 @@ class PoolCounts:
 @contextlib.contextmanager
 def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path) -> Iterator[PoolCounts]:
     """Yield the counts of a language, summed over the pool's shards."""
-    num_texts = 0
-    parts: list[ngrams.Part] = []
+    runs: list[ngrams.Run] = []
     for name in shard_names:
-        counts_path, places_path = pool_files(folder, name)
-        if place := read_json(places_path).get(lang):
-            num_texts += place["texts"]
-            parts += [ngrams.Part(counts_path, *part) for part in place["parts"]]
+        counts_path, places_path = ngrams.run_files(folder / POOL, name)
+        if of_lang := read_json(places_path).get(lang):
+            runs += [ngrams.Run(counts_path, *place) for place in of_lang["runs"]]
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
-        counts = ngrams.merge(parts, Path(scratch))
-        yield PoolCounts(num_texts=num_texts, counts=counts, joiner=segment.scheme_of_code(lang).joiner)
+        counts = ngrams.merge(runs, Path(scratch))
+        yield PoolCounts(counts=counts, joiner=segment.scheme_of_code(lang).joiner)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.arrow import binary_array, byte_buffers
-from worldclip.core.artifacts import remove
+from worldclip.core.artifacts import write_artifact
 from worldclip.language.segment import Scheme
 from worldclip.metadata.ngrams.kernels import WORDS, count_texts, refill, sort_bigrams, take_bigrams
-from worldclip.metadata.ngrams.runs import BigramWriter, Part, write_part, write_words
+from worldclip.metadata.ngrams.runs import Run, Words, write_run
 
 # Tables of 2^24 bigrams x 16 bytes and 2^22 words keep a process near 1 GiB, sorting of a full table included.
 MAX_BIGRAM_SLOTS = 2**24
@@ -24,32 +23,32 @@ MAX_ARENA_BYTES = 2**27
 BATCH_BYTES = 2**15  # a batch and its tokens fit into the cache
 
 
-_Run = TypeVar("_Run", Path, Part)
+Texts = pa.Array | pa.ChunkedArray | Sequence[str]
 
 
-class Tables(ABC, Generic[_Run]):
-    """Counts texts; full tables are stored as sorted runs.
+class Counter:
+    """Counts texts; full tables are appended to a file as sorted runs, and several counts may share the file.
 
     `add` batches of texts, then `finish` for the runs.
     """
 
     def __init__(
         self,
+        path: Path,
+        file: BinaryIO,
         scheme: Scheme,
         *,
         max_bigram_slots: int = MAX_BIGRAM_SLOTS,
         max_words: int = MAX_WORDS,
         max_arena_bytes: int = MAX_ARENA_BYTES,
     ) -> None:
+        """path: under which the runs will be read; file: where they are written to, at its end."""
+        self.path, self.file = path, file
         self.classes = scheme.classes()
         self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
-        self.runs: list[_Run] = []
+        self.runs: list[Run] = []
         self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
         self._start()
-
-    @abstractmethod
-    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> _Run:
-        """Write a run: words in byte order, their counts, and pairs (two ranks as a key, count) by rising key."""
 
     def _start(self) -> None:
         """Begin with small empty tables; see kernels.py for their layout."""
@@ -60,7 +59,7 @@ class Tables(ABC, Generic[_Run]):
         self.arena = np.zeros(2**15, np.uint8)
         self.table_2S = np.zeros(2 * 2**13, np.uint64)
 
-    def add(self, texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> None:
+    def add(self, texts: Texts) -> None:
         """Count the words and bigrams of texts, nulls left out.  No bigram crosses from one text to the next."""
         if not isinstance(texts, pa.Array | pa.ChunkedArray):
             texts = pa.array(texts, pa.large_string())
@@ -112,7 +111,7 @@ class Tables(ABC, Generic[_Run]):
             self.table_2S = _refilled(self.table_2S, 3 * (num_bigrams + new) // 2, self.max_bigram_slots, True)
 
     def spill(self) -> None:
-        """Store the tables as a sorted run and empty them."""
+        """Write the tables as a sorted run and empty them."""
         num_words, num_arena, num_bigrams = (int(n) for n in self.state)
         words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
         # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
@@ -126,43 +125,30 @@ class Tables(ABC, Generic[_Run]):
         sort_bigrams(pairs_B2, num_words, int(largest))
         ordered = pc.take(words, pa.array(order_W), memory_pool=malloc)
         counts_W = self.counts_W[1 : num_words + 1][order_W]
-        self.runs.append(self.store(ordered, counts_W, pairs_B2))
+        data, offsets_W = byte_buffers(ordered)
+        self.runs.append(write_run(self.path, self.file, Words(data, offsets_W, counts_W), [pairs_B2]))
         self._start()
 
-    def finish(self) -> list[_Run]:
-        """Store what is left; returns the runs that together hold all counts (none where no text had a word)."""
+    def finish(self) -> list[Run]:
+        """Write what is left; returns the runs that together hold all counts (none where no text had a word)."""
         if self.state[WORDS]:
             self.spill()
         return self.runs
 
 
-class Counter(Tables[Path]):
-    """Stores each run in a folder under `folder`, which is emptied first: an interrupted count starts over."""
+def count_to_file(path: Path, batches: Iterable[Texts], scheme: Scheme, **limits: int) -> list[Run]:
+    """Write the runs of all texts to the file `path` and return them."""
+    runs: list[Run] = []
 
-    def __init__(self, folder: Path, scheme: Scheme, **limits: int) -> None:
-        super().__init__(scheme, **limits)
-        self.folder = folder
-        remove(folder)
-        folder.mkdir(parents=True)
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            counter = Counter(path, file, scheme, **limits)
+            for texts in batches:
+                counter.add(texts)
+            runs.extend(counter.finish())
 
-    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> Path:
-        run = self.folder / f"run_{len(self.runs):05}"
-        write_words(run, words, counts_W)
-        with BigramWriter(run) as writer:
-            writer.add(pairs_B2)
-        return run
-
-
-class PartCounter(Tables[Part]):
-    """Appends each run to a file that many counts share."""
-
-    def __init__(self, path: Path, file: BinaryIO, scheme: Scheme, **limits: int) -> None:
-        """path: under which the runs will be read; file: where they are written to, at its end."""
-        super().__init__(scheme, **limits)
-        self.path, self.file = path, file
-
-    def store(self, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray) -> Part:
-        return write_part(self.path, self.file, words, counts_W, pairs_B2)
+    write_artifact(path, write)
+    return runs
 
 
 def _power_of_two(at_least: int) -> int:

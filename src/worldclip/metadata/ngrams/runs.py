@@ -1,28 +1,24 @@
 """Write, read and merge sorted runs: the words of a count in byte order, its bigrams by the ranks of their words.
 
-A run is a folder of its own (`Path`), or a part of a file (`Part`) where there are many small ones.
+A run is a part of a file; the runs of a count follow each other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from worldclip.core import artifacts
-from worldclip.core.arrow import binary_array, byte_buffers
 from worldclip.kernels.llvm import inner, kernel
 
+RUNS_VERSION = 2  # of the files of runs
 FAN_IN = 16  # runs merged at once: a merge holds the words twice and 4 bytes for each word of each run
-# Parts of files are mostly small: more of them are merged at once, as long as they have few words and files are open.
-FAN_IN_OF_PARTS = 256
+# Small runs are merged more at once, as long as they have few words together and few files are open.
+FAN_IN_OF_SMALL = 256
 FEW_WORDS = 2**20
 MERGED_AT_ONCE = 2**20  # bigrams in memory during a merge, of all runs together
 
@@ -47,7 +43,7 @@ class Words:
 NO_WORDS = Words(np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint64))
 
 
-class Part(NamedTuple):
+class Run(NamedTuple):
     """A run inside a file, from byte `start` on: offsets, counts, bigrams, then the bytes of the words.
 
     offsets (num_words + 1,) int64, counts (num_words,) uint64, bigrams (num_bigrams, 2) uint64; all little-endian.
@@ -59,88 +55,40 @@ class Part(NamedTuple):
     num_bigrams: int
     num_bytes: int
 
-    @property
-    def bigrams_start(self) -> int:
-        return self.start + 16 * self.num_words + 8
+    def read_words(self) -> Words:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            offsets = np.fromfile(file, "<i8", self.num_words + 1)
+            counts = np.fromfile(file, "<u8", self.num_words)
+            file.seek(16 * self.num_bigrams, os.SEEK_CUR)
+            return Words(np.fromfile(file, np.uint8, self.num_bytes), offsets, counts)
+
+    def iter_bigrams(self, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (keys uint64, counts uint64) in rising order, `chunk` at a time, read rather than mapped."""
+        with open(self.path, "rb") as file:
+            file.seek(self.start + 16 * self.num_words + 8)
+            for done in range(0, self.num_bigrams, chunk):
+                pairs = np.frombuffer(file.read(16 * min(chunk, self.num_bigrams - done)), "<u8").reshape(-1, 2)
+                yield pairs[:, 0], pairs[:, 1]
 
 
-Run: TypeAlias = Path | Part
+def write_run(path: Path, file: BinaryIO, words: Words, bigrams: Iterable[np.ndarray]) -> Run:
+    """Append a run to `file`, which will be read as `path`; bigrams: parts of (B, 2) uint64 by rising key."""
+    start = file.tell()
+    file.write(np.ascontiguousarray(words.offsets, "<i8").data)
+    file.write(np.ascontiguousarray(words.counts, "<u8").data)
+    num_bigrams = 0
+    for pairs_B2 in bigrams:
+        file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
+        num_bigrams += len(pairs_B2)
+    num_bytes = int(words.offsets[-1])
+    file.write(np.ascontiguousarray(words.data[:num_bytes]).data)
+    return Run(path, start, len(words), num_bigrams, num_bytes)
 
 
-def write_part(
-    path: Path, file: BinaryIO, words: pa.LargeBinaryArray, counts_W: np.ndarray, pairs_B2: np.ndarray
-) -> Part:
-    """Append a run to `file`, which will be read as `path`."""
-    data, offsets_W = byte_buffers(words)
-    part = Part(path, file.tell(), len(counts_W), len(pairs_B2), int(offsets_W[-1]))
-    for array, dtype in ((offsets_W, "<i8"), (counts_W, "<u8"), (pairs_B2, "<u8")):
-        file.write(np.ascontiguousarray(array, dtype).data)
-    file.write(np.ascontiguousarray(data[: part.num_bytes]).data)
-    return part
-
-
-def _read_part(part: Part) -> Words:
-    with open(part.path, "rb") as file:
-        file.seek(part.start)
-        offsets = np.fromfile(file, "<i8", part.num_words + 1)
-        counts = np.fromfile(file, "<u8", part.num_words)
-        file.seek(16 * part.num_bigrams, os.SEEK_CUR)
-        return Words(np.fromfile(file, np.uint8, part.num_bytes), offsets, counts)
-
-
-def write_words(run: Path, words: pa.LargeBinaryArray, counts_W: np.ndarray) -> None:
-    """Write words, in byte order, and their counts."""
-    data, offsets_W = byte_buffers(words)
-    artifacts.write_array(run / "word_bytes.npy", data[: offsets_W[-1]])
-    artifacts.write_array(run / "word_offsets.npy", offsets_W)
-    artifacts.write_array(run / "word_counts.npy", counts_W)
-
-
-def read_words(run: Run) -> Words:
-    if isinstance(run, Part):
-        return _read_part(run)
-    return Words(*(np.load(run / f"word_{name}.npy") for name in ("bytes", "offsets", "counts")))
-
-
-class BigramWriter:
-    """Writes sorted bigrams chunk by chunk: `bigrams`, raw little-endian uint64 pairs (key, count)."""
-
-    def __init__(self, run: Path) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        self.file = open(run / "bigrams", "wb")  # noqa: SIM115  closed by __exit__
-
-    def __enter__(self) -> BigramWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._naming_errors():
-            self.file.flush()
-            os.fsync(self.file.fileno())  # as write_artifact: a run that is marked finished is on the disk
-            self.file.close()
-
-    def add(self, pairs_B2: np.ndarray) -> None:
-        with self._naming_errors():
-            self.file.write(np.ascontiguousarray(pairs_B2, "<u8").data)
-
-    @contextlib.contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        """Add the file's name to an OSError: a failed write does not say where the disk is full."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = error.filename or self.file.name
-            raise
-
-
-def iter_bigrams(run: Run, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (keys uint64, counts uint64) of a run in rising order, `chunk` at a time, read rather than mapped."""
-    path, start = (run.path, run.bigrams_start) if isinstance(run, Part) else (run / "bigrams", 0)
-    num_bigrams = run.num_bigrams if isinstance(run, Part) else path.stat().st_size // 16
-    with open(path, "rb") as file:
-        file.seek(start)
-        for done in range(0, num_bigrams, chunk):
-            pairs = np.frombuffer(file.read(16 * min(chunk, num_bigrams - done)), "<u8").reshape(-1, 2)
-            yield pairs[:, 0], pairs[:, 1]
+def run_files(folder: Path, shard_name: str) -> tuple[Path, Path]:
+    """Return the files of a shard's counts: its runs, and where they are in it."""
+    return folder / f"{shard_name}.counts", folder / f"{shard_name}.json"
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -231,7 +179,7 @@ class _Head:
     """The unread front of a run's bigrams, renumbered."""
 
     def __init__(self, run: Run, ranks_W: np.ndarray, chunk: int) -> None:
-        self.chunks, self.ranks_W = iter_bigrams(run, chunk), ranks_W
+        self.chunks, self.ranks_W = run.iter_bigrams(chunk), ranks_W
         self.keys, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
         self.is_done = False
         self.fill()
@@ -298,28 +246,30 @@ def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     runs, num_merged = list(runs), 0
     while (group_size := _merged_at_once(runs, fan_in)) < len(runs):
         group, runs = runs[:group_size], runs[group_size:]
-        words, ranks = merge_words(map(read_words, group))
-        merged = scratch / f"merged_{num_merged:05}"
-        write_words(merged, binary_array(words.data, words.offsets), words.counts)
-        with BigramWriter(merged) as writer:
-            for keys_B, counts_B in _merge_bigrams(group, ranks, MERGED_AT_ONCE):
-                writer.add(np.stack([keys_B, counts_B], axis=1))
+        runs.append(_merge_group(group, scratch / f"merged_{num_merged:05}"))
         for run in group:
-            if isinstance(run, Path) and run.parent == scratch:
-                shutil.rmtree(run)
-        runs.append(merged)
+            if run.path.parent == scratch:
+                run.path.unlink()
         num_merged += 1
     if not runs:
         return Counts(NO_WORDS, (), ())
-    words, ranks = merge_words(map(read_words, runs))
+    words, ranks = merge_words(run.read_words() for run in runs)
     return Counts(words, tuple(runs), tuple(ranks))
 
 
+def _merge_group(group: Sequence[Run], merged: Path) -> Run:
+    words, ranks = merge_words(run.read_words() for run in group)
+    bigrams = (np.stack(part, axis=1) for part in _merge_bigrams(group, ranks, MERGED_AT_ONCE))
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    with open(merged, "wb") as file:
+        return write_run(merged, file, words, bigrams)
+
+
 def _merged_at_once(runs: Sequence[Run], fan_in: int) -> int:
-    """Return how many of the first runs are merged at once: `fan_in`, or more parts that have few words together."""
+    """Return how many of the first runs are merged at once: `fan_in`, or more that have few words together."""
     num_words = 0
-    for position, run in enumerate(runs[:FAN_IN_OF_PARTS]):
-        num_words += run.num_words if isinstance(run, Part) else FEW_WORDS + 1
+    for position, run in enumerate(runs[:FAN_IN_OF_SMALL]):
+        num_words += run.num_words
         if position >= fan_in and num_words > FEW_WORDS:
             return position
-    return min(len(runs), FAN_IN_OF_PARTS)
+    return min(len(runs), FAN_IN_OF_SMALL)

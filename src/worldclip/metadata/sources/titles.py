@@ -2,8 +2,8 @@
 
 A file holds one hour of all Wikimedia sites, `domain title views bytes` per line
 (https://dumps.wikimedia.org/other/pageviews/readme.html).  A Wikipedia has a desktop and a mobile domain (`sw`,
-`sw.m`); its sister projects have others (`sw.b`, `sw.d`).  Each file is counted on its own, in the form of the words of
-an n-gram run, one Wikipedia after the other; counts of files add up in any order.
+`sw.m`); its sister projects have others (`sw.b`, `sw.d`).  Each file is counted on its own into a table of words, one
+Wikipedia after the other; counts of files add up in any order.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
-from worldclip.core.arrow import binary_array, one_array
-from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.arrow import binary_array, byte_buffers, one_array
+from worldclip.core.artifacts import read_json, write_array, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
 from worldclip.language.characters import casefold
-from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words, write_words
+from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words
 from worldclip.metadata.sources.dumps import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
 BLOCK_BYTES = 2**25  # lines parsed at a time
 ROWS = "wikipedias.json"  # in the folder of a file's counts: [first row, row after the last] of each Wikipedia
 VIEWS_VERSION = 2  # of the files of such a folder
+_WORD_COLUMNS = ("bytes", "offsets", "counts")  # word_<name>.npy in it: the fields of Words
 
 # MediaWiki's own names, which work on every wiki beside the local ones:
 # https://www.mediawiki.org/wiki/Manual:Namespace.
@@ -174,7 +175,10 @@ def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
     """
     titles = one_array(pa.chunked_array([of_wiki.titles for of_wiki in counts.values()], pa.large_binary()))
     views = [of_wiki.views for of_wiki in counts.values()]
-    write_words(folder, titles, np.concatenate([np.zeros(0, np.uint64), *views]))
+    data, offsets = byte_buffers(titles)
+    columns = (data[: offsets[-1]], offsets, np.concatenate([np.zeros(0, np.uint64), *views]))
+    for name, column in zip(_WORD_COLUMNS, columns, strict=True):
+        write_array(folder / f"word_{name}.npy", column)
     ends = itertools.accumulate((len(of_wiki.titles) for of_wiki in counts.values()), initial=0)
     write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
@@ -185,9 +189,7 @@ def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
 def read_views(folder: Path, wiki: str) -> Words:
     """Return the titles of one Wikipedia in the counts of one file."""
     first, end = read_json(folder / ROWS).get(wiki, (0, 0))
-    data, offsets, views = (
-        np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in ("bytes", "offsets", "counts")
-    )
+    data, offsets, views = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in _WORD_COLUMNS)
     offsets = np.array(offsets[first : end + 1])
     return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(views[first:end]))
 
