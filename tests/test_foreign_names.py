@@ -46,6 +46,7 @@ OWN_NAMES = {
     "check/pair_rules.py": {"f'{set_name}.parquet'": USER},
     "check/removed.py": {"'removed.parquet'": OWN},
     "check/report.py": {"f'{name}.parquet'": USER},
+    "check/shown.py": {"f'{name}.parquet'": USER},
     "check/stage.py": {"step": USER},
     "check/write.py": {
         "_tar_name(shard)": SHARD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ MAX_ARENA_BYTES = 2**27
 BATCH_BYTES = 2**15  # a batch and its tokens fit into the cache
 
 
-Texts = pa.Array | pa.ChunkedArray | Sequence[str]
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str]
 
 
 class Counter:

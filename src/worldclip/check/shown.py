@@ -1,0 +1,216 @@
+"""What the report of a check shows of removed.parquet: sampled removals and groups of duplicates, and their images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from worldclip.check.deny import REFUSALS
+from worldclip.check.duplicates import DUPLICATE_RULES
+from worldclip.check.images import images_at
+from worldclip.check.pair_rules import ELSEWHERE
+from worldclip.core.coin import sample_numbers
+from worldclip.core.errors import BadShard, UserError
+from worldclip.model.decode import BadImage
+from worldclip.pool.files import file_in_pool
+from worldclip.pool.read import read_member
+from worldclip.report.html import Html, tag
+from worldclip.report.images import data_uri, shrink
+
+SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
+COPIES_PER_GROUP = 11  # shown beside the pair that stays
+THUMBNAIL_PX = 112
+NUM_DISTANCES = 65  # 0 to 64 bits
+REFUSED = (*REFUSALS, ELSEWHERE)  # rules whose images nobody wants to see; a key removed elsewhere may be one of them
+
+ReadImage = Callable[[str], bytes]
+Place = tuple[str, int, int]
+"""File, offset and size of an image."""
+
+
+def evaluation_set(rule: str) -> str | None:
+    """Return the evaluation set of a rule of decontamination."""
+    return rule.removeprefix("against:") if rule.startswith("against:") else None
+
+
+@dataclass(slots=True)
+class Group:
+    """Duplicates of one pair that stays."""
+
+    sample: pa.Table | None = None
+    """COPIES_PER_GROUP of their rows, in the order of hashes."""
+    num_rows: int = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self.sample = _merge_samples(self.sample, rows, COPIES_PER_GROUP)
+        self.num_rows += len(rows)
+
+    def keys(self) -> list[str]:
+        """Return the keys of the sample."""
+        return [] if self.sample is None else self.sample["key"].to_pylist()
+
+
+@dataclass(slots=True)
+class Removed:
+    """What the page shows of removed.parquet: some rows per rule, chosen by the hashes of their keys."""
+
+    samples: dict[str, pa.Table] = field(default_factory=dict)
+    """SAMPLES_PER_RULE rows of each rule, in the order of hashes."""
+    distances: dict[str, np.ndarray] = field(default_factory=dict)
+    """(NUM_DISTANCES,) removals of a rule by distance."""
+    copied: dict[str, set[str]] = field(default_factory=dict)
+    """Evaluation images that removed pairs show, by rule."""
+    groups: dict[str, Group] = field(default_factory=dict)
+    """By the key that stays."""
+
+    @classmethod
+    def read(cls, path: Path) -> Removed:
+        """Read the file in two passes.  Memory does not grow with it, except for the evaluation images' names."""
+        removed = cls()
+        stays: pa.Table | None = None
+        for table in _batches(path):
+            for rule in pc.unique(table["rule"]).to_pylist():
+                rows = table.filter(pc.equal(table["rule"], rule))
+                removed._add(rule, rows)
+                if rule in DUPLICATE_RULES:
+                    keys = pa.table({"other_key": pc.unique(rows["other_key"])})
+                    stays = _merge_samples(stays, _with_order(keys))
+        if stays is not None:
+            removed.groups = {key: Group() for key in stays["other_key"].to_pylist()}
+            removed._fill_groups(path)
+        return removed
+
+    def _fill_groups(self, path: Path) -> None:
+        for table in _batches(path):
+            is_copy = pc.is_in(table["rule"], pa.array(DUPLICATE_RULES))
+            is_shown = pc.is_in(table["other_key"], pa.array(list(self.groups)))
+            copies = table.filter(pc.and_(is_copy, is_shown))
+            for key in pc.unique(copies["other_key"]).to_pylist():
+                self.groups[key].add(copies.filter(pc.equal(copies["other_key"], key)))
+
+    def _add(self, rule: str, rows: pa.Table) -> None:
+        if rule not in REFUSED:
+            self.samples[rule] = _merge_samples(self.samples.get(rule), rows)
+        counts = np.bincount(rows["distance"].drop_null().to_numpy(), minlength=NUM_DISTANCES)
+        if counts.any():
+            self.distances[rule] = self.distances.get(rule, 0) + counts
+        if evaluation_set(rule):
+            self.copied.setdefault(rule, set()).update(pc.unique(rows["other_key"]).to_pylist())
+
+    def shown_names(self) -> tuple[set[str], dict[str, set[str]]]:
+        """Return the keys of the pairs that are shown, and the images shown of each evaluation set."""
+        pairs = set(self.groups)
+        references: dict[str, set[str]] = {}
+        for rule, sample in self.samples.items():
+            pairs.update(sample["key"].to_pylist())
+            others = set(sample["other_key"].drop_null().to_pylist())
+            name = evaluation_set(rule)
+            if name:
+                references[name] = others
+            else:
+                pairs |= others
+        for group in self.groups.values():
+            pairs.update(group.keys())
+        return pairs, references
+
+
+def _batches(path: Path) -> Iterator[pa.Table]:
+    """Read removed.parquet in parts, each row with the hash of its key (`order`)."""
+    schema = pa.schema([(name, pa.string()) for name in ("key", "rule", "detail", "other_key")])
+    schema = schema.append(pa.field("distance", pa.int16()))
+    for batch in pq.ParquetFile(path).iter_batches(columns=schema.names):
+        yield _with_order(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+
+
+def _with_order(table: pa.Table) -> pa.Table:
+    return table.append_column("order", pa.array(sample_numbers(table.column(0))))
+
+
+def _merge_samples(sample: pa.Table | None, more: pa.Table, size: int = SAMPLES_PER_RULE) -> pa.Table:
+    """Return the `size` rows of both that come first in the order of hashes, each value of the first column once."""
+    both = more if sample is None else pa.concat_tables([sample, more])
+    both = both.sort_by("order")
+    codes = both.column(0).combine_chunks().dictionary_encode().indices.to_numpy()
+    first_rows = np.sort(np.unique(codes, return_index=True)[1])
+    return both.take(pa.array(first_rows[:size]))
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Thumbnails of pairs and evaluation images, as far as their files still exist."""
+
+    readers: Mapping[str, ReadImage]
+    pairs: Mapping[str, Place]
+    references: Mapping[str, Mapping[str, Place]]
+
+    @classmethod
+    def locate(
+        cls, folder: Path, removed: Removed, against: Mapping[str, str], readers: Mapping[str, ReadImage]
+    ) -> Images:
+        """Look up where the images are that the page shows."""
+        pairs, names_by_set = removed.shown_names()
+        references = {
+            name: _own_places(folder / "against" / f"{name}.parquet", names_by_set.get(name, set()))
+            for name in against
+            if name not in readers
+        }
+        return cls(readers, _places(sorted((folder / "images").rglob("*.parquet")), pairs), references)
+
+    def of_pair(self, key: str) -> Html:
+        return _read_thumbnail(self.pairs.get(key))
+
+    def of_reference(self, set_name: str, name: str) -> Html:
+        if set_name in self.readers:
+            return _thumbnail(self.readers[set_name](name))
+        return _read_thumbnail(self.references[set_name].get(name))
+
+
+def _places(files: Sequence[Path], names: set[str]) -> dict[str, Place]:
+    """Return where the images of these names are; the first of equal names."""
+    places: dict[str, Place] = {}
+    wanted = pa.array(sorted(names), pa.string())
+    for file in files if names else ():
+        table = pq.read_table(file, columns=["name", "file", "offset", "size"])
+        for row in table.filter(pc.is_in(table["name"], wanted)).to_pylist():
+            places.setdefault(row["name"], (row["file"], row["offset"], row["size"]))
+    return places
+
+
+def _own_places(file: Path, names: set[str]) -> dict[str, Place]:
+    """Return where the images of an evaluation set are, of those that lie where its file says that its images are.
+
+    Somebody else may have written the file: it may name any file or address, and would put them into the page.
+    """
+    root = images_at(file)
+    places = {}
+    for name, (path, offset, size) in _places([file], names).items():
+        name_in_root = str(path).removeprefix(f"{root}/")
+        with contextlib.suppress(UserError):
+            own = file_in_pool(root, Path(root or "").name if path == root else name_in_root, str(path))
+            places[name] = (str(own), offset, size)
+    return places
+
+
+def _read_thumbnail(place: Place | None) -> Html:
+    """Return the image; nothing if its file is gone: hash files outlive images, and the caption has the name."""
+    if place is None:
+        return Html()
+    try:
+        return _thumbnail(read_member(*place))
+    except (OSError, BadShard, ValueError, TypeError):  # the latter: sizes in the file of somebody else
+        return Html()
+
+
+def _thumbnail(content: bytes) -> Html:
+    """Return the image; nothing if it cannot be decoded."""
+    try:
+        return tag("img", src=data_uri(shrink(content, THUMBNAIL_PX)), alt="")
+    except BadImage:
+        return Html()
