@@ -268,7 +268,7 @@ def test_a_full_memory_budget_is_429_with_retry_after(world, clip):
 
 
 def test_addresses_are_fetched_where_the_server_was_told_so(world, clip):
-    with serving(world, clip, fetch=lambda address, max_bytes: picture(5)) as address:
+    with serving(world, clip, fetch=lambda address, max_bytes, deadline: picture(5)) as address:
         answer = post(address, "embeddings", {"input": {"image": "https://example.org/5.png"}}).json()
         np.testing.assert_allclose(answer["data"][0]["embedding"], clip.encode_image([picture(5)])[0], atol=1e-6)
 

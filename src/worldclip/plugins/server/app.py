@@ -14,14 +14,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hmac
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import resources
 from typing import Any, TypeVar
 
+import anyio
 import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -36,7 +37,16 @@ from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
-from worldclip.plugins.server.read_request import Fetch, Limits, Picture, read_inputs, read_text, require_known
+from worldclip.plugins.server.read_request import (
+    Fetch,
+    Limits,
+    Picture,
+    names_address,
+    read_inputs,
+    read_json,
+    read_text,
+    require_known,
+)
 from worldclip.plugins.server.service import Service, mean_vector, sentences_of
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
@@ -48,8 +58,12 @@ BYTES_PER_NUMBER = 64  # of an embedding on its way into JSON: array, list, text
 SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
 BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
+MAX_FETCHING = 8  # requests that wait for addresses
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -176,6 +190,7 @@ class _Api:
     def __init__(self, service: Service, limits: Limits, fetch: Fetch | None) -> None:
         self._service, self._limits, self._fetch = service, limits, fetch
         self._budget = _Budget(limits.bytes_in_flight)
+        self._fetching = anyio.CapacityLimiter(MAX_FETCHING)
         self._decoding = asyncio.Semaphore(usable_cores())  # bounds the pixels of pictures that are being shrunk
 
     # --- the API ------------------------------------------------------------------------------------------------------
@@ -187,12 +202,14 @@ class _Api:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 raise ApiError(415, "send JSON: Content-Type: application/json")
             length = request.headers.get("content-length", "")
-            size = int(length) if length.isdigit() else self._limits.body_bytes
+            size = int(length) if is_number(length) else self._limits.body_bytes
             if size > self._limits.body_bytes:
                 raise self._too_large()
-            fetched = self._limits.body_bytes if self._fetch else 0  # what a small body may have us download
-            with self._budget.take(size + fetched):
-                return await work(*await self._read_json(request))
+            with self._budget.take(size):
+                body, is_small = await self._read_json(request)
+                has_address = self._fetch is not None and names_address(body)
+                with self._budget.take(self._limits.body_bytes if has_address else 0):  # what it may have us download
+                    return await work(body, is_small and not has_address)
 
         return handle
 
@@ -208,9 +225,11 @@ class _Api:
                     chunks.append(chunk)
         except TimeoutError as error:
             raise ApiError(408, f"the body took longer than {self._limits.body_seconds:g} s to arrive") from error
+        content = b"".join(chunks)
+        chunks.clear()
         try:
             is_small = size <= SMALL_BYTES
-            return await _call(json.loads, b"".join(chunks), is_small=is_small), is_small
+            return await _call(read_json, content, self._limits, is_small=is_small), is_small
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the body is not valid JSON ({error})") from error
 
@@ -218,8 +237,11 @@ class _Api:
         return ApiError(413, f"the body is too large; at most {self._limits.body_bytes:,} bytes are allowed")
 
     async def _read_inputs(self, value: Any, is_small: bool) -> list[str | Picture]:
-        is_quick = is_small and self._fetch is None
-        return await _call(read_inputs, value, self._limits, self._fetch, is_small=is_quick)
+        if self._fetch is None or not names_address({"input": value}):
+            return await _call(read_inputs, value, self._limits, None, is_small=is_small)
+        # Threads of their own: slow addresses must not keep other requests from the common ones
+        read = functools.partial(read_inputs, value, self._limits, self._fetch)
+        return await anyio.to_thread.run_sync(read, limiter=self._fetching)
 
     async def embeddings(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/embeddings."""
@@ -348,7 +370,7 @@ class _Api:
     async def picture(self, request: Request) -> Response:
         """Answer GET /pictures/ROW: the file as it is, or at most ?px= large."""
         px = request.query_params.get("px")
-        if px is not None and not (px.isdigit() and 1 <= int(px) <= MAX_THUMBNAIL_PX):
+        if px is not None and not (is_number(px) and 1 <= int(px) <= MAX_THUMBNAIL_PX):
             raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
         async with self._decoding:
             content, media_type = await run_in_threadpool(self._read_picture, request.path_params["row"], px)
@@ -365,13 +387,20 @@ class _Api:
         return content, media_type
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz."""
-        return JSONResponse({"status": "ok", "model": self._service.name})
+        """Answer GET /healthz: 503 where the folder that is searched is gone."""
+        problems = await run_in_threadpool(self._service.problems)
+        facts = {"status": "unavailable" if problems else "ok", "model": self._service.name}
+        return JSONResponse(facts | ({"problems": problems} if problems else {}), 503 if problems else 200)
 
 
 async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool) -> Result:
     """Call a function: here, or in a thread where it would hold up other requests."""
     return function(*arguments) if is_small else await run_in_threadpool(function, *arguments)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number in ASCII digits; `isdigit` takes others, which `int` does not read."""
+    return text.isascii() and text.isdigit()
 
 
 def _read_static(name: str) -> str:

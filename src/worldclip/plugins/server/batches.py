@@ -115,9 +115,10 @@ class SharedBatches(Generic[Item, Answer]):
             return
         try:
             answers = self._work([item for job in jobs for item in job.items])
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the answer, and the thread goes on
+        except BaseException as error:  # noqa: BLE001  a panic of a tokenizer in Rust is no Exception; the thread goes on
             if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
+                known = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+                jobs[0].future.set_exception(known)
                 return
             for job in jobs:
                 self._answer([job])

@@ -1,41 +1,58 @@
-"""Fetch a picture from an address that a client names: public hosts alone, redirects checked like the first address.
+"""Fetch a picture from an address that a client names: public hosts only, redirects checked like the first address.
 
 The name is resolved once, and the connection goes to the address that was checked: a name that resolves to another
-address a moment later (DNS rebinding) reaches nothing.  Proxies of the environment are not used.
+address a moment later (DNS rebinding) reaches nothing.  Proxies of the environment are not used.  What a name resolves
+to is not told to the client, who could map the private network by it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 MAX_REDIRECTS = 5
-CONNECT_SECONDS = 10
-TOTAL_SECONDS = 30
 CHUNK_BYTES = 2**16
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 PORTS = {"http": 80, "https": 443}
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+COMPATIBLE = ipaddress.ip_network("::/96")  # IPv4-compatible addresses, obsolete (RFC 4291)
+OBSOLETE = tuple(ipaddress.ip_network(block) for block in ("fec0::/10", "3ffe::/16", "5f00::/8"))
 
 
-def fetch_picture(address: str, max_bytes: int) -> bytes:
+class _Unreachable(ValueError):
+    """A host that does not resolve, is not public, or does not answer: which of these is not told."""
+
+
+def fetch_picture(address: str, max_bytes: int, deadline: float) -> bytes:
     """Return the content of an http(s) address.
 
-    Raises ValueError for another scheme, a host in a private network, a status other than 200, more than max_bytes, and
-    more than TOTAL_SECONDS.
+    deadline: on the monotonic clock; it covers names, TLS, heads, redirects and the body.
+
+    Raises ValueError for another scheme, a host that is not public, a status other than 200, more than max_bytes, and
+    a deadline that has passed.
     """
-    deadline = time.monotonic() + TOTAL_SECONDS
+    place = address
     for _ in range(MAX_REDIRECTS + 1):
         try:
-            content, location = _get(address, max_bytes, deadline)
+            content, location = _get(place, max_bytes, deadline)
+        except _Unreachable as error:
+            raise ValueError(f"{address} cannot be fetched: no public host answers there") from error
         except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= deadline:
+                raise ValueError(f"{address} takes too long") from error
             raise ValueError(f"{address} cannot be fetched ({error or type(error).__name__})") from error
         if content is not None:
             return content
-        address = urljoin(address, location)
+        place = urljoin(place, location)
     raise ValueError(f"{address}: more than {MAX_REDIRECTS} redirects")
 
 
@@ -45,41 +62,90 @@ def _get(address: str, max_bytes: int, deadline: float) -> tuple[bytes | None, s
     if parts.scheme not in PORTS or not parts.hostname or parts.username is not None:
         raise ValueError(f"{address}: only http:// and https:// addresses without a user are fetched")
     port = parts.port or PORTS[parts.scheme]
-    connection = http.client.HTTPConnection(parts.hostname, port, timeout=CONNECT_SECONDS)
-    connection.sock = _connect(parts.hostname, port, is_secure=parts.scheme == "https")
+    plain = _connect(parts.hostname, port, deadline)
+    connection = http.client.HTTPConnection(parts.hostname, port)
+    with plain, _closed_at(plain, deadline):
+        connection.sock = _secure(plain, parts.hostname) if parts.scheme == "https" else plain
+        try:
+            path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+            connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "worldclip"})
+            answer = connection.getresponse()
+            if answer.status in REDIRECTS and (location := answer.headers.get("Location")):
+                return None, location
+            if answer.status != http.HTTPStatus.OK:
+                raise ValueError(f"{address}: the server answered {answer.status}")
+            return _read(answer, address, max_bytes, deadline), ""
+        finally:
+            connection.close()
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect to the first address of a host.  Raises _Unreachable where any of its addresses is not public."""
     try:
-        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-        connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "worldclip"})
-        answer = connection.getresponse()
-        if answer.status in REDIRECTS and (location := answer.headers.get("Location")):
-            return None, location
-        if answer.status != http.HTTPStatus.OK:
-            raise ValueError(f"{address}: the server answered {answer.status}")
-        return _read(answer, address, max_bytes, deadline), ""
+        infos = _resolve(host, port, deadline)
+        if not all(is_public(str(place[0])) for *_, place in infos):
+            raise _Unreachable(host)
+        return socket.create_connection((str(infos[0][4][0]), port), timeout=_remaining(deadline))
+    except OSError as error:
+        if time.monotonic() >= deadline:
+            raise TimeoutError from error
+        raise _Unreachable(host) from error
+
+
+def _resolve(host: str, port: int, deadline: float) -> list[Any]:
+    """Return what getaddrinfo does, which takes no time limit: a thread that may outlast the deadline asks it."""
+    answer: Future[list[Any]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001  it is raised where the answer is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="worldclip-resolve", daemon=True).start()
+    return answer.result(_remaining(deadline))
+
+
+def _remaining(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+@contextlib.contextmanager
+def _closed_at(connected: socket.socket, deadline: float) -> Iterator[None]:
+    """Shut a connection down at the deadline, whatever waits on it: a server may send a byte now and then for ever."""
+    connected.settimeout(_remaining(deadline))
+    same = connected.dup()  # TLS takes over the first one's descriptor
+    timer = threading.Timer(_remaining(deadline), _shut_down, [same])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
     finally:
-        connection.close()
+        timer.cancel()
+        same.close()
 
 
-def _connect(host: str, port: int, *, is_secure: bool) -> socket.socket:
-    """Connect to the first address of a host.  Raises ValueError where any of its addresses is not public."""
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for *_, place in infos:
-        if not is_public(str(place[0])):
-            raise ValueError(f"{host} is in a private network ({place[0]}); only public addresses are fetched")
-    plain = socket.create_connection((str(infos[0][4][0]), port), timeout=CONNECT_SECONDS)
-    return ssl.create_default_context().wrap_socket(plain, server_hostname=host) if is_secure else plain
+def _shut_down(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def _secure(plain: socket.socket, host: str) -> socket.socket:
+    return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address belongs to the public internet; one that embeds an IPv4 address, whether that does.
 
-    ::ffff:127.0.0.1 (mapped), 2002:7f00:1:: (6to4) and 64:ff9b::127.0.0.1 (NAT64) reach 127.0.0.1.
+    ::ffff:127.0.0.1 (mapped), ::127.0.0.1 (compatible), 2002:7f00:1:: (6to4) and 64:ff9b::127.0.0.1 (NAT64) reach
+    127.0.0.1.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        nat64 = ipaddress.ip_network("64:ff9b::/96")
+        if any(ip in block for block in OBSOLETE):
+            return False
         embedded = ip.ipv4_mapped or ip.sixtofour
-        if ip in nat64:
+        if ip in NAT64 or ip in COMPATIBLE:
             embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if ip.teredo is not None:
             embedded = ip.teredo[1]
@@ -95,7 +161,7 @@ def _read(answer: http.client.HTTPResponse, address: str, max_bytes: int, deadli
         size += len(chunk)
         if size > max_bytes:
             raise ValueError(f"{address}: more than {max_bytes:,} bytes")
-        if time.monotonic() > deadline:
-            raise ValueError(f"{address}: takes longer than {TOTAL_SECONDS} s")
         chunks.append(chunk)
+    if time.monotonic() >= deadline:  # the connection was shut down, which looks like the end of the content
+        raise TimeoutError
     return b"".join(chunks)

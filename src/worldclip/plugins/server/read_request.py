@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError
 
 DATA = "data:"
-Fetch = Callable[[str, int], bytes]
-"""(address, max_bytes) -> content; raises ValueError that says why it is not fetched."""
+Fetch = Callable[[str, int, float], bytes]
+"""(address, max_bytes, deadline on the monotonic clock) -> content; raises ValueError that says why there is none."""
+VALUES_PER_INPUT = 8  # commas and brackets of a body, for each input that is allowed
+SCAN_BYTES = 2**20  # scanned together
+REST_OF_ESCAPE = re.compile(rb"\\*[^\\]?", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +38,8 @@ class Limits:
     """Of all requests under way: bounds the memory."""
     body_seconds: float = 60
     """In which a client sends its body."""
+    fetch_seconds: float = 20
+    """In which all addresses of a request are fetched."""
     pixels: int = 50_000_000
     """Of one picture."""
     inputs: int = 2048
@@ -54,6 +64,46 @@ class Picture:
     num_pixels: int
 
 
+def read_json(content: bytes, limits: Limits) -> Any:
+    """Return the value of a JSON text.
+
+    Raises ValueError for what is not JSON, or holds more commas and brackets than the largest request has: millions
+    of them take a hundred times their bytes as Python objects, and seconds.
+    """
+    most = limits.inputs * VALUES_PER_INPUT
+    if len(content) > most and count_separators(content, most) > most:
+        raise ValueError(f"it holds more than {most:,} values")
+    return json.loads(content)
+
+
+def count_separators(content: bytes, enough: int) -> int:
+    """Return the number of commas and opening brackets outside strings; at least `enough` where there are more."""
+    count = 0
+    is_inside = False
+    start = 0
+    while start < len(content) and count <= enough:
+        end = start + SCAN_BYTES
+        if content[end - 1 : end] == b"\\" and (rest := REST_OF_ESCAPE.match(content, end)):
+            end = rest.end()
+        part = content[start:end].replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        codes = np.frombuffer(part, np.uint8)
+        quotes = (codes == ord('"')).view(np.uint8)
+        inside = np.bitwise_xor.accumulate(quotes) ^ np.uint8(is_inside)
+        separators = (codes == ord(",")) | (codes == ord("[")) | (codes == ord("{"))
+        count += int(np.count_nonzero(separators & (inside == 0)))
+        is_inside = bool(inside[-1])
+        start = end
+    return count
+
+
+def names_address(body: Any) -> bool:
+    """Return whether a body asks for a picture at an address."""
+    value = body.get("input") if isinstance(body, dict) else None
+    items = value if isinstance(value, list) else [value]
+    images = [item.get("image") for item in items if isinstance(item, dict)]
+    return any(isinstance(image, str) and not image.startswith(DATA) for image in images)
+
+
 def require_known(body: Any, known: Collection[str]) -> Mapping[str, Any]:
     """Return the body of a request.  Raises ApiError unless it is an object with no other keys than `known`."""
     if not isinstance(body, dict):
@@ -75,9 +125,10 @@ def read_inputs(value: Any, limits: Limits, fetch: Fetch | None, param: str = "i
     items: list[str | Picture] = []
     problems = []
     room = limits.body_bytes
+    deadline = time.monotonic() + limits.fetch_seconds
     for i, item in enumerate(values):
         try:
-            read = _read_item(item, limits, fetch, room)
+            read = _read_item(item, limits, fetch, room, deadline)
         except ValueError as error:
             name = param if value is item else f"{param}[{i}]"
             problems.append(f"{name}: {error}")
@@ -93,16 +144,16 @@ def _is_picture(item: Any) -> bool:
     return isinstance(item, dict) if not isinstance(item, str) else item.startswith(DATA)
 
 
-def _read_item(item: Any, limits: Limits, fetch: Fetch | None, room: int) -> str | Picture:
+def _read_item(item: Any, limits: Limits, fetch: Fetch | None, room: int, deadline: float) -> str | Picture:
     """Return one text or picture.  Raises ValueError that says what is wrong with it."""
     if isinstance(item, str):
-        return _read_picture(item, limits, fetch, room) if item.startswith(DATA) else read_text(item, limits)
+        return _read_picture(item, limits, fetch, room, deadline) if _is_picture(item) else read_text(item, limits)
     if isinstance(item, dict) and len(item) == 1:
         kind, value = next(iter(item.items()))
         if kind == "text" and isinstance(value, str):
             return read_text(value, limits)
         if kind == "image" and isinstance(value, str):
-            return _read_picture(value, limits, fetch, room)
+            return _read_picture(value, limits, fetch, room, deadline)
     if isinstance(item, int | list):
         raise ValueError("token ids are not read; give the text")
     raise ValueError('must be a text, a data URL, {"text": ...} or {"image": ...}')
@@ -119,13 +170,13 @@ def read_text(text: str, limits: Limits) -> str:
     return text
 
 
-def _read_picture(address: str, limits: Limits, fetch: Fetch | None, room: int) -> Picture:
+def _read_picture(address: str, limits: Limits, fetch: Fetch | None, room: int, deadline: float) -> Picture:
     if address.startswith(DATA):
         content = _decode_data_url(address)
     elif fetch is None:
         raise ValueError("addresses are not fetched here (--allow-urls is off); send the picture as a data URL")
     else:
-        content = fetch(address, room)
+        content = fetch(address, room, deadline)
     try:
         width, height = open_image(content).size
     except BadImage as error:

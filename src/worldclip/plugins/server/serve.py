@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.execute.shards import raise_file_limit
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
 from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.connections import BoundedProtocol
 from worldclip.plugins.server.fetch_picture import fetch_picture
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
@@ -29,6 +32,8 @@ from worldclip.tools.search import open_ranking
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SECONDS = 20  # for the requests under way; what still runs then is cancelled
+BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
 
 def serve(
@@ -45,7 +50,8 @@ def serve(
     precision: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way.
+    """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
+    at the latest after half a minute.
 
     embedded: folder that `worldclip embed MODEL POOL --out DIR` wrote, to search in.
     host: address to listen on; 0.0.0.0 is every network of this machine.
@@ -55,6 +61,7 @@ def serve(
 
     Raises UserError where the model did not embed the folder, or the port is taken.
     """
+    raise_file_limit()
     listener = _listen(host, port)
     with listener:
         clip = model_load.load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
@@ -64,21 +71,34 @@ def serve(
         limits, metrics = Limits(), Metrics()
         key = api_key or os.environ.get(KEY_VARIABLE) or None
         is_local = _is_local(host)
+        shown_host = f"[{host}]" if ":" in host else host
         app = create_app(
             Service(clip, _name(model), collections, limits, metrics),
             limits,
             metrics,
             api_key=key,
             fetch=fetch_picture if allow_urls else None,
-            hosts=LOCAL_NAMES if is_local else None,
+            hosts=LOCAL_NAMES | {shown_host} if is_local else None,
         )
-        shown_host = f"[{host}]" if ":" in host else host
         say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
         if key is None and not is_local:
             say("serve", f"{host}: anybody who reaches this machine may use it; --api-key KEY restricts that")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        _Server(config).run(sockets=[listener])
+        _Server(server_config(app)).run(sockets=[listener])
     say("serve", "stopped; the requests under way were answered")
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """Return the settings of the HTTP server: its bounds on connections, and on the time that stopping takes."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http=BoundedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -98,7 +118,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Return a socket that holds the address, before the model is loaded.  Raises UserError where that fails."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from error

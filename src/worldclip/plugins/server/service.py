@@ -10,10 +10,12 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
@@ -28,6 +30,7 @@ from worldclip.tools.search import FEW_QUERIES, Ranking
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
 PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB
+MAX_CAPTION_CHARS = 1000  # of a hit; /v1/pairs has all of a text
 UNREADABLE = "is not a picture that can be read"
 
 
@@ -80,6 +83,22 @@ class Service:
         for searches in self._searches.values():
             searches.close()
 
+    def problems(self) -> list[str]:
+        """Return what keeps the server from searching and showing pictures: folders that are gone."""
+        folders = sorted({collection.embedded.folder for collection in self.collections.values()})
+        gone = [folder.name for folder in folders if not folder.is_dir()]
+        problems = [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
+        if "images" in self.collections:
+            roots = self.collections["images"].embedded.manifest.get("pool_roots", {}).values()
+            missing = [Path(root).name for root in roots if not is_remote(root) and not Path(root).exists()]
+            problems += [f"the pool {name!r} of the pictures is gone; put it back" for name in missing]
+        return problems
+
+    def _require_folders(self, error: Exception) -> None:
+        """Raise ApiError where a folder that is gone explains an error."""
+        if problems := self.problems():
+            raise ApiError(503, problems) from error
+
     async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
         """Return (len(items), D) float32 embeddings of unit length.  Raises ApiError that names unusable pictures."""
         rows = await _answers(self._encoding, items)
@@ -100,8 +119,12 @@ class Service:
     async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
         """Return the hits of each query, best first."""
         queries = [Query(vector, top) for vector in query_QD]
-        all_hits: list[Hits] = await _answers(self._searches[of], queries)
-        return await asyncio.to_thread(self._describe, self.collections[of].embedded, all_hits)
+        try:
+            all_hits: list[Hits] = await _answers(self._searches[of], queries)
+            return await asyncio.to_thread(self._describe, self.collections[of].embedded, all_hits)
+        except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
+            self._require_folders(error)
+            raise
 
     def _describe(self, embedded: Embedded, all_hits: Sequence[Hits]) -> list[list[Record]]:
         """Return what the rows of hits are, with a caption where the folder holds texts, and its language."""
@@ -109,7 +132,7 @@ class Service:
         captions = embedded.captions(rows)
         texts = [row["text"] if "text" in row else captions.get((row["shard"], row["key"]), [""])[0] for row in rows]
         described = []
-        for row, caption in zip(rows, self.with_language(texts), strict=True):
+        for row, caption in zip(rows, self.with_language([_cut(text) for text in texts]), strict=True):
             described.append({"shard": row["shard"], "key": row["key"], **caption})
         answers: list[list[Record]] = []
         start = 0
@@ -138,13 +161,18 @@ class Service:
         try:
             return read_member(embedded.image_file(dict(row)), row["offset"], row["size"])
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
+            self._require_folders(error)
             raise ApiError(404, f"the picture of row {row_id} cannot be read") from error
 
     def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
         embedded = self.collections[of].embedded if of in self.collections else None
         if embedded is None or not 0 <= row_id < len(embedded):
             raise ApiError(404, f"no row {row_id} of {of} here")
-        return embedded, embedded.rows(np.array([row_id]))[0]
+        try:
+            return embedded, embedded.rows(np.array([row_id]))[0]
+        except (OSError, ValueError, RuntimeError) as error:
+            self._require_folders(error)
+            raise
 
 
 async def _answers(batches: SharedBatches[Item, Answer], items: Sequence[Item]) -> list[Answer]:
@@ -204,6 +232,10 @@ def mean_vector(query_QD: np.ndarray) -> np.ndarray:
         raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
     mean: np.ndarray = total / norm
     return mean
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CAPTION_CHARS else f"{text[:MAX_CAPTION_CHARS]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _language_name(code: str) -> str:

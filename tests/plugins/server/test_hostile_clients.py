@@ -1,0 +1,293 @@
+"""The server answers whatever other clients hold, send or leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import tracemalloc
+
+import httpx
+import numpy as np
+import pytest
+
+import worldclip
+from embedded_world import picture
+from serving import data_url, serving, write_embedded_world
+from worldclip.plugins.server import connections
+from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.batches import SharedBatches
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits, count_separators, read_json
+from worldclip.plugins.server.serve import BACKLOG, LOCAL_NAMES, _listen, _Server, server_config
+from worldclip.plugins.server.service import MAX_CAPTION_CHARS, Service
+
+MANY = 40
+HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("served")
+    write_embedded_world(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip(world):
+    return worldclip.load(world / "model", device="cpu")
+
+
+def connect(address: str, sent: bytes = b"") -> socket.socket:
+    host, _, port = address.removeprefix("http://").partition(":")
+    client = socket.create_connection((host, int(port)), timeout=30)
+    client.sendall(sent)
+    return client
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Return whether the server ended a connection, without an answer."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_silent_connections_make_room_for_new_ones(world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 8)
+    with serving(world, clip) as address:
+        silent = [connect(address, b"GET /healthz" if i % 2 else b"") for i in range(MANY)]
+        assert httpx.get(f"{address}/healthz", timeout=10).status_code == 200
+        assert all(is_closed(client) for client in silent[: MANY - 8])
+        for client in silent:
+            client.close()
+
+
+def test_a_connection_with_a_request_under_way_is_not_closed_for_others(world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    body = json.dumps({"input": "a red apple"}).encode()
+    head = HEAD + f"Content-Length: {len(body)}\r\n\r\n"
+    with serving(world, clip) as address:
+        under_way = [connect(address, head.encode()) for _ in range(4)]
+        time.sleep(0.2)
+        assert is_closed(connect(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
+        for client in under_way:
+            client.sendall(body)
+            assert client.recv(15).startswith(b"HTTP/1.1 200")
+            client.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
+def test_a_head_that_does_not_come_ends_its_connection(sent, world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with serving(world, clip) as address:
+        assert is_closed(connect(address, sent))
+
+
+def test_the_bounds_leave_descriptors_for_everything_else():
+    usual_limit = 1024
+    assert usual_limit > connections.MAX_CONNECTIONS + BACKLOG
+
+
+def test_sigterm_ends_the_server_whatever_a_client_does(world, clip, monkeypatch):
+    monkeypatch.setattr(sys.modules[server_config.__module__], "STOP_SECONDS", 1)
+    limits, metrics = Limits(), Metrics()
+    server = _Server(server_config(create_app(Service(clip, "model", {}, limits, metrics), limits, metrics)))
+
+    def hold_then_stop():
+        while not server.started:
+            time.sleep(0.01)
+        clients.append(connect(address, f"{HEAD}Content-Length: 100\r\n\r\n{{".encode()))
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    clients: list[socket.socket] = []
+    with _listen("127.0.0.1", 0) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        other = threading.Thread(target=hold_then_stop)
+        other.start()
+        start = time.monotonic()
+        server.run(sockets=[listener])
+        other.join()
+    assert time.monotonic() - start < 15
+    clients[0].close()
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+def plain_count(content: bytes) -> int:
+    """Return the commas and opening brackets outside strings, one byte at a time."""
+    count, is_inside, is_escaped = 0, False, False
+    for byte in content:
+        if is_inside:
+            if is_escaped:
+                is_escaped = False
+            elif byte == ord("\\"):
+                is_escaped = True
+            elif byte == ord('"'):
+                is_inside = False
+        elif byte == ord('"'):
+            is_inside = True
+        else:
+            count += byte in b",[{"
+    return count
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_separators_are_counted_outside_strings(size, monkeypatch):
+    monkeypatch.setattr("worldclip.plugins.server.read_request.SCAN_BYTES", size)
+    random = np.random.default_rng(size)
+    texts = ["", ",", '"', "\\", '\\"', "[{", "red, green", 'a\\\\"b', "\u2028,", "\\\\\\"]
+    for _ in range(50):
+        value = [{"a": [texts[i] for i in random.integers(len(texts), size=4)], texts[random.integers(10)]: 1}]
+        content = json.dumps(value, ensure_ascii=False).encode()
+        assert count_separators(content, 10**6) == plain_count(content)
+
+
+@pytest.mark.parametrize("part", [b"[],", b'"",', b"{},", b"1,", b"[["])
+def test_millions_of_values_are_refused_before_they_are_objects(part):
+    content = b"[" + part * (2**25 // len(part))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 16,384 values"):
+        read_json(content, Limits())
+    assert tracemalloc.get_traced_memory()[1] < len(content)
+    tracemalloc.stop()
+
+
+def test_the_largest_request_is_read():
+    limits = Limits()
+    items = [{"text": "a, b [c] {d}"}] * limits.inputs
+    body = {"input": items, "model": "m", "encoding_format": "float", "user": ","}
+    assert read_json(json.dumps(body).encode(), limits) == body
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def test_slow_addresses_do_not_keep_others_from_the_server(world, clip):
+    released = threading.Event()
+
+    def wait(address: str, max_bytes: int, deadline: float) -> bytes:
+        released.wait(30)
+        return picture(5)
+
+    limits = Limits(body_bytes=2**20, bytes_in_flight=8 * 2**20)
+    with serving(world, clip, limits, fetch=wait) as address:
+        body = {"input": {"image": "https://slow.example/5.png"}}
+        slow = [threading.Thread(target=ask, args=(address, body)) for _ in range(7)]
+        for thread in slow:
+            thread.start()
+        time.sleep(0.3)
+        for value in ["a red apple", data_url(picture(1))]:
+            assert ask(address, {"input": value}).status_code == 200
+        released.set()
+        for thread in slow:
+            thread.join()
+
+
+def ask(address: str, body: object) -> httpx.Response:
+    return httpx.post(f"{address}/v1/embeddings", json=body, timeout=60)
+
+
+def test_all_addresses_of_a_request_share_one_deadline(world, clip):
+    deadlines = []
+
+    def note(address: str, max_bytes: int, deadline: float) -> bytes:
+        deadlines.append(deadline)
+        return picture(5)
+
+    with serving(world, clip, fetch=note) as address:
+        body = {"input": [{"image": f"https://example.org/{i}.png"} for i in range(3)]}
+        assert ask(address, body).status_code == 200
+    assert len(deadlines) == 3
+    assert len(set(deadlines)) == 1
+
+
+# --- what answers say -------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_keeps_the_page_to_itself(world, clip):
+    with serving(world, clip) as address:
+        for path in ("/", "/healthz", "/pictures/0", "/nothing"):
+            headers = httpx.get(f"{address}{path}").headers
+            assert headers["cross-origin-resource-policy"] == "same-origin"
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("px", ["²", "٣", "-1", "0", "1025", "1e2", ""])
+def test_sizes_that_are_no_number_are_refused(px, world, clip):
+    with serving(world, clip) as address:
+        assert httpx.get(f"{address}/pictures/0", params={"px": px}).status_code == 400
+
+
+def test_a_long_caption_is_cut_in_hits_and_whole_in_its_pair(world, clip):
+    service = Service(clip, "model", {}, Limits(), Metrics())
+    long = "x" * 5000
+    with serving(world, clip) as address:
+        hit = httpx.post(f"{address}/v1/search", json={"input": "a", "top": 1}).json()["data"][0]["hits"][0]
+        assert len(hit["text"]) < MAX_CAPTION_CHARS
+
+    class Rows:
+        def rows(self, ids):
+            return [{"shard": "s", "key": "k", "text_idx": 0, "text": long} for _ in ids]
+
+        def captions(self, rows):
+            return {}
+
+    hits = [type("H", (), {"ids": np.array([0]), "scores": np.array([1.0])})]
+    (row,) = service._describe(Rows(), hits)[0]
+    assert len(row["text"]) == MAX_CAPTION_CHARS + 1
+    service.close()
+
+
+def test_a_folder_that_is_gone_is_503_with_the_remedy(world, clip, tmp_path):
+    root = tmp_path / "served"
+    shutil.copytree(world, root)
+    with serving(root, clip) as address:
+        assert httpx.get(f"{address}/healthz").json()["status"] == "ok"
+        (root / "embedded").rename(root / "away")
+        for answer in (
+            httpx.get(f"{address}/healthz"),
+            httpx.get(f"{address}/pictures/0"),
+            httpx.get(f"{address}/v1/pairs/images/0"),
+            httpx.post(f"{address}/v1/search", json={"input": "a red apple"}),
+        ):
+            assert answer.status_code == 503, answer.text
+            assert "embedded folder 'embedded' is gone; put it back" in answer.text
+            assert str(root) not in answer.text
+        assert ask(address, {"input": "a red apple"}).status_code == 200
+        (root / "away").rename(root / "embedded")
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert httpx.get(f"{address}/pictures/0").status_code == 200
+
+
+def test_an_address_of_this_machine_answers_to_its_own_name(world, clip):
+    with serving(world, clip, hosts=LOCAL_NAMES | {"127.0.0.2"}) as address:
+        assert httpx.get(f"{address}/healthz", headers={"Host": "127.0.0.2:80"}).status_code == 200
+        assert httpx.get(f"{address}/healthz", headers={"Host": "127.0.0.3"}).status_code == 400
+
+
+class Panic(BaseException):
+    """A panic of a library in Rust."""
+
+
+def test_a_panic_is_the_answer_of_its_request_and_the_thread_goes_on():
+    def work(items):
+        if "bad" in items:
+            raise Panic("index out of bounds")
+        return [item.upper() for item in items]
+
+    batches = SharedBatches(work, max_batch=4, max_waiting=8)
+    with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
+        batches.submit(["bad"]).result(10)
+    assert batches.submit(["good"]).result(10) == ["GOOD"]
+    batches.close()
