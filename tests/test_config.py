@@ -10,7 +10,7 @@ from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.settings import Between, deciding, load_config, section_name, to_dict, to_toml
 from worldclip.model.config import ModelConfig
-from worldclip.recipe import stage_names
+from worldclip.recipe import stage_names, steps
 
 
 def problems_of(values: dict, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -189,6 +189,7 @@ def test_missing_and_invalid_files_are_reported(tmp_path: Path) -> None:
 def test_every_stage_is_a_section() -> None:
     assert set(stage_names()) < set(SECTIONS)
     assert set(to_dict(Recipe())) == set(SECTIONS)
+    assert all(" -> " in step.help for step in steps())
 
 
 def test_field_decides_its_own_stage_unless_marked() -> None:

@@ -1,7 +1,7 @@
 """Paths are joined with constants and with names of our own; what others wrote goes through `safe_join`.
 
-The test reads the source.  A new join must be one with a constant, go through `safe_join`, or be added to OWN_NAMES
-with the reason why nobody else chooses the name.
+The test reads the source.  A new join must be one with a constant, be made of SAFE parts and numbers, go through
+`safe_join`, or be added to OWN_NAMES below the reason why nobody else chooses the name.
 """
 
 from __future__ import annotations
@@ -21,180 +21,100 @@ IS_FOLDER = re.compile(
 )
 JOINING = ("joinpath", "with_name", "with_stem")
 IS_CONSTANT = re.compile(r"(\w+\.)*_?[A-Z][A-Z0-9_]*(\[\w+\])?")
+# Stages of recipe.py; this machine and process; names of shards, which are checked when they are listed.
+SAFE = re.compile(
+    r"stage|shard_name|(\w+\.)*(shard|unit|chunk|tar|output)\.name"
+    r"|platform\.node\(\)|os\.getpid\(\)|uuid\.uuid4\(\)\.hex|step_folder\(.*\)\.name"
+)
+# As parts of a name only: a path's own name has no separator, but may be `..`.
+SAFE_PART = re.compile(r"(\w+\.)*(path|folder|out|final|target|run_dir)(\.resolve\(\))?\.name")
+NUMBER = re.compile(r"f?'0\d'")  # a format that only numbers take
 
-SHARD = "a shard or unit of work; names of pool files are checked when they are listed (pool/files.py)"
-STAGE = "a stage of recipe.py"
-LIST = "a language of language/table.csv"
-OWN = "chosen by this code from its own constants"
-USER = "of the user's own config, whose names are checked (core/settings.py)"
-LISTED = "found by listing that folder"
-NUMBER = "a number"
 OWN_NAMES = {
-    "check/against.py": {"f'{name}.parquet'": USER, "f'{unit.name}.parquet'": SHARD},
-    "check/context.py": {"step": USER, "f'{shard.name}.parquet'": SHARD},
-    "check/duplicates.py": {
-        "f'{unit.name}.npy'": SHARD,
-        "f'{chunk.name}.npy'": SHARD,
-        "f'{orders.start:05}'": NUMBER,
-        "f'{choice:05}'": NUMBER,
+    "chosen by this code from its own constants": {
+        "name": "contracts/entry_counts.py core/job.py core/job_files.py evaluate/catalog.py evaluate/stage.py "
+        "model/formats/huggingface_folder.py model/formats/open_clip_folder.py model/formats/peft_folder.py "
+        "model/formats/timm_folder.py model/weights.py plugins/browser/web_folder.py plugins/emoji/build.py "
+        "plugins/explorer/chunks.py plugins/immich.py plugins/server/app.py plugins/world/build.py "
+        "plugins/world/fetch_cldr.py pool/stage.py tools/dedup.py tools/embed.py",
+        "part": "contracts/entry_counts.py train/pool_join.py",
+        "step": "core/job_files.py",
+        "relative": "contracts/layout.py",
+        "profile": "contracts/layout.py",
+        "file": "evaluate/datasets/lines.py",
+        "split": "evaluate/datasets/folders.py evaluate/datasets/webdataset.py",
+        "f'{i}.tar'": "evaluate/datasets/webdataset.py",
+        "f'{file}.parquet'": "evaluate/datasets/mvl_sib.py",
+        "f'{name}.parquet'": "check/write.py evaluate/datasets/mvl_sib.py tools/embed.py",
+        "f'{name}.npy'": "tools/embed.py",
+        "f'{shard.name}.{end}'": "tools/embed.py",
+        "f'{kind}.json'": "evaluate/datasets/sugar_crepe.py",
+        "f'word_{name}.npy'": "metadata/ngrams/runs.py metadata/sources/titles.py",
+        "f'{name}.index.json'": "model/weights.py",
+        "f'{tower}{SUFFIXES[precision]}.onnx'": "model/formats/onnx_folder.py",
+        "folder": "plugins/emoji/build.py",
+        "item.folder": "plugins/world/build.py",
+        "kind": "tools/embed.py",
+        "of": "pool/embedded.py",
+        "self.of": "pool/embedded.py",
+        "f'{embedded.of}.faiss'": "tools/search.py",
+        "f'{stem}.json'": "train/checkpoint.py",
+        "f'{stem}.safetensors'": "train/checkpoint.py",
+        "self._share_name(epoch, rank)": "train/epoch_counts.py",
+        "self._share_name(epoch, self.world.rank)": "train/epoch_counts.py",
     },
-    "check/images.py": {
-        "f'{unit.name}.parquet'": SHARD,
-        "name": LISTED,
-        "f'.{out.name}.parts'": OWN,
+    "of the user's own config, whose names are checked (core/settings.py), or of the user's own file": {
+        "step": "check/context.py check/stage.py",
+        "name": "train/distill.py",
+        "f'{name}.parquet'": "check/against.py check/report.py",
+        "f'{set_name}.parquet'": "check/pair_rules.py",
+        "f'{name}.toml'": "config.py",
+        "flags.name": "cli/models.py",
+        "path": "core/settings.py",
+        "path.stem": "recipe.py",
+        "Path(source).stem": "tools/pack.py",
     },
-    "check/pair_rules.py": {"f'{set_name}.parquet'": USER},
-    "check/removed.py": {"'removed.parquet'": OWN},
-    "check/report.py": {"f'{name}.parquet'": USER},
-    "check/shown.py": {"f'{name}.parquet'": USER},
-    "check/stage.py": {"step": USER},
-    "check/write.py": {
-        "_tar_name(shard)": SHARD,
-        "f'{name}.parquet'": OWN,
-        "f\"{name.name.split('.')[0]}.png\"": "the name of a member of a tar, not of a file",
-        "f\"{name.name.split('.')[0]}.json\"": "the name of a member of a tar, not of a file",
+    "found by listing that folder": {
+        "name": "check/images.py export/push.py",
+        "class_folder": "evaluate/datasets/folders.py",
+        "lang": "evaluate/datasets/mvl_sib.py",
+        "checkpoints[0]": "model/load.py",
+        "image.name.replace(IMAGE, TEXT, 1)": "model/formats/onnx_folder.py",
+        "path.name": "plugins/world/fetch_cldr.py",
     },
-    "config.py": {"f'{name}.toml'": "one part of a path that the user gives, looked up among our recipes"},
-    "export/push.py": {"name": LISTED},
-    "plugins/publish.py": {"f'.{folder.name}.new'": OWN},
-    "cli/models.py": {"flags.name": USER, "name": "a format of model/formats"},
-    "cli/stages.py": {"stage": STAGE},
-    "core/artifacts.py": {
-        "stage": STAGE,
-        "f'.{path.name}.{platform.node()}.{os.getpid()}.tmp'": OWN,
-        "f'.{path.name}.{platform.node()}.{os.getpid()}.removed'": OWN,
+    "a language of language/table.csv, or a shard": {
+        "f'{list_name}.matcher'": "contracts/layout.py",
+        "relative.format(name)": "contracts/layout.py",
+        "wiki": "metadata/counting.py metadata/dump_files.py",
+        "inputs.lang": "metadata/sources/wordnet.py",
+        "_tar_name(shard)": "check/write.py",
     },
-    "core/download.py": {"f'{download.path.name}.part'": OWN},
-    "contracts/entry_counts.py": {
-        "f'{unit.name}.npy'": OWN,
-        "part": OWN,
-        "name": SHARD,
+    "a dataset of the catalog, or a format of model/formats": {
+        "name": "evaluate/config.py cli/models.py export/stage.py",
+        "source.unpack": "tools/fetch_dataset.py",
     },
-    "core/execute/ray.py": {"f'.{uuid.uuid4().hex}.token'": OWN},
-    "core/job.py": {"name": STAGE},
-    "contracts/layout.py": {
-        "stage": STAGE,
-        "relative": OWN,
-        "relative.format(name)": f"{SHARD}, or {LIST}",
-        "f'{list_name}.matcher'": LIST,
-        "profile": OWN,
-        "f'step_{step:09}'": NUMBER,
-        "checkpoint.name": NUMBER,
+    "a digest, a number, or made of letters, digits, dots and _ only": {
+        "artifacts.digest(decided_by)": "train/loop.py",
+        "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "evaluate/image_features.py",
+        "checkpoint.name": "contracts/layout.py",
+        "f'core-{version}.zip'": "plugins/world/fetch_cldr.py",
+        "f'{name}.json'": "evaluate/tables.py",
     },
-    "core/job_files.py": {"step": OWN, "f'{shard_name}.json'": SHARD, "name": OWN},
-    "core/safe_path.py": {"name": "safe_join itself"},
-    "core/settings.py": {"path": "a path of the user's own recipe"},
-    "curate/caps.py": {"f'{shard.name}.parquet'": SHARD},
-    "curate/stage.py": {"f'{shard.name}.parquet'": SHARD},
-    "curate/write_parquet.py": {"shard.name": SHARD},
-    "curate/write_tars.py": {"output.name": SHARD},
-    "evaluate/catalog.py": {"name": OWN},
-    "evaluate/config.py": {"name": "a dataset of the catalog"},
-    "evaluate/datasets/common/images.py": {"name": "the name of a member of a tar, not of a file"},
-    "evaluate/datasets/folders.py": {"split": OWN, "class_folder": LISTED},
-    "evaluate/datasets/lines.py": {"file": OWN},
-    "evaluate/datasets/mvl_sib.py": {"lang": LISTED, "f'{file}.parquet'": OWN, "f'{name}.parquet'": OWN},
-    "evaluate/datasets/sugar_crepe.py": {"f'{kind}.json'": OWN},
-    "evaluate/datasets/webdataset.py": {"split": OWN, "f'{i}.tar'": NUMBER},
-    "evaluate/image_features.py": {
-        "f'{start:09}.npy'": NUMBER,
-        "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "a digest",
+    "the name of a member of a tar, not of a file": {
+        "f\"{name.name.split('.')[0]}.png\"": "check/write.py",
+        "f\"{name.name.split('.')[0]}.json\"": "check/write.py",
+        "name": "evaluate/datasets/common/images.py",
     },
-    "evaluate/slip.py": {"'slip.toml'": OWN},
-    "evaluate/stage.py": {"stage": STAGE, "name": OWN},
-    "evaluate/tables.py": {"f'{name}.json'": "made of letters, digits and _ alone"},
-    "export/model_card.py": {"stage": STAGE},
-    "export/stage.py": {"name": "a format of model/formats", "f'.{folder.name}.tmp'": OWN},
-    "kernels/unicode_table.py": {"'unicode_table.npz'": OWN},
-    "metadata/counting.py": {"wiki": LIST, "shard.name": SHARD},
-    "metadata/dump_files.py": {"wiki": LIST},
-    "metadata/ngrams/runs.py": {
-        "f'merged_{num_merged:05}'": NUMBER,
-        "f'{shard_name}.counts'": SHARD,
-        "f'{shard_name}.json'": SHARD,
+    "refused just above unless a plain name, safe_join itself, or a file of an installed package": {
+        "name": "core/safe_path.py",
+        "shard": "model/weights.py",
+        "file": "plugins/drawings.py",
     },
-    "metadata/matchers.py": {"f'.{final.name}.{os.getpid()}.tmp'": OWN},
-    "metadata/sources/titles.py": {"f'word_{name}.npy'": OWN},
-    "metadata/sources/wordnet.py": {"inputs.lang": LIST},
-    "model/formats/huggingface_folder.py": {"name": OWN},
-    "plugins/immich.py": {"name": OWN},
-    "model/formats/peft_folder.py": {"name": OWN},
-    "model/formats/onnx_folder.py": {
-        "f'{tower}{SUFFIXES[precision]}.onnx'": OWN,
-        "f'{path.name}_data'": OWN,
-        "image.name.replace(IMAGE, TEXT, 1)": LISTED,
-    },
-    "model/formats/open_clip_folder.py": {"name": OWN},
-    "model/formats/timm_folder.py": {"name": OWN},
-    "model/load.py": {"checkpoints[0]": LISTED},
-    "model/weights.py": {"name": OWN, "f'{name}.index.json'": OWN, "shard": "refused just above unless a plain name"},
-    "plugins/browser/web_folder.py": {"name": OWN},
-    "pool/embedded.py": {"of": OWN, "self.of": OWN},
-    "plugins/drawings.py": {"file": "a file of an installed package"},
-    "plugins/emoji/build.py": {"name": OWN, "folder": OWN, "f'{number:06}.tar'": NUMBER},
-    "pool/stage.py": {"f'{shard.name}.parquet'": SHARD, "name": OWN},
-    "plugins/world/build.py": {
-        "name": OWN,
-        "item.folder": OWN,
-        "shard.name": SHARD,
-        "f'{shard_name}.jsonl'": SHARD,
-    },
-    "recipe.py": {"path.stem": "the name of the user's own recipe", "stage": STAGE},
-    "report/next_steps.py": {
-        "f'{run_dir.resolve().name}_seed_1'": "of the user's own folder",
-        "f'{run_dir.resolve().name}_explorer'": "of the user's own folder",
-    },
-    "report/__init__.py": {"stage": STAGE},
-    "tools/branch.py": {"stage": STAGE, "f'.{target.name}.tmp'": OWN},
-    "tools/dedup.py": {"f'{shard.name}.arrow'": SHARD, "name": NUMBER},
-    "tools/embed.py": {
-        "kind": OWN,
-        "f'{shard.name}.{end}'": SHARD,
-        "f'{name}.parquet'": SHARD,
-        "f'{name}.npy'": SHARD,
-        "f'{shard.name}.npy'": SHARD,
-        "name": LISTED,
-    },
-    "plugins/world/fetch_cldr.py": {
-        "f'core-{version}.zip'": "digits and dots alone, checked just above",
-        "name": OWN,
-        "path.name": LISTED,
-    },
-    "tools/fetch_dataset.py": {"source.unpack": "a folder of sources.csv, which is part of this package"},
-    "tools/inspect_run.py": {"f'{shard.name}.parquet'": SHARD},
-    "tools/pack.py": {"Path(source).stem": "the name of the file that the user gave"},
-    "tools/search.py": {"f'{embedded.of}.faiss'": OWN},
-    "tools/status.py": {"stage": STAGE},
-    "plugins/crawl/wat.py": {"f'{shard.name}.links'": SHARD, "f'{number:05}.parquet'": NUMBER},
-    "train/checkpoint.py": {
-        "f'.{step_folder(self.train_dir, step).name}.tmp'": NUMBER,
-        "f'{rank:05}_of_{world.size:05}.json'": NUMBER,
-        "f'{stem}.json'": OWN,
-        "f'{stem}.safetensors'": OWN,
-        "f'{folder.name}.corrupt'": OWN,
-    },
-    "train/distill.py": {"name": USER},
-    "train/epoch_counts.py": {
-        "f'{epoch:06}.npy'": NUMBER,
-        "self._share_name(epoch, self.world.rank)": NUMBER,
-        "self._share_name(epoch, rank)": NUMBER,
-    },
-    "train/loop.py": {"artifacts.digest(decided_by)": OWN},
-    "train/pool_join.py": {
-        "part": OWN,
-        "f'{tar.name}.json'": SHARD,
-        "f'{shard.name}.parquet'": SHARD,
-        "f'{shard.name}.arrow'": SHARD,
-    },
-    "train/tokenizer.py": {"f'.{folder.name}.tmp'": OWN},
-    "plugins/explorer/chunks.py": {"name": OWN},
-    "plugins/explorer/explore.py": {"f'.{out.name}.{platform.node()}.tmp'": "of the user's own folder"},
-    "plugins/server/app.py": {"name": OWN},
-}  # fmt: skip
+}
 
 
 def joins(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, joined name as source) of each join with something else than a string or a constant."""
+    """Yield (line, joined name as source) of each join with something else than a string, a constant or SAFE parts."""
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and is_folder(node.left):
             names = [node.right]
@@ -204,10 +124,18 @@ def joins(tree: ast.AST) -> Iterator[tuple[int, str]]:
             names = node.args[1:]
         else:
             continue
-        for name in names:
-            source = ast.unparse(name)
-            if not (isinstance(name, ast.Constant) or IS_CONSTANT.fullmatch(source)):
-                yield node.lineno, source
+        yield from ((node.lineno, ast.unparse(name)) for name in names if not is_safe(name))
+
+
+def is_safe(node: ast.expr) -> bool:
+    """Return whether a name is made of constants, numbers and SAFE parts."""
+    if isinstance(node, ast.JoinedStr):
+        return all(map(is_safe, node.values))
+    if isinstance(node, ast.FormattedValue):
+        is_number = node.format_spec is not None and NUMBER.fullmatch(ast.unparse(node.format_spec)) is not None
+        return is_number or SAFE_PART.fullmatch(ast.unparse(node.value)) is not None or is_safe(node.value)
+    source = ast.unparse(node)
+    return isinstance(node, ast.Constant) or any(rule.fullmatch(source) for rule in (IS_CONSTANT, SAFE))
 
 
 def normal(source: str) -> str:
@@ -234,27 +162,21 @@ def is_text(node: ast.expr) -> bool:
 
 
 def test_names_of_others_are_joined_by_safe_join_alone() -> None:
-    unknown = []
+    own = {
+        (module, normal(name))
+        for names in OWN_NAMES.values()
+        for name, modules in names.items()
+        for module in modules.split()
+    }
+    found = {}
     for path in sorted(SOURCES.rglob("*.py")):
         module = path.relative_to(SOURCES).as_posix()
-        own = set(map(normal, OWN_NAMES.get(module, {})))
-        unknown += [
-            f"{module}:{line}: {name}"
-            for line, name in joins(ast.parse(path.read_text(encoding="utf-8")))
-            if name not in own
-        ]
-    assert not unknown, (
-        "join these by core.safe_path.safe_join, or say in OWN_NAMES who chooses the name:\n" + "\n".join(unknown)
-    )
-
-
-def test_the_list_of_own_names_has_nothing_stale() -> None:
-    stale = []
-    for module, own in OWN_NAMES.items():
-        path = SOURCES / module
-        present = {name for _, name in joins(ast.parse(path.read_text(encoding="utf-8")))} if path.exists() else set()
-        stale += [f"{module}: {name}" for name in map(normal, own) if name not in present and name[0] != "'"]
-    assert not stale
+        for line, name in joins(ast.parse(path.read_text(encoding="utf-8"))):
+            found[module, name] = f"{module}:{line}: {name}"
+    unknown = [found[place] for place in found if place not in own]
+    remedy = "join these by core.safe_path.safe_join, or say in OWN_NAMES who chooses the name:\n"
+    assert not unknown, remedy + "\n".join(unknown)
+    assert own <= found.keys(), "the list of own names has something stale"
 
 
 def test_joins_of_every_form_are_found() -> None:
@@ -264,9 +186,10 @@ Path(folder) / name
 folder / "a" / name / f"{x}.npy"
 self.folder.joinpath(name)
 os.path.join(folder, name)
-folder / "constant" / RECORD / layout.BEST
+folder / "constant" / RECORD / layout.BEST / f"{shard.name}_{number:05}.{RECORD}"
+folder / f"{number}"
 safe_join(folder, name)
 total / count
 """
-    expected = ["record['path']", "name", "name", "f'{x}.npy'", "name", "name"]
+    expected = ["record['path']", "name", "name", "f'{x}.npy'", "f'{number}'", "name", "name"]
     assert sorted(name for _, name in joins(ast.parse(code))) == sorted(expected)

@@ -225,7 +225,3 @@ def test_wrong_inputs_end_with_a_message(
     named = " ".join(to_arguments(message, places)) if message in ("N", "B") or message.startswith("B/") else message
     assert named in captured.err
     assert "Traceback" not in captured.err
-
-
-def test_there_are_120_wrong_inputs() -> None:
-    assert len({command for command, _ in WRONG}) >= 120
