@@ -57,7 +57,7 @@ XTD10 = [
     ({ENGLISH: ""}, r"test_1kcaptions_en\.txt is empty"),
     ({f"more/{ENGLISH}": "a\nb\n"}, "are both captions in en; remove one"),
     ({LIST: "COCO_9.jpg\n"}, "lists 1 images that are missing from .*images: COCO_9"),
-    ({LIST: 2 * "COCO_val2014_000000391895.jpg\n"}, "lists 'COCO_val2014_000000391895' twice"),
+    ({LIST: 2 * "COCO_val2014_000000391895.jpg\n"}, "image .COCO_val2014_000000391895. occurs twice"),
     ({"filenames.txt": "COCO_1.jpg\n"}, "holds 2 of test_image_names.txt"),
     ({LIST: None}, r"holds 0 of test_image_names\.txt"),
     ({f"test_1kcaptions_{lang}.txt": None for lang in ("en", "de", "jp", "fr")}, "holds no captions; name them"),
@@ -167,7 +167,7 @@ BABEL = [
     *(
         ({"images/0.tar": members}, message)
         for members, message in (
-            ({"a.jpg": b"cat", "a.cls": b"1000"}, "has class '1000'"),
+            ({"a.jpg": b"cat", "a.cls": b"1000"}, "says .1000.; it must be a class index, 0 to 999"),
             ({"a.jpg": b"cat", "a.json": b"{}"}, r"a\.json lacks class_index"),
             ({"a.jpg": b"cat", "a.json": b"{"}, r"a\.json is not JSON"),
             ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),

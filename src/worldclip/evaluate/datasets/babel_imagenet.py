@@ -21,8 +21,8 @@ from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, check_templates, imagenet_names
-from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
-from worldclip.evaluate.datasets.common.text_files import parse_record, read_json_object
+from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
+from worldclip.evaluate.datasets.common.text_files import is_texts, parse_index, parse_record, read_json_object
 from worldclip.evaluate.ranking import Ties
 from worldclip.evaluate.tasks import Classification, Dataset
 
@@ -60,7 +60,7 @@ def load(
     }
     if not tasks:
         raise UserError(f"{labels_path}: no language has both a label of an image's class and prompts {prompts!r}")
-    images = Images(keys=[sample.key for sample in samples], read=reader(samples), fingerprints=fingerprints(tars))
+    images = images_in_tars(samples, (sample.key for sample in samples), tars, root=None)
     contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates, ties]
     return build_dataset(name, images, tasks, contents)
 
@@ -84,15 +84,13 @@ def _labels(code: str, pair: Any, path: Path) -> tuple[np.ndarray, list[str]]:
 
 def _class_index(sample: Sample) -> int:
     if "cls" in sample.others:
-        text = sample.others["cls"].decode("ascii", "replace").strip()
+        text = sample.others["cls"].decode("ascii", "replace")
     elif "json" in sample.others:
         record = parse_record(sample.others["json"], ("class_index",), (), f"{sample.where}.json")
         text = str(record["class_index"])
     else:
         raise UserError(f"{sample.where} has neither .cls nor .json; add one with the image's class index")
-    if not text.isdigit() or int(text) >= NUM_IMAGENET_CLASSES:
-        raise UserError(f"{sample.where} has class {text!r}; it must be an index from 0 to {NUM_IMAGENET_CLASSES - 1}")
-    return int(text)
+    return parse_index(text, NUM_IMAGENET_CLASSES, sample.where)
 
 
 def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str, list[str]]:
@@ -104,7 +102,7 @@ def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str
     path = folder / PROMPTS_FILE
     translated = read_json_object(path)
     for code, templates in translated.items():
-        if not isinstance(templates, list) or not all(isinstance(template, str) for template in templates):
+        if not is_texts(templates):
             raise UserError(f"{path}: {code} is {templates!r}; it must be a list of templates")
         check_templates(templates, path)
     return {code.lower(): templates for code, templates in translated.items()}

@@ -10,14 +10,13 @@ Protocol all_captions: image-to-text counts any caption of the image, and every 
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import our_code, read_records
+from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_records
 from worldclip.evaluate.tasks import Dataset
 
 KEY = "image/key"
@@ -28,9 +27,7 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     path = folder / "captions.jsonl"
     records = read_records(path, "captions, one image per line", (KEY,), (KEY,))
     keys = [record[KEY] for record in records]
-    for key, times in Counter(keys).items():
-        if times > 1:
-            raise UserError(f"{path}: {KEY} {key!r} occurs twice; each image has one line")
+    check_distinct(keys, f"{path}: {KEY}")
     images = images_by_stem(folder, keys, path)
     by_language = _by_language(records, path)
     if not by_language:

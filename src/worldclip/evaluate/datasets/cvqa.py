@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import Json, fingerprint
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import stamp_of
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common import text_files
 from worldclip.evaluate.datasets.common.build import build_dataset, slices_by
-from worldclip.evaluate.datasets.common.images import Images, ReadImages, changed, distinct_images, fingerprints
+from worldclip.evaluate.datasets.common.images import distinct_images
+from worldclip.evaluate.datasets.common.parquet import images_in_parquet, read_parquet
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language import table as languages
@@ -48,26 +46,21 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     parquet = sorted(folder.rglob("*.parquet"))
     path = folder / "questions.jsonl"
+    contents: list[Any]
     if parquet:
         questions = _read_parquet(parquet, folder)
+        images = images_in_parquet(parquet, "ID", _image_key, folder, is_sorted=True)
+        contents = [images.fingerprints, [question["answer"] for question in questions]]
     elif path.exists():
         questions = text_files.read_records(path, "questions", FIELDS, TEXTS)
         for number, question in enumerate(questions, 1):
             _check(question, f"{path}:{number}")
+        images, _ = distinct_images(folder, [Path(question["image"]).stem for question in questions], path)
+        contents = [images.fingerprints, fingerprint(path, folder)]
     else:
         raise UserError(f"{folder} holds neither data/test-*.parquet nor questions.jsonl; it needs one of them")
-    stems = [Path(question["image"]).stem for question in questions]
-    contents: list[Any]
-    if parquet:
-        keys = sorted(set(stems))
-        position = {key: i for i, key in enumerate(keys)}
-        read_images = _image_reader(parquet, keys)
-        images = Images(keys=keys, read=read_images, fingerprints=fingerprints(parquet, folder))
-        contents = [images.fingerprints, [question["answer"] for question in questions]]
-    else:
-        images, position = distinct_images(folder, stems, path)
-        contents = [images.fingerprints, fingerprint(path, folder)]
-    image_idx = np.array([position[stem] for stem in stems])
+    position = {key: i for i, key in enumerate(images.keys)}
+    image_idx = np.array([position[Path(question["image"]).stem] for question in questions])
     tasks = {"en": [_task(questions, image_idx, "_en")], LOCAL: [_task(questions, image_idx, "")]}
     return build_dataset(name, images, tasks, contents)
 
@@ -75,7 +68,7 @@ def load(name: str, folder: Path) -> Dataset:
 def _check(question: Json, where: str) -> None:
     for field in ("options", "options_en"):
         options = question[field]
-        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        if not text_files.is_texts(options):
             raise UserError(f"{where}: {field} is {options!r}; it must be a list of texts")
         if len(options) != NUM_OPTIONS:
             raise UserError(f"{where} has {len(options)} {field}; it must have {NUM_OPTIONS}")
@@ -108,11 +101,7 @@ def _read_parquet(files: Sequence[Path], folder: Path) -> list[Json]:
     answers = text_files.read_json_object(folder / LABELS) if (folder / LABELS).exists() else {}
     questions = []
     for path in files:
-        file = _open(path)
-        names = file.schema_arrow.names
-        if missing := [name for name in (*COLUMNS, "Subset", "image") if name not in names]:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
-        for number, row in enumerate(file.read(columns=[*COLUMNS, "Subset"]).to_pylist()):
+        for number, row in enumerate(read_parquet(path, (*COLUMNS, "Subset"))):
             where = f"{path}, row {number}"
             question = {ours: row[theirs] for theirs, ours in COLUMNS.items()}
             question["lang"], question["country"] = _language_and_country(row["Subset"], where)
@@ -143,37 +132,3 @@ def _language_and_country(text: str, where: str) -> tuple[str, str]:
     name = name.replace("_", " ").lower()
     codes = {language.name.lower(): language.code for language in languages.all_languages()}
     return codes.get(name, name), country
-
-
-def _image_reader(files: Sequence[Path], keys: Sequence[str]) -> ReadImages:
-    """Return a function that reads the images of `keys` by position, each from the first row that has it."""
-    places: dict[str, tuple[Path, int, int]] = {}
-    stamps = {path: stamp_of(str(path)) for path in files}
-    for path in files:
-        file = _open(path)
-        for group in range(file.num_row_groups):
-            for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
-                places.setdefault(_image_key(question_id), (path, group, row))
-    # The row group that was read last: keys are sorted like the rows, so that the next image is mostly in it.
-    latest: dict[tuple[Path, int], pa.Table] = {}
-
-    def read(start: int, stop: int) -> list[bytes]:
-        images = []
-        for key in keys[start:stop]:
-            path, group, row = places[key]
-            if (path, group) not in latest:
-                latest.clear()
-                latest[path, group] = _open(path).read_row_group(group, columns=["image"])
-                if stamp_of(str(path)) != stamps[path]:
-                    raise changed(path)
-            images.append(latest[path, group]["image"][row].as_py()["bytes"])
-        return images
-
-    return read
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error

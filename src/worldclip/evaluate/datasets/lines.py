@@ -10,13 +10,12 @@ FOLDER/images/            the images, in folders or not
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import one_per_language, our_codes, read_lines
+from worldclip.evaluate.datasets.common.text_files import check_distinct, one_per_language, our_codes, read_lines
 from worldclip.evaluate.tasks import Dataset
 
 IMAGE_LISTS = ("test_image_names.txt", "filenames.txt", "test_2016_flickr.txt")
@@ -36,9 +35,7 @@ def load(name: str, folder: Path) -> Dataset:
     image_list = lists[0]
     stems = [Path(line.strip()).stem for line in read_lines(image_list, "the names of the images, one per line")]
     images = images_by_stem(folder, stems, image_list)
-    for stem, times in Counter(stems).items():
-        if times > 1:
-            raise UserError(f"{image_list} lists {stem!r} twice; each image has one line")
+    check_distinct(stems, f"{image_list}: image")
     files = _caption_files(folder)
     captions = {lang: list(enumerate(_read_captions(path, len(stems), image_list))) for lang, path in files.items()}
     contents = [images.fingerprints, stems, fingerprints(files.values(), folder), list(files)]

@@ -11,14 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import Json
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import stamp_of
+from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset
-from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
+from worldclip.evaluate.datasets.common.images import fingerprints
+from worldclip.evaluate.datasets.common.parquet import images_in_parquet, read_parquet
 from worldclip.evaluate.datasets.common.text_files import our_codes
 from worldclip.evaluate.selection import ImageChoice
 from worldclip.evaluate.tasks import Dataset, Task
@@ -29,7 +26,7 @@ FILES = ("queries", "top_ranked", "qrels")
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     corpus = folder / "data" / "corpus" / "test.parquet"
-    images = _images(corpus)
+    images = images_in_parquet([corpus], "id", str, corpus.parent, is_sorted=False)
     languages = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir() and path.name != "corpus")
     if not languages:
         raise UserError(f"{folder / 'data'} has no folder of a language; each must hold {', '.join(FILES)} (.parquet)")
@@ -43,9 +40,9 @@ def load(name: str, folder: Path) -> Dataset:
 def _task(folder: Path, position: dict[str, int]) -> ImageChoice:
     """Return the questions of a language."""
     queries, top_ranked, qrels = (folder / f"{name}.parquet" for name in FILES)
-    candidates = {row["query-id"]: row["corpus-ids"] for row in _rows(top_ranked, ("query-id", "corpus-ids"))}
-    right = {row["query-id"]: row["corpus-id"] for row in _rows(qrels, ("query-id", "corpus-id"))}
-    questions = _rows(queries, ("id", "text"))
+    candidates = {row["query-id"]: row["corpus-ids"] for row in read_parquet(top_ranked, ("query-id", "corpus-ids"))}
+    right = {row["query-id"]: row["corpus-id"] for row in read_parquet(qrels, ("query-id", "corpus-id"))}
+    questions = read_parquet(queries, ("id", "text"))
     sizes = {len(candidates.get(question["id"]) or ()) for question in questions}
     if len(sizes) != 1 or sizes == {0}:
         raise UserError(f"{top_ranked} must list equally many images for each sentence of {queries.name}")
@@ -64,41 +61,3 @@ def _task(folder: Path, position: dict[str, int]) -> ImageChoice:
         candidates=np.array([list(map(position.__getitem__, keys)) for keys in images]),
         answer=np.array([keys.index(answer) for keys, answer in zip(images, answers, strict=True)]),
     )
-
-
-def _images(path: Path) -> Images:
-    """Return the images of the corpus; some 70, so that they are read in one go."""
-    stamp = stamp_of(str(path)) if path.exists() else None
-    keys = [row["id"] for row in _rows(path, ("id",))]
-    _read(path, ("image",), slice(0, 0))  # the column exists
-
-    def read(start: int, stop: int) -> list[bytes]:
-        images = [row["image"]["bytes"] for row in _read(path, ("image",), slice(start, stop))]
-        if stamp_of(str(path)) != stamp:
-            raise changed(path)
-        return images
-
-    return Images(keys=keys, read=read, fingerprints=fingerprints([path], path.parent))
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> list[Json]:
-    """Return the rows of a Parquet file, at least one.  Raises UserError and BadShard."""
-    rows = _read(path, columns, slice(None))
-    if not rows:
-        raise UserError(f"{path} has no rows; fetch it again")
-    return rows
-
-
-def _read(path: Path, columns: tuple[str, ...], part: slice) -> list[Json]:
-    if not path.exists():
-        raise UserError(f"{path} is missing; fetch the dataset again")
-    try:
-        file = pq.ParquetFile(path)
-        missing = [name for name in columns if name not in file.schema_arrow.names]
-        table = None if missing else file.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
-    if table is None:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}")
-    start, stop, _ = part.indices(table.num_rows)
-    return list(table.slice(start, stop - start).to_pylist())

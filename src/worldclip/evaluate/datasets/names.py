@@ -17,16 +17,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from worldclip.core.artifacts import Json, digest
+from worldclip.contracts import layout
+from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
+from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import read_json_object
-from worldclip.evaluate.datasets.common.thirds import thirds
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language import table
 
 MIN_NAMED = 0.5  # share of the images that a language must name
+THIRDS = ("head", "middle", "tail")
 
 
 def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
@@ -40,7 +44,9 @@ def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
     if unknown := [key for key in keys if key not in record["subjects"]]:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
     subject_idx = np.array([record["subjects"][key] for key in keys])
-    slices = _thirds(keys, subject_idx, names, run_dir) if record.get("thirds") else {}
+    slices = {}
+    if record.get("thirds") and run_dir is not None and "en" in names:
+        slices = thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
     contents = {
         "files": fingerprints([*tars, folder / "set.json", names_path], folder.parent),
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
@@ -115,14 +121,6 @@ def _asked(
     return asked
 
 
-def _thirds(
-    keys: Sequence[str], subject_idx: np.ndarray, names: Mapping[str, Sequence[str | None]], run_dir: Path | None
-) -> dict[str, np.ndarray]:
-    if run_dir is None or "en" not in names:
-        return {}
-    return thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
-
-
 def name_tasks(
     all_names: Sequence[str | None],
     class_idx: np.ndarray,
@@ -158,3 +156,49 @@ def name_tasks(
             protocol={"captions": "all_captions", "equal_names": "one text of several images"},
         ),
     ]
+
+
+# --- thirds
+
+
+def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> dict[str, np.ndarray]:
+    """Return masks of the head, middle and tail third of the images, by how often the pool mentions the English name.
+
+    A name's count is the geometric mean of the match counts of the entries that match it (0 if none does: such names
+    are in the tail); equal counts are ordered by key.  Empty if the run has no match yet.
+    """
+    if read_manifest(layout.stage_dir(run_dir, "match")) is None:
+        return {}
+    name_counts = _name_counts(set(english_names), run_dir)
+    order = sorted(range(len(keys)), key=lambda i: (-name_counts.get(english_names[i], 0.0), keys[i]))
+    masks = {}
+    for name, rows in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
+        masks[name] = np.zeros(len(keys), bool)
+        masks[name][rows] = True
+    return masks
+
+
+def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
+    """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
+    matched = [_matched_names(layout.match_texts(run_dir, shard), names) for shard in layout.matched_shards(run_dir)]
+    rows = [row for of_shard in matched for row in of_shard]
+    lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
+    files = [read_table(path, MATCH_COUNTS) for path in layout.counted_shards(run_dir)]
+    counts = pa.concat_tables(table.filter(pc.is_in(table["entries_lang"].cast(pa.string()), lists)) for table in files)
+    sums = counts.unify_dictionaries().group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")]).to_pylist()
+    entry_counts = {(row["entries_lang"], row["entry_id"]): row["count_sum"] for row in sums}
+    name_counts: dict[str, float] = {}
+    for row in rows:
+        of_entries = [max(1, entry_counts.get((row["entries_lang"], entry), 0)) for entry in row["entry_ids"]]
+        mean = np.exp(np.mean(np.log(of_entries)))
+        name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
+    return name_counts
+
+
+def _matched_names(path: Path, names: set[str]) -> list[Json]:
+    """Return the rows of English texts that are names, of one shard."""
+    table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
+    is_english = pc.equal(table["lang"].cast(pa.string()), "en")
+    is_name = pc.is_in(table["text"].cast(pa.string()), pa.array(names, pa.string()))
+    rows: list[Json] = table.filter(pc.and_(is_english, is_name)).to_pylist()
+    return rows

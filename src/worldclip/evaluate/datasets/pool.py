@@ -14,7 +14,7 @@ from typing import Any
 
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
-from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import decode, parse_record
 from worldclip.evaluate.tasks import Dataset
 from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
@@ -35,11 +35,8 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
             by_language.setdefault(lang, []).append((i, text))
     if not by_language:
         raise UserError(f"{folder}: its tars hold no caption; put them into a .txt or .json beside each image")
-    images = Images(
-        keys=[f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples],
-        read=reader(samples),
-        fingerprints=fingerprints(tars, folder),
-    )
+    keys = (f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples)
+    images = images_in_tars(samples, keys, tars, folder)
     by_language = dict(sorted(by_language.items()))
     return retrieval_dataset(name, images, by_language, captions, [images.fingerprints, captions])
 

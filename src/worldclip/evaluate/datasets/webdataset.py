@@ -26,8 +26,8 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import Caption, build_dataset, classification_dataset, retrieval_dataset
-from worldclip.evaluate.datasets.common.images import Images, Sample, fingerprints, read_samples, reader
-from worldclip.evaluate.datasets.common.text_files import decode, read_lines
+from worldclip.evaluate.datasets.common.images import Sample, fingerprints, images_in_tars, read_samples
+from worldclip.evaluate.datasets.common.text_files import decode, parse_index, read_lines
 from worldclip.evaluate.tasks import Dataset, MultiLabel
 
 SPLIT = "test"
@@ -51,11 +51,8 @@ def load(
         train = _read_split(folder / TRAIN_SPLIT, train_tars)
         tars += train_tars
     samples = [*test, *train]
-    images = Images(
-        keys=[f"{sample.tar.parent.name}/{sample.tar.stem}/{sample.key}" for sample in samples],
-        read=reader(samples),
-        fingerprints=fingerprints(tars, folder),
-    )
+    keys = (f"{sample.tar.parent.name}/{sample.tar.stem}/{sample.key}" for sample in samples)
+    images = images_in_tars(samples, keys, tars, folder)
     is_train = np.arange(len(samples)) >= len(test) if train else None
     kind = _read_kind(folder)
     if kind == "retrieval":
@@ -178,13 +175,7 @@ def _label(sample: Sample, num_classes: int) -> int:
     if "cls" not in sample.others:
         raise UserError(f"{sample.where} has no .cls; add the image's class index (or state the kind of the dataset in"
                         " dataset_type.txt)")  # fmt: skip
-    text = sample.others["cls"].decode("ascii", "replace").strip()
-    if not text.isdigit() or int(text) >= num_classes:
-        raise UserError(
-            f"{sample.where}.cls says {text!r}; it must be a class index, 0 to {num_classes - 1}, as there are "
-            f"{num_classes} class names"
-        )
-    return int(text)
+    return parse_index(sample.others["cls"].decode("ascii", "replace"), num_classes, f"{sample.where}.cls")
 
 
 def _captions(folder: Path, samples: Sequence[Sample]) -> list[Caption]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldclip.core.errors import UserError, require
-from worldclip.evaluate.datasets.common.text_files import read_json_object, read_lines
+from worldclip.evaluate.datasets.common.text_files import is_texts, read_json_object, read_lines
 
 PLAIN_TEMPLATE = ["a photo of a {}."]
 NUM_IMAGENET_CLASSES = 1000
@@ -47,21 +47,17 @@ def _names(lang: str, record: Any, num_classes: int, path: Path) -> Names:
         raise UserError(f'{path}: {lang} has no "classes"; it must be a list with the names of each class')
     classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
     for names in classes:
-        if not _is_texts(names):
+        if not is_texts(names):
             raise UserError(f"{path}: {lang} names a class {names!r}; a class has a name or a list of names")
     if len(classes) != num_classes:
         raise UserError(f"{path}: {lang} has {len(classes)} classes; the dataset has {num_classes}")
     if [] in classes:
         raise UserError(f"{path}: {lang} has no name for class {classes.index([])}")
     templates = record.get("templates", ["{}"])
-    if not _is_texts(templates):
+    if not is_texts(templates):
         raise UserError(f"{path}: {lang} has templates {templates!r}; they must be a list of texts")
     check_templates(templates, path)
     return Names(classes, templates)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def check_templates(templates: Sequence[str], path: Path) -> None:

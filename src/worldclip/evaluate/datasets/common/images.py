@@ -175,3 +175,8 @@ def reader(samples: Sequence[Sample]) -> ReadImages:
         return [read_same(sample.tar, sample.stamp, sample.offset, sample.size) for sample in samples[start:stop]]
 
     return read
+
+
+def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
+    """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
+    return Images(keys=list(keys), read=reader(samples), fingerprints=fingerprints(tars, root))

@@ -97,6 +97,26 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
+def check_distinct(keys: Iterable[str], what: str) -> None:
+    """Raise UserError if a key occurs twice.  what: the file and what each of its lines names."""
+    for key, times in Counter(keys).items():
+        if times > 1:
+            raise UserError(f"{what} {key!r} occurs twice; each image has one line")
+
+
+def is_texts(value: Any) -> bool:
+    """Return whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def parse_index(text: str, num_classes: int, where: str) -> int:
+    """Return the class index that a text holds."""
+    text = text.strip()
+    if not text.isdigit() or int(text) >= num_classes:
+        raise UserError(f"{where} says {text!r}; it must be a class index, 0 to {num_classes - 1}")
+    return int(text)
+
+
 def parse_list(text: str, where: str, expected: str) -> list[Any]:
     """Return a list that a table cell holds in Python's notation.  expected: what it must be, with an example."""
     try:
