@@ -49,7 +49,7 @@ OWN_NAMES = {
         "f'{name}.npy'": "tools/embed.py",
         "f'{shard.name}.{end}'": "tools/embed.py",
         "f'{kind}.json'": "evaluate/datasets/sugar_crepe.py",
-        "f'word_{name}.npy'": "metadata/ngrams/runs.py metadata/sources/titles.py",
+        "f'word_{name}.npy'": "metadata/sources/titles.py",
         "f'{name}.index.json'": "model/weights.py",
         "f'{tower}{SUFFIXES[precision]}.onnx'": "model/formats/onnx_folder.py",
         "folder": "plugins/emoji/build.py",
@@ -66,7 +66,7 @@ OWN_NAMES = {
     "of the user's own config, whose names are checked (core/settings.py), or of the user's own file": {
         "step": "check/context.py check/stage.py",
         "name": "train/distill.py",
-        "f'{name}.parquet'": "check/against.py check/report.py",
+        "f'{name}.parquet'": "check/against.py check/report.py check/shown.py",
         "f'{set_name}.parquet'": "check/pair_rules.py",
         "f'{name}.toml'": "config.py",
         "flags.name": "cli/models.py",
