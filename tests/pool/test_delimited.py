@@ -85,3 +85,26 @@ def test_file_without_a_header_says_how_to_name_columns(tmp_path: Path) -> None:
 
 def test_header_that_pool_columns_repeats_is_no_pair(tmp_path: Path) -> None:
     assert read(tmp_path / "0.tsv", b"url\tcaption\nu\tone\n", BARE) == [("u", "one", "kept")]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";"])
+def test_csv_may_be_separated_by_tabs_or_semicolons(tmp_path: Path, delimiter: str) -> None:
+    lines = ["url|caption", 'u1|"red, ""ripe"" apple"', "u2|a cat, a dog"]
+    content = "\n".join(lines).replace("|", delimiter).encode()
+    expected = [("u1", 'red, "ripe" apple', "kept"), ("u2", "a cat, a dog", "kept")]
+    assert read(tmp_path / "0.csv", content) == expected
+    without_header = content.split(b"\n", 1)[1].replace(b"red, ", b"red ")
+    assert read(tmp_path / "1.csv", without_header, BARE)[0] == ("u1", 'red "ripe" apple', "kept")
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_one_label_per_row_is_that_of_all_its_texts(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    """WIT has one language per row and three columns of texts."""
+    rows = ["url|language|title|caption", "u1|de|Apfel|ein roter Apfel", "u2||cat|", "u3|sw|simba|simba mkubwa"]
+    path = tmp_path / f"0.{suffix}"
+    path.write_text("\n".join(rows).replace("|", delimiter), "utf-8")
+    config = PoolConfig(path="pool", key="url", texts=("title", "caption"), lang="language")
+    texts = pool.read_texts(shard_of(path), config)
+    assert texts.lang is not None
+    labels = list(zip(texts.key.to_pylist(), texts.lang.to_pylist(), strict=True))
+    assert labels == [("u1", "de")] * 2 + [("u2", None)] * 2 + [("u3", "sw")] * 2

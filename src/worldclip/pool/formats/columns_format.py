@@ -196,9 +196,7 @@ def _flatten(table: pa.Table, columns: Sequence[str], has_key: np.ndarray) -> tu
 
 def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Return (row of each text, texts large_binary) of a column of texts or of lists of texts."""
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list:
+    if not _is_list(column.type):
         return np.arange(len(column)), _as_binary(name, column)
     lists = one_array(column)
     texts = _as_binary(name, pa.chunked_array([pc.list_flatten(lists)]))
@@ -207,6 +205,10 @@ def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa
     all_texts = pa.concat_arrays([texts, pa.nulls(len(null_rows), pa.large_binary())])
     order = np.argsort(row, kind="stable")
     return row[order], all_texts.take(pa.array(order))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _as_binary(name: str, column: pa.ChunkedArray) -> pa.Array:
@@ -232,13 +234,16 @@ def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _languages(name: str, column: pa.ChunkedArray, has_key: np.ndarray, pair_of_text: np.ndarray) -> pa.StringArray:
     """Return the label of each text: the row's label, or the one at the text's position in the row's list."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return one_array(column.cast(pa.string()).take(pa.array(pair_of_text)))
-    row_of_label, _, labels = _flatten(pa.table({name: column}), (name,), has_key)
-    if not np.array_equal(row_of_label, pair_of_text):
-        raise BadShard(f"column {name} (pool.lang) must hold one label per row, or lists as long as those of the texts")
+    if _is_list(column.type):
+        row_of_label, _, labels = _flatten(pa.table({name: column}), (name,), has_key)
+        if not np.array_equal(row_of_label, pair_of_text):
+            raise BadShard(
+                f"column {name} (pool.lang) must hold one label per row, or lists as long as those of the texts"
+            )
+    else:
+        labels = _as_binary(name, column).take(pa.array(pair_of_text))
     try:
-        return labels.cast(pa.string())
+        strings = labels.cast(pa.string())
     except pa.ArrowInvalid as error:
         raise BadShard(f"column {name} (pool.lang) is not UTF-8") from error
+    return pc.if_else(pc.equal(strings, ""), None, strings)  # CSV and TSV have no null

@@ -2,7 +2,8 @@
 
 CSV is that of RFC 4180: a field in double quotes may hold commas, line ends and doubled quotes.  TSV is that of IANA's
 text/tab-separated-values, which CC12M has: a field holds no tab and no line end, and a quote is a character like any
-other.  A row with another number of fields than the first counts as a bad pair.
+other.  A .csv whose first line has tabs, or semicolons and no comma, is separated by these: open_clip's tables, and
+spreadsheets of many countries.  A row with another number of fields than the first counts as a bad pair.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from worldclip.pool.formats.columns_format import ColumnsFormat
 
 MAX_FIELD_CHARS = 1 << 30
 HEADER_BYTES = 1 << 16
+CSV_DELIMITERS = ("\t", ",", ";")  # in this order: a tab within a field is rarer than a comma
 
 
 class DelimitedFormat(ColumnsFormat):
@@ -42,7 +44,7 @@ class DelimitedFormat(ColumnsFormat):
         values: list[list[bytes]] = [[] for _ in names]
         bad: list[str] = []
         with _open(shard) as file:
-            rows = self._split(file.read())
+            rows = self._split(file.read(), len(config.columns))
         for number, (line, row) in enumerate(rows):
             if number == 0 and (not config.columns or row == [name.encode() for name in columns]):
                 continue  # the names of the columns
@@ -54,8 +56,8 @@ class DelimitedFormat(ColumnsFormat):
         arrays = [pa.array(column, pa.large_binary()) for column in values]
         return pa.Table.from_arrays(arrays, names=list(names)), bad
 
-    def _split(self, content: bytes) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield (line, fields) of each row that is not empty.
+    def _split(self, content: bytes, num_columns: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield (line, fields) of each row that is not empty; num_columns: of a file without a header, else 0.
 
         By Python's reader: Arrow's fails a file for one row that has another number of fields and is not UTF-8.
         """
@@ -66,13 +68,23 @@ class DelimitedFormat(ColumnsFormat):
                     yield number, line.split(self.delimiter.encode())
             return
         csv.field_size_limit(MAX_FIELD_CHARS)
-        reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
+        delimiter = self._delimiter_of(content, num_columns)
+        reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), delimiter=delimiter)
         try:
             for row in reader:
                 if row:
                     yield reader.line_num, [field.encode("utf-8", "surrogateescape") for field in row]
         except csv.Error as error:
             raise BadShard(f"cannot be read as CSV at line {reader.line_num:,} ({error})") from error
+
+    def _delimiter_of(self, content: bytes, num_columns: int) -> str:
+        """Return the first delimiter that cuts the first line into so many fields; num_columns 0: into several."""
+        head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape").partition("\n")[0]
+        for delimiter in CSV_DELIMITERS:
+            num_fields = len(next(csv.reader([head], delimiter=delimiter), []))
+            if num_fields == num_columns or (num_columns == 0 and num_fields > 1):
+                return delimiter
+        return self.delimiter
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         if config.columns:
@@ -91,7 +103,7 @@ class DelimitedFormat(ColumnsFormat):
 
     def _first_line(self, shard: Shard) -> list[str]:
         with _open(shard) as file:
-            rows = self._split(file.read(HEADER_BYTES))
+            rows = self._split(file.read(HEADER_BYTES), 0)
         for _, row in rows:
             return [name.decode("utf-8", "backslashreplace") for name in row]
         raise BadShard("is empty; its first line has the names of the columns")
