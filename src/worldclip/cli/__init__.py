@@ -13,15 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldclip.cli.overview import (
     ANY_MODEL,
     COMMANDS,
-    commands_of,
+    first_word_help,
     refuse_misspelt,
     refuse_unknown,
-    summary_of,
     to_text,
 )
 from worldclip.contracts import layout
@@ -29,10 +27,6 @@ from worldclip.core.console import set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, disk_error
 from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
-
-if TYPE_CHECKING:
-    from worldclip.cli.command import Command
-    from worldclip.core.settings import Config
 
 RESUME = "rerun the same command to resume"
 REMEDIES = {
@@ -86,66 +80,57 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         print(version_text(as_json="--json" in rest))
         return 0
-    if command in stage_names():
+    two_words = " ".join(arguments[:2])
+    is_stage = command in stage_names()
+    if is_stage:
         refuse_misspelt(command, rest)
-    names = [(" ".join(arguments[:2]), 2)]
-    if command not in stage_names():
-        names.append((command, 1))
-    elif _names_model(rest):
-        names.append((f"{command}{ANY_MODEL}", 1))
-    for name, num_words in names:
-        if name in COMMANDS.names():
-            config = _section_of_run(command, rest) if name.endswith(ANY_MODEL) else None
-            words = " ".join(arguments[:num_words])
-            return _load(name).run(words, f"{summary_of(name)}.", arguments[num_words:], config=config)
-    if command in stage_names():
+    if two_words in COMMANDS.names():
+        return _run_item(two_words, two_words, arguments[2:])
+    of_any_model = f"{command}{ANY_MODEL}"
+    if of_any_model in COMMANDS.names() and _names_model(rest):
+        return _run_item(of_any_model, command, rest)
+    if is_stage:
         from worldclip.cli.stages import run_one_stage
 
         return run_one_stage(command, rest)
-    if rest and rest[0] in ("-h", "--help") and (lines := commands_of(command)):
-        print("\n".join([f"usage: worldclip {command} COMMAND ...", "", *lines]))
+    if command in COMMANDS.names():
+        return _run_item(command, command, rest)
+    if rest and rest[0] in ("-h", "--help") and (text := first_word_help(command)):
+        print(text)
         return 0
     refuse_unknown(arguments)
 
 
-def _load(name: str) -> Command:
-    """Import a command.  Raises UserError for an item of another package that is none."""
-    from worldclip.cli.command import Command
+def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
+    """Import and run a command.  Raises UserError for an item of another package that is none.
+
+    A command for any model takes the options of a run from its recipe.
+    """
+    from worldclip.cli.command import Command, run_command
 
     item = COMMANDS.load(name)
     if not isinstance(item, Command):
         origin = COMMANDS.origins()[name][0]
         raise UserError(f"command {name!r} of the package {origin.package} is no worldclip.cli.command.Command")
-    return item
+    section = None
+    if name.endswith(ANY_MODEL) and arguments and layout.is_run(Path(arguments[0])):
+        from worldclip.config import load_recipe
+
+        section = getattr(load_recipe(arguments[0]), words)
+    return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, config=section)
 
 
 def _names_model(rest: Sequence[str]) -> bool:
     """Return whether the first word is a model: no flag, no recipe, no run that is watched or has no other --out."""
     if not rest or rest[0].startswith("-") or rest[0].endswith(".toml") or "--watch" in rest:
         return False
-    source, out = Path(rest[0]), _out_of(rest)
+    source = Path(rest[0])
     if not layout.is_run(source):
         return True
+    from worldclip.cli.flags import values_of
+
+    out = next(map(Path, values_of("--out", rest)), None)
     return out is not None and out.resolve() != source.resolve() and not layout.is_run(out)
-
-
-def _out_of(rest: Sequence[str]) -> Path | None:
-    """Return the value of --out."""
-    for word, following in zip(rest, [*rest[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name == "--out":
-            return Path(value if equals else following)
-    return None
-
-
-def _section_of_run(stage: str, rest: Sequence[str]) -> Config | None:
-    """Return a stage's section of the run that the first word names, None for another model."""
-    if not rest or not layout.is_run(Path(rest[0])):
-        return None
-    from worldclip.config import load_recipe
-
-    section: Config = getattr(load_recipe(rest[0]), stage)
-    return section
 
 
 def _complain(problems: Sequence[str], code: int) -> int:

@@ -6,24 +6,24 @@ argparse splits the words and prints the help.  Values are read here, so that a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import itertools
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from worldclip.core.errors import UserError
-from worldclip.core.marks import Commas, Repeated
+from worldclip.core.marks import Commas, Place, Repeated
 from worldclip.core.registry import ItemOf
-from worldclip.core.settings import Place
 
 REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
-_METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
+_METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: "{true,false}"}
 _TYPE_NAMES = {int: "a whole number", float: "a number"}
 _NONE = ("none", "None")
 _BOOLS = {"true": True, "false": False}
@@ -42,6 +42,7 @@ class Flag:
     default: Any = REQUIRED
     metavar: str = ""
     group: str = OPTIONS
+    group_help: str = ""
     is_positional: bool = False
     has_negation: bool = False
     """Whether a bool has the flag --no-NAME, too."""
@@ -53,17 +54,19 @@ class Flag:
         return self.metavar if self.is_positional else f"--{name}"
 
     @property
+    def words(self) -> list[str]:
+        """All that the user may type: `--x`, and `--no-x` where it has a negation."""
+        return [self.word, f"--no-{self.word[2:]}"] if self.has_negation else [self.word]
+
+    @property
+    def label(self) -> str:
+        """The flag with the name of its value."""
+        return self.word if self.is_positional else f"{self.word} {self.value_name}"
+
+    @property
     def kinds(self) -> list[Any]:
         """Return the types that the value may have, without None."""
         return [kind for kind in options_of(self.hint) if kind is not type(None)]
-
-    @property
-    def is_switch(self) -> bool:
-        return self.kinds == [bool] and not self.is_optional
-
-    @property
-    def is_optional(self) -> bool:
-        return type(None) in options_of(self.hint)
 
     @property
     def is_many(self) -> bool:
@@ -79,26 +82,30 @@ class Flag:
         """Return whether the flag has a mark."""
         return any(isinstance(item, mark) for item in self.marks)
 
+    @property
     def value_name(self) -> str:
-        """Return the name of the value in the help: the metavar, the choices, or the name of the type."""
+        """The name of the value in the help: the metavar, the choices, or the name of the type."""
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
             choices = "{" + ",".join(items.names()) + "}"
             return f"{choices} ..." if self.is_many else choices
         text = "PATH" if self.has(Place) else "TEXT"
         return self.metavar or "|".join(map(_name_of_type, self.kinds)).replace("TEXT", text)
 
+    @property
     def full_help(self) -> str:
-        """Return the description, with `required` or the default."""
+        """The description, with `required` or the default."""
         if self.default is REQUIRED:
             return f"{self.help} (required)"
         has_no_default = self.default is None or self.default in ((), {}, "") or "(default: " in self.help
-        if has_no_default or (self.is_switch and not self.has_negation):
+        if has_no_default or (self.hint is bool and not self.has_negation):
             return self.help  # the description says what an unset flag means
-        return f"{self.help} (default: {' '.join(_to_words(self.default))})"
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        shown = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+        return f"{self.help} (default: {' '.join(shown)})"
 
     def read(self, words: list[str]) -> Any:
         """Return the value that the words say.  Raises ValueError with the word and the remedy."""
-        if self.is_optional and len(words) == 1 and words[0] in _NONE:
+        if type(None) in options_of(self.hint) and len(words) == 1 and words[0] in _NONE:
             return None
         if self.takes_commas:
             words = [name for word in words for name in word.split(",") if name]
@@ -111,22 +118,19 @@ class Flag:
         raise ValueError("; or ".join(problems))
 
 
-def parse_flags(
-    flags: Sequence[Flag], summary: str, arguments: Sequence[str], prog: str, groups: Mapping[str, str]
-) -> dict[str, Any]:
+def parse_flags(flags: Sequence[Flag], summary: str, arguments: Sequence[str], prog: str) -> dict[str, Any]:
     """Return key -> value of the flags that are given.
 
-    groups: title of a group -> its description.  Prints the help and raises SystemExit for -h or --help.  Raises
-    UserError with each wrong flag and its remedy.
+    Prints the help and raises SystemExit for -h or --help.  Raises UserError with each wrong flag and its remedy.
     """
     if {"-h", "--help"} & {*arguments}:
-        print(help_text(flags, summary, prog, groups))
+        print(help_text(flags, summary, prog))
         raise SystemExit(0)
     pointer = f"; {prog} --help lists the flags"
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
         if not flag.is_positional:
-            parser.add_argument(flag.word, **_parsing(flag))
+            parser.add_argument(flag.word, dest=flag.key, default=argparse.SUPPRESS, **_parsing(flag))
     try:
         namespace, rest = parser.parse_known_args([_with_hyphens(word) for word in arguments])
     except argparse.ArgumentError as error:
@@ -135,16 +139,13 @@ def parse_flags(
         raise UserError(f"{name} {state}{pointer}") from error
     words = vars(namespace)
     problems = list(_assign(rest, flags, words, pointer))
-    problems += [
-        f"{_label(flag)} is missing: {flag.help.rstrip('.')}{pointer}"
-        for flag in flags
-        if flag.default is REQUIRED and flag.key not in words
-    ]
+    missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in words]
+    problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     values = {}
     for flag in flags:
         if flag.key in words:
             try:
-                values[flag.key] = words[flag.key] if flag.is_switch else flag.read(words[flag.key])
+                values[flag.key] = words[flag.key] if flag.hint is bool else flag.read(words[flag.key])
             except ValueError as error:
                 problems.append(f"{flag.word} {error}{pointer}")
     if problems:
@@ -154,13 +155,11 @@ def parse_flags(
 
 def _parsing(flag: Flag) -> dict[str, Any]:
     """Return how argparse collects the words of a flag."""
-    options: dict[str, Any] = {"dest": flag.key, "default": argparse.SUPPRESS}
-    if flag.is_switch:
-        action: Any = argparse.BooleanOptionalAction if flag.has_negation else "store_true"
-        return {**options, "action": action}
+    if flag.hint is bool:
+        return {"action": argparse.BooleanOptionalAction if flag.has_negation else "store_true"}
     if flag.has(Repeated):
-        return {**options, "action": "append"}
-    return {**options, "nargs": "*" if flag.is_many else 1}
+        return {"action": "append"}
+    return {"nargs": "*" if flag.is_many else 1}
 
 
 def _with_hyphens(word: str) -> str:
@@ -169,13 +168,9 @@ def _with_hyphens(word: str) -> str:
     return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
-def _label(flag: Flag) -> str:
-    return flag.word if flag.is_positional else f"{flag.word} {flag.value_name()}"
-
-
 def _assign(rest: Sequence[str], flags: Sequence[Flag], words: dict[str, list[str]], pointer: str) -> Iterator[str]:
     """Give the words that belong to no flag to the positional arguments; yield a problem for each word too many."""
-    known = [name for flag in flags if not flag.is_positional for name in _names(flag)]
+    known = [word for flag in flags if not flag.is_positional for word in flag.words]
     free = []
     for previous, word in itertools.pairwise(["", *rest]):
         if _is_flag(word):
@@ -195,13 +190,9 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit()
 
 
-def _names(flag: Flag) -> list[str]:
-    return [flag.word, f"--no-{flag.word[2:]}"] if flag.has_negation else [flag.word]
-
-
-def help_text(flags: Sequence[Flag], summary: str, prog: str, groups: Mapping[str, str]) -> str:
-    """Return the help of a command: flags by group, those of `groups` with a description."""
-    required = [_label(flag) for flag in flags if flag.default is REQUIRED and not flag.is_positional]
+def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
+    """Return the help of a command: flags by group."""
+    required = [flag.label for flag in flags if flag.default is REQUIRED and not flag.is_positional]
     positional = [flag.metavar for flag in flags if flag.is_positional]
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -209,18 +200,13 @@ def help_text(flags: Sequence[Flag], summary: str, prog: str, groups: Mapping[st
         description=summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    titles: dict[str, Any] = {}
+    titles: dict[str, Any] = {OPTIONS: parser}
     for flag in flags:
-        if flag.group != OPTIONS and flag.group not in titles:
-            titles[flag.group] = parser.add_argument_group(f"{flag.group} options", groups.get(flag.group))
-        target = titles.get(flag.group, parser)
-        text = flag.full_help().replace("%", "%%")
-        if flag.is_positional:
-            target.add_argument(flag.key, metavar=flag.metavar, help=text)
-        elif flag.is_switch:
-            target.add_argument(*_names(flag), action="store_true", help=text)
-        else:
-            target.add_argument(flag.word, metavar=flag.value_name(), help=text)
+        if flag.group not in titles:
+            titles[flag.group] = parser.add_argument_group(f"{flag.group} options", flag.group_help or None)
+        names = [flag.key] if flag.is_positional else flag.words
+        how = {"action": "store_true"} if flag.hint is bool else {"metavar": flag.value_name}
+        titles[flag.group].add_argument(*names, help=flag.full_help.replace("%", "%%"), **how)
     return parser.format_help().rstrip("\n")
 
 
@@ -234,20 +220,11 @@ def _name_of_type(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "{" + ",".join(map(str, arguments)) + "}"
-    if kind is bool:
-        return "{" + ",".join(_BOOLS) + "}"
     if origin is tuple:
         return f"{_name_of_type(arguments[0])} ..."
     if origin is dict:
         return f"NAME {_METAVARS.get(arguments[1], 'VALUE')} ..."
     return _METAVARS[kind]
-
-
-def _to_words(value: Any) -> list[str]:
-    """Return how the help writes a default."""
-    if isinstance(value, bool):
-        return [str(value).lower()]
-    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
 
 
 def _read(words: Sequence[str], kind: Any) -> Any:
@@ -269,18 +246,15 @@ def _read_value(word: str, kind: Any) -> Any:
 
     Raises ValueError with the remedy.
     """
-    kinds = options_of(kind)
-    for option in kinds[:-1]:
-        try:
+    *others, kind = options_of(kind)
+    for option in others:
+        with contextlib.suppress(ValueError):
             return _read_value(word, option)
-        except ValueError:
-            continue
-    kind = kinds[-1]
-    choices = _BOOLS if kind is bool else {str(choice): choice for choice in typing.get_args(kind)}
     if kind is bool or typing.get_origin(kind) is Literal:
+        choices = _BOOLS if kind is bool else {str(choice): choice for choice in typing.get_args(kind)}
         if word not in choices:
-            text = "true or false" if kind is bool else f"one of {', '.join(choices)}"
-            raise ValueError(f"{word!r}: must be {text}")
+            must = "true or false" if kind is bool else f"one of {', '.join(choices)}"
+            raise ValueError(f"{word!r}: must be {must}")
         return choices[word]
     try:
         return kind(word)
@@ -288,11 +262,9 @@ def _read_value(word: str, kind: Any) -> Any:
         raise ValueError(f"{word!r}: must be {_TYPE_NAMES[kind]}") from error
 
 
-def values_of(flag: str, arguments: Sequence[str]) -> list[str]:
-    """Return the values of a repeatable flag, before the others are parsed."""
-    values = []
+def values_of(flag: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the values of a flag that takes one value, before all flags are parsed."""
     for word, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")
         if name == flag:
-            values.append(value if equals else following)
-    return values
+            yield value if equals else following

@@ -1,4 +1,4 @@
-"""Recipe (RECIPE is a .toml file or the folder of a run).
+"""Commands that take a recipe: run, each stage, fetch metadata.
 
 The flags of a stage's command are the fields of its config, with the recipe's values as defaults.
 """
@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from worldclip.cli.command import Command, PushFlag, SetFlag, ShardsFlag, note, read_slice
+from worldclip.cli.command import config_flags, run_command
 from worldclip.cli.flags import values_of
-from worldclip.cli.models import push_exports
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
+from worldclip.core.command import Command, PushFlag, SetFlag, ShardsFlag, read_slice
+from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
+from worldclip.core.job import Run
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.export.push import check_push
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
-from worldclip.tools import status
-from worldclip.tools.draft_recipe import default_path, init
-from worldclip.tools.draft_recipe import to_text as init_text
+from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
+from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
 
 
@@ -118,12 +119,14 @@ def run_stage(
 
 
 def _contradictions(overrides: Sequence[str], base: Recipe, flagged: Recipe) -> Iterator[str]:
-    """Yield a problem for each key to which --set and a flag give different values."""
+    """Yield a problem for each key to which --set and a flag give different values; flags may add items to a table."""
     before, after = to_dict(base), to_dict(flagged)
     for key in dict.fromkeys(key for override in overrides for key in overridden_keys(override)):
         by_set, by_flag = _value_at(before, key), _value_at(after, key)
-        if not _keeps(by_flag, by_set):
-            values = f"--set says {_to_word(by_set)}, {_flag_of(key)} says {_to_word(by_flag)}"
+        is_table = isinstance(by_set, dict) and isinstance(by_flag, dict)
+        is_kept = by_set.items() <= by_flag.items() if is_table else by_set == by_flag
+        if not is_kept:
+            values = f"--set says {_to_word(by_set)}, {_flag_of(base, key)} says {_to_word(by_flag)}"
             yield f"{'.'.join(key)}: {values}; leave out one of the two"
 
 
@@ -134,27 +137,15 @@ def _value_at(table: Any, key: Sequence[str]) -> Any:
     return table
 
 
-def _keeps(by_flag: Any, by_set: Any) -> bool:
-    """Return whether flags left a value as it was; to a table they may have added items."""
-    if isinstance(by_set, dict) and isinstance(by_flag, dict):
-        return by_set.items() <= by_flag.items()
-    return bool(by_set == by_flag)
-
-
 def _to_word(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _flag_of(key: Sequence[str]) -> str:
+def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
     """Return the flag that sets a key of a stage: that of the whole table for one of its items."""
-    names: list[str] = []
-    config: Any = Recipe()
-    for name in key:
-        if not dataclasses.is_dataclass(config):
-            break
-        config = getattr(config, name)
-        names.append(name.replace("_", "-"))
-    return f"--{'.'.join(names[1:])}"
+    name = ".".join(["config", *key[1:]])
+    words = (flag.word for flag in config_flags(getattr(recipe, key[0])) if f"{name}.".startswith(f"{flag.key}."))
+    return next(words, f"--{'.'.join(key[1:])}")
 
 
 def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
@@ -183,9 +174,10 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
     base = _recipe_of(stage, arguments)
     summary = next(step.help for step in steps() if step.stage == stage)
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
-    return Command(run_stage).run(
-        stage, summary + see_also(stage), arguments,
-        without=without, config=getattr(base, stage), stage=stage, base=base,
+    config = getattr(base, stage)
+    return run_command(
+        Command(run_stage), stage, summary + see_also(stage), arguments,
+        without=without, config=config, stage=stage, base=base,
     )  # fmt: skip
 
 
@@ -195,19 +187,14 @@ def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
         return Recipe()
     if arguments[0].startswith("-"):
         raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
-    return load_recipe(arguments[0], values_of("--set", arguments), is_final=False)
+    return load_recipe(arguments[0], list(values_of("--set", arguments)), is_final=False)
 
 
-def show_status(run: Path) -> status.RunStatus:
-    """Return what a run has done.
-
-    run: folder of a run.
-    """
-    return status.status(run, stage_names())
+def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
+    """Download the dumps and page views of Wikipedias that a recipe needs."""
+    sections = load_recipe(recipe)
+    return fetch_metadata(Run.of(Path(), sections.metadata, sections.languages), config)
 
 
-INIT = Command(init, lambda drafted, flags: init_text(drafted, flags.out or default_path(flags.source)))
-"""Look at a pool and write a commented recipe for it."""
-
-STATUS = Command(show_status, lambda record, flags: status.to_text(record))
-"""Show what a run has done, what it kept, and whether it runs now."""
+FETCH_METADATA = Command(fetch, lambda counts, flags: f"{counts['files']:,} files, {counts['bytes']:,} bytes")
+"""Download the dumps and page views of Wikipedias that a recipe needs into metadata.dumps."""

@@ -45,6 +45,14 @@ def say(stage: str, message: str) -> None:
     LOGGER.info("%s", redact(message), extra={"stage": stage})
 
 
+def note(text: str) -> None:
+    """Print a line about a result to standard error, whatever the level."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    Console(stderr=True, highlight=False).print(escape(redact(text)), soft_wrap=True)
+
+
 def say_detail(stage: str, message: str) -> None:
     """Print one line that only --verbose shows; a run's log file has it too."""
     LOGGER.debug("%s", redact(message), extra={"stage": stage})

@@ -15,13 +15,13 @@ import configparser
 import difflib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worldclip.core.docstrings import module_docstrings
 from worldclip.core.errors import UserError
 
 OWN_PACKAGE = "worldclip"
@@ -36,6 +36,8 @@ class Origin(NamedTuple):
     module: str
     attribute: str
     """Name in the module; empty if the module itself is the item."""
+    section: str = ""
+    """Title under which lists show our own item: of `[GROUP.entry_lists]` in our file, `Entry lists`."""
 
 
 class Requirement(NamedTuple):
@@ -89,6 +91,14 @@ class Registry:
         for name in self.names():
             yield name, self.load(name)
 
+    def summary(self, name: str) -> str:
+        """Return what an item is, in one line: the first of its docstring, read without importing its module."""
+        if problem := self.problem(name):
+            return problem
+        origin = _origins(self.group)[name][0]
+        docstring = module_docstrings(origin.module).get(origin.attribute, f"({origin.module} has no docstring for it)")
+        return docstring.partition("\n")[0].removesuffix(".")
+
     def problem(self, name: str) -> str | None:
         """Return why a name cannot be used, with the nearest known one; None for an item."""
         origins = _origins(self.group).get(name, ())
@@ -133,7 +143,7 @@ def clear_caches() -> None:
 
 @functools.cache
 def _origins(group: str) -> dict[str, tuple[Origin, ...]]:
-    origins: dict[str, tuple[Origin, ...]] = {name: (_origin(OWN_PACKAGE, value),) for name, value in _own(group)}
+    origins: dict[str, tuple[Origin, ...]] = {name: (origin,) for name, origin in _own(group)}
     for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
         package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
         if package != OWN_PACKAGE:  # an installation's copy of our file may be older than the file
@@ -141,14 +151,19 @@ def _origins(group: str) -> dict[str, tuple[Origin, ...]]:
     return origins
 
 
-def _own(group: str) -> list[tuple[str, str]]:
-    """Return (name, value) of our own items, in the order of the file."""
+def _own(group: str) -> list[tuple[str, Origin]]:
+    """Return (name, origin) of our own items, in the order of the file: those of `[group]` and of `[group.SECTION]`."""
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
     parser.read_string(_OWN_ITEMS.read_text(encoding="utf-8"))
-    return parser.items(group) if parser.has_section(group) else []
+    items = []
+    for heading in parser.sections():
+        if f"{heading}.".startswith(f"{group}."):
+            section = heading.removeprefix(group).strip(".").replace("_", " ").capitalize()
+            items += [(name, _origin(OWN_PACKAGE, value, section)) for name, value in parser.items(heading)]
+    return items
 
 
-def _origin(package: str, value: str) -> Origin:
+def _origin(package: str, value: str, section: str = "") -> Origin:
     module, _, attribute = value.partition(":")
-    return Origin(package, module.strip(), attribute.strip())
+    return Origin(package, module.strip(), attribute.strip(), section)

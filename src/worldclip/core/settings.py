@@ -1,10 +1,7 @@
 """Configs: read TOML, apply overrides, report every problem at once, and tell which keys decide which output.
 
-A config is a frozen dataclass, derived from Config, beside the code that uses it.  Marks in `Annotated` say more about
-a field.  Bounds limit its numbers: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the outputs that it
-decides: `Annotated[int, Decides()]` decides none, `Annotated[str, Decides("pool", "match")]` those of two stages; a
-field without it decides its own stage's.  Place says that it holds paths, ItemOf (core/registry.py) that it names items
-of a registry.  Imports the standard library only, so that a command's help stays fast.
+A config is a frozen dataclass, derived from Config, next to the code that uses it.  Marks in `Annotated` say more about
+a field (core/marks.py).  Imports the standard library only, so that a command's help stays fast.
 """
 
 from __future__ import annotations
@@ -14,18 +11,22 @@ import dataclasses
 import difflib
 import functools
 import json
-import math
 import os
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
+from worldclip.core.marks import Above as Above
+from worldclip.core.marks import AtLeast as AtLeast
+from worldclip.core.marks import Between as Between
+from worldclip.core.marks import Decides as Decides
+from worldclip.core.marks import NotEmpty as NotEmpty
+from worldclip.core.marks import Place as Place
 from worldclip.core.redact import has_credential
 from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
@@ -34,105 +35,6 @@ Table = dict[str, Any]  # of TOML
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
 """The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
-
-
-class Decides:
-    """Mark of a config field: the outputs that it decides.  Without it a field decides its own stage's.
-
-    An output is a stage, such as "match", or a part of one, such as "match.texts", the matches of a shard.  A field
-    that decides a stage decides all of its parts.  A field that decides only a part, such as "match.counts", makes the
-    stage run again and leaves its other parts finished.  docs/design.md lists the parts.
-    """
-
-    def __init__(self, *outputs: str) -> None:
-        self.outputs = outputs
-
-    def covers(self, output: str) -> bool:
-        """Return whether an output, a stage or a part of one, depends on the field."""
-        return any(f"{name}.".startswith(f"{output}.") or f"{output}.".startswith(f"{name}.") for name in self.outputs)
-
-
-@dataclass(frozen=True)
-class Between:
-    """Mark of a config field: the range of its numbers, those in its tables included.
-
-    note: what is counted, why.  above, below: whether `low` or `high` itself is out of range.
-    """
-
-    low: float
-    high: float
-    note: str = ""
-    above: bool = False
-    below: bool = False
-
-    def violation(self, value: Any) -> str | None:
-        """Return what a value must be, or None where it is in range.  NaN never is."""
-        if not isinstance(value, int | float):
-            return None
-        is_low_enough = value < self.high if self.below else value <= self.high
-        is_high_enough = value > self.low if self.above else value >= self.low
-        if is_low_enough and is_high_enough:
-            return None
-        bounds = f"{'above' if self.above else 'at least'} {self.low}"
-        if self.high < math.inf:
-            bounds += f" and {'below' if self.below else 'at most'} {self.high}"
-            if not self.above and not self.below:
-                bounds = f"between {self.low} and {self.high}"
-        return f"must be {bounds} ({self.note})" if self.note else f"must be {bounds}"
-
-
-class AtLeast(Between):
-    """Mark of a config field: its numbers are at least `low`."""
-
-    def __init__(self, low: float, note: str = "") -> None:
-        super().__init__(low, math.inf, note)
-
-
-class Above(Between):
-    """Mark of a config field: its numbers are above `low`."""
-
-    def __init__(self, low: float, note: str = "") -> None:
-        super().__init__(low, math.inf, note, above=True)
-
-
-@dataclass(frozen=True)
-class NotEmpty:
-    """Mark of a config field: its list is not empty; note: what it may hold."""
-
-    note: str
-
-    def violation(self, value: Any) -> str | None:
-        """Return what a value must be, or None where it is not empty."""
-        return None if value else f"must not be empty ({self.note})"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Mark of a config field: its strings are paths, relative to the TOML file that holds them.
-
-    prefix_until: a path begins after the first of this, as in `layout:path`.  or_name: it may be a name of another
-    kind, such as a hub id; it is a path only if that exists.
-    """
-
-    prefix_until: str = ""
-    or_name: bool = False
-
-    def resolve(self, value: Any, folder: Path) -> Any:
-        """Return a field's value with its relative paths made absolute; URLs and `~` stay."""
-        if isinstance(value, dict):
-            return {name: self.resolve(item, folder) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self.resolve(item, folder) for item in value]
-        if not isinstance(value, str):
-            return value
-        prefix, path = "", value
-        if self.prefix_until:
-            head, separator, path = value.partition(self.prefix_until)
-            prefix = head + separator
-        if not path or "://" in path or path.startswith("~"):
-            return value
-        absolute = os.path.normpath((folder / path).absolute())
-        return value if self.or_name and not os.path.exists(absolute) else f"{prefix}{absolute}"
 
 
 class Config:
@@ -194,6 +96,18 @@ def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         field.name: (bare[field.name], getattr(hints[field.name], "__metadata__", ()))
         for field in dataclasses.fields(cls)
     }
+
+
+def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
+    """Return a config, or a table, with another value at a path of names; a table keeps its other items."""
+    name, *rest = path
+    is_table = isinstance(config, dict)
+    old = config[name] if is_table else getattr(config, name)
+    if rest:
+        value = with_value(old, rest, value)
+    elif isinstance(old, dict) and isinstance(value, dict):
+        value = {**old, **value}
+    return {**config, name: value} if is_table else dataclasses.replace(config, **{name: value})
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

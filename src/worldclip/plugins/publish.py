@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from worldclip.cli.command import Command
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run, RunLock
 from worldclip.core.marks import Metavar

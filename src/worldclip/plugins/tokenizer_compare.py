@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.cli.command import Command
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import uniform
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
 from worldclip.core.marks import Metavar

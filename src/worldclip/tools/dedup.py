@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import write_artifact
+from worldclip.core.command import Command
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
@@ -132,3 +134,20 @@ def write_list(path: Path, names: Sequence[str], ranges: Sequence[Path]) -> None
                 file.write_table(pa.table(columns).cast(DUPLICATES), row_group_size=1 << 16)
 
     write_artifact(path, write)
+
+
+@Command
+def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Executor) -> tuple[Any, str]:
+    """List the pairs whose key an earlier shard has, for pool.deny_keys.
+
+    out: folder to write; its duplicates.parquet is a value of pool.deny_keys.
+    """
+    report = dedup(pools.open_pool(pool, key=key), out, executor=executor)
+    path = out / "duplicates.parquet"
+    lines = [
+        f"{report['copies']:,} of {report['pairs']:,} pairs repeat a key of an earlier shard: {path}",
+        f"{report['repeated_in_shard']:,} repeat a key of their own shard (match drops them), "
+        f"{report['no_identity']:,} have no key",
+        f'to drop the copies: pool.deny_keys = ["{path}"]',
+    ]
+    return report, "\n".join(lines)

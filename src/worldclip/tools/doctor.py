@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from worldclip.core.artifacts import versions
+from worldclip.core.command import Command
 from worldclip.core.execute import usable_cores
 from worldclip.core.preflight import EXTRAS, is_installed
 
@@ -152,3 +153,7 @@ def _decoder_lines(diagnosis: Diagnosis) -> Iterator[str]:
     if not decoders:
         yield "images: no decoder: pip install 'worldclip[pool]'"
     yield from (f"images: {crash}" for crash in diagnosis["crashes"])
+
+
+DOCTOR = Command(diagnose, lambda diagnosis, flags: to_text(diagnosis))
+"""Check this installation: extras, devices, BLAS kernels, memory, disk."""

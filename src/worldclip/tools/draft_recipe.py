@@ -15,6 +15,7 @@ import pyarrow as pa
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import write_text
+from worldclip.core.command import Command
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
@@ -233,3 +234,7 @@ def to_text(drafted: Draft, path: Path) -> str:
         )
     lines += [f"wrote {path}", f"next: worldclip run {path} --until curate"]
     return "\n".join(lines)
+
+
+INIT = Command(init, lambda drafted, flags: to_text(drafted, flags.out or default_path(flags.source)))
+"""Look at a pool and write a commented recipe for it."""

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
+from worldclip.core.command import Command, Flags
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
@@ -316,3 +317,22 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
     parts = (part(start) for start in range(0, len(rows), TEXTS_AT_ONCE))
     write_tables(path, parts, schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim))))
+
+
+def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
+    lines = []
+    for kind in ("images", "texts"):
+        counts = dict(report.get(kind, {}))
+        if not counts:
+            continue
+        shown = ("shards", "pairs", "embedded", "bad")
+        others = [
+            f", {count:,} {name.replace('_', ' ')}" for name, count in counts.items() if name not in shown and count
+        ]
+        lines.append(f"{counts['embedded']:,} {kind} embedded{''.join(others)}: {flags.out}")
+        lines += [f"  {sample['key']}: {sample['reason']}" for sample in counts["bad"]]
+    return "\n".join(lines)
+
+
+EMBED = Command(embed, _embedded_text, has_own_workers=True)
+"""Embed the images or texts of a pool into a folder to search."""

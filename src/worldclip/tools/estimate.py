@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,13 +20,17 @@ from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
 from worldclip.contracts.records import PairCounts, SizeCurve, read_accounting
 from worldclip.core import artifacts, keys
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
+from worldclip.core.marks import Commas, Metavar
 from worldclip.curate import accounting
 from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
 from worldclip.curate.config import CurateConfig
 from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
 from worldclip.pool.config import PoolConfig
+from worldclip.report import write_report
 from worldclip.report.balance import size_svg
 
 GRID = 9  # values of the balance key tried in one pass over the match files when solving for a number of pairs
@@ -285,3 +289,49 @@ def _line(name: str, row: Mapping[str, Any]) -> str:
     tail = f"{row['tail_fraction']:.1%}" if threshold else ""
     counts = f"{row['pairs_in']:>15,}{row['pairs_matched']:>15,}{row['expected_pairs']:>15,.0f}"
     return f"  {name:<10}{counts}{threshold:>12}{tail:>8}"
+
+
+@Command
+def estimate_run(
+    run: Path,
+    *,
+    threshold: Annotated[Sequence[str], Metavar("N"), Commas()] = (),
+    tail_fraction: Annotated[Sequence[str], Metavar("FRACTION"), Commas()] = (),
+    pairs: str | None = None,
+    plot: Annotated[Path | None, Metavar("FILE")] = None,
+) -> tuple[Any, str]:
+    """Estimate by language what other thresholds would keep; write nothing.
+
+    run: folder of a run whose stage match is finished.
+    threshold: English thresholds to try, separated by commas or spaces: 20000,170K.
+    tail_fraction: tail fractions to try, separated by commas or spaces: 0.03,0.06.
+    pairs: number of pairs to keep (10000, 10M, 1.5B); solves for the threshold or tail fraction that the recipe sets.
+    plot: also plot size against threshold into this .svg file and into the run's report.html.
+    """
+    if plot is not None:
+        check_plot_path(plot)
+    thresholds = [int(_read_count("--threshold", text)) for text in threshold]
+    fractions = [_read_count("--tail-fraction", text) for text in tail_fraction]
+    size = None if pairs is None else _read_count("--pairs", pairs)
+    report = estimate(run, thresholds=thresholds, tail_fractions=fractions, pairs=size)
+    if plot is not None:
+        _plot_sizes(run, plot)
+    return report, to_text(report)
+
+
+def _plot_sizes(run_dir: Path, path: Path) -> None:
+    """Write the size curve as a plot, as RUN/estimate.json, and into the run's report."""
+    with RunLock(run_dir):
+        sizes = size_curve(run_dir)
+        plot(sizes, path)
+        artifacts.write_json(layout.estimates(run_dir), sizes)
+        write_report(run_dir)
+
+
+def _read_count(flag: str, text: str) -> float:
+    """Return 10000, 10M, 1.5B as a number.  Raises UserError."""
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper())
+    try:
+        return float(text) if factor is None else float(text[:-1]) * factor
+    except ValueError as error:
+        raise UserError(f"{flag} {text!r}: must be a number, optionally with K, M or B, for example 10M") from error

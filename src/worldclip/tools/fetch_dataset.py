@@ -14,11 +14,12 @@ import tarfile
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldclip.core.artifacts import read_json, versions, write_json
+from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
@@ -177,3 +178,12 @@ def _unpack(archive: Path, folder: Path) -> None:
     else:
         with gzip.open(archive) as packed, open(safe_join(folder, archive.name.removesuffix(".gz")), "wb") as plain:
             shutil.copyfileobj(packed, plain)
+
+
+def _fetched_text(counts: Mapping[str, int], flags: Flags) -> str:
+    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
+    return f"{flags.out / flags.name}: {numbers}"
+
+
+FETCH_DATASET = Command(fetch_dataset, _fetched_text)
+"""Download an evaluation dataset into the layout that `worldclip evaluate` reads."""

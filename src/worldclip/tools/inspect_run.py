@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,11 @@ from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import TopEntry
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
+from worldclip.core.marks import Metavar
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
@@ -30,6 +33,7 @@ from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
 from worldclip.pool.config import PoolConfig
+from worldclip.tools import inspect_metadata, status
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
 NEAR_AMONG = 200_000  # entries searched for similar names
@@ -344,3 +348,36 @@ def entry_to_text(explained: ExplainedEntry) -> str:
             *(f"  {sample['key']} {sample['text_idx']}: {sample['text']}" for sample in explained["samples"]),
         ]
     )
+
+
+@Command
+def inspect(
+    path: Path,
+    *,
+    key: str | None = None,
+    entry: str | None = None,
+    find: Annotated[str | None, Metavar("WORD")] = None,
+    lang: str | None = None,
+) -> tuple[Any, str]:
+    """Explain why a pair was kept or dropped and where an entry is from; show a file.
+
+    path: folder of a run (alone, or with --key or --entry), its metadata folder (alone, or with --lang and --find), or
+        a file.
+    key: key of a pair: why it was kept or dropped.
+    entry: an entry, with --lang: how often it matched, and its probability.
+    find: an entry of RUN/metadata, with --lang: why it is in the list, and its rank.
+    lang: language of the entry (default for --entry: en).
+    """
+    if inspect_metadata.is_metadata(path) and key is None and entry is None:
+        return inspect_metadata.inspect(path, lang, find)
+    if key is not None:
+        explained_key = inspect_key(path, key)
+        return explained_key, key_to_text(explained_key)
+    if entry is not None:
+        explained_entry = inspect_entry(path, entry, lang or "en")
+        return explained_entry, entry_to_text(explained_entry)
+    if (path / "recipe.toml").is_file():
+        run_status = status.status(path)
+        return run_status, status.to_text(run_status)
+    record = inspect_path(path)
+    return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)

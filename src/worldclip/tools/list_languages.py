@@ -8,6 +8,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import require_manifest
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Metavar
 from worldclip.language import table
@@ -94,3 +95,7 @@ def to_text(rows: Sequence[LanguageRow]) -> str:
         for row, line in zip(rows, cells, strict=True):
             line.insert(2, row["entries"])  # type: ignore[arg-type]  # a count, or None for an empty cell
     return to_markdown(Table(columns, cells))
+
+
+LANGUAGES = Command(list_languages, lambda rows, flags: to_text(rows), ("run",))
+"""List the languages with their codes, labels and entry lists."""

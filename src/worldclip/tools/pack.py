@@ -22,6 +22,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import artifacts
 from worldclip.core.artifacts import digest, write_artifact
+from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
@@ -206,3 +207,21 @@ def _copy(url: str, path: Path) -> None:
             shutil.copyfileobj(file, copy)
 
     write_artifact(path, write)
+
+
+def _pack_text(report: Mapping[str, Any], flags: Flags) -> str:
+    lines = [f"{report['lists']:,} lists, {report['entries']:,} entries, {report['bytes']:,} bytes: {flags.out}"]
+    return "\n".join([*lines, *(f"  {name}: {', '.join(lists)}" for name, lists in report["licences"].items())])
+
+
+def _unpack_text(report: Mapping[str, Any], flags: Flags) -> str:
+    lists = report["lists"]
+    entries = sum(counts["entries"] for counts in lists.values())
+    return f"{len(lists):,} lists, {entries:,} entries: {flags.out or default_folder(flags.source)}"
+
+
+PACK = Command(pack, _pack_text)
+"""Write all entry lists of a run to one file, with sources, licences and digests."""
+
+UNPACK = Command(unpack, _unpack_text)
+"""Make a run with finished metadata from packed entry lists."""

@@ -11,7 +11,7 @@ Q queries, N embedded images or texts, D embed_dim, k results per query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldclip.core.artifacts import (
-    read_json,
-    write_artifact,
-    write_json,
-)
+from worldclip.core.artifacts import read_json, write_artifact, write_json
+from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
@@ -240,3 +237,27 @@ def _approximate(embedded: Embedded, index: Any, query_QD: np.ndarray, top: int)
         results.append((ids[positions[0]], scores[0]))
     k = min(len(ids) for ids, _ in results)
     return np.stack([ids[:k] for ids, _ in results]), np.stack([scores[:k] for _, scores in results])
+
+
+def _index_text(report: Mapping[str, Any], flags: Flags) -> str:
+    rows = f"{report['rows']:,} {report['of']} are searched"
+    if flags.library == "exact":
+        return f"{rows} exactly; for millions use --library faiss"
+    return f"{rows} by faiss, which finds {report['recall_at_10']:.1%} of the 10 nearest for a sample of its own rows"
+
+
+def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
+    lines = []
+    for result in results:
+        lines.append(result["query"])
+        for hit in result["hits"]:
+            text = f"  {hit['text']}" if "text" in hit else ""
+            lines.append(f"  {hit['score']:6.3f}  {hit['key']}{text}  ({hit['shard']})")
+    return "\n".join(lines)
+
+
+INDEX = Command(build_index, _index_text)
+"""Choose how embeddings are searched: exactly, or by an index for millions."""
+
+SEARCH = Command(search, _hits_text, positional=("texts",))
+"""Find the nearest images or texts for texts in any language and for images."""

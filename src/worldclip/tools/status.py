@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
+from worldclip.core.settings import SECTIONS
 from worldclip.report.table import Table, text_column, to_markdown
+
+STAGES = tuple(section for section in SECTIONS if section != "languages")
+"""The stages in order: each has a section of its name in the recipe."""
 
 
 class StageStatus(TypedDict):
@@ -39,18 +44,19 @@ class RunStatus(TypedDict):
     """The command that goes on; None of a finished run."""
 
 
-def status(run: str | Path, stages: Sequence[str]) -> RunStatus:
+def status(run: Path) -> RunStatus:
     """Describe a run from its manifests, without reading its inputs.
 
-    stages: names in order.  Raises UserError for a folder that is no run.
+    run: folder of a run.
+
+    Raises UserError for a folder that is no run.
     """
-    run_dir = Path(run)
-    if not layout.recipe(run_dir).is_file():
-        raise UserError(f"{run_dir} is not a run: it holds no recipe.toml; give the folder that --out named")
-    rows = [_stage_status(run_dir, stage) for stage in stages]
+    if not layout.recipe(run).is_file():
+        raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
+    rows = [_stage_status(run, stage) for stage in STAGES]
     is_done = all(row["state"] == "finished" for row in rows)
-    command = None if is_done else f"worldclip run {run_dir}"
-    return {"run": str(run_dir), "in_use_by": holder(run_dir), "stages": rows, "next": command}
+    command = None if is_done else f"worldclip run {run}"
+    return {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": command}
 
 
 def holder(run_dir: Path) -> str | None:
@@ -136,3 +142,7 @@ def _counts_text(row: StageStatus) -> str:
     }
     return ", ".join(f"{value:,.{0 if value > 100 else 3}f} {name}" if isinstance(value, float)
                      else f"{value:,} {name}" for name, value in shown.items())  # fmt: skip
+
+
+STATUS = Command(status, lambda record, flags: to_text(record))
+"""Show what a run has done, what it kept, and whether it runs now."""

@@ -2,7 +2,7 @@
 
 import json
 
-from worldclip.cli.command import Command
+from worldclip.core.command import Command
 from worldclip.plugins.crawl.wat import build_wat
 
 POOL_WAT = Command(build_wat, lambda report, flags: json.dumps(report, ensure_ascii=False, indent=1))

@@ -1,6 +1,6 @@
 """The command `pool emoji`."""
 
-from worldclip.cli.command import Command
+from worldclip.core.command import Command
 from worldclip.plugins.emoji.build import build_emoji
 
 POOL_EMOJI = Command(build_emoji, lambda report, flags: str(flags.out))

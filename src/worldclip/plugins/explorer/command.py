@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldclip.cli.command import Command
+from worldclip.core.command import Command
 from worldclip.plugins.explorer.explore import explore, to_text
 
 

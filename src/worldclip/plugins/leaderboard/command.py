@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.cli.command import Command
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.plugins.leaderboard import page
 from worldclip.plugins.leaderboard.board import leaderboard

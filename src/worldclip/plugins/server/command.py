@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldclip.cli.command import Command
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.preflight import missing_packages
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldclip.cli.command import Command, Flags
+from worldclip.core.command import Command, Flags
 from worldclip.core.execute import Executor
 from worldclip.plugins.world.build import build_world
 from worldclip.plugins.world.fetch_cldr import fetch_cldr

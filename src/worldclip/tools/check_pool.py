@@ -1,4 +1,4 @@
-"""Pools."""
+"""The commands `pool check` and `pool hash`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip import check
-from worldclip.cli.command import Command, SetFlag, ShardsFlag, read_slice
+from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
 from worldclip.core.marks import Metavar
-from worldclip.pool import open_pool
-from worldclip.tools.dedup import dedup
 
 
 @Command
@@ -54,20 +52,3 @@ def hash_images(source: Path, out: Path, *, set: SetFlag = (), executor: Executo
     counts = check.hash_images(source, out, executor, config=check.load_config({}, set))
     numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     return {"out": str(out), **counts}, f"{out}: {numbers}"
-
-
-@Command
-def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Executor) -> tuple[Any, str]:
-    """List the pairs whose key an earlier shard has, for pool.deny_keys.
-
-    out: folder to write; its duplicates.parquet is a value of pool.deny_keys.
-    """
-    report = dedup(open_pool(pool, key=key), out, executor=executor)
-    path = out / "duplicates.parquet"
-    lines = [
-        f"{report['copies']:,} of {report['pairs']:,} pairs repeat a key of an earlier shard: {path}",
-        f"{report['repeated_in_shard']:,} repeat a key of their own shard (match drops them), "
-        f"{report['no_identity']:,} have no key",
-        f'to drop the copies: pool.deny_keys = ["{path}"]',
-    ]
-    return report, "\n".join(lines)
