@@ -22,8 +22,7 @@ from test_docs import PRESENT, page_id, read
 
 import worldclip
 from worldclip.check.config import CheckConfig
-from worldclip.cli import main
-from worldclip.cli.command import Command
+from worldclip.cli import command, main
 from worldclip.config import Recipe
 from worldclip.contracts import layout
 from worldclip.core.settings import _Loader
@@ -71,11 +70,11 @@ def commands(code: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("code", of_language("bash") + of_language("sh"))
 def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def parse(self: Command, *arguments: Any, **values: Any) -> int:
-        self.parse(*arguments, **values)
+    def parse(*arguments: Any, **values: Any) -> int:
+        command.parse_command(*arguments, **values)
         return 0
 
-    monkeypatch.setattr(Command, "run", parse)
+    monkeypatch.setattr(command, "run_command", parse)
     monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
     monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith(("runs/", "RUN")) and path.name != "export")
     for words in commands(code):

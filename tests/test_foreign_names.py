@@ -69,8 +69,8 @@ OWN_NAMES = {
         "f'{name}.parquet'": "check/against.py check/report.py check/shown.py",
         "f'{set_name}.parquet'": "check/pair_rules.py",
         "f'{name}.toml'": "config.py",
-        "flags.name": "cli/models.py",
-        "path": "core/settings.py",
+        "flags.name": "tools/fetch_dataset.py",
+        "path": "core/marks.py",
         "path.stem": "recipe.py",
         "Path(source).stem": "tools/pack.py",
     },
@@ -90,7 +90,7 @@ OWN_NAMES = {
         "_tar_name(shard)": "check/write.py",
     },
     "a dataset of the catalog, or a format of model/formats": {
-        "name": "evaluate/config.py cli/models.py export/stage.py",
+        "name": "evaluate/config.py tools/models.py export/stage.py",
         "source.unpack": "tools/fetch_dataset.py",
     },
     "a digest, a number, or made of letters, digits, dots and _ only": {

@@ -19,8 +19,15 @@ import pytest
 import worldclip
 from worldclip import cli
 from worldclip.cli import main
-from worldclip.cli.command import SHARED, Command, config_flags, described_parameters
-from worldclip.cli.overview import COMMANDS, sections, summary_of
+from worldclip.cli.command import (
+    SHARED,
+    Command,
+    config_flags,
+    described_parameters,
+    parse_command,
+    run_command,
+)
+from worldclip.cli.overview import COMMANDS, sections
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas
@@ -68,7 +75,7 @@ def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.
 @pytest.mark.parametrize("command", COMMANDS.names())
 def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(command, capsys)
-    assert summary_of(command) in text
+    assert COMMANDS.summary(command) in text
     assert "--json" in text
     assert not re.search(r"\bSTR\b|\[\[|\{None", text)
     function = COMMANDS.load(command).function
@@ -222,7 +229,7 @@ class Lists:
         """
 
     def read(self, *words: str, **options: Any) -> dict[str, Any]:
-        return self.command.parse("x", "", words, **options)[1]
+        return parse_command(self.command, "x", "", words, **options)[1]
 
 
 @pytest.mark.parametrize("words", [["en,de"], ["en", "de"], ["en,", "de"], ["en,de,"]])
@@ -249,7 +256,7 @@ def test_query_after_a_flag_with_one_value_keeps_its_comma() -> None:
         return None, ""
 
     for words in (["x", "--of", "images", "red, round"], ["--of", "images", "x", "red, round"]):
-        flags, _ = Command(find, positional=("texts",)).parse("search", "", words)
+        flags, _ = parse_command(Command(find, positional=("texts",)), "search", "", words)
         assert (flags.folder, flags.texts) == ("x", ("red, round",))
 
 
@@ -311,12 +318,12 @@ def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureF
         "is_loud": "shout.",
     }
     command = Command(double, lambda result, flags: f"{result['result']}{'!' if flags.is_loud else ''}")
-    assert command.run("double", "Double a number", ["3", "--out", "x", "--is-loud"]) == 0
+    assert run_command(command, "double", "Double a number", ["3", "--out", "x", "--is-loud"]) == 0
     assert capsys.readouterr().out == "6!\n"
-    assert command.run("double", "Double a number", ["3", "--out", "x", "--json"]) == 0
+    assert run_command(command, "double", "Double a number", ["3", "--out", "x", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"result": 6}
     with pytest.raises(UserError, match="unknown flag '--names'"):
-        command.run("double", "Double a number", ["3", "--out", "x", "--names", "a"])
+        run_command(command, "double", "Double a number", ["3", "--out", "x", "--names", "a"])
 
 
 @pytest.mark.parametrize(
@@ -348,7 +355,7 @@ def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section: str, key: str,
         seen.append(config)
 
     config = getattr(tables, section)
-    assert Command(remember, lambda result, flags: "").run("x", "Remember.", flag.split(), config=config) == 0
+    assert run_command(Command(remember, lambda *_: ""), "x", "Remember.", flag.split(), config=config) == 0
     assert seen == [dataclasses.replace(config, **{key: expected})]
 
 

@@ -102,6 +102,7 @@ WORKS: list[str] = [
     "leaderboard S",
     "index E --library exact",
 ]
+HELPS = [f"{name} --help" for name in (*stage_names(), *COMMANDS.names())]
 UNTRIED = {
     "fetch cldr": "needs the network; the standard library alone downloads",
     "fetch dataset": "needs the network; the standard library alone downloads",
@@ -165,7 +166,7 @@ def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
 @pytest.fixture(scope="module")
 def ended(places: dict[str, Path]) -> dict[str, tuple[Ended, bool]]:
     """Return how each command of both tables ends without extras, and whether it left its output."""
-    commands = [*WORKS, *(command for command, _ in NEEDS)]
+    commands = [*WORKS, *(command for command, _ in NEEDS), *HELPS]
     hidden = {module for modules in EXTRAS.values() for module in modules}
     folder = places["O"].parent
     ends = run_without(hidden, [to_arguments(command, places) for command in commands], folder)
@@ -175,6 +176,13 @@ def ended(places: dict[str, Path]) -> dict[str, tuple[Ended, bool]]:
 @pytest.mark.parametrize("command", WORKS)
 def test_command_works_without_extras(command: str, ended: dict[str, Ended]) -> None:
     assert ended[command].code == 0, ended[command].error
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_help_works_without_extras(command: str, ended: dict[str, Ended]) -> None:
+    code, out, error = ended[command]
+    assert (code, error) == (0, "")
+    assert out.startswith(f"usage: worldclip {command.removesuffix(' --help')}")
 
 
 @pytest.mark.parametrize(("command", "extras"), NEEDS, ids=[command for command, _ in NEEDS])

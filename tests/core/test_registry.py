@@ -9,7 +9,7 @@ import pytest
 
 from plugin_package import installed, write_package
 from worldclip.core.errors import UserError
-from worldclip.core.registry import ItemOf, Registry
+from worldclip.core.registry import ItemOf, Registry, problems_of_packages
 
 FORMATS = Registry("pool format", "worldclip.pool_formats")
 BREAKS = "raise ImportError('no module named nowhere')"
@@ -52,6 +52,28 @@ def test_unknown_broken_and_doubly_registered_items_are_refused_with_a_remedy(tm
             FORMATS.load("lmdb")
         with pytest.raises(UserError, match="registered by second_package, worldclip"):
             FORMATS.load("tar")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise RuntimeError('no licence file')", "RuntimeError: no licence file"),
+        ("import sys; sys.exit('wrong platform')", "SystemExit: wrong platform"),
+        ("def", "SyntaxError: "),
+    ],
+)
+def test_failing_import_of_a_package_is_named_and_leaves_the_other_items(
+    code: str, error: str, tmp_path, monkeypatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = write_package(tmp_path, "failing_item", code, {FORMATS.group: "lmdb = failing_item:A"})
+    with installed(monkeypatch, package):
+        with pytest.raises(UserError, match=f"pool format 'lmdb' of the package failing_item .*{error}"):
+            FORMATS.load("lmdb")
+        assert [name for name, _ in FORMATS.items()] == [name for name in FORMATS.names() if name != "lmdb"]
+        (problem,) = problems_of_packages()
+    assert error in problem
+    assert f"left out: {problem}" in capfd.readouterr().err
+    sys.modules.pop("failing_item", None)
 
 
 def test_a_config_value_is_checked_against_the_registry() -> None:

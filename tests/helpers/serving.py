@@ -16,9 +16,10 @@ import worldclip
 from embedded_world import write_world
 from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.connections import listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
-from worldclip.plugins.server.serve import _listen, open_collections, server_config
+from worldclip.plugins.server.serve import open_collections
 from worldclip.plugins.server.service import Service
 from worldclip.tools.embed import embed
 
@@ -39,7 +40,7 @@ def serving(
     collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
     app = create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
     server = uvicorn.Server(server_config(app))
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:

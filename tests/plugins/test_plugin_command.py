@@ -26,7 +26,7 @@ class Block:
             raise ImportError(name + " is blocked in this test")
 
 own = registry._own
-registry._own = lambda group: [(name, value) for name, value in own(group) if "worldclip.plugins" not in value]
+registry._own = lambda group: [item for item in own(group) if "worldclip.plugins" not in item[1].module]
 sys.meta_path.insert(0, Block())
 from worldclip.cli import main
 if __name__ == "__main__":
@@ -102,6 +102,18 @@ def test_item_that_is_no_command_is_named(
         assert main(["longest", "x"]) == 2
     sys.modules.pop("longest_texts", None)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", ["raise RuntimeError('no licence file')", "def"])
+def test_failing_import_of_a_command_stops_only_its_own(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with installed(monkeypatch, write_package(tmp_path / "site", "longest_texts", code, GROUP)):
+        assert main(["--help"]) == main(["languages", "--find", "sw"]) == main(["doctor"]) == 0
+        assert "command 'longest' of the package longest_texts cannot be loaded" in capsys.readouterr().out
+        assert main(["longest", "x"]) == 2
+    error = "RuntimeError: no licence file" if "licence" in code else "SyntaxError: "
+    assert f"command 'longest' of the package longest_texts cannot be loaded ({error}" in capsys.readouterr().err
 
 
 def test_a_recipe_runs_to_curate_where_no_plug_in_can_be_imported(toy_world: ToyWorld, tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.recipe import stage_names
-from worldclip.tools.status import holder, status
+from worldclip.tools.status import STAGES, holder, status
+
+
+def test_stages_are_those_of_the_recipe() -> None:
+    assert stage_names() == STAGES
 
 
 def test_finished_run_has_counts_and_no_next_command(toy_run: Path) -> None:
-    record = status(toy_run, stage_names())
+    record = status(toy_run)
     assert [row["state"] for row in record["stages"]] == ["finished"] * 8
     curated = json.loads((toy_run / "curate/manifest.json").read_text())["counts"]
     assert record["stages"][4]["counts"] == curated
@@ -30,7 +34,7 @@ def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(toy_ru
     for stage in ("match", "balance", "curate"):
         (copy / stage / "manifest.json").unlink()
     shutil.rmtree(copy / "balance")
-    record = status(copy, stage_names())
+    record = status(copy)
     states = {row["stage"]: row["state"] for row in record["stages"]}
     assert (states["match"], states["balance"], states["curate"]) == ("unfinished", "not started", "unfinished")
     assert record["stages"][2]["counts"]["shards finished"] > 0
@@ -40,7 +44,7 @@ def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(toy_ru
 def test_interrupted_training_shows_its_step(toy_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
     (copy / "train/manifest.json").unlink()
-    row = next(row for row in status(copy, stage_names())["stages"] if row["stage"] == "train")
+    row = next(row for row in status(copy)["stages"] if row["stage"] == "train")
     assert row["state"] == "unfinished"
     assert 0 < row["counts"]["step"] <= row["counts"]["steps"]
 
@@ -62,7 +66,7 @@ def test_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
 
 def test_other_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run: it holds no recipe\.toml"):
-        status(tmp_path, stage_names())
+        status(tmp_path)
 
 
 def test_inspect_of_a_run_shows_its_status(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

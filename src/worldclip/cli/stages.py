@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from worldclip.cli.command import config_flags, run_command
+from worldclip.cli import command
 from worldclip.cli.flags import values_of
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
@@ -144,7 +144,9 @@ def _to_word(value: Any) -> str:
 def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
     """Return the flag that sets a key of a stage: that of the whole table for one of its items."""
     name = ".".join(["config", *key[1:]])
-    words = (flag.word for flag in config_flags(getattr(recipe, key[0])) if f"{name}.".startswith(f"{flag.key}."))
+    words = (
+        flag.word for flag in command.config_flags(getattr(recipe, key[0])) if f"{name}.".startswith(f"{flag.key}.")
+    )
     return next(words, f"--{'.'.join(key[1:])}")
 
 
@@ -175,7 +177,7 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
     summary = next(step.help for step in steps() if step.stage == stage)
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
     config = getattr(base, stage)
-    return run_command(
+    return command.run_command(
         Command(run_stage), stage, summary + see_also(stage), arguments,
         without=without, config=config, stage=stage, base=base,
     )  # fmt: skip

@@ -16,8 +16,11 @@ from importlib.machinery import PathFinder
 
 @functools.cache
 def module_docstrings(module: str) -> Mapping[str, str]:
-    """Return name -> docstring of a module's functions and variables."""
-    return _docstrings_in(ast.parse(_source_of(module)).body)
+    """Return name -> docstring of a module's functions and variables; none where its source is not Python."""
+    try:
+        return _docstrings_in(ast.parse(_source_of(module)).body)
+    except (SyntaxError, ValueError, ImportError):  # ValueError: null bytes; ImportError: not UTF-8
+        return {}
 
 
 def field_docstrings(cls: type) -> dict[str, str]:

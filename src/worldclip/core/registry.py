@@ -6,7 +6,8 @@ group of its registry and in the syntax of entry points, `name = module:object`:
     worldclip's own items     src/worldclip/entry_points.txt, read as a file: needs no installation
     items of other packages   [project.entry-points."worldclip.pool_formats"] in their pyproject.toml
 
-Names are read without importing any item.  Imports the standard library only, so that configs may use it.
+Names are read without importing any item.  Imports the standard library only, so that configs may use it.  An item of
+another package that cannot be imported stops only what names it; `worldclip doctor` lists such items.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worldclip.core.console import say
 from worldclip.core.docstrings import module_docstrings
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, first_line
+from worldclip.core.preflight import problems_of
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
@@ -48,6 +51,10 @@ class Requirement(NamedTuple):
     """Empty for an item of another package, whose own dependencies install them."""
 
 
+class BrokenItem(UserError):
+    """An item of another package whose module cannot be imported, or lacks the item."""
+
+
 @dataclass(frozen=True)
 class Registry:
     """The items of one kind."""
@@ -71,25 +78,33 @@ class Registry:
         return _origins(self.group)
 
     def load(self, name: str) -> Any:
-        """Import an item.  Raises UserError for an unknown name, a conflict, or a package that cannot be imported."""
+        """Import an item.  Raises UserError for an unknown name and a conflict, BrokenItem for a failing import."""
         if problem := self.problem(name):
             raise UserError(f"{name!r}: {problem}")
         origin = _origins(self.group)[name][0]
         try:
             module = importlib.import_module(origin.module)
             return getattr(module, origin.attribute) if origin.attribute else module
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # whatever the module of another package does at its import
             if origin.package == OWN_PACKAGE:
                 raise
-            raise UserError(
-                f"{self.kind} {name!r} of the package {origin.package} cannot be loaded ({error}); "
-                "update or uninstall that package"
+            raise BrokenItem(
+                f"{self.kind} {name!r} of the package {origin.package} cannot be loaded "
+                f"({type(error).__name__}: {first_line(error)}); update or uninstall that package"
             ) from error
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Import all items in the order of `names`.  Raises UserError as `load`."""
+        """Import all items in the order of `names`; one of another package that cannot be imported is left out, loudly.
+
+        Raises UserError for a name that two packages register.
+        """
         for name in self.names():
-            yield name, self.load(name)
+            try:
+                item = self.load(name)
+            except BrokenItem as error:
+                _warn(str(error))
+            else:
+                yield name, item
 
     def summary(self, name: str) -> str:
         """Return what an item is, in one line: the first of its docstring, read without importing its module."""
@@ -133,6 +148,24 @@ class ItemOf:
             if name not in self.also and (problem := self.registry.problem(str(name))):
                 return problem if len(values) == 1 else f'"{name}": {problem}'
         return None
+
+
+def problems_of_packages() -> Iterator[str]:
+    """Import all items of other packages; yield a problem for each that cannot be used."""
+    for group in sorted(metadata.entry_points().groups):
+        if not group.startswith(f"{OWN_PACKAGE}."):
+            continue
+        kind = group.removeprefix(f"{OWN_PACKAGE}.").removesuffix("s").replace("_", " ")
+        registry = Registry(kind, group)
+        for name, origins in registry.origins().items():
+            if any(origin.package != OWN_PACKAGE for origin in origins):
+                yield from problems_of(registry.load, name)
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    """Print a problem once per process."""
+    say("plug-in", f"left out: {problem}")
 
 
 def clear_caches() -> None:

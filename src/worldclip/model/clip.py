@@ -252,16 +252,22 @@ def image_processor(image_size: int) -> CLIPImageProcessor:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device; `auto` is cuda, else mps, else cpu.  Raises UserError for a device that is not available."""
+    """Return the device: cpu, cuda, cuda:N or mps; `auto` is cuda, else mps, else cpu.
+
+    Raises UserError for a device that is not available.
+    """
     require("torch", extra="train")
     import torch
 
     is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(device for device in ("cuda", "mps", "cpu") if is_available[device]))
-    if not is_available.get(name, False):
-        available = ", ".join(device for device, is_there in is_available.items() if is_there)
-        raise UserError(f"device = {name!r}: not available on this machine; use auto or one of: {available}")
+    available = [device for device, is_there in is_available.items() if is_there]
+    num_gpus = torch.cuda.device_count() if is_available["cuda"] else 0
+    available += [f"cuda:{number}" for number in range(num_gpus)]
+    if name not in available:
+        machine = "this machine, which has no CUDA GPU" if name.startswith("cuda") and not num_gpus else "this machine"
+        raise UserError(f"device = {name!r}: not available on {machine}; use auto or one of: {', '.join(available)}")
     return torch.device(name)
 
 

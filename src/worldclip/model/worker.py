@@ -40,14 +40,18 @@ def num_processes(device: str, source: Source) -> int:
 
 
 def _num_cuda_devices(device: str) -> int:
-    """Return the number of CUDA devices, 0 if the model runs elsewhere.  Raises UserError for an unavailable device."""
+    """Return the number of CUDA devices, 1 for one of them (cuda:N), 0 if the model runs elsewhere.
+
+    Raises UserError for an unavailable device.
+    """
     from worldclip.model.clip import pick_device
 
-    if pick_device(device).type != "cuda":
+    chosen = pick_device(device)
+    if chosen.type != "cuda":
         return 0
     import torch
 
-    return torch.cuda.device_count()
+    return torch.cuda.device_count() if chosen.index is None else 1
 
 
 @functools.lru_cache(maxsize=1)

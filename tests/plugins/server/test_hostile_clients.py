@@ -22,9 +22,10 @@ from serving import data_url, serving, write_embedded_world
 from worldclip.plugins.server import connections
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import SharedBatches
+from worldclip.plugins.server.connections import BACKLOG, Server, listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, count_separators, read_json
-from worldclip.plugins.server.serve import BACKLOG, LOCAL_NAMES, _listen, _Server, server_config
+from worldclip.plugins.server.serve import LOCAL_NAMES
 from worldclip.plugins.server.service import MAX_CAPTION_CHARS, Service
 
 MANY = 40
@@ -100,7 +101,7 @@ def test_the_bounds_leave_descriptors_for_everything_else():
 def test_sigterm_ends_the_server_whatever_a_client_does(world, clip, monkeypatch):
     monkeypatch.setattr(sys.modules[server_config.__module__], "STOP_SECONDS", 1)
     limits, metrics = Limits(), Metrics()
-    server = _Server(server_config(create_app(Service(clip, "model", {}, limits, metrics), limits, metrics)))
+    server = Server(server_config(create_app(Service(clip, "model", {}, limits, metrics), limits, metrics)))
 
     def hold_then_stop():
         while not server.started:
@@ -110,7 +111,7 @@ def test_sigterm_ends_the_server_whatever_a_client_does(world, clip, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
 
     clients: list[socket.socket] = []
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         other = threading.Thread(target=hold_then_stop)
         other.start()

@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 import time
 
@@ -27,10 +26,12 @@ from serving import data_url, serving, write_embedded_world
 from small_models import TEXTS, random_model, reduced_config, save_hugging_face
 from worldclip.core.errors import UserError
 from worldclip.model import published
+from worldclip.plugins.server import connections
 from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.connections import Server, listen
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
-from worldclip.plugins.server.serve import LOCAL_NAMES, _Server, open_collections, serve
+from worldclip.plugins.server.serve import LOCAL_NAMES, open_collections, serve
 from worldclip.plugins.server.service import Service, encode
 from worldclip.tools.search import search
 
@@ -419,7 +420,7 @@ def test_sigterm_finishes_what_is_under_way(world, clip):
     limits, metrics = Limits(), Metrics()
     service = Service(clip, "model", {}, limits, metrics)
     started, release = hold(service)
-    server = _Server(uvicorn.Config(create_app(service, limits, metrics), port=0, log_level="warning"))
+    server = Server(uvicorn.Config(create_app(service, limits, metrics), port=0, log_level="warning"))
     answers = []
 
     def ask_then_stop():
@@ -449,9 +450,8 @@ def test_sigterm_finishes_what_is_under_way(world, clip):
 
 def test_accepted_connections_send_without_waiting_for_acknowledgements(world, monkeypatch):
     """Nagle's algorithm holds the body until the head is acknowledged, which a kept-alive client does after 40 ms."""
-    listeners, connections = [], []
-    module = sys.modules[serve.__module__]
-    listen, accept = module._listen, socket.socket.accept
+    listeners, accepted = [], []
+    accept = socket.socket.accept
 
     def record_listener(host, port):
         listeners.append(listen(host, port))
@@ -459,10 +459,10 @@ def test_accepted_connections_send_without_waiting_for_acknowledgements(world, m
 
     def record_connection(listener):
         connection, address = accept(listener)
-        connections.append(connection)
+        accepted.append(connection)
         return connection, address
 
-    monkeypatch.setattr(module, "_listen", record_listener)
+    monkeypatch.setattr(connections, "listen", record_listener)
     monkeypatch.setattr(socket.socket, "accept", record_connection)
     options = []
 
@@ -472,7 +472,7 @@ def test_accepted_connections_send_without_waiting_for_acknowledgements(world, m
         with httpx.Client(base_url=f"http://127.0.0.1:{listeners[0].getsockname()[1]}", timeout=60) as client:
             for _ in range(2):
                 assert client.get("/healthz").status_code == 200
-            options.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in connections)
+            options.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in accepted)
         os.kill(os.getpid(), signal.SIGTERM)
 
     client = threading.Thread(target=ask_then_stop)

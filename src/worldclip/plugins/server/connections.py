@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import socket
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from worldclip.core.errors import UserError
 
 MAX_CONNECTIONS = 512  # half of the descriptors that a process usually has; pictures and shards need some too
 HEAD_SECONDS = 10.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SECONDS = 20  # for the requests under way; what still runs then is cancelled
+BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
 
 class BoundedProtocol(H11Protocol):
@@ -69,3 +81,44 @@ class BoundedProtocol(H11Protocol):
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """Return the settings of the HTTP server: its bounds on connections, and on the time that stopping takes."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http=BoundedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+class Server(uvicorn.Server):
+    """A server that ends as any command does: uvicorn's own raises the signal again, which kills the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that holds the address, before the model is loaded.  Raises UserError where that fails."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from error
+    # Accepted sockets inherit the option.  asyncio sets it only where the protocol number is IPPROTO_TCP, and that of
+    # create_server is 0.  Without it an answer's body waits 40 ms for the client to acknowledge the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
