@@ -144,10 +144,8 @@ def _to_word(value: Any) -> str:
 def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
     """Return the flag that sets a key of a stage: that of the whole table for one of its items."""
     name = ".".join(["config", *key[1:]])
-    words = (
-        flag.word for flag in command.config_flags(getattr(recipe, key[0])) if f"{name}.".startswith(f"{flag.key}.")
-    )
-    return next(words, f"--{'.'.join(key[1:])}")
+    flags = command.config_flags(getattr(recipe, key[0]))
+    return next((flag.word for flag in flags if f"{name}.".startswith(f"{flag.key}.")), f"--{'.'.join(key[1:])}")
 
 
 def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
