@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
-import tarfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tars import write_tar
 from worldclip.core.artifacts import write_json
 from worldclip.core.execute import LocalExecutor
 
@@ -43,17 +44,14 @@ def photographs(tmp_path_factory):
     """A folder of real data with 40 noise images per class, in the layout of CIFAR-10's tars."""
     shared = tmp_path_factory.mktemp("shared")
     folder = shared / "data" / "cifar10"
-    folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for part in ("train", "test"):
-        with tarfile.open(folder / f"{part}-000000.tar", "w") as tar:
-            for name in the_world.CLASS_NAMES:
-                for number in range(40):
-                    file = io.BytesIO()
-                    Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
-                    header = tarfile.TarInfo(f"{part}_{name}_{number:04}.jpg")
-                    header.size = file.tell()
-                    tar.addfile(header, io.BytesIO(file.getvalue()))
+        photos = {}
+        for name, number in itertools.product(the_world.CLASS_NAMES, range(40)):
+            file = io.BytesIO()
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
+            photos[f"{part}_{name}_{number:04}.jpg"] = file.getvalue()
+        write_tar(folder / f"{part}-000000.tar", photos)
     the_world.photographs.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLDCLIP_SHARED", str(shared))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tars import write_tar
 from worldclip.evaluate import engine
 from worldclip.evaluate.config import LAYOUTS
 from worldclip.evaluate.tasks import Dataset
@@ -16,16 +15,6 @@ from worlds import WordModel
 
 Files = Mapping[str, str | bytes | Mapping[str, bytes] | None]
 """Path below a folder -> its text, bytes, or members as a tar; None: no such file or folder."""
-
-
-def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write a tar with these members."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
 
 
 def write_files(folder: Path, files: Files) -> Path:

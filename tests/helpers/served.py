@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import io
-import tarfile
 import threading
 from collections.abc import Iterator
 
@@ -60,14 +58,3 @@ def server() -> Iterator[Server]:
     server.http.shutdown()
     thread.join()
     server.http.server_close()
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
-    """Return a tar with these members."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,24 @@ from worldclip.core.execute import Shard
 PNG = b"\x89PNG\r\n\x1a\nnot decoded here"
 
 
-def write_tar(path: Path, members: Sequence[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tar_format) as tar:
-        for name, content in members:
+Members = Mapping[str, bytes] | Iterable[tuple[str, bytes]]
+"""Names and contents, in order."""
+
+
+def tar_of(members: Members, mode: str = "w") -> bytes:
+    """Return a tar with these members.  mode: of tarfile, `w:gz` for one that is compressed."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:
+        for name, content in members.items() if isinstance(members, Mapping) else members:
             header = tarfile.TarInfo(name)
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Members) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tar_of(members))
     return path
 
 

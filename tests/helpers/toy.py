@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
-import tarfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from tars import write_tar
 
 TOY_WORDS = {
     "en": ("red green blue yellow black", "circle square triangle star cross"),
@@ -62,15 +61,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(rows.tobytes()))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def build_toy_world(folder: Path) -> ToyWorld:

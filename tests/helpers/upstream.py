@@ -49,63 +49,65 @@ def jsonl(*records: Mapping[str, Any]) -> str:
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
 
 
-def parquet(*rows: Mapping[str, Any]) -> bytes:
+def parquet(*rows: Mapping[str, Any], row_group_size: int | None = None) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    pq.write_table(pa.Table.from_pylist(list(rows)), file, row_group_size=row_group_size)
     return file.getvalue()
+
+
+def lines_of(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def webdataset(name: str) -> Files:
     info = CATALOG[name]
     words = ["tench", "goldfish"] if info.classes == "imagenet" else ["cat", "dog", "owl", "bee", "stove", "hat"]
     words = words[:2] if info.metrics == ("roc_auc",) else words
+    is_multilabel = "mean_average_precision" in info.metrics
     members: dict[str, bytes] = {}
     for i, word in enumerate([*words, words[0]]):
         label = words.index(word)
         members[f"s{i:07}.jpg"] = word.encode()
-        if "mean_average_precision" in info.metrics:
+        if is_multilabel:
             members[f"s{i:07}.npy"] = array([int(word == other) for other in words])
             continue
         members[f"s{i:07}.cls"] = str(label).encode()
         if info.fields:
             members[f"s{i:07}.npy"] = array([i % 2 if field != "y" else label for field in info.fields])
-    files: dict[str, Any] = {
-        "classnames.txt": "".join(f"{word}\n" for word in words),
+    return {
+        **({"dataset_type.txt": "multilabel\n"} if is_multilabel else {}),
+        "classnames.txt": lines_of(*words),
         "zeroshot_classification_templates.txt": "a photo of a {c}.\na blurry photo of a {c}.\n",
         "test/nshards.txt": "1\n",
         "test/0.tar": members,
     }
-    if "mean_average_precision" in info.metrics:
-        files = {"dataset_type.txt": "multilabel\n", **files}
-    return files
 
 
 def karpathy(name: str) -> Files:
-    places = {"mscoco": "val2014/COCO_val2014_{:012}.jpg", "flickr30k": "{}.jpg"}
-    split = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}[name]
-    numbers = {"cat": 391895, "dog": 60623, "owl": 483108}
-    place = {word: places[name].format(number) for word, number in numbers.items()}
-    records = [
-        {
-            "filename": Path(place[word]).name,
-            "split": "train" if word == "owl" else "test",
-            "sentences": [{"raw": f"A {word} on a chair."}, {"raw": f"This is a {word}."}],
-        }
-        for word in numbers
-    ]
-    others = dict.fromkeys([f"dataset_{other}.json" for other in ("coco", "flickr30k", "flickr8k")], '{"images": []}')
-    written = {split: json.dumps({"images": records, "dataset": name})}
-    return {**others, **written, **{f"images/{place[word]}": word for word in ("cat", "dog")}}
+    own, place = {
+        "mscoco": ("dataset_coco.json", "val2014/COCO_val2014_{:012}.jpg"),
+        "flickr30k": ("dataset_flickr30k.json", "{}.jpg"),
+    }[name]
+    files = dict.fromkeys([f"dataset_{other}.json" for other in ("coco", "flickr30k", "flickr8k")], '{"images": []}')
+    records = []
+    for word, number, split in (("cat", 391895, "test"), ("dog", 60623, "test"), ("owl", 483108, "train")):
+        path = Path(place.format(number))
+        sentences = [{"raw": f"A {word} on a chair."}, {"raw": f"This is a {word}."}]
+        records.append({"filename": path.name, "split": split, "sentences": sentences})
+        if split == "test":
+            files[f"images/{path}"] = word
+    return {**files, own: json.dumps({"images": records, "dataset": name})}
 
 
 def winogavil(name: str) -> Files:
+    others = [f"other{i}" for i in range(8)]
     rows = [
         "cue,candidates,associations",
         "cat,\"['cat', 'dog', 'owl', 'bee', 'hat']\",\"['cat']\"",
-        f'"dog","{["dog", "cat", *(f"other{i}" for i in range(8))]}","[\'dog\']"',
+        f'"dog","{["dog", "cat", *others]}","[\'dog\']"',
     ]
-    words = ["cat", "dog", "owl", "bee", "hat", *(f"other{i}" for i in range(8))]
-    return {"winogavil_dataset.csv": "\n".join(rows) + "\n"} | {f"images/{word}.jpg": word for word in words}
+    pictures = {f"images/{word}.jpg": word for word in ("cat", "dog", "owl", "bee", "hat", *others)}
+    return {"winogavil_dataset.csv": lines_of(*rows), **pictures}
 
 
 def babel_imagenet(name: str) -> Files:
@@ -125,99 +127,89 @@ def babel_imagenet(name: str) -> Files:
 
 
 def xm3600(name: str) -> Files:
-    lines = [
-        {
-            "image/key": f"{i:016x}",
-            "image/locale": locale,
-            "en": {"caption": [f"A {word}", f"{word} in the sun"]},
-            "sw": {"caption": [own]},
-        }
-        for i, (word, own, locale) in enumerate([("cat", "paka", "sw"), ("dog", "mbwa", "sw"), ("owl", "bundi", "en")])
-    ]
-    return {"captions.jsonl": jsonl(*lines)} | {
-        f"images/{i:016x}.jpg": word for i, word in enumerate(("cat", "dog", "owl"))
-    }
+    records, pictures = [], {}
+    for i, (word, own, locale) in enumerate([("cat", "paka", "sw"), ("dog", "mbwa", "sw"), ("owl", "bundi", "en")]):
+        captions = {"en": {"caption": [f"A {word}", f"{word} in the sun"]}, "sw": {"caption": [own]}}
+        records.append({"image/key": f"{i:016x}", "image/locale": locale, **captions})
+        pictures[f"images/{i:016x}.jpg"] = word
+    return {"captions.jsonl": jsonl(*records), **pictures}
+
+
+def cvqa_row(number: str, image: str, subset: str, order: str = "cat dog owl bee") -> dict[str, Any]:
+    """Return a published question about an image; order: of the options."""
+    own = {"cat": "paka", "dog": "mbwa", "owl": "bundi", "bee": "nyuki"}
+    if "Japan" in subset:
+        own = {"cat": "猫", "dog": "犬", "owl": "梟", "bee": "蜂"}
+    return {
+        "image": {"bytes": image.encode(), "path": f"{number}.jpg"}, "ID": number, "Subset": subset,
+        "Question": "Ni nini?", "Translated Question": "What is it?", "Label": -1,
+        "Options": [own[word] for word in order.split()], "Translated Options": order.split(),
+    }  # fmt: skip
 
 
 def cvqa(name: str) -> Files:
-    def question(number: str, image: str, subset: str, own: list[str], english: list[str]) -> dict[str, Any]:
-        return {
-            "image": {"bytes": image.encode(), "path": f"{number}.jpg"}, "ID": number, "Subset": subset,
-            "Question": "Ni nini?", "Translated Question": "What is it?", "Options": own,
-            "Translated Options": english, "Label": -1,
-        }  # fmt: skip
-
-    english = ["cat", "dog", "owl", "bee"]
     rows = [
-        question("6001_0", "cat", "('Swahili', 'Kenya')", ["paka", "mbwa", "bundi", "nyuki"], english),
-        question(
-            "6001_1", "cat", "('Swahili', 'Kenya')", ["mbwa", "paka", "bundi", "nyuki"], ["dog", "cat", "owl", "bee"]
-        ),
-        question("7001_0", "bee", "('Japanese', 'Japan')", ["猫", "犬", "梟", "蜂"], english),
+        cvqa_row("6001_0", "cat", "('Swahili', 'Kenya')"),
+        cvqa_row("6001_1", "cat", "('Swahili', 'Kenya')", "dog cat owl bee"),
+        cvqa_row("7001_0", "bee", "('Japanese', 'Japan')"),
     ]
     labels = {"6001_0": 0, "6001_1": 1, "7001_0": 3}
     return {"data/test-00000-of-00001.parquet": parquet(*rows), "labels.json": json.dumps(labels)}
 
 
 CAPTIONS = {
-    "en": ["A cat", "A dog"],
-    "de": ["Eine Katze", "Ein Hund"],
-    "jp": ["猫", "犬"],
-    "fr": ["Un chat", "Un chien"],
+    "en": ("A cat", "A dog", "eng_Latn"),
+    "de": ("Eine Katze", "Ein Hund", "deu_Latn"),
+    "jp": ("猫", "犬", "jpn_Jpan"),
+    "fr": ("Un chat", "Un chien", "fra_Latn"),
 }
+"""Two captions, and FLORES' code of their language."""
 
 
 def lines(name: str) -> Files:
-    of_coco = name.startswith("xtd")
-    images = ["COCO_val2014_000000391895.jpg", "COCO_val2014_000000060623.jpg"] if of_coco else ["1007.jpg", "1009.jpg"]
-    listed = {"flickr30k_200": "filenames.txt", "multi30k": "test_2016_flickr.txt"}.get(name, "test_image_names.txt")
-    file = {
-        "xtd10": lambda lang: f"test_1kcaptions_{lang}.txt",
-        "multi30k": lambda lang: f"test_2016_flickr.{lang}",
-    }.get(name, lambda lang: {"en": "eng_Latn", "de": "deu_Latn", "jp": "jpn_Jpan", "fr": "fra_Latn"}[lang] + ".txt")
-    langs = ("en", "de", "fr") if name == "multi30k" else tuple(CAPTIONS)
-    captions = {file(lang): "".join(f"{line}\n" for line in CAPTIONS[lang]) for lang in langs}
-    pictures = dict(zip((f"images/{image}" for image in images), ("cat", "dog"), strict=True))
-    return {listed: "".join(f"{image}\n" for image in images), **captions, **pictures}
+    listed, file, langs = {
+        "xtd10": ("test_image_names.txt", "test_1kcaptions_{0}.txt", tuple(CAPTIONS)),
+        "xtd200": ("test_image_names.txt", "{1}.txt", tuple(CAPTIONS)),
+        "flickr30k_200": ("filenames.txt", "{1}.txt", tuple(CAPTIONS)),
+        "multi30k": ("test_2016_flickr.txt", "test_2016_flickr.{0}", ("en", "de", "fr")),
+    }[name]
+    images = ("1007.jpg", "1009.jpg")
+    if name.startswith("xtd"):
+        images = ("COCO_val2014_000000391895.jpg", "COCO_val2014_000000060623.jpg")
+    captions = {file.format(lang, CAPTIONS[lang][2]): lines_of(*CAPTIONS[lang][:2]) for lang in langs}
+    return {listed: lines_of(*images), **captions, f"images/{images[0]}": "cat", f"images/{images[1]}": "dog"}
 
 
 def iglue(name: str) -> Files:
     words = {"en": ["A cat", "A dog"], "id": ["cat", "dog"], "ja": ["猫", "犬"]}
     if name == "bloom":
         words |= {"eng": words.pop("en"), "sw": ["paka", "mbwa"]}
-    line: Callable[[int, str], dict[str, Any]] = {
-        "xflickrco": lambda i, text: {"sentences": [text], "id": f"10071298{i}", "img_path": f"10071298{i}.jpg"},
-        "wit_iglue": lambda i, text: {"caption_reference_description": text, "wit_ix": f"wit-test_{i}"},
-        "bloom": lambda i, text: {"image_id": f"3c8a{i}", "caption": text, "license": "cc-by"},
+    file, stem, record = {
+        "xflickrco": ("{}/test.jsonl", "10071298{}", '{{"sentences": ["{1}"], "id": "{0}", "img_path": "{0}.jpg"}}'),
+        "wit_iglue": ("test_{}.jsonl", "wit-test_{}", '{{"caption_reference_description": "{1}", "wit_ix": "{0}"}}'),
+        "bloom": ("{}/test.jsonl", "3c8a{}", '{{"image_id": "{0}", "caption": "{1}", "license": "cc-by"}}'),
     }[name]
-    file = "test_{}.jsonl" if name == "wit_iglue" else "{}/test.jsonl"
-    stem = {"xflickrco": "10071298{}", "wit_iglue": "wit-test_{}", "bloom": "3c8a{}"}[name]
-    texts = {
-        f"annotations/{file.format(lang)}": jsonl(*(line(i, text) for i, text in enumerate(of_lang)))
-        for lang, of_lang in words.items()
-    }
-    return texts | {f"images/{stem.format(i)}.jpg": word for i, word in enumerate(("cat", "dog"))}
+    files = {f"images/{stem.format(i)}.jpg": word for i, word in enumerate(("cat", "dog"))}
+    for lang, texts in words.items():
+        records = [record.format(stem.format(i), text) for i, text in enumerate(texts)]
+        files[f"annotations/{file.format(lang)}"] = lines_of(*records)
+    return files
 
 
 def mvl_sib(name: str) -> Files:
-    words = ("cat", "dog", "owl", "bee")
-    keys = [f"image-{word}_0" for word in words]
-    corpus = [{"id": key, "image": {"bytes": word.encode(), "path": f"{word}_0.jpg"}, "modality": "image"}
-              for key, word in zip(keys, words, strict=True)]  # fmt: skip
+    keys = {word: f"image-{word}_0" for word in ("cat", "dog", "owl", "bee")}
+    corpus = []
+    for word, key in keys.items():
+        image = {"bytes": word.encode(), "path": f"{word}_0.jpg"}
+        corpus.append({"id": key, "image": image, "modality": "image"})
     files: dict[str, Any] = {"data/corpus/test.parquet": parquet(*corpus)}
     for lang, texts in {"eng_Latn": ["A cat", "A dog"], "swh_Latn": ["paka", "mbwa"]}.items():
-        rows = list(enumerate(texts))
-        files |= {
-            f"data/{lang}/queries.parquet": parquet(
-                *({"id": f"query-{i}", "text": text, "modality": "text"} for i, text in rows)
-            ),
-            f"data/{lang}/top_ranked.parquet": parquet(
-                *({"query-id": f"query-{i}", "corpus-ids": keys[::-1]} for i, _ in rows)
-            ),
-            f"data/{lang}/qrels.parquet": parquet(
-                *({"query-id": f"query-{i}", "corpus-id": keys[i], "score": 1} for i, _ in rows)
-            ),
-        }
+        tables: dict[str, list[dict[str, Any]]] = {"queries": [], "top_ranked": [], "qrels": []}
+        for i, (text, word) in enumerate(zip(texts, keys, strict=False)):
+            tables["queries"].append({"id": f"query-{i}", "text": text, "modality": "text"})
+            tables["top_ranked"].append({"query-id": f"query-{i}", "corpus-ids": [*keys.values()][::-1]})
+            tables["qrels"].append({"query-id": f"query-{i}", "corpus-id": keys[word], "score": 1})
+        files |= {f"data/{lang}/{table}.parquet": parquet(*rows) for table, rows in tables.items()}
     return files
 
 
@@ -229,53 +221,44 @@ def sugar_crepe(name: str) -> Files:
 
 
 def winoground(name: str) -> Files:
-    examples = [
-        {"id": i, "image_0": f"ex_{i}_img_0", "image_1": f"ex_{i}_img_1", "caption_0": f"not a {b} but a {a}",
-         "caption_1": f"not a {a} but a {b}", "collapsed_tag": tag}
-        for i, (a, b, tag) in enumerate([("cat", "dog", "Object"), ("owl", "bee", "Relation")])
-    ]  # fmt: skip
-    pictures = {"images/ex_0_img_0.png": "cat", "images/ex_0_img_1.png": "dog"}
-    return {"examples.jsonl": jsonl(*examples), **pictures} | {
-        "images/ex_1_img_0.png": "owl", "images/ex_1_img_1.png": "bee",
-    }  # fmt: skip
-
-
-PLACES = [("Kenya", "af"), ("Peru", "am")]
+    examples, pictures = [], {}
+    for i, (a, b, tag) in enumerate([("cat", "dog", "Object"), ("owl", "bee", "Relation")]):
+        images = {"image_0": f"ex_{i}_img_0", "image_1": f"ex_{i}_img_1"}
+        captions = {"caption_0": f"not a {b} but a {a}", "caption_1": f"not a {a} but a {b}"}
+        examples.append({"id": i, **images, **captions, "collapsed_tag": tag})
+        pictures |= {f"images/ex_{i}_img_0.png": a, f"images/ex_{i}_img_1.png": b}
+    return {"examples.jsonl": jsonl(*examples), **pictures}
 
 
 def dollar_street(name: str) -> Files:
     rows, pictures = ["id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id"], {}
     for i in range(14):
-        country, region = PLACES[i % 2]
-        word, index = (("tench", 0), ("goldfish", 1))[i // 7]
+        word = ("tench", "goldfish")[i // 7]
         path = f"assets/{i:024x}/{i:024x}.jpg"
-        rows.append(f'{i:024x},{country},{region},{40 * (i + 1)},{path},"[{index}, {998 + i % 2}]"')
+        place = ("Kenya,af", "Peru,am")[i % 2]
+        rows.append(f'{i:024x},{place},{40 * (i + 1)},{path},"[{i // 7}, {998 + i % 2}]"')
         pictures[path] = word
-    return {"images_v2_imagenet_test.csv": "\n".join(rows) + "\n", **pictures}
+    return {"images_v2_imagenet_test.csv": lines_of(*rows), **pictures}
 
 
 def geode(name: str) -> Files:
     rows, pictures = ["file_path,object,region,ip_country"], {}
     for i in range(14):
-        country, region = (("Nigeria", "Africa"), ("Italy", "Europe"))[i % 2]
+        region, country = (("Africa", "Nigeria"), ("Europe", "Italy"))[i % 2]
         thing = ("stove", "hat")[i // 7]
         rows.append(f"{region}/{i}.jpg,{thing},{region},{country}")
         pictures[f"images/{region}/{i}.jpg"] = thing
-    return {"index.csv": "\n".join(rows) + "\n", **pictures}
+    return {"index.csv": lines_of(*rows), **pictures}
 
 
 def landmarks(name: str) -> Files:
-    pairs = {"0a1b2c3d4e5f6071": ("tower", "7"), "1f2e3d4c5b6a7980": ("bridge", "12")}
-    solution = ["id,landmarks,Usage", *(f"{key},{landmark},Public" for key, (_, landmark) in pairs.items())]
-    names = ["landmark_id,category", *(
-        f"{landmark},http://commons.wikimedia.org/wiki/Category:Great_{word.title()}"
-        for word, landmark in pairs.values()
-    )]  # fmt: skip
-    pictures = {f"test/{key[0]}/{key[1]}/{key[2]}/{key}.jpg": word for key, (word, _) in pairs.items()}
+    wiki = "http://commons.wikimedia.org/wiki/Category:Great"
     return {
-        "recognition_solution_v2.1.csv": "\n".join([*solution, "ffffffffffffffff,,Private"]) + "\n",
-        "train_label_to_category.csv": "\n".join(names) + "\n",
-        **pictures,
+        "recognition_solution_v2.1.csv": "id,landmarks,Usage\n0a1b2c3d4e5f6071,7,Public\n1f2e3d4c5b6a7980,12,Public\n"
+        "ffffffffffffffff,,Private\n",
+        "train_label_to_category.csv": f"landmark_id,category\n7,{wiki}_Tower\n12,{wiki}_Bridge\n",
+        "test/0/a/1/0a1b2c3d4e5f6071.jpg": "tower",
+        "test/1/f/2/1f2e3d4c5b6a7980.jpg": "bridge",
     }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import struct
-import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tars import tar_of
 
 SQUARE = '<path fill="#d3d3d3" d="M2 2h20v28H2z"/>'
 XML = """<?xml version="1.0" encoding="UTF-8" ?>
@@ -92,9 +92,5 @@ def write_appstream(folder: Path, catalogue: str, icons: Mapping[str, bytes]) ->
     folder.mkdir(parents=True, exist_ok=True)
     with gzip.open(folder / "main_Components-amd64.yml.gz", "wt", encoding="utf-8") as file:
         file.write(catalogue)
-    with tarfile.open(folder / "main_icons-128x128.tar.gz", "w:gz") as tar:
-        for name, content in icons.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
+    (folder / "main_icons-128x128.tar.gz").write_bytes(tar_of(icons, "w:gz"))
     return folder

@@ -11,8 +11,9 @@ import pytest
 
 import entry_lists
 from entry_lists import build, manifest_of, words
-from served import Server, tar_of
+from served import Server
 from served import server as server  # the fixture
+from tars import tar_of
 from worldclip.config import Recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.metadata.config import MetadataConfig

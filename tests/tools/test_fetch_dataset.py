@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 
-from served import Server, server, tar_of
+from served import Server, server
+from tars import tar_of
 from worldclip.core.download import Broken, Client
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.evaluate.datasets import captions, webdataset

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from served import Server, server, tar_of
+from served import Server, server
+from tars import tar_of
 from upstream import files_of, is_image, write_miniature
 from worldclip.cli import main
 from worldclip.evaluate import catalog, datasets
