@@ -111,6 +111,7 @@ def work(world: World, barrier: Barrier, found: multiprocessing.Queue) -> None:
         languages=names,
         list_digests=world.digests,
         lid_digest="",
+        table=recipe.languages.table,
     )
     match.identify(world.texts.slice(0, 1000))  # the language model is part of a worker
     warm = Matcher(["a b", "c"], PROFILE)

@@ -46,10 +46,6 @@ class Recipe(Config):
                 "or remove the weights",
             )
 
-    def take_effect(self) -> None:
-        """Make the languages that the recipe adds known to all sections."""
-        self.languages.take_effect()
-
 
 assert tuple(section.name for section in dataclasses.fields(Recipe)) == SECTIONS
 

@@ -121,7 +121,6 @@ def run_stages(
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
-    config.take_effect()  # another recipe may have been loaded since
     context = Run(
         dir=run_dir,
         sections=sections_of(config),

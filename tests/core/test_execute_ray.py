@@ -27,8 +27,8 @@ from worldclip.cli import main
 from worldclip.core.errors import MissingPackage, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard, create_executor, repeatable
 from worldclip.core.execute import ray as ray_executor
-from worldclip.language import table as languages
 from worldclip.language.config import AddedLanguage
+from worldclip.language.table import Languages
 
 pytest.importorskip("ray")
 
@@ -60,16 +60,13 @@ def test_only_the_failed_shard_is_retried(run_map, tmp_path: Path) -> None:
     assert calls(tmp_path)[5:] == ["002.tar"]
 
 
-def name_of_kea(shard: Shard) -> dict:
+def name_of_kea(languages: Languages, shard: Shard) -> dict:
     return {"name": languages.get("kea").name}
 
 
-def test_nodes_know_the_languages_that_the_recipe_adds(run_map) -> None:
-    languages.use_added([AddedLanguage(name="Kabuverdianu", script="Latn").row("kea")])
-    try:
-        assert {report["name"] for report in run_map(name_of_kea)} == {"Kabuverdianu"}
-    finally:
-        languages.use_added(())
+def test_nodes_get_the_languages_of_the_recipe_with_their_work(run_map) -> None:
+    added = Languages((AddedLanguage(name="Kabuverdianu", script="Latn").row("kea"),))
+    assert {report["name"] for report in run_map(partial(name_of_kea, added))} == {"Kabuverdianu"}
 
 
 def divide(out: Path, shard: Shard) -> dict:

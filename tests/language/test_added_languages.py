@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -16,9 +18,15 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import Run
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.processes import Sweep
 from worldclip.language import segment
 from worldclip.language import table as languages
+from worldclip.language.config import languages_of
+from worldclip.language.table import INSTALLED
+from worldclip.metadata.config import MetadataConfig
 from worldclip.tools import inspect_metadata
 from worldclip.tools.list_languages import list_languages
 from worldclip.tools.list_languages import to_text as list_to_text
@@ -26,14 +34,6 @@ from worldclip.tools.pack import pack, unpack
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 QUIET = LocalExecutor(quiet=True)
-
-
-@pytest.fixture(autouse=True)
-def no_added_languages():
-    """Begin and end with the installed languages alone."""
-    languages.use_added(())
-    yield
-    languages.use_added(())
 
 
 def sections(folder: Path, **added: Any) -> dict[str, Any]:
@@ -67,38 +67,80 @@ def test_added_language_goes_from_metadata_to_the_report_in_two_processes(world:
     two_processes = LocalExecutor(workers=2, quiet=True)
     for until, executor in {"pool": QUIET, "match": two_processes, "curate": QUIET}.items():
         worldclip.run(recipe, run, until=until, executor=executor)
-    languages.use_added(())  # as a new process finds the run
     matched = read_json(layout.report_json(run / "match"))["texts"]
     assert matched["kea"]["matched"] == matched["en"]["matched"] == 20
     assert require_manifest(run, "match")["lists"] == {"en": 2, "kea": 2}
     assert read_json(layout.thresholds(run))["lists"]["kea"]["num_matches"] == 20
     assert "Kabuverdianu" in layout.report_html(run).read_text(encoding="utf-8")
-    assert load_recipe(run).languages.add["kea"].row("kea") == languages.get("kea")
+    assert load_recipe(run).languages.add["kea"].row("kea") == languages_of(run).get("kea")
 
 
 def test_commands_on_a_run_know_its_languages(world: Path) -> None:
     worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
-    languages.use_added(())
     _, text = inspect_metadata.inspect(world / "run/metadata", "kea", "pexe")
     assert "Kabuverdianu" in text
-    languages.use_added(())
     rows = list_languages(world / "run", find="kea")
     assert "your own list" in list_to_text(rows)
     assert [(row["name"], row["entries"]) for row in rows] == [("Kabuverdianu", 2)]
-    languages.use_added(())
     with pytest.raises(UserError, match="no such name"):
         list_languages(find="kea")
 
 
-def test_another_recipe_forgets_the_language(world: Path) -> None:
+def test_another_recipe_does_not_know_the_language(world: Path) -> None:
     values = sections(world)
-    load_recipe(values)
-    assert languages.from_lid("kea_Latn", "glotlid") == "kea"
+    assert load_recipe(values).languages.table.from_lid("kea_Latn", "glotlid") == "kea"
     values["languages"] = {"codes": ["kea"]}
     with pytest.raises(UserError, match=r'unknown language "kea"; .*\[languages.add.kea\]') as refused:
         load_recipe(values)
     assert len(refused.value.problems) == 2  # languages.codes and metadata.lists
     assert languages.from_lid("kea_Latn", "glotlid") == languages.OTHER
+
+
+def test_recipes_of_two_threads_do_not_see_each_others_languages(world: Path) -> None:
+    """Both add the label kea, each under its own code; they meet before each stage, so that they work at once."""
+    (world / "crioulo.txt").write_text("mar\n", encoding="utf-8")
+    barrier = Barrier(2)
+
+    def matched_texts(code: str) -> dict[str, int]:
+        values = sections(world, **{code: KEA | {"name": f"Language {code}"}})
+        values["languages"]["codes"] = ["en", code]
+        values["metadata"]["lists"] = {lang: str(world / f"{lang}.txt") for lang in ("en", code)}
+        recipe = load_recipe(values)
+        for until in ("pool", "metadata", "match"):
+            barrier.wait(60)
+            worldclip.run(recipe, world / code, until=until, executor=QUIET)
+        texts = read_json(layout.report_json(world / code / "match"))["texts"]
+        return {lang: counts["matched"] for lang, counts in texts.items()}
+
+    with ThreadPoolExecutor(2) as threads:
+        of_kea, of_crioulo = threads.map(matched_texts, ("kea", "crioulo"))
+    assert of_kea == {"en": 20, "kea": 20}
+    assert of_crioulo == {"en": 20, "crioulo": 20}
+    for code, other in (("kea", "crioulo"), ("crioulo", "kea")):
+        page = layout.report_html(world / code).read_text(encoding="utf-8")
+        assert f"Language {code}" in page
+        assert f"Language {other}" not in page
+
+
+def test_processes_of_an_evaluation_get_the_languages_with_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "filenames.txt").write_text("1.png\n", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_bytes(b"image")
+    (tmp_path / "kea_Latn.txt").write_text("un pexe\n", encoding="utf-8")
+    config = EvaluateConfig(datasets=("own",), folders={"own": f"lines:{tmp_path}"})
+    for added in (load_recipe(sections(tmp_path) | {"metadata": {}}).languages.table, INSTALLED):
+        sweep = pickle.loads(pickle.dumps(Sweep("model", {}, config, tmp_path, added)))
+        assert sweep.load_datasets()["own"].languages == (("kea",) if added.added else ("kea_Latn",))
+
+
+def test_section_of_a_recipe_is_checked_against_its_languages(world: Path) -> None:
+    values = sections(world)
+    run = Run(dir=world, sections=values)
+    assert set(run.section(MetadataConfig).lists) == {"en", "kea"}
+    del values["languages"]["add"]
+    values["languages"]["codes"] = ["en"]
+    with pytest.raises(UserError, match=r'metadata.lists.kea = ".*kea.txt": unknown language; worldclip languages'):
+        run.section(MetadataConfig)
 
 
 def test_all_mistakes_of_added_languages_are_named_at_once(world: Path) -> None:
@@ -165,21 +207,9 @@ def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> Non
 def test_pack_describes_its_added_languages(world: Path) -> None:
     worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
     pack(world / "run", world / "lists.tar")
-    languages.use_added(())
     unpack(str(world / "lists.tar"), world / "mine", QUIET)
     assert load_recipe(world / "mine", ["pool.path=.", "balance.tail_fraction=0.1"]).languages.add["kea"].name
     values = sections(world)
     values["languages"], values["metadata"] = {}, {"pack": str(world / "lists.tar")}
     with pytest.raises(UserError, match=r"unknown languages kea; add them to the recipe \(\[languages.add.kea\]\)"):
         worldclip.run(load_recipe(values), world / "other", until="metadata", executor=QUIET)
-
-
-def name_of_kea(shard: Shard) -> dict[str, Any]:
-    return {"name": languages.get("kea").name}
-
-
-def test_workers_get_the_languages_of_the_process_that_starts_them(tmp_path: Path) -> None:
-    load_recipe(sections(tmp_path) | {"metadata": {}})
-    shards = [Shard(name=f"{n}", path="") for n in range(2)]
-    run_map = partial(LocalExecutor(workers=2, quiet=True).map, label="x", done_dir=tmp_path / "done", key={})
-    assert [report["name"] for report in run_map(name_of_kea, shards)] == ["Kabuverdianu"] * 2

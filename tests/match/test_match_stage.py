@@ -29,6 +29,7 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.language.table import INSTALLED
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
 
@@ -294,11 +295,10 @@ def test_first_match_of_an_installation_compiles_once_and_says_so(
 
 def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
     labels = {"sw": 120, "de": 30, "__label__yue": 2, "ace_Latn": 9, "en": 4}
-    assert missing_lists(labels, ["en"]) == (
+    assert missing_lists(labels, ["en"], INSTALLED) == (
         "sw 120 (metadata.sources: cldr), de 30 (metadata.sources: wordfreq and cldr), "
         "ace 9 (metadata.lists.ace = FILE), zh 2 (metadata.sources: wordfreq and cldr)"
     )
-    assert missing_lists({"en": 4}, ["en"]) == ""
-    assert missing_lists(dict.fromkeys(["de", "fr", "it", "es", "pt", "nl", "sv", "da", "fi"], 1), []).endswith(
-        ", 1 more"
-    )
+    assert missing_lists({"en": 4}, ["en"], INSTALLED) == ""
+    nine = dict.fromkeys(["de", "fr", "it", "es", "pt", "nl", "sv", "da", "fi"], 1)
+    assert missing_lists(nine, [], INSTALLED).endswith(", 1 more")

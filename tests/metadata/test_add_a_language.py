@@ -13,7 +13,6 @@ from pathlib import Path
 import entry_lists
 from entry_lists import build, write_lists, write_texts
 from worldclip.config import load_recipe
-from worldclip.language import table as languages
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "add_a_language"
@@ -65,7 +64,6 @@ def test_row_of_the_table_is_the_one_of_the_recipe() -> None:
     columns = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
     (row,) = csv.DictReader([columns, table.read_text(encoding="utf-8")])
     added = load_recipe(EXAMPLE / "recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
-    languages.use_added(())
     assert (row["code"], row["name"], row["script"], row["family"]) == (
         added.code,
         added.name,
@@ -91,6 +89,5 @@ def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> No
     config = {"sources": ["unigram", "list"], "dumps": str(tmp_path / "dumps")}
     loaded = entry_lists.recipe(["kea", "sw"], {"languages": {"add": added}}, lists=lists, **config)
     report = build(loaded, tmp_path / "run")
-    languages.use_added(())
     by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}
     assert by_source == {"kea": {"list": 1}, "sw": {"unigram": 1}}

@@ -13,6 +13,7 @@ from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import task_result
 from worldclip.evaluate.stage import _gallery_languages, evaluate_model
+from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
 from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.report import by_language, write_evaluation
@@ -36,7 +37,9 @@ def evaluate(tmp_path, monkeypatch):
     def run(model, name, **values):
         words = [f"word{i}" for i in range(12)]
         monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
-        monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words, LANGUAGES))
+        monkeypatch.setattr(
+            datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words, LANGUAGES)
+        )
         evaluate_model("me/model", EvaluateConfig(datasets=("emoji_base",), **values), tmp_path / name)
         return tmp_path / name
 
@@ -70,14 +73,14 @@ def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypa
 
 def test_language_codes_of_datasets_are_resolved():
     codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
-    assert [getattr(find_language(code), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
-    assert [language.script for language in known_languages(["th", "klingon"]).values()] == ["Thai"]
+    assert [getattr(find_language(code, INSTALLED), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
+    assert [language.script for language in known_languages(["th", "klingon"], INSTALLED).values()] == ["Thai"]
 
 
 def test_few_languages_make_no_means_by_family_and_no_published_numbers_no_section():
     _, numbers = sections_of("zeroshot_classification", [record("en", acc1=0.5), record("de", acc1=0.5)])
     assert "by family" not in numbers
-    assert languages_section({}) is None
+    assert languages_section({}, INSTALLED) is None
     assert published_section({"datasets": {}}) is None
 
 
@@ -86,7 +89,7 @@ def sections_of(task, records, name="set"):
     records = [{**record, "dataset": name, "task": task} for record in records]
     result = task_result(name, task, {record["lang"]: record for record in records})
     datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
-    return results_section({"datasets": datasets}).body, languages_section(datasets).body
+    return results_section({"datasets": datasets}).body, languages_section(datasets, INSTALLED).body
 
 
 def cells(body):
@@ -164,7 +167,7 @@ def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeyp
 
     words = [f"word{i}" for i in range(6)]
     monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
-    monkeypatch.setattr(datasets, "load", lambda name, config, run_dir: word_dataset(name, words))
+    monkeypatch.setattr(datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words))
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--datasets", "emoji_base"]
     assert main([*arguments, "--clip-benchmark", str(tmp_path / "json")]) == 0
     assert "### emoji_base" in capsys.readouterr().out
@@ -206,10 +209,10 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
 
 def test_gallery_shows_a_language_of_each_script_english_first() -> None:
     codes = ["ab", "am", "ar", "bg", "de", "el", "en", "hi", "ka", "ko", "ru", "sw", "th", "ti", "yo", "zh", "xx_Xxxx"]
-    chosen = _gallery_languages(codes)
+    chosen = _gallery_languages(codes, INSTALLED)
     assert chosen[0] == "en"
     assert len(chosen) == 10
-    scripts = [find_language(code).script for code in chosen]
+    scripts = [find_language(code, INSTALLED).script for code in chosen]
     assert len(set(scripts)) == 10
     assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
-    assert _gallery_languages([]) == []
+    assert _gallery_languages([], INSTALLED) == []

@@ -22,7 +22,7 @@ def lid_section(codes, recall_of, **more):
     truth = {code: {"other": 90 - n, "no_language": 10, code: n} for code, n in found.items()}
     recalls = {code: row.get(code, 0) / 100 for code, row in truth.items()}
     report = {"texts": {}, "truth": truth, "lid_recall": recalls, **more}
-    return match.sections(report)[-1].body
+    return match.sections(report, languages.INSTALLED)[-1].body
 
 
 def test_lost_texts_of_many_languages_are_cells_the_worst_first():
@@ -48,7 +48,7 @@ def test_lost_texts_of_few_languages_are_bars():
 def test_what_was_kept_shows_the_largest_languages_and_folds_the_others():
     row = {"pairs_in": 10, "pairs_out": 5, "sampled_out": 5, "expected_pairs": 5.0}
     report = {"text_policy": "all", "languages": dict.fromkeys(CODES, row), "effect": {}, "samples": {}}
-    first = curate.sections(report)[0].body
+    first = curate.sections(report, languages.INSTALLED)[0].body
     assert rows_in_sight(first) == curate.MAX_BARS
     assert first.count("<code>") == 2 * len(CODES)
 
@@ -62,7 +62,7 @@ def test_thresholds_and_head_entries_fold_small_lists():
     }
     report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(CODES, curve),
               "top_entries": {code: [entry] * 12 for code in CODES}}  # fmt: skip
-    thresholds, heads = balance.sections(report, None)
+    thresholds, heads = balance.sections(report, None, languages.INSTALLED)
     assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
     assert thresholds.body.count('<td class="n">10.0%</td>') == len(CODES)
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)

@@ -254,8 +254,7 @@ def test_what_cannot_be_watched_is_said_at_once(training, flags, words, capfd):
 
 
 def test_one_process_watches_a_run(training, tmp_path, capfd):
+    recipe = load_recipe(str(training.run_dir))
     with RunLock(training.run_dir, name=".watch.lock"), pytest.raises(UserError, match="in use by process"):
-        watch.watch(
-            training.run_dir, *(getattr(load_recipe(str(training.run_dir)), name) for name in ("train", "evaluate"))
-        )
+        watch.watch(training.run_dir, recipe.train, recipe.evaluate, recipe.languages.table)
     assert main(["evaluate", str(tmp_path / "no.toml"), "--watch"]) == 2

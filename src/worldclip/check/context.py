@@ -10,6 +10,7 @@ from worldclip.check.config import CheckConfig
 from worldclip.check.hashing import HashKind
 from worldclip.core.execute import Shard
 from worldclip.core.settings import to_dict
+from worldclip.language.table import Languages
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 
@@ -20,6 +21,7 @@ class CheckContext:
 
     pool: PoolConfig
     lid_model: str
+    languages: Languages
     config: CheckConfig
     folder: Path
     kind: HashKind

@@ -149,7 +149,8 @@ def _apply_text_rules(
         labelled = np.arange(len(rows)) if rules.languages else first_text
         stated = None if texts.lang is None else texts.lang.take(pa.array(rows[labelled]))
         langs = np.full(len(rows), UNKNOWN, object)
-        langs[labelled] = languages_of(usable.take(pa.array(labelled)), stated, context.lid_model)
+        usable_labelled = usable.take(pa.array(labelled))
+        langs[labelled] = languages_of(usable_labelled, stated, context.lid_model, context.languages)
     verdicts.lang[keys] = langs[first_text]
 
     reason, detail = reject(usable, langs, rules)

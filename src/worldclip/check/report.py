@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from worldclip.check.duplicates import BYTE_DUPLICATE
 from worldclip.check.shown import REFUSED, Images, ReadImage, Removed, evaluation_set
 from worldclip.check.similarity import Similarities
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count
 from worldclip.report.page import (
@@ -25,6 +26,7 @@ from worldclip.report.page import (
     folded,
     grid,
     lang_name,
+    language_column,
     legend,
     note,
     write_page,
@@ -78,7 +80,9 @@ class CheckReport(TypedDict):
     similarity: NotRequired[Similarities]
 
 
-def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadImage]) -> None:
+def write_report(
+    folder: Path, report: CheckReport, readers: Mapping[str, ReadImage], languages: Languages = INSTALLED
+) -> None:
     """Write folder/report.html from the report and the lists in the folder.
 
     readers: functions from an image's name to its bytes, for evaluation sets whose hash files have no offsets.
@@ -88,9 +92,9 @@ def write_report(folder: Path, report: CheckReport, readers: Mapping[str, ReadIm
     sections = [
         _summary(report),
         *_groups(report, removed, images),
-        _languages(report["counts"]["by_language"]),
+        _languages(report["counts"]["by_language"], languages),
         *_rejected_texts(report["texts"]),
-        *_similarities(report.get("similarity")),
+        *_similarities(report.get("similarity"), languages),
         *_decontamination(folder, report, removed),
         *_gallery(report["counts"]["removed"], removed, images),
         *_distances(report, removed),
@@ -133,7 +137,7 @@ def _rejected_texts(texts: Texts) -> list[Section]:
     return [Section("Rejected texts", lead, to_html(Table(columns, rows)))]
 
 
-def _similarities(similarities: Similarities | None) -> list[Section]:
+def _similarities(similarities: Similarities | None, languages: Languages) -> list[Section]:
     """Return the distribution of similarities by language, the largest first."""
     if similarities is None:
         return []
@@ -144,7 +148,7 @@ def _similarities(similarities: Similarities | None) -> list[Section]:
         deciles = [row["deciles"][at] for at in (0, 4, 8)]
         rows.append([lang, row["texts"], *deciles, row["threshold"], row["below"], _share(row["below"], row["texts"])])
     columns = [
-        text_column("language", lang_name),
+        language_column("language", languages),
         Column("texts", count),
         *columns_of(("10%", "median", "90%", "threshold"), "{:.4f}".format),
         Column("below", count),
@@ -159,17 +163,17 @@ def _similarities(similarities: Similarities | None) -> list[Section]:
     return [Section("Similarity", lead, join(body))]
 
 
-def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
+def _languages(by_language: Mapping[str, Mapping[str, int]], languages: Languages) -> Section:
     """Return what became of the pairs of each language, the largest first."""
     rules = sorted({rule for counts in by_language.values() for rule in counts} - {"valid"})
     langs = sorted(by_language, key=lambda lang: (-sum(by_language[lang].values()), lang))
     ends = {"valid": "var(--s1)", **{rule: _colour(i) for i, rule in enumerate(rules)}}
-    rows = [_language_bar(lang, by_language[lang], ends) for lang in langs]
+    rows = [_language_bar(lang, by_language[lang], ends, languages) for lang in langs]
     numbers = []
     for lang in langs:
         counts = by_language[lang]
         numbers.append([lang, sum(counts.values()), *(counts.get(end) for end in ends)])
-    columns = [text_column("language", lang_name), *columns_of(("pairs", *ends), count)]
+    columns = [language_column("language", languages), *columns_of(("pairs", *ends), count)]
     body = [
         legend((colour, end) for end, colour in ends.items()),
         first_and_more(rows, MAX_LANGUAGES, "more languages", bars),
@@ -178,13 +182,13 @@ def _languages(by_language: Mapping[str, Mapping[str, int]]) -> Section:
     return Section("By language", "What became of the pairs; bars show shares within a language.", join(body))
 
 
-def _language_bar(lang: str, counts: Mapping[str, int], ends: Mapping[str, str]) -> Bar:
+def _language_bar(lang: str, counts: Mapping[str, int], ends: Mapping[str, str], languages: Languages) -> Bar:
     total = sum(counts.values())
     parts = []
     for end, colour in ends.items():
         if counts.get(end):
             parts.append((counts[end] / total, colour, f"{count(counts[end])} {end}"))
-    return Bar(label=lang_name(lang), parts=parts, note=f"{count(counts.get('valid', 0))} of {count(total)}")
+    return Bar(label=lang_name(lang, languages), parts=parts, note=f"{count(counts.get('valid', 0))} of {count(total)}")
 
 
 def _distances(report: CheckReport, removed: Removed) -> list[Section]:

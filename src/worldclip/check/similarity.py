@@ -110,7 +110,7 @@ def _measure_shard(shard: Shard, *, context: CheckContext) -> Report:
     columns = {
         "key": key,
         "text_idx": text_idx,
-        "lang": pa.array(languages_of(texts, stated, context.lid_model), pa.string()),
+        "lang": pa.array(languages_of(texts, stated, context.lid_model, context.languages), pa.string()),
         "similarity": pa.array(similarity, pa.float32(), mask=np.isnan(similarity)),
     }
     write_table(context.table_path("similarity", shard), pa.table(columns), SIMILARITIES)

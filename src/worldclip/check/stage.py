@@ -162,6 +162,7 @@ def _plan(
     context = CheckContext(
         pool=run.section(PoolConfig),
         lid_model=run.section(LanguagesConfig).lid_model,
+        languages=run.section(LanguagesConfig).table,
         config=rules,
         folder=folder,
         kind=kind,
@@ -279,7 +280,7 @@ def _check(work: _Work) -> Result:
     }
     if similarities is not None:
         report["similarity"] = similarities
-    write_report(context.folder, report, work.sets.readers())
+    write_report(context.folder, report, work.sets.readers(), context.languages)
     return Result(report=report, counts=counts)
 
 

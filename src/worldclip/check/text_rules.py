@@ -15,9 +15,9 @@ from worldclip.core.arrow import string_buffers
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.kernels.compiled import compiled
-from worldclip.language import table as languages
 from worldclip.language.assign import code_of_stated
 from worldclip.language.identify import Identifier
+from worldclip.language.table import INSTALLED, Languages, scheme_of
 from worldclip.match import Matcher
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 
@@ -151,19 +151,21 @@ def read_lines(file: str) -> list[str]:
     return [line for line in stripped if line and not line.startswith("#")]
 
 
-def languages_of(texts: pa.Array, stated: pa.Array | None, lid_model: str) -> np.ndarray:
+def languages_of(
+    texts: pa.Array, stated: pa.Array | None, lid_model: str, languages: Languages = INSTALLED
+) -> np.ndarray:
     """Return our code of each text's language, (n,) object; UNKNOWN if it has no label.
 
     stated: labels of the pool (pool.lang); None: those of the language-identification model.
     """
     if stated is not None:
         encoded, ours = stated.dictionary_encode(), languages.by_code()
-        names = [code_of_stated(label, ours) for label in encoded.dictionary.to_pylist()]
+        names = [code_of_stated(label, ours, languages) for label in encoded.dictionary.to_pylist()]
         labels: np.ndarray = np.array([*names, UNKNOWN], object)[_numpy(pc.fill_null(encoded.indices, len(names)))]
         return labels
     identifier = _load_identifier(lid_model)
     label_ids, _ = identifier.predict_ids(texts)  # -1 for a blank text, which indexes UNKNOWN
-    scheme = languages.scheme_of(identifier.labels[0])
+    scheme = scheme_of(identifier.labels[0])
     codes = [languages.from_lid(label, scheme) for label in identifier.labels]
     identified: np.ndarray = np.array([*codes, UNKNOWN], object)[label_ids]
     return identified

@@ -153,8 +153,7 @@ def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
 
     if not layout.is_run(run_dir):
         raise UserError(f"{run_dir} is not the folder of a run; start the training first: worldclip train {run_dir}")
-    recipe.take_effect()
-    watch(run_dir, recipe.train, recipe.evaluate)
+    watch(run_dir, recipe.train, recipe.evaluate, recipe.languages.table)
     return None, ""
 
 

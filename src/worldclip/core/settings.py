@@ -10,12 +10,13 @@ import copy
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,6 +38,9 @@ SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "trai
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
+SectionOf = Callable[[type], Any]  # the class of a section's config -> that section of a recipe
+
+
 class Config:
     """Base of all configs, frozen dataclasses: reports every problem of its values and of nested configs."""
 
@@ -45,14 +49,22 @@ class Config:
 
     def problems(self) -> list[str]:
         """Return every problem, each with key, value and remedy; empty where the config is valid."""
-        return list(_iter_problems(self, _prefix(type(self)), frozenset()))
+        return list(_iter_problems(self, _prefix(type(self)), frozenset(), _sections_in(self)))
 
     def own_problems(self) -> Problems:
         """Yield the problems that no mark states: keys that contradict each other, files that do not exist."""
         return iter(())
 
-    def take_effect(self) -> None:
-        """Set what all checks and stages read from the process: called after loading, before the checks."""
+    def problems_with_others(self, section_of: SectionOf) -> Problems:
+        """Yield the problems of this section with others of its recipe; section_of: returns one by its class."""
+        return iter(())
+
+
+def _sections_in(config: Any) -> SectionOf | None:
+    """Return how a whole recipe finds its sections; None for a config that is none."""
+    if section_name(type(config)):
+        return None
+    return lambda cls: getattr(config, section_name(cls))
 
 
 def section_name(cls: type) -> str:
@@ -120,6 +132,7 @@ def load_config(
     folder: Path | None = None,
     *,
     is_final: bool = True,
+    section_of: SectionOf | None = None,
 ) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
@@ -129,6 +142,7 @@ def load_config(
     right type: a misspelled key is reported without its consequences.
     is_final: False for values that flags may still replace: only unknown keys and wrong types are problems, and the
     caller asks for `problems` afterwards.
+    section_of: returns another section of the recipe, by its class, where `cls` is one section of it.
     """
     values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
     loader = _Loader()
@@ -139,8 +153,10 @@ def load_config(
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
     config: Config = loader.build(cls, values, _prefix(cls))
-    config.take_effect()
-    problems = [*loader.problems, *_iter_problems(config, _prefix(cls), loader.broken)]
+    problems = [
+        *loader.problems,
+        *_iter_problems(config, _prefix(cls), loader.broken, section_of or _sections_in(config)),
+    ]
     if loader.problems or (problems and is_final):
         raise UserError(problems)
     return config
@@ -335,7 +351,7 @@ _CREDENTIAL = (
 _UNSAFE = "must not be empty, begin with / or contain .."
 
 
-def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
+def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: SectionOf | None) -> Iterator[str]:
     """Yield violated bounds, then the config's own problems unless it, or a config in it, is `broken`."""
     are_choices_valid = True
     for name, (hint, marks) in _fields(config.__class__).items():
@@ -347,13 +363,14 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str]) -> Iterator[str]:
         items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
         for key, item in items.items():
             if isinstance(item, Config):
-                yield from _iter_problems(item, f"{prefix}{key}.", broken)
+                yield from _iter_problems(item, f"{prefix}{key}.", broken, section_of)
             elif text := _violation(hint, marks, item):
                 yield _message(f"{prefix}{key}", item, text)
                 names_no_item = any(isinstance(mark, ItemOf) and mark.violation(item) for mark in marks)
                 are_choices_valid &= typing.get_origin(hint) is not Literal and not names_no_item
     if are_choices_valid and not any(place.startswith(prefix) for place in broken):
-        for key, text in config.own_problems():
+        with_others = config.problems_with_others(section_of) if section_of is not None else ()
+        for key, text in itertools.chain(config.own_problems(), with_others):
             name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
             value = getattr(config, name, None)
             value = value.get(item) if isinstance(value, dict) else value

@@ -8,12 +8,24 @@ from typing import Any
 
 from worldclip.evaluate.compare import Arm, ComparedLanguage, ComparedMetric, Comparison
 from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, image_text
+from worldclip.language.table import INSTALLED
 from worldclip.report.by_language import MAX_BARS
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.evaluate import bold_flagged
 from worldclip.report.html import Html, join, tag
 from worldclip.report.metrics import metric_name, task_info, task_name
-from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend, note, write_page
+from worldclip.report.page import (
+    Bar,
+    Section,
+    bars,
+    figure,
+    folded,
+    lang_name,
+    language_column,
+    legend,
+    note,
+    write_page,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html, to_markdown
 
 NUM_COLOURS = 6  # of a chart
@@ -165,7 +177,7 @@ def _languages_part(arms: Sequence[Arm], rows: Sequence[ComparedLanguage]) -> Ht
     is_share = task_info(first["task"]).is_share
     if is_share and len(rows) <= MAX_BARS:
         return join([heading, colours, bars(bar for row in rows for bar in _language_bars(arms, row))])
-    numbers = to_html(_language_table(arms, rows, text_column("language", lang_name)))
+    numbers = to_html(_language_table(arms, rows, language_column("language", INSTALLED)))
     chart = figure(remark, "%" if is_share else "", _language_chart(arms, rows))
     return join([heading, colours, chart, folded(f"{len(rows)} languages in numbers", numbers)])
 
@@ -174,7 +186,9 @@ def _language_bars(arms: Sequence[Arm], row: ComparedLanguage) -> Iterator[Bar]:
     number = task_info(row["task"]).number
     for i, (arm, value) in enumerate(zip(arms, row["values"], strict=True)):
         hover = f"{arm.name}: {number(value)}%"
-        yield Bar(label="" if i else lang_name(row["lang"]), parts=[(value, _colour(i), hover)], note=number(value))
+        yield Bar(
+            label="" if i else lang_name(row["lang"], INSTALLED), parts=[(value, _colour(i), hover)], note=number(value)
+        )
 
 
 def _language_chart(arms: Sequence[Arm], rows: Sequence[ComparedLanguage]) -> Html:

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.contracts.records import read_results
-from worldclip.core import process_values
 from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
@@ -28,6 +27,7 @@ from worldclip.core.execute.shards import cause_of_death
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.tasks import Dataset
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.results import ResultRecord
 
 
@@ -41,6 +41,13 @@ class Sweep:
     config: EvaluateConfig
     run_dir: Path
     """The folder with the emoji pool."""
+    languages: Languages = INSTALLED
+    """Of the recipe."""
+
+    def load_datasets(self) -> dict[str, Dataset]:
+        """Return the datasets by name."""
+        names = self.config.dataset_names
+        return {name: datasets.load(name, self.config, self.run_dir, self.languages) for name in names}
 
 
 @dataclass
@@ -89,7 +96,7 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     device_numbers = context.Queue()
     for number in range(sweep.config.processes):
         device_numbers.put(number)
-    initializer = partial(_start, sweep, folder, device_numbers, process_values.all_values())
+    initializer = partial(_start, sweep, folder, device_numbers)
     workers: set[BaseProcess] = set()
     with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
         try:
@@ -118,21 +125,20 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int], values: Json) -> None:
-    """Load the model and the datasets in a new process; values: of the process that starts it."""
+def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
+    """Load the model and the datasets in a new process."""
     from worldclip.model.load import load
 
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the driver handles it and ends them
     end_with_parent()
-    process_values.replace_values(values)
     _choose_device(device_numbers.get())
     model = load(sweep.source, device=sweep.config.device, preprocess=sweep.config.preprocess_rule)
     _worker = _Worker(
         sweep=sweep,
         folder=folder,
         model=model,
-        datasets={name: datasets.load(name, sweep.config, sweep.run_dir) for name in sweep.config.dataset_names},
+        datasets=sweep.load_datasets(),
         encode_text=engine.TextFeatures(model, sweep.config.batch_size),
         records=engine.by_digest(read_results(folder / "results.jsonl")),
     )

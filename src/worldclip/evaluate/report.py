@@ -11,6 +11,7 @@ from worldclip.contracts.records import Headline, HeldOut, LanguageGroup, Langua
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.interval import languages_interval, mean_interval
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.by_language import MIN_LANGUAGES, known_languages
 from worldclip.report.metrics import CLASSIFICATION, task_info, top_metric
 from worldclip.report.results import ResultRecord, groups_to_average, is_averaged, mean_over_languages
@@ -23,8 +24,13 @@ NUM_NAMES = {"3,000 names or more": 3_000, "1,000 to 3,000 names": 1_000, "200 t
 LEVELS = ("high", "mid", "low")  # of resources, in the order of the report
 
 
-def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> TaskResult:
-    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
+def task_result(
+    dataset: str, task: str, records: Mapping[str, ResultRecord], languages: Languages = INSTALLED
+) -> TaskResult:
+    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it.
+
+    languages: of the recipe.
+    """
     info = task_info(task)
     mean = mean_over_languages(list(records.values()))
     headlines: list[Headline] = []
@@ -41,7 +47,7 @@ def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) ->
         result["plotted"] = info.metrics[0]
         if result["is_averaged"] and info.is_share:
             metric = top_metric(mean["metrics"]) if task == CLASSIFICATION else info.metrics[0]
-            result["groups"] = group_languages(records, metric)
+            result["groups"] = group_languages(records, metric, languages)
     return result
 
 
@@ -89,13 +95,15 @@ def _catalog_metrics(dataset: str) -> tuple[str, ...]:
 # --- groups of languages ----------------------------------------------------------------------------------------------
 
 
-def group_languages(records: Mapping[str, ResultRecord], metric: str) -> dict[str, list[LanguageGroup]]:
+def group_languages(
+    records: Mapping[str, ResultRecord], metric: str, languages: Languages = INSTALLED
+) -> dict[str, list[LanguageGroup]]:
     """Return {what they have in common: [group]} of the languages with `metric` that are in the table of languages.
 
     Empty if there are fewer than MIN_LANGUAGES of them.  Groups are in the order of their sizes; levels of resources
     and numbers of names in their own.
     """
-    known = known_languages([lang for lang, record in records.items() if metric in record["metrics"]])
+    known = known_languages([lang for lang, record in records.items() if metric in record["metrics"]], languages)
     if len(known) < MIN_LANGUAGES:
         return {}
     levels = {lang: row.resource_level for lang, row in known.items()}

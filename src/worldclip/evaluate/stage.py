@@ -21,8 +21,8 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import Dataset
-from worldclip.language import table as languages
-from worldclip.language.config import LanguagesConfig
+from worldclip.language.config import LanguagesConfig, languages_of
+from worldclip.language.table import Language, Languages
 from worldclip.model.clip import device_problems
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.builders import read_held_out
@@ -53,7 +53,8 @@ def _needs(run: Run) -> Iterator[str]:
         if name in held_out and run.section(PoolConfig).build != held_out[name]:
             drawn_by = f'pool.build = "{held_out[name]}"'
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
-    yield from problems_of(_load_all, [name for name in config.dataset_names if name not in held_out], config, run.dir)
+    own_names = [name for name in config.dataset_names if name not in held_out]
+    yield from problems_of(_load_all, own_names, config, run.dir, run.section(LanguagesConfig).table)
 
 
 def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
@@ -82,16 +83,17 @@ def _inputs(run: Run) -> Json:
             inputs[stage] = manifest["digest"]
     held_out = held_out_names()
     own_names = [name for name in config.dataset_names if name not in held_out]
-    return inputs | {dataset.name: dataset.digest for dataset in _load_all(own_names, config, run.dir)}
+    loaded = _load_all(own_names, config, run.dir, run.section(LanguagesConfig).table)
+    return inputs | {dataset.name: dataset.digest for dataset in loaded}
 
 
 def _evaluate(run: Run, job: Job) -> Result:
     config = run.section(EvaluateConfig)
-    codes = run.section(LanguagesConfig).codes
+    section = run.section(LanguagesConfig)
     checkpoint = checkpoint_folder(run.dir)
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
-    sweep = Sweep(checkpoint, model_id, config, run.dir)
-    report = _measure(sweep, job.folder, lambda loaded: _languages(config, codes, loaded))
+    sweep = Sweep(checkpoint, model_id, config, run.dir, section.table)
+    report = _measure(sweep, job.folder, lambda loaded: _languages(config, section.codes, loaded))
     num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
@@ -117,7 +119,9 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Jso
         path = checkpoint
     source_digest = model_digest(path) if path.exists() else digest(str(source))
     model_id = {"model": str(source), "model_digest": source_digest}
-    return _measure(Sweep(source, model_id, config, pool_dir), out, lambda loaded: list(config.languages))
+    return _measure(
+        Sweep(source, model_id, config, pool_dir, languages_of(pool_dir)), out, lambda loaded: list(config.languages)
+    )
 
 
 @contextmanager
@@ -141,7 +145,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     config = sweep.config
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
-    loaded = _load_all(config.dataset_names, config, sweep.run_dir)
+    loaded = _load_all(config.dataset_names, config, sweep.run_dir, sweep.languages)
     records: list[ResultRecord] = []
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
@@ -169,9 +173,13 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
-                "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
+                "tasks": {
+                    task: report.task_result(dataset.name, task, by_lang, sweep.languages)
+                    for task, by_lang in tasks.items()
+                },
             }
-            shown_langs = _gallery_languages([lang for lang in dataset.languages if not langs or lang in langs])
+            wanted = [lang for lang in dataset.languages if not langs or lang in langs]
+            shown_langs = _gallery_languages(wanted, sweep.languages)
             summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs, config.gallery_size)
         by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
         if combinations := report.held_out_combinations(by_lang_of):
@@ -195,13 +203,13 @@ def _about(name: str, run_dir: Path) -> Json:
     return {"about": f"{info.title or name}{origin}."}
 
 
-def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path) -> list[Dataset]:
+def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:
     """Return these datasets.  Raises UserError with the problems of all of them, before any work."""
     loaded: list[Dataset] = []
     problems: list[str] = []
     for name in names:
         try:
-            loaded.append(datasets.load(name, config, run_dir))
+            loaded.append(datasets.load(name, config, run_dir, languages))
         except UserError as error:
             problems += [f"dataset {name}: {problem}" for problem in error.problems]
         except BadShard as error:
@@ -269,7 +277,7 @@ def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Da
     return [*own, *(name for name in (LOCAL, NO_LANGUAGE) if name in available)] if own else []
 
 
-def _gallery_languages(codes: Sequence[str]) -> list[str]:
+def _gallery_languages(codes: Sequence[str], languages: Languages) -> list[str]:
     """Return English, if it is in `codes`, then one language per script, so that the gallery shows many scripts.
 
     Scripts come in the order of the languages that use them, most first; of a script, the language with most resources.
@@ -277,7 +285,7 @@ def _gallery_languages(codes: Sequence[str]) -> list[str]:
     rows = [languages.by_code()[code] for code in codes if code in languages.by_code()]  # datasets have own codes too
     in_script = Counter(row.script for row in rows)
 
-    def place(row: languages.Language) -> tuple[bool, int, int, str]:
+    def place(row: Language) -> tuple[bool, int, int, str]:
         return row.code != "en", -in_script[row.script], LEVELS.index(row.resource_level), row.code
 
     lang_of_script: dict[str, str] = {}

@@ -19,7 +19,8 @@ from worldclip.core.settings import read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
-from worldclip.language import table as languages
+from worldclip.language.config import LanguagesConfig, languages_of
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
 from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
@@ -75,7 +76,8 @@ def _export_run(run: Run, job: Job) -> Result:
     corpus = prune_vocabulary.corpus_of(config, run.dir) if config.languages else []
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
-    written = _export(source, clip, job.folder, config, corpus, card, layout.recipe(run.dir))
+    languages = run.section(LanguagesConfig).table
+    written = _export(source, clip, job.folder, config, corpus, card, layout.recipe(run.dir), languages)
     return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 
@@ -108,7 +110,9 @@ def export_model(
     if run_dir is not None:
         corpus = prune_vocabulary.corpus_of(config, run_dir) if config.languages else []
         card, copied_recipe = cards.of_run(run_dir, recognised.path), recipe_of(run_dir)
-    report = {"source": str(source), **_export(recognised, clip, Path(out), config, corpus, card, copied_recipe)}
+    languages = INSTALLED if run_dir is None else languages_of(run_dir)
+    written = _export(recognised, clip, Path(out), config, corpus, card, copied_recipe, languages)
+    report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
 
@@ -121,11 +125,12 @@ def _export(
     corpus: list[Path],
     card: cards.Card,
     recipe: Path | None,
+    languages: Languages,
 ) -> Report:
     report: Report = {"formats": {}}
     names = ("vision",) if config.tower == "vision" else config.formats
     writers = {name: _writer(name, source.path, clip, config) for name in names}
-    if codes := _codes(config):
+    if codes := _codes(config, languages):
         whole = clip
         clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))
         vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
@@ -159,7 +164,7 @@ def _writer(name: str, source: Path, clip: Clip, config: ExportConfig) -> Writer
     return writer
 
 
-def _codes(config: ExportConfig) -> list[str]:
+def _codes(config: ExportConfig, languages: Languages) -> list[str]:
     """Return the languages that the model keeps; each item may hold several, separated by commas.
 
     Raises UserError for an unknown language.

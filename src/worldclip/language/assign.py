@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.language import identify as lid
-from worldclip.language import table
+from worldclip.language.table import INSTALLED, Languages, scheme_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +27,8 @@ class LanguageRules:
     merge_labels: tuple[tuple[str, str], ...]  # (label, language it is sent to), sorted
     min_prob: float
     is_restricted: bool  # choose only among labels of the run's languages
+    table: Languages = INSTALLED
+    """Says what labels mean."""
 
     def find(self, texts: pa.Array, stated: pa.Array | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return each text's (position in `languages` (T,) int32, probability (T,) float32, label (T,) str).
@@ -36,7 +38,7 @@ class LanguageRules:
         """
         if stated is not None:
             return self._read_stated(stated)
-        identifier, lang_of_label = _load_identifier(self, table.added())
+        identifier, lang_of_label = _load_identifier(self)
         label_ids, prob = identifier.predict_ids(texts)
         lang = lang_of_label[label_ids]
         lang[prob < self.min_prob] = -1
@@ -45,8 +47,8 @@ class LanguageRules:
     def without_label(self, langs: Iterable[str]) -> list[str]:
         """Return those of the languages that no label of the language-identification model means."""
         labels = lid.read_labels(self.lid_model)
-        scheme, merged = table.scheme_of(labels[0]), dict(self.merge_labels)
-        labelled = {merged.get(label) or table.from_lid(label, scheme=scheme) for label in labels}
+        scheme, merged = scheme_of(labels[0]), dict(self.merge_labels)
+        labelled = {merged.get(label) or self.table.from_lid(label, scheme=scheme) for label in labels}
         return [lang for lang in langs if lang not in labelled]
 
     def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,25 +65,24 @@ class LanguageRules:
         merged = dict(self.merge_labels)
         if label in merged:
             return merged[label]
-        return code_of_stated(label, self.languages)
+        return code_of_stated(label, self.languages, self.table)
 
 
-def code_of_stated(label: str, codes: Container[str]) -> str:
+def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
     """Return our code of a label that a pool states (pool.lang): one of `codes`, or a LID model's label."""
-    return label if label in codes else table.from_lid(label, scheme=table.scheme_of(label))
+    return label if label in codes else table.from_lid(label, scheme=scheme_of(label))
 
 
 @functools.cache
-def _load_identifier(rules: LanguageRules, added: tuple[table.Language, ...]) -> tuple[lid.Identifier, np.ndarray]:
+def _load_identifier(rules: LanguageRules) -> tuple[lid.Identifier, np.ndarray]:
     """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32.
 
-    The last position, -1, is that of a text without a label.  added: the recipe's own languages, which decide what
-    labels mean.
+    The last position, -1, is that of a text without a label.
     """
     identifier = lid.Identifier(rules.lid_model)
     merged = dict(rules.merge_labels)
     position = {lang: i for i, lang in enumerate(rules.languages)}
-    names = [merged.get(label) or table.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
+    names = [merged.get(label) or rules.table.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
     lang_of_label = np.array([*(position.get(name, -1) for name in names), -1], np.int32)
     if rules.is_restricted:
         allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]

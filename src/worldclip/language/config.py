@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
-from worldclip.core.settings import Config, Decides, Place, Problems
-from worldclip.language import table
+from worldclip.core.settings import Config, Decides, Place, Problems, load_config, read_sections
+from worldclip.language.table import INSTALLED, Language, Languages
 
 RESERVED = frozenset({"local", "merged", "und"})  # names of lists and of results that are no language
 _CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -62,10 +63,10 @@ class AddedLanguage(Config):
                 if not _LABEL.fullmatch(name) or name.startswith("__label__"):
                     yield key, f'"{name}" is not a code or label; write it without "__label__", blanks and marks'
 
-    def row(self, code: str) -> table.Language:
+    def row(self, code: str) -> Language:
         """Return the row of the table."""
         columns = {name: getattr(self, name) for name in self.__slots__}
-        return table.Language(code=code, **columns)
+        return Language(code=code, **columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +86,10 @@ class LanguagesConfig(Config):
         yield from self._problems_of_added()
         for code in sorted({code for code in self.codes if self.codes.count(code) > 1}):
             yield "codes", f'duplicate language "{code}"; list it once'
-        languages = table.by_code()
+        languages = self.table.by_code()
         for code in (code for code in self.codes if code not in languages):
             near = difflib.get_close_matches(code, languages, n=1)
-            meant = table.by_wikipedia().get(code) or (near[0] if near else None)
+            meant = self.table.by_wikipedia().get(code) or (near[0] if near else None)
             remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
             remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
             yield "codes", f'unknown language "{code}"; {remedy}'
@@ -98,7 +99,7 @@ class LanguagesConfig(Config):
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
 
     def _problems_of_added(self) -> Problems:
-        installed = table.installed()
+        installed = INSTALLED.by_code()
         for code in self.add:
             if code in installed:
                 yield (
@@ -116,34 +117,31 @@ class LanguagesConfig(Config):
                         others = [row.code for row in rows if name in getattr(row, column) and row.code != code]
                         yield f"add.{code}.{column}", f'"{name}" belongs to {others[0] if others else code} already'
 
-    def _added_rows(self) -> Iterator[table.Language]:
+    def _added_rows(self) -> Iterator[Language]:
         return (language.row(code) for code, language in self.add.items())
 
-    def take_effect(self) -> None:
-        """Make the added languages known to this process and its workers, and those of another recipe unknown."""
-        table.use_added(self._added_rows())
+    @property
+    def table(self) -> Languages:
+        """Return the languages that the run knows: the installed ones and the added ones."""
+        return Languages(tuple(self._added_rows()))
 
     @property
     def run_codes(self) -> tuple[str, ...]:
         """Return the run's languages in sorted order."""
-        return tuple(sorted(self.codes or table.by_code()))
+        return tuple(sorted(self.codes or self.table.by_code()))
 
 
 def open_run(source: Path, executor: Executor | None = None) -> Run:
-    """Return the context of an existing RUN, whose added languages are known from now on.
-
-    Raises UserError if there is none.
-    """
+    """Return the context of an existing RUN.  Raises UserError if there is none."""
     if source.is_file():
         raise UserError(f"{source} is a file; give the folder of a run (a recipe runs into runs/NAME, or --out)")
-    return open_recipe(source, executor)
+    return Run.open(source, executor)
 
 
-def open_recipe(source: Path, executor: Executor | None = None) -> Run:
-    """Return the context of an existing RUN, or of a .toml file, whose added languages are known from now on.
-
-    Raises UserError if there is none.
-    """
-    run = Run.open(source, executor)
-    run.section(LanguagesConfig).take_effect()
-    return run
+def languages_of(folder: Path) -> Languages:
+    """Return the languages that a run's recipe knows; the installed ones for a folder without a recipe."""
+    if not job_files.is_run(folder):
+        return INSTALLED
+    section = read_sections(folder).get("languages", {})
+    config: LanguagesConfig = load_config(LanguagesConfig, {"add": section.get("add", {})})
+    return config.table

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from worldclip.kernels.unicode_table import FREE_RANGES, SIMILAR_TO_CJK, SPACE, SPACED, ZERO_WIDTH_JOINER, load_table
 from worldclip.language import characters
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 
 # Classes of characters.  PART and WORD make up a token, and a token needs a WORD to be a word; ALONE is a token of its
 # own; JOINT ends a token; BARRIER ends it too, and no bigram crosses it.
@@ -116,17 +116,19 @@ def _icu(locale: str) -> Scheme:
 SCHEMES: dict[str, Callable[[str], Scheme]] = {"space": lambda _: SPACES, "tsheg": lambda _: TSHEGS, "icu": _icu}
 
 
-def scheme_of(wiki_lang: str, punctuation: Literal["unicode", "ascii"] = "unicode") -> Scheme:
+def scheme_of(
+    wiki_lang: str, punctuation: Literal["unicode", "ascii"] = "unicode", languages: Languages = INSTALLED
+) -> Scheme:
     """Return the scheme of a Wikipedia, by its code (`zh_yue`).
 
     punctuation: what ends a bigram in a language written with spaces: every token without letter, mark or digit, or
     ASCII's marks only.
     """
-    scheme = scheme_of_code(languages.from_wikipedia(wiki_lang))
+    scheme = scheme_of_code(languages.from_wikipedia(wiki_lang), languages)
     return ASCII_SPACES if scheme is SPACES and punctuation == "ascii" else scheme
 
 
-def scheme_of_code(code: str) -> Scheme:
+def scheme_of_code(code: str, languages: Languages = INSTALLED) -> Scheme:
     return SCHEMES[languages.get(code).words](code)
 
 
@@ -152,7 +154,7 @@ def count_words(text: str, lang: str) -> int:
 
     Unlike a token of n-grams, a word keeps the punctuation inside it: "dog's" is one word.
     """
-    scheme = scheme_of_code(lang) if lang in languages.by_code() else _icu("und")
+    scheme = scheme_of_code(lang) if lang in INSTALLED.by_code() else _icu("und")
     is_word = _is_word()
     return sum(any(is_word[ord(character)] for character in part) for part in _parts(text, scheme))
 

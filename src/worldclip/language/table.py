@@ -14,7 +14,8 @@ language/table.csv has one row per metadata language:
     resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
     family          top-level family of Glottolog; `Constructed` of made languages, empty for `other`
 
-A recipe adds languages for its own run (`[languages.add.kea]`, language/config.py); `use_added` makes them known.
+A recipe adds languages for its own run (`[languages.add.kea]`, language/config.py): its table is a value, `Languages`.
+The functions of this module, such as `get`, answer from the installed languages only.
 """
 
 from __future__ import annotations
@@ -22,16 +23,12 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, NamedTuple
 
-from worldclip.core import process_values
-
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
-ADDED = "languages.add"  # name of the process's value that holds the languages of the recipe
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
 
@@ -58,93 +55,6 @@ class Language:
         return tuple(name for name in ("wordfreq", "cldr") if getattr(self, name))
 
 
-def get(code: str) -> Language:
-    """Return the row of one of our codes.  Raises KeyError with a suggestion for an unknown code."""
-    try:
-        return by_code()[code]
-    except KeyError:
-        near = difflib.get_close_matches(code, by_code(), n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"unknown language code {code!r}{meant}") from None
-
-
-def all_languages() -> tuple[Language, ...]:
-    """Return all rows, sorted by code."""
-    return tuple(by_code().values())
-
-
-def from_lid(label: str, scheme: Scheme = "lid176") -> str:
-    """Return our code of a LID label; `other` if it has no list of its own, or is unknown.
-
-    label: with or without fastText's `__label__`.  scheme: how the model spells its labels: `lid176` like Wikipedias
-    ("sw"), `glotlid` and `openlid` as ISO 639-3 and script ("swh_Latn").
-    """
-    name = label.removeprefix("__label__")
-    table = _by_lid_label(scheme)
-    return table.get(name) or table.get(name.partition("_")[0], OTHER)
-
-
-def scheme_of(label: str) -> Scheme:
-    """Return how a model spells its labels, from any one of them: `glotlid` for `swh_Latn`, `lid176` for `sw`."""
-    code, separator, script = label.removeprefix("__label__").partition("_")
-    is_iso = len(code) == 3 and separator == "_" and len(script) == 4 and script.istitle()
-    return "glotlid" if is_iso else "lid176"
-
-
-def from_wikipedia(code: str) -> str:
-    """Return our code of a Wikipedia: its own, or the language it is merged into.  Raises KeyError if unknown."""
-    return by_wikipedia()[code]
-
-
-def from_wordnet(code: str) -> str:
-    """Return our code of an Open Multilingual Wordnet code (`als` is Albanian there).  Raises KeyError if unknown."""
-    return {theirs: language.code for language in all_languages() for theirs in language.wordnet}[code]
-
-
-def wikipedias(code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
-    """Return the Wikipedias of a language's list; for `other` all that no label of `scheme` maps to."""
-    if code != OTHER:
-        return get(code).wikipedia
-    reached = set(_by_lid_label(scheme).values()) | UNREACHED_BY_DESIGN
-    return tuple(sorted(wiki for wiki, ours in by_wikipedia().items() if ours not in reached))
-
-
-def how_to_know(code: str) -> str:
-    """Return how a language whose code is unknown becomes known."""
-    return f"worldclip languages lists the known ones ([languages.add.{code}] adds a language)"
-
-
-def use_added(languages: Iterable[Language]) -> None:
-    """Make these languages known beside the installed ones, in place of those added before.
-
-    They are known in this process, and in the workers that it starts from now on.  An installed code keeps its row.
-    """
-    process_values.set_value(ADDED, tuple(languages))
-
-
-def added() -> tuple[Language, ...]:
-    """Return the languages that the recipe in use adds."""
-    languages: tuple[Language, ...] = process_values.get_value(ADDED, ())
-    return languages
-
-
-def by_code() -> dict[str, Language]:
-    """Return all rows by code, in sorted order."""
-    return _tables(added()).by_code
-
-
-def by_wikipedia() -> dict[str, str]:
-    """Return our code of each Wikipedia."""
-    return _tables(added()).by_wikipedia
-
-
-def _by_lid_label(scheme: Scheme) -> dict[str, str]:
-    if scheme not in ("lid176", "glotlid", "openlid"):
-        raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
-    tables = _tables(added())
-    return tables.by_lid176 if scheme == "lid176" else tables.by_iso639_3
-
-
 class _Tables(NamedTuple):
     """The languages, and our code of each Wikipedia and label."""
 
@@ -154,9 +64,74 @@ class _Tables(NamedTuple):
     by_iso639_3: dict[str, str]
 
 
-@functools.lru_cache(maxsize=4)  # a session may use some recipes in turns
-def _tables(added_languages: tuple[Language, ...]) -> _Tables:
-    rows = {language.code: language for language in added_languages} | installed()
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """The languages that a recipe knows: the installed ones and those that it adds.  An installed code keeps its row.
+
+    Immutable and small when pickled, so that it goes to workers with their work.
+    """
+
+    added: tuple[Language, ...] = ()
+
+    def get(self, code: str) -> Language:
+        """Return the row of one of our codes.  Raises KeyError with a suggestion for an unknown code."""
+        try:
+            return self.by_code()[code]
+        except KeyError:
+            near = difflib.get_close_matches(code, self.by_code(), n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise KeyError(f"unknown language code {code!r}{meant}") from None
+
+    def by_code(self) -> dict[str, Language]:
+        """Return all rows by code, in sorted order."""
+        return _tables(self.added).by_code
+
+    def all_languages(self) -> tuple[Language, ...]:
+        """Return all rows, sorted by code."""
+        return tuple(self.by_code().values())
+
+    def from_lid(self, label: str, scheme: Scheme = "lid176") -> str:
+        """Return our code of a LID label; `other` if it has no list of its own, or is unknown.
+
+        label: with or without fastText's `__label__`.  scheme: how the model spells its labels: `lid176` like
+        Wikipedias ("sw"), `glotlid` and `openlid` as ISO 639-3 and script ("swh_Latn").
+        """
+        name = label.removeprefix("__label__")
+        codes = self._by_lid_label(scheme)
+        return codes.get(name) or codes.get(name.partition("_")[0], OTHER)
+
+    def by_wikipedia(self) -> dict[str, str]:
+        """Return our code of each Wikipedia."""
+        return _tables(self.added).by_wikipedia
+
+    def from_wikipedia(self, code: str) -> str:
+        """Return our code of a Wikipedia: its own, or the language it is merged into.  Raises KeyError if unknown."""
+        return self.by_wikipedia()[code]
+
+    def from_wordnet(self, code: str) -> str:
+        """Return our code of an Open Multilingual Wordnet code (`als` is Albanian there).
+
+        Raises KeyError if unknown.
+        """
+        return {theirs: language.code for language in self.all_languages() for theirs in language.wordnet}[code]
+
+    def wikipedias(self, code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
+        """Return the Wikipedias of a language's list; for `other` all that no label of `scheme` maps to."""
+        if code != OTHER:
+            return self.get(code).wikipedia
+        reached = set(self._by_lid_label(scheme).values()) | UNREACHED_BY_DESIGN
+        return tuple(sorted(wiki for wiki, ours in self.by_wikipedia().items() if ours not in reached))
+
+    def _by_lid_label(self, scheme: Scheme) -> dict[str, str]:
+        if scheme not in ("lid176", "glotlid", "openlid"):
+            raise ValueError(f"scheme is {scheme!r}; it is lid176, glotlid or openlid")
+        tables = _tables(self.added)
+        return tables.by_lid176 if scheme == "lid176" else tables.by_iso639_3
+
+
+@functools.lru_cache(maxsize=4)  # a process may use some recipes in turns
+def _tables(added: tuple[Language, ...]) -> _Tables:
+    rows = {language.code: language for language in added} | _installed_rows()
     languages = dict(sorted(rows.items()))
 
     def codes_of(column: str) -> dict[str, str]:
@@ -166,7 +141,7 @@ def _tables(added_languages: tuple[Language, ...]) -> _Tables:
 
 
 @functools.cache
-def installed() -> dict[str, Language]:
+def _installed_rows() -> dict[str, Language]:
     """Return the rows of language/table.csv by code."""
     text = resources.files("worldclip").joinpath("language/table.csv").read_text(encoding="utf-8")
     languages = {}
@@ -174,3 +149,27 @@ def installed() -> dict[str, Language]:
         several = {key: tuple(row[key].split()) for key in ("wikipedia", "lid176", "iso639_3", "wordnet", "cldr")}
         languages[row["code"]] = Language(**{**row, **several, "wordfreq": row["wordfreq"] or None})  # type: ignore[arg-type]
     return languages
+
+
+INSTALLED = Languages()
+"""The languages of language/table.csv, which every recipe knows."""
+
+get = INSTALLED.get
+by_code = INSTALLED.by_code
+all_languages = INSTALLED.all_languages
+from_lid = INSTALLED.from_lid
+from_wikipedia = INSTALLED.from_wikipedia
+from_wordnet = INSTALLED.from_wordnet
+wikipedias = INSTALLED.wikipedias
+
+
+def scheme_of(label: str) -> Scheme:
+    """Return how a model spells its labels, from any one of them: `glotlid` for `swh_Latn`, `lid176` for `sw`."""
+    code, separator, script = label.removeprefix("__label__").partition("_")
+    is_iso = len(code) == 3 and separator == "_" and len(script) == 4 and script.istitle()
+    return "glotlid" if is_iso else "lid176"
+
+
+def how_to_know(code: str) -> str:
+    """Return how a language whose code is unknown becomes known."""
+    return f"worldclip languages lists the known ones ([languages.add.{code}] adds a language)"

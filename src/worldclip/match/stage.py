@@ -29,8 +29,8 @@ from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeat
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
-from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import Languages, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
@@ -59,7 +59,7 @@ def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
-    _say_what_became(report, work.languages)
+    _say_what_became(report, work.languages, work.table)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
@@ -76,7 +76,7 @@ def _match(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(report: MatchReport, langs: Sequence[str]) -> None:
+def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages) -> None:
     """Print what became of the texts.  Raises UserError if none has a match."""
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():
@@ -85,11 +85,11 @@ def _say_what_became(report: MatchReport, langs: Sequence[str]) -> None:
     line = what_became("matched", matched, report["pairs"], "texts", dropped, report["labels_without_language"])
     refuse_nothing(matched, line, dropped)
     say("match", line)
-    if missing := missing_lists(report["labels_without_language"], langs):
+    if missing := missing_lists(report["labels_without_language"], langs, table):
         say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
 
 
-def missing_lists(labels: Mapping[str, int], langs: Sequence[str]) -> str:
+def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Languages) -> str:
     """Return the languages of labels without a list as text, most texts first, each with where a list is to be had.
 
     labels: number of texts of each label.  langs: the run's languages, whose labels are here if
@@ -97,12 +97,12 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str]) -> str:
     """
     texts: Counter[str] = Counter()
     for label, number in labels.items():
-        code = languages.from_lid(label, languages.scheme_of(label))
+        code = table.from_lid(label, scheme_of(label))
         if code not in langs:
             texts[code] += number
     parts = []
     for code, number in texts.most_common(NUM_MISSING_NAMED):
-        sources = " and ".join(languages.get(code).in_packages)
+        sources = " and ".join(table.get(code).in_packages)
         remedy = f"metadata.sources: {sources}" if sources else f"metadata.lists.{code} = FILE"
         parts.append(f"{code} {number:,} ({remedy})")
     more = len(texts) - NUM_MISSING_NAMED
@@ -142,17 +142,18 @@ def match_work(run: Run) -> MatchWork:
     """Return all that a worker must know.  Raises UserError if every text needs the English list and there is none."""
     digests = artifacts.require_manifest(run.dir, "metadata")["digests"]
     langs = tuple(sorted(name for name in digests if name != MERGED))
-    config, lid_model = run.section(MatchConfig), run.section(LanguagesConfig).lid_model
+    config, section = run.section(MatchConfig), run.section(LanguagesConfig)
     if "en" not in langs and config.isolate == "english":
         raise UserError("match.isolate = 'english': this run has no English entries; add en to languages.codes")
     return MatchWork(
         run_dir=run.dir,
         pool=run.section(PoolConfig),
         match=config,
-        lid_model=lid_model,
+        lid_model=section.lid_model,
         languages=langs,
         list_digests=tuple((name, digests[name]) for name in config.entry_lists.names(langs)),
-        lid_digest=lid.model_digest(lid_model),
+        lid_digest=lid.model_digest(section.lid_model),
+        table=section.table,
     )
 
 

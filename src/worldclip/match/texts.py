@@ -17,6 +17,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.arrow import names_of
 from worldclip.language.assign import LanguageRules
+from worldclip.language.table import Languages
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.pool import PoolTexts
@@ -35,6 +36,7 @@ class MatchWork:
     list_digests: tuple[tuple[str, str], ...]
     """(list, digest of its entries) of every list that texts are matched against."""
     lid_digest: str
+    table: Languages
 
     def matcher(self, list_name: str) -> Matcher:
         """Return the compiled matcher of a list, memory-mapped once per process."""
@@ -50,6 +52,7 @@ class MatchWork:
             merge_labels=tuple(sorted(self.match.merge_labels.items())),
             min_prob=self.match.min_lang_prob,
             is_restricted=self.match.restrict_to_recipe_languages,
+            table=self.table,
         )
 
 

@@ -13,8 +13,19 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 from worldclip.core.registry import ItemOf, Registry
-from worldclip.core.settings import AtLeast, Between, Config, Decides, NotEmpty, Place, Problems, value_problem
-from worldclip.language import table as languages
+from worldclip.core.settings import (
+    AtLeast,
+    Between,
+    Config,
+    Decides,
+    NotEmpty,
+    Place,
+    Problems,
+    SectionOf,
+    value_problem,
+)
+from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import how_to_know
 
 _Option = str | bool | int | float | tuple[str, ...]
 METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
@@ -158,8 +169,6 @@ class MetadataConfig(Config):
         yield from self._file_problems("wordnets", "wordnet", self.wordnets)
         yield from self._file_problems("lists", "list", self.lists)
         for wiki, pattern in self.wikipedia.items():
-            if wiki not in languages.by_wikipedia():
-                yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
             if not glob.glob(pattern):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
@@ -174,13 +183,22 @@ class MetadataConfig(Config):
             for name in sorted(set(getattr(self, key)) - set(getattr(self, owner))):
                 yield f"{key}.{name}", f"has no metadata.{owner}.{name}; set it or remove the licence"
 
+    def problems_with_others(self, section_of: SectionOf) -> Problems:
+        """Yield files of languages and Wikipedias that [languages] does not know."""
+        languages = section_of(LanguagesConfig).table
+        for key, files in (("wordnets", self.wordnets), ("lists", self.lists)):
+            for lang in files:
+                if lang not in languages.by_code():
+                    yield f"{key}.{lang}", f"unknown language; {how_to_know(lang)}"
+        for wiki in self.wikipedia:
+            if wiki not in languages.by_wikipedia():
+                yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
+
     def _file_problems(self, key: str, source: str, files: Mapping[str, str | tuple[str, ...]]) -> Problems:
         if files and source not in self.sources:
             yield key, f'unused: metadata.sources lacks "{source}"; add it or remove the files'
         remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)" if key == "wordnets" else "set a file"
         for lang, paths in files.items():
-            if lang not in languages.by_code():
-                yield f"{key}.{lang}", f"unknown language; {languages.how_to_know(lang)}"
             if not paths:
                 yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
                 continue

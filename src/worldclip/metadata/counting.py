@@ -25,7 +25,7 @@ from worldclip.core.errors import StageFailed
 from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig, WikipediaRules
 from worldclip.metadata.dump_files import DumpFiles
@@ -42,9 +42,11 @@ Record = dict[str, Any]  # JSON-able
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def count_files(files: DumpFiles, config: MetadataConfig, folder: Path, executor: Executor) -> dict[str, str]:
+def count_files(
+    files: DumpFiles, config: MetadataConfig, folder: Path, executor: Executor, languages: Languages = INSTALLED
+) -> dict[str, str]:
     """Count every file that is not counted yet.  Returns the reason for each Wikipedia that lacks counts."""
-    failures = _count_texts(files.text_shards(), config.wikipedia_rules, folder, executor)
+    failures = _count_texts(files.text_shards(), config.wikipedia_rules, folder, executor, languages)
     uncounted: dict[str, str] = {}
     for name, reason in failures.items():
         uncounted.setdefault(name.partition("/")[0], reason)
@@ -55,14 +57,18 @@ def count_files(files: DumpFiles, config: MetadataConfig, folder: Path, executor
     return uncounted
 
 
-def _count_texts(shards: Sequence[Shard], rules: WikipediaRules, folder: Path, executor: Executor) -> dict[str, str]:
+def _count_texts(
+    shards: Sequence[Shard], rules: WikipediaRules, folder: Path, executor: Executor, languages: Languages
+) -> dict[str, str]:
     """Count words and bigrams of each dump file; return the failures."""
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
     if rules.punctuation == "ascii":
         key["punctuation"] = "ascii"
     threads = max(1, usable_cores() // max(1, len(shards)))  # a single file is decompressed on all cores
-    count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, threads=threads)
-    words_of_added = {wiki: language.words for language in languages.added() for wiki in language.wikipedia}
+    count = functools.partial(
+        count_text, folder=folder, punctuation=rules.punctuation, threads=threads, languages=languages
+    )
+    words_of_added = {wiki: language.words for language in languages.added for wiki in language.wikipedia}
     by_words: dict[str, list[Shard]] = {}
     for shard in shards:
         words = words_of_added.get(shard.name.partition("/")[0], "")
@@ -99,10 +105,15 @@ def _map(
 
 @reads_input
 def count_text(
-    shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"] = "unicode", threads: int = 1
+    shard: Shard,
+    *,
+    folder: Path,
+    punctuation: Literal["unicode", "ascii"] = "unicode",
+    threads: int = 1,
+    languages: Languages = INSTALLED,
 ) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
-    scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation)
+    scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation, languages)
     sizes = {"pairs": 0, "bytes": 0}
 
     def batches() -> Iterator[pa.Array]:
@@ -154,6 +165,7 @@ class WikipediaCounts:
     views: tuple[Path, ...]
     namespaces: frozenset[str] | None
     """Names of the site's namespaces; None if unknown, or if every title with a colon is dropped."""
+    languages: Languages = INSTALLED
 
     @property
     def is_v1(self) -> bool:
@@ -184,7 +196,7 @@ class WikipediaCounts:
             rule = {"min_pmi": self.rules.bigram_min_pmi}
         elif self.rules.bigram_rule == "pmi":
             rule = {"min_pmi": math.nextafter(self.rules.bigram_min_pmi, math.inf)}  # must exceed it, not reach it
-        joiner = segment.scheme_of(self.wiki).joiner
+        joiner = segment.scheme_of(self.wiki, languages=self.languages).joiner
         return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> tuple[Candidates, int] | None:
@@ -201,7 +213,9 @@ class WikipediaCounts:
 
 
 @contextlib.contextmanager
-def open_counts(lang: str, files: DumpFiles, config: MetadataConfig, folder: Path) -> Iterator[list[WikipediaCounts]]:
+def open_counts(
+    lang: str, files: DumpFiles, config: MetadataConfig, folder: Path, languages: Languages = INSTALLED
+) -> Iterator[list[WikipediaCounts]]:
     """Yield the counts of each Wikipedia of a language, summed over its files, in the table's order."""
     folder.mkdir(parents=True, exist_ok=True)
     rules = config.wikipedia_rules
@@ -219,6 +233,7 @@ def open_counts(lang: str, files: DumpFiles, config: MetadataConfig, folder: Pat
                     counts=ngrams.merge(runs, Path(scratch) / wiki) if runs else None,
                     views=views,
                     namespaces=_read_namespaces(wiki, files, rules),
+                    languages=languages,
                 )
             )
         yield counts

@@ -28,6 +28,7 @@ from worldclip.language import identify as lid
 from worldclip.language import segment
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import Languages
 from worldclip.match.config import MatchConfig
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
@@ -86,6 +87,7 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
         merge_labels=tuple(sorted(match.merge_labels.items())),
         min_prob=match.min_lang_prob,
         is_restricted=match.restrict_to_recipe_languages,
+        table=run.section(LanguagesConfig).table,
     )
     work = PoolWork(folder=folder, pool=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes))
     count = functools.partial(count_shard, work=work)
@@ -125,7 +127,7 @@ def count_shard(shard: Shard, *, work: PoolWork) -> Report:
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
             for lang, of_lang in _by_language(texts, work):
-                scheme = segment.scheme_of_code(lang)
+                scheme = segment.scheme_of_code(lang, work.rules.table)
                 counter = ngrams.Counter(counts_path, file, scheme)
                 counter.add(segment.segment(of_lang, scheme))
                 places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
@@ -166,7 +168,7 @@ class PoolCounts:
 
 
 @contextlib.contextmanager
-def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path) -> Iterator[PoolCounts]:
+def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, languages: Languages) -> Iterator[PoolCounts]:
     """Yield the counts of a language, summed over the pool's shards."""
     runs: list[ngrams.Run] = []
     for name in shard_names:
@@ -175,4 +177,4 @@ def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path) -> Ite
             runs += [ngrams.Run(counts_path, *place) for place in of_lang["runs"]]
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
         counts = ngrams.merge(runs, Path(scratch))
-        yield PoolCounts(counts=counts, joiner=segment.scheme_of_code(lang).joiner)
+        yield PoolCounts(counts=counts, joiner=segment.scheme_of_code(lang, languages).joiner)

@@ -10,6 +10,7 @@ from typing import Any
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.registry import Requirement
+from worldclip.language.table import INSTALLED, Language, Languages
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
 from worldclip.metadata.counting import Candidates, Record, WikipediaCounts
 from worldclip.metadata.dump_files import DumpFiles
@@ -26,12 +27,19 @@ class Inputs:
     lang: str
     config: MetadataConfig
     files: DumpFiles = field(default_factory=DumpFiles)
+    languages: Languages = INSTALLED
+    """Of the recipe."""
     pool_digest: str | None = None
     """Of the pool's texts and their languages; None: they are not counted."""
     counts: Sequence[WikipediaCounts] = ()
     """Of the language's Wikipedias, while its list is built."""
     pool_counts: PoolCounts | None = None
     """Of the pool's texts in the language, while its list is built."""
+
+    @property
+    def language(self) -> Language:
+        """Return the row of the language."""
+        return self.languages.get(self.lang)
 
     @property
     def wikis(self) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import deciding
-from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import OTHER, Languages
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
@@ -75,7 +75,7 @@ def _config(run: Run) -> Record:
     config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
     if POOL in run.section(MetadataConfig).sources:
         config[POOL] = pool_counting.pool_config(run)
-    if languages.OTHER in run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
+    if OTHER in run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
 
@@ -97,7 +97,7 @@ def _build(run: Run, job: Job) -> Result:
     notes = _name_gaps(work)
     for note in notes:
         say(STAGE, note)
-    uncounted = counting.count_files(work.files, work.config, job.folder, run.executor)
+    uncounted = counting.count_files(work.files, work.config, job.folder, run.executor, work.languages)
     if POOL in work.config.sources:
         counted = pool_counting.count_pool(run, job.folder, work.codes, work.built_codes())
         work = replace(work, pool=counted)
@@ -107,7 +107,7 @@ def _build(run: Run, job: Job) -> Result:
             say(STAGE, note)
             notes.append(note)
     matchers = compile_matchers(run, work.codes, lists)
-    report = _report(lists, matchers, notes)
+    report = _report(lists, matchers, notes, work.languages)
     pageviews = [describe_shard(shard, VIEWS_LICENCE) for shard in work.files.views]
     if work.pack is not None:
         pageviews += work.pack.record["pageviews"]
@@ -183,11 +183,11 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
 def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language that no pack has.  Raises BadShard if its sources hold nothing of it."""
     with contextlib.ExitStack() as stack:
-        counts = stack.enter_context(counting.open_counts(lang, work.files, work.config, folder))
+        counts = stack.enter_context(counting.open_counts(lang, work.files, work.config, folder, work.languages))
         inputs = replace(work.inputs(lang), counts=counts)
         if work.pool is not None:
             names = work.pool.shard_names
-            pool_counts = stack.enter_context(pool_counting.open_pool_counts(lang, names, folder))
+            pool_counts = stack.enter_context(pool_counting.open_pool_counts(lang, names, folder, work.languages))
             inputs = replace(inputs, pool_counts=pool_counts)
         return build_entries(inputs)
 
@@ -225,7 +225,12 @@ def _name_gaps(work: Work) -> list[str]:
     ]
 
 
-def _report(lists: dict[str, Report], matchers: dict[tuple[str, str], Report], notes: Sequence[str]) -> Report:
+def _report(
+    lists: dict[str, Report],
+    matchers: dict[tuple[str, str], Report],
+    notes: Sequence[str],
+    languages: Languages,
+) -> Report:
     report: Report = {"lists": {}, "notes": [*notes, DEAD_NOTE]}
     for name, entry_list in lists.items():
         row: Report = {"name": "All lists as one" if name == MERGED else languages.get(name).name}

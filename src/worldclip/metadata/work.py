@@ -10,8 +10,8 @@ from typing import Any
 
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run
-from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import INSTALLED, OTHER, Languages, Scheme
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.coverage import find_gaps, gap_problems, wordless_problems
@@ -29,6 +29,7 @@ class Work:
     codes: tuple[str, ...]
     files: DumpFiles
     pack: Pack | None
+    languages: Languages
     pool: CountedPool | None = None
     """None: the pool is no source, or its texts are not counted yet."""
 
@@ -42,7 +43,9 @@ class Work:
     def inputs(self, lang: str) -> Inputs:
         """Return what the list of a language is built from."""
         pool_digest = self.pool.digest if self.pool is not None else None
-        return Inputs(lang=lang, config=self.config, files=self.files, pool_digest=pool_digest)
+        return Inputs(
+            lang=lang, config=self.config, files=self.files, languages=self.languages, pool_digest=pool_digest
+        )
 
     def built_inputs(self) -> list[Inputs]:
         """Return the inputs of each language whose list is built."""
@@ -54,8 +57,8 @@ class Work:
             packed_list = self.pack.lists[lang]
             return {"pack": {"size": packed_list["size"], "sha256": packed_list["sha256"]}}
         fingerprints: dict[str, Any] = {}
-        if lang not in languages.installed():  # how its words are found, and what its sources call it
-            fingerprints["language"] = dataclasses.asdict(languages.get(lang))
+        if lang not in INSTALLED.by_code():  # how its words are found, and what its sources call it
+            fingerprints["language"] = dataclasses.asdict(self.languages.get(lang))
         for source in used_sources(self.config):
             if known := source.fingerprint(self.inputs(lang)):
                 fingerprints[source.input_name or source.name] = known
@@ -83,9 +86,9 @@ def plan_work(run: Run) -> Work:
     codes = run_codes(run)
     pack = _open_pack(run)
     built = [code for code in codes if pack is None or code not in pack.lists]
-    scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)
-    files = find_dumps(config, built, scheme)
-    work = Work(config=config, codes=codes, files=files, pack=pack)
+    section = run.section(LanguagesConfig)
+    files = find_dumps(config, built, label_scheme(section.lid_model, codes), section.table)
+    work = Work(config=config, codes=codes, files=files, pack=pack, languages=section.table)
     problems = _packed_and_built(work)
     for source in used_sources(config):
         problems += source.problems(config)
@@ -108,9 +111,9 @@ def _coverage_problems(work: Work) -> list[str]:
     return [*gap_problems(gaps, config), *wordless_problems(others, config)]
 
 
-def label_scheme(lid_model: str, codes: Collection[str]) -> languages.Scheme:
+def label_scheme(lid_model: str, codes: Collection[str]) -> Scheme:
     """Return how the language-identification model writes its labels, on which only the list `other` depends."""
-    if lid_model == "lid176" or languages.OTHER not in codes:
+    if lid_model == "lid176" or OTHER not in codes:
         return "lid176"
     from worldclip.language.identify import Identifier
 
@@ -132,7 +135,7 @@ def run_codes(run: Run) -> tuple[str, ...]:
 
 def _open_pack(run: Run) -> Pack | None:
     path = run.section(MetadataConfig).pack
-    return open_pack(Path(path)) if path else None
+    return open_pack(Path(path), run.section(LanguagesConfig).table) if path else None
 
 
 def _packed_and_built(work: Work) -> list[str]:
@@ -141,7 +144,7 @@ def _packed_and_built(work: Work) -> list[str]:
     lang_of_file = {
         **{f"wordnets.{lang}": lang for lang in config.wordnets},
         **{f"lists.{lang}": lang for lang in config.lists},
-        **{f"wikipedia.{wiki}": languages.from_wikipedia(wiki) for wiki in config.wikipedia},
+        **{f"wikipedia.{wiki}": work.languages.from_wikipedia(wiki) for wiki in config.wikipedia},
     }
     return [
         f"metadata.{key} is set, and {config.pack} already has the list of {lang}; remove one of the two"

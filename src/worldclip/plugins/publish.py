@@ -29,7 +29,8 @@ from worldclip.core.redact import redact
 from worldclip.curate.data_card import config_name
 from worldclip.curate.stage import reason_to_run
 from worldclip.export.push import Upload, check_repository, list_files, push
-from worldclip.language import table as languages
+from worldclip.language.config import languages_of
+from worldclip.language.table import Languages
 from worldclip.recipe import sections_of
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
@@ -126,7 +127,6 @@ def _require_current(run_dir: Path) -> str:
     """Return the digest of curate's manifest.  Raises UserError where curate is unfinished or would run again."""
     digest = str(artifacts.require_manifest(run_dir, "curate")["digest"])
     recipe = load_recipe(run_dir)
-    recipe.take_effect()
     if reason := reason_to_run(Run(dir=run_dir, sections=sections_of(recipe))):
         folder = layout.stage_dir(run_dir, "curate")
         raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run_dir} --until curate")
@@ -137,6 +137,7 @@ def _facts(run_dir: Path, repository: str, data: Data, license: str | None, dige
     """Return what both the card and the Croissant record say; digest: of curate's manifest."""
     report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
     total = report["total"]
+    languages = languages_of(run_dir)
     pairs_of = {lang: row["pairs_out"] for lang, row in report["languages"].items() if row["pairs_out"]}
     num_rows = report["tars"]["samples"] if data == "tars" else total["pairs_out"]
     return {
@@ -145,7 +146,7 @@ def _facts(run_dir: Path, repository: str, data: Data, license: str | None, dige
         "data": data,
         "digest": digest,
         "license": license or "unknown",
-        "languages": sorted(filter(None, map(_hub_code, pairs_of))),
+        "languages": sorted(filter(None, (_hub_code(code, languages) for code in pairs_of))),
         "num_languages": len(pairs_of),
         "num_rows": num_rows,
         "num_bytes": sum(path.stat().st_size for path, _ in _files(run_dir, data)),
@@ -154,7 +155,7 @@ def _facts(run_dir: Path, repository: str, data: Data, license: str | None, dige
     }
 
 
-def _hub_code(code: str) -> str | None:
+def _hub_code(code: str, languages: Languages) -> str | None:
     """Return the code of a language as the hub's cards take it (ISO 639-1 or -3); None for what is no language."""
     if re.fullmatch("[a-z]{2,3}", code) and code != "und":
         return code

@@ -16,7 +16,6 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_in
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
-from worldclip.language.config import open_recipe
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.columns import WrongColumns
@@ -45,7 +44,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     """
     path = Path(source)
     is_recipe = path.suffix == ".toml" or layout.is_run(path)
-    run = open_recipe(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
+    run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
     if key is None and is_recipe:
         return run
     config = run.section(PoolConfig)

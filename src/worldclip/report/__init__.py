@@ -9,6 +9,8 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.records import SizeCurve
 from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.language.config import languages_of
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
 from worldclip.report.page import Card, Section, cards, write_page
 
@@ -23,7 +25,7 @@ def write_report(run_dir: Path) -> Path:
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
-    by_stage = _sections(run_dir, reports, log)
+    by_stage = _sections(run_dir, reports, log, languages_of(run_dir))
     title = f"Run {run_dir.resolve().name}"
     subtitle = _subtitle(run_dir)
     for stage, sections in by_stage.items():
@@ -38,19 +40,21 @@ def write_report(run_dir: Path) -> Path:
 def write_evaluation(folder: Path) -> Path:
     """Write FOLDER/report.html of an evaluation outside a run, from FOLDER/report.json; return its path."""
     report = read_json(folder / "report.json")
-    sections = [evaluate.summary_section(report), *evaluate.sections(report)]
+    sections = [evaluate.summary_section(report), *evaluate.sections(report, INSTALLED)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
 
 
-def _sections(run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> dict[str, list[Section]]:
+def _sections(
+    run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
+) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
     sections_of: dict[str, Callable[[Any], list[Section]]] = {
-        "evaluate": evaluate.sections,
+        "evaluate": lambda report: evaluate.sections(report, languages),
         "train": lambda report: train.sections(report, log),
-        "curate": curate.sections,
-        "balance": lambda report: balance.sections(report, _read_sizes(run_dir)),
-        "match": match.sections,
-        "metadata": metadata.sections,
+        "curate": lambda report: curate.sections(report, languages),
+        "balance": lambda report: balance.sections(report, _read_sizes(run_dir), languages),
+        "match": lambda report: match.sections(report, languages),
+        "metadata": lambda report: metadata.sections(report, languages),
     }
     has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
     return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}

@@ -6,10 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worldclip.contracts.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
+from worldclip.language.table import Languages
 from worldclip.report.chart import Line, line_chart, svg_file
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, unit
-from worldclip.report.page import Section, code, figure, first_and_more, folded, grid, lang_name, legend, note, words
+from worldclip.report.page import (
+    Section,
+    code,
+    figure,
+    first_and_more,
+    folded,
+    grid,
+    lang_name,
+    language_column,
+    legend,
+    note,
+    words,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
@@ -23,12 +36,13 @@ SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
 LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
 
 
-def sections(report: BalanceReport, sizes: SizeCurve | None) -> list[Section]:
+def sections(report: BalanceReport, sizes: SizeCurve | None, languages: Languages) -> list[Section]:
     """Return thresholds with curves, size against threshold where it has been estimated, and head entries."""
-    return [_thresholds(report), *([_size_section(sizes)] if sizes else []), _head_entries(report)]
+    size = [_size_section(sizes)] if sizes else []
+    return [_thresholds(report, languages), *size, _head_entries(report, languages)]
 
 
-def _thresholds(report: BalanceReport) -> Section:
+def _thresholds(report: BalanceReport, languages: Languages) -> Section:
     lists: dict[str, Mapping[str, Any]] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
@@ -37,14 +51,16 @@ def _thresholds(report: BalanceReport) -> Section:
         numbers = [lists[name][key] for key in keys]
         rows.append([name, *numbers, *report["curves"][name]["effective_entries"]])
     counts = ("entries", "matched entries", "matches", "effective before", "effective after")
-    first = [text_column("list", lang_name), Column("threshold", count), Column("tail fraction", percent)]
+    first = [language_column("list", languages), Column("threshold", count), Column("tail fraction", percent)]
     columns = [*first, *columns_of(counts, count)]
     colours = [
         ("var(--s7)", "matches of an entry"),
         ("var(--s1)", "matches times its keep probability"),
         ("var(--s2)", "threshold"),
     ]
-    curves = [_curve(name, report["curves"][name], lists[name]["threshold"]) for name in by_size[:NUM_CURVES]]
+    curves = [
+        _curve(name, report["curves"][name], lists[name]["threshold"], languages) for name in by_size[:NUM_CURVES]
+    ]
     return Section(
         "Balance",
         "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
@@ -60,13 +76,13 @@ def _thresholds(report: BalanceReport) -> Section:
     )
 
 
-def _curve(name: str, curve: HeadTailCurve, threshold: int) -> Html:
+def _curve(name: str, curve: HeadTailCurve, threshold: int, languages: Languages) -> Html:
     lines = [
         Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)"),
         Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
     ]
     rule = f"threshold {count(threshold)}"
-    return figure(lang_name(name), rule, rank_chart(lines, [(threshold, rule)]))
+    return figure(lang_name(name, languages), rule, rank_chart(lines, [(threshold, rule)]))
 
 
 def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -> Html:
@@ -104,32 +120,32 @@ def _size_chart(sizes: SizeCurve, size_px: tuple[int, int]) -> Html:
     return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=size_px)
 
 
-def _head_entries(report: BalanceReport) -> Section:
+def _head_entries(report: BalanceReport, languages: Languages) -> Section:
     lists = {name: entries for name, entries in report["top_entries"].items() if entries}
     by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
     columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
     tables = []
     for name in by_size[:MAX_HEADS]:
         rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
-        tables.append(tag("div", tag("h3", lang_name(name)), to_html(Table(columns, rows))))
+        tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
     return Section(
         "Head entries",
         "The most frequent entries of each list, and the probability that a match of the entry alone keeps a pair.",
         join(
             [
                 first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),
-                _first_entries(lists, by_size[MAX_HEADS:]),
+                _first_entries(lists, by_size[MAX_HEADS:], languages),
             ]
         ),
     )
 
 
-def _first_entries(lists: Mapping[str, Sequence[TopEntry]], names: Sequence[str]) -> Html:
+def _first_entries(lists: Mapping[str, Sequence[TopEntry]], names: Sequence[str], languages: Languages) -> Html:
     """Return one table for the lists that have none of their own: the most frequent entry of each."""
     if not names:
         return Html()
     heads = {name: lists[name][0] for name in names}
     rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in heads.items()]
-    columns = [text_column("list", lang_name), text_column("most frequent entry"), Column("matches", count)]
+    columns = [language_column("list", languages), text_column("most frequent entry"), Column("matches", count)]
     table = to_html(Table([*columns, Column("keep probability", percent)], rows))
     return folded(f"The most frequent entry of {len(names)} smaller lists", table)

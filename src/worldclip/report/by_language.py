@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from worldclip.contracts.records import DatasetResult, LanguageResult, Mean, TaskResult
-from worldclip.language import table as languages
 from worldclip.language.scripts import script_name
-from worldclip.language.table import Language
+from worldclip.language.table import OTHER, Language, Languages, scheme_of
 from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import group_bars, language_map
 from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent, times
-from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, legend
+from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, language_column, legend
 from worldclip.report.results import is_averaged, long_table, pivot
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
@@ -37,7 +37,7 @@ FIND = (
 )
 
 
-def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
+def languages_section(datasets: Mapping[str, DatasetResult], languages: Languages) -> Section | None:
     """Return each dataset by language beside chance; None if nothing was measured."""
     if not datasets:
         return None
@@ -51,16 +51,16 @@ def languages_section(datasets: Mapping[str, DatasetResult]) -> Section | None:
         "By language",
         "Languages sorted by result. Each task asks in one language at a time: classification among the class names of "
         "that language, retrieval among its texts.",
-        join([legend(colours), *(_dataset(name, result) for name, result in datasets.items())]),
+        join([legend(colours), *(_dataset(name, result, languages) for name, result in datasets.items())]),
     )
 
 
-def _dataset(name: str, result: DatasetResult) -> Html:
+def _dataset(name: str, result: DatasetResult, languages: Languages) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
     for task, task_result in result["tasks"].items():
         order = ", languages by name" if len(task_result["languages"]) > MAX_BARS else ""
-        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result)))
-        parts.append(_by_language(task, task_result))
+        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
+        parts.append(_by_language(task, task_result, languages))
         parts.append(_parts(task_result))
         parts.append(folded(f"All metrics of {task_name(task)}{order}", all_metrics))
     return join(parts)
@@ -94,30 +94,30 @@ def main_metric(task: str, result: TaskResult) -> str:
     return top_metric(result["mean"]["metrics"]) if task == CLASSIFICATION else result.get("plotted", "")
 
 
-def _by_language(task: str, result: TaskResult) -> Html:
+def _by_language(task: str, result: TaskResult, languages: Languages) -> Html:
     """Return a task's main metric: bars of languages, or a plot of many; then means over groups of languages."""
     metric = main_metric(task, result)
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
     if not records:
         return Html()
     by_value = sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
-    known = known_languages(lang for lang, _ in by_value)
+    known = known_languages([lang for lang, _ in by_value], languages)
     shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
     parts = [tag("h4", task_name(task), " ", tag("small", shown))]
     groups = result.get("groups", {})
     in_groups: list[Html] = []
     if len(records) <= MAX_BARS:
-        parts.append(_bars(metric, by_value))
+        parts.append(_bars(metric, by_value, languages))
         summary = f"{metric_name(metric)} by family, script and resource level"
         if groups:
             in_groups.append(group_bars(groups))
     else:
-        hovers = {lang: _hover(lang, metric, record) for lang, record in by_value}
+        hovers = {lang: _hover(lang, metric, record, languages) for lang, record in by_value}
         families = {lang: language.family for lang, language in known.items()}
         parts.append(language_map(dict(by_value), metric, families, hovers))
         parts.append(tag("p", FIND, class_="lead"))
         parts.append(group_bars(groups))
-        parts.append(_plot(metric, by_value))
+        parts.append(_plot(metric, by_value, languages))
         summary = f"{metric_name(metric)} by family and script"
     if len(known) >= MIN_LANGUAGES:
         rows = [(language, records[lang]["metrics"][metric]) for lang, language in known.items()]
@@ -125,16 +125,16 @@ def _by_language(task: str, result: TaskResult) -> Html:
     return join(parts)
 
 
-def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
+def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
     """Return a bar per language: top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
     rows = []
     for lang, record in records:
         value = record["metrics"][metric]
         first = record["metrics"]["acc1"] if metric == "acc5" else value
-        hover = _hover(lang, metric, record)
+        hover = _hover(lang, metric, record, languages)
         rows.append(
             Bar(
-                label=lang_name(lang),
+                label=lang_name(lang, languages),
                 parts=[(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)],
                 note=f"{percent(first)} · {percent(value)}" if metric == "acc5" else percent(value),
                 interval=record["interval_95"].get(metric),
@@ -144,9 +144,9 @@ def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
     return bars(rows)
 
 
-def _hover(lang: str, metric: str, record: LanguageResult) -> str:
+def _hover(lang: str, metric: str, record: LanguageResult, languages: Languages) -> str:
     """Return language, value, interval, chance, number of queries, family and script."""
-    language = find_language(lang)
+    language = find_language(lang, languages)
     bounds = record["interval_95"].get(metric)
     chance = record["chance"].get(metric)
     name = f"{language.name} {lang}" if language else lang
@@ -161,9 +161,9 @@ def _family_and_script(language: Language) -> str:
     return f"{language.family or 'no family'}, {script_name(language.script)}"
 
 
-def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
+def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
     """Return a dot per language, coloured by resource level."""
-    dots = [_dot(lang, metric, record) for lang, record in records]
+    dots = [_dot(lang, metric, record, languages) for lang, record in records]
     used = {dot.colour for dot in dots}
     levels = [(colour, f"{level} resource") for level, colour in LEVEL_COLOURS.items()]
     levels.append((NO_LEVEL_COLOUR, "unknown level"))
@@ -173,13 +173,13 @@ def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]]) -> Html:
     return figure(title, remark, legend(level for level in levels if level[0] in used) + chart)
 
 
-def _dot(lang: str, metric: str, record: LanguageResult) -> Dot:
-    language = find_language(lang)
+def _dot(lang: str, metric: str, record: LanguageResult, languages: Languages) -> Dot:
+    language = find_language(lang, languages)
     bounds = record["interval_95"].get(metric)
     chance = record["chance"].get(metric)
     return Dot(
         label=lang,
-        hover=_hover(lang, metric, record),
+        hover=_hover(lang, metric, record, languages),
         y=100 * record["metrics"][metric],
         interval=(100 * bounds[0], 100 * bounds[1]) if bounds else None,
         chance=None if chance is None else 100 * chance,
@@ -216,14 +216,14 @@ def _parts(task: TaskResult) -> Html:
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
-def _metrics_table(task: TaskResult, main: str) -> Table:
+def _metrics_table(task: TaskResult, main: str, languages: Languages) -> Table:
     """Return every metric by language, with the interval, chance and multiple of chance of `main`, and the mean."""
     mean = task["mean"]
     records = task["languages"]
     number = number_of(task)
     metrics = [name for name in mean["metrics"] if "/" not in name]
     is_long = len(records) > MAX_BARS  # then the names are what one looks for
-    labels = [text_column("language", lang_name), text_column("family, script, resources")]
+    labels = [language_column("language", languages), text_column("family, script, resources")]
     of_main = [
         Column("95% interval", lambda bounds: interval(bounds, number) or ""),
         Column(f"chance of {metric_name(main)}", number),
@@ -231,9 +231,9 @@ def _metrics_table(task: TaskResult, main: str) -> Table:
     ]
     columns = [*labels, *columns_of(map(metric_name, metrics), number), *of_main, Column("queries", count)]
     rows: list[list[Any]] = []
-    for lang in sorted(records, key=_name_key) if is_long else records:
+    for lang in sorted(records, key=partial(_name_key, languages=languages)) if is_long else records:
         record = records[lang]
-        language = find_language(lang)
+        language = find_language(lang, languages)
         about = f"{_family_and_script(language)}, {language.resource_level}" if language and is_long else None
         values = [record["metrics"][name] for name in metrics]
         bounds = record["interval_95"].get(main)
@@ -246,8 +246,8 @@ def _metrics_table(task: TaskResult, main: str) -> Table:
     return Table(columns, rows, totals=[len(rows) - 1])
 
 
-def _name_key(lang: str) -> tuple[str, str]:
-    language = find_language(lang)
+def _name_key(lang: str, languages: Languages) -> tuple[str, str]:
+    language = find_language(lang, languages)
     return (language.name if language else lang).casefold(), lang
 
 
@@ -259,22 +259,22 @@ def _chance_and_multiple(record: LanguageResult | Mean, metric: str) -> list[flo
     return [chance, multiple]
 
 
-def known_languages(codes: Iterable[str]) -> dict[str, Language]:
+def known_languages(codes: Iterable[str], languages: Languages) -> dict[str, Language]:
     """Return the languages of the table among `codes`; datasets' own codes (deu_Latn, zh_yue) are resolved."""
-    languages_of = {code: find_language(code) for code in codes}
+    languages_of = {code: find_language(code, languages) for code in codes}
     return {code: language for code, language in languages_of.items() if language is not None}
 
 
-def find_language(code: str) -> Language | None:
+def find_language(code: str, languages: Languages) -> Language | None:
     """Return the language of a code of ours, of Wikipedia or of FLORES; None if it is unknown."""
     try:
         return languages.get(languages.from_wikipedia(code))
     except KeyError:
         pass
-    if languages.scheme_of(code) != "glotlid":
+    if scheme_of(code) != "glotlid":
         return None
     lang = languages.from_lid(code, "glotlid")
-    return None if lang == languages.OTHER else languages.get(lang)
+    return None if lang == OTHER else languages.get(lang)
 
 
 def _grid(rows: Sequence[tuple[Language, float]]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import CurateReport, SampledCurve
+from worldclip.language.table import Languages
 from worldclip.report.balance import NUM_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
@@ -22,6 +23,7 @@ from worldclip.report.page import (
     folded,
     grid,
     lang_name,
+    language_column,
     legend,
     words,
 )
@@ -52,10 +54,14 @@ def cards(report: CurateReport) -> list[Card]:
     ]
 
 
-def sections(report: CurateReport) -> list[Section]:
+def sections(report: CurateReport, languages: Languages) -> list[Section]:
     """Return what was kept, languages before and after, entries before and after, and examples."""
-    parts = [_fates(report), _shares(report["languages"]), _effect(report.get("effect", {})),
-             _examples(report.get("samples", {}))]  # fmt: skip
+    parts = [
+        _fates(report, languages),
+        _shares(report["languages"], languages),
+        _effect(report.get("effect", {}), languages),
+        _examples(report.get("samples", {}), languages),
+    ]
     return [section for section in parts if section is not None]
 
 
@@ -63,7 +69,7 @@ def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
     return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
 
 
-def _fates(report: CurateReport) -> Section:
+def _fates(report: CurateReport, languages: Languages) -> Section:
     """Return where pairs end, by language."""
     rows = report["languages"]
     counted = unit(report["text_policy"])
@@ -71,10 +77,10 @@ def _fates(report: CurateReport) -> Section:
     total = _total(rows)
     ends = [end for end in ENDS if total[end]]
     bar_rows = [_fate_bar(tag("b", "all"), total, ends)]
-    bar_rows += [_fate_bar(lang_name(lang), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
+    bar_rows += [_fate_bar(lang_name(lang, languages), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
     reasons = [end for end in ends if end != "pairs_out"]
     titles = [f"{counted} in", *(reason.replace("_", " ") for reason in reasons), f"{counted} out", "expected"]
-    columns = [text_column("language", lang_name), *columns_of(titles, count), Column("kept", percent)]
+    columns = [language_column("language", languages), *columns_of(titles, count), Column("kept", percent)]
     table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
     table_rows.append(_fate_cells(Html("all"), total, reasons))
     numbers = Table(columns, table_rows, totals=[len(langs)])
@@ -107,7 +113,7 @@ def _fate_cells(name: str, row: LanguageRow, reasons: Sequence[str]) -> list[obj
     return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], kept]
 
 
-def _shares(rows: Mapping[str, LanguageRow]) -> Section | None:
+def _shares(rows: Mapping[str, LanguageRow], languages: Languages) -> Section | None:
     """Return the largest languages' shares of the pool and of what was kept."""
     total = _total(rows)
     if not total["pairs_out"]:
@@ -119,7 +125,7 @@ def _shares(rows: Mapping[str, LanguageRow]) -> Section | None:
     widest = max(shares[largest[0]])
     bar_rows = []
     for lang in largest:
-        labels = (lang_name(lang), "")
+        labels = (lang_name(lang, languages), "")
         for label, share, (colour, name) in zip(labels, shares[lang], BEFORE_AFTER, strict=True):
             hover = f"{percent(share)} {name}"
             bar_rows.append(Bar(label=label, parts=[(share / widest, colour, hover)], note=percent(share)))
@@ -130,7 +136,7 @@ def _shares(rows: Mapping[str, LanguageRow]) -> Section | None:
     )
 
 
-def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
+def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section | None:
     """Return head-tail curves before and after sampling."""
     if not curves:
         return None
@@ -144,8 +150,8 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
         ]
         before, after = curve["effective_entries"]
         change = f"effective entries {short(before)} → {short(after)}"
-        figures.append(figure(lang_name(name), change, rank_chart(lines)))
-    columns = [text_column("list", lang_name), *columns_of(("effective before", "effective after"), count)]
+        figures.append(figure(lang_name(name, languages), change, rank_chart(lines)))
+    columns = [language_column("list", languages), *columns_of(("effective before", "effective after"), count)]
     rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
     numbers = to_html(Table(columns, rows))
     return Section(
@@ -156,7 +162,7 @@ def _effect(curves: Mapping[str, SampledCurve]) -> Section | None:
     )
 
 
-def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section | None:
+def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Languages) -> Section | None:
     parts: list[Html] = []
     for reason in EXAMPLES:
         if samples.get(reason.column):
@@ -164,7 +170,11 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section | N
                 [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]]
                 for row in samples[reason.column]
             ]
-            columns = [text_column("language", lang_name), *map(text_column, ("text", "why")), text_column("key", code)]
+            columns = [
+                language_column("language", languages),
+                *map(text_column, ("text", "why")),
+                text_column("key", code),
+            ]
             heading = reason.label.replace("_", " ").capitalize()
             parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if not parts:

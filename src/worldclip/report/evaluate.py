@@ -15,6 +15,7 @@ from worldclip.contracts.records import (
     SharedQueries,
     TaskResult,
 )
+from worldclip.language.table import Languages
 from worldclip.report.by_language import languages_section, number_of
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.language_map import group_bar
@@ -28,7 +29,7 @@ from worldclip.report.page import (
     code,
     first_and_more,
     folded,
-    lang_name,
+    language_column,
     note,
     small_bar,
     words,
@@ -75,14 +76,14 @@ def dataset_legend(report: EvaluateReport) -> Html:
     return tag("dl", *lines, class_="about") if lines else Html()
 
 
-def sections(report: EvaluateReport) -> list[Section]:
+def sections(report: EvaluateReport, languages: Languages) -> list[Section]:
     """Return the parts that the evaluation has."""
     parts = [
         gallery_section(report["gallery"]),
         results_section(report),
-        held_out_section(report),
+        held_out_section(report, languages),
         published_section(report),
-        languages_section(report["datasets"]),
+        languages_section(report["datasets"], languages),
     ]
     return [section for section in parts if section is not None]
 
@@ -144,9 +145,9 @@ def _suite(suite: Mapping[str, Any] | None) -> Html:
     return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
 
 
-def held_out_section(report: EvaluateReport) -> Section | None:
+def held_out_section(report: EvaluateReport, languages: Languages) -> Section | None:
     """Return pictures whose name was held out of training beside others, by language; None if no dataset has them."""
-    parts = [_held_out(result) for result in report.get("held_out", [])]
+    parts = [_held_out(result, languages) for result in report.get("held_out", [])]
     lead = (
         "Pictures whose name in this language no training pair has, while their names in other languages occur: does "
         "the model carry a concept across languages? Beside them, in the same languages and among the same names, "
@@ -155,13 +156,13 @@ def held_out_section(report: EvaluateReport) -> Section | None:
     return Section("Held-out combinations", lead, join(parts)) if parts else None
 
 
-def _held_out(result: HeldOut) -> Html:
+def _held_out(result: HeldOut, languages: Languages) -> Html:
     """Return the means over languages as bars and every language as a row."""
     metric = top_metric(result["means"])
     name = metric_name(metric)
     groups = result["means"][metric]
     largest = max(group["interval_95"][1] for group in groups) or 1.0
-    columns = [text_column("language", lang_name)]
+    columns = [language_column("language", languages)]
     for part in ("seen", "held out"):
         columns += [Column(f"{part} {name}", percent), Column("95% interval")]
     if metric != "acc1":

@@ -6,11 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.contracts.records import MatchReport
-from worldclip.language import table as languages
+from worldclip.language.table import Languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import cell, step_legend, step_of
 from worldclip.report.numbers import count, percent, short
-from worldclip.report.page import Bar, Card, Section, bars, first_and_more, folded, lang_name, language_label, note
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    first_and_more,
+    folded,
+    lang_name,
+    language_column,
+    language_label,
+    note,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_ROWS = 15  # languages in sight; the others are folded
@@ -31,7 +42,7 @@ def cards(report: MatchReport) -> list[Card]:
     return [Card(matched, "texts with a match", f"of {count(report['pairs'])}")]
 
 
-def sections(report: MatchReport) -> list[Section]:
+def sections(report: MatchReport, languages: Languages) -> list[Section]:
     """Return match rates, and the recall of language identification where the pool states languages."""
     texts: dict[str, tuple[int, int]] = {}
     for lang, row in report.get("texts", {}).items():
@@ -39,22 +50,24 @@ def sections(report: MatchReport) -> list[Section]:
         total = matched + row.get(Reason.NO_MATCH.label, 0)
         if total:
             texts[lang] = (total, matched)
-    parts = [_rates(texts, report.get("profiles", {}))] if texts else []
-    return parts + ([_lid_recall(report)] if "truth" in report else [])
+    parts = [_rates(texts, report.get("profiles", {}), languages)] if texts else []
+    return parts + ([_lid_recall(report, languages)] if "truth" in report else [])
 
 
-def _rates(texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[str, int]]) -> Section:
+def _rates(
+    texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[str, int]], languages: Languages
+) -> Section:
     """Return match rates by script and by language; texts: (with entries for their language, matched)."""
     by_size = sorted(texts, key=lambda lang: -texts[lang][0])
     by_script: dict[str, list[str]] = {}
     for lang in by_size:
-        by_script.setdefault(_script(lang), []).append(lang)
+        by_script.setdefault(_script(lang, languages), []).append(lang)
     scripts = sorted(by_script.items(), key=lambda item: -sum(texts[lang][0] for lang in item[1]))
     script_rows = [[script, len(langs), *_rate_cells(langs, texts, compared)] for script, langs in scripts]
-    lang_rows = [[lang, _script(lang), *_rate_cells([lang], texts, compared)] for lang in by_size]
+    lang_rows = [[lang, _script(lang, languages), *_rate_cells([lang], texts, compared)] for lang in by_size]
     profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
     rates = [Column("texts", count), *columns_of(["matched", *(name.replace("_", " ") for name in profiles)], percent)]
-    lang_columns = [text_column("language", lang_name), text_column("script"), *rates]
+    lang_columns = [language_column("language", languages), text_column("script"), *rates]
     body = [
         to_html(Table([text_column("script"), Column("languages", count), *rates], script_rows)),
         first_and_more(lang_rows, MAX_ROWS, "more", lambda rows: to_html(Table(lang_columns, rows))),
@@ -78,23 +91,24 @@ def _rate_cells(
     return [total, matched / total, *(sum(row[name] for row in samples) / size if size else None for name in profiles)]
 
 
-def _script(lang: str) -> str:
+def _script(lang: str, languages: Languages) -> str:
     try:
         return languages.get(lang).script
     except KeyError:
         return ""
 
 
-def _lid_recall(report: MatchReport) -> Section:
+def _lid_recall(report: MatchReport, languages: Languages) -> Section:
     """Return how much of each language's texts identification finds, and where the others go."""
     truth = report["truth"]
     recalls = report["lid_recall"]
     unknown = report.get("lid_unknown", [])
     mean = sum(recalls.values()) / len(recalls)
     best_first = sorted(recalls, key=lambda lang: (-recalls[lang], lang))
-    drawn = (
-        _recall_bars(best_first, recalls) if len(recalls) <= MAX_RECALL_BARS else _recall_cells(truth, recalls, unknown)
-    )
+    if len(recalls) <= MAX_RECALL_BARS:
+        drawn = _recall_bars(best_first, recalls, languages)
+    else:
+        drawn = _recall_cells(truth, recalls, unknown, languages)
     return Section(
         "Language identification",
         f"Share of each language's texts that are identified as that language; mean over {len(recalls)} languages "
@@ -102,17 +116,17 @@ def _lid_recall(report: MatchReport) -> Section:
         join(
             [
                 drawn,
-                _unknown_note(truth, unknown),
-                folded("Lost by language, and confusions", to_html(_loss_table(truth, recalls))),
+                _unknown_note(truth, unknown, languages),
+                folded("Lost by language, and confusions", to_html(_loss_table(truth, recalls, languages))),
             ]
         ),
     )
 
 
-def _recall_bars(langs: Sequence[str], recalls: Mapping[str, float]) -> Html:
+def _recall_bars(langs: Sequence[str], recalls: Mapping[str, float], languages: Languages) -> Html:
     return bars(
         Bar(
-            label=lang_name(lang),
+            label=lang_name(lang, languages),
             parts=[(recalls[lang], "var(--s1)", f"recall {percent(recalls[lang])}")],
             note=percent(recalls[lang]),
         )
@@ -120,27 +134,29 @@ def _recall_bars(langs: Sequence[str], recalls: Mapping[str, float]) -> Html:
     )
 
 
-def _recall_cells(truth: Truth, recalls: Mapping[str, float], unknown: Sequence[str]) -> Html:
+def _recall_cells(truth: Truth, recalls: Mapping[str, float], unknown: Sequence[str], languages: Languages) -> Html:
     """Return a cell per language, the worst first; those that the model has no label for have a dashed border."""
     cells = []
     for lang in sorted(recalls, key=lambda lang: (recalls[lang], lang)):
         class_ = "at-chance" if lang in unknown else f"step{step_of(recalls[lang], RECALL_STEPS)}"
-        hover = f"{language_label(lang)}: {percent(recalls[lang])} of {count(sum(truth[lang].values()))} texts"
+        hover = (
+            f"{language_label(lang, languages)}: {percent(recalls[lang])} of {count(sum(truth[lang].values()))} texts"
+        )
         cells.append(cell(lang, percent(recalls[lang]), class_, hover))
     steps = step_legend("texts found:", RECALL_STEP_NAMES, "no label in the model")
     return steps + tag("div", tag("div", *cells, class_="cells"), class_="languages")
 
 
-def _unknown_note(truth: Truth, unknown: Sequence[str]) -> Html | None:
+def _unknown_note(truth: Truth, unknown: Sequence[str], languages: Languages) -> Html | None:
     if not unknown:
         return None
     num_texts = sum(sum(truth[lang].values()) for lang in unknown)
-    names = ", ".join(language_label(lang) for lang in unknown)
+    names = ", ".join(language_label(lang, languages) for lang in unknown)
     text = f"The model has no label for {len(unknown)} of these languages, with {count(num_texts)} texts: {names}."
     return note(f"{text} Another model may have (languages.lid_model), or the pool states them (pool.lang).")
 
 
-def _loss_table(truth: Truth, recalls: Mapping[str, float]) -> Table:
+def _loss_table(truth: Truth, recalls: Mapping[str, float], languages: Languages) -> Table:
     """Return texts of each language: found, taken for another, without a language; the worst first."""
     rows = []
     for lang in sorted(truth, key=lambda lang: (recalls[lang], lang)):
@@ -149,11 +165,13 @@ def _loss_table(truth: Truth, recalls: Mapping[str, float]) -> Table:
         others = sorted(
             ((n, other) for other, n in truth[lang].items() if other not in (lang, NO_LANGUAGE)), reverse=True
         )
-        confusions = [join([lang_name(other), percent(n / total)], " ") for n, other in others[:NUM_CONFUSIONS]]
+        confusions = [
+            join([lang_name(other, languages), percent(n / total)], " ") for n, other in others[:NUM_CONFUSIONS]
+        ]
         wrong = 1 - recalls[lang] - without / total
         rows.append([lang, total, recalls[lang], max(0.0, wrong), without / total, join(confusions, ", ")])
     columns = [
-        text_column("true language", lang_name),
+        language_column("true language", languages),
         Column("texts", count),
         *columns_of(("recall", "taken for another", "no language"), percent),
         text_column("most often taken for"),

@@ -8,10 +8,23 @@ from itertools import chain, islice, zip_longest
 from typing import Any, TypeAlias
 
 from worldclip.core.registry import Registry
-from worldclip.language import table as languages
+from worldclip.language.table import Languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
-from worldclip.report.page import Bar, Card, Section, bars, code, first_and_more, folded, lang_name, legend, note, words
+from worldclip.report.page import (
+    Bar,
+    Card,
+    Section,
+    bars,
+    code,
+    first_and_more,
+    folded,
+    lang_name,
+    language_column,
+    legend,
+    note,
+    words,
+)
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_BARS = 40  # lists with a bar in sight; the table has them all
@@ -43,7 +56,7 @@ def cards(report: Mapping[str, Any]) -> list[Card]:
     return [Card(short(total), "entries", f"in {len(report['lists'])} languages")]
 
 
-def sections(report: Mapping[str, Any]) -> list[Section]:
+def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
@@ -51,11 +64,11 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     body = join(
         [
             legend((_colour(source), source) for source in sources),
-            _list_bars(per_language, sources),
+            _list_bars(per_language, sources, languages),
             tag("h3", "Sources"),
             to_html(_source_table(per_language, sources)),
-            _scripts(per_language),
-            folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources))),
+            _scripts(per_language, languages),
+            folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources, languages))),
             *map(note, report["notes"]),
         ]
     )
@@ -72,7 +85,7 @@ def _colour(source: str) -> str:
     return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
 
 
-def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
+def _list_bars(lists: Lists, sources: Sequence[str], languages: Languages) -> Html:
     largest = max((row["entries"] for row in lists.values()), default=1)
     rows = []
     for lang, row in lists.items():
@@ -81,7 +94,7 @@ def _list_bars(lists: Lists, sources: Sequence[str]) -> Html:
             for source in sources
             if (number := row["by_source"].get(source, 0))
         ]
-        rows.append(Bar(label=lang_name(lang), parts=parts, note=count(row["entries"])))
+        rows.append(Bar(label=lang_name(lang, languages), parts=parts, note=count(row["entries"])))
     return first_and_more(rows, MAX_BARS, "smaller lists", bars)
 
 
@@ -101,7 +114,7 @@ def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
     return Table([text_column("source"), Column("languages with it"), *counts], rows)
 
 
-def _scripts(lists: Lists) -> Html:
+def _scripts(lists: Lists, languages: Languages) -> Html:
     """Return one row per script: how many languages use it, and entries of the largest of their lists."""
     by_script: dict[str, list[str]] = {}
     for lang in lists:
@@ -119,13 +132,13 @@ def _scripts(lists: Lists) -> Html:
     columns = [
         text_column("script", code),
         Column("languages", count),
-        text_column("largest list", lang_name),
+        language_column("largest list", languages),
         text_column("some of its entries, chosen by hash, from each source in turn"),
     ]
     return tag("h3", "Scripts") + to_html(Table(columns, rows))
 
 
-def _list_table(lists: Lists, sources: Sequence[str]) -> Table:
+def _list_table(lists: Lists, sources: Sequence[str], languages: Languages) -> Table:
     profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
     titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
     rows = [
@@ -139,4 +152,4 @@ def _list_table(lists: Lists, sources: Sequence[str]) -> Table:
         ]
         for lang, row in lists.items()
     ]
-    return Table([text_column("list", lang_name), *columns_of(titles, count)], rows)
+    return Table([language_column("list", languages), *columns_of(titles, count)], rows)

@@ -6,13 +6,15 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from worldclip.core.artifacts import write_text
-from worldclip.language import table as languages
+from worldclip.language.table import Languages
 from worldclip.report.chart import chart_style
 from worldclip.report.html import Html, join, tag
+from worldclip.report.table import Column, text_column
 
 NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one"}  # codes outside the table of languages
 
@@ -156,24 +158,29 @@ def code(text: str) -> Html:
     return tag("code", text)
 
 
-def language_name(lang: str) -> str:
-    """Return a language's English name, "" for a code outside the table of languages."""
+def language_name(lang: str, languages: Languages) -> str:
+    """Return a language's English name, "" for a code outside the recipe's languages."""
     try:
         return languages.get(lang).name
     except KeyError:
         return NO_LANGUAGE_NAMES.get(lang, "")
 
 
-def language_label(lang: str) -> str:
+def language_label(lang: str, languages: Languages) -> str:
     """Return a language's English name and its code as plain text, for hover texts and sentences."""
     row = languages.by_code().get(lang)
     return f"{row.name} {lang}" if row else lang
 
 
-def lang_name(lang: str) -> Html:
-    """Return a language's English name with its code; a code outside the table of languages stands alone."""
-    name = language_name(lang)
+def lang_name(lang: str, languages: Languages) -> Html:
+    """Return a language's English name with its code; a code outside the recipe's languages stands alone."""
+    name = language_name(lang, languages)
     return join([name, code(lang)], " ") if name else code(lang)
+
+
+def language_column(title: str, languages: Languages) -> Column:
+    """Return a column of codes that are drawn with the languages' names."""
+    return text_column(title, partial(lang_name, languages=languages))
 
 
 def words(text: str, lang: str = "") -> Html:

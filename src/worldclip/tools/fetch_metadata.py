@@ -19,8 +19,8 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import url_problem
 from worldclip.core.safe_path import safe_join
-from worldclip.language import table as languages
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.dump_files import needs_text, needs_views
 from worldclip.metadata.sources.pack import open_pack
@@ -51,9 +51,10 @@ class FetchConfig:
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
-    def problems(self) -> list[str]:
+    def problems(self, languages: Languages) -> list[str]:
+        """Return what is wrong; languages: of the recipe."""
         problems = [
-            f"--langs has {lang!r}: unknown language; {languages.how_to_know(lang)}"
+            f"--langs has {lang!r}: unknown language; {how_to_know(lang)}"
             for lang in self.langs
             if lang not in languages.by_code()
         ]
@@ -76,7 +77,7 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
     """
-    problems = config.problems()
+    problems = config.problems(run.section(LanguagesConfig).table)
     metadata = run.section(MetadataConfig)
     if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
@@ -143,7 +144,7 @@ def _codes(run: Run, langs: Sequence[str]) -> Sequence[str]:
     """Return `langs`, or all languages of the recipe whose list is not in its pack."""
     pack = run.section(MetadataConfig).pack
     languages_config = run.section(LanguagesConfig)
-    packed = open_pack(Path(pack)).lists if pack else {}
+    packed = open_pack(Path(pack), languages_config.table).lists if pack else {}
     own_codes = languages_config.codes if pack else languages_config.run_codes  # unset: the pack's languages are meant
     return langs or [code for code in own_codes if code not in packed]
 
@@ -153,9 +154,10 @@ def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     from worldclip.metadata.work import label_scheme
 
     codes = _codes(run, langs)
-    scheme = label_scheme(run.section(LanguagesConfig).lid_model, codes)
-    wikis = {wiki for code in codes for wiki in languages.wikipedias(code, scheme)}
-    corpora = {wiki for language in languages.added() for wiki in language.wikipedia}
+    section = run.section(LanguagesConfig)
+    scheme = label_scheme(section.lid_model, codes)
+    wikis = {wiki for code in codes for wiki in section.table.wikipedias(code, scheme)}
+    corpora = {wiki for language in section.table.added for wiki in language.wikipedia}
     corpora &= set(run.section(MetadataConfig).wikipedia)  # files of your own, which Wikimedia does not have
     return sorted(wikis - corpora)
 

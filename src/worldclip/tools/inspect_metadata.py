@@ -16,9 +16,9 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report
-from worldclip.language import table as languages
-from worldclip.language.config import open_run
+from worldclip.language.config import languages_of
 from worldclip.language.profiles import normalise
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.match.config import MERGED
 from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.metadata.matchers import STAGE, load_matcher
@@ -36,15 +36,13 @@ def is_metadata(path: Path) -> bool:
 
 def inspect(folder: Path, lang: str | None = None, entry: str | None = None) -> tuple[Any, str]:
     """Return the lists of RUN/metadata, or why `entry` is in the list of `lang`, as a record and as text."""
-    if layout.is_run(folder.parent):
-        open_run(folder.parent)  # its recipe may add languages
     if (lang is None) != (entry is None):
         raise UserError("--find and --lang go together here: worldclip inspect RUN/metadata --lang sw --find simba")
     if lang is None or entry is None:
         lists = inspect_lists(folder)
         return {"lists": lists}, lists_to_text(lists)
     record = find_entry(folder, lang, entry)
-    return record, entry_to_text(record)
+    return record, entry_to_text(record, languages_of(folder.parent))
 
 
 def inspect_lists(folder: Path) -> dict[str, Report]:
@@ -136,7 +134,7 @@ def _counts(row: Report, sources: Sequence[str], profiles: Sequence[str]) -> lis
     ]
 
 
-def entry_to_text(record: Report) -> str:
+def entry_to_text(record: Report, languages: Languages = INSTALLED) -> str:
     """Return what `find_entry` returned in words."""
     lang, entry = record["lang"], record["entry"]
     name = f"{lang} ({languages.get(lang).name})" if lang != MERGED else "all lists as one"

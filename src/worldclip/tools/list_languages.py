@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NotRequired, TypedDict
 
-from worldclip.contracts import layout
 from worldclip.core.artifacts import require_manifest
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Metavar
-from worldclip.language import table
-from worldclip.language.config import open_run
+from worldclip.language.config import languages_of
+from worldclip.language.table import INSTALLED, Language
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
 
@@ -43,10 +42,9 @@ def list_languages(
 
     Raises UserError if nothing matches, or the run has no finished metadata.
     """
-    if run is not None and layout.is_run(run):
-        open_run(run)
+    languages = INSTALLED if run is None else languages_of(run)
     counts = None if run is None else require_manifest(run, "metadata")["counts"]
-    rows = [_row(language) for language in table.all_languages()]
+    rows = [_row(language) for language in languages.all_languages()]
     if counts is not None:
         for row in rows:
             row["entries"] = counts.get(row["code"])
@@ -57,7 +55,7 @@ def list_languages(
     return rows
 
 
-def _row(language: table.Language) -> LanguageRow:
+def _row(language: Language) -> LanguageRow:
     return {
         "code": language.code,
         "name": language.name,

@@ -145,8 +145,8 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
     """
     out = out or default_folder(source)
     path = fetch_pack(source, out)
-    added = load_config(LanguagesConfig, {"add": packs.read_added_languages(path)}).add
-    packed = packs.open_pack(path)
+    added: LanguagesConfig = load_config(LanguagesConfig, {"add": packs.read_added_languages(path)})
+    packed = packs.open_pack(path, added.table)
     if layout.recipe(out).exists():
         other = read_toml(out).get("metadata", {}).get("pack", "")
         if other != str(packed.path):
@@ -154,7 +154,7 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
             raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")
     match = packed.record["match"]
     configs = (
-        LanguagesConfig(codes=tuple(packed.lists), add=added),
+        LanguagesConfig(codes=tuple(packed.lists), add=added.add),
         MetadataConfig(pack=str(packed.path)),
         MatchConfig(profile=match["profile"], fold_case=match["fold_case"]),
     )

@@ -28,6 +28,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.curate import online_work
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
@@ -153,6 +154,7 @@ class Trainer:
         """Create loader and model, fresh or from `checkpoint`; rank 0 prints what the run needs and trains."""
         self.config = config = run.section(TrainConfig)
         self.run_dir, self.evaluate_config = run.dir, run.section(EvaluateConfig)
+        self.languages = run.section(LanguagesConfig).table
         self.world, self.schedule, self.tokenizer = world, schedule, tokenizer
         self.device = pick_rank_device(config.device, world)
         if self.device.type == "cpu":
@@ -371,7 +373,13 @@ class Trainer:
             checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
             consolidate(checkpoint)
             scores = score_checkpoint(
-                checkpoint, checkpoint, self.run_dir, self.config, self.evaluate_config, device=device
+                checkpoint,
+                checkpoint,
+                self.run_dir,
+                self.config,
+                self.evaluate_config,
+                self.languages,
+                device=device,
             )
             log.write_scores(step, scores)
             say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")

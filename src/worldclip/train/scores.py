@@ -20,6 +20,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.stage import model_digest
 from worldclip.evaluate.tasks import Dataset
+from worldclip.language.table import Languages
 from worldclip.model.load import load
 from worldclip.report.results import ResultRecord
 from worldclip.train.config import TrainConfig
@@ -43,9 +44,9 @@ def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConf
     return config
 
 
-def load_datasets(run_dir: Path, config: EvaluateConfig) -> list[Dataset]:
+def load_datasets(run_dir: Path, config: EvaluateConfig, languages: Languages) -> list[Dataset]:
     """Return the datasets of a config."""
-    return [datasets.load(name, config, run_dir) for name in config.dataset_names]
+    return [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
 
 
 def has_scores(checkpoint: Path, model_folder: Path) -> bool:
@@ -60,6 +61,7 @@ def score_checkpoint(
     run_dir: Path,
     train: TrainConfig,
     config: EvaluateConfig,
+    languages: Languages,
     *,
     device: str,
     processes: int = 1,
@@ -71,12 +73,12 @@ def score_checkpoint(
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
     config = config_of_scores(train, config)
-    loaded = load_datasets(run_dir, config)
+    loaded = load_datasets(run_dir, config, languages)
     model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(model_folder)}
     model = load(model_folder, device=device, preprocess=config.preprocess_rule)
     cache = results.with_name("features") if processes > 1 else None  # through which the processes meet
     if processes > 1:
-        sweep = Sweep(model_folder, engine.identify(model, model_id), config, run_dir)
+        sweep = Sweep(model_folder, engine.identify(model, model_id), config, run_dir, languages)
         share(sweep, loaded, config.languages, results.parent)
     records, _, _ = engine.evaluate(
         model, model_id, loaded, config.languages, results, batch_size=config.batch_size, cache=cache

@@ -19,6 +19,7 @@ from worldclip.core.console import logged_to, say
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.language.table import Languages
 from worldclip.train.checkpoint import FILES, MODEL, OPTIMIZER, consolidate, read_state
 from worldclip.train.config import TrainConfig
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, load_datasets, score_checkpoint
@@ -26,7 +27,7 @@ from worldclip.train.scores import MEAN, config_of_scores, has_scores, load_data
 POLL_S = 5.0  # between looks for a new checkpoint
 
 
-def watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> None:
+def watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages) -> None:
     """Evaluate checkpoints of RUN/train as they appear, and return when training has finished and all are evaluated.
 
     Raises UserError if training evaluates by itself, without datasets, or if another process watches the run.
@@ -36,19 +37,18 @@ def watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> None:
             f"train.evaluate_every_samples = {train.evaluate_every_samples}: training evaluates its checkpoints; "
             "set it to 0 in the recipe, or leave out --watch"
         )
-    load_datasets(
-        run_dir, config_of_scores(train, config)
-    )  # what is wrong with them is said now and not at the first checkpoint
+    # what is wrong with them is said now and not at the first checkpoint
+    load_datasets(run_dir, config_of_scores(train, config), languages)
     train_dir = layout.train_dir(run_dir)
     with RunLock(run_dir, name=".watch.lock"), logged_to(layout.run_log(run_dir)):
         say("evaluate", f"watching {train_dir}; stop with Ctrl-C, go on with the same command")
-        num_scored = _watch(run_dir, train, config)
+        num_scored = _watch(run_dir, train, config, languages)
     best = layout.best_of(train_dir)
     best_is = f"; best: {best.name}" if best else ""
     say("evaluate", f"training has finished; {num_scored:,} checkpoints evaluated by this call{best_is}")
 
 
-def _watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> int:
+def _watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages) -> int:
     """Return how many checkpoints got scores."""
     train_dir, num_scored = layout.train_dir(run_dir), 0
     seen: set[tuple[str, int]] = set()
@@ -61,7 +61,7 @@ def _watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> int:
         if new is not None:
             is_waiting = False
             seen.add(new[1])
-            num_scored += _evaluate_once(new[0], run_dir, train, config)
+            num_scored += _evaluate_once(new[0], run_dir, train, config, languages)
         elif is_finished:
             return num_scored
         else:
@@ -79,7 +79,9 @@ def _identity(checkpoint: Path) -> tuple[str, int]:
         return checkpoint.name, 0  # removed since it was listed
 
 
-def _evaluate_once(checkpoint: Path, run_dir: Path, train: TrainConfig, config: EvaluateConfig) -> bool:
+def _evaluate_once(
+    checkpoint: Path, run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages
+) -> bool:
     """Evaluate a checkpoint unless it has scores; return whether it was evaluated."""
     aside = layout.step_scores(checkpoint).with_name("checkpoint")
     shutil.rmtree(aside, ignore_errors=True)  # of a call that was killed
@@ -96,7 +98,7 @@ def _evaluate_once(checkpoint: Path, run_dir: Path, train: TrainConfig, config: 
             return False
         say("evaluate", f"evaluating {checkpoint.name}")
         scores = score_checkpoint(
-            checkpoint, aside, run_dir, train, config, device=config.device, processes=config.processes
+            checkpoint, aside, run_dir, train, config, languages, device=config.device, processes=config.processes
         )
     finally:
         shutil.rmtree(aside, ignore_errors=True)

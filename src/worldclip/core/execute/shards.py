@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worldclip.core import inputs, job_files, process_values
+from worldclip.core import inputs, job_files
 from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.console import is_quiet, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
@@ -101,12 +101,9 @@ class ShardWork:
     fn: Callable[[Shard], Report]
     done_dir: Path
     key: str
-    values: Mapping[str, Any] = field(default_factory=process_values.all_values)
-    """Of the process that starts the map, for the one that works on a shard."""
 
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only what would fail every shard: a full or read-only disk, a missing package."""
-        process_values.replace_values(self.values)
         raise_file_limit()
         try:
             report = read_unchanged(self.fn, shard) if is_marked(self.fn, "reads_input") else self.fn(shard)

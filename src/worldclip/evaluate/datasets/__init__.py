@@ -4,8 +4,8 @@ A layout is a module whose docstring shows the folder and whose function `load` 
 
     def load(name: str, folder: Path) -> Dataset
 
-Further parameters of this function get the value of the option of the same name in `load` below.  It raises UserError
-for a folder that is laid out otherwise.
+Further parameters of this function get the value of the option of the same name in `load` below, such as `languages`.
+It raises UserError for a folder that is laid out otherwise.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures
 from worldclip.evaluate.slip import with_slip_names
 from worldclip.evaluate.tasks import Dataset, with_ties
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.pool.builders import read_held_out
 
 
-def load(name: str, config: EvaluateConfig, run_dir: Path) -> Dataset:
+def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return dataset `name` with the additional measures and the ties of `config`.
 
     name: a held-out set of the pool that the run drew, a key of evaluate.folders, or a dataset of the catalog below
-    evaluate.data.  Raises UserError if its folder is missing or not laid out as it must be.
+    evaluate.data.  languages: of the recipe, which say what a dataset's codes mean.  Raises UserError if its folder is
+    missing or not laid out as it must be.
     """
     layout_name, folder = _locate(name, config, run_dir)
     read = LAYOUTS.load(layout_name).load
     options = {
         "captions": config.captions,
+        "languages": languages,
         "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
         "prompts": config.prompts,
         "ties": config.tie_rule,

@@ -18,18 +18,19 @@ from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_records
 from worldclip.evaluate.tasks import Dataset
+from worldclip.language.table import INSTALLED, Languages
 
 KEY = "image/key"
 
 
-def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
+def load(name: str, folder: Path, captions: str = "all_captions", languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"
     records = read_records(path, "captions, one image per line", (KEY,), (KEY,))
     keys = [record[KEY] for record in records]
     check_distinct(keys, f"{path}: {KEY}")
     images = images_by_stem(folder, keys, path)
-    by_language = _by_language(records, path)
+    by_language = _by_language(records, path, languages)
     if not by_language:
         raise UserError(f'{path} has no caption; a line is {{"{KEY}": ..., "<lang>": {{"caption": [...]}}}}')
     contents = [fingerprint(path, folder), images.fingerprints, captions]
@@ -37,7 +38,7 @@ def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:
     return retrieval_dataset(name, images, by_language, captions, contents, labels=labels)
 
 
-def _by_language(records: list[Json], path: Path) -> dict[str, list[Caption]]:
+def _by_language(records: list[Json], path: Path, languages: Languages) -> dict[str, list[Caption]]:
     """Return the captions by our language code, in the order of the file; blank ones are left out."""
     captions: dict[str, list[Caption]] = {}
     for i, record in enumerate(records):
@@ -48,5 +49,5 @@ def _by_language(records: list[Json], path: Path) -> dict[str, list[Caption]]:
                 if not isinstance(text, str):
                     raise UserError(f"{path}: image {record[KEY]} has the {code} caption {text!r}; it must be a text")
                 if text.strip():
-                    captions.setdefault(our_code(code), []).append((i, text))
+                    captions.setdefault(our_code(code, languages), []).append((i, text))
     return dict(sorted(captions.items()))

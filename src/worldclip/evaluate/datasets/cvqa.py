@@ -31,7 +31,7 @@ from worldclip.evaluate.datasets.common.images import distinct_images
 from worldclip.evaluate.datasets.common.parquet import images_in_parquet, read_parquet
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.results import LOCAL
 
 NUM_OPTIONS = 4
@@ -42,13 +42,13 @@ COLUMNS = {"ID": "id", "Question": "question", "Options": "options", "Translated
 LABELS = "labels.json"
 
 
-def load(name: str, folder: Path) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     parquet = sorted(folder.rglob("*.parquet"))
     path = folder / "questions.jsonl"
     contents: list[Any]
     if parquet:
-        questions = _read_parquet(parquet, folder)
+        questions = _read_parquet(parquet, folder, languages)
         images = images_in_parquet(parquet, "ID", _image_key, folder, is_sorted=True)
         contents = [images.fingerprints, [question["answer"] for question in questions]]
     elif path.exists():
@@ -61,7 +61,7 @@ def load(name: str, folder: Path) -> Dataset:
         raise UserError(f"{folder} holds neither data/test-*.parquet nor questions.jsonl; it needs one of them")
     position = {key: i for i, key in enumerate(images.keys)}
     image_idx = np.array([position[Path(question["image"]).stem] for question in questions])
-    tasks = {"en": [_task(questions, image_idx, "_en")], LOCAL: [_task(questions, image_idx, "")]}
+    tasks = {"en": [_task(questions, image_idx, "_en", languages)], LOCAL: [_task(questions, image_idx, "", languages)]}
     return build_dataset(name, images, tasks, contents)
 
 
@@ -76,14 +76,15 @@ def _check(question: Json, where: str) -> None:
         raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 
-def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str) -> Choice:
+def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str, languages: Languages) -> Choice:
     """Return the questions in one language; suffix: of the fields that hold it."""
     options = []
     for question in questions:
         text = question[f"question{suffix}"]
         options.append([f"{text} {option}" for option in question[f"options{suffix}"]])
     by_country = slices_by([question["country"] for question in questions], "country ")
-    by_language = slices_by([text_files.our_code(question["lang"]) for question in questions], "lang ")
+    codes = [text_files.our_code(question["lang"], languages) for question in questions]
+    by_language = slices_by(codes, "lang ")
     return Choice(
         options=options,
         answer=np.array([question["answer"] for question in questions]),
@@ -93,7 +94,7 @@ def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str) -> Choi
     )
 
 
-def _read_parquet(files: Sequence[Path], folder: Path) -> list[Json]:
+def _read_parquet(files: Sequence[Path], folder: Path, languages: Languages) -> list[Json]:
     """Return the published questions with the fields of questions.jsonl.
 
     Raises UserError for missing columns and answers.
@@ -104,7 +105,7 @@ def _read_parquet(files: Sequence[Path], folder: Path) -> list[Json]:
         for number, row in enumerate(read_parquet(path, (*COLUMNS, "Subset"))):
             where = f"{path}, row {number}"
             question = {ours: row[theirs] for theirs, ours in COLUMNS.items()}
-            question["lang"], question["country"] = _language_and_country(row["Subset"], where)
+            question["lang"], question["country"] = _language_and_country(row["Subset"], where, languages)
             question["image"] = _image_key(question["id"])
             question["answer"] = answers.get(question["id"], question["answer"])
             questions.append((question, where))
@@ -123,7 +124,7 @@ def _image_key(question_id: str) -> str:
     return question_id.rpartition("_")[0] or question_id
 
 
-def _language_and_country(text: str, where: str) -> tuple[str, str]:
+def _language_and_country(text: str, where: str, languages: Languages) -> tuple[str, str]:
     """Return (our code, country) of "('Swahili', 'Kenya')"; a language that our table lacks keeps its name."""
     values = text_files.parse_list(text, f"{where}: Subset", "a pair, ('Swahili', 'Kenya')")
     if len(values) != 2:

@@ -20,19 +20,19 @@ from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import distinct_images, fingerprints
 from worldclip.evaluate.datasets.common.text_files import one_per_language, our_codes, read_records
 from worldclip.evaluate.tasks import Dataset
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 
 KEYS = {"img_path": "sentences", "image_id": "caption", "wit_ix": "caption_reference_description"}
 """Field that names the image: field of its captions."""
 
 
-def load(name: str, folder: Path) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     files = _files(folder)
     captions = {lang: _read_captions(path) for lang, path in files.items()}
     stems = [stem for pairs in captions.values() for stem, _ in pairs]
     images, position = distinct_images(folder, stems, folder / "annotations")
-    ours = _our_codes(list(files))
+    ours = _our_codes(list(files), languages)
     by_language = {}
     for lang, pairs in captions.items():
         placed = [(position[stem], text) for stem, text in pairs]
@@ -54,16 +54,16 @@ def _files(folder: Path) -> dict[str, Path]:
     return one_per_language(paths)
 
 
-def _our_codes(codes: Sequence[str]) -> dict[str, str]:
+def _our_codes(codes: Sequence[str], languages: Languages) -> dict[str, str]:
     """Map each code to ours, Bloom's of three letters too; several of one language of ours stay as they are."""
-    short = {code: _two_letters(code) for code in codes}
+    short = {code: _two_letters(code, languages) for code in codes}
     times_used = Counter(short.values())
     short = {code: ours if times_used[ours] == 1 else code for code, ours in short.items()}
-    ours = our_codes(list(short.values()))
+    ours = our_codes(list(short.values()), languages)
     return {code: ours[of_code] for code, of_code in short.items()}
 
 
-def _two_letters(code: str) -> str:
+def _two_letters(code: str, languages: Languages) -> str:
     """Return our code of a three-letter one (Bloom's); any other code as it is."""
     try:
         return languages.from_wordnet(code)

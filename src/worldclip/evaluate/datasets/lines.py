@@ -17,6 +17,7 @@ from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_distinct, one_per_language, our_codes, read_lines
 from worldclip.evaluate.tasks import Dataset
+from worldclip.language.table import INSTALLED, Languages
 
 IMAGE_LISTS = ("test_image_names.txt", "filenames.txt", "test_2016_flickr.txt")
 _CAPTION_FILE = re.compile(
@@ -25,7 +26,7 @@ _CAPTION_FILE = re.compile(
 )
 
 
-def load(name: str, folder: Path) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     lists = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]
     if len(lists) != 1:
@@ -36,13 +37,13 @@ def load(name: str, folder: Path) -> Dataset:
     stems = [Path(line.strip()).stem for line in read_lines(image_list, "the names of the images, one per line")]
     images = images_by_stem(folder, stems, image_list)
     check_distinct(stems, f"{image_list}: image")
-    files = _caption_files(folder)
+    files = _caption_files(folder, languages)
     captions = {lang: list(enumerate(_read_captions(path, len(stems), image_list))) for lang, path in files.items()}
     contents = [images.fingerprints, stems, fingerprints(files.values(), folder), list(files)]
     return retrieval_dataset(name, images, captions, "all_captions", contents)
 
 
-def _caption_files(folder: Path) -> dict[str, Path]:
+def _caption_files(folder: Path, languages: Languages) -> dict[str, Path]:
     """Return {our language code: file}.  Raises UserError if there is none, or two of one language."""
     matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
     files = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
@@ -51,7 +52,7 @@ def _caption_files(folder: Path) -> dict[str, Path]:
             f"{folder} holds no captions; name them test_1kcaptions_<lang>.txt, test_2016_flickr.<lang> or "
             "<flores code>.txt, for example deu_Latn.txt"
         )
-    ours = our_codes(list(files))
+    ours = our_codes(list(files), languages)
     return dict(sorted((ours[lang], path) for lang, path in files.items()))
 
 

@@ -19,21 +19,22 @@ from worldclip.evaluate.datasets.common.parquet import images_in_parquet, read_p
 from worldclip.evaluate.datasets.common.text_files import our_codes
 from worldclip.evaluate.selection import ImageChoice
 from worldclip.evaluate.tasks import Dataset, Task
+from worldclip.language.table import INSTALLED, Languages
 
 FILES = ("queries", "top_ranked", "qrels")
 
 
-def load(name: str, folder: Path) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     corpus = folder / "data" / "corpus" / "test.parquet"
     images = images_in_parquet([corpus], "id", str, corpus.parent, is_sorted=False)
-    languages = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir() and path.name != "corpus")
-    if not languages:
+    langs = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir() and path.name != "corpus")
+    if not langs:
         raise UserError(f"{folder / 'data'} has no folder of a language; each must hold {', '.join(FILES)} (.parquet)")
     position = {key: i for i, key in enumerate(images.keys)}
-    ours = our_codes(languages)
-    tasks: dict[str, list[Task]] = {ours[lang]: [_task(folder / "data" / lang, position)] for lang in languages}
-    paths = [folder / "data" / lang / f"{file}.parquet" for lang in languages for file in FILES]
+    ours = our_codes(langs, languages)
+    tasks: dict[str, list[Task]] = {ours[lang]: [_task(folder / "data" / lang, position)] for lang in langs}
+    paths = [folder / "data" / lang / f"{file}.parquet" for lang in langs for file in FILES]
     return build_dataset(name, images, tasks, [images.fingerprints, fingerprints(paths, folder)])
 
 

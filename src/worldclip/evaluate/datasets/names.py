@@ -27,13 +27,13 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
 from worldclip.evaluate.datasets.common.text_files import read_json_object
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
-from worldclip.language import table
+from worldclip.language.table import INSTALLED, Languages
 
 MIN_NAMED = 0.5  # share of the images that a language must name
 THIRDS = ("head", "middle", "tail")
 
 
-def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
+def load(name: str, folder: Path, run_dir: Path | None = None, languages: Languages = INSTALLED) -> Dataset:
     """Return the set in `folder`; run_dir: the run whose matches split it into thirds."""
     tars, names_path = _files(folder)
     samples = read_samples(tars)
@@ -51,7 +51,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None) -> Dataset:
         "files": fingerprints([*tars, folder / "set.json", names_path], folder.parent),
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
     }
-    asked = _asked(record, names, keys, subject_idx)
+    asked = _asked(record, names, keys, subject_idx, languages)
 
     def tasks(lang: str) -> Sequence[Task]:
         in_lang = names[lang]
@@ -103,12 +103,16 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence
 
 
 def _asked(
-    record: Json, names: Mapping[str, Sequence[str | None]], keys: Sequence[str], subject_idx: np.ndarray
+    record: Json,
+    names: Mapping[str, Sequence[str | None]],
+    keys: Sequence[str],
+    subject_idx: np.ndarray,
+    languages: Languages,
 ) -> dict[str, np.ndarray]:
     """Return {language: positions of the images to ask about}."""
     asked = {}
     for lang, in_lang in names.items():
-        if lang not in table.by_code():
+        if lang not in languages.by_code():
             continue  # a code of CLDR that neither the table nor the recipe has
         is_asked = np.array([in_lang[idx] is not None for idx in subject_idx])
         if "asked" in record:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard
 from worldclip.language import characters
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED
 from worldclip.metadata.sources import wikitext
 
 # Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
@@ -290,7 +290,7 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
     local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    wikis = [wiki for language in languages.installed().values() for wiki in language.wikipedia]
+    wikis = [wiki for language in INSTALLED.all_languages() for wiki in language.wikipedia]
     other_wikis = [wiki.replace("_", "-") for wiki in wikis]
     return [*ENGLISH_PREFIXES, *local, *other_wikis]
 

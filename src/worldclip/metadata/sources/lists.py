@@ -18,7 +18,7 @@ from typing import Any
 
 from worldclip.core.errors import BadShard, require
 from worldclip.language import characters
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata.counting import Candidates
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source
@@ -73,7 +73,7 @@ def iter_lines(path: Path) -> Iterator[str]:
         raise BadShard(f"{path}: cannot be read after line {number} ({error})") from error
 
 
-def read_frequent_words(lang: str, top: int) -> Iterator[tuple[str, float]]:
+def read_frequent_words(lang: str, top: int, languages: Languages = INSTALLED) -> Iterator[tuple[str, float]]:
     """Yield the `top` most frequent words with their share of all words, each as it is, then in title case.
 
     wordfreq lower-cases all words, so only the title case brings names back.  Words with two digits or more are

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import digest, read_table, write_artifact
 from worldclip.core.errors import BadShard, UserError
-from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED, Languages
 
 FORMAT, VERSION = "worldclip.pack", 1
 RECORD, LICENCES = "pack.json", "LICENCES.md"
@@ -70,14 +70,14 @@ class Pack:
         return self.record["lists"]
 
 
-def open_pack(path: Path) -> Pack:
+def open_pack(path: Path, languages: Languages = INSTALLED) -> Pack:
     """Return a pack's record after checking it against the members; `read_packed` checks the lists themselves.
 
     Raises UserError if the file is not a whole pack.
     """
     try:
         with tarfile.open(path, "r:") as tar:
-            record = _read_record(path, tar)
+            record = _read_record(path, tar, languages)
             _check_members(path, tar, record)
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
@@ -98,7 +98,7 @@ def _load_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
     return record
 
 
-def _read_record(path: Path, tar: tarfile.TarFile) -> PackRecord:
+def _read_record(path: Path, tar: tarfile.TarFile, languages: Languages) -> PackRecord:
     record = _load_record(path, tar)
     if record.get("format") != FORMAT:
         raise UserError(f"{path}: not a pack of lists, its format is {record.get('format')!r}, not {FORMAT!r}")

@@ -15,9 +15,9 @@ from typing import Any
 from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
-from worldclip.language import table as languages
 from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.source import Inputs, Source
@@ -53,10 +53,10 @@ class Wordfreq(PackagedSource):
     licence = "CC BY-SA 4.0"
 
     def has_words(self, inputs: Inputs) -> bool:
-        return languages.get(inputs.lang).wordfreq is not None
+        return inputs.language.wordfreq is not None
 
     def read(self, inputs: Inputs) -> Candidates:
-        return read_frequent_words(inputs.lang, inputs.config.wordfreq_top)
+        return read_frequent_words(inputs.lang, inputs.config.wordfreq_top, inputs.languages)
 
     def notes(self, lists: Mapping[str, Record], built: Sequence[str], config: MetadataConfig) -> Iterator[str]:
         if any(self.name in row["by_source"] for row in lists.values()):
@@ -75,10 +75,10 @@ class Cldr(PackagedSource):
     licence = "Unicode License v3"
 
     def has_words(self, inputs: Inputs) -> bool:
-        return bool(languages.get(inputs.lang).cldr)
+        return bool(inputs.language.cldr)
 
     def read(self, inputs: Inputs) -> Candidates:
-        return read_cldr(inputs.lang)
+        return read_cldr(inputs.lang, inputs.languages)
 
 
 class EmojiNames(PackagedSource):
@@ -96,7 +96,7 @@ class EmojiNames(PackagedSource):
         return read_emoji_names(inputs.lang)
 
 
-def read_cldr(lang: str) -> Candidates:
+def read_cldr(lang: str, languages: Languages = INSTALLED) -> Candidates:
     """Yield the names that CLDR has in a language, in each of its locales, without remarks in brackets."""
     localedata = require("babel.localedata", extra="metadata")
     locales = languages.get(lang).cldr

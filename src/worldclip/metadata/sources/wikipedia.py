@@ -9,7 +9,7 @@ from worldclip.core.artifacts import digest
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import fingerprint_of
 from worldclip.language import segment
-from worldclip.language import table as languages
+from worldclip.language.table import OTHER
 from worldclip.metadata.counting import Record, WikipediaCounts
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source, describe_path, fingerprint_file
@@ -23,7 +23,7 @@ class WikipediaSource(Source):
 
     def is_missing(self, inputs: Inputs) -> bool:
         # `other` is the union of the Wikipedias that no label reaches.
-        has_wikipedia = inputs.lang == languages.OTHER or bool(languages.get(inputs.lang).wikipedia)
+        has_wikipedia = inputs.lang == OTHER or bool(inputs.language.wikipedia)
         return has_wikipedia and not self.has_words(inputs)
 
 

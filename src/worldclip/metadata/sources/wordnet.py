@@ -26,8 +26,8 @@ from xml.parsers import expat
 from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.registry import Requirement
-from worldclip.language import table as languages
 from worldclip.language.characters import lower
+from worldclip.language.table import INSTALLED, OTHER, Languages
 from worldclip.metadata.config import is_lexicon
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.entry_list import EntryList
@@ -80,7 +80,7 @@ def read_headers(wordnet: str) -> list[WordnetHeader]:
     return [_read_tab_header(Path(wordnet))]
 
 
-def read_wordnet(wordnet: str, lang: str) -> Candidates:
+def read_wordnet(wordnet: str, lang: str, languages: Languages = INSTALLED) -> Candidates:
     """Yield each lemma in the WordNet's order, with `_` replaced by a blank and `+` removed; there are no scores.
 
     wordnet: path of a file, or a lexicon of the package wn such as `omw-fr:1.4`.  English follows version 1 of the
@@ -88,13 +88,13 @@ def read_wordnet(wordnet: str, lang: str) -> Candidates:
     another language, without lemmas, or unreadable.
     """
     if is_lexicon(wordnet):
-        lemmas = _read_installed(wordnet, lang)
+        lemmas = _read_installed(wordnet, lang, languages)
         if_empty = f"no lemma; install it again: python -m wn download {wordnet}"
     elif is_lmf(wordnet):
-        lemmas = _read_lmf(Path(wordnet), lang)
+        lemmas = _read_lmf(Path(wordnet), lang, languages)
         if_empty = "no lemma (a LexicalEntry with a Lemma); is it a whole WordNet?"
     else:
-        lemmas = _read_tab(Path(wordnet), lang)
+        lemmas = _read_tab(Path(wordnet), lang, languages)
         if_empty = f"no lemma line (synset, tab, {lang}:lemma, tab, lemma); is it a WordNet?"
     is_empty = True
     for lemma in lemmas:
@@ -110,7 +110,7 @@ def is_lmf(wordnet: str) -> bool:
     return wordnet.lower().endswith((".xml", ".xml.gz"))
 
 
-def our_code(lang: str) -> str | None:
+def our_code(lang: str, languages: Languages = INSTALLED) -> str | None:
     """Return our code of a WordNet's language (BCP 47, such as `als`, `cmn-Hans`, `nb`); None if it is unknown."""
     code = lang.partition("-")[0].lower()
     # Codes of WordNets come first: `als` is Albanian in all of them, and the Alemannic Wikipedia's code in our table.
@@ -119,7 +119,7 @@ def our_code(lang: str) -> str | None:
     if code in languages.by_code():
         return code
     by_iso = languages.from_lid(code, "glotlid")
-    return BCP47.get(code) or (by_iso if by_iso != languages.OTHER else None)
+    return BCP47.get(code) or (by_iso if by_iso != OTHER else None)
 
 
 # --- tab files --------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _read_tab_header(path: Path) -> WordnetHeader:
     return WordnetHeader(*fields[:4])
 
 
-def _read_tab(path: Path, lang: str) -> Iterator[str]:
+def _read_tab(path: Path, lang: str, languages: Languages) -> Iterator[str]:
     header_lang = _read_tab_header(path).lang
     by_wordnet_code = {code: language.code for language in languages.all_languages() for code in language.wordnet}
     file_lang = by_wordnet_code.get(header_lang, lang)
@@ -156,15 +156,15 @@ def _read_tab(path: Path, lang: str) -> Iterator[str]:
 # --- WN-LMF files -----------------------------------------------------------------------------------------------------
 
 
-def _read_lmf(path: Path, lang: str) -> Iterator[str]:
+def _read_lmf(path: Path, lang: str, languages: Languages) -> Iterator[str]:
     """Yield the lemmas of a file's lexicons of `lang`, or of an unknown language, in the file's order.
 
     English: the first lemma of each synset.
     """
     lexicons = _load(path)
-    matching = [lexicon for lexicon in lexicons if our_code(lexicon["language"]) in (lang, None)]
+    matching = [lexicon for lexicon in lexicons if our_code(lexicon["language"], languages) in (lang, None)]
     if not matching:
-        others = ", ".join(f"{our_code(lexicon['language'])} ({lexicon['label']})" for lexicon in lexicons)
+        others = ", ".join(f"{our_code(lexicon['language'], languages)} ({lexicon['label']})" for lexicon in lexicons)
         raise BadShard(f"{path}: WordNet of {others or 'no language'}, not of {lang}")
     for lexicon in matching:
         yield from _first_lemmas(lexicon) if lang == "en" else _lemmas(lexicon)
@@ -254,24 +254,24 @@ def fingerprint_installed(name: str) -> dict[str, str | bool]:
     return {"lexicon": name, "label": lexicon.label, "modified": bool(lexicon.modified())}
 
 
-def _read_installed(name: str, lang: str) -> Iterator[str]:
+def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]:
     """Return lemmas as `_read_lmf` does, of an installed lexicon."""
     wn, lexicon = require("wn", extra="metadata"), _installed(name)
-    if our_code(lexicon.language) not in (lang, None):
-        raise BadShard(f"{name}: WordNet of {our_code(lexicon.language)} ({lexicon.label}), not of {lang}")
+    if our_code(lexicon.language, languages) not in (lang, None):
+        raise BadShard(f"{name}: WordNet of {our_code(lexicon.language, languages)} ({lexicon.label}), not of {lang}")
     wordnet = wn.Wordnet(lexicon=name, expand="")
     if lang == "en":
         return (lemma for synset in wordnet.synsets() for lemma in synset.lemmas()[:1])
     return (word.lemma() for word in wordnet.words())
 
 
-def installed_lexicons(lang: str) -> tuple[str, ...]:
+def installed_lexicons(lang: str, languages: Languages = INSTALLED) -> tuple[str, ...]:
     """Return the names of the lexicons of a language that wn has installed, sorted.
 
     Of the Open Multilingual Wordnet the paper's lexicon only, and its latest version: its release has two of Italian
     and several of English.  Of English one lexicon in all, since another one would repeat its synsets.
     """
-    names = sorted(name for name, lexicon in _all_installed().items() if our_code(lexicon.language) == lang)
+    names = sorted(name for name, lexicon in _all_installed().items() if our_code(lexicon.language, languages) == lang)
     papers = [name for name in names if name.partition(":")[0] == OMW_LEXICONS.get(lang)]
     if papers:
         names = [name for name in names if not name.startswith("omw-") or name == papers[-1]]
@@ -322,7 +322,7 @@ class Wordnets(Source):
             files = [str(path) for path in paths if path.name.endswith(ENDINGS)]
         if files or not config.installed_wordnets:
             return tuple(files)
-        return installed_lexicons(inputs.lang)
+        return installed_lexicons(inputs.lang, inputs.languages)
 
     def has_words(self, inputs: Inputs) -> bool:
         return bool(self.wordnets(inputs))
@@ -336,7 +336,7 @@ class Wordnets(Source):
     def add_to(self, entries: EntryList, inputs: Inputs) -> None:
         for wordnet in self.wordnets(inputs):
             # Lemmas of any length are entries, as in the reference.
-            entries.add(self.name, read_wordnet(wordnet, inputs.lang), max_chars=None)
+            entries.add(self.name, read_wordnet(wordnet, inputs.lang, inputs.languages), max_chars=None)
 
     def fingerprint(self, inputs: Inputs) -> Any:
         return [

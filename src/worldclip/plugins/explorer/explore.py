@@ -23,7 +23,7 @@ from worldclip.core.job import Run
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
-from worldclip.language.config import open_run
+from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
@@ -149,6 +149,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
     match: MatchReport = artifacts.read_json(layout.stage_report(run.dir, "match"))
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
+    table = run.section(LanguagesConfig).table
     recall = match.get("lid_recall", {})
     return {
         "name": run.dir.resolve().name,
@@ -160,7 +161,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
         "languages": [
             {
                 "code": lang,
-                "name": language_name(lang),
+                "name": language_name(lang, table),
                 "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
                 "counts": [row[reason.column] for reason in Reason],  # type: ignore[literal-required]
                 "recall": recall.get(lang),

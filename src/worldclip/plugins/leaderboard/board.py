@@ -21,6 +21,7 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.compare import find_arms, hits, resampled_arms
 from worldclip.evaluate.interval import quantiles
 from worldclip.evaluate.report import main_metrics, with_derived_metrics
+from worldclip.language.table import INSTALLED
 from worldclip.plugins.leaderboard import mteb_results
 from worldclip.report.by_language import MIN_LANGUAGES, known_languages
 from worldclip.report.metrics import task_info
@@ -221,7 +222,7 @@ def _columns(
 
 def _by_level(codes: Sequence[str]) -> dict[str, list[str]]:
     """Return the languages of each level of resources; none if there are fewer than MIN_LANGUAGES in the table."""
-    known = known_languages(codes)
+    known = known_languages(codes, INSTALLED)
     if len(known) < MIN_LANGUAGES:
         return {}
     levels: dict[str, list[str]] = {name: [] for name in LEVELS}

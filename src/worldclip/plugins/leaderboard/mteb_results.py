@@ -95,6 +95,6 @@ def _language(subset: dict[str, Any]) -> str:
         return str(subset.get("hf_subset", "default"))
     code = str(codes[0]).replace("-", "_")
     if languages.scheme_of(code) != "glotlid":
-        return our_code(code)
+        return our_code(code, languages.INSTALLED)
     lang = languages.from_lid(code, "glotlid")
     return code if lang == languages.OTHER else lang

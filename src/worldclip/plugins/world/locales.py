@@ -21,7 +21,7 @@ def language_of(locale: str) -> str | None:
 
     Our code; the code of CLDR for a language without a row; None for what is no language that CLDR knows.
     """
-    if locale in table.installed() and locale != table.OTHER:
+    if locale in table.by_code() and locale != table.OTHER:
         return locale
     parts = [part.lower() for part in _SEPARATORS.split(locale)]
     code = parts[0]
@@ -35,7 +35,7 @@ def language_of(locale: str) -> str | None:
 
 def has_row(code: str) -> bool:
     """Return whether a language of `language_of` has a row in the table."""
-    return code in table.installed()
+    return code in table.by_code()
 
 
 def is_main(locale: str) -> bool:
@@ -58,7 +58,7 @@ def parent_of(locale: str) -> str:
 @functools.cache
 def _by_any_code() -> dict[str, str]:
     """Map codes to ours: ISO 639-3's, CLDR's and Wikipedia's, then our own, which win."""
-    rows = table.installed().values()
+    rows = table.by_code().values()
     codes = {label: row.code for row in rows for label in (*row.iso639_3, *row.cldr)}
     codes |= {wiki: row.code for row in rows for wiki in row.wikipedia}
     return codes | _OTHER_CODES | {row.code: row.code for row in rows}

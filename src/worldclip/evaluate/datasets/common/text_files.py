@@ -15,7 +15,7 @@ from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.language import table as languages
+from worldclip.language.table import OTHER, Languages, scheme_of
 
 # Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
 OUR_CODES = {"fil": "tl", "quz": "qu", "iw": "he", "in": "id", "nb": "no", "jp": "ja"}
@@ -141,7 +141,7 @@ def one_per_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return by_lang
 
 
-def our_code(code: str) -> str:
+def our_code(code: str, languages: Languages) -> str:
     """Return our code of a dataset's language; a code that our table lacks stays as it is, in lower case."""
     code = code.lower().replace("-", "_")
     if code in OUR_CODES:
@@ -152,14 +152,14 @@ def our_code(code: str) -> str:
         return code
 
 
-def our_codes(codes: Sequence[str]) -> dict[str, str]:
+def our_codes(codes: Sequence[str], languages: Languages) -> dict[str, str]:
     """Map each of a dataset's codes to ours; codes like FLORES' (`deu_Latn`) are understood too.
 
     Codes that share one language of ours (zho_Hans and zho_Hant) stay as they are: they are evaluated separately.
     """
-    ours = {
-        code: languages.from_lid(code, scheme="glotlid") if languages.scheme_of(code) == "glotlid" else our_code(code)
-        for code in codes
-    }
+    ours: dict[str, str] = {}
+    for code in codes:
+        is_flores = scheme_of(code) == "glotlid"
+        ours[code] = languages.from_lid(code, scheme="glotlid") if is_flores else our_code(code, languages)
     times_used = Counter(ours.values())
-    return {code: code if times_used[our] > 1 or our == languages.OTHER else our for code, our in ours.items()}
+    return {code: code if times_used[our] > 1 or our == OTHER else our for code, our in ours.items()}
