@@ -355,7 +355,9 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_pat
 def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.add_wiki("yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
     (tmp_path / "lists.tar").touch()
-    monkeypatch.setattr("worldclip.tools.fetch_metadata.open_pack", lambda path: SimpleNamespace(lists={"sw": {}}))
+    monkeypatch.setattr(
+        "worldclip.tools.fetch_metadata.open_pack", lambda path, languages: SimpleNamespace(lists={"sw": {}})
+    )
     made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
     for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
         fetch(server, made, langs=langs)
