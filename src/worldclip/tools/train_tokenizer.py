@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldclip.core.command import Command
-from worldclip.language.config import open_recipe
+from worldclip.core.job import Run
 from worldclip.train.config import TrainConfig
 
 
@@ -30,7 +30,7 @@ def train_tokenizer(
     """
     from worldclip.train.tokenizer import train_on_run
 
-    train = open_recipe(run).section(TrainConfig)
+    train = Run.open(run).section(TrainConfig)
     flags: dict[str, Any] = {"model": model, "vocab_size": vocab_size, "lang_exponent": lang_exponent}
     config = dataclasses.replace(train.tokenizer, **{name: flag for name, flag in flags.items() if flag is not None})
     report = train_on_run(run, out or run / "tokenizer", config, train.model.architecture().context_length)
