@@ -29,10 +29,7 @@ from worldclip.pool.listing import list_files
 from worldclip.pool.read import holds_images, write_index
 
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
-LOOSE_IMAGES = (
-    "a pool with images is tars: run img2dataset with --output_format webdataset, or pack each folder with "
-    "tar --sort=name -cf 00000.tar -C 00000 ."
-)
+LOOSE_IMAGES = "a pool with images is tars; write them: worldclip pool pack FOLDER --out TARS"
 _IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 

@@ -1,0 +1,234 @@
+"""`worldclip pool pack`: image files and their captions to WebDataset tars.
+
+    OUT/000000.tar ...    samples `000000000.jpg` with `.txt`, or with `texts` in the `.json` where pairs have several
+
+The images are copied as they are.  `file` in the .json is the image's path below the folder.  Captions come from:
+
+- a file next to each image: `a.jpg` and `a.txt`, as img2dataset's output format `files` has them;
+- `metadata.jsonl` or `metadata.csv` with a column `file_name`, the imagefolder of `datasets`;
+- COCO's captions: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]};
+- conversations of LLaVA and ShareGPT4V: [{"image", "conversations": [{"from", "value"}]}]; the first answer of the
+  model is the caption.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from worldclip.cli.command import Command
+from worldclip.contracts import layout
+from worldclip.core.artifacts import digest, write_artifact
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
+from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.safe_path import is_safe_name, safe_join
+from worldclip.pool.files import check_own
+from worldclip.pool.formats.tar import IMAGE_SUFFIXES
+from worldclip.pool.records import has_surrogate
+
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+FILE_FIELDS = ("file_name", "image", "filename")
+TEXT_FIELDS = ("text", "texts", "caption", "captions", "description", "title", "alt_text")
+ANSWERS = ("gpt", "assistant", "model")  # who speaks in a conversation, besides the human
+# Why a caption or an image gives no pair
+REASONS = ("no_image", "no_text", "unsafe_name", "not_an_image")
+CAPTIONS_HELP = (
+    "captions are .txt files next to the images, metadata.jsonl or metadata.csv with file_name (imagefolder), COCO's "
+    "captions, or conversations of LLaVA and ShareGPT4V (--captions FILE)"
+)
+
+
+class Pair(NamedTuple):
+    """An image and its texts."""
+
+    file: str
+    """The image's path below the folder."""
+    texts: tuple[str, ...]
+
+
+def pack_files(
+    folder: Path,
+    out: Path,
+    captions: Path | None = None,
+    samples_per_tar: int = 10_000,
+    executor: Executor | None = None,
+) -> Report:
+    """Write tars of the image files of `folder` and their captions; an interrupted call resumes.
+
+    folder: folder of the image files.
+    out: folder of the tars.
+    captions: file with the captions (default: metadata.jsonl or metadata.csv in the folder, else a .txt per image).
+    samples_per_tar: pairs per tar.
+
+    Raises UserError where there are no captions, and StageFailed that names the tars whose images cannot be read.
+    """
+    check_own(out, "pool pack")
+    problems = []
+    if not folder.is_dir():
+        problems.append(f"{folder}: no such folder; give the one that holds the image files")
+    if samples_per_tar < 1:
+        problems.append(f"--samples-per-tar {samples_per_tar}: must be at least 1")
+    if problems:
+        raise UserError(problems)
+    pairs, counts = read_pairs(folder, captions)
+    if not pairs:
+        raise UserError(f"{captions or folder}: gives no pair ({_named(counts)}); {CAPTIONS_HELP}")
+    has_several = any(len(pair.texts) > 1 for pair in pairs)
+    starts = range(0, len(pairs), samples_per_tar)
+    parts = {f"{number:06}.tar": pairs[start : start + samples_per_tar] for number, start in enumerate(starts)}
+    shards = [Shard(name=name, path=str(out / name)) for name in parts]
+    stamps = [safe_join(folder, pair.file).stat() for pair in pairs]
+    sizes = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
+    inputs = {"folder": str(folder.absolute()), "pairs": digest(pairs), "images": digest(sizes)}
+
+    def write() -> Result:
+        tar = partial(write_tar, folder, parts, samples_per_tar, has_several)
+        done = layout.done_dir(out, "tars")
+        reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=inputs)
+        totals = counts | add_counts(reports, ("pairs", "texts"))
+        markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
+        return Result(report=totals, counts=totals, outputs=[*(Path(shard.path) for shard in shards), *markers])
+
+    with RunLock(out):
+        return Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs).run(write)
+
+
+def write_tar(
+    folder: Path, parts: Mapping[str, list[Pair]], samples_per_tar: int, has_several: bool, shard: Shard
+) -> Report:
+    """Write one tar; equal files give equal bytes.  Raises BadShard that names an image that cannot be read."""
+    pairs = parts[shard.name]
+    first = list(parts).index(shard.name) * samples_per_tar
+
+    def write(aside: Path) -> None:
+        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, pair in enumerate(pairs, first):
+                for suffix, content in _members(folder, pair, has_several):
+                    header = tarfile.TarInfo(f"{number:09}{suffix}")  # time 0, owner 0
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
+
+    write_artifact(Path(shard.path), write)
+    return {"pairs": len(pairs), "texts": sum(len(pair.texts) for pair in pairs)}
+
+
+def _members(folder: Path, pair: Pair, has_several: bool) -> Iterator[tuple[str, bytes]]:
+    path = safe_join(folder, pair.file)
+    try:
+        yield path.suffix.lower(), path.read_bytes()
+    except OSError as error:
+        raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
+    record: dict[str, Any] = {"file": pair.file}
+    if has_several:
+        record["texts"] = pair.texts
+    else:
+        yield ".txt", pair.texts[0].encode()
+    yield ".json", json.dumps(record, ensure_ascii=False).encode()
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]:
+    """Return the pairs sorted by file, and how many images and captions give none, by REASONS.
+
+    Raises UserError for captions that cannot be read.
+    """
+    if captions is None:
+        captions = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
+    counts = dict.fromkeys(REASONS, 0)
+    texts_of: dict[str, list[str]] = {}
+    for file, texts in rows:
+        usable = [text for text in texts if isinstance(text, str) and text.strip() and not has_surrogate(text)]
+        reason = _reason(folder, file) or ("" if usable else "no_text")
+        if reason:
+            counts[reason] += 1
+        else:
+            texts_of.setdefault(str(file), []).extend(usable)
+    return [Pair(file, tuple(texts_of[file])) for file in sorted(texts_of)], counts
+
+
+def _reason(folder: Path, file: object) -> str:
+    """Return why a name that somebody else wrote is no image of the folder; empty where it is one."""
+    if not isinstance(file, str) or not is_safe_name(file):
+        return "unsafe_name"
+    if not file.lower().endswith(tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)):
+        return "not_an_image"
+    return "" if safe_join(folder, file).is_file() else "no_image"
+
+
+def _rows_next_to_images(folder: Path) -> Iterator[tuple[object, Iterable[object]]]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES and path.is_file():
+            text = path.with_suffix(".txt")
+            yield path.relative_to(folder).as_posix(), [_read_text(text)] if text.is_file() else []
+
+
+def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
+    """Return (image file, texts) of each record of a file of captions.  Raises UserError for any other file."""
+    content = _read_text(path)
+    try:
+        if path.suffix == ".csv":
+            return [_row(record) for record in csv.DictReader(io.StringIO(content, newline=""))]
+        if path.suffix == ".jsonl":
+            return [_row(json.loads(line)) for line in content.splitlines() if line.strip()]
+        record = json.loads(content)
+        if isinstance(record, dict) and {"images", "annotations"} <= record.keys():
+            return _coco(record)
+        if isinstance(record, list):
+            return [_row(item) for item in record]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}; {CAPTIONS_HELP}") from error
+    raise UserError(f"{path}: holds no captions that are known; {CAPTIONS_HELP}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start:,})") from error
+
+
+def _coco(record: Mapping[str, Any]) -> list[tuple[object, Iterable[object]]]:
+    captions: dict[Any, list[object]] = {}
+    for annotation in record["annotations"]:
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    return [(image["file_name"], captions.get(image["id"], [])) for image in record["images"]]
+
+
+def _row(record: Mapping[str, Any]) -> tuple[object, Iterable[object]]:
+    file = next((record[name] for name in FILE_FIELDS if name in record), None)
+    if "conversations" in record:
+        return file, _first_answer(record["conversations"])
+    value = next((record[name] for name in TEXT_FIELDS if record.get(name)), [])
+    return file, value if isinstance(value, list) else [value]
+
+
+def _first_answer(turns: Iterable[Mapping[str, Any]]) -> list[object]:
+    return [turn.get("value") for turn in turns if turn.get("from") in ANSWERS][:1]
+
+
+def _named(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {counts[name]:,}" for name in REASONS if counts[name]) or "nothing in it"
+
+
+def to_text(report: Report, out: Path) -> str:
+    """Return what was packed, what was not, and the next command."""
+    lines = [f"{report['pairs']:,} pairs, {report['texts']:,} texts: {out}"]
+    if any(report[name] for name in REASONS):
+        lines.append(f"left out: {_named(report)}")
+    return "\n".join([*lines, f"next: worldclip init {out}"])
+
+
+POOL_PACK = Command(pack_files, lambda report, flags: to_text(report, flags.out))
+"""Write tars of image files and their captions: img2dataset's files, imagefolder, COCO, LLaVA."""

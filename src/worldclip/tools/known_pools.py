@@ -1,0 +1,90 @@
+"""Tables of pairs that people have, known by their columns: where the key, the texts and the language are.
+
+`worldclip init` takes the first row whose columns a table has, else columns with usual names.  A line that filters is
+suggested, as a comment, for every field of FILTERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from worldclip.pool.columns import COMMON_KEYS, ROW
+from worldclip.pool.records import DEFAULT_FIELDS
+
+
+class KnownPool(NamedTuple):
+    """A table that is known by its columns."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Columns that it has, and that together tell it from the others."""
+    key: str
+    texts: tuple[str, ...]
+    """Those of these columns that there are."""
+    lang: str | None = None
+
+
+# Columns are those of the cards and papers of each dataset.
+KNOWN_POOLS = (
+    KnownPool("Recap-DataComp", ("re_caption", "org_caption"), "url", ("re_caption", "org_caption")),
+    KnownPool("PixelProse", ("vlm_caption", "original_caption"), "uid", ("vlm_caption", "original_caption")),
+    KnownPool("CommonPool", ("uid", "url", "text", "clip_b32_similarity_score"), "uid", ("text",)),
+    KnownPool("LAION with languages", ("URL", "TEXT", "LANGUAGE"), "URL", ("TEXT",), "LANGUAGE"),
+    KnownPool("LAION", ("URL", "TEXT"), "URL", ("TEXT",)),
+    KnownPool(
+        "WIT",
+        ("language", "image_url", "caption_reference_description"),
+        ROW,  # an image has a row per page and language
+        ("caption_reference_description", "caption_alt_text_description", "caption_attribution_description"),
+        "language",
+    ),
+    KnownPool("CommonCatalog", ("blip2_caption", "photoid"), "photoid", ("blip2_caption", "caption")),
+    KnownPool("img2dataset", ("key", "caption", "status"), "key", ("caption",)),
+    KnownPool("imagefolder", ("file_name",), "file_name", ("text", "texts", "caption", "captions")),
+)
+
+TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "title", "sentences")
+"""Columns that usually hold texts, in any case."""
+TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
+"""Parts of the names of other columns that hold texts."""
+FILTERS = {
+    "NSFW": '"UNLIKELY"',
+    "nsfw": '"UNLIKELY"',
+    "punsafe": '{ "<" = 0.5 }',
+    "pwatermark": '{ "<" = 0.8 }',
+    "similarity": '{ ">=" = 0.28 }',
+    "clip_l14_similarity_score": '{ ">=" = 0.2 }',
+    "clip_b32_similarity_score": '{ ">=" = 0.28 }',
+}
+"""Fields that often say which pairs to leave out, and a usual condition for pool.where."""
+
+
+def find_pool(columns: Sequence[str]) -> KnownPool | None:
+    """Return the known pool with these columns; None for another table."""
+    return next((known for known in KNOWN_POOLS if set(known.columns) <= set(columns)), None)
+
+
+def key_column(columns: Sequence[str], *, has_rows: bool) -> str:
+    """Return the column that most likely identifies a pair: a usual name, else the row's number or the first column."""
+    otherwise = ROW if has_rows else next(iter(columns), "key")
+    return next((name for name in COMMON_KEYS if name in columns), otherwise)
+
+
+def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the first column with a usual name, in any case, or with a part of one; empty if there is none."""
+    by_lower = {name.lower(): name for name in reversed(columns)}
+    usual = [by_lower[name.lower()] for name in TEXT_NAMES if name.lower() in by_lower]
+    partly = [name for part in TEXT_PARTS for name in columns if part in name.lower()]
+    return tuple([*usual, *partly][:1])
+
+
+def name_columns(first_row: Sequence[str]) -> tuple[str, ...] | None:
+    """Return names for the two columns of a table without a header, known by a URL: CC12M's, or CC3M's order.
+
+    None for a first row that is a header, or has another number of columns.
+    """
+    is_url = ["://" in field for field in first_row]
+    if len(first_row) != 2 or sum(is_url) != 1:
+        return None
+    return ("url", "caption") if is_url[0] else ("caption", "url")

@@ -1,0 +1,160 @@
+"""`worldclip pool pack`: image files of every usual arrangement become tars that a recipe reads."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toy import encode_png
+from worldclip import pool
+from worldclip.cli import main
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.plugins.pack_files import REASONS, pack_files, read_pairs
+from worldclip.pool.config import PoolConfig
+from worldclip.tools.draft_recipe import draft
+
+QUIET = LocalExecutor(quiet=True, workers=1)
+
+
+def picture(number: int) -> bytes:
+    return encode_png(np.full((8, 8, 3), number * 20, np.uint8))
+
+
+def write_images(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value, ensure_ascii=False), "utf-8")
+    return path
+
+
+def next_to_images(root: Path) -> None:
+    """Write what img2dataset's output format `files` has."""
+    write_images(root / "photos", "00000/000000000.png", "00000/000000001.png", "00001/000010000.png")
+    for name, text in (("00000/000000000", "a dog"), ("00000/000000001", "苹果"), ("00001/000010000", "a cat")):
+        (root / "photos" / f"{name}.txt").write_text(text, "utf-8")
+        write_json(root / "photos" / f"{name}.json", {"url": "http://a"})
+
+
+def imagefolder_jsonl(root: Path) -> None:
+    write_images(root / "photos", "a.png", "b/c.png", "d.png")
+    rows = [("a.png", "a dog"), ("b/c.png", "苹果"), ("d.png", "a cat")]
+    lines = [json.dumps({"file_name": file, "text": text}) for file, text in rows]
+    (root / "photos" / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+
+
+def imagefolder_csv(root: Path) -> None:
+    write_images(root / "photos", "a.png", "b.png", "c.png")
+    (root / "photos" / "metadata.csv").write_text("file_name,caption\na.png,a dog\nb.png,苹果\nc.png,a cat\n", "utf-8")
+
+
+def coco(root: Path) -> Path:
+    write_images(root / "photos", "1.png", "2.png", "3.png")
+    images = [{"id": number, "file_name": f"{number}.png"} for number in (1, 2, 3)]
+    captions = [(1, "a dog"), (2, "苹果"), (3, "a cat")]
+    annotations = [{"id": n, "image_id": image, "caption": text} for n, (image, text) in enumerate(captions)]
+    return write_json(root / "captions.json", {"images": images, "annotations": annotations})
+
+
+def conversations(root: Path) -> Path:
+    write_images(root / "photos", "1.png", "2.png", "3.png")
+    items = []
+    for number, text in ((1, "a dog"), (2, "苹果"), (3, "a cat")):
+        turns = [("human", "<image>\nWhat is it?"), ("gpt", text), ("human", "Sure?"), ("gpt", "Yes.")]
+        said = [{"from": speaker, "value": value} for speaker, value in turns]
+        items.append({"id": str(number), "image": f"{number}.png", "conversations": said})
+    return write_json(root / "llava.json", items)
+
+
+@pytest.mark.parametrize("arrange", [next_to_images, imagefolder_jsonl, imagefolder_csv, coco, conversations])
+def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arrange: Any, tmp_path: Path) -> None:
+    captions = arrange(tmp_path)
+    out = tmp_path / "tars"
+    report = pack_files(tmp_path / "photos", out, captions, samples_per_tar=2, executor=QUIET)
+    assert (report["pairs"], report["texts"], {report[name] for name in REASONS}) == (3, 3, {0})
+    config = PoolConfig(path=str(out))
+    texts = [pool.read_texts(shard, config) for shard in pool.list_shards(config)]
+    assert [text for read in texts for text in read.text.to_pylist()] == ["a dog", "苹果", "a cat"]
+    assert [key for read in texts for key in read.key.to_pylist()] == [f"{number:09}" for number in range(3)]
+    assert pool.index_of(pool.list_shards(config)[0], config)[1]["images"] == 2
+    assert draft(str(out))["has_images"]
+
+
+def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", "a.png", "b.png")
+    rows = [{"file_name": "a.png", "captions": ["one", "", 3, "two"]}, {"file_name": "b.png", "captions": ["three"]}]
+    write_json(tmp_path / "captions.json", rows)
+    pack_files(tmp_path / "photos", tmp_path / "tars", tmp_path / "captions.json", executor=QUIET)
+    with tarfile.open(tmp_path / "tars" / "000000.tar") as tar:
+        assert [member.name for member in tar] == ["000000000.png", "000000000.json", "000000001.png", "000000001.json"]
+    config = PoolConfig(path=str(tmp_path / "tars"))
+    (shard,) = pool.list_shards(config)
+    assert pool.read_texts(shard, config).text.to_pylist() == ["one", "two", "three"]
+
+
+def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", "a.png", "b.png")
+    (tmp_path / "secret.png").write_bytes(picture(9))
+    files: list[tuple[object, object]] = [
+        ("a.png", "a dog"),
+        ("../secret.png", "out of the folder"),
+        (str(tmp_path / "secret.png"), "absolute"),
+        (7, "no name"),
+        ("captions.json", "not an image"),
+        ("gone.png", "no such file"),
+        ("b.png", "  "),
+        ("b.png", "\ud800"),
+    ]
+    write_json_of = [{"file_name": file, "text": text} for file, text in files]
+    (tmp_path / "captions.json").write_text(json.dumps(write_json_of))
+    pairs, counts = read_pairs(tmp_path / "photos", tmp_path / "captions.json")
+    assert [pair.file for pair in pairs] == ["a.png"]
+    assert counts == {"no_image": 1, "no_text": 2, "unsafe_name": 3, "not_an_image": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[1, 2]", "captions are .txt files"),
+        ('{"a": 1}', "holds no captions that are known"),
+        ('{"images": [{}], "annotations": []}', "KeyError"),
+        ("[" * 100_000, "RecursionError"),
+        ("{", "JSONDecodeError"),
+    ],
+)
+def test_a_file_without_captions_is_named_with_what_is_read(content: str, problem: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", "a.png")
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(UserError, match=problem):
+        pack_files(tmp_path / "photos", tmp_path / "tars", tmp_path / "captions.json", executor=QUIET)
+    with pytest.raises(UserError, match=r"gives no pair \(no_text 1\)"):
+        pack_files(tmp_path / "photos", tmp_path / "tars", executor=QUIET)
+    assert not (tmp_path / "tars").exists()
+
+
+def test_a_second_call_writes_only_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = coco(tmp_path)
+    arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars"), "--captions", str(captions)]
+    assert main([*arguments, "--samples-per-tar", "1"]) == 0
+    assert "next: worldclip init" in capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}
+    assert main([*arguments, "--samples-per-tar", "2"]) == 0
+    assert {path.name for path in (tmp_path / "tars").glob("*.tar")} == {"000000.tar", "000001.tar"}
+    assert main([*arguments, "--samples-per-tar", "1"]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")} == before
+
+
+def test_a_pool_of_image_files_names_the_command(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", "a.png")
+    with pytest.raises(UserError, match="worldclip pool pack FOLDER --out TARS"):
+        draft(str(tmp_path / "photos"))
