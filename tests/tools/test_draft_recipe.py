@@ -83,7 +83,7 @@ def test_table_without_a_usual_key_is_keyed_by_its_rows(tmp_path: Path) -> None:
 
 def test_captions_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "latin/0.tar", [("1.jpg", b"image"), ("1.txt", "caf\xe9".encode("latin-1"))])
-    with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; pool\.texts names where"):
+    with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; give --texts, where"):
         draft(str(tmp_path / "latin"))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
@@ -21,18 +22,18 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import COMMON_KEYS, ROW
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
+from worldclip.pool.formats.delimited import DelimitedFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.pool.records import DEFAULT_FIELDS
+from worldclip.tools.known_pools import FILTERS, KnownPool, find_pool, key_column, name_columns, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.005  # of the texts, for a language to stand in the recipe: below it are mostly errors of identification
-TEXT_NAMES = (*DEFAULT_FIELDS, "alt", "alt_text", "description", "title")  # columns that usually hold texts
+NUM_RECORDS = 100  # whose fields are listed
 
 
 _Read = TypeVar("_Read")
@@ -48,7 +49,11 @@ class Draft(TypedDict):
     has_images: bool
     key: str
     texts: list[str]
+    lang: str | None
     columns: list[str]
+    """Columns of a table, fields of the .json of tars."""
+    known_as: str
+    """Which dataset has these columns; empty for a table that is not known."""
     num_texts: int
     """Texts that were identified."""
     languages: dict[str, int]
@@ -57,18 +62,30 @@ class Draft(TypedDict):
     """Languages of the recipe for which the package wordfreq has no list; CLDR may have names in them."""
 
 
-def init(source: str, *, out: Path | None = None) -> Draft:
+def init(
+    source: str,
+    *,
+    out: Path | None = None,
+    key: str | None = None,
+    texts: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    lang: str | None = None,
+) -> Draft:
     """Look at a pool, write a commented recipe for it, and say what is missing.
 
-    source: folder, file or URL of the pool: tars, Parquet or JSONL.
+    source: folder, file or URL of the pool: tars, Parquet, JSONL, CSV or TSV.
     out: file to write (default: NAME.toml in the working directory, named after the pool).
+    key: column or json:FIELD that identifies a pair (default: as the columns suggest).
+    texts: columns or json:FIELDs with the texts (default: as the columns suggest).
+    columns: names of the columns of CSV and TSV files without a header.
+    lang: column or json:FIELD with the language of the texts (default: as the columns suggest, else identified).
 
     Raises UserError for a pool that cannot be read and for a file that exists.
     """
     path = default_path(source) if out is None else out
     if path.exists():
         raise UserError(f"{path} exists; choose another file with --out")
-    drafted = draft(source)
+    drafted = draft(source, key=key, texts=texts, columns=columns, lang=lang)
     write_text(path, drafted["recipe"])
     return drafted
 
@@ -78,22 +95,41 @@ def default_path(source: str) -> Path:
     return Path(f"{Path(source.rstrip('/')).name.partition('.')[0] or 'pool'}.toml")
 
 
-def draft(source: str) -> Draft:
-    """Return a recipe for a pool, from a thousand of its texts.  Raises UserError for a pool that cannot be read."""
-    config = PoolConfig(path=source if is_remote(source) else str(Path(source).absolute()))
-    shards = pool.list_shards(config)
-    columns: list[str] = []
+def draft(
+    source: str,
+    *,
+    key: str | None = None,
+    texts: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    lang: str | None = None,
+) -> Draft:
+    """Return a recipe for a pool, from a thousand of its texts; arguments are those of `init`.
+
+    Raises UserError for a pool that cannot be read.
+    """
+    path = source if is_remote(source) else str(Path(source).absolute())
+    shards = pool.list_shards(PoolConfig(path=path))
     pool_format = format_of(shards[0].name)
-    if isinstance(pool_format, TableFormat):
-        columns = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
-        key = _key_column(columns, isinstance(pool_format, ColumnsFormat))
-        config = dataclasses.replace(config, key=key, texts=_text_columns(columns))
-    texts, problems = _sample_texts(shards, config)
-    if not texts:
+    config = PoolConfig(path=path, columns=tuple(columns) or _names_of_columns(shards, pool_format))
+    names = _read_first(shards, lambda shard: _field_names(shard, pool_format, config))
+    known = find_pool(names) if isinstance(pool_format, TableFormat) else None
+    config = dataclasses.replace(
+        config,
+        key=key or _key(names, pool_format, known),
+        texts=tuple(texts) or _texts(names, pool_format, known),
+        lang=lang or (known.lang if known else None),
+    )
+    sample, problems = _sample_texts(shards, config)
+    if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
+        config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
+        sample, problems = _sample_texts(shards, config)
+    if not sample:
         where = "; ".join(problems) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
-        raise UserError(f"{source}: {where}; pool.texts names where the texts of a pair are")
-    by_language = _count_languages(texts)
-    codes = [code for code, count in by_language.items() if count >= MIN_SHARE * len(texts) and code != languages.OTHER]
+        raise UserError(f"{source}: {where}; give --texts, where the texts of a pair are")
+    by_language = _count_languages(sample)
+    codes = [
+        code for code, count in by_language.items() if count >= MIN_SHARE * len(sample) and code != languages.OTHER
+    ]
     drafted: Draft = {
         "recipe": "",
         "format": pool_format.name,
@@ -102,12 +138,14 @@ def draft(source: str) -> Draft:
         and _read_first(shards, lambda shard: index_of(shard, config)[1]["images"] > 0),
         "key": config.key,
         "texts": list(config.texts),
-        "columns": columns,
-        "num_texts": len(texts),
+        "lang": config.lang,
+        "columns": names,
+        "known_as": known.name if known else "",
+        "num_texts": len(sample),
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
-    drafted["recipe"] = _to_toml(drafted, config.path or "", codes)
+    drafted["recipe"] = _to_toml(drafted, config, codes)
     return drafted
 
 
@@ -122,21 +160,36 @@ def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Rea
     raise UserError(problems)
 
 
-def _key_column(columns: Sequence[str], has_rows: bool) -> str:
-    """Return the column that most likely identifies a pair: a usual name, else the row's number or the first column."""
-    otherwise = ROW if has_rows else next(iter(columns), "key")
-    return next((name for name in COMMON_KEYS if name in columns), otherwise)
+def _names_of_columns(shards: Sequence[Shard], pool_format: PoolFormat) -> tuple[str, ...]:
+    """Return names for the columns of CSV and TSV files without a header; empty for other files."""
+    if not isinstance(pool_format, DelimitedFormat):
+        return ()
+    return name_columns(_read_first(shards, pool_format.first_line)) or ()
 
 
-def _text_columns(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the first column with a usual name, in any case; empty if there is none."""
-    by_lower = {name.lower(): name for name in reversed(columns)}
-    return next(((by_lower[name.lower()],) for name in TEXT_NAMES if name.lower() in by_lower), ())
+def _field_names(shard: Shard, pool_format: PoolFormat, config: PoolConfig) -> list[str]:
+    if isinstance(pool_format, TableFormat):
+        return list(pool_format.field_names(shard, config))
+    _, records = pool_format.read_records(shard, config, None)
+    return list(dict.fromkeys(name for record in records[:NUM_RECORDS] if isinstance(record, dict) for name in record))
 
 
-def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str], list[str]]:
-    """Return the first texts of shards spread over the pool, and why shards could not be read."""
-    texts: list[str] = []
+def _key(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> str:
+    if not isinstance(pool_format, TableFormat):
+        return "member"
+    return known.key if known else key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
+
+
+def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> tuple[str, ...]:
+    """Return the places of the texts; empty where the pool's default finds them."""
+    if not isinstance(pool_format, TableFormat):
+        return ()
+    return tuple(name for name in known.texts if name in names) if known else text_columns(names)
+
+
+def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Return (text, language that the pool states) of shards spread over it, and why shards could not be read."""
+    sample: list[tuple[str, str | None]] = []
     problems: list[str] = []
     step = max(1, len(shards) // MAX_SHARDS)
     sampled = shards[::step][:MAX_SHARDS]
@@ -146,18 +199,23 @@ def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str
         except BadShard as error:
             problems.append(f"{shard.name}: {error}")
             continue
-        problems += [f"{shard.name}, {sample['key']}: {sample['reason']}" for sample in read.bad[:1]]
-        kept = read.text.filter(pa.array(read.reason == Reason.KEPT))
-        texts += kept[: -(-NUM_TEXTS // len(sampled))].to_pylist()
-    return texts[:NUM_TEXTS], problems
+        problems += [f"{shard.name}, {bad['key']}: {bad['reason']}" for bad in read.bad[:1]]
+        rows = np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))]
+        texts = read.text.take(pa.array(rows)).to_pylist()
+        stated = [None] * len(rows) if read.lang is None else read.lang.take(pa.array(rows)).to_pylist()
+        sample += zip(texts, stated, strict=True)
+    return sample[:NUM_TEXTS], problems
 
 
-def _count_languages(texts: Sequence[str]) -> dict[str, int]:
-    labels, _ = Identifier().predict(texts)
-    return dict(Counter(languages.from_lid(str(label)) for label in labels).most_common())
+def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]:
+    """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
+    labels = [label for _, label in sample if label]
+    if without_label := [text for text, label in sample if not label]:
+        labels += [str(label) for label in Identifier().predict(without_label)[0]]
+    return dict(Counter(languages.from_lid(label) for label in labels).most_common())
 
 
-def _to_toml(drafted: Draft, path: str, codes: Sequence[str]) -> str:
+def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
     columns = ", ".join(map(_string, drafted["columns"]))
@@ -166,12 +224,19 @@ def _to_toml(drafted: Draft, path: str, codes: Sequence[str]) -> str:
         "#   worldclip run THIS_FILE --until curate   builds the lists, matches, balances and keeps pairs",
         "",
         "[pool]",
-        f"path = {_string(path)}",
+        f"path = {_string(config.path or '')}",
     ]
+    if config.columns:
+        lines.append(f"columns = {_strings(config.columns)}")
     if drafted["key"] != "member":
-        lines += [*_comment(f"key identifies a pair; the columns are {columns}"), f"key = {_string(drafted['key'])}"]
+        known_as = f", as {drafted['known_as']} has them" if drafted["known_as"] else ""
+        lines += [*_comment(f"key identifies a pair; the columns are {columns}{known_as}")]
+        lines.append(f"key = {_string(drafted['key'])}")
     if drafted["texts"]:
-        lines.append(f"texts = {json.dumps(drafted['texts'], ensure_ascii=False)}")
+        lines.append(f"texts = {_strings(drafted['texts'])}")
+    if drafted["lang"]:
+        lines.append(f"lang = {_string(drafted['lang'])}")
+    lines += _filters(drafted)
     lines += ["", "[languages]"]
     lines += _comment(f"found: {', '.join(shares)}. Without this key all languages are used.")
     lines += [
@@ -211,8 +276,22 @@ def _to_toml(drafted: Draft, path: str, codes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _filters(drafted: Draft) -> list[str]:
+    """Return a line, commented, that leaves out pairs by fields that usually say which."""
+    prefix = "json:" if drafted["format"] == "tar" else ""
+    found = [(name, condition) for name, condition in FILTERS.items() if name in drafted["columns"]]
+    if not found:
+        return []
+    conditions = ", ".join(f"{_string(prefix + name)} = {condition}" for name, condition in found)
+    return [f"# where = {{ {conditions} }} # only these rows are pairs; a missing value fulfils no condition"]
+
+
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _strings(texts: Sequence[str]) -> str:
+    return json.dumps(list(texts), ensure_ascii=False)
 
 
 def _string(text: str) -> str:

@@ -89,7 +89,7 @@ class DelimitedFormat(ColumnsFormat):
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         if config.columns:
             return list(config.columns)
-        names = self._first_line(shard)
+        names = self.first_line(shard)
         if any("://" in name for name in names):
             raise WrongColumns(
                 f"the first line holds a URL, not the names of columns; name the {len(names)} columns in pool.columns,"
@@ -101,7 +101,8 @@ class DelimitedFormat(ColumnsFormat):
         table, bad = self.read_columns(shard, config, self.field_names(shard, config)[:1])
         return int(table.num_rows + len(bad))
 
-    def _first_line(self, shard: Shard) -> list[str]:
+    def first_line(self, shard: Shard) -> list[str]:
+        """Return the fields of the first row, the names of the columns where the file has them."""
         with _open(shard) as file:
             rows = self._split(file.read(HEADER_BYTES), 0)
         for _, row in rows:

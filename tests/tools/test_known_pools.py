@@ -1,0 +1,208 @@
+"""`worldclip init` drafts, at the first try, a recipe that reads the pools that people have: a miniature of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toy import write_tar
+from worldclip import pool
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.contracts.reasons import Reason
+from worldclip.core.errors import UserError
+from worldclip.tools.draft_recipe import draft, init
+from worldclip.tools.known_pools import KNOWN_POOLS
+
+DOG = "a black dog runs over the green field near our house"
+HUND = "ein schwarzer Hund läuft über das grüne Feld hinter dem Haus"
+URLS = ["https://a.example/1.jpg", "https://a.example/2.jpg"]
+IMAGES = [b"\xff\xd8\xff1", b"\xff\xd8\xff2"]
+SCORES = {"similarity": [0.3, 0.2], "punsafe": [0.1, 0.9], "pwatermark": [0.2, 0.3]}
+STATUS = {"status": ["success", "failed_to_download"], "error_message": [None, "404"]}
+
+
+def table(**columns: list[Any]) -> Callable[[Path], None]:
+    """Return what writes a Parquet file of two rows."""
+
+    def write(folder: Path) -> None:
+        pq.write_table(pa.table(columns), folder / "00000.parquet")
+
+    return write
+
+
+def text_file(name: str, content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_text(content, "utf-8")
+
+    return write
+
+
+def tar(*members: tuple[str, Any]) -> Callable[[Path], None]:
+    """Return what writes a tar; objects are written as JSON, texts as UTF-8."""
+
+    def encode(value: Any) -> bytes:
+        return value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
+
+    def write(folder: Path) -> None:
+        write_tar(folder / "00000.tar", [(name, encode(value)) for name, value in members])
+
+    return write
+
+
+CAPTIONS_OF_WIT = ("reference", "attribution", "alt_text")
+WIT = "\t".join(["language", "page_url", "image_url", *(f"caption_{kind}_description" for kind in CAPTIONS_OF_WIT)])
+WIT_ROWS = [f"en\thttp://p/1\t{URLS[0]}\t{DOG}\t\tdog", f"de\thttp://p/2\t{URLS[0]}\t{HUND}\tFoto\t"]
+
+# What is written; key, texts and lang of the recipe; texts that are kept
+POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[str]]] = {
+    "img2dataset webdataset": (
+        tar(("000000000.jpg", IMAGES[0]), ("000000000.txt", DOG), ("000000000.json", {"url": URLS[0], "NSFW": "NSFW"})),
+        "member", [], None, [DOG],
+    ),
+    "img2dataset parquet": (
+        table(url=URLS, key=["000000000", "000000001"], caption=[DOG, HUND], jpg=[IMAGES[0], None], **STATUS),
+        "key", ["caption"], None, [DOG],
+    ),
+    "LAION-400M": (
+        table(SAMPLE_ID=[1, 2], URL=URLS, TEXT=[DOG, HUND], NSFW=["UNLIKELY", "NSFW"], similarity=[0.3, 0.4]),
+        "URL", ["TEXT"], None, [DOG, HUND],
+    ),
+    "LAION-5B": (table(URL=URLS, TEXT=[DOG, HUND], hash=[1, 2], **SCORES), "URL", ["TEXT"], None, [DOG, HUND]),
+    "LAION-5B in many languages": (
+        table(URL=URLS, TEXT=[DOG, HUND], LANGUAGE=["en", "de"], **SCORES), "URL", ["TEXT"], "LANGUAGE", [DOG, HUND],
+    ),
+    "re-LAION": (
+        table(url=URLS, caption=[DOG, HUND], key=["a", "b"], **SCORES), "key", ["caption"], None, [DOG, HUND],
+    ),
+    "CommonPool": (
+        table(uid=["a", "b"], url=URLS, text=[DOG, HUND], clip_b32_similarity_score=[0.3, 0.2], sha256=["x", "y"]),
+        "uid", ["text"], None, [DOG, HUND],
+    ),
+    "Recap-DataComp": (
+        table(url=URLS, re_caption=[DOG, HUND], org_caption=["dog", "Hund"], key=["0", "0"], re_clip_score=[0.3, 0.3]),
+        "url", ["re_caption", "org_caption"], None, [DOG, "dog", HUND, "Hund"],
+    ),
+    "WIT": (
+        text_file("wit.tsv", "\n".join([WIT, *WIT_ROWS])), "row",
+        ["caption_reference_description", "caption_alt_text_description", "caption_attribution_description"],
+        "language", [DOG, "dog", HUND, "Foto"],
+    ),
+    "PixelProse": (
+        table(uid=["a", "b"], url=URLS, vlm_caption=[DOG, HUND], original_caption=["dog", "Hund"], **STATUS),
+        "uid", ["vlm_caption", "original_caption"], None, [DOG, "dog"],
+    ),
+    "CommonCatalog": (
+        table(jpg=IMAGES, blip2_caption=[DOG, HUND], caption=["", "Hund"], photoid=[11, 12]),
+        "photoid", ["blip2_caption", "caption"], None, [DOG, HUND, "Hund"],
+    ),
+    "CC12M": (
+        text_file("cc12m.tsv", f"{URLS[0]}\t{DOG}\n{URLS[1]}\t{HUND}\n"), "url", ["caption"], None, [DOG, HUND],
+    ),
+    "CC3M": (
+        text_file("Train_GCC.tsv", f"{DOG}\t{URLS[0]}\n{HUND}\t{URLS[1]}\n"), "url", ["caption"], None, [DOG, HUND],
+    ),
+    "open_clip's table": (
+        text_file("train.csv", f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"), "row", ["title"], None, [DOG, HUND],
+    ),
+    "a spreadsheet": (
+        text_file("alt.csv", f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'), "url", ["alt_text"], None, [DOG, HUND],
+    ),
+    "lists of captions": (
+        table(image=IMAGES, captions=[[DOG, "dog"], [HUND]], sentids=[[1, 2], [3]]),
+        "row", ["captions"], None, [DOG, "dog", HUND],
+    ),
+    "captions under another name": (
+        table(id=["a", "b"], llava_caption=[DOG, HUND], width=[1, 2]), "id", ["llava_caption"], None, [DOG, HUND],
+    ),
+    "tars with captions under another name": (
+        tar(("0.jpg", IMAGES[0]), ("0.json", {"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
+    ),
+    "imagefolder": (
+        text_file("metadata.jsonl", json.dumps({"file_name": "1.jpg", "text": DOG})),
+        "file_name", ["text"], None, [DOG],
+    ),
+}  # fmt: skip
+
+
+def kept_texts(folder: Path) -> list[str]:
+    recipe = load_recipe(folder.parent / "r.toml")
+    read = [pool.read_texts(shard, recipe.pool) for shard in pool.list_shards(recipe.pool)]
+    return [
+        str(text) for texts in read for text in texts.text.filter(pa.array(texts.reason == Reason.KEPT)).to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_drafted_recipe_reads_the_pool(name: str, tmp_path: Path) -> None:
+    write, key, texts, lang, expected = POOLS[name]
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    write(folder)
+    init(str(folder), out=tmp_path / "r.toml")
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.key, list(config.texts), config.lang) == (key, texts, lang)
+    assert kept_texts(folder) == expected
+
+
+def test_every_known_pool_has_a_miniature(tmp_path: Path) -> None:
+    known = set()
+    for name, (write, *_) in POOLS.items():
+        folder = tmp_path / name / "pool"
+        folder.mkdir(parents=True)
+        write(folder)
+        known.add(draft(str(folder))["known_as"])
+    assert known - {""} == {row.name for row in KNOWN_POOLS}
+
+
+def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path: Path) -> None:
+    for number, name in enumerate(("LAION-5B", "img2dataset webdataset")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        POOLS[name][0](folder)
+        recipe = tmp_path / f"{number}.toml"
+        init(str(folder), out=recipe)
+        recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
+        config = load_recipe(recipe).pool
+        assert config.where
+        (shard,) = pool.list_shards(config)
+        texts = pool.read_texts(shard, config).text.to_pylist()
+        assert texts == ([DOG] if number == 0 else [])
+
+
+def test_flags_name_what_the_columns_do_not_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    (folder / "0.tsv").write_text(f"1\tde\t{HUND}\n2\ten\t{DOG}\n", "utf-8")
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml")]) == 2
+    assert "give --texts" in capsys.readouterr().err
+    flags = ["--columns", "n,lang,said", "--key", "n", "--texts", "said", "--lang", "lang"]
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml"), *flags]) == 0
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.columns, config.key, config.texts, config.lang) == (("n", "lang", "said"), "n", ("said",), "lang")
+    assert kept_texts(folder) == [HUND, DOG]
+    assert load_recipe(tmp_path / "r.toml").languages.codes == ("de", "en")
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("00000.tfrecord", "only .tfrecord files"),
+        ("captions.json", "only .json files"),
+        ("a/1.jpg", "worldclip pool pack FOLDER --out TARS"),
+    ],
+)
+def test_what_is_no_pool_is_named_as_what_it_is(file: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "pool" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{}")
+    with pytest.raises(UserError, match=problem) as caught:
+        draft(str(tmp_path / "pool"))
+    assert "repair" not in str(caught.value)
+    assert "Latin" not in str(caught.value)
