@@ -35,6 +35,7 @@ TAKES_NONE = [  # names the file
     "status T",
     "pool hash T --out O",
     "pool wat T --out O",
+    "pool pack T --out O",
     "publish T owner/name",
     "pack T --out O",
     "unpack T --out O",

@@ -87,6 +87,7 @@ WORKS: list[str] = [
     "status C",
     "pool check P --out checked --set duplicates=keep --set texts.min_chars=3 --workers 1",
     "pool dedup P --out copies --workers 1",
+    "pool pack D --out packed",
     "publish C owner/name --dry-run",
     "pack C --out lists.tar",
     "unpack lists.tar --out unpacked",
@@ -144,6 +145,7 @@ def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPath
         image = names["D"] / label / "0.png"
         image.parent.mkdir(parents=True)
         image.write_bytes(draw_shape(number, [9, 9, 9], 0))
+        image.with_suffix(".txt").write_text(label)
     names["S"].mkdir()
     dataset = word_dataset("words", ["red", "green", "blue"], ("en", "de"))
     engine.evaluate(WordModel(), {"model": "words"}, (dataset,), (), names["S"] / "results.jsonl")

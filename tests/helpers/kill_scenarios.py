@@ -185,6 +185,7 @@ def _pools(inputs: Path) -> list[Scenario]:
         Scenario(name="pool hash", start=nothing, call=hash_in("new")),
         Scenario(name="pool hash of a changed pool", start=hash_in("old"), call=hash_in("new")),
         *_wat(inputs),
+        *_image_files(inputs),
         *_packs(inputs),
         *_tokenizer(inputs),
     ]
@@ -209,6 +210,26 @@ def _wat(inputs: Path) -> list[Scenario]:
     return [
         Scenario(name="pool wat", start=nothing, call=build(files[:2])),
         Scenario(name="pool wat with a file more", start=build(files[:2]), call=build(files)),
+    ]
+
+
+def _image_files(inputs: Path) -> list[Scenario]:
+    from toy import draw_shape
+    from worldclip.plugins.pack_files import pack_files
+
+    folders = {"old": inputs / "files old", "new": inputs / "files new"}
+    for number, folder in enumerate(folders.values(), 3):
+        folder.mkdir()
+        for name in range(number):
+            (folder / f"{name}.png").write_bytes(draw_shape(0, np.array([number, 9, 9], np.uint8), name))
+            (folder / f"{name}.txt").write_text(f"red {name}", "utf-8")
+
+    def pack(name: str) -> Call:
+        return lambda folder: pack_files(folders[name], folder / "tars", samples_per_tar=2, executor=QUIET)
+
+    return [
+        Scenario(name="pool pack", start=nothing, call=pack("new")),
+        Scenario(name="pool pack of other files", start=pack("old"), call=pack("new")),
     ]
 
 

@@ -202,13 +202,13 @@ def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys
         (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pool" / name).touch()
     with pytest.raises(
-        UserError, match=r"1 image files such as 00000/000000000\.jpg lie outside .* webdataset, or pack"
+        UserError, match=r"1 image files such as 00000/000000000\.jpg lie outside .* worldclip pool pack"
     ):
         pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
     (tmp_path / "pool" / "00000.parquet").touch()  # img2dataset's metadata
     names, said = names_and_skipped(tmp_path / "pool", capsys)
     assert names == ["00000.parquet"]
-    assert "--output_format webdataset" in said
+    assert "worldclip pool pack FOLDER" in said
 
 
 def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
         text_file("train.csv", f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"), "row", ["title"], None, [DOG, HUND],
     ),
     "a spreadsheet": (
-        text_file("alt.csv", f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'), "url", ["alt_text"], None, [DOG, HUND],
+        text_file("alt.csv", f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'),
+        "url", ["alt_text"], None, [DOG, HUND],
     ),
     "lists of captions": (
         table(image=IMAGES, captions=[[DOG, "dog"], [HUND]], sentids=[[1, 2], [3]]),

@@ -142,7 +142,7 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     Raises UserError for captions that cannot be read.
     """
     if captions is None:
-        captions = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+        captions = next((path for path in map(folder.joinpath, METADATA_FILES) if path.is_file()), None)
     rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
     counts = dict.fromkeys(REASONS, 0)
     texts_of: dict[str, list[str]] = {}

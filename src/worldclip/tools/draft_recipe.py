@@ -8,7 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Annotated, TypedDict, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from worldclip.core.command import Command
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
+from worldclip.core.marks import Commas
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
 from worldclip.pool.config import PoolConfig
@@ -67,8 +68,8 @@ def init(
     *,
     out: Path | None = None,
     key: str | None = None,
-    texts: Sequence[str] = (),
-    columns: Sequence[str] = (),
+    texts: Annotated[Sequence[str], Commas()] = (),
+    columns: Annotated[Sequence[str], Commas()] = (),
     lang: str | None = None,
 ) -> Draft:
     """Look at a pool, write a commented recipe for it, and say what is missing.
