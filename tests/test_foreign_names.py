@@ -35,8 +35,8 @@ OWN_NAMES = {
         "name": "contracts/entry_counts.py core/job.py core/job_files.py evaluate/catalog.py evaluate/stage.py "
         "model/formats/huggingface_folder.py model/formats/open_clip_folder.py model/formats/peft_folder.py "
         "model/formats/timm_folder.py model/weights.py plugins/browser/web_folder.py plugins/emoji/build.py "
-        "plugins/explorer/chunks.py plugins/immich.py plugins/pack_files.py plugins/server/app.py plugins/world/build.py "
-        "plugins/world/fetch_cldr.py pool/stage.py tools/dedup.py tools/embed.py",
+        "plugins/explorer/chunks.py plugins/immich.py plugins/pack_files.py plugins/server/app.py "
+        "plugins/world/build.py plugins/world/fetch_cldr.py pool/stage.py tools/dedup.py tools/embed.py",
         "part": "contracts/entry_counts.py train/pool_join.py",
         "step": "core/job_files.py",
         "relative": "contracts/layout.py",
