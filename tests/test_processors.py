@@ -6,7 +6,6 @@ docs/design.md, section 4.8, has the table of what is promised.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from killed import digests_of_curation
+
 TESTS = Path(__file__).parent
 NUMERIC_TESTS = [f"evaluate/test_{name}.py" for name in ("ranking", "zeroshot", "tasks", "measures")]
-CURATION = ("pool", "metadata", "match", "balance", "curate")
 
 # What an x86 processor without AVX would take.  numba compiles anew for it, so that setting has a slow test of its own.
 OLD_MATH = {"OPENBLAS_CORETYPE": "Prescott", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-AVX,-FMA,-FMA4"}
@@ -76,26 +76,16 @@ def test_numeric_tests_pass_under_each_blas_kernel(core):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def digests(run_dir: Path) -> dict[str, str]:
-    """Return the digest of each table, array and threshold that curation leaves."""
-    return {
-        path.relative_to(run_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for stage in CURATION
-        for path in sorted((run_dir / stage).rglob("*"))
-        if path.suffix in (".parquet", ".npy", ".json")
-    }
-
-
 def test_curation_leaves_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
     python(CURATE, toy_world.recipe, tmp_path / "run", **OLD_MATH, **old_numpy())
-    assert digests(tmp_path / "run") == digests(toy_run)
+    assert digests_of_curation(tmp_path / "run") == digests_of_curation(toy_run)
 
 
 @pytest.mark.slow  # numba compiles all kernels anew
 def test_compiled_kernels_leave_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
     settings = OLD_MATH | old_numpy() | OLD_NUMBA | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
     python(CURATE, toy_world.recipe, tmp_path / "run", **settings)
-    assert digests(tmp_path / "run") == digests(toy_run)
+    assert digests_of_curation(tmp_path / "run") == digests_of_curation(toy_run)
     words = (
         "a photo of the red circle صورة دائرة أحمر รูปวงกลมสีแดง 一张红色圆形的照片 ein rotes Haus über один красный дом"
     )

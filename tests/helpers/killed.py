@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below `folder` by its relative path."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def digests_of_curation(run_dir: Path) -> dict[str, str]:
+    """Return the digest of each table, array, threshold, manifest, report and marker that curation leaves."""
+    return {
+        path.relative_to(run_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in ("pool", "metadata", "match", "balance", "curate")
+        for path in sorted((run_dir / stage).rglob("*"))
+        if path.suffix in (".parquet", ".npy", ".json")
+    }
 
 
 def check(code: str, folder: Path, *arguments: object) -> None:
