@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from toy import ToyWorld, build_toy_world
+from worldclip.cli import command
+from worldclip.core.execute import Executor, create_executor
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_worker() -> Iterator[None]:
+    """Let a command without --workers work in this process: workers start anew in each stage and take seconds."""
+
+    def create_one(where: str, workers: int | None) -> Executor:
+        return create_executor(where, 1 if workers is None else workers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "create_executor", create_one)
+        yield
 
 
 @pytest.fixture(scope="session")
