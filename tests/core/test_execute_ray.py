@@ -18,10 +18,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from test_execute import SHARDS, calls, die_once, fail_on, import_missing, is_running, out_of_space, write_number
-from test_recipe import artifacts
 
 import worldclip
-from killed import contents
+from killed import contents, digests_of_curation
 from ray_cluster import add_node, running_cluster
 from worldclip.cli import main
 from worldclip.core.errors import MissingPackage, StageFailed, UserError
@@ -216,7 +215,7 @@ class Backwards(RayExecutor):
 @pytest.fixture(scope="module")
 def curated(toy_world, tmp_path_factory) -> dict[str, str]:
     run = worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
-    return artifacts(run)
+    return digests_of_curation(run)
 
 
 def test_run_with_a_lost_node_gives_the_same_bytes(cluster, toy_world, curated, tmp_path) -> None:
@@ -231,13 +230,13 @@ def test_run_with_a_lost_node_gives_the_same_bytes(cluster, toy_world, curated, 
     killer.start()
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
     killer.join()
-    assert artifacts(tmp_path / "run") == curated
+    assert digests_of_curation(tmp_path / "run") == curated
 
 
 def test_workers_and_shard_order_do_not_change_the_bytes(cluster, toy_world, curated, tmp_path) -> None:
     executor = Backwards(workers=1, quiet=True)
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=executor)
-    assert artifacts(tmp_path / "run") == curated
+    assert digests_of_curation(tmp_path / "run") == curated
 
 
 @pytest.mark.parametrize("command", ["check", "dedup"])
@@ -297,7 +296,7 @@ def test_interrupted_map_leaves_no_task_and_resumes(cluster, toy_world, curated,
     assert started.wait(60) == code
     assert not (tmp_path / "run" / "curate").exists()
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
-    assert artifacts(tmp_path / "run") == curated
+    assert digests_of_curation(tmp_path / "run") == curated
 
 
 def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) -> None:
@@ -309,7 +308,7 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
     command = ["bash", str(script), str(toy_world.recipe), "run"]  # a relative path, which nodes begin elsewhere
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert artifacts(tmp_path / "run") == curated
+    assert digests_of_curation(tmp_path / "run") == curated
 
 
 # what a person should know

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_recipe import artifacts
 
 import worldclip
+from killed import digests_of_curation
 from worldclip.cli import main
 from worldclip.core.job import RunLock
 
@@ -36,7 +36,7 @@ print(os.getpid())
 @pytest.fixture(scope="module")
 def curated(toy_world, tmp_path_factory) -> dict[str, str]:
     run = worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
-    return artifacts(run)
+    return digests_of_curation(run)
 
 
 def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) -> None:
@@ -55,11 +55,11 @@ def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) 
     before |= {path: path.stat().st_mtime_ns for path in (run / "curate").rglob("*.tar.parquet")}
     assert main(["run", recipe, "--out", str(run), "--until", "curate"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}, "what slices did is not done again"
-    assert artifacts(run) == curated
+    assert digests_of_curation(run) == curated
     capfd.readouterr()
     assert main(["match", recipe, "--out", str(run), "--shards", "1/3"]) == 0
     assert "is finished and unchanged" in capfd.readouterr().err
-    assert artifacts(run) == curated
+    assert digests_of_curation(run) == curated
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the example is a script of bash")
@@ -80,7 +80,7 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     assert done.returncode == 0, done.stderr
     jobs = (tmp_path / "jobs").read_text().splitlines()
     assert [job.rpartition("}")[2].strip() for job in jobs] == ["[0, 0]", "[0]"] * 3, jobs
-    assert artifacts(tmp_path / "run") == curated
+    assert digests_of_curation(tmp_path / "run") == curated
 
 
 def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
