@@ -16,8 +16,7 @@ from upstream import jsonl
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.plugins.leaderboard.board import ALL, leaderboard
-from worldclip.plugins.leaderboard.command import show_leaderboard
-from worldclip.plugins.leaderboard.page import to_text, write_leaderboard
+from worldclip.plugins.leaderboard.page import show_leaderboard, to_text, write_leaderboard
 from worlds import WordModel, word_dataset
 
 WORDS = [f"word{i}" for i in range(40)]

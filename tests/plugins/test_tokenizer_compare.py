@@ -39,7 +39,7 @@ def corpus(tmp_path_factory):
 
 def test_character_tokenizer_needs_a_token_per_character(folders, corpus):
     names = [str(folders / name) for name in ("words", "characters")]
-    found = compare_tokenizers(names, corpus, context_length=13)
+    found = compare_tokenizers(names, on=corpus, context_length=13)
     assert {lang: row["texts"] for lang, row in found["languages"].items()} == {"en": 4, "th": 2}
     english = found["languages"]["en"]
     assert english["words"] == 3 + 5 + 3 + 3
@@ -67,7 +67,7 @@ def test_tokenizers_unfit_for_clip_can_be_compared(corpus, tmp_path):
     pipeline.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=specials)
     bert = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=pipeline, **bert).save_pretrained(tmp_path / "bert")
-    found = compare_tokenizers([str(tmp_path / "bert"), str(tmp_path / "gpt")], corpus, context_length=6)
+    found = compare_tokenizers([str(tmp_path / "bert"), str(tmp_path / "gpt")], on=corpus, context_length=6)
     tokens = 3 + 6 + 3 + 3  # a comma is a token and no word
     for name, num_special in (("bert", 2), ("gpt", 1)):
         measured = found["languages"]["en"]["tokenizers"][str(tmp_path / name)]
@@ -78,7 +78,7 @@ def test_tokenizers_unfit_for_clip_can_be_compared(corpus, tmp_path):
 def test_unknown_characters_are_counted(folders, tmp_path):
     corpus = tmp_path / "odd.parquet"
     pq.write_table(pa.table({"text": ["red ☃ ☃"], "lang": ["en"]}), corpus)
-    found = compare_tokenizers([str(folders / "words")], corpus)
+    found = compare_tokenizers([str(folders / "words")], on=corpus)
     measured = next(iter(found["languages"]["en"]["tokenizers"].values()))
     assert measured["unknown_fraction"] > 0.2
 
@@ -87,11 +87,11 @@ def test_languages_of_a_text_file_are_identified(folders, tmp_path):
     corpus = tmp_path / "lines.txt"
     lines = ["The house stands by the river and the trees are green.", "บ้านสีเขียวหลังใหญ่อยู่ริมแม่น้ำ", ""]
     corpus.write_text("\n".join(lines), encoding="utf-8")
-    assert set(compare_tokenizers([str(folders / "words")], corpus)["languages"]) == {"en", "th"}
+    assert set(compare_tokenizers([str(folders / "words")], on=corpus)["languages"]) == {"en", "th"}
 
 
 def test_texts_per_language_limits_a_deterministic_sample(folders, corpus):
-    first, second = (compare_tokenizers([str(folders / "words")], corpus, texts_per_language=2) for _ in range(2))
+    first, second = (compare_tokenizers([str(folders / "words")], on=corpus, texts=2) for _ in range(2))
     assert first == second
     assert {row["texts"] for row in first["languages"].values()} == {2}
 
@@ -109,11 +109,11 @@ def test_the_command_prints_a_table_and_json(folders, corpus, capsys):
 def test_invalid_corpus_or_tokenizer_is_a_user_error(folders, corpus, tmp_path):
     name = str(folders / "words")
     with pytest.raises(UserError, match="holds no texts; give a run"):
-        compare_tokenizers([name], tmp_path / "nothing")
+        compare_tokenizers([name], on=tmp_path / "nothing")
     pq.write_table(pa.table({"alt": ["x"]}), tmp_path / "alt.parquet")
     with pytest.raises(UserError, match="the columns alt; the texts must be in text or caption"):
-        compare_tokenizers([name], tmp_path / "alt.parquet")
+        compare_tokenizers([name], on=tmp_path / "alt.parquet")
     with pytest.raises(UserError, match="does not load as a tokenizer"):
-        compare_tokenizers([str(tmp_path)], corpus)
+        compare_tokenizers([str(tmp_path)], on=corpus)
     with pytest.raises(UserError, match="no tokenizer is named"):
-        compare_tokenizers([], corpus)
+        compare_tokenizers([], on=corpus)

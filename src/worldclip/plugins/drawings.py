@@ -12,13 +12,14 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from xml.parsers import expat
 
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.errors import require
+from worldclip.core.execute import Executor, Report, Shard
 from worldclip.language.emoji import TONES
 
 PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
@@ -90,6 +91,30 @@ def split_tones(emoji: Sequence[Toned], drawn_as: dict[str, str]) -> dict[str, s
             shapes[item.shape] -= 1
             tones[item.tones] -= 1
     return split
+
+
+def size_problems(image_px: int, samples_per_shard: int, picture: str) -> Iterator[str]:
+    """Yield a problem for each size that is too small; picture: what the pool calls one."""
+    if image_px < 8:
+        yield f"image_px = {image_px}: must be at least 8 (side of a {picture} in pixels)"
+    if samples_per_shard < 1:
+        yield f"samples_per_shard = {samples_per_shard}: must be at least 1"
+
+
+def find_same_pictures(
+    hash_slice: Callable[[Shard], Report], units: Sequence[Shard], executor: Executor, done_dir: Path, config: Report
+) -> dict[str, str]:
+    """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`).
+
+    hash_slice: returns {"pictures": {key: digest}} of a unit.  config: decides the digests.
+    """
+    reports = executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config)
+    first: dict[str, str] = {}
+    drawn_as = {}
+    for report in reports:
+        for key, picture in report["pictures"].items():
+            drawn_as[key] = first.setdefault(picture, key)
+    return drawn_as
 
 
 def fraction(key: str, purpose: str) -> float:

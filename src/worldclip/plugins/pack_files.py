@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldclip.cli.command import Command
 from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, write_artifact
+from worldclip.core.command import Command
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.job import Job, Result, RunLock

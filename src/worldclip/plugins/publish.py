@@ -9,9 +9,7 @@ RUN/publish/data/            the lists, or the tars, of RUN/curate as hard links
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -33,6 +31,7 @@ from worldclip.language.config import languages_of
 from worldclip.language.table import Languages
 from worldclip.recipe import sections_of
 from worldclip.report.table import Column, Table, text_column, to_markdown
+from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars"]
 # https://huggingface.co/docs/hub/datasets-cards: the hub's classes of sizes, by their upper bound
@@ -114,7 +113,8 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
         facts = _facts(run_dir, repository, data, license, digest)
         artifacts.remove(aside)
         for source, name in _files(run_dir, data):
-            _link(source, aside / name)
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            link_file(source, aside / name)
         artifacts.write_text(aside / "README.md", redact(card(run_dir, facts)))
         artifacts.write_text(
             aside / "croissant.json", redact(json.dumps(croissant(facts), ensure_ascii=False, indent=1))
@@ -174,15 +174,6 @@ def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
     shards = layout.matched_shards(run_dir)
     lists = [(layout.curated(run_dir, name), f"data/{name}.parquet") for name in shards]
     return [*keys, *(row for row in lists if row[0].exists())]
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a finished file, which is never changed in place; copy it to another file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------

@@ -32,40 +32,44 @@ _CHUNK = 1_000  # texts tokenised at once
 
 
 def compare_tokenizers(
-    sources: Sequence[str],
-    corpus: str | Path,
+    tokenizers: Sequence[str],
+    *,
+    on: Annotated[Path, Metavar("CORPUS")],
     context_length: int = CONTEXT_LENGTH,
-    texts_per_language: int = TEXTS_PER_LANGUAGE,
+    texts: int = TEXTS_PER_LANGUAGE,
 ) -> Report:
     """Measure each tokenizer (folder or hub id) on a corpus, by language and in the mean over languages.
 
-    corpus: see read_corpus; of a language with more texts, texts_per_language are chosen by hash.
+    tokenizers: folders or hub ids.
+    on: a run (its curated texts), Parquet with a column text or caption and optionally lang, or a file of lines.
+    context_length: tokens that a model reads of a caption, start and end included.
+    texts: maximum number of texts per language, chosen by hash.
+
     Returns {corpus, context_length, vocab_size: {source: n}, languages: {lang: {texts, words, tokenizers: {source:
     {tokens_per_word, cut_fraction, unknown_fraction}}}}, mean: {source: {...}}}.  Tokens are counted without start and
     end; cut_fraction counts texts that exceed context_length with them.  Raises UserError for invalid arguments.
     """
-    problems = [] if sources else ["no tokenizer is named; give folders or hub ids, then --on CORPUS"]
+    problems = [] if tokenizers else ["no tokenizer is named; give folders or hub ids, then --on CORPUS"]
     problems += [
         f"--{name} is {value}; it must be at least 1"
-        for name, value in (("context-length", context_length), ("texts", texts_per_language))
+        for name, value in (("context-length", context_length), ("texts", texts))
         if value < 1
     ]
     problems += missing_packages("tokenizer compare", ("transformers", "tokenizers"), extra="train")
     if problems:
         raise UserError(problems)
-    tokenizers = {source: _load(source) for source in sources}
-    by_lang = read_corpus(Path(corpus), texts_per_language)
+    loaded = {source: _load(source) for source in tokenizers}
     rows: Report = {}
-    for lang, texts in sorted(by_lang.items()):
-        words = sum(count_words(text, lang) for text in texts)
-        measures = {name: _measure(tokenizer, texts, words, context_length) for name, tokenizer in tokenizers.items()}
-        rows[lang] = {"texts": len(texts), "words": words, "tokenizers": measures}
+    for lang, of_lang in sorted(read_corpus(on, texts).items()):
+        words = sum(count_words(text, lang) for text in of_lang)
+        measures = {name: _measure(tokenizer, of_lang, words, context_length) for name, tokenizer in loaded.items()}
+        rows[lang] = {"texts": len(of_lang), "words": words, "tokenizers": measures}
     return {
-        "corpus": str(corpus),
+        "corpus": str(on),
         "context_length": context_length,
-        "vocab_size": {source: tokenizer.vocab_size for source, tokenizer in tokenizers.items()},
+        "vocab_size": {source: tokenizer.vocab_size for source, tokenizer in loaded.items()},
         "languages": rows,
-        "mean": {source: _mean([row["tokenizers"][source] for row in rows.values()]) for source in sources},
+        "mean": {source: _mean([row["tokenizers"][source] for row in rows.values()]) for source in tokenizers},
     }
 
 
@@ -185,20 +189,5 @@ def _cells(row: Mapping[str, float]) -> str:
     return f"{row['tokens_per_word']:>9.2f} {row['cut_fraction']:>7.1%} {row['unknown_fraction']:>7.1%}"
 
 
-@Command
-def compare(
-    tokenizers: Sequence[str],
-    *,
-    on: Annotated[Path, Metavar("CORPUS")],
-    context_length: int = CONTEXT_LENGTH,
-    texts: int = TEXTS_PER_LANGUAGE,
-) -> tuple[Any, str]:
-    """Compare tokens per word and truncated captions by language.
-
-    tokenizers: folders or hub ids.
-    on: a run (its curated texts), Parquet with a column text or caption and optionally lang, or a file of lines.
-    context_length: tokens that a model reads of a caption, start and end included.
-    texts: maximum number of texts per language, chosen by hash.
-    """
-    report = compare_tokenizers(tokenizers, on, context_length, texts)
-    return report, to_text(report)
+COMPARE = Command(compare_tokenizers, lambda report, flags: to_text(report))
+"""Compare tokens per word and truncated captions by language."""

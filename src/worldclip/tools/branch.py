@@ -46,7 +46,12 @@ def _link_folder(source: Path, target: Path) -> None:
 def _link(source: str, target: str) -> None:
     if source.endswith(APPENDED):
         shutil.copy2(source, target)
-        return
+    else:
+        link_file(source, target)
+
+
+def link_file(source: str | Path, target: str | Path) -> None:
+    """Link a finished file, which is never changed in place; copy it to another file system."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

@@ -1,19 +1,68 @@
-"""Commands on any model: evaluate, export, consolidate."""
+"""Commands on models and their results: classify, evaluate, compare, export, consolidate, tokenizer train."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.artifacts import read_json
 from worldclip.core.command import Command, PushFlag
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
+from worldclip.core.job import Run
+from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
 from worldclip.export.push import check_push
+from worldclip.train.config import TrainConfig
+
+
+@Command
+def classify(
+    model: str,
+    images: Sequence[str],
+    *,
+    labels: Sequence[str],
+    templates: Sequence[str] = (),
+    prompts: Annotated[str | None, Metavar("JSON")] = None,
+    langs: Annotated[Sequence[str], Commas()] = (),
+    allow_urls: bool = False,
+    layout: str | None = None,
+    arch: str | None = None,
+    tokenizer: str | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+) -> tuple[Any, str]:
+    """Print the probabilities of labels for images.
+
+    images: image files.
+    labels: words or sentences to choose from, in any language.
+    templates: sentences around a label, {} is the label (default: the label alone).
+    prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
+    langs: language of all labels, or one per label.
+    """
+    from worldclip.model.inference import read_templates
+    from worldclip.model.load import load
+
+    if prompts is not None and templates:
+        raise UserError("--templates and --prompts are both set; set one of them")
+    if len(labels) == 1 and "," in labels[0]:
+        note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
+    used = templates or ("{}",) if prompts is None else read_templates(Path(prompts))
+    clip = load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
+    codes = langs[0] if len(langs) == 1 else langs or None
+    scores = clip.classify(list(images), list(labels), used, codes, allow_urls=allow_urls)
+    rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
+    lines = []
+    for image, row in zip(images, rows, strict=True):
+        lines.append(image)
+        lines += [f"  {share:7.2%}  {label}" for label, share in sorted(row.items(), key=lambda item: -item[1])]
+    record = [{"image": image, "probabilities": row} for image, row in zip(images, rows, strict=True)]
+    return record, "\n".join(lines)
 
 
 @Command
@@ -30,6 +79,29 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str
     report = evaluate_model(model, config, out)
     note(f"report: {write_evaluation(out)}")
     return report, (out / "table.md").read_text(encoding="utf-8")
+
+
+@Command
+def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
+    """Compare evaluations query by query, with confidence intervals over images and seeds.
+
+    runs: runs, or folders that evaluate wrote.  Runs that differ in seeds alone count as one, with several seeds.
+    out: page to write (.html).
+    """
+    from worldclip.evaluate.compare import compare
+    from worldclip.evaluate.comparison_page import comparison_text, write_comparison
+
+    if len(runs) < 2:
+        raise UserError("worldclip compare takes two or more runs")
+    comparison = compare(*runs)
+    if out is not None:
+        write_comparison(out, comparison)
+    record = {
+        "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
+        "rows": comparison.rows,
+        "by_language": comparison.by_language,
+    }
+    return record, comparison_text(comparison)
 
 
 @Command
@@ -94,3 +166,32 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     consolidate(folder)
     path = str(folder / "model.safetensors")
     return {"model": path}, path
+
+
+@Command
+def train_tokenizer(
+    run: Path,
+    out: Path | None = None,
+    *,
+    model: Literal["unigram", "bpe"] | None = None,
+    vocab_size: int | None = None,
+    lang_exponent: float | None = None,
+) -> tuple[Any, str]:
+    """Train a tokenizer on the curated texts of a run, balanced by language.
+
+    run: folder of a run whose stage curate is finished.
+    out: folder to write (default: RUN/tokenizer); set train.tokenizer.path to it afterwards.
+    model: unigram (likeliest pieces) or bpe (merged pairs) (default of this and the next two: the run's recipe).
+    vocab_size: number of pieces, special tokens included.
+    lang_exponent: exponent of a language's curated share of the texts; 1: as curated, 0: all languages alike.
+    """
+    from worldclip.train.tokenizer import train_on_run
+
+    train = Run.open(run).section(TrainConfig)
+    flags: dict[str, Any] = {"model": model, "vocab_size": vocab_size, "lang_exponent": lang_exponent}
+    config = dataclasses.replace(train.tokenizer, **{name: flag for name, flag in flags.items() if flag is not None})
+    report = train_on_run(run, out or run / "tokenizer", config, train.model.architecture().context_length)
+    lines = [f"{report['out']}: {report['vocab_size']:,} pieces from {report['texts']:,} texts"]
+    for lang, row in sorted(report["languages"].items(), key=lambda item: -item[1]["texts"]):
+        lines.append(f"  {lang:<8}{row['texts']:>12,} texts, each {row['repeats']:.3g} times")
+    return report, "\n".join([*lines, f'to train with it: train.tokenizer.path = "{report["out"]}"'])

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import (
     Executor,
@@ -295,3 +296,7 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     whole = column.combine_chunks()
     codes: np.ndarray = whole.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     return codes
+
+
+POOL_WAT = Command(build_wat, lambda report, flags: json.dumps(report, ensure_ascii=False, indent=1))
+"""Extract image links and their texts from Common Crawl WAT files, ready for img2dataset."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import versions, write_json, write_text
+from worldclip.core.command import Command
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
@@ -34,15 +35,16 @@ from worldclip.plugins.drawings import (
     MIN_SCALE,
     PRESENTATION,
     draw_openmoji,
+    find_same_pictures,
     openmoji_files,
     shape_of,
+    size_problems,
     sort_by_hash,
     split_tones,
     tones_of,
     write_samples,
 )
-from worldclip.plugins.emoji.needs import REQUIRES
-from worldclip.plugins.emoji.sets import HELD_OUT
+from worldclip.plugins.emoji.sets import HELD_OUT, REQUIRES
 from worldclip.pool.builders import HeldOut, write_held_out
 
 LANGS = NAMED_IN
@@ -88,17 +90,16 @@ def build_emoji(
 
     Raises UserError for invalid sizes, and if the extra `demo` is not installed.
     """
-    problems = []
-    if image_px < 8:
-        problems.append(f"image_px = {image_px}: must be at least 8 (side of a drawing in pixels)")
-    if samples_per_shard < 1:
-        problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
+    problems = list(size_problems(image_px, samples_per_shard, "drawing"))
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
-    drawn_as = _find_same_pictures(emoji, image_px, executor, layout.done_dir(out, "compare"))
+    slices = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
+    compared = {"image_px": image_px, "versions": source_versions()}
+    hash_slice = partial(hash_pictures, image_px)
+    drawn_as = find_same_pictures(hash_slice, slices, executor, layout.done_dir(out, "compare"), compared)
     split = split_tones(emoji, drawn_as)
     members = {
         "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
@@ -145,19 +146,6 @@ def read_emoji() -> tuple[Emoji, ...]:
             names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
             emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
     return tuple(sorted(emoji, key=lambda item: item.key))
-
-
-def _find_same_pictures(emoji: Sequence[Emoji], image_px: int, executor: Executor, done_dir: Path) -> dict[str, str]:
-    """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`)."""
-    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
-    config = {"image_px": image_px, "versions": source_versions()}
-    reports = executor.map(partial(hash_pictures, image_px), units, label="compare", done_dir=done_dir, key=config)
-    first: dict[str, str] = {}
-    drawn_as = {}
-    for report in reports:
-        for key, picture in report["pictures"].items():
-            drawn_as[key] = first.setdefault(picture, key)
-    return drawn_as
 
 
 def hash_pictures(image_px: int, unit: Shard) -> Report:
@@ -239,3 +227,7 @@ names of all emoji.
 - Names: the Python package `emoji` {package} (BSD licence, https://github.com/carpedm20/emoji), which takes them
   from the Unicode Common Locale Data Repository, Unicode License v3 (https://www.unicode.org/license.txt).
 """
+
+
+POOL_EMOJI = Command(build_emoji, lambda report, flags: str(flags.out))
+"""Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.plugins.emoji.needs import REQUIRES
 from worldclip.plugins.emoji.sets import HELD_OUT as HELD_OUT
+from worldclip.plugins.emoji.sets import REQUIRES
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
     from worldclip.core.execute import Executor, Report

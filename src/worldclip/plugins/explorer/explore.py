@@ -17,6 +17,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.records import CurateReport, MatchReport, Thresholds
 from worldclip.core import artifacts
+from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Run
@@ -55,13 +56,15 @@ class Explored(TypedDict):
     keys: int
 
 
-def explore(run: str | Path, out: str | Path) -> Explored:
-    """Write the explorer of a run whose stage curate is finished to the folder `out`.
+def explore(run: Path, out: Path) -> Explored:
+    """Write the explorer of a run.  An older one of another curation or page is replaced; one that is up to date stays.
 
-    An older one of another curation or page is replaced; one that is up to date stays.  Raises UserError for an
-    unfinished run, and for a folder that holds other files.
+    run: folder of a run whose stage curate is finished.
+    out: folder to write; an older explorer there is replaced.
+
+    Raises UserError for an unfinished run, and for a folder that holds other files.
     """
-    context, out = open_run(Path(run)), Path(out)
+    context = open_run(run)
     inputs = {
         "curate": artifacts.require_manifest(context.dir, "curate")["digest"],
         "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
@@ -262,3 +265,7 @@ def _checked_record(run: Run) -> dict[str, Any]:
         by_rule[str(row["rule"])][row["lang"] or "und"] += row["count_all"]
     rows = [[rule, counts.total(), counts.most_common(NUM_CONFUSED)] for rule, counts in by_rule.items()]
     return {"path": str(path), "rules": sorted(rows, key=lambda row: -row[1])}
+
+
+EXPLORE = Command(explore, lambda explored, flags: to_text(explored))
+"""Write pages that show every decision, and what another threshold would keep."""

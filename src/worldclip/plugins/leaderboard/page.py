@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.plugins.leaderboard.board import BoardCell, BoardColumn, Leaderboard
+from worldclip.core.command import Command
+from worldclip.core.errors import UserError
+from worldclip.plugins.leaderboard.board import BoardCell, BoardColumn, Leaderboard, leaderboard
 from worldclip.report.html import Html, join, tag
 from worldclip.report.metrics import metric_name, task_info, task_name
 from worldclip.report.numbers import interval
@@ -138,3 +140,20 @@ def _title(column: BoardColumn) -> str:
 
 def _group_title(column: BoardColumn) -> str:
     return f"{column.group} ({len(column.languages)})"
+
+
+@Command
+def show_leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: bool = False) -> tuple[Any, str]:
+    """Show the evaluations of many models in one table, of mteb too.
+
+    folders: runs, folders that evaluate wrote, or folders of mteb's results (results/MODEL/REVISION/TASK.json).
+    out: page to write (.html).
+    csv: Print the result as CSV.
+    """
+    if not folders:
+        raise UserError("worldclip leaderboard takes one or more runs or folders of results")
+    board = leaderboard(*folders)
+    if out is not None:
+        write_leaderboard(out, board)
+    text = csv_text(board) if csv else to_text(board)
+    return to_record(board), text

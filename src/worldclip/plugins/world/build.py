@@ -34,7 +34,16 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usabl
 from worldclip.core.job import remove_stale
 from worldclip.core.preflight import missing_packages
 from worldclip.evaluate.datasets.names import MIN_NAMED
-from worldclip.plugins.drawings import Sample, shape_of, sort_by_hash, split_tones, tones_of, write_samples
+from worldclip.plugins.drawings import (
+    Sample,
+    find_same_pictures,
+    shape_of,
+    size_problems,
+    sort_by_hash,
+    split_tones,
+    tones_of,
+    write_samples,
+)
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
@@ -44,12 +53,11 @@ from worldclip.plugins.world.gcompris import read_gcompris
 from worldclip.plugins.world.iconify import FLAGS, FLUENT, read_flags, read_fluent
 from worldclip.plugins.world.locales import language_of
 from worldclip.plugins.world.names import Table, merge
-from worldclip.plugins.world.needs import REQUIRES, check_folders
 from worldclip.plugins.world.openmoji import NAME as OPENMOJI
 from worldclip.plugins.world.openmoji import read_openmoji
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
 from worldclip.plugins.world.readme import write_readme
-from worldclip.plugins.world.sets import REDRAWN, SETS
+from worldclip.plugins.world.sets import REDRAWN, REQUIRES, SETS, check_folders
 from worldclip.plugins.world.stamps import read_stamps
 from worldclip.plugins.world.territories import read_territories
 from worldclip.pool.builders import HeldOut, write_held_out
@@ -115,11 +123,7 @@ def build_world(
 
 def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
     """Raise UserError for folders, sizes, and packages that are not installed."""
-    problems = []
-    if image_px < 8:
-        problems.append(f"image_px = {image_px}: must be at least 8 (side of a picture in pixels)")
-    if samples_per_shard < 1:
-        problems.append(f"samples_per_shard = {samples_per_shard}: must be at least 1")
+    problems = list(size_problems(image_px, samples_per_shard, "picture"))
     problems += check_folders(folders)
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
@@ -162,14 +166,7 @@ def _find_same_pictures(
     slices = [toned[start : start + PICTURES_PER_UNIT] for start in range(0, len(toned), PICTURES_PER_UNIT)]
     units = [Shard(name=f"{number:06}", path="") for number in range(len(slices))]
     config = {"image_px": image_px, "versions": source_versions(), "keys": [picture.key for picture in toned]}
-    hash_slice = partial(hash_pictures, slices, image_px)
-    reports = executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config)
-    first: dict[str, str] = {}
-    drawn_as = {}
-    for report in reports:
-        for key, picture in report["pictures"].items():
-            drawn_as[key] = first.setdefault(picture, key)
-    return drawn_as
+    return find_same_pictures(partial(hash_pictures, slices, image_px), units, executor, done_dir, config)
 
 
 def hash_pictures(slices: Sequence[Sequence[Picture]], image_px: int, unit: Shard) -> Report:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.plugins.world.needs import REQUIRES, check_folders
-from worldclip.plugins.world.sets import SETS
+from worldclip.plugins.world.sets import REQUIRES, SETS, check_folders
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
     from worldclip.core.execute import Executor, Report

