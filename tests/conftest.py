@@ -48,3 +48,13 @@ def toy_run(toy_world: ToyWorld, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import worldclip
 
     return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("toy_run") / "run")
+
+
+@pytest.fixture(scope="session")
+def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, a pool, photos, and the pool's images and texts embedded; copy it before you change it."""
+    from serving import write_embedded_world
+
+    root = tmp_path_factory.mktemp("embedded_world")
+    write_embedded_world(root)
+    return root

@@ -22,7 +22,7 @@ from worldclip import match
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts, coin
-from worldclip.core.execute import Executor
+from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.language import table as languages
 from worldclip.match.matcher.matcher import Matcher
 
@@ -129,6 +129,15 @@ def run_stages(recipe: Recipe, run: Path, executor: Executor | None = None, stag
 
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))
     return {name: finish(name, recipe, run, executor) for name in stages.split()}
+
+
+def make_run(folder: Path, shards: Shards, stages: str = "pool match balance curate", **sections: Any) -> Path:
+    """Write FOLDER/pool, and FOLDER/run with its lists; run the stages and return FOLDER/run."""
+    run = folder / "run"
+    write_pool(folder / "pool", shards)
+    write_metadata(run, LISTS)
+    run_stages(make_recipe(folder / "pool", **sections), run, LocalExecutor(workers=1, quiet=True), stages)
+    return run
 
 
 # the plain recipe

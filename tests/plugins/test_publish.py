@@ -17,15 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import UNKNOWN_TO_OWNER, serve_hub
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, make_recipe, make_run, make_shards, run_stages, write_metadata
 from tables import rows_of_tar
 from toy import write_tar
 from worldclip.cli import main
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
-from worldclip.core.settings import to_toml
 from worldclip.curate import read_curated
 from worldclip.export.push import push
 from worldclip.plugins.publish import prepare
@@ -36,14 +34,8 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Return a run after curate, with tars."""
-    root = tmp_path_factory.mktemp("publish")
-    shards = make_shards(seed=2)
-    write_pool(root / "pool", shards)
-    write_metadata(root / "run", LISTS)
-    recipe = make_recipe(root / "pool", curate={"write": "tars", "samples_per_tar": 7})
-    run_stages(recipe, root / "run", LocalExecutor(workers=1, quiet=True))
-    (root / "run/recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
-    return root / "run"
+    curate = {"write": "tars", "samples_per_tar": 7}
+    return make_run(tmp_path_factory.mktemp("publish"), make_shards(seed=2), curate=curate)
 
 
 def published(run, data="list", license=None):

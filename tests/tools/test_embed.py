@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import worldclip
-from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, write_world
+from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
 from worldclip.cli import main
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import StageFailed, UserError
@@ -24,18 +22,6 @@ from worldclip.tools import embed as of_embed
 from worldclip.tools.embed import embed
 
 NUM_GOOD = SHARDS * (PER_SHARD - 1)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    write_world(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def clip(world):
-    return worldclip.load(world / "model", device="cpu")
 
 
 def quiet(**keys) -> LocalExecutor:

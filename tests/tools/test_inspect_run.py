@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, make_run, make_shards
 from worldclip import curate
 from worldclip.contracts import schemas
 from worldclip.core.errors import UserError
@@ -18,11 +18,8 @@ SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
 
 @pytest.fixture(scope="module", params=["one", "all"])
 def run(request, tmp_path_factory) -> Path:
-    folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
-    write_pool(folder, SHARDS)
-    write_metadata(run, LISTS)
-    run_stages(make_recipe(folder, curate={"text_policy": request.param, "exclude": ["ar"]}), run)
-    return run
+    curate = {"text_policy": request.param, "exclude": ["ar"]}
+    return make_run(tmp_path_factory.mktemp("inspected"), SHARDS, curate=curate)
 
 
 def test_every_key_is_explained_as_it_was_decided(run):

@@ -18,8 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import worldclip
-from embedded_world import PER_SHARD, SHARDS, key_of, picture, write_world
+from embedded_world import PER_SHARD, SHARDS, key_of, picture
 from worldclip.cli import main
 from worldclip.contracts.schemas import IMAGE_PLACES
 from worldclip.core.artifacts import read_table, write_array, write_manifest, write_table
@@ -28,20 +27,6 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
 from worldclip.tools.search import build_index, nearest, open_embedded, search
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """Write a model and a pool, and embed its images and texts."""
-    root = tmp_path_factory.mktemp("world")
-    write_world(root)
-    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=LocalExecutor(quiet=True))
-    return root
-
-
-@pytest.fixture(scope="module")
-def clip(world):
-    return worldclip.load(world / "model", device="cpu")
 
 
 def plain(parts, query_QD, top) -> np.ndarray:

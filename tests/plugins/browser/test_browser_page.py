@@ -16,7 +16,7 @@ import worldclip
 from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
-from serving import data_url, write_embedded_world
+from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.plugins.browser import web_folder
@@ -31,20 +31,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("exported")
-    write_embedded_world(root)
-    return root
-
-
 @functools.cache
-def export_web(world, precision):
+def export_web(embedded_world, precision):
     if list(web_folder.library_problems()):
         pytest.skip("transformers.js is not there; run: make web")
-    config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(world / "embedded"))
-    out = world / precision
-    return out / "web", export_model(world / "model", out, config)["formats"]["web"]
+    config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(embedded_world / "embedded"))
+    out = embedded_world / precision
+    return out / "web", export_model(embedded_world / "model", out, config)["formats"]["web"]
 
 
 def static_host(folder):
@@ -55,9 +48,9 @@ def static_host(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "num_alike"), [("fp32", 10), ("int8", 9)])
-def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alike, world):
-    folder, report = export_web(world, precision)
-    expected = search(world / "embedded", QUERIES, top=10)
+def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alike, embedded_world):
+    folder, report = export_web(embedded_world, precision)
+    expected = search(embedded_world / "embedded", QUERIES, top=10)
     with static_host(folder) as server, open_page() as page:
         address = f"http://127.0.0.1:{server.server_port}"
         page.open(f"{address}/index.html", "document.body?.dataset.ready || document.querySelector('#state.bad')")
@@ -81,24 +74,24 @@ def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alik
 
 
 @pytest.mark.slow
-def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(world, tmp_path):
-    folder, _ = export_web(world, "fp32")
+def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(embedded_world, tmp_path):
+    folder, _ = export_web(embedded_world, "fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # the model's size: none resizes
     Image.fromarray(pixels).save(tmp_path / "image.png")
     (tmp_path / "texts.json").write_text(json.dumps(QUERIES), encoding="utf-8")
     answer = run_node("transformers_js.mjs", folder / "model", tmp_path / "image.png", tmp_path / "texts.json", "fp32")
-    clip = worldclip.load(world / "model", device="cpu")
+    clip = worldclip.load(embedded_world / "model", device="cpu")
     for rows, expected in ((answer["text"], clip.encode_text(QUERIES)), (answer["image"], clip.encode_image([pixels]))):
         rows = np.array(rows, np.float32)
         np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), expected, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_vectors_and_captions_are_those_of_the_pool(world):
-    folder, _ = export_web(world, "int8")
+def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
+    folder, _ = export_web(embedded_world, "int8")
     pictures = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
     names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-    embedded = open_embedded(world / "embedded", "images")
+    embedded = open_embedded(embedded_world / "embedded", "images")
     assert [row[1] for row in pictures] == [row["key"] for row in embedded.rows(np.arange(len(embedded)))]
     assert all((folder / "pictures" / row[0]).stat().st_size > 0 for row in pictures)
     data = (folder / "pictures.bin").read_bytes()
@@ -111,19 +104,19 @@ def test_vectors_and_captions_are_those_of_the_pool(world):
     assert "sdk: static" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_without_transformers_js_the_export_says_how_to_get_it(world, monkeypatch, tmp_path):
+def test_without_transformers_js_the_export_says_how_to_get_it(embedded_world, monkeypatch, tmp_path):
     monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"transformers\.web\.min\.js.*run `make web`.*npm"):
-        export_model(world / "model", tmp_path / "out", ExportConfig(formats=("web",)))
+        export_model(embedded_world / "model", tmp_path / "out", ExportConfig(formats=("web",)))
     assert not (tmp_path / "out" / "web").exists()
 
 
-def test_a_folder_of_another_model_is_refused(world, tmp_path):
-    shutil.copytree(world / "embedded", tmp_path / "embedded")
-    probe = np.load(world / "embedded" / "probe.npy")
+def test_a_folder_of_another_model_is_refused(embedded_world, tmp_path):
+    shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
+    probe = np.load(embedded_world / "embedded" / "probe.npy")
     np.save(tmp_path / "embedded" / "probe.npy", -probe)
-    clip = worldclip.load(world / "model", device="cpu")
-    assert set(web_folder.open_pool(str(world / "embedded"), clip)) == {"images", "texts"}
+    clip = worldclip.load(embedded_world / "model", device="cpu")
+    assert set(web_folder.open_pool(str(embedded_world / "embedded"), clip)) == {"images", "texts"}
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
         web_folder.open_pool(str(tmp_path / "embedded"), clip)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import make_run, make_shards, write_pool
 from worldclip.check import CheckConfig, check
 from worldclip.check.config import TextRules
 from worldclip.contracts import schemas
@@ -89,10 +89,8 @@ def test_pictures_are_images_and_a_file_that_is_none_is_left_out(explored):
 
 
 def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
-    pool, run, out = tmp_path / "pool", tmp_path / "run", tmp_path / "explorer"
+    out = tmp_path / "explorer"
     shards = make_shards(seed=5, num_shards=2, num_samples=25)
-    write_pool(pool, shards)
-    write_metadata(run, LISTS)
     keys = sorted({f"{Path(name).parent}/{stem}" for name, samples in shards.items() for stem, _ in samples})
     denied, removed, valid = keys[:5], keys[5:10], keys[10:]
     pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
@@ -101,25 +99,22 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     table = pa.Table.from_pylist([{**dict.fromkeys(schemas.REMOVED.names), **row} for row in rows], schemas.REMOVED)
     artifacts.write_table(tmp_path / "removed.parquet", table, schemas.REMOVED)
     lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
-    run_stages(make_recipe(pool, pool=lists), run)
-    explore(run, out)
+    explore(make_run(tmp_path, shards, pool=lists), out)
     content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
     assert [key for key in keys if f'"{key}"' in content] == valid
     assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5, [["en", 5]]]]
 
 
 def test_shards_that_lost_pairs_to_different_rules_are_counted_together(tmp_path):
-    pool, run, checked, out = (tmp_path / name for name in ("pool", "run", "checked", "explorer"))
+    pool, checked, out = (tmp_path / name for name in ("pool", "checked", "explorer"))
     shards = make_shards(seed=5, num_shards=2, num_samples=25)
     first, second = shards
     shards[first] += [(f"digits{i}", ["12345678"]) for i in range(3)]
     shards[second] += [(f"repeated{i}", ["so cooooool"]) for i in range(2)]
     write_pool(pool, shards)
-    write_metadata(run, LISTS)
     rules = TextRules(max_digit_fraction=0.5, max_repeated=4)
     report = check(PoolConfig(path=str(pool)), checked, CheckConfig(duplicates="keep", texts=rules))
-    run_stages(make_recipe(pool, pool={"valid_keys": str(checked / "valid_keys.parquet")}), run)
-    explore(run, out)
+    explore(make_run(tmp_path, shards, pool={"valid_keys": str(checked / "valid_keys.parquet")}), out)
     removed = report["counts"]["removed"]
     assert {"max_digit_fraction", "max_repeated"} < {*removed}
     assert {rule: count for rule, count, _ in read_chunk(out, "checked")["rules"]} == removed
@@ -145,11 +140,8 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     "curate", [{"text_policy": "one"}, {"text_policy": "all"}, {"text_policy": "all", "max_pairs": 20}]
 )
 def test_every_key_is_explained_as_inspect_explains_it(curate, tmp_path):
-    pool, run = tmp_path / "pool", tmp_path / "run"
     shards = make_shards(seed=5, num_shards=2, num_samples=25)
-    write_pool(pool, shards)
-    write_metadata(run, LISTS)
-    run_stages(make_recipe(pool, curate={**curate, "exclude": ["ar"]}), run)
+    run = make_run(tmp_path, shards, curate={**curate, "exclude": ["ar"]})
     explore(run, tmp_path / "explorer")
     reasons = [name for name, *_ in read_chunk(tmp_path / "explorer", "run")["reasons"]]
     chunks = [

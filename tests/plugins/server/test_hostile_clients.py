@@ -16,9 +16,8 @@ import httpx
 import numpy as np
 import pytest
 
-import worldclip
 from embedded_world import picture
-from serving import data_url, serving, write_embedded_world
+from serving import data_url, serving
 from worldclip.plugins.server import connections
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import SharedBatches
@@ -30,18 +29,6 @@ from worldclip.plugins.server.service import MAX_CAPTION_CHARS, Service
 
 MANY = 40
 HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("served")
-    write_embedded_world(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def clip(world):
-    return worldclip.load(world / "model", device="cpu")
 
 
 def connect(address: str, sent: bytes = b"") -> socket.socket:

@@ -6,16 +6,9 @@ import pytest
 
 from chromium import DROP, open_page
 from embedded_world import key_of, picture
-from serving import data_url, serving, write_embedded_world
+from serving import data_url, serving
 
 HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("page")
-    write_embedded_world(root)
-    return root
 
 
 def test_a_person_searches_by_text_by_picture_and_by_both(world):

@@ -22,7 +22,7 @@ from PIL import Image
 
 import worldclip
 from embedded_world import BAD, key_of, picture, text_of
-from serving import data_url, serving, write_embedded_world
+from serving import data_url, serving
 from small_models import TEXTS, random_model, reduced_config, save_hugging_face
 from worldclip.core.errors import UserError
 from worldclip.model import published
@@ -36,18 +36,6 @@ from worldclip.plugins.server.service import Service, encode
 from worldclip.tools.search import search
 
 NUM_CLIENTS = 200
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("served")
-    write_embedded_world(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def clip(world):
-    return worldclip.load(world / "model", device="cpu")
 
 
 @pytest.fixture(scope="module")

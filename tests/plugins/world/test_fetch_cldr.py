@@ -15,11 +15,8 @@ from world_parts import write_xml
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.plugins.world import fetch_cldr as module
-from worldclip.plugins.world.fetch_cldr import fetch_cldr
-
-pytest.importorskip("babel", reason="extra world is not installed")
-
 from worldclip.plugins.world.cldr import read_cldr
+from worldclip.plugins.world.fetch_cldr import fetch_cldr
 
 ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
 DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'

