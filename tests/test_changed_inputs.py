@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import functools
 import gzip
 import io
 import json
@@ -41,6 +40,9 @@ from worldclip.tools.dedup import dedup
 from worldclip.tools.embed import embed
 
 QUIET = LocalExecutor(quiet=True)
+Call = Callable[[Path, LocalExecutor], object]
+Made = tuple[Call, Callable[[], object]]
+Make = Callable[[Path], Made]
 VOLATILE = ("run.json", "log.txt", "recipe.toml", ".lock", "report.html")  # say when and how, not what
 
 
@@ -69,9 +71,7 @@ class Meddler(LocalExecutor):
         return super().map(meddled if label == self.label else fn, shards, label=label, **options)
 
 
-def assert_next_call_is_right(
-    call: Callable[[Path, LocalExecutor], object], label: str, when: str, meddle: Callable[[], object], folder: Path
-) -> None:
+def assert_next_call_is_right(call: Call, label: str, when: str, meddle: Callable[[], object], folder: Path) -> None:
     """Check that a call during which `meddle` runs, and another one, leave what a call after `meddle` leaves."""
     meddler = Meddler(label=label, when=when, meddle=meddle)
     try:
@@ -107,7 +107,7 @@ def deny(folder: Path, *keys: str) -> None:
     pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), folder / "deny.parquet")
 
 
-def run_until(world: Path, stage: str) -> Callable[[Path, LocalExecutor], object]:
+def run_until(world: Path, stage: str) -> Call:
     return lambda out, executor: worldclip.run(world / "toy.toml", out=out, until=stage, executor=executor)
 
 
@@ -128,11 +128,120 @@ def grow_in_place(world: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def deny_more(world: Path) -> None:
+    deny(world, "00003", "00004", "00030")
+
+
+def add_word(world: Path) -> None:
+    with open(world / "lists" / "en.txt", "a", encoding="utf-8") as file:
+        file.write("photo\n")
+
+
+def until(stage: str, meddle: Callable[[Path], object]) -> Make:
+    return lambda world: (run_until(world, stage), lambda: meddle(world))
+
+
+def wikipedia(folder: Path) -> Made:
+    """Lists of a dump and of page views."""
+
+    def write(text: str) -> None:
+        xml = f"<mediawiki><page><title>T</title><ns>0</ns><revision><text>{text}</text></revision></page></mediawiki>"
+        (folder / "dump.xml.bz2").write_bytes(bz2.compress(xml.encode()))
+        (folder / "views").mkdir(exist_ok=True)
+        (folder / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {text.split()[0]} 90 0\n".encode()))
+
+    write("paka mweusi " * 20)
+    files = {"wikipedia": {"sw": f"{folder}/dump.xml.bz2"}, "pageviews": f"{folder}/views"}
+    loaded = load_recipe(
+        {
+            "pool": {"path": "."},
+            "languages": {"codes": ["sw"]},
+            "metadata": {"sources": ["unigram", "bigram", "title"], **files},
+            "balance": {"tail_fraction": 0.1},
+        }
+    )
+
+    def call(out: Path, executor: LocalExecutor) -> None:
+        run_stage("metadata", loaded, out, executor)
+
+    return call, lambda: write("simba mkubwa sana " * 20)
+
+
+def checked(meddle: Callable[[Path], object]) -> Make:
+    def make(world: Path) -> Made:
+        rules = {"deny": {"keys": [str(world / "keys.txt")]}, "texts": {"deny_phrases": [str(world / "phrases.txt")]}}
+        (world / "keys.txt").write_text("00001\n")
+        (world / "phrases.txt").write_text("red circle\n")
+        config = load_check({**rules, "duplicates": "near"})
+        pool = PoolConfig(path=str(world / "pool"))
+        return lambda out, executor: check.check(pool, out, config, executor=executor), lambda: meddle(world)
+
+    return make
+
+
+def compared(world: Path) -> Made:
+    pool = PoolConfig(path=str(world / "pool"))
+    return lambda out, executor: dedup(pool, out, executor=executor), lambda: replace_shard(world)
+
+
+def hashed(world: Path) -> Made:
+    return lambda out, executor: hash_images(world / "pool", out, executor), lambda: replace_shard(world)
+
+
+def hashed_files(world: Path) -> Made:
+    folder = world / "photos"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(draw_shape(n, np.array([220, 30, 30], np.uint8), 0))
+    other = draw_shape(4, np.array([15, 15, 15], np.uint8), 2)
+    return lambda out, executor: hash_images(folder, out, executor), lambda: (folder / "1.png").write_bytes(other)
+
+
+def crawled(world: Path) -> Made:
+    path = world / "a.wat.gz"
+
+    def write(text: str) -> None:
+        links = [{"path": "IMG@/src", "url": "http://example.org/a.jpg", "alt": text}]
+        page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
+        body = json.dumps(page).encode()
+        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+
+    write("a cat")
+    return lambda out, executor: build_wat([str(path)], out, executor=executor), lambda: write("a black dog")
+
+
+CHANGES: dict[str, tuple[str, Make]] = {
+    **{
+        f"{stage}, {meddle.__name__}": (label, until(stage, meddle))
+        for stage, label in (("pool", "index"), ("match", "match"), ("curate", "curate"))
+        for meddle in (replace_shard, grow_in_place)
+    },
+    "match, a deny list that grows": ("count", until("match", deny_more)),
+    "curate, a deny list that grows": ("curate", until("curate", deny_more)),
+    "a word list": ("metadata", until("metadata", add_word)),
+    "a dump": ("ngrams", wikipedia),
+    "page views": ("views", wikipedia),
+    "images of a pool that is checked": ("images", checked(replace_shard)),
+    "texts of a pool that is checked": ("rules", checked(replace_shard)),
+    "keys denied by a check": ("rules", checked(lambda world: (world / "keys.txt").write_text("00001\n00004\n"))),
+    "phrases denied by a check": (
+        "rules", checked(lambda world: (world / "phrases.txt").write_text("red circle\nstar\n"))
+    ),
+    "keys that are compared": ("keys", compared),
+    "images that are hashed": ("hash", hashed),
+    "an image file that is hashed": ("hash", hashed_files),
+    "a WAT file": ("wat", crawled),
+}  # fmt: skip
+"""What changes: the label of the map meanwhile, and the function that prepares the call and the change."""
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("meddle", [replace_shard, grow_in_place])
-@pytest.mark.parametrize(("stage", "label"), [("pool", "index"), ("match", "match"), ("curate", "curate")])
-def test_a_shard_that_changes_while_a_stage_runs(world, tmp_path, stage, label, meddle, when) -> None:
-    assert_next_call_is_right(run_until(world, stage), label, when, lambda: meddle(world), tmp_path)
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_call_after_a_change_is_right(world, tmp_path, change, when) -> None:
+    label, make = CHANGES[change]
+    call, meddle = make(world)
+    assert_next_call_is_right(call, label, when, meddle, tmp_path)
 
 
 def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd) -> None:
@@ -141,54 +250,6 @@ def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp
     assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
     run_until(world, "pool")(tmp_path / "fresh", QUIET)
     assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
-
-
-@pytest.mark.parametrize(("stage", "label"), [("match", "count"), ("curate", "curate")])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_deny_list_that_grows(world, tmp_path, stage, label, when) -> None:
-    grow = functools.partial(deny, world, "00003", "00004", "00030")
-    assert_next_call_is_right(run_until(world, stage), label, when, grow, tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_word_list_that_changes(world, tmp_path, when) -> None:
-    def add_word() -> None:
-        with open(world / "lists" / "en.txt", "a", encoding="utf-8") as file:
-            file.write("photo\n")
-
-    assert_next_call_is_right(run_until(world, "metadata"), "metadata", when, add_word, tmp_path)
-
-
-@pytest.mark.parametrize(("label", "file"), [("ngrams", "dump"), ("views", "views")])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_dump_or_page_views_that_change(tmp_path, label, file, when) -> None:
-    def write(text: str) -> None:
-        xml = f"<mediawiki><page><title>T</title><ns>0</ns><revision><text>{text}</text></revision></page></mediawiki>"
-        (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(xml.encode()))
-        (tmp_path / "views").mkdir(exist_ok=True)
-        (tmp_path / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {text.split()[0]} 90 0\n".encode()))
-
-    write("paka mweusi " * 20)
-    recipe = tmp_path / "sw.toml"
-    recipe.write_text(
-        f"""
-[pool]
-path = "."
-[languages]
-codes = ["sw"]
-[metadata]
-sources = ["unigram", "bigram", "title"]
-wikipedia = {{ sw = "{tmp_path}/dump.xml.bz2" }}
-pageviews = "{tmp_path}/views"
-[balance]
-tail_fraction = 0.1
-"""
-    )
-
-    def call(out: Path, executor: LocalExecutor) -> None:
-        run_stage("metadata", load_recipe(recipe), out, executor)
-
-    assert_next_call_is_right(call, label, when, lambda: write("simba mkubwa sana " * 20), tmp_path)
 
 
 def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch) -> None:
@@ -215,74 +276,6 @@ def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch) -> Non
     run_until(world, "balance")(tmp_path / "out", QUIET)
     run_until(world, "balance")(tmp_path / "fresh", QUIET)
     assert without_volatile(tmp_path / "out" / "balance") == without_volatile(tmp_path / "fresh" / "balance")
-
-
-def check_call(world: Path) -> Callable[[Path, LocalExecutor], object]:
-    rules = {"deny": {"keys": [str(world / "keys.txt")]}, "texts": {"deny_phrases": [str(world / "phrases.txt")]}}
-    (world / "keys.txt").write_text("00001\n")
-    (world / "phrases.txt").write_text("red circle\n")
-    config = load_check({**rules, "duplicates": "near"})
-    return lambda out, executor: check.check(PoolConfig(path=str(world / "pool")), out, config, executor=executor)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("label", ["images", "rules"])
-def test_a_shard_that_changes_while_a_pool_is_checked(world, tmp_path, label, when) -> None:
-    assert_next_call_is_right(check_call(world), label, when, lambda: replace_shard(world), tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("file", "lines"), [("keys.txt", "00001\n00004\n"), ("phrases.txt", "red circle\nstar\n")])
-def test_a_list_that_grows_while_a_pool_is_checked(world, tmp_path, file, lines, when) -> None:
-    call = check_call(world)
-    assert_next_call_is_right(call, "rules", when, lambda: (world / file).write_text(lines), tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_shard_that_changes_while_keys_are_compared(world, tmp_path, when) -> None:
-    def call(out: Path, executor: LocalExecutor) -> None:
-        dedup(PoolConfig(path=str(world / "pool")), out, executor=executor)
-
-    assert_next_call_is_right(call, "keys", when, lambda: replace_shard(world), tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_shard_that_changes_while_its_images_are_hashed(world, tmp_path, when) -> None:
-    def call(out: Path, executor: LocalExecutor) -> None:
-        hash_images(world / "pool", out, executor)
-
-    assert_next_call_is_right(call, "hash", when, lambda: replace_shard(world), tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_image_file_that_changes_while_it_is_hashed(tmp_path, when) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for n in range(3):
-        (folder / f"{n}.png").write_bytes(draw_shape(n, np.array([220, 30, 30], np.uint8), 0))
-    other = draw_shape(4, np.array([15, 15, 15], np.uint8), 2)
-
-    def call(out: Path, executor: LocalExecutor) -> None:
-        hash_images(folder, out, executor)
-
-    assert_next_call_is_right(call, "hash", when, lambda: (folder / "1.png").write_bytes(other), tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_wat_file_that_changes(tmp_path, when) -> None:
-    def write(text: str) -> None:
-        links = [{"path": "IMG@/src", "url": "http://example.org/a.jpg", "alt": text}]
-        page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
-        body = json.dumps(page).encode()
-        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        (tmp_path / "a.wat.gz").write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
-
-    write("a cat")
-
-    def call(out: Path, executor: LocalExecutor) -> None:
-        build_wat([str(tmp_path / "a.wat.gz")], out, executor=executor)
-
-    assert_next_call_is_right(call, "wat", when, lambda: write("a black dog"), tmp_path)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
