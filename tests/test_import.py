@@ -23,25 +23,20 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_import_pulls_nothing_heavy() -> None:
-    """Not even the core's libraries: it takes milliseconds (benchmarks/imports.py measures it)."""
-    loaded = set(python("import worldclip, sys; print(*sys.modules)").split())
-    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & loaded
-
-
-def test_public_names_resolve_on_first_access() -> None:
+def test_import_pulls_nothing_heavy_and_public_names_resolve_on_first_access() -> None:
+    """Not even the core's libraries are loaded: it takes milliseconds (benchmarks/imports.py measures it)."""
     code = """
-import worldclip
+import worldclip, sys
+print(*sys.modules)
+try: worldclip.nothing
+except AttributeError as error: print(error)
 print(worldclip.match.Matcher(["cat"]).match("a cat").tolist(), worldclip.languages.from_lid("yue", scheme="lid176"))
 print(worldclip.balance.tail_fraction([1, 3, 6, 90], 10))
 """
-    assert python(BLOCK + code).split() == ["[0]", "zh", "0.1"]
-
-
-def test_an_unknown_attribute_is_an_attribute_error() -> None:
-    assert "no attribute 'nothing'" in python(
-        "import worldclip\ntry: worldclip.nothing\nexcept AttributeError as e: print(e)"
-    )
+    loaded, error, *results = python(BLOCK + code).splitlines()
+    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & set(loaded.split())
+    assert "no attribute 'nothing'" in error
+    assert " ".join(results).split() == ["[0]", "zh", "0.1"]
 
 
 def test_curation_runs_without_torch(toy_world, tmp_path) -> None:

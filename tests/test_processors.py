@@ -61,7 +61,9 @@ def blas_kernel(core: str = "") -> str:
     return python(BLAS_KERNEL, **({"OPENBLAS_CORETYPE": core} if core else {}))
 
 
-@pytest.mark.parametrize("core", ["Prescott", "Haswell", "Zen", "SkylakeX"])
+@pytest.mark.parametrize(
+    "core", ["Prescott", *(pytest.param(core, marks=pytest.mark.slow) for core in ("Haswell", "Zen", "SkylakeX"))]
+)
 def test_numeric_tests_pass_under_each_blas_kernel(core):
     pytest.importorskip("threadpoolctl")
     if not blas_kernel():
