@@ -7,12 +7,8 @@ import email.utils
 import errno
 import gzip
 import hashlib
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +16,8 @@ from typing import Any
 import pytest
 
 import entry_lists
+from served import Server
+from served import server as plain_server  # noqa: F401  a fixture
 from stages import context
 from worldclip.config import Recipe
 from worldclip.core import download
@@ -32,102 +30,23 @@ VIEWS = gzip.compress(b"sw Paka 3 0\n" * 1000)
 SITE = gzip.compress(b'{"query": {"namespaces": {}}}')
 
 
-class Server:
-    """Serves `files` by path; `faults` says what goes wrong with the first requests of a path."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.faults: dict[str, list[str]] = {}
-        self.knows_ranges = True
-        self.requests: Counter[str] = Counter()
-        self.starts: list[int] = []
-        self.agents: set[str] = set()
-        self.retry_after = "7"
-        self.is_open = threading.Event()  # a `stall` lasts until it is set
-        self.at_once: list[int] = []  # requests under way, at each new one
-        self.lock, self.under_way = threading.Lock(), 0
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                with owner.lock:
-                    owner.under_way += 1
-                    owner.at_once.append(owner.under_way)
-                owner.answer(self)
-                with owner.lock:
-                    owner.under_way -= 1
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path
-        self.requests[path] += 1
-        self.agents.add(request.headers["User-Agent"])
-        fault = self.faults[path].pop(0) if self.faults.get(path) else ""
-        if fault.isdigit():
-            request.send_response(int(fault))
-            request.send_header("Retry-After", self.retry_after)
-            request.end_headers()
-            return
-        if path not in self.files:
-            request.send_error(404)
-            return
-        body, start = self.files[path], 0
-        range_header = request.headers["Range"]
-        if range_header and self.knows_ranges:
-            start = int(range_header.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(body):
-                request.send_response(416)
-                request.send_header("Content-Range", f"bytes */{len(body)}")
-                request.end_headers()
-                return
-        if fault == "stall":
-            self.is_open.wait()
-            return
-        self.starts.append(start)
-        request.send_response(206 if start else 200)
-        rest = body[start:]
-        request.send_header("Content-Length", str(len(rest) // 2 if fault == "short" else len(rest)))
-        request.end_headers()
-        if fault == "short":  # a wrong length: less is promised, and sent, than there is
-            rest = rest[: len(rest) // 2]
-        elif fault == "break":
-            rest = rest[: len(rest) // 3]
-        elif fault == "wrong":
-            rest = bytes(len(rest))
-        request.wfile.write(rest)
-
-    def add_wiki(self, database: str, names: dict[str, bytes]) -> None:
-        lines = "".join(f"{hashlib.sha1(data).hexdigest()}  {name}\n" for name, data in names.items())
-        for day in ("latest", "20240101"):
-            self.files[f"/{database}/{day}/{database}-{day}-sha1sums.txt"] = lines.encode()
-        self.files |= {f"/{database}/20240101/{name}": data for name, data in names.items()}
+def add_wiki(server: Server, database: str, names: dict[str, bytes]) -> None:
+    lines = "".join(f"{hashlib.sha1(data).hexdigest()}  {name}\n" for name, data in names.items())
+    for day in ("latest", "20240101"):
+        server.files[f"/{database}/{day}/{database}-{day}-sha1sums.txt"] = lines.encode()
+    server.files |= {f"/{database}/20240101/{name}": data for name, data in names.items()}
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    server.add_wiki(
-        "swwiki",
-        {
-            "swwiki-20240101-pages-articles.xml.bz2": DUMP,
-            "swwiki-20240101-pages-articles-multistream.xml.bz2": b"x",
-            "swwiki-20240101-siteinfo-namespaces.json.gz": SITE,
-        },
-    )
+def server(plain_server: Server) -> Server:  # noqa: F811
+    """Wikimedia's server with Swahili's dump and two hours of page views."""
+    plain_server.retry_after = "7"
+    files = {"pages-articles.xml.bz2": DUMP, "pages-articles-multistream.xml.bz2": b"x",
+             "siteinfo-namespaces.json.gz": SITE}  # fmt: skip
+    add_wiki(plain_server, "swwiki", {f"swwiki-20240101-{name}": content for name, content in files.items()})
     for name in ("20231222-000000", "20231222-120000"):
-        server.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
-    yield server
-    server.is_open.set()
-    server.server.shutdown()
-    thread.join()
-    server.server.server_close()
+        plain_server.files[f"/other/pageviews/2023/2023-12/pageviews-{name}.gz"] = VIEWS
+    return plain_server
 
 
 ARTICLES = "/swwiki/20240101/swwiki-20240101-pages-articles.xml.bz2"
@@ -170,9 +89,9 @@ def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
     (agent,) = server.agents
     assert agent.startswith("worldclip/")
     assert "a@b.c" in agent
-    before = server.requests[ARTICLES]
+    before = server.count(ARTICLES)
     assert run(server, tmp_path) == {"files": 0, "bytes": 0, "there_already": 4}
-    assert server.requests[ARTICLES] == before == 1
+    assert server.count(ARTICLES) == before == 1
 
 
 def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
@@ -180,8 +99,8 @@ def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
         "be_x_oldwiki-20240101-pages-articles1.xml-p1p9.bz2",
         "be_x_oldwiki-20240101-pages-articles2.xml-p10p99.bz2",
     ]
-    server.add_wiki("be_x_oldwiki", dict.fromkeys([*names, "be_x_oldwiki-20240101-pages-articles.xml.bz2"], DUMP))
-    server.add_wiki("bewiki", {"bewiki-20240101-pages-articles.xml.bz2": DUMP})
+    add_wiki(server, "be_x_oldwiki", dict.fromkeys([*names, "be_x_oldwiki-20240101-pages-articles.xml.bz2"], DUMP))
+    add_wiki(server, "bewiki", {"bewiki-20240101-pages-articles.xml.bz2": DUMP})
     run(server, tmp_path, codes=("be",), date="20240101")
     assert sorted(path.name for path in (tmp_path / "be_tarask").iterdir()) == names
     assert [path.name for path in (tmp_path / "be").iterdir()] == ["bewiki-20240101-pages-articles.xml.bz2"]
@@ -189,7 +108,7 @@ def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
 
 def test_names_of_sums_outside_of_the_folder_are_left_out(server: Server, tmp_path: Path):
     evil = "../../evil-siteinfo-namespaces.json.gz"
-    server.add_wiki("swwiki", {"swwiki-20240101-pages-articles.xml.bz2": DUMP, evil: SITE,
+    add_wiki(server, "swwiki", {"swwiki-20240101-pages-articles.xml.bz2": DUMP, evil: SITE,
                                "/tmp/swwiki-20240101-siteinfo-namespaces.json.gz": SITE})  # fmt: skip
     assert run(server, tmp_path / "a/b")["files"] == 3
     assert not list(tmp_path.glob("*evil*"))
@@ -245,14 +164,14 @@ def test_retry_after_of_an_hour_fails_the_file(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["429"] * 9
     with pytest.raises(StageFailed, match=r"429 .* asks to wait 3,600 s; try again then\n"):
         run(server, tmp_path)
-    assert server.requests[ARTICLES] == 1
+    assert server.count(ARTICLES) == 1
 
 
 def test_stalled_connection_is_retried(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.faults[ARTICLES] = ["stall"]
     run(server, tmp_path)
-    assert server.requests[ARTICLES] == 2
+    assert server.count(ARTICLES) == 2
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
@@ -266,7 +185,7 @@ def test_busy_server_is_given_up_after_max_tries(server: Server, tmp_path: Path)
     server.faults[ARTICLES] = ["503"] * 99
     with pytest.raises(StageFailed, match="gave up after 6 tries without progress; last error: 503"):
         run(server, tmp_path)
-    assert server.requests[ARTICLES] == 6
+    assert server.count(ARTICLES) == 6
     assert (tmp_path / "pageviews" / "pageviews-20231222-000000.gz").exists(), "the others are fetched"
 
 
@@ -274,7 +193,7 @@ def test_missing_file_is_named_and_not_retried(server: Server, tmp_path: Path):
     del server.files[HOUR]
     with pytest.raises(StageFailed, match=r"pageviews-20231222-000000\.gz: .* 404 Not Found"):
         run(server, tmp_path)
-    assert server.requests[HOUR] == 1
+    assert server.count(HOUR) == 1
     with pytest.raises(StageFailed, match=r"yowiki: .*yowiki-latest-sha1sums\.txt: the server answers 404"):
         run(server, tmp_path, codes=("sw", "yo"))
 
@@ -282,7 +201,7 @@ def test_missing_file_is_named_and_not_retried(server: Server, tmp_path: Path):
 def test_wrong_length_fails_checksum_and_is_retried(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["short"]
     run(server, tmp_path)
-    assert server.requests[ARTICLES] == 2
+    assert server.count(ARTICLES) == 2
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
@@ -290,7 +209,7 @@ def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     server.faults[ARTICLES] = ["wrong"] * 9
     with pytest.raises(StageFailed, match=r"its SHA-1 is [0-9a-f]{40}, the published one"):
         run(server, tmp_path)
-    assert server.requests[ARTICLES] == download.MAX_COPIES
+    assert server.count(ARTICLES) == download.MAX_COPIES
     assert not list((tmp_path / "sw").glob("*articles*"))
     server.faults.clear()
     run(server, tmp_path)
@@ -311,7 +230,7 @@ def test_partial_file_of_killed_download_is_resumed(server: Server, tmp_path: Pa
     run(server, tmp_path)
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
     assert size in server.starts or size == len(DUMP)
-    assert server.requests[ARTICLES] == 1
+    assert server.count(ARTICLES) == 1
 
 
 def test_too_long_partial_file_starts_over(server: Server, tmp_path: Path):
@@ -353,7 +272,7 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_pat
 
 
 def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    server.add_wiki("yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
+    add_wiki(server, "yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
     (tmp_path / "lists.tar").touch()
     monkeypatch.setattr(
         "worldclip.tools.fetch_metadata.open_pack", lambda path, languages: SimpleNamespace(lists={"sw": {}})
@@ -370,7 +289,7 @@ def test_full_disk_stops_at_once_and_names_the_file(server: Server, tmp_path: Pa
     with pytest.raises(OSError, match="No space left") as caught:
         client.fetch(Download(url=server.url + ARTICLES, path=tmp_path / "x"))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
-    assert server.requests[ARTICLES] == 1
+    assert server.count(ARTICLES) == 1
 
 
 def test_interrupt_stops_running_and_waiting_downloads(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

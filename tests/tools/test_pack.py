@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import entry_lists
 import worldclip
 from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, written_at
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
+from served import static_host
 from stages import run_stage
 from toy import markdown_rows
 from worldclip import metadata
@@ -285,12 +283,8 @@ def test_invalid_list_with_right_hash_is_refused(packed: Path, tmp_path: Path) -
 @pytest.fixture
 def address(packed: Path) -> Iterator[str]:
     """The folder of the pack behind a web server."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(packed.parent))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with static_host(packed.parent) as url:
+        yield url
 
 
 def test_pack_is_downloaded_and_kept_in_run(address: str, packed: Path, tmp_path: Path) -> None:

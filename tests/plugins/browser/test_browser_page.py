@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import http.server
 import json
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ import worldclip
 from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
+from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
@@ -27,23 +26,13 @@ QUERIES = ("a red apple", "красное яблоко", "赤いリンゴ", "ق�
 KEYS = "[...document.querySelectorAll('.hit')].slice(0, 10).map((hit) => hit.dataset.key)"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments) -> None: ...
-
-
 @functools.cache
 def export_web(embedded_world, precision):
     if list(web_folder.library_problems()):
         pytest.skip("transformers.js is not there; run: make web")
     config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(embedded_world / "embedded"))
-    out = embedded_world / precision
+    out = embedded_world.with_name(f"web_{precision}")
     return out / "web", export_model(embedded_world / "model", out, config)["formats"]["web"]
-
-
-def static_host(folder):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    return server
 
 
 @pytest.mark.slow
@@ -51,8 +40,7 @@ def static_host(folder):
 def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alike, embedded_world):
     folder, report = export_web(embedded_world, precision)
     expected = search(embedded_world / "embedded", QUERIES, top=10)
-    with static_host(folder) as server, open_page() as page:
-        address = f"http://127.0.0.1:{server.server_port}"
+    with static_host(folder) as address, open_page() as page:
         page.open(f"{address}/index.html", "document.body?.dataset.ready || document.querySelector('#state.bad')")
         for number, (query, result) in enumerate(zip(QUERIES, expected, strict=True), 1):
             page.run("document.querySelector('#text').value = ''; document.querySelector('#text').focus()")
@@ -69,7 +57,6 @@ def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alik
         assert "a red apple" in page.run("document.querySelector('.names').textContent")
         assert page.errors == []
         assert [url for url in page.requests if not url.startswith((address, "data:", "blob:"))] == []
-        server.shutdown()
     assert report["page_bytes"]["first search"] > report["page_bytes"]["text encoder"] > 0
 
 
