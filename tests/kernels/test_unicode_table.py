@@ -7,6 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 
+from unicode_builder import build_categories, build_table, write_table
 from worldclip.kernels import unicode_table
 from worldclip.kernels.unicode_table import (
     FOLDS,
@@ -27,14 +28,14 @@ has_unicode_of_the_table = pytest.mark.skipif(
 
 @has_unicode_of_the_table
 def test_committed_table_agrees_with_unicodedata():
-    for name, built, stored in zip(load_table()._fields, unicode_table.build_table(), load_table(), strict=True):
+    for name, built, stored in zip(load_table()._fields, build_table(), load_table(), strict=True):
         assert built.dtype == stored.dtype, name
         np.testing.assert_array_equal(built, stored, err_msg=name)
-    np.testing.assert_array_equal(unicode_table.build_categories(), load_categories())
+    np.testing.assert_array_equal(build_categories(), load_categories())
 
 
 def test_table_survives_a_round_trip(tmp_path, monkeypatch):
-    unicode_table.write_table(load_table(), load_categories(), tmp_path / "table.npz")
+    write_table(load_table(), load_categories(), tmp_path / "table.npz")
     monkeypatch.setattr(unicode_table, "TABLE_PATH", tmp_path / "table.npz")
     np.testing.assert_array_equal(unicode_table.load_categories.__wrapped__(), load_categories())
     for again, stored in zip(unicode_table.load_table.__wrapped__(), load_table(), strict=True):

@@ -19,7 +19,7 @@ from stages import context
 from worldclip import curate, pool
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.urls import key_of_url
+from worldclip.plugins.crawl.urls import key_of_url
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places

@@ -72,8 +72,8 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(label: str, total: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error; yields what advances it by a number of items."""
+def progress_bar(label: str, total: int, *, is_shown: bool, num_done: int = 0) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error; yields what advances it by a number of items, with a note behind their number."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -84,8 +84,12 @@ def progress_bar(label: str, total: int, *, is_shown: bool) -> Iterator[Callable
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda number: bar.advance(task, number)
+    items = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*items, *times, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
+        task = bar.add_task(label, total=total, completed=num_done, note="")
+
+        def advance(number: int, note: str = "") -> None:
+            bar.update(task, advance=number, note=note)
+
+        yield advance

@@ -12,64 +12,34 @@ from worldclip.core.errors import first_line
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
-# Error codes of S3 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).  An answer to HEAD has no
-# body, so that its code is the status.
-_NO_BUCKET = "no such bucket ({code}); check its name and the endpoint"
-_NO_FILE = "no such file or folder ({code}); check the path"
-_DENIED = (
-    "access denied ({code}); check that the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) "
-    "may list and read it; for a public bucket set anon = true in fsspec's configuration"
-)
-_CREDENTIALS = "the credentials are invalid or have expired ({code}); renew them"
-_SLOW = "too many requests ({code}); use fewer workers, or run the same command again later"
-_REGION = "the bucket is in another region or at another endpoint ({code}); set AWS_DEFAULT_REGION or AWS_ENDPOINT_URL"
-_FAILED = "the store failed ({code}); run the same command again later"
-_CLOCK = "the clock of this machine is wrong ({code}); set it"
+_KEYS = "(AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+_PUBLIC = "for a public bucket set anon = true in fsspec's configuration"
 _REFUSED = "the store refused the request ({code}); check the path, the region and that the credentials are valid"
-_S3_REASONS: Mapping[str, str] = {
-    "NoSuchBucket": _NO_BUCKET,
-    "InvalidBucketName": _NO_BUCKET,
-    "NoSuchKey": _NO_FILE,
-    "404": _NO_FILE,
-    "AccessDenied": _DENIED,
-    "AllAccessDisabled": _DENIED,
-    "403": _DENIED,
-    "ExpiredToken": _CREDENTIALS,
-    "InvalidAccessKeyId": _CREDENTIALS,
-    "InvalidToken": _CREDENTIALS,
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "RequestTimeTooSkewed": _CLOCK,
-    "SlowDown": _SLOW,
-    "ServiceUnavailable": _SLOW,
-    "RequestLimitExceeded": _SLOW,
-    "TooManyRequests": _SLOW,
-    "429": _SLOW,
-    "503": _SLOW,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "PermanentRedirect": _REGION,
-    "301": _REGION,
-    "InternalError": _FAILED,
-    "500": _FAILED,
-    "400": _REFUSED,
-}
-_NO_CREDENTIALS = (
-    "no valid credentials were found ({code}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a "
-    "public bucket set anon = true in fsspec's configuration"
-)
-_UNREACHABLE = "the store cannot be reached ({code}); check the network and the endpoint"
-# Classes of botocore's errors without an answer, bases first.
-_CLIENT_REASONS: Mapping[str, str] = {
-    "CredentialRetrievalError": _NO_CREDENTIALS,
-    "NoCredentialsError": _NO_CREDENTIALS,
-    "PartialCredentialsError": _NO_CREDENTIALS,
-    "ProfileNotFound": _NO_CREDENTIALS,
-    "SSOError": _NO_CREDENTIALS,
-    "TokenRetrievalError": _NO_CREDENTIALS,
-    "ConnectionError": _UNREACHABLE,
-    "HTTPClientError": _UNREACHABLE,
-    "InvalidEndpoint": _UNREACHABLE,
-}
+# Reason -> error codes of S3 (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).  An answer to HEAD
+# has no body, so that its code is the status.
+_S3_CODES: Mapping[str, str] = {
+    "no such bucket ({code}); check its name and the endpoint": "NoSuchBucket InvalidBucketName",
+    "no such file or folder ({code}); check the path": "NoSuchKey 404",
+    f"access denied ({{code}}); check that the credentials {_KEYS} may list and read it; {_PUBLIC}":
+        "AccessDenied AllAccessDisabled 403",
+    "the credentials are invalid or have expired ({code}); renew them":
+        "ExpiredToken InvalidAccessKeyId InvalidToken SignatureDoesNotMatch",
+    "the clock of this machine is wrong ({code}); set it": "RequestTimeTooSkewed",
+    "too many requests ({code}); use fewer workers, or run the same command again later":
+        "SlowDown ServiceUnavailable RequestLimitExceeded TooManyRequests 429 503",
+    "the bucket is in another region or at another endpoint ({code}); set AWS_DEFAULT_REGION or AWS_ENDPOINT_URL":
+        "AuthorizationHeaderMalformed IllegalLocationConstraintException PermanentRedirect 301",
+    "the store failed ({code}); run the same command again later": "InternalError 500",
+    _REFUSED: "400",
+}  # fmt: skip
+# Reason -> classes of botocore's errors without an answer.
+_CLIENT_CLASSES: Mapping[str, str] = {
+    "no valid credentials were found ({code}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+    + _PUBLIC: "CredentialRetrievalError NoCredentialsError PartialCredentialsError ProfileNotFound SSOError "
+    "TokenRetrievalError",
+    "the store cannot be reached ({code}); check the network and the endpoint":
+        "ConnectionError HTTPClientError InvalidEndpoint",
+}  # fmt: skip
 
 
 def explain(error: BaseException) -> str:
@@ -104,16 +74,21 @@ def _explain_s3(response: Mapping[str, Any]) -> str:
     """Return the reason of an answer that botocore has parsed."""
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = str(response.get("Error", {}).get("Code") or status)
-    reason = _S3_REASONS.get(code) or _S3_REASONS.get(str(status)) or _REFUSED
+    reason = _reason_of(code, _S3_CODES) or _reason_of(str(status), _S3_CODES) or _REFUSED
     return reason.format(code=code)
+
+
+def _reason_of(name: str, names_of: Mapping[str, str]) -> str | None:
+    """Return the reason whose names, between blanks, have `name`."""
+    return next((reason for reason, names in names_of.items() if name in names.split()), None)
 
 
 def _explain_client(error: BaseException) -> str | None:
     """Return the reason of an error of botocore without an answer; None for an error of another library."""
-    classes = [kind for kind in type(error).__mro__ if kind.__module__.split(".")[0] in ("botocore", "aiobotocore")]
-    for kind in classes:
-        if kind.__name__ in _CLIENT_REASONS:
-            return _CLIENT_REASONS[kind.__name__].format(code=type(error).__name__)
+    for kind in type(error).__mro__:
+        is_botocore = kind.__module__.split(".")[0] in ("botocore", "aiobotocore")
+        if is_botocore and (reason := _reason_of(kind.__name__, _CLIENT_CLASSES)):
+            return reason.format(code=type(error).__name__)
     return None
 
 

@@ -24,7 +24,7 @@ from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.urls import key_of_url, normalise, resolve
+from worldclip.plugins.crawl.urls import key_of_url, normalise, resolve
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat, merge_links
 from worldclip.pool.config import PoolConfig

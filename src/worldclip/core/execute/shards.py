@@ -9,18 +9,17 @@ from __future__ import annotations
 import functools
 import resource
 import signal
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from worldclip.core import inputs, job_files
 from worldclip.core.artifacts import Json, digest, read_json, write_json
-from worldclip.core.console import is_quiet, say_detail
+from worldclip.core.console import progress_bar, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 
 Report: TypeAlias = Json
@@ -177,9 +176,9 @@ def map_shards(
     """
     todo = [shard for shard in shards if work.finished_report(shard) is None]
     failures: dict[str, Failure] = {}
-    with _progress(label, len(shards), quiet) as bar:
-        task = bar.add_task(label, total=len(shards), completed=len(shards) - len(todo), rate="")
-        pairs = 0
+    is_shown = bool(shards) and not quiet and sys.stderr.isatty()
+    with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
+        pairs, started_at = 0, time.perf_counter()
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
                 failures[name] = outcome
@@ -187,8 +186,8 @@ def map_shards(
             else:
                 say_detail(label, f"{name} is done")
                 pairs += int(outcome.get("pairs", 0))
-            elapsed_s = bar.tasks[0].elapsed or 0.0
-            bar.update(task, advance=1, rate=f"{pairs / elapsed_s:,.0f} pairs/s" if pairs and elapsed_s else "")
+            rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
+            advance(1, f"shards{rate}")
     if failures:
         raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, _remedy(failures))
     return Reports(work, shards)
@@ -318,18 +317,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BadShard | UserError):
         return str(error)
     return "".join(traceback.format_exception(error)).strip()
-
-
-def _progress(label: str, total: int, quiet: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("shards  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet or is_quiet() or not console.is_terminal or total == 0,
-    )

@@ -5,9 +5,6 @@ Four things make this 7 to 17 times as fast as the library (benchmarks/results/l
 each token, since most tokens of a batch are repeated; a search of the label tree, most probable branch first; wide
 instructions for all hashes and sums; and the rows of all new tokens are requested before the first one is added.
 arXiv:1607.01759, arXiv:1612.03651.
-
-`predict` is long on purpose: its last step as a function of its own cost 8% of the whole (ten arguments per text, six
-of them arrays, each of which numba passes as seven).
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from worldclip.kernels.llvm import (
     add_rows_lanes,
     blank_mask,
     count_ones,
-    dot_lanes,
     hash_lanes,
     inner,
     kernel,
@@ -32,13 +28,14 @@ from worldclip.kernels.llvm import (
     store_pair,
     trailing_zeros,
 )
-from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX, MAX_NGRAM, is_end, is_label
+from worldclip.language.fasttext.labels import label_texts
+from worldclip.language.fasttext.model import MAX_NGRAM, is_end, is_label
 
 NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
-EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm
 CACHE_BYTES = 4 * 2**20  # of summed rows, at most
 CACHED_TOKEN_BYTES = 40  # longer tokens are hardly ever repeated
 PIECE = LANES * MAX_NGRAM  # rows after which a long token's are added, at the end of LANES characters
+BLOCK_TEXTS = 64  # of which the rows are summed, then the labels chosen: a call of each costs nothing per text
 AHEAD = 64  # tokens of which the cache slots are prefetched before the first is needed
 
 _U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
@@ -49,7 +46,6 @@ _NO_WORD, _LAST = -1, -2  # in place of a token's number of rows
 _END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
 
 
-# One long function: split into three inlined ones it took 1.15 of the time on English captions (docs/log.md).
 @kernel
 def predict(model, data, offsets, is_null, allowed, num_cached):
     """Return the label id int32 and the probability float32 of each text; -1 and 0 without a prediction.
@@ -58,36 +54,43 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: cache slots, 2^k.
     """
     num_texts = len(is_null)
-    label_ids, probs = np.empty(num_texts, np.int32), np.zeros(num_texts, np.float32)
-    for i in range(num_texts):
-        label_ids[i] = -1
-    longest = _longest(offsets)
-    hidden = np.empty((1, model.dim), np.float32)
-    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # of each slot's token, then of new tokens
-    chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
-    grams = np.empty(LANES * (model.maxn + 1), np.uint32)
-    for k in range(LANES):
-        grams[k] = _FNV_START
-    hashes = np.empty(longest // 2 + 3, np.int32)
+    label_ids, probs = np.full(num_texts, np.int32(-1)), np.zeros(num_texts, np.float32)
+    hidden, num_rows_T = np.empty((BLOCK_TEXTS, model.dim), np.float32), np.empty(BLOCK_TEXTS, np.int64)
+    sums, cache_2S, chars, grams, hashes = _scratch(model, offsets, num_cached)
+    tokens_2N, keys_N, counts_N, is_new_N, rows, rows_at, sums_at = _scratch_of_tokens()
     stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
-    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
-    counts_N, is_new_N = np.empty(AHEAD, np.int64), np.empty(AHEAD, np.bool_)
-    rows, rows_at = np.empty(AHEAD * (2 * PIECE + 1), np.int32), np.zeros(AHEAD + 1, np.int64)
-    sums_at = np.empty(AHEAD, np.int32)
-    cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
+    for first in range(0, num_texts, BLOCK_TEXTS):
+        stop = min(first + BLOCK_TEXTS, num_texts)
+        _sum_texts(
+            model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, hashes, tokens_2N, keys_N,
+            counts_N, is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
+        )  # fmt: skip
+        label_texts(model, hidden, num_rows_T, first, stop, allowed, stack_nodes, stack_probs, label_ids, probs)
+    return label_ids, probs
+
+
+@inner
+def _sum_texts(
+    model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, hashes, tokens_2N, keys_N,
+    counts_N, is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
+):  # fmt: skip
+    """Write the sum of the rows of each text from `first` to `stop` to `hidden`, and their numbers to num_rows_T."""
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
     dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
     num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
     prune, kept, kept_rows, word_ngrams = model.prune, model.kept, model.kept_rows, model.word_ngrams
     dense, codes, norms, centroids = model.dense, model.codes, model.norms, model.centroids
     sub_dim, last_sub_dim = model.sub_dim, model.last_sub_dim
-    output, left, right, num_labels, loss = model.output, model.left, model.right, model.num_labels, model.loss
-    for i in range(num_texts):
+    num_cached = cache_2S.size // 2
+    last_slot = np.uint64(num_cached - 1)
+    for i in range(first, stop):
+        text = np.int64(i - first)
+        num_rows_T[text] = 0
         if is_null[i]:
             continue
         at, end, has_token = offsets[i], offsets[i + 1], False
         num_rows = num_hashes = 0
-        _clear(hidden, np.int64(0))
+        _clear(hidden, text)
         mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(
@@ -97,7 +100,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
             # Rows of all new tokens are requested before the first is added.
             for t in range(num_tokens):
                 token_at, token_size = load_pair(tokens_2N, t)
-                cached_key, cached_count = load_pair(cache_2S, np.int64(keys_N[t] & np.uint64(num_cached - 1)))
+                cached_key, cached_count = load_pair(cache_2S, np.int64(keys_N[t] & last_slot))
                 counts_N[t] = np.int64(cached_count)
                 is_new_N[t] = cached_key != keys_N[t]
                 rows_at[t + 1] = rows_at[t]
@@ -110,7 +113,7 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
                     )  # fmt: skip
             num_summed = np.int64(0)
             for t in range(num_tokens):
-                place = num_cached + t if is_new_N[t] else np.int64(keys_N[t] & np.uint64(num_cached - 1))
+                place = num_cached + t if is_new_N[t] else np.int64(keys_N[t] & last_slot)
                 if is_new_N[t]:
                     _add_rows(
                         dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, rows_at[t], rows_at[t + 1],
@@ -128,46 +131,49 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
                     token_at, token_size = load_pair(tokens_2N, t)
                     hashes[num_hashes] = _fnv(data, np.int64(token_at), np.int64(token_at + token_size))
                     num_hashes += 1
-            _add_all(hidden, np.int64(0), sums, sums_at, np.int64(0), num_summed)
+            _add_all(hidden, text, sums, sums_at, np.int64(0), num_summed)
             # New tokens enter the cache last: another token of these may be summed from the slot.
             for t in range(num_tokens):
                 _, token_size = load_pair(tokens_2N, t)
                 if is_new_N[t] and np.int64(token_size) <= CACHED_TOKEN_BYTES:
-                    slot = np.int64(keys_N[t] & np.uint64(num_cached - 1))
+                    slot = np.int64(keys_N[t] & last_slot)
                     store_pair(cache_2S, slot, keys_N[t], np.uint64(counts_N[t]))
                     _clear(sums, slot)
                     _add(sums, slot, sums, num_cached + t)
-        if not has_token:
-            continue
-        if eos >= 0:
-            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, np.int64(0))
+        if has_token and eos >= 0:
+            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, text)
             num_rows += 1
-        if word_ngrams > 1 and prune != 0:
+        if has_token and word_ngrams > 1 and prune != 0:
             hashes[num_hashes] = _END_HASH
             num_rows += _add_word_ngrams(
                 hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows,
-                dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
+                dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden, text,
             )  # fmt: skip
-        if num_rows == 0:
-            continue
-        scale = np.float32(1.0) / np.float32(num_rows)
-        for d in range(hidden.shape[1]):
-            hidden[0, d] *= scale
-        if loss == LOSS_HS:
-            label, prob = _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs)
-        else:
-            label, prob = _best_label(output, loss, num_labels, hidden, allowed, stack_probs)
-        label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))
-    return label_ids, probs
+        num_rows_T[text] = num_rows
 
 
 @inner
-def _longest(offsets):
-    """Return the bytes of the longest text, 0 without texts."""
+def _scratch(model, offsets, num_cached):
+    """Return the arrays that `predict` writes to for each text, as large as the longest text needs."""
     longest = 0
     for i in range(len(offsets) - 1):
         longest = max(longest, offsets[i + 1] - offsets[i])
-    return longest
+    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # of each slot's token, then of new tokens
+    cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
+    chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
+    grams = np.empty(LANES * (model.maxn + 1), np.uint32)
+    grams[:LANES] = _FNV_START
+    hashes = np.empty(longest // 2 + 3, np.int32)
+    return sums, cache_2S, chars, grams, hashes
+
+
+@inner
+def _scratch_of_tokens():
+    """Return the arrays that `predict` writes to for AHEAD tokens."""
+    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    counts_N, is_new_N = np.empty(AHEAD, np.int64), np.empty(AHEAD, np.bool_)
+    rows, rows_at = np.empty(AHEAD * (2 * PIECE + 1), np.int32), np.zeros(AHEAD + 1, np.int64)
+    return tokens_2N, keys_N, counts_N, is_new_N, rows, rows_at, np.empty(AHEAD, np.int32)
 
 
 def cache_slots(dim: int, num_bytes: int) -> int:
@@ -390,9 +396,9 @@ def _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, total, 
 @inner
 def _add_word_ngrams(
     hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows,
-    dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden,
+    dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden, text,
 ):  # fmt: skip
-    """Add the rows of the text's word n-grams to `hidden`; returns their number.  hashes: `_fnv` of its words."""
+    """Add the rows of the text's word n-grams to hidden[text]; returns their number.  hashes: `_fnv` of its words."""
     count = 0
     for first in range(num_hashes):
         h = np.uint64(np.int64(hashes[first]))
@@ -401,81 +407,6 @@ def _add_word_ngrams(
             bucket_id = np.int64(h % np.uint64(bucket))
             if _is_kept(bucket_id, prune, kept):
                 row = _ngram_row(bucket_id, num_words, prune, kept_rows, kept)
-                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, np.int64(0))
+                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, text)
                 count += 1
     return count
-
-
-# --- labels -------------------------------------------------------------------------------------------
-
-
-@inner
-def _dot(output, row, hidden):
-    dim = hidden.shape[1]
-    whole = dim // LANES * LANES
-    total = np.float32(0)
-    for d in range(0, whole, LANES):
-        total += dot_lanes(output, row * dim + d, hidden, d)
-    for d in range(whole, dim):
-        total += output[row, d] * hidden[0, d]
-    return total
-
-
-@inner
-def _best_leaf(output, left, right, num_labels, hidden, allowed, stack_nodes, stack_probs):
-    """Return the most probable allowed label of the tree and its probability.
-
-    Depth first, the likelier child first.  A branch less probable than the best label so far is skipped: a label is
-    never more probable than a node above it, EPS aside.
-    """
-    best, best_prob = np.int32(-1), np.float32(-1)
-    node, prob = np.int32(2 * num_labels - 2), np.float32(1)  # the root
-    depth = 0
-    while True:
-        while node >= num_labels and prob > best_prob and allowed[node]:
-            score = _dot(output, np.int64(node) - num_labels, hidden)
-            is_right = np.float32(1) / (np.float32(1) + np.exp(-score))
-            left_prob = prob * (np.float32(1) - is_right + EPS)
-            right_prob = prob * (is_right + EPS)
-            goes_right = right_prob > left_prob
-            stack_nodes[depth] = left[node] if goes_right else right[node]
-            stack_probs[depth] = left_prob if goes_right else right_prob
-            depth += stack_probs[depth] > best_prob
-            node, prob = (right[node], right_prob) if goes_right else (left[node], left_prob)
-        if node < num_labels and prob > best_prob and allowed[node]:
-            best, best_prob = node, prob
-        if depth == 0:
-            return best, best_prob
-        depth -= 1
-        node, prob = stack_nodes[depth], stack_probs[depth]
-
-
-@inner
-def _table_sigmoid(x):
-    """Return the sigmoid as fastText reads it for independent labels: from a table of 512 steps over [-8, 8]."""
-    if x < -8 or x > 8:
-        return np.float32(x > 8)
-    step = np.float32(np.int64((x + np.float32(8)) * np.float32(32)))
-    return np.float32(1) / (np.float32(1) + np.exp(-(step / np.float32(32) - np.float32(8))))
-
-
-@inner
-def _best_label(output, loss, num_labels, hidden, allowed, scores):
-    """Return the most probable allowed label of a flat output (softmax, or each label's own sigmoid) and its prob."""
-    top = np.float32(-np.inf)
-    for i in range(num_labels):
-        scores[i] = _dot(output, i, hidden)
-        top = max(top, scores[i])
-    total = np.float32(0)
-    if loss == LOSS_SOFTMAX:
-        for i in range(num_labels):
-            scores[i] = np.exp(scores[i] - top)
-            total += scores[i]
-    best, best_prob = np.int32(-1), np.float32(-1)
-    for i in range(num_labels):
-        if not allowed[i]:
-            continue
-        prob = scores[i] / total if loss == LOSS_SOFTMAX else _table_sigmoid(scores[i])
-        if prob + EPS > best_prob:
-            best, best_prob = np.int32(i), prob + EPS
-    return best, best_prob

@@ -41,7 +41,7 @@ from worldclip.core.execute import (
 )
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
-from worldclip.core.urls import key_of_url, resolve
+from worldclip.plugins.crawl.urls import key_of_url, resolve
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.pool.files import PoolFile, check_own, open_file
 from worldclip.pool.records import has_surrogate
