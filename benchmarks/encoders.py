@@ -123,7 +123,7 @@ class ByTransformers(torch.nn.Module):
 def onnx_graphs(folder: Path, threads: int, images: int = 8) -> dict[str, Sides]:
     import onnxruntime
 
-    from worldclip.model.formats.onnx_folder import image_encoder, write_graph
+    from worldclip.model.formats.onnx_graphs import image_encoder, write_graph
 
     model = make_model("vit_b32").eval()
     pixels = {"pixel_values": torch.randn(images, 3, 224, 224)}

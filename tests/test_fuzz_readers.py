@@ -209,7 +209,7 @@ def small_onnx(location: str | None = None) -> bytes:
 
 
 def read_onnx(path: Path) -> None:
-    from worldclip.model.formats.onnx_folder import open_session
+    from worldclip.model.formats.onnx_backend import open_session
 
     open_session(path)
 

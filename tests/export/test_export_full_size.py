@@ -115,19 +115,19 @@ with torch.inference_mode():
     "to ONNX": """
 from types import SimpleNamespace
 import transformers
-from worldclip.model.formats import onnx_folder
+from worldclip.model.formats import onnx_graphs
 tower = transformers.MetaClip2VisionModelWithProjection.from_pretrained(place / "model").eval()
 config = SimpleNamespace(vision_config=tower.config)
 model = SimpleNamespace(vision_model=tower.vision_model, visual_projection=tower.visual_projection, config=config)
 (place / "onnx").mkdir()
-onnx_folder.write_encoder(model, onnx_folder.IMAGE, place, ("fp32",))
+onnx_graphs.write_encoder(model, onnx_graphs.IMAGE, place, ("fp32",))
 """,
     "ONNX": """
 import onnxruntime
-from worldclip.model.formats import onnx_folder
+from worldclip.model.formats import onnx_graphs
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = torch.get_num_threads()
-session = onnxruntime.InferenceSession(onnx_folder.model_path(place, onnx_folder.IMAGE, "fp32"), options)
+session = onnxruntime.InferenceSession(onnx_graphs.model_path(place, onnx_graphs.IMAGE, "fp32"), options)
 keep("ONNX_image", torch.from_numpy(session.run(["image_embeds"], {"pixel_values": pixels.numpy()})[0]))
 """,
 }

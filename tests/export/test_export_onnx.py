@@ -251,7 +251,7 @@ def test_towers_of_a_joint_graph_share_no_symbolic_dimension(exported, suffix):
 
 
 def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_folder, onnx_joint
+    from worldclip.model.formats import onnx_folder, onnx_graphs, onnx_joint
 
     def rename_batch_alone(model, prefix, names):
         for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
@@ -260,9 +260,9 @@ def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(exported
 
     folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
     clip = worldclip.load(exported / "source", device="cpu")
-    towers = [onnx_folder.model_path(folder, tower, "int8") for tower in ("vision_model", "text_model", "model")]
+    towers = [onnx_graphs.model_path(folder, tower, "int8") for tower in ("vision_model", "text_model", "model")]
     monkeypatch.setattr(onnx_joint, "_rename_dimensions", rename_batch_alone)
-    onnx_joint.write_joint(*towers, clip.logit_scale, onnx_folder.MAX_FILE_BYTES)
+    onnx_joint.write_joint(*towers, clip.logit_scale, onnx_graphs.MAX_FILE_BYTES)
     with pytest.raises(UserError, match=r"model_quantized\.onnx does not run on 16 images and 2 texts"):
         onnx_folder.compare(clip, folder, ("int8",))
 
@@ -297,7 +297,7 @@ def test_graphs_name_no_file_of_the_machine_that_wrote_them(exported):
 
 
 def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_folder
+    from worldclip.model.formats import onnx_graphs
 
     def write_unsorted(source, path):
         model = onnx.load(source)
@@ -306,15 +306,15 @@ def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
         model.graph.node.extend(reversed(nodes))
         onnx.save(model, path)
 
-    monkeypatch.setattr(onnx_folder, "_write_float16", write_unsorted)
+    monkeypatch.setattr(onnx_graphs, "_write_float16", write_unsorted)
     with pytest.raises(UserError, match=r"vision_model_fp16\.onnx is not valid ONNX"):
         export_model(exported / "source", tmp_path, ExportConfig(formats=("onnx",), onnx_precisions=("fp16",)))
 
 
 def test_large_weights_are_shared_by_the_joint_graph(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_folder
+    from worldclip.model.formats import onnx_graphs
 
-    monkeypatch.setattr(onnx_folder, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(onnx_graphs, "MAX_FILE_BYTES", 100_000)
     config = ExportConfig(formats=("onnx",), onnx_precisions=("fp32",))
     report = export_model(exported / "source", tmp_path, config)
     names = {path.name for path in (tmp_path / "onnx" / "onnx").iterdir()}

@@ -64,6 +64,8 @@ def write_page(folder, pictures):
     (folder / "pictures/0").mkdir(parents=True)
     for name in ("README.md", "index.html", "page.css", "pictures.json", "pictures.bin"):
         (folder / name).write_text(f"---\nsdk: static\ntags: [worldclip]\n---\n{pictures}")
+    if "b" in pictures:
+        (folder / "recipe.toml").write_text("of a run")
     for name in pictures:
         (folder / "pictures/0" / f"{name}.jpg").write_text(name)
     return folder
@@ -78,9 +80,9 @@ def test_a_page_becomes_a_static_space_that_holds_what_its_folder_holds(tmp_path
         (pushed,) = push(uploads, client_of(hub))
         assert hub.kinds == {"me/page": "space"}
         assert {*hub.main("me/page")} == {".gitattributes", *(name for name, _ in uploads[0].files)}
-    assert pushed.removed == ("pictures/0/b.jpg",)
+    assert pushed.removed == ("pictures/0/b.jpg", "recipe.toml")
     said = "\n".join(pushed.lines())
-    assert f"me/page: removed what {pages[1]} no longer holds: pictures/0/b.jpg" in said
+    assert f"me/page: removed what {pages[1]} no longer holds: pictures/0/b.jpg, recipe.toml" in said
     assert "its history still holds" in said
 
 
@@ -111,7 +113,7 @@ def test_files_that_worldclip_did_not_publish_are_not_deleted(folders, hub):
 
 @pytest.mark.slow
 def test_an_upload_deletes_every_file_that_an_export_writes(tmp_path):
-    """A pattern is missing where a file of some format would stay in the repository for ever."""
+    """A pattern is missing from a format where one of its files would stay in the repository for ever."""
     save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
     others = ("vision", "peft", "web")  # a tower, adapters of a run, a page
     formats = tuple(name for name in MODEL_FORMATS.names() if name not in others)
@@ -119,7 +121,8 @@ def test_an_upload_deletes_every_file_that_an_export_writes(tmp_path):
     export_model(tmp_path / "source", tmp_path / "image", ExportConfig(tower="vision"))
     folders = [*(tmp_path / "both" / name for name in formats), tmp_path / "image/vision"]
     for folder in folders:
-        left = [name for name, _ in list_files(folder) if not is_own(name, "model")]
+        patterns = MODEL_FORMATS.load(folder.name).CARD.files
+        left = [name for name, _ in list_files(folder) if not is_own(name, patterns)]
         assert left == ["README.md"], folder
 
 

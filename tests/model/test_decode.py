@@ -23,7 +23,7 @@ from worldclip.core.errors import MissingPackage
 from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
 from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
-from worldclip.model.images import open_images
+from worldclip.model.images import open_image
 
 
 @pytest.fixture(params=["torchvision", "torchcodec"])
@@ -43,7 +43,7 @@ def test_native_decoders_and_pillow_decode_the_same_pixels(name, native, monkeyp
     assert pixels.shape[2:] == (3,)
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
-    (image,) = open_images([PICTURES[name]])
+    image = open_image(PICTURES[name], allow_urls=False, applies_exif=True)
     np.testing.assert_array_equal(np.asarray(image), pixels)
     monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
@@ -220,7 +220,7 @@ def test_bytes_that_are_not_an_image_are_undecodable(data):
         decode(data)
     assert caught.value.reason == UNDECODABLE
     assert scan_image(data).error == str(caught.value)
-    (reason,) = open_images([data])
+    reason = open_image(data, allow_urls=False, applies_exif=True)
     assert reason.startswith("is not an image that can be decoded")
 
 
@@ -251,7 +251,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(width, height):
         decode(bomb)
     assert caught.value.reason == BOMB
     assert scan_image(bomb).error == str(caught.value)
-    (reason,) = open_images([bomb])
+    reason = open_image(bomb, allow_urls=False, applies_exif=True)
     assert reason.startswith("is a decompression bomb")
 
 

@@ -44,6 +44,7 @@ CARD = CardFacts(
         'model = PeftModel.from_pretrained(AutoModel.from_pretrained("THE BASE MODEL"), "THIS FOLDER")',
     ),
     checked=largest_difference("peft"),
+    files=("*.json", "*.safetensors"),
     about=about(
         "LoRA adapters and projections of a CLIP, to be added to the weights that training started from "
         "(`base_model_name_or_path` of `adapter_config.json`, if they are on the hub)"
@@ -104,11 +105,9 @@ class AdapterWriter:
         model.load_state_dict(self._read("base."), strict=False)
         adapted = require("peft", extra="lora").PeftModel.from_pretrained(model, folder)
         other = dataclasses.replace(clip, backend=TorchBackend(adapted.base_model.model.eval()))
-        pixels, texts = sample_inputs.pixels(clip), list(sample_inputs.TEXTS)
-        difference = max(
-            sample_inputs.max_difference(other.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels)),
-            sample_inputs.max_difference(other.encode_text(texts), clip.encode_text(texts)),
-        )
+        pixels = sample_inputs.pixels(clip)
+        images_BD, texts_BD = other.backend.encode_pixels(pixels), other.encode_text(list(sample_inputs.TEXTS))
+        difference = sample_inputs.embedding_difference(clip, pixels, images_BD, texts_BD)
         return {"max_difference": sample_inputs.require_close(difference, "peft")}
 
     def _read(self, kind: str) -> dict[str, torch.Tensor]:

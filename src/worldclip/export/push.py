@@ -20,15 +20,6 @@ from worldclip.model.formats import MODEL_FORMATS
 from worldclip.model.weights import PICKLES
 
 Kind = Literal["model", "dataset", "space"]
-OWN_FILES: dict[Kind, tuple[str, ...]] = {
-    "model": (
-        *("*.json", "*.safetensors", "*.onnx", "*.onnx_data", "*.model", "merges.txt", "vocab.txt", "recipe.toml"),
-        *("onnx/*", "textual/*", "visual/*"),
-    ),
-    "dataset": ("data/*", "keys.npy"),
-    "space": ("*.html", "*.css", "*.js", "*.json", "*.bin", "js/*", "model/*", "pictures/*"),
-}
-"""Patterns of the files that uploads write, without those that all of them write; `*` matches a slash, too."""
 TAG = "worldclip"  # in the card of everything that worldclip publishes
 NUM_NAMED = 3  # files that a message names
 
@@ -41,6 +32,8 @@ class Upload:
     repository: str
     files: tuple[tuple[str, int], ...]
     """Relative path and size in bytes of each file."""
+    own_files: tuple[str, ...]
+    """Patterns of the files of earlier uploads, but for the card; `*` matches a slash, too."""
     kind: Kind = "model"
     """`space`: a page, which the hub serves as a static Space."""
 
@@ -115,10 +108,17 @@ def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
         pickles = [name for name, _ in files if Path(name).suffix in PICKLES and name not in facts.arrays]
         problems += [f"{folder / name} is a pickle, which is never published" for name in pickles]
         target = repository if i == 0 else f"{repository}-{folder.name}"
-        uploads.append(Upload(folder, target, files, kind))
+        uploads.append(Upload(folder, target, files, _own_files(is_page=facts.is_page), kind))
     if problems:
         raise UserError(problems)
     return uploads
+
+
+def _own_files(*, is_page: bool) -> tuple[str, ...]:
+    """Return the patterns of all pages, or of all other formats: a repository may have held another one."""
+    cards = [item.CARD for _, item in MODEL_FORMATS.items()]
+    patterns = [pattern for card in cards if card.is_page == is_page for pattern in card.files]
+    return ("recipe.toml", *dict.fromkeys(patterns))
 
 
 def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -167,7 +167,7 @@ def _push(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> 
         raise UserError(f"--private: {repository} exists and is public; choose another name")
     names = {name for name, _ in upload.files}
     held = [] if is_new else hub.list_repo_files(repository, **kind)
-    older = [name for name in held if is_own(name, upload.kind)]
+    older = [name for name in held if is_own(name, upload.own_files)]
     removed = tuple(sorted(name for name in older if name not in names))
     if removed and TAG not in (info.tags or ()):
         raise UserError(
@@ -178,13 +178,13 @@ def _push(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> 
         repo_id=repository,
         folder_path=upload.folder,
         commit_message="Export of worldclip",
-        delete_patterns=list(OWN_FILES[upload.kind]),
+        delete_patterns=list(upload.own_files),
         **kind,
         **({"create_pr": True} if as_pull_request else {}),
     )
     return Pushed(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))
 
 
-def is_own(name: str, kind: Kind) -> bool:
-    """Return whether a file of a repository is one that uploads of this kind write."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN_FILES[kind])
+def is_own(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a file of a repository is one that earlier uploads wrote."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

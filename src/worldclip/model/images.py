@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,6 @@ import numpy as np
 
 from worldclip.core.artifacts import versions
 from worldclip.core.download import Broken, Client
-from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BOMB, UNDECODABLE, BadImage, decode, pixels_of
 
 if TYPE_CHECKING:
@@ -30,16 +27,6 @@ def as_list(images: Any) -> list[Any]:
     return list(images)
 
 
-def open_images(images: Sequence[Any], *, allow_urls: bool = False, applies_exif: bool = True) -> list[Image | str]:
-    """Return each image in RGB, or the reason why it cannot be used.
-
-    applies_exif: turn images upright as their EXIF orientation says; False: leave them as they are stored.
-    Runs on all cores: Pillow releases the GIL while it decodes.
-    """
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
-        return list(threads.map(partial(open_image, allow_urls=allow_urls, applies_exif=applies_exif), images))
-
-
 def to_pillow(pixels: np.ndarray) -> Image:
     """Return (height, width, 3) uint8 as a Pillow image."""
     from PIL import Image as PillowImage
@@ -50,7 +37,10 @@ def to_pillow(pixels: np.ndarray) -> Image:
 def open_image(
     image: Any, *, allow_urls: bool, applies_exif: bool, prepare: Callable[[np.ndarray], Any] = to_pillow
 ) -> Any:
-    """Return what `prepare` makes of (height, width, 3) uint8 RGB, or the reason why an image cannot be used."""
+    """Return what `prepare` makes of (height, width, 3) uint8 RGB, or the reason why an image cannot be used.
+
+    applies_exif: turn the image upright as its EXIF orientation says; False: leave it as it is stored.
+    """
     try:
         pixels = _pixels(image, allow_urls, applies_exif)
     except BadImage as error:

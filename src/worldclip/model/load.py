@@ -24,8 +24,9 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
-from worldclip.model.formats import MODEL_FORMATS, onnx_folder, readable_formats
+from worldclip.model.formats import MODEL_FORMATS, readable_formats
 from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import RULES, Rule, reference
@@ -62,7 +63,7 @@ def load(
     clip = read(find(source, layout, precision), options)
     if preprocess == "source":
         return clip
-    is_numpy = isinstance(clip.backend, onnx_folder.OnnxBackend)
+    is_numpy = isinstance(clip.backend, OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 

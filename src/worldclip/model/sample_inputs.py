@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,14 @@ def pixels(clip: Clip) -> torch.Tensor:
 def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest absolute difference of any element."""
     return float(np.abs(actual - expected).max())
+
+
+def embedding_difference(
+    clip: Clip, pixels: torch.Tensor, image_BD: np.ndarray, text_BD: np.ndarray, texts: Sequence[str] = TEXTS
+) -> float:
+    """Return the largest difference of a library's embeddings of these pixels and texts from the model's own."""
+    images = max_difference(image_BD, clip.backend.encode_pixels(pixels))
+    return max(images, max_difference(text_BD, clip.encode_text(list(texts))))
 
 
 def min_cosine(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -19,8 +19,9 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs
-from worldclip.model.formats import onnx_folder
+from worldclip.model.formats import onnx_folder, onnx_graphs
 from worldclip.model.formats.interface import CardFacts, about, largest_difference
+from worldclip.model.formats.onnx_backend import open_session
 from worldclip.model.inference import Clip
 
 VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
@@ -36,6 +37,7 @@ CARD = CardFacts(
         'texts = onnxruntime.InferenceSession("THIS FOLDER/textual/model.onnx")  # text: (1, context length) int32',
     ),
     checked=largest_difference("onnxruntime"),
+    files=("*.json", "textual/*", "visual/*"),
     about=about("A CLIP for the photo library immich")
     + " Put this folder into the model cache of immich's machine-learning service as `clip/NAME`, where NAME is a "
     "model that immich knows, of as many dimensions.",
@@ -66,10 +68,10 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     image = torch.zeros(1, 3, facts.size, facts.size)
     text = torch.full((1, context_length), clip.require_tokenizer().eos_id, dtype=torch.int32)
     for name, encoder, argument, example in (
-        (VISUAL, onnx_folder.image_encoder(clip.model), "image", image),
-        (TEXTUAL, onnx_folder.text_encoder(clip.model), "text", text),
+        (VISUAL, onnx_graphs.image_encoder(clip.model), "image", image),
+        (TEXTUAL, onnx_graphs.text_encoder(clip.model), "text", text),
     ):
-        onnx_folder.write_graph(_normalised(encoder), {argument: example}, OUTPUT, folder / name / MODEL)
+        onnx_graphs.write_graph(_normalised(encoder), {argument: example}, OUTPUT, folder / name / MODEL)
 
 
 def _normalised(encoder: Any) -> Any:
@@ -99,19 +101,16 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     texts = [" ".join(text.split()) for text in sample_inputs.TEXTS]
     graphs = {name: folder / name / MODEL for name in (VISUAL, TEXTUAL)}
     for path in graphs.values():
-        onnx_folder.check_file(path)
+        onnx_graphs.check_file(path)
     images_BD = _run(graphs[VISUAL], "image", pixels.numpy())
     texts_BD = _run(graphs[TEXTUAL], "text", _token_ids(folder, texts))
-    difference = max(
-        sample_inputs.max_difference(images_BD, clip.backend.encode_pixels(pixels)),
-        sample_inputs.max_difference(texts_BD, clip.encode_text(texts)),
-    )
+    difference = sample_inputs.embedding_difference(clip, pixels, images_BD, texts_BD, texts)
     return {"max_difference": sample_inputs.require_close(difference, "onnxruntime")}
 
 
 def _run(path: Path, argument: str, inputs: np.ndarray) -> np.ndarray:
     """Return the embeddings of the rows, (B, D); the graph takes one row per call."""
-    session = onnx_folder.open_session(path)
+    session = open_session(path)
     return np.concatenate([session.run([OUTPUT], {argument: row[None]})[0] for row in inputs])
 
 

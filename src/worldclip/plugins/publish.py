@@ -46,6 +46,7 @@ SIZE_CLASSES = {
     10_000_000_000: "1B<n<10B",
 }
 LARGEST = "n>1T"
+OWN_FILES = ("data/*", "keys.npy")  # patterns of the files of earlier uploads
 FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar"}
 
 
@@ -120,7 +121,7 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
             aside / "croissant.json", redact(json.dumps(croissant(facts), ensure_ascii=False, indent=1))
         )
         artifacts.replace_folder(aside, folder)
-    return Upload(folder, repository, list_files(folder), kind="dataset")
+    return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
 
 
 def _require_current(run_dir: Path) -> str:

@@ -15,7 +15,7 @@ from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
-from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
 
@@ -35,6 +35,7 @@ CARD = CardFacts(
         'classify("apple.png", candidate_labels=["red apple", "赤いリンゴ"], hypothesis_template="{}")',
     ),
     checked=largest_difference("transformers"),
+    files=(*TEXT_FILES, "*.safetensors"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
@@ -259,9 +260,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
         inputs["pixel_values"] = sample_inputs.pixels(clip)
     with torch.inference_mode():
         outputs = model(**inputs)
-    expected_images = clip.backend.encode_pixels(inputs["pixel_values"])
-    difference = max(
-        sample_inputs.max_difference(outputs.text_embeds.numpy(), clip.encode_text(texts)),
-        sample_inputs.max_difference(outputs.image_embeds.numpy(), expected_images),
+    difference = sample_inputs.embedding_difference(
+        clip, inputs["pixel_values"], outputs.image_embeds.numpy(), outputs.text_embeds.numpy()
     )
     return {"max_difference": sample_inputs.require_close(difference, "transformers")}

@@ -19,6 +19,10 @@ TORCH = Requirement(("torch", "torchvision", "transformers", "tokenizers", "safe
 _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 
 
+TEXT_FILES = ("*.json", "*.model", "merges.txt", "vocab.txt")
+"""Patterns of the files of configuration, tokenizer and preprocessing."""
+
+
 def about(what: str) -> str:
     """Return the first sentence of a card: `what`, exported by worldclip."""
     return f"{what}, {_OURS}"
@@ -43,6 +47,9 @@ class CardFacts:
     is_image_tower: bool = False
     is_page: bool = False
     """Whether the folder is a static page rather than a model."""
+    files: tuple[str, ...] = ()
+    """Patterns of the files that it writes, which later uploads delete where they are gone; `*` matches a slash, too.
+    Those of every export, the card and the recipe, are not among them."""
     arrays: tuple[str, ...] = ()
     """Files that end like pickles, which are never uploaded, and are arrays."""
 

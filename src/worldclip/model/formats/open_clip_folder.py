@@ -19,7 +19,7 @@ from worldclip.model.clip import build_config, check_tokenizer, model_config, pi
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
@@ -40,6 +40,7 @@ CARD = CardFacts(
         'texts = model.encode_text(tokenizer(["red apple", "赤いリンゴ"]), normalize=True)',
     ),
     checked=largest_difference("open_clip"),
+    files=(*TEXT_FILES, "*.safetensors"),
 )
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -360,7 +361,4 @@ def _difference(clip: Clip, model: Any, tokens: Any) -> float:
     with torch.inference_mode():
         images = sample_inputs.unit(model.encode_image(pixels))
         texts = sample_inputs.unit(model.encode_text(tokens))
-    return max(
-        sample_inputs.max_difference(images, clip.backend.encode_pixels(pixels)),
-        sample_inputs.max_difference(texts, clip.encode_text(list(sample_inputs.TEXTS))),
-    )
+    return sample_inputs.embedding_difference(clip, pixels, images, texts)

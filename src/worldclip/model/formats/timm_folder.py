@@ -31,6 +31,7 @@ CARD = CardFacts(
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
     ),
     checked=largest_difference("timm"),
+    files=("*.json", "*.safetensors"),
     about=about("The image encoder of a CLIP, with its projection as the head"),
     is_image_tower=True,
 )

@@ -25,6 +25,7 @@ CARD = CardFacts(
         "patches = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]",
     ),
     checked=largest_difference("transformers"),
+    files=("*.json", "*.safetensors"),
     about=about("The image encoder of a CLIP without its projection, for the patch features of multimodal LLMs"),
     is_image_tower=True,
 )

@@ -235,6 +235,7 @@ CARD = CardFacts(
     checked=_checked,
     about=about("A page that runs a CLIP in the browser")
     + " Texts in its languages find pictures, a picture finds names; nothing is sent anywhere.",
+    files=("*.html", "*.css", "*.js", "*.json", "*.bin", "js/*", "model/*", "pictures/*"),
     is_page=True,
     arrays=("pictures.bin", "names.bin"),
 )
