@@ -40,7 +40,7 @@ import torch
 from worldclip.core.settings import load_config
 from worldclip.model.tokenizer import Tokens
 from worldclip.train import budget
-from worldclip.train.checkpoint import CheckpointWriter
+from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (

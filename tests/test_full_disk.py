@@ -19,7 +19,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.export.stage import export_model
 from worldclip.model.config import TokenizerConfig
 from worldclip.tools.embed import embed
-from worldclip.train.checkpoint import CheckpointWriter, LocalTensor
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
 from worldclip.train.distributed import World
 from worldclip.train.tokenizer import train_on_run
 

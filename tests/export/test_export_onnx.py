@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
 import worldclip
-from small_models import TEXTS, random_pixels, save_hugging_face, save_mt5, save_xlm_v
+from small_models import TEXTS, random_pixels, save_hugging_face
+from without_extras import environment_without
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.evaluate.stage import model_digest
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published, sample_inputs
 from worldclip.model.clip import IMAGE_STD
-from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.formats.onnx_parts import PlainTokenizer, are_plain
-from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from worldclip.model.formats import onnx_folder, onnx_graphs, onnx_joint
+from worldclip.tools.embed import embed
 
 HUGE_378 = published.find("metaclip-2-worldwide-huge-378")
 
@@ -38,27 +42,57 @@ def exported(tmp_path_factory) -> Path:
     return place
 
 
-def test_layout_is_that_of_the_onnx_community(exported):
-    folder = exported / "out" / "onnx"
+@pytest.fixture(scope="module")
+def folder(exported) -> Path:
+    return exported / "out" / "onnx"
+
+
+@pytest.fixture(scope="module")
+def clip(exported):
+    """The source model."""
+    return worldclip.load(exported / "source", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def encoders(folder):
+    """The float32 encoders."""
+    return worldclip.load(folder)
+
+
+@pytest.fixture
+def other(folder, tmp_path) -> Path:
+    """A copy of the exported folder, to be changed."""
+    return Path(shutil.copytree(folder, tmp_path / "other"))
+
+
+def session_of(folder: Path, name: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
+
+
+def assert_alike(encoders, clip, size: int = 28) -> None:
+    pixels = random_pixels(size)
+    np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)
+    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+
+
+def test_layout_is_that_of_the_onnx_community(folder):
     names = {path.name for path in (folder / "onnx").iterdir()}
     ends = ("model.onnx", "model_fp16.onnx", "model_quantized.onnx")
     assert names == {tower + end for tower in ("vision_", "text_", "") for end in ends}
-    assert {"config.json", "preprocessor_config.json", "tokenizer.json", "README.md"} <= {
-        p.name for p in folder.iterdir()
-    }
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "README.md"):
+        assert (folder / name).exists(), name
     for tower, inputs, output in (
         ("vision", {"pixel_values": ["batch_size", 3, 28, 28]}, "image_embeds"),
         ("text", {key: ["batch_size", "sequence_length"] for key in ("input_ids", "attention_mask")}, "text_embeds"),
     ):
-        session = onnxruntime.InferenceSession(folder / "onnx" / f"{tower}_model.onnx")
+        session = session_of(folder, f"{tower}_model")
         assert {value.name: value.shape for value in session.get_inputs()} == inputs
         assert [(value.name, value.shape) for value in session.get_outputs()] == [(output, ["batch_size", 48])]
 
 
 @pytest.mark.parametrize(("precision", "min_cosine"), [("fp32", None), ("fp16", 0.999), ("int8", 0.999)])
-def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
-    clip = worldclip.load(exported / "source", device="cpu")
-    encoders = worldclip.load(exported / "out" / "onnx", precision=precision)
+def test_onnx_encoders_embed_like_the_model(folder, clip, precision, min_cosine):
+    encoders = worldclip.load(folder, precision=precision)
     pixels = random_pixels(28, num=5)
     texts = [*TEXTS, "a", "a red apple on a table"]
     pairs = (
@@ -78,14 +112,6 @@ def test_onnx_encoders_embed_like_the_model(exported, precision, min_cosine):
 
 WITHOUT_TORCH = """
 import sys
-
-class Blocked:
-    names = {"torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "open_clip", "timm", "onnx"}
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ImportError(f"{name} is blocked")
-
-sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 import numpy as np
 import worldclip
@@ -121,15 +147,16 @@ def without_torch(exported) -> tuple[dict[str, np.ndarray], str]:
         picture.save(photos / f"{number}.png")
     folder = exported / "out" / "onnx"
     command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(exported), *TEXTS]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    hidden = ["torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "open_clip", "timm", "onnx"]
+    environment = environment_without(hidden)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 0, answer.stderr
     return dict(np.load(exported / "result.npz")), answer.stdout
 
 
-def test_exported_folder_runs_without_torch(exported, without_torch):
+def test_exported_folder_runs_without_torch(exported, clip, encoders, without_torch):
     result, output = without_torch
     assert output.splitlines()[-1] == "[0, 0, 0, 0] False"
-    clip = worldclip.load(exported / "source", device="cpu")
     photos = sorted((exported / "photos").iterdir())
     labels = clip.classify(photos, ["a", "b"], templates=("a photo of {}",))
     assert sample_inputs.min_cosine(result["text"], clip.encode_text(TEXTS)) > 0.99999
@@ -137,75 +164,36 @@ def test_exported_folder_runs_without_torch(exported, without_torch):
     np.testing.assert_allclose(result["classify"], labels, atol=1e-3)
     reference = worldclip.load(exported / "source", device="cpu", preprocess="reference").encode_image(photos)
     assert sample_inputs.max_difference(result["reference"], reference) <= sample_inputs.TOLERANCE
-    with_torch = worldclip.load(exported / "out" / "onnx").encode_image(photos)
+    with_torch = encoders.encode_image(photos)
     assert sample_inputs.max_difference(with_torch, result["image"]) <= sample_inputs.TOLERANCE
 
 
-def test_pixels_without_torch_are_those_of_transformers_but_for_two_levels(exported):
+def test_pixels_without_torch_are_those_of_transformers_but_for_two_levels(clip, encoders):
     images = sample_inputs.images()
-    ours = worldclip.load(exported / "out" / "onnx").processor(images=images)["pixel_values"]
-    theirs = worldclip.load(exported / "source", device="cpu").processor(images=images, return_tensors="pt")
+    ours = encoders.processor(images=images)["pixel_values"]
+    theirs = clip.processor(images=images, return_tensors="pt")
     levels = np.abs(ours - theirs["pixel_values"].numpy()) * 255 * np.array(IMAGE_STD).reshape(3, 1, 1)
     print(f"{(levels > 0.5).mean():.2%} of the pixels differ, by at most {levels.max():.2f} levels")
     assert levels.max() < 2.01
     assert (levels > 0.5).mean() < 0.2
 
 
-def test_tokens_without_transformers_are_those_of_transformers(tmp_path):
-    save_xlm_v(tmp_path)
-    texts = [*TEXTS, "</s> <pad>", "a  b\n\tc", "“curly” ‘quotes’", "x" * 500, "ﬁ ligature ½", "👩‍🚒 \ue000"]
-    expected = load_tokenizer(tmp_path, 20).encode(texts)
-    actual = Tokenizer(PlainTokenizer(tmp_path), 20).encode(texts)
-    np.testing.assert_array_equal(actual.ids, expected.ids)
-    np.testing.assert_array_equal(actual.offsets, expected.offsets)
-    assert actual.pad_id == expected.pad_id
-
-
-def test_folder_with_a_sentencepiece_file_alone_needs_transformers(tmp_path):
-    save_mt5(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
-    assert not are_plain(tmp_path, LoadOptions())
-
-
-def test_tokens_of_our_tokenizers_need_no_transformers(tmp_path):
-    trained = train_tokenizer([text for text in TEXTS if text] * 5, vocab_size=60, context_length=12)
-    trained.save(tmp_path)
-    plain = Tokenizer(PlainTokenizer(tmp_path), 12)
-    np.testing.assert_array_equal(plain.encode(TEXTS).ids, trained.encode(TEXTS).ids)
-    assert (plain.vocab_size, plain.eos_id, plain.bos_id) == (trained.vocab_size, trained.eos_id, trained.bos_id)
-
-
-def test_corrupt_parts_of_an_onnx_folder_are_named(exported, tmp_path):
-    folder = tmp_path / "onnx"
-    shutil.copytree(exported / "out" / "onnx", folder)
-    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+def test_corrupt_parts_of_an_onnx_folder_are_named(folder, other):
+    (other / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"tokenizer\.json does not load as a tokenizer"):
-        worldclip.load(folder)
+        worldclip.load(other)
     with pytest.raises(UserError, match="ONNX folders run on the CPU"):
-        worldclip.load(folder, device="cuda")
-    shutil.copy(exported / "out" / "onnx" / "tokenizer.json", folder)
-    record = json.loads((folder / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(json.dumps(record | {"crop_size": 30, "size": 30}))
+        worldclip.load(other, device="cuda")
+    shutil.copy(folder / "tokenizer.json", other)
+    path = other / "preprocessor_config.json"
+    artifacts.write_json(path, artifacts.read_json(path) | {"crop_size": 30, "size": 30})
     with pytest.raises(UserError, match="makes images of 30 px, the model reads 28 px"):
-        worldclip.load(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
-def test_every_published_row_passes_the_checks_of_each_precision(row, tmp_path):
-    save_hugging_face(row, tmp_path / "source")
-    report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
-    checked = report["formats"]["onnx"]["checked"]
-    print(row.name, checked)
-    assert checked["fp32"] <= 1e-5
-    assert checked["fp16"] >= 0.999
-    assert checked["int8"] >= 0.999
+        worldclip.load(other)
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [("", 1e-5), ("_fp16", 0.01), ("_quantized", 0.03)])
-def test_joint_graph_gives_embeddings_and_logits_of_any_numbers_of_images_and_texts(exported, suffix, tolerance):
-    clip = worldclip.load(exported / "source", device="cpu")
-    session = onnxruntime.InferenceSession(exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx")
+def test_joint_graph_gives_embeddings_and_logits_of_images_and_texts(folder, clip, suffix, tolerance):
+    session = session_of(folder, f"model{suffix}")
     pixels, tokens = random_pixels(28, num=3), clip.tokenizer.encode(["a red apple", "", "ein Hund", "x " * 200])
     ids = tokens.padded()
     mask = (np.arange(ids.shape[1]) < tokens.lengths[:, None]).astype(np.int64)
@@ -223,23 +211,18 @@ SHAPES = [(1, 1), (1, 2), (2, 1), (2, 2), (5, 7), (7, 5), (20, 20), (16, 2), (2,
 
 
 @pytest.mark.parametrize("suffix", ["", "_fp16", "_quantized"])
-def test_joint_graph_runs_on_any_numbers_of_images_and_texts_in_any_order(exported, suffix):
+def test_joint_graph_runs_on_any_numbers_in_any_order_and_its_towers_share_no_dimension(folder, clip, suffix):
     """onnxruntime plans memory by the names of dimensions; the runs of one session share it."""
-    path = exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx"
-    session = onnxruntime.InferenceSession(path)
-    tokens = worldclip.load(exported / "source", device="cpu").tokenizer.encode(["a red apple", "ein Hund"] * 10)
+    session = session_of(folder, f"model{suffix}")
+    tokens = clip.tokenizer.encode(["a red apple", "ein Hund"] * 10)
     pixels = random_pixels(28, num=20).numpy()
     for num_images, num_texts in [*SHAPES, *reversed(SHAPES)]:
         ids = tokens.padded(np.arange(num_texts))
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "pixel_values": pixels[:num_images]}
-        fresh = onnxruntime.InferenceSession(path).run(None, inputs)
+        fresh = session_of(folder, f"model{suffix}").run(None, inputs)
         for actual, expected in zip(session.run(None, inputs), fresh, strict=True):
             np.testing.assert_array_equal(actual, expected)
-
-
-@pytest.mark.parametrize("suffix", ["", "_fp16", "_quantized"])
-def test_towers_of_a_joint_graph_share_no_symbolic_dimension(exported, suffix):
-    graph = onnx.load(exported / "out" / "onnx" / "onnx" / f"model{suffix}.onnx").graph
+    graph = onnx.load(folder / "onnx" / f"model{suffix}.onnx").graph
     names: dict[str, set[str]] = {"image_": set(), "text_": set()}
     for value in graph.value_info:
         tower = next((tower for tower in names if value.name.startswith(tower)), None)
@@ -250,27 +233,22 @@ def test_towers_of_a_joint_graph_share_no_symbolic_dimension(exported, suffix):
     assert not names["image_"] & names["text_"]
 
 
-def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_folder, onnx_graphs, onnx_joint
-
+def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(clip, other, monkeypatch):
     def rename_batch_alone(model, prefix, names):
         for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
             for dim in value.type.tensor_type.shape.dim:
                 dim.dim_param = names.get(dim.dim_param, dim.dim_param)
 
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
-    clip = worldclip.load(exported / "source", device="cpu")
-    towers = [onnx_graphs.model_path(folder, tower, "int8") for tower in ("vision_model", "text_model", "model")]
+    towers = [onnx_graphs.model_path(other, tower, "int8") for tower in ("vision_model", "text_model", "model")]
     monkeypatch.setattr(onnx_joint, "_rename_dimensions", rename_batch_alone)
     onnx_joint.write_joint(*towers, clip.logit_scale, onnx_graphs.MAX_FILE_BYTES)
     with pytest.raises(UserError, match=r"model_quantized\.onnx does not run on 16 images and 2 texts"):
-        onnx_folder.compare(clip, folder, ("int8",))
+        onnx_folder.compare(clip, other, ("int8",))
 
 
-def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(exported):
+def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(folder, clip):
     """transformers.js adds special tokens, then truncates."""
-    clip = worldclip.load(exported / "source", device="cpu")
-    session = onnxruntime.InferenceSession(exported / "out" / "onnx" / "onnx" / "text_model.onnx")
+    session = session_of(folder, "text_model")
     row = clip.tokenizer.hf("x " * 200)["input_ids"][:77]
     assert clip.tokenizer.eos_id not in row
     short = clip.tokenizer.hf("a red")["input_ids"]
@@ -281,23 +259,20 @@ def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(expor
     np.testing.assert_allclose(embeds, clip.encode_text(["x " * 200, "a red"]), atol=1e-5)
 
 
-def test_every_written_graph_is_valid_onnx(exported):
-    files = sorted((exported / "out" / "onnx" / "onnx").glob("*.onnx"))
+def test_every_written_graph_is_valid_onnx_and_names_no_file_of_the_machine_that_wrote_it(exported, folder):
+    files = sorted((folder / "onnx").glob("*.onnx"))
     assert len(files) == 9
     for file in files:
         onnx.checker.check_model(str(file))
-
-
-def test_graphs_name_no_file_of_the_machine_that_wrote_them(exported):
-    for file in (exported / "out" / "onnx" / "onnx").iterdir():
         content = file.read_bytes()
-        for folder in (Path(worldclip.__file__).parent, Path(onnx.__file__).parents[1], exported):
-            assert str(folder).encode() not in content, file.name
+        for place in (Path(worldclip.__file__).parent, Path(onnx.__file__).parents[1], exported):
+            assert str(place).encode() not in content, file.name
         assert b".py" not in content, file.name
 
 
-def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_graphs
+def test_invalid_graph_is_not_exported(exported, folder, tmp_path, monkeypatch):
+    def copy_float32(model, tower, path):
+        shutil.copy(folder / "onnx" / path.name, path)
 
     def write_unsorted(source, path):
         model = onnx.load(source)
@@ -306,21 +281,19 @@ def test_invalid_graph_is_not_exported(exported, tmp_path, monkeypatch):
         model.graph.node.extend(reversed(nodes))
         onnx.save(model, path)
 
+    monkeypatch.setattr(onnx_graphs, "_write_float32", copy_float32)
     monkeypatch.setattr(onnx_graphs, "_write_float16", write_unsorted)
     with pytest.raises(UserError, match=r"vision_model_fp16\.onnx is not valid ONNX"):
         export_model(exported / "source", tmp_path, ExportConfig(formats=("onnx",), onnx_precisions=("fp16",)))
 
 
 def test_large_weights_are_shared_by_the_joint_graph(exported, tmp_path, monkeypatch):
-    from worldclip.model.formats import onnx_graphs
-
     monkeypatch.setattr(onnx_graphs, "MAX_FILE_BYTES", 100_000)
     config = ExportConfig(formats=("onnx",), onnx_precisions=("fp32",))
     report = export_model(exported / "source", tmp_path, config)
-    names = {path.name for path in (tmp_path / "onnx" / "onnx").iterdir()}
-    assert names == {f"{name}.onnx" for name in ("model", "vision_model", "text_model")} | {
-        f"{name}.onnx_data" for name in ("vision_model", "text_model")
-    }
+    names = sorted(path.name for path in (tmp_path / "onnx" / "onnx").iterdir())
+    encoders = ["text_model.onnx", "text_model.onnx_data", "vision_model.onnx", "vision_model.onnx_data"]
+    assert names == ["model.onnx", *encoders]
     weights = sum(path.stat().st_size for path in (tmp_path / "onnx" / "onnx").glob("*.onnx_data"))
     assert report["formats"]["onnx"]["joint_bytes"] < weights / 5
 
@@ -331,31 +304,25 @@ def test_each_published_model_embeds_alike_in_onnxruntime(row, tmp_path):
     save_hugging_face(row, tmp_path / "source")
     report = export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("onnx",)))
     checked = report["formats"]["onnx"]["checked"]
+    print(row.name, checked)
     assert checked["fp32"] <= 1e-5
-    assert checked["int8"] >= 0.999
+    assert min(checked["fp16"], checked["int8"]) >= 0.999
     clip, encoders = (worldclip.load(folder, device="cpu") for folder in (tmp_path / "source", tmp_path / "out/onnx"))
-    pixels = random_pixels(clip.model.config.vision_config.image_size)
-    np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)
-    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+    assert_alike(encoders, clip, clip.model.config.vision_config.image_size)
 
 
-def test_onnx_probabilities_equal_those_of_the_model(exported):
+def test_onnx_probabilities_equal_those_of_the_model(clip, encoders):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    actual = worldclip.load(exported / "out" / "onnx").classify([image], ["red", "赤い"])
-    expected = worldclip.load(exported / "source", device="cpu").classify([image], ["red", "赤い"])
+    actual, expected = (model.classify([image], ["red", "赤い"]) for model in (encoders, clip))
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
-def test_only_the_requested_precision_is_downloaded(exported, precision, name, tmp_path, monkeypatch):
-    import fnmatch
-
-    import huggingface_hub
-
+def test_only_the_requested_precision_is_downloaded(folder, precision, name, tmp_path, monkeypatch):
     def download(hub_id, allow_patterns):
         assert hub_id == "onnx-community/some-ONNX"
-        for path in (exported / "out" / "onnx").rglob("*"):
-            place = path.relative_to(exported / "out" / "onnx").as_posix()
+        for path in folder.rglob("*"):
+            place = path.relative_to(folder).as_posix()
             if path.is_file() and any(fnmatch.fnmatch(place, pattern) for pattern in allow_patterns):
                 (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, tmp_path / place)
@@ -366,56 +333,47 @@ def test_only_the_requested_precision_is_downloaded(exported, precision, name, t
     assert {path.stem for path in (tmp_path / "onnx").iterdir()} == {f"vision_{name}", f"text_{name}"}
 
 
-def test_changed_encoders_change_the_digest_of_the_model(exported, tmp_path):
-    from worldclip.evaluate.stage import model_digest
-
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
-    before = model_digest(folder)
-    with open(folder / "onnx" / "vision_model.onnx", "ab") as file:
+def test_changed_encoders_change_the_digest_of_the_model(folder, other):
+    with open(other / "onnx" / "vision_model.onnx", "ab") as file:
         file.write(b" ")
-    assert model_digest(folder) != before
+    assert model_digest(other) != model_digest(folder)
 
 
-def test_onnx_encoders_embed_a_folder_of_images(exported, tmp_path):
-    from PIL import Image
-
-    from worldclip.tools.embed import embed
-
+def test_onnx_encoders_embed_a_folder_of_images(folder, clip, encoders, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
-    embed(exported / "out" / "onnx", tmp_path / "photos", tmp_path / "embedded", precision="fp32")
+    embed(folder, tmp_path / "photos", tmp_path / "embedded", precision="fp32")
     actual = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
-    np.testing.assert_allclose(actual, worldclip.load(exported / "out" / "onnx").encode_image(list(pixels)), atol=1e-6)
-    expected = worldclip.load(exported / "source", device="cpu").encode_image(list(pixels))
+    np.testing.assert_allclose(actual, encoders.encode_image(list(pixels)), atol=1e-6)
+    expected = clip.encode_image(list(pixels))
     assert sample_inputs.min_cosine(actual, expected) > 0.99999  # Pillow resizes here, torchvision there
 
 
-def test_missing_precision_is_refused_with_the_available_ones(exported, tmp_path):
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "onnx"))
-    (folder / "onnx" / "text_model.onnx").unlink()
-    (folder / "onnx" / "model.onnx").unlink()
-    with pytest.raises(UserError, match="has no fp32 graphs; choose a precision: fp16, quantized"):
-        worldclip.load(folder)
-    with pytest.raises(UserError, match="has no int4 graphs; choose a precision: fp16, quantized"):
-        worldclip.load(folder, precision="int4")
-    (folder / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"vision_model_fp16\.onnx does not load in onnxruntime"):
-        worldclip.load(folder, precision="fp16")
+def test_missing_precision_is_refused_with_the_available_ones(exported, other):
+    (other / "onnx" / "text_model.onnx").unlink()
+    (other / "onnx" / "model.onnx").unlink()
+    (other / "onnx" / "vision_model_fp16.onnx").write_bytes(b"cut")
+    for precision, said in (
+        (None, "has no fp32 graphs; choose a precision: fp16, quantized"),
+        ("int4", "has no int4 graphs; choose a precision: fp16, quantized"),
+        ("fp16", r"vision_model_fp16\.onnx does not load in onnxruntime"),
+    ):
+        with pytest.raises(UserError, match=said):
+            worldclip.load(other, precision=precision)
     with pytest.raises(UserError, match="this needs a model of the Meta CLIP family in torch"):
-        _ = worldclip.load(folder, precision="int8").model
+        _ = worldclip.load(other, precision="int8").model
     with pytest.raises(UserError, match="precision = 'int8': this model runs in torch"):
         worldclip.load(exported / "source", precision="int8")
 
 
-def copy_graphs(source: Path, folder: Path, names: dict[str, str]) -> Path:
-    """Copy an ONNX folder with only these graphs, under new names relative to the folder."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.onnx"))
+def keep_graphs(other: Path, source: Path, names: dict[str, str]) -> None:
+    """Leave only these graphs, under new names relative to the folder."""
+    shutil.rmtree(other / "onnx")
     for name, place in names.items():
-        (folder / place).parent.mkdir(exist_ok=True)
-        shutil.copy(source / "onnx" / name, folder / place)
-    return folder
+        (other / place).parent.mkdir(exist_ok=True)
+        shutil.copy(source / "onnx" / name, other / place)
 
 
 @pytest.mark.parametrize(
@@ -427,64 +385,53 @@ def copy_graphs(source: Path, folder: Path, names: dict[str, str]) -> Path:
     ],
     ids=["split_beside_config", "joint_beside_config", "joint_in_onnx"],
 )
-def test_graphs_load_from_each_place_where_others_put_them(names, exported, tmp_path):
-    folder = copy_graphs(exported / "out" / "onnx", tmp_path / "other", names)
-    clip, encoders = worldclip.load(exported / "source", device="cpu"), worldclip.load(folder)
-    pixels = random_pixels(28)
-    np.testing.assert_allclose(encoders.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=1e-5)
-    np.testing.assert_allclose(encoders.encode_text(TEXTS), clip.encode_text(TEXTS), atol=1e-5)
+def test_graphs_load_from_each_place_where_others_put_them(names, folder, other, clip):
+    keep_graphs(other, folder, names)
+    encoders = worldclip.load(other)
+    assert_alike(encoders, clip)
     assert encoders.embed_dim == 48
 
 
-def test_every_precision_that_is_there_loads_by_its_name(exported, tmp_path):
+def test_every_precision_that_is_there_loads_by_its_name(other, encoders):
     precisions = ("int8", "uint8", "q4", "q4f16", "bnb4")
-    names = [f"{tower}_model" for tower in ("vision", "text")]
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
-    for precision in precisions:
-        for name in names:
-            shutil.copy(folder / "onnx" / f"{name}_quantized.onnx", folder / "onnx" / f"{name}_{precision}.onnx")
-    for name in names:  # int8 is not quantized where both are there
-        shutil.copy(folder / "onnx" / f"{name}.onnx", folder / "onnx" / f"{name}_int8.onnx")
-    texts = worldclip.load(folder).encode_text(TEXTS)
-    np.testing.assert_array_equal(worldclip.load(folder, precision="int8").encode_text(TEXTS), texts)
-    quantized = worldclip.load(folder, precision="quantized").encode_text(TEXTS)
+    for name in ("vision_model", "text_model"):
+        for precision in precisions:  # int8 is not quantized where both are there
+            source = name if precision == "int8" else f"{name}_quantized"
+            shutil.copy(other / "onnx" / f"{source}.onnx", other / "onnx" / f"{name}_{precision}.onnx")
+    texts = encoders.encode_text(TEXTS)
+    np.testing.assert_array_equal(worldclip.load(other, precision="int8").encode_text(TEXTS), texts)
+    quantized = worldclip.load(other, precision="quantized").encode_text(TEXTS)
     assert np.abs(quantized - texts).max() > 1e-4
     for precision in precisions[1:]:
-        np.testing.assert_array_equal(worldclip.load(folder, precision=precision).encode_text(TEXTS), quantized)
+        np.testing.assert_array_equal(worldclip.load(other, precision=precision).encode_text(TEXTS), quantized)
 
 
-def test_encoder_without_an_attention_mask_gets_none(exported, tmp_path):
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
-    model = onnx.load(folder / "onnx" / "text_model.onnx")
+def test_encoder_without_an_attention_mask_gets_none(other, clip):
+    model = onnx.load(other / "onnx" / "text_model.onnx")
     mask = next(value for value in model.graph.input if value.name == "attention_mask")
     model.graph.input.remove(mask)
-    nodes = [
-        onnx.helper.make_node("Shape", ["input_ids"], ["ids_shape"]),
-        onnx.helper.make_node(
-            "ConstantOfShape", ["ids_shape"], ["attention_mask"], value=onnx.helper.make_tensor("one", 7, [1], [1])
-        ),
-    ]
-    for node in reversed(nodes):
+    one = onnx.helper.make_tensor("one", 7, [1], [1])
+    ones = onnx.helper.make_node("ConstantOfShape", ["ids_shape"], ["attention_mask"], value=one)
+    for node in (ones, onnx.helper.make_node("Shape", ["input_ids"], ["ids_shape"])):
         model.graph.node.insert(0, node)
-    onnx.save(model, folder / "onnx" / "text_model.onnx")
-    encoders, clip = worldclip.load(folder), worldclip.load(exported / "source", device="cpu")
-    np.testing.assert_allclose(encoders.encode_text(["a red apple"]), clip.encode_text(["a red apple"]), atol=1e-5)
+    onnx.save(model, other / "onnx" / "text_model.onnx")
+    texts = ["a red apple"]
+    np.testing.assert_allclose(worldclip.load(other).encode_text(texts), clip.encode_text(texts), atol=1e-5)
 
 
-def test_graph_traced_for_a_number_of_texts_is_refused(exported, tmp_path):
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "other"))
-    model = onnx.load(folder / "onnx" / "text_model.onnx")
+def test_graph_traced_for_a_number_of_texts_is_refused(other):
+    model = onnx.load(other / "onnx" / "text_model.onnx")
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
-    onnx.save(model, folder / "onnx" / "text_model.onnx")
+    onnx.save(model, other / "onnx" / "text_model.onnx")
     with pytest.raises(UserError, match=r"text_model\.onnx was traced for 2 rows of text_embeds"):
-        worldclip.load(folder)
+        worldclip.load(other)
 
 
-def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(exported, tmp_path, caplog):
-    folder = Path(shutil.copytree(exported / "out" / "onnx", tmp_path / "metaclip-2-worldwide-huge-378-ONNX"))
-    config = json.loads((folder / "config.json").read_text())
+def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(other, tmp_path, caplog):
+    folder = other.rename(tmp_path / "metaclip-2-worldwide-huge-378-ONNX")
+    config = artifacts.read_json(folder / "config.json")
     del config["logit_scale"]
-    (folder / "config.json").write_text(json.dumps(config))
+    artifacts.write_json(folder / "config.json", config)
     assert worldclip.load(folder).logit_scale == 100
     assert "100 is used" in caplog.text
     assert "metaclip-2-worldwide-huge-378" in caplog.text
@@ -493,8 +440,8 @@ def test_published_repository_without_a_logit_scale_takes_the_published_one_and_
         _ = worldclip.load(folder).logit_scale
 
 
-def test_reasons_name_what_an_onnx_folder_lacks_and_not_what_it_has(exported, tmp_path):
-    folder = copy_graphs(exported / "out" / "onnx", tmp_path / "other", {"vision_model.onnx": "onnx/vision_model.onnx"})
+def test_reasons_name_what_an_onnx_folder_lacks_and_not_what_it_has(folder, other):
+    keep_graphs(other, folder, {"vision_model.onnx": "onnx/vision_model.onnx"})
     with pytest.raises(UserError, match=r"vision_model\.onnx without its other half") as caught:
-        worldclip.load(folder)
+        worldclip.load(other)
     assert "no config.json" not in str(caught.value)

@@ -1,16 +1,28 @@
-"""Run a task on several ranks: `python on_ranks.py TASK FOLDER`, with the environment variables of torchrun."""
+"""Run a task on several ranks, each a process with the environment variables of torchrun.
+
+The processes are forks of a server that has imported torch and the training, which takes most of a process's start.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import multiprocessing
 import os
+import signal
 import socket
-import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("torch.distributed.fsdp", "torch.utils.tensorboard", "transformers.models.metaclip_2.modeling_metaclip_2"),
+        *("worldclip.config", "worldclip.train.loop"),
+    ]
+)
 SIZES = {
     "image_size": 32,
     "patch_size": 16,
@@ -56,7 +68,42 @@ SAVED = ("ddp", "fsdp ema", "hsdp", "rows")  # variants whose checkpoint is writ
 TEACHER_DIM = 8
 
 
-def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Popen]:
+class Rank:
+    """A running process, with the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, task: str, folder: Path, environment: dict[str, str]) -> None:
+        self.errors = folder / f"stderr.{environment['RANK']}"
+        self.process: BaseProcess = FORKS.Process(target=_be_rank, args=(task, folder, self.errors, environment))
+        self.process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def communicate(self, timeout: float = 300) -> tuple[None, str]:
+        """Wait for the end, and return what the process wrote to stderr."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"rank still runs after {timeout} s"
+        return None, self.errors.read_text()
+
+
+def _be_rank(task: str, folder: Path, errors: Path, environment: dict[str, str]) -> None:
+    import torch
+
+    with open(errors, "w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    TASKS[task](folder)
+
+
+def start_ranks(task: str, folder: Path, world_size: int) -> list[Rank]:
     """Start TASK in world_size processes of one thread each, as if on machines of two (two processes: of one)."""
     local_size = 2 if world_size > 2 else 1
     with socket.socket() as free:
@@ -65,12 +112,7 @@ def start_ranks(task: str, folder: Path, world_size: int) -> list[subprocess.Pop
     common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(local_size)}
     return [
-        subprocess.Popen(
-            [sys.executable, str(HERE), task, str(folder)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Rank(task, folder, common | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)})
         for rank in range(world_size)
     ]
 
@@ -137,16 +179,15 @@ def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = No
     settings = {**TRAIN, "model": {"preset": "tiny", "context_length": 12, **SIZES}, "global_batch_size": 16, **variant}
     settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     if "lora_rank" in variant:
-        settings["initial_weights"] = "nothing/is_read"  # the weights of the seed are as good a start here
-        train_state.load_initial_weights = lambda *_: None
-    config = load_config(TrainConfig, settings)
+        settings["initial_weights"] = "nothing/is_read"
+    config = dataclasses.replace(load_config(TrainConfig, settings), initial_weights=None)  # the seed's are as good
     return train_state.create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
 
 
 def save(state: Any, train_dir: Path) -> dict[str, int]:
     """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
     from worldclip.contracts.layout import step_folder
-    from worldclip.train.checkpoint import CheckpointWriter
+    from worldclip.train.checkpoint_writer import CheckpointWriter
     from worldclip.train.distributed import barrier
     from worldclip.train.train_state import copy_to_cpu
 
@@ -382,6 +423,4 @@ def count_collectives() -> list[dict[str, int]]:
     return counts_at_steps
 
 
-if __name__ == "__main__":
-    tasks = {function.__name__: function for function in (steps, train, train_disturbed, train_late, waits)}
-    tasks[sys.argv[1]](Path(sys.argv[2]))
+TASKS = {function.__name__: function for function in (steps, train, train_disturbed, train_late, waits)}

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -121,36 +117,3 @@ TRAIN = {
 
 def make_recipe(tars: Path, **train: object) -> Recipe:
     return load_recipe({"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | train})
-
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from worldclip.config import load_recipe
-from worldclip.core.errors import UserError
-from worldclip.core.job import Run
-from worldclip.recipe import sections_of
-from worldclip.train import train
-
-if __name__ == "__main__":
-    recipe = load_recipe(json.loads(sys.argv[2]))
-    try:
-        train(Run(dir=Path(sys.argv[1]), sections=sections_of(recipe)))
-    except UserError as error:
-        sys.exit(str(error))
-"""
-
-
-def train_in_process(run_dir: Path, tars: Path, **train: object) -> subprocess.Popen:
-    """Start training in a subprocess with one thread."""
-    recipe = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "train": TRAIN | train}
-    script = run_dir.parent / "train_here.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, str(script), str(run_dir), json.dumps(recipe)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )

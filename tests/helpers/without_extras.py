@@ -28,17 +28,19 @@ class Ended(NamedTuple):
 
 def run_without(modules: Collection[str], commands: Sequence[Sequence[str]], folder: Path) -> list[Ended]:
     """Run the commands in the working directory `folder`, in one process that has none of the modules."""
-    helpers, sources = Path(__file__).parent, Path(worldclip.__file__).parents[1]
-    paths = [helpers / "hidden", helpers, sources]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "WORLDCLIP_HIDDEN": " ".join(modules),
-    }
     done = subprocess.run(
         [sys.executable, str(Path(__file__))],
-        input=json.dumps(commands), capture_output=True, text=True, check=True, cwd=folder, env=environment,
+        input=json.dumps(commands), capture_output=True, text=True, check=True, cwd=folder,
+        env=environment_without(modules),
     )  # fmt: skip
     return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def environment_without(modules: Collection[str]) -> dict[str, str]:
+    """Return the environment of a process that has none of the modules."""
+    helpers, sources = Path(__file__).parent, Path(worldclip.__file__).parents[1]
+    path = os.pathsep.join(map(str, [helpers / "hidden", helpers, sources]))
+    return os.environ | {"PYTHONPATH": path, "WORLDCLIP_HIDDEN": " ".join(modules)}
 
 
 def _run_all(commands: Sequence[Sequence[str]]) -> Iterator[Ended]:

@@ -10,18 +10,15 @@ import torch
 
 from worldclip.contracts import layout
 from worldclip.core.errors import UserError
-from worldclip.train import checkpoint
-from worldclip.train.checkpoint import (
+from worldclip.train import checkpoint_writer
+from worldclip.train.checkpoint import CheckpointReader, consolidate, find_corruption, remove_old, write_digests
+from worldclip.train.checkpoint_writer import (
     MAX_FAILED_SAVES,
-    CheckpointReader,
     CheckpointWriter,
     LocalTensor,
     _write_index,
     _write_shard,
-    consolidate,
     cut_share,
-    find_corruption,
-    remove_old,
 )
 from worldclip.train.distributed import ALONE, World
 
@@ -90,7 +87,7 @@ def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypa
 
 
 def test_a_rank_that_is_lost_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_NOTE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(checkpoint_writer, "_NOTE_TIMEOUT_S", 0.05)
     _write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(TimeoutError, match="rank 1 did not write"):
         _write_index(tmp_path, World(0, 2))
@@ -133,7 +130,7 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
         _write_shard(tmp_path / "trainer" / "shards", rows_of(rank), World(rank, 2))
     digests = _write_index(tmp_path / "trainer" / "shards", World(0, 2))
     (tmp_path / "trainer" / "state.json").write_text('{"updates": 1}')
-    checkpoint._write_digests(tmp_path, digests)
+    write_digests(tmp_path, digests)
     assert find_corruption(tmp_path) is None
     path = tmp_path / "trainer" / "shards" / "00001_of_00002.safetensors"
     damaged = bytearray(path.read_bytes())

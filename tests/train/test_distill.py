@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import worldclip
-from small_world import TRAIN, make_recipe, write_world
-from stages import finish
+from small_world import TRAIN, write_world
+from trainings import train, train_until
 from worldclip.config import load_recipe
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.train import loop
 from worldclip.train.loss import distillation_loss
 
@@ -52,15 +51,13 @@ def teacher(tmp_path_factory):
     """Return the folder of a trained model with 48 px and another width than its students."""
     run_dir = tmp_path_factory.mktemp("teacher") / "run"
     model = TRAIN["model"] | {"image_size": 48, "text_width": 128}
-    finish("train", make_recipe(write_world(run_dir), **STEPS, model=model), run_dir, LocalExecutor(quiet=True))
+    train(run_dir, write_world(run_dir), **STEPS, model=model)
     return checkpoints(run_dir / "train")[-1]
 
 
-def make_distill_recipe(run_dir, teacher):
-    tars = write_world(run_dir)
+def settings(teacher):
     small = {"model": TRAIN["model"] | {"image_size": 16, "embed_dim": 8}, "tokenizer": {"path": str(teacher)}}
-    settings = {"teacher": str(teacher), "teacher_scale": 30.0, "students": {"small": small}}
-    return make_recipe(tars, **STEPS, distill=settings)
+    return STEPS | {"distill": {"teacher": str(teacher), "teacher_scale": 30.0, "students": {"small": small}}}
 
 
 def student_bytes(run_dir):
@@ -69,23 +66,19 @@ def student_bytes(run_dir):
 
 
 def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, monkeypatch):
-    image_sizes, original_step = [], loop.launch_step
+    seen, original_step = [], loop.launch_step
 
     def launch_step(state, batch, lr, teacher_features, *args):
-        image_sizes.append(tuple(batch.images.shape[2:]))
-        assert teacher_features[0].shape == (16, 16)
-        if len(image_sizes) == 6:
-            raise KeyboardInterrupt
+        seen.append((tuple(batch.images.shape[2:]), tuple(teacher_features[0].shape)))
         return original_step(state, batch, lr, teacher_features, *args)
 
+    monkeypatch.setattr(loop, "launch_step", launch_step)
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
-    finish("train", make_distill_recipe(whole, teacher), whole, LocalExecutor(quiet=True))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "launch_step", launch_step)
-        with pytest.raises(KeyboardInterrupt):
-            finish("train", make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
-    assert set(image_sizes) == {(32, 32)}
-    finish("train", make_distill_recipe(interrupted, teacher), interrupted, LocalExecutor(quiet=True))
+    train(whole, write_world(whole), **settings(teacher))
+    assert set(seen) == {((32, 32), (16, 16))}
+    tars = write_world(interrupted)
+    train_until(5, interrupted, tars, **settings(teacher))
+    train(interrupted, tars, **settings(teacher))
     assert student_bytes(interrupted) == student_bytes(whole)
     folders = [checkpoints(run_dir / "train")[-1] for run_dir in (interrupted, whole)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1

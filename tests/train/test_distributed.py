@@ -6,7 +6,6 @@ Two ranks are on two machines, four on two machines of two (LOCAL_WORLD_SIZE).
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ import torch
 from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
 from worldclip.train.distributed import ALONE, World
-from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.step import train_step
 
 
@@ -172,28 +170,6 @@ def assert_checkpoints_agree(folder: Path, variant: str, world_size: int) -> Non
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     consolidate(two)
     assert (two / "model.safetensors").stat().st_size == (one / "model.safetensors").stat().st_size
-
-
-def test_rows_of_an_older_checkpoint_go_on_by_the_dense_rule(folder, tmp_path, capfd):
-    """Such a checkpoint counts each row's own steps, and has no other rule than that a row rests without its token."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder / "rows.1" / f"step_{3:09}", tmp_path / "old")
-    path = tmp_path / "old" / "trainer" / "optimizer.safetensors"
-    tensors = load_file(path)
-    new = [name for name in tensors if name.startswith(("rows.", "row_updates.", "idle_"))]
-    assert len(new) == 4
-    kept = {name: tensor for name, tensor in tensors.items() if name not in new}
-    save_file(kept | {f"row_steps.{TOKEN_EMBEDDING}": torch.ones(61, dtype=torch.int64)}, path)
-    state = make_state(VARIANTS["rows"], ALONE, tmp_path / "old")
-    assert "did not follow dense AdamW until this step" in capfd.readouterr().err
-    embedding = state.sparse_embedding
-    assert torch.equal(embedding.present_weight(), load_file(tmp_path / "old" / "model.safetensors")[TOKEN_EMBEDDING])
-    assert set(embedding.row_updates.tolist()) == {3}
-    idle = sorted(set(range(61)) - set(make_batch({}, 0, 1).tokens.ids) - {1})
-    before = embedding.present_weight()[idle]
-    train_step(state, make_batch({}, 0, 1), 1e-3)
-    assert (embedding.present_weight()[idle] - before).abs().max() > 0
 
 
 @pytest.mark.slow

@@ -10,41 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
-from stages import context
-from worldclip import pool
+import trainings
+from small_world import COLOURS, write_world
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
-from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import train_tokenizer
 from worldclip.pool.files import StampedFile
 from worldclip.train import image_files, loader
-from worldclip.train.config import TrainConfig
 from worldclip.train.image_files import ImageFiles
 
 FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    words = [text.format(colour, form) for text in TEXTS.values() for colour in COLOURS for form in FORMS]
-    return train_tokenizer(words, vocab_size=100, context_length=40)
-
-
 @pytest.fixture(params=["windows", "streams"])
-def make_loader(request, tmp_path, tokenizer, monkeypatch):
+def make_loader(request, tmp_path, monkeypatch):
     """A function that opens the loader of a small world; decoded images are not kept."""
     monkeypatch.setattr(loader, "CACHE_BYTES", 0)
     monkeypatch.setattr(image_files, "WAIT_S", 0.001)
     tars = write_world(tmp_path / "run")
-    config = TrainConfig(model=ModelConfig(preset="tiny", image_size=16), seed=1, crop_scale_min=1.0)
-
-    def make():
-        shards = pool.shards(context(make_recipe(tars), tmp_path / "run"))
-        num_streams = 3 if request.param == "streams" else 0
-        return loader.Loader(tmp_path / "run", shards, tokenizer, config, global_batch_size=12, num_streams=num_streams)
-
-    return make
+    num_streams = 3 if request.param == "streams" else 0
+    options = {"num_streams": num_streams, "crop_scale_min": 1.0, "shuffle_shards": 64}
+    return lambda: trainings.make_loader(tmp_path / "run", tars, **options)
 
 
 def read_epoch(of: loader.Loader) -> tuple[set[str], Counter[str]]:

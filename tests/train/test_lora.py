@@ -14,15 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import worldclip
-from small_world import TRAIN, make_recipe, write_world
-from stages import finish
+from small_world import TRAIN, write_world
+from trainings import stored, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import load_config
 from worldclip.export import ExportConfig, export_model
-from worldclip.train import loop
 from worldclip.train.budget import count_adapters
 from worldclip.train.config import TrainConfig
 
@@ -30,20 +28,12 @@ RANK = 4
 TEXTS = ["a red bar", "ein Bild: blue cross"]
 
 
-class Interruption(BaseException):
-    """Stands for whatever ends a process in the middle of a step."""
-
-
-def run(run_dir: Path, tars: Path, **changes):
-    return finish("train", make_recipe(tars, **changes), run_dir, LocalExecutor(quiet=True))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Return a folder with base/run, a model trained from the start, and lora/run, trained with adapters on it."""
     place = tmp_path_factory.mktemp("lora")
-    run(place / "base" / "run", write_world(place / "base" / "run"), samples_seen=6 * 16)
-    run(place / "lora" / "run", write_world(place / "lora" / "run"), **settings(place))
+    train(place / "base" / "run", write_world(place / "base" / "run"), samples_seen=6 * 16)
+    train(place / "lora" / "run", write_world(place / "lora" / "run"), **settings(place))
     export_model(place / "base" / "run", place / "base" / "out", ExportConfig())
     formats = ("huggingface", "peft", "open_clip")
     export_model(place / "lora" / "run", place / "lora" / "out", ExportConfig(formats=formats))
@@ -54,12 +44,6 @@ def settings(place: Path) -> dict:
     base = str(latest_checkpoint(place / "base" / "run"))
     start = {"initial_weights": base, "tokenizer": {"path": base}, "lora_rank": RANK}
     return start | {"samples_seen": 12 * 16, "lr": 1e-2}
-
-
-def stored(run_dir: Path) -> tuple[dict, dict]:
-    """Return the tensors of the newest checkpoint: the model's, the trainer's."""
-    folder = latest_checkpoint(run_dir)
-    return load_file(folder / "model.safetensors"), load_file(folder / "trainer" / "optimizer.safetensors")
 
 
 def test_adapters_and_projections_learn_and_everything_else_stays(place):
@@ -95,22 +79,11 @@ def test_the_loss_falls(place):
     assert curve[-1]["loss"] < curve[0]["loss"]
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(place, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bytes(place, tmp_path):
     tars = write_world(tmp_path / "run")
-    original_step, taken = loop.launch_step, []
-
-    def launch_step(*args, **kwargs):
-        if len(taken) == 8:
-            raise Interruption
-        taken.append(1)
-        return original_step(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "launch_step", launch_step)
-        with pytest.raises(Interruption):
-            run(tmp_path / "run", tars, **settings(place))
+    train_until(8, tmp_path / "run", tars, **settings(place))
     assert latest_checkpoint(tmp_path / "run").name == "step_000000005"
-    run(tmp_path / "run", tars, **settings(place))
+    train(tmp_path / "run", tars, **settings(place))
     whole, resumed = latest_checkpoint(place / "lora" / "run"), latest_checkpoint(tmp_path / "run")
     for name in ("model.safetensors", "trainer/optimizer.safetensors", "trainer/adapter_config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
@@ -122,11 +95,11 @@ def test_a_resumed_run_needs_no_initial_weights(place, tmp_path):
     tokenizer = shutil.copytree(base, tmp_path / "tokenizer")
     changes = settings(place) | {"initial_weights": str(base), "tokenizer": {"path": str(tokenizer)}, "keep_last": 9}
     tars = write_world(tmp_path / "run")
-    run(tmp_path / "run", tars, **changes)
+    train(tmp_path / "run", tars, **changes)
     expected = stored(tmp_path / "run")
     shutil.rmtree(checkpoints(tmp_path / "run" / "train")[-1])
     shutil.rmtree(base)
-    run(tmp_path / "run", tars, **changes)
+    train(tmp_path / "run", tars, **changes)
     for tensors, others in zip(stored(tmp_path / "run"), expected, strict=True):
         assert set(tensors) == set(others)
         assert all(torch.equal(tensors[name], others[name]) for name in tensors)
@@ -210,7 +183,7 @@ def test_a_smaller_vocabulary_takes_the_same_adapters(place, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"compile": True}, {"precision": "bf16", "activation_checkpointing": True}])
 def test_options_of_the_towers_give_nearly_the_same_loss(place, tmp_path, changes):
-    run(tmp_path / "run", write_world(tmp_path / "run"), **settings(place), **changes)
+    train(tmp_path / "run", write_world(tmp_path / "run"), **settings(place), **changes)
     curves = [
         artifacts.read_json(run_dir / "train/report.json")["curve"]
         for run_dir in (tmp_path / "run", place / "lora/run")
@@ -230,7 +203,7 @@ def test_a_model_without_adapters_is_not_exported_as_adapters(place, tmp_path):
 def test_adapters_of_another_model_are_an_error(place, tmp_path):
     adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
     wider = TRAIN | {"model": TRAIN["model"] | {"text_width": 96}, "samples_seen": 32, "warmup_samples": 0}
-    run(tmp_path / "wider" / "run", write_world(tmp_path / "wider" / "run"), **wider)
+    train(tmp_path / "wider" / "run", write_world(tmp_path / "wider" / "run"), **wider)
     name_base(adapters, str(tmp_path / "wider" / "run"))
     with pytest.raises(
         UserError, match=r"of another model than .*wider/run \(.*is \(384, 96\) there, its adapter has 64 channels"

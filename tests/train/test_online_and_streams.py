@@ -11,41 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from small_world import COLOURS, FORMS, TEXTS, make_recipe, write_world
+from small_world import TEXTS, make_recipe, write_world
 from stages import context
+from trainings import make_loader, pairs_of
 from worldclip import pool
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
 from worldclip.curate import Curator
 from worldclip.curate.stage import curate_work
-from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import train_tokenizer
 from worldclip.train import plan
-from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
-from worldclip.train.loader import Loader
 from worldclip.train.pairs import PairSource
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    words = [text.format(colour, form) for text in TEXTS.values() for colour in COLOURS for form in FORMS]
-    return train_tokenizer(words, vocab_size=100, context_length=40)
-
-
-def make_loader(run_dir, recipe, tokenizer, *, num_streams=0, work=None, rank=0, world_size=1, **changes):
-    model = ModelConfig(preset="tiny", image_size=16)
-    config = TrainConfig(**{"model": model, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9} | changes)
-    shards = pool.shards(context(recipe, run_dir))
-    world = World(rank, world_size)
-    return Loader(
-        run_dir, shards, tokenizer, config, global_batch_size=12, world=world, num_streams=num_streams, work=work
-    )
-
-
-def pairs_of(batch):
-    return list(zip(batch.keys, batch.text_idx.tolist(), strict=True))
 
 
 @pytest.fixture(scope="module", params=["one", "all"])
@@ -71,12 +48,12 @@ def matched_run(request, tmp_path_factory):
     return run_dir, recipe
 
 
-def test_each_epoch_equals_what_the_curator_keeps(matched_run, tokenizer):
+def test_each_epoch_equals_what_the_curator_keeps(matched_run):
     run_dir, recipe = matched_run
-    loader = make_loader(run_dir, recipe, tokenizer, work=curate_work(context(recipe, run_dir)))
+    loader = make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)))
     curator = Curator(run_dir, seed=5)
     keys = [f"{n:05}" for n in range(24)]
-    read, expected = [], []
+    expected = []
     for epoch in range(3):
         key_idx, text_idx = curator.keep(keys, epoch)
         kept = {(keys[k], int(t)) for k, t in zip(key_idx, text_idx, strict=True) if keys[k] != "00007"}
@@ -84,32 +61,30 @@ def test_each_epoch_equals_what_the_curator_keeps(matched_run, tokenizer):
         assert loader.order.length(epoch) == len(kept)
     assert expected[0] != expected[1]
     steps = -(-sum(map(len, expected)) // 12)
-    for step in range(steps):
-        read += pairs_of(loader.batch(step))
+    read = [pair for step in range(steps) for pair in pairs_of(loader.batch(step))]
     for kept in expected:
         epoch, read = read[: len(kept)], read[len(kept) :]
         assert set(epoch) == kept
         assert len(set(epoch)) == len(epoch)
 
 
-def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run, tokenizer):
+def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run):
     run_dir, recipe = matched_run
     work = curate_work(context(recipe, run_dir))
-    from_start = make_loader(run_dir, recipe, tokenizer, work=work)
+    from_start = make_loader(run_dir, recipe, work=work)
     for step in range(8):
         batch = from_start.batch(step)
     ranks = [
-        make_loader(run_dir, recipe, tokenizer, work=work, rank=rank, world_size=3, decode_threads=rank + 1)
-        for rank in range(3)
+        make_loader(run_dir, recipe, work=work, world=World(rank, 3), decode_threads=rank + 1) for rank in range(3)
     ]
     assert [pair for rank in ranks for pair in pairs_of(rank.batch(7))] == pairs_of(batch)
     assert from_start.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
 
 
-def test_streams_are_read_round_robin_in_tar_order(tmp_path, tokenizer):
+def test_streams_are_read_round_robin_in_tar_order(tmp_path):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3))
-    loader = make_loader(run_dir, recipe, tokenizer, num_streams=2)
+    loader = make_loader(run_dir, recipe, num_streams=2)
     names = [shard.name for shard in loader.shards]
     order = plan.shard_order(names, 1, 0)
     streams = [
@@ -125,29 +100,26 @@ def test_streams_are_read_round_robin_in_tar_order(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_share_the_batch_of_one_rank_equally_under_streams(tmp_path, tokenizer, world_size):
+def test_ranks_share_the_batch_of_one_rank_equally_under_streams(tmp_path, world_size):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3, broken={4}))
-    alone = make_loader(run_dir, recipe, tokenizer, num_streams=4)
-    ranks = [
-        make_loader(run_dir, recipe, tokenizer, num_streams=4, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    alone = make_loader(run_dir, recipe, num_streams=4)
+    ranks = [make_loader(run_dir, recipe, num_streams=4, world=World(rank, world_size)) for rank in range(world_size)]
     for step in (0, 3, 5):
         batches = [rank.batch(step) for rank in ranks]
         assert {len(batch.keys) for batch in batches} == {12 // world_size}
         assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(pairs_of(alone.batch(step)))
 
 
-def test_more_streams_than_shards_still_read_the_whole_epoch(tmp_path, tokenizer):
+def test_more_streams_than_shards_still_read_the_whole_epoch(tmp_path):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=2, per_shard=4))
-    loader = make_loader(run_dir, recipe, tokenizer, num_streams=64, world_size=1)
+    loader = make_loader(run_dir, recipe, num_streams=64)
     read = [pair for step in range(2) for pair in pairs_of(loader.batch(step))]
     assert set(read) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
 
 
-def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, tokenizer):
+def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path):
     run_dir = tmp_path / "run"
     tars = write_world(run_dir, num_shards=3, per_shard=3)
     memory = fsspec.filesystem("memory")
@@ -156,8 +128,7 @@ def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, tokenizer):
     try:
         for num_streams in (0, 2):
             local, remote = (
-                make_loader(run_dir, make_recipe(path), tokenizer, num_streams=num_streams).batch(1)
-                for path in (tars, "memory://streams")
+                make_loader(run_dir, path, num_streams=num_streams).batch(1) for path in (tars, "memory://streams")
             )
             assert pairs_of(local) == pairs_of(remote)
             np.testing.assert_array_equal(local.images.numpy(), remote.images.numpy())
@@ -165,12 +136,12 @@ def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, tokenizer):
         memory.rm("/streams", recursive=True)
 
 
-def test_loop_and_loader_thread_find_the_same_epochs(matched_run, tokenizer, monkeypatch):
+def test_loop_and_loader_thread_find_the_same_epochs(matched_run, monkeypatch):
     """Both sum up the epochs' starts as far as they need them."""
     run_dir, recipe = matched_run
     work = curate_work(context(recipe, run_dir))
-    expected = make_loader(run_dir, recipe, tokenizer, work=work)
-    loader = make_loader(run_dir, recipe, tokenizer, work=work)
+    expected = make_loader(run_dir, recipe, work=work)
+    loader = make_loader(run_dir, recipe, work=work)
     length = loader.order.length
 
     def slow_length(epoch: int) -> int:
@@ -184,7 +155,7 @@ def test_loop_and_loader_thread_find_the_same_epochs(matched_run, tokenizer, mon
     assert found == [expected._locate(n) for n in positions]
 
 
-def test_an_epoch_of_pools_beyond_memory_is_counted_by_keys_alone(matched_run, tokenizer):
+def test_an_epoch_of_pools_beyond_memory_is_counted_by_keys_alone(matched_run):
     run_dir, recipe = matched_run
     shards = pool.shards(context(recipe, run_dir))
     for work in (None, curate_work(context(recipe, run_dir))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -10,27 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_world import TRAIN, make_recipe, train_in_process, write_world
-from stages import finish
+from on_ranks import Rank, run_on_ranks, start_ranks
+from small_world import TRAIN, write_world
+from trainings import losses, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.train import loop, step
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
+from worldclip.train.signals import TERMINATED
 from worldclip.train.step import LaunchedStep
 from worldclip.train.train_state import copy_to_cpu
 
 STEPS = 24
-
-
-class Interruption(BaseException):
-    """Stands for whatever ends a process in the middle of a step."""
-
-
-def run(run_dir: Path, tars: Path, **changes):
-    return finish("train", make_recipe(tars, **changes), run_dir, LocalExecutor(quiet=True))
 
 
 def result_bytes(run_dir: Path) -> dict[str, bytes]:
@@ -40,48 +34,28 @@ def result_bytes(run_dir: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files}
 
 
-def losses(run_dir: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_log(run_dir / "train" / "log.jsonl")]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Return (tars, run folder) of a finished run."""
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     tars = write_world(run_dir, broken={4})
-    run(run_dir, tars)
+    train(run_dir, tars)
     return tars, run_dir
-
-
-def interrupt_after(monkeypatch, num_steps: int) -> None:
-    """Let the next run end in the middle of its step num_steps + 1."""
-    original_step, taken = loop.launch_step, []
-
-    def launch_step(*args, **kwargs):
-        if len(taken) == num_steps:
-            raise Interruption
-        taken.append(1)
-        return original_step(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "launch_step", launch_step)
 
 
 def test_the_model_learns(uninterrupted):
     _, run_dir = uninterrupted
-    first, *_, last = losses(run_dir)
-    assert last[1] < first[1] - 0.2
+    first, *_, last = losses(run_dir).values()
+    assert last < first - 0.2
 
 
 @pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
-def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(uninterrupted, tmp_path, monkeypatch, interruptions):
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(uninterrupted, tmp_path, interruptions):
     tars, whole = uninterrupted
     write_world(tmp_path / "run", broken={4})
     for num_steps in interruptions:
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, num_steps)
-            with pytest.raises(Interruption):
-                run(tmp_path / "run", tars)
-    report = run(tmp_path / "run", tars)
+        train_until(num_steps, tmp_path / "run", tars)
+    report = train(tmp_path / "run", tars)
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
     assert report["seen"] == artifacts.read_json(whole / "train" / "report.json")["seen"]
@@ -89,51 +63,47 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(uninterrupted, tmp_
 
 
 def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
-    steps = {"samples_seen": 60 * 16}
-    run_dir, whole = tmp_path / "interrupted" / "run", tmp_path / "whole" / "run"
-    tars = write_world(run_dir)
-    write_world(whole)
-    delay_s = random.Random(tmp_path.name).random() * 0.2
-    killed = train_in_process(run_dir, tars, **steps)
+    places = tmp_path / "interrupted", tmp_path / "whole"
+    run_dir, whole = (place / "run" for place in places)
+    for place in places:
+        recipe = {"pool": {"path": str(write_world(place / "run"))}, "balance": {"tail_fraction": 0.1}}
+        (place / "recipe.json").write_text(json.dumps({**recipe, "train": TRAIN | {"samples_seen": 60 * 16}}))
+    (killed,) = start_ranks("train", places[0], 1)
     _await_checkpoint(run_dir, killed)
-    time.sleep(delay_s)
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL, killed.stderr.read()
+    time.sleep(random.Random(tmp_path.name).random() * 0.2)
+    killed.send_signal(signal.SIGKILL)
+    _, errors = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, errors
     after_kill = latest_checkpoint(run_dir)
-    terminated = train_in_process(run_dir, tars, **steps)
+    (terminated,) = start_ranks("train", places[0], 1)
     _await_checkpoint(run_dir, terminated, newer_than=after_kill)
-    terminated.terminate()
+    terminated.send_signal(signal.SIGTERM)
     _, errors = terminated.communicate()
-    assert terminated.returncode == loop.TERMINATED, errors
+    assert terminated.returncode == TERMINATED, errors
     assert "SIGTERM: step" in errors
     assert not (run_dir / "train" / "manifest.json").exists()
-    finished = [train_in_process(run_dir, tars, **steps), train_in_process(whole, tars, **steps)]
-    for process in finished:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+    for place in places:
+        run_on_ranks("train", place, 1)
     assert result_bytes(run_dir) == result_bytes(whole)
     assert losses(run_dir) == losses(whole)
 
 
-def _await_checkpoint(run_dir: Path, process, newer_than: Path | None = None) -> None:
+def _await_checkpoint(run_dir: Path, process: Rank, newer_than: Path | None = None) -> None:
     while latest_checkpoint(run_dir) in (None, newer_than):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
-def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path, capsys, monkeypatch):
+def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path, capsys):
     tars, whole = uninterrupted
     write_world(tmp_path / "run", broken={4})
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 17)
-        with pytest.raises(Interruption):
-            run(tmp_path / "run", tars)
+    train_until(17, tmp_path / "run", tars)
     newest = latest_checkpoint(tmp_path / "run")
     assert newest.name == "step_000000015"
     weights = bytearray((newest / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (newest / "model.safetensors").write_bytes(weights)
-    run(tmp_path / "run", tars)
+    train(tmp_path / "run", tars)
     output = " ".join(capsys.readouterr().err.split())
     assert "WARNING: step_000000015 is corrupt (model.safetensors differs from its digest)" in output
     assert "resumes from step_000000010" in output
@@ -142,18 +112,18 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path,
 
 def test_only_corrupt_checkpoints_are_an_error(tmp_path):
     tars = write_world(tmp_path / "run")
-    run(tmp_path / "run", tars, samples_seen=64)
+    train(tmp_path / "run", tars, samples_seen=64)
     for folder in checkpoints(tmp_path / "run" / "train"):
         (folder / "config.json").unlink()
     with pytest.raises(UserError, match="all checkpoints are corrupt"):
-        run(tmp_path / "run", tars, samples_seen=64)
+        train(tmp_path / "run", tars, samples_seen=64)
 
 
 def test_a_finished_run_takes_no_further_step(uninterrupted, monkeypatch):
     tars, run_dir = uninterrupted
     before = result_bytes(run_dir)
-    interrupt_after(monkeypatch, 0)
-    run(run_dir, tars)
+    monkeypatch.setattr(loop, "launch_step", None)
+    train(run_dir, tars)
     assert result_bytes(run_dir) == before
 
 
@@ -165,7 +135,7 @@ def test_a_changed_config_is_an_error_that_names_the_key(uninterrupted, changes,
     tars, run_dir = uninterrupted
     before = result_bytes(run_dir)
     with pytest.raises(UserError) as caught:
-        run(run_dir, tars, **changes)
+        train(run_dir, tars, **changes)
     assert message in str(caught.value)
     assert "--from train" in str(caught.value)
     assert result_bytes(run_dir) == before
@@ -173,16 +143,16 @@ def test_a_changed_config_is_an_error_that_names_the_key(uninterrupted, changes,
 
 def test_changed_pairs_are_an_error(tmp_path):
     tars = write_world(tmp_path / "run")
-    run(tmp_path / "run", tars, samples_seen=64)
+    train(tmp_path / "run", tars, samples_seen=64)
     artifacts.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
     with pytest.raises(UserError, match=r"input\.curate"):
-        run(tmp_path / "run", tars, samples_seen=64)
+        train(tmp_path / "run", tars, samples_seen=64)
 
 
 def test_keys_that_do_not_affect_weights_may_change(uninterrupted):
     tars, run_dir = uninterrupted
     free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
-    run(run_dir, tars, keep_last=5, **free)
+    train(run_dir, tars, keep_last=5, **free)
 
 
 def test_only_the_newest_checkpoints_are_kept(uninterrupted):
@@ -193,7 +163,7 @@ def test_only_the_newest_checkpoints_are_kept(uninterrupted):
 def test_checkpoints_are_also_written_by_time(tmp_path):
     tars = write_world(tmp_path / "run")
     rare = {"checkpoint_every_samples": 10**9, "checkpoint_every_minutes": 1e-9, "keep_last": 99}
-    run(tmp_path / "run", tars, samples_seen=64, **rare)
+    train(tmp_path / "run", tars, samples_seen=64, **rare)
     assert len(checkpoints(tmp_path / "run" / "train")) == 4
 
 
@@ -230,7 +200,7 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
     monkeypatch.setattr(step, "contrastive_loss", sometimes_nan)
     monkeypatch.setattr(loop, "launch_step", launch_step)
     monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
-    report = run(tmp_path / "run", tars, samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
+    report = train(tmp_path / "run", tars, samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
     assert updates == {0, 1, 2, 3}
@@ -244,7 +214,7 @@ def test_numbers_read_a_step_late_change_nothing(uninterrupted, tmp_path, monkey
     monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: events.append("launch") or launch(*args, **keys))
     monkeypatch.setattr(LaunchedStep, "read", lambda self: events.append("read") or read(self))
     monkeypatch.setattr(loop, "steps_ahead", lambda device: 1)
-    run(tmp_path / "run", late_tars)
+    train(tmp_path / "run", late_tars)
     assert events[:5] == ["launch", "launch", "read", "launch", "read"]
     assert events[-2:] == ["read", "read"]
     assert result_bytes(tmp_path / "run") == result_bytes(run_dir)
@@ -268,7 +238,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monke
 
     monkeypatch.setattr(step, "contrastive_loss", nan_from_the_sixth)
     with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
-        run(tmp_path / "run", tars, checkpoint_every_samples=5 * 16)
+        train(tmp_path / "run", tars, checkpoint_every_samples=5 * 16)
     assert not (tmp_path / "run" / "train" / "manifest.json").exists()
     assert read_state(checkpoints(tmp_path / "run" / "train")[0])["step"] <= 10
 

@@ -19,7 +19,7 @@ from small_world import TRAIN, write_shapes, write_world
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.train.checkpoint import consolidate, read_state
 from worldclip.train.log import read_log, slowest_of
-from worldclip.train.loop import SIGNALS
+from worldclip.train.signals import SIGNALS
 
 STEPS = 400
 NUM_INTERRUPTIONS = 10

@@ -9,30 +9,42 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import worldclip
 from small_world import TRAIN, write_shapes, write_world
-from stages import finish
-from worldclip.config import load_recipe
+from trainings import forget_checkpoints, losses, stored, train
 from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.evaluate import engine
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
 
 
+EVERY_STEP = {"checkpoint_every_samples": 16, "keep_last": 99}
+
+
 def run(run_dir, tars, evaluate=None, **changes):
-    sections = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "evaluate": evaluate or {}}
-    return finish(
-        "train", load_recipe({**sections, "train": TRAIN | SHORT | changes}), run_dir, LocalExecutor(quiet=True)
-    )
+    return train(run_dir, tars, evaluate, **SHORT | changes)
 
 
-def losses(run_dir):
-    return [record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")]
+def train_new(folder, **changes):
+    """Write the small world, train on it and return the run's folder."""
+    run(folder / "run", write_world(folder / "run"), **changes)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory):
+    """Return the folder of a run without options, with a checkpoint of every step."""
+    return train_new(tmp_path_factory.mktemp("plain"), **EVERY_STEP)
+
+
+def weights_of(run_dir, name):
+    """Return a tensor of each checkpoint."""
+    return [load_file(folder / "model.safetensors")[name] for folder in checkpoints(run_dir / "train")]
 
 
 def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
@@ -114,78 +126,52 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     assert names == [folder.name for folder in checkpoints(expected_dir)] == ["step_000000006", "step_000000012"]
 
 
-def test_the_checkpoint_folder_contains_the_ema(tmp_path):
+def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
     """Compute the EMA by hand from the weights of each step; a resumed run continues weights and EMA."""
-    from safetensors.torch import load_file
-
-    every = {"checkpoint_every_samples": 16, "keep_last": 99}
-    tars = write_world(tmp_path / "run")
-    run(tmp_path / "run", tars, ema_decay=0.75, **every)
-    plain = write_world(tmp_path / "plain" / "run")
-    run(tmp_path / "plain" / "run", plain, **every)
+    run_dir = train_new(tmp_path, ema_decay=0.75, **EVERY_STEP)
     name = "visual_projection.weight"
-    weights = {
-        kind: [load_file(folder / "model.safetensors")[name] for folder in checkpoints(root / "train")]
-        for kind, root in (("ema", tmp_path / "run"), ("raw", tmp_path / "plain" / "run"))
-    }
-    stored = load_file(latest_checkpoint(tmp_path / "run") / "trainer" / "optimizer.safetensors")
-    assert torch.equal(stored[f"weights.{name}"], weights["raw"][-1])
+    ema, raw = weights_of(run_dir, name), weights_of(plain_run, name)
+    assert torch.equal(stored(run_dir)[1][f"weights.{name}"], raw[-1])
     for step in range(1, 12):
-        expected = 0.75 * weights["ema"][step - 1] + 0.25 * weights["raw"][step]
-        torch.testing.assert_close(weights["ema"][step], expected, rtol=1e-5, atol=1e-7)
-    for folder in checkpoints(tmp_path / "run" / "train")[5:]:
-        folder.rename(tmp_path / folder.name)
-    (tmp_path / "run" / "train" / "manifest.json").unlink()
-    run(tmp_path / "run", tars, ema_decay=0.75, **every)
-    resumed = load_file(latest_checkpoint(tmp_path / "run") / "model.safetensors")[name]
-    assert torch.equal(resumed, weights["ema"][-1])
+        expected = 0.75 * ema[step - 1] + 0.25 * raw[step]
+        torch.testing.assert_close(ema[step], expected, rtol=1e-5, atol=1e-7)
+    forget_checkpoints(run_dir, 5)
+    run(run_dir, tmp_path / "tars", ema_decay=0.75, **EVERY_STEP)
+    assert torch.equal(stored(run_dir)[0][name], ema[-1])
 
 
 def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
-    every = {"checkpoint_every_samples": 16, "keep_last": 99, "token_table": "rows"}
-    tars = write_world(tmp_path / "run")
-    run(tmp_path / "run", tars, **every)
+    run_dir = train_new(tmp_path, token_table="rows", **EVERY_STEP)
     files = ("model.safetensors", "trainer/optimizer.safetensors")
-    whole = [(latest_checkpoint(tmp_path / "run") / file).read_bytes() for file in files]
-    for folder in checkpoints(tmp_path / "run" / "train")[5:]:
-        folder.rename(tmp_path / folder.name)
-    (tmp_path / "run" / "train" / "manifest.json").unlink()
-    run(tmp_path / "run", tars, **every)
-    assert [(latest_checkpoint(tmp_path / "run") / file).read_bytes() for file in files] == whole
-    assert worldclip.load(tmp_path / "run").encode_text(["a red bar"]).shape == (1, 16)
+    whole = [(latest_checkpoint(run_dir) / file).read_bytes() for file in files]
+    forget_checkpoints(run_dir, 5)
+    run(run_dir, tmp_path / "tars", token_table="rows", **EVERY_STEP)
+    assert [(latest_checkpoint(run_dir) / file).read_bytes() for file in files] == whole
+    assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
 
 
-def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_path):
-    from safetensors.torch import load_file
-
-    first = write_world(tmp_path / "first" / "run")
-    run(tmp_path / "first" / "run", first)
-    source = str(latest_checkpoint(tmp_path / "first" / "run"))
-    tars = write_world(tmp_path / "run")
+def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_path, plain_run):
+    source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
-    run(tmp_path / "run", tars, **settings)
-    initial, trained = (
-        load_file(latest_checkpoint(root) / "model.safetensors")
-        for root in (tmp_path / "first" / "run", tmp_path / "run")
-    )
+    trained, _ = stored(train_new(tmp_path, **settings))
+    initial, _ = stored(plain_run)
     frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
     assert all(torch.equal(initial[name], trained[name]) for name in frozen)
     projection = "visual_projection.weight"
     torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
-    write_world(tmp_path / "other" / "run")
     wider = settings | {"model": TRAIN["model"] | {"embed_dim": 8}}
     with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
-        run(tmp_path / "other" / "run", tars, **wider)
+        train_new(tmp_path / "other", **wider)
 
 
 def test_pairs_seen_are_logged_by_language(tmp_path):
-    tars = write_world(tmp_path / "run")
-    report = run(tmp_path / "run", tars, checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
-    records = read_log(tmp_path / "run" / "train" / "seen.jsonl")
+    run_dir = train_new(tmp_path, checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
+    report = artifacts.read_json(run_dir / "train" / "report.json")
+    records = read_log(run_dir / "train" / "seen.jsonl")
     assert [record["step"] for record in records] == [4, 8, 12]
     assert all(sum(record["seen"].values()) == record["samples_seen"] for record in records)
     assert records[-1]["seen"] == report["seen"]
-    steps = read_log(tmp_path / "run" / "train" / "log.jsonl")
+    steps = read_log(run_dir / "train" / "log.jsonl")
     assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
 
 
@@ -194,9 +180,8 @@ def test_a_missing_wandb_is_an_error_that_names_it(tmp_path):
 
     if find_spec("wandb"):
         pytest.skip("wandb is installed here")
-    tars = write_world(tmp_path / "run")
     with pytest.raises(ImportError, match="wandb is needed here"):
-        run(tmp_path / "run", tars, wandb="tests")
+        train_new(tmp_path, wandb="tests")
 
 
 def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
@@ -252,22 +237,18 @@ def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, mon
     assert logged["loss"] == 20
 
 
-def test_bfloat16_gives_nearly_the_same_loss(tmp_path):
-    losses_of = {}
-    for precision in ("fp32", "bf16"):
-        run_dir = tmp_path / precision / "run"
-        run(run_dir, write_world(run_dir), precision=precision)
-        losses_of[precision] = losses(run_dir)
-        assert not json.loads((run_dir / "train" / "report.json").read_text())["skipped_steps"]
-    assert losses_of["bf16"] == pytest.approx(losses_of["fp32"], rel=0.05)
-    assert losses_of["bf16"] != losses_of["fp32"]
+def test_bfloat16_gives_nearly_the_same_loss(tmp_path, plain_run):
+    run_dir = train_new(tmp_path, precision="bf16")
+    for folder in (run_dir, plain_run):
+        assert not artifacts.read_json(folder / "train" / "report.json")["skipped_steps"]
+    assert losses(run_dir) == pytest.approx(losses(plain_run), rel=0.05)
+    assert losses(run_dir) != losses(plain_run)
 
 
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_loss(tmp_path):
-    plain, compiled = tmp_path / "plain" / "run", tmp_path / "compiled" / "run"
-    run(plain, write_world(plain), patch_dropout=0.5)
-    run(compiled, write_world(compiled), patch_dropout=0.5, compile=True)
+    plain = train_new(tmp_path / "plain", patch_dropout=0.5)
+    compiled = train_new(tmp_path / "compiled", patch_dropout=0.5, compile=True)
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
@@ -276,9 +257,7 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{}, {"precision": "bf16", "compile": True}, {"token_table": "rows", "accum_steps": 2}]
 )
-def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, changes):
-    cpu, gpu = tmp_path / "cpu" / "run", tmp_path / "gpu" / "run"
-    run(cpu, write_world(cpu))
-    run(gpu, write_world(gpu), device="cuda", **changes)
+def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
-    assert losses(gpu) == pytest.approx(losses(cpu), rel=tolerance)
+    gpu = train_new(tmp_path, device="cuda", **changes)
+    assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)

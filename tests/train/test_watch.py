@@ -21,14 +21,8 @@ from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
 from worldclip.train import distributed, watch
-from worldclip.train.checkpoint import (
-    CheckpointReader,
-    CheckpointWriter,
-    LocalTensor,
-    cut_share,
-    find_corruption,
-    read_state,
-)
+from worldclip.train.checkpoint import CheckpointReader, find_corruption, read_state
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share
 from worldclip.train.distributed import World
 
 STEPS = (3, 6, 9, 12)

@@ -20,7 +20,8 @@ from worldclip.model.inference import Clip
 from worldclip.model.load import load
 from worldclip.model.preprocess import facts_of
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
-from worldclip.train.checkpoint import CheckpointWriter, read_state
+from worldclip.train.checkpoint import read_state
+from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.dual_encoder import TEXT_CHUNKS

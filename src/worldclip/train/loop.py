@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -32,161 +29,111 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
-from worldclip.train.checkpoint import CheckpointWriter, consolidate, read_state
+from worldclip.train.checkpoint import consolidate
+from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import Moment, device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Teacher, create_students, resize
-from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
-from worldclip.train.loader import UNREADABLE, BadImages, Batch, Loader
+from worldclip.train.distributed import World, barrier, pick_rank_device
+from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
+from worldclip.train.progress import RankCounts, read_progress
 from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, has_scores, score_checkpoint
-from worldclip.train.step import EXIT_CODES, LaunchedStep, Requests, StepResult, launch_step
+from worldclip.train.signals import TERMINATED, catch_signals
+from worldclip.train.step import LaunchedStep, Requests, StepResult, launch_step
 from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
-SIGNALS = dict(zip((signal.SIGTERM, signal.SIGUSR1), EXIT_CODES, strict=True))  # save and exit
-TERMINATED = SIGNALS[signal.SIGTERM]
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What a checkpoint stores besides tensors, summed over ranks.  The fields are keys of trainer/state.json."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The facts that rank 0 has found, from which all ranks start."""
 
-    step: int = 0
-    """Steps taken; the next batch has this number."""
-    updates: int = 0
-    """Steps that changed the weights."""
-    skipped_in_a_row: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
-    """Pairs seen, by language."""
-    bad: Counter[str] = field(default_factory=Counter)
-    """Images replaced, by reason."""
-    bad_keys: dict[str, str] = field(default_factory=dict)
-    """Samples of them: detail by key."""
-    elapsed_s: float = 0.0
-    """Time in the loop, over all resumed parts."""
-    loss_sum: float = 0.0
-    """Sum of the finite losses since the last log record."""
-    loss_count: int = 0
-
-    def to_record(self) -> Report:
-        """Return a JSON record that later steps do not change."""
-        return {**vars(self), "seen": dict(self.seen), "bad": dict(self.bad), "bad_keys": dict(self.bad_keys)}
-
-    def add_step(self, result: StepResult, step_s: float) -> None:
-        """Count one step of step_s seconds."""
-        self.step += 1
-        self.elapsed_s += step_s
-        if result.is_applied:
-            self.updates += 1
-            self.skipped_in_a_row = 0
-            self.loss_sum += result.loss
-            self.loss_count += 1
-        else:
-            self.skipped_in_a_row += 1
-
-
-@dataclass
-class RankCounts:
-    """What this rank has counted since the last checkpoint."""
-
-    seen: Counter[str] = field(default_factory=Counter)
-    bad: BadImages = field(default_factory=BadImages)
-
-    def add(self, batch: Batch) -> None:
-        """Count a batch."""
-        self.seen.update(batch.langs)
-        self.bad.update(batch.bad)
-
-    def move_to(self, progress: Progress, world: World) -> None:
-        """Add the counts of all ranks to `progress`, on every rank, and reset them."""
-        total = BadImages(progress.bad, progress.bad_keys)
-        for counts in gather_records(self, world):
-            progress.seen.update(counts.seen)
-            total.update(counts.bad)
-        progress.bad_keys = total.samples
-        self.seen, self.bad = Counter(), BadImages()
+    schedule: Schedule
+    checkpoint: Path | None
+    """None: fresh weights."""
+    num_streams: int
+    """Streams that the images are read in; 0: windows."""
+    shards: Sequence[Shard]
+    """Of the matched pool."""
+    images: Sequence[Shard] | None
+    """The joined files of train.pool; None: the matched pool holds the images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Underway:
-    """A step that was launched, and what its log record needs."""
+class PendingStep:
+    """A step that was launched and not read yet, with the facts for its log record."""
 
-    step: LaunchedStep
+    launched: LaunchedStep
     lr: float
     wait_s: float
     """Time spent waiting for its batch."""
     num_tokens: int
-    began: Moment
-    """When this rank was done with the step before."""
-
-
-def _epochs_dir(run: Run, shards: Sequence[Shard], images: Sequence[Shard] | None) -> Path:
-    """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
-    decided_by = {
-        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
-        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
-        "curation": run.section(TrainConfig).curation,
-        "shards": [shard.name for shard in shards],
-        "images": [image.fingerprint for image in images or ()],
-    }
-    return layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by)
+    start: Moment
+    """The moment at which this rank was done with the step before."""
 
 
 class Trainer:
     """One rank of a training run."""
 
-    def __init__(
-        self,
-        run: Run,
-        world: World,
-        schedule: Schedule,
-        tokenizer: Tokenizer,
-        checkpoint: Path | None,
-        num_streams: int,
-        shards: Sequence[Shard],
-        images: Sequence[Shard] | None,
-    ) -> None:
-        """Create loader and model, fresh or from `checkpoint`; rank 0 prints what the run needs and trains."""
+    def __init__(self, run: Run, world: World, start: Start, tokenizer: Tokenizer) -> None:
+        """Create loader and model, fresh or from a checkpoint.  Rank 0 prints what the run needs and trains."""
         self.config = config = run.section(TrainConfig)
-        self.run_dir, self.evaluate_config = run.dir, run.section(EvaluateConfig)
+        self.evaluate_config = run.section(EvaluateConfig)
         self.languages = run.section(LanguagesConfig).table
-        self.world, self.schedule, self.tokenizer = world, schedule, tokenizer
+        self.run_dir, self.train_dir = run.dir, layout.train_dir(run.dir)
+        self.world, self.schedule, self.tokenizer = world, start.schedule, tokenizer
         self.device = pick_rank_device(config.device, world)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.loader = Loader(
-            run.dir,
-            shards,
-            tokenizer,
-            config,
-            global_batch_size=schedule.global_batch_size,
-            world=world,
-            num_streams=num_streams,
-            work=online_work(run) if config.curation == "online" else None,
-            images=images,
-            epochs_dir=_epochs_dir(run, shards, images),
-            pin_memory=self.device.type == "cuda",
-        )
+        self.loader = self._create_loader(run, start)
         if world.is_first:  # before training allocates memory
-            flops_per_s = config.hardware.flops_per_s or peak_flops(self.device, config.precision)
-            memory_bytes = device_memory_bytes(self.device)
-            for line in budget.to_lines(
-                config, tokenizer.vocab_size, schedule, world.size, memory_bytes=memory_bytes, flops_per_s=flops_per_s
-            ):
-                say("train", line)
-        self.state = create_train_state(config, tokenizer, world, self.device, checkpoint)
-        self.progress = _read_progress(checkpoint, world, self.device)
+            self._say_budget()
+        self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
+        self.progress = read_progress(start.checkpoint, world, self.device)
         if world.is_first:
             say("train", self._describe())
-        self.writer = CheckpointWriter(layout.train_dir(run.dir), world, config.keep_last, config.keep_every_samples)
+        self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
+        self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world)
         self.counts = RankCounts()
-        self.samples_saved = self.progress.step * schedule.global_batch_size
-        self.saved_at = self.started_at = 0.0  # of the last checkpoint, by time.monotonic; of the step, by perf_counter
+        self.pending: deque[PendingStep] = deque()
+        self.samples_saved = self.progress.step * self.schedule.global_batch_size
+        self.saved_at = 0.0  # time.monotonic of the last checkpoint
+        self.started_at = 0.0  # time.perf_counter when the step before was done
+        self.busy_s = 0.0
+
+    def _create_loader(self, run: Run, start: Start) -> Loader:
+        return Loader(
+            run.dir,
+            start.shards,
+            self.tokenizer,
+            self.config,
+            global_batch_size=self.schedule.global_batch_size,
+            world=self.world,
+            num_streams=start.num_streams,
+            work=online_work(run) if self.config.curation == "online" else None,
+            images=start.images,
+            epochs_dir=_epochs_dir(run, start),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _say_budget(self) -> None:
+        config = self.config
+        lines = budget.to_lines(
+            config,
+            self.tokenizer.vocab_size,
+            self.schedule,
+            self.world.size,
+            memory_bytes=device_memory_bytes(self.device),
+            flops_per_s=config.hardware.flops_per_s or peak_flops(self.device, config.precision),
+        )
+        for line in lines:
+            say("train", line)
 
     def _describe(self) -> str:
         loader = self.loader
@@ -206,40 +153,19 @@ class Trainer:
 
         Raises SystemExit after SIGTERM or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
         """
-        progress, schedule = self.progress, self.schedule
-        if progress.step == schedule.num_steps and not self._lacks_scores():
+        first_step = self.progress.step
+        if first_step == self.schedule.num_steps and not self._lacks_scores():
             return
-        train_dir = layout.train_dir(self.run_dir)
         self.teacher = Teacher.load(self.config, self.device)
-        self.students = create_students(self.config, train_dir, self.world, self.device, progress.step)
+        self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
         self.saved_at = time.monotonic()
-        log = Log(train_dir, self.config, schedule, progress.step, self.device, self.world)
-        with closing(self.writer), _catch_signals() as exit_code_of_signal, log:
+        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log:
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
-                self._evaluate(log)
+                self._evaluate()
             self.started_at = time.perf_counter()
-            self.idle_since, self.busy_s = Moment.now(self.device), 0.0
-            underway: deque[Underway] = deque()
-            num_ahead = steps_ahead(self.device)
-            for batch in self._batches(progress.step):
-                underway.append(self._launch(batch, progress.step + len(underway), exit_code_of_signal()))
-                launched = progress.step + len(underway)
-                is_evaluated = crosses(launched, schedule, self.config.evaluate_every_samples)
-                is_last = launched == schedule.num_steps
-                is_due = crosses(launched, schedule, self.config.checkpoint_every_samples) or is_last or is_evaluated
-                requests = self._finish(underway, 0 if is_due else num_ahead, log)
-                if self.world.size == 1:  # nobody else is to agree
-                    requests = self._requests(exit_code_of_signal())
-                if not (is_due or requests.is_overdue or requests.exit_code):
-                    continue
-                self._finish(underway, 0, log)
-                self._save(log)
-                if is_evaluated:
-                    self._evaluate(log)
-                    self.started_at = time.perf_counter()
-                if requests.exit_code and not is_last:
-                    self._exit(requests.exit_code)
-                self.idle_since = Moment.now(self.device)  # ranks wait for each other in a save
+            self.idle_since = Moment.now(self.device)
+            for batch in self._batches(first_step):
+                self._take_step(batch, exit_code_of_signal)
             self.writer.wait()
             barrier(self.world)
 
@@ -250,36 +176,63 @@ class Trainer:
             return batches
         return copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks)
 
+    def _take_step(self, batch: Batch, exit_code_of_signal: Callable[[], int]) -> None:
+        """Launch a step and read the steps before it; save, evaluate or exit where that is due.
+
+        Raises SystemExit after a signal, UserError if the loss diverges.
+        """
+        config = self.config
+        self._launch(batch, self._requests(exit_code_of_signal()))
+        num_launched = self.progress.step + len(self.pending)
+        is_last = num_launched == self.schedule.num_steps
+        is_evaluated = crosses(num_launched, self.schedule, config.evaluate_every_samples)
+        is_due = is_last or is_evaluated or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
+        requests = self._read_steps(0 if is_due else steps_ahead(self.device))
+        if self.world.size == 1:  # nobody else is to agree
+            requests = self._requests(exit_code_of_signal())
+        if not (is_due or requests.is_overdue or requests.exit_code):
+            return
+        self._read_steps(0)
+        self._save()
+        if is_evaluated:
+            self._evaluate()
+            self.started_at = time.perf_counter()
+        if requests.exit_code and not is_last:
+            self._exit(requests.exit_code)
+        self.idle_since = Moment.now(self.device)  # ranks wait for each other in a save
+
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
         is_overdue = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_every_minutes
         return Requests(is_overdue and self.world.is_first, exit_code)
 
-    def _launch(self, batch: Batch, step: int, exit_code: int) -> Underway:
+    def _launch(self, batch: Batch, requests: Requests) -> None:
         """Start a step."""
+        step = self.progress.step + len(self.pending)
         wait_s = time.perf_counter() - self.started_at
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
-        launched = self._step(batch, lr, self._requests(exit_code))
+        launched = self._step(batch, lr, requests)
         self.counts.add(batch)
-        began, self.idle_since = self.idle_since, Moment.now(self.device)
-        return Underway(launched, lr, wait_s, len(batch.tokens.ids), began)
+        self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), self.idle_since))
+        self.idle_since = Moment.now(self.device)
 
-    def _finish(self, underway: deque[Underway], num_left: int, log: Log) -> Requests:
+    def _read_steps(self, num_left: int) -> Requests:
         """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
 
         Raises UserError if the loss diverges.
         """
         requests = Requests()
-        while len(underway) > num_left:
-            step = underway.popleft()
-            result = step.step.read()
+        while len(self.pending) > num_left:
+            step = self.pending.popleft()
+            result = step.launched.read()
             done_at = time.perf_counter()
-            self.progress.add_step(result, done_at - self.started_at)
-            log.add_step(done_at - self.started_at, min(step.wait_s, done_at - self.started_at), step.num_tokens)
+            step_s = done_at - self.started_at
             self.started_at = done_at
-            self.busy_s = step.step.arrived.seconds_since(step.began)
-            log.add_busy_times(result.busy_s)
-            self._log_step(log, result, step.lr)
+            self.progress.add_step(result, step_s)
+            self.log.add_step(step_s, min(step.wait_s, step_s), step.num_tokens)
+            self.busy_s = step.launched.arrived.seconds_since(step.start)
+            self.log.add_busy_times(result.busy_s)
+            self._log_step(result, step.lr)
             self._stop_if_diverged()
             requests = result.requests
         return requests
@@ -296,10 +249,10 @@ class Trainer:
             student.step(batch, lr, teacher_features)
         return launched
 
-    def _log_step(self, log: Log, result: StepResult, lr: float) -> None:
+    def _log_step(self, result: StepResult, lr: float) -> None:
         progress = self.progress
-        if not log.is_due(progress.step):
-            log.advance(progress.step)
+        if not self.log.is_due(progress.step):
+            self.log.advance(progress.step)
             return
         samples = progress.step * self.schedule.global_batch_size
         record: Report = {
@@ -312,7 +265,7 @@ class Trainer:
             "logit_scale": result.logit_scale,
             "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,  # JSON has no infinity or NaN
         }
-        log.write_step(record, progress.elapsed_s)
+        self.log.write_step(record, progress.elapsed_s)
         progress.loss_sum, progress.loss_count = 0.0, 0
 
     def _stop_if_diverged(self) -> None:
@@ -324,7 +277,7 @@ class Trainer:
                 f"up to step {self.progress.step}; lower it and restart training with --from train"
             )
 
-    def _save(self, log: Log) -> None:
+    def _save(self) -> None:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
         self.saved_at = time.monotonic()
@@ -340,8 +293,8 @@ class Trainer:
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
         write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
-        log.write_seen(progress.step, samples, progress.seen)
-        log.say_saved(progress.step, progress.elapsed_s)
+        self.log.write_seen(progress.step, samples, progress.seen)
+        self.log.say_saved(progress.step, progress.elapsed_s)
         self._stop_if_unreadable(num_unreadable, samples)
 
     def _stop_if_unreadable(self, num_unreadable: int, samples_seen: int) -> None:
@@ -361,16 +314,16 @@ class Trainer:
         step = self.progress.step
         if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
             return False
-        checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
+        checkpoint = layout.step_folder(self.train_dir, step)
         return not has_scores(checkpoint, checkpoint)
 
-    def _evaluate(self, log: Log) -> None:
+    def _evaluate(self) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
         barrier(self.world)
         if self.world.is_first:
             step, device = self.progress.step, self.config.device
-            checkpoint = layout.step_folder(layout.train_dir(self.run_dir), step)
+            checkpoint = layout.step_folder(self.train_dir, step)
             consolidate(checkpoint)
             scores = score_checkpoint(
                 checkpoint,
@@ -381,7 +334,7 @@ class Trainer:
                 self.languages,
                 device=device,
             )
-            log.write_scores(step, scores)
+            self.log.write_scores(step, scores)
             say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
         barrier(self.world)
 
@@ -396,7 +349,7 @@ class Trainer:
 
     def report(self) -> Report:
         """Return the content of RUN/train/report.json."""
-        progress, loader, train_dir = self.progress, self.loader, layout.train_dir(self.run_dir)
+        progress, loader = self.progress, self.loader
         samples_seen = progress.step * self.schedule.global_batch_size
         return {
             "samples_seen": samples_seen,
@@ -413,28 +366,21 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "elapsed_s": progress.elapsed_s,
             "samples_per_s": samples_seen / progress.elapsed_s if progress.elapsed_s else None,
-            "checkpoint": layout.checkpoints(train_dir)[-1].name,
-            "curve": read_log(layout.log_file(train_dir)),
+            "checkpoint": layout.checkpoints(self.train_dir)[-1].name,
+            "curve": read_log(layout.log_file(self.train_dir)),
         }
 
 
-def _read_progress(checkpoint: Path | None, world: World, device: torch.device) -> Progress:
-    """Return the progress at a checkpoint, and print where and how training resumes."""
-    if checkpoint is None:
-        return Progress()
-    record = read_state(checkpoint)
-    del record["samples_seen"]
-    before = (record.pop("world_size"), record.pop("threads"))
-    now = (world.size, torch.get_num_threads())
-    if world.is_first:
-        say("train", f"resumes from {checkpoint.name}")
-        if device.type == "cpu" and now != before:
-            say(
-                "train",
-                f"{now[0]} process(es) of {now[1]} thread(s), before {before[0]} of {before[1]}: the pairs are the "
-                "same, but weights agree only up to rounding",
-            )
-    return Progress(**{**record, "seen": Counter(record["seen"]), "bad": Counter(record["bad"])})
+def _epochs_dir(run: Run, start: Start) -> Path:
+    """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
+    decided_by = {
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
+        "curation": run.section(TrainConfig).curation,
+        "shards": [shard.name for shard in start.shards],
+        "images": [image.fingerprint for image in start.images or ()],
+    }
+    return layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by)
 
 
 def steps_ahead(device: torch.device) -> int:
@@ -449,25 +395,3 @@ def crosses(step: int, schedule: Schedule, every: int) -> bool:
     """Return whether this step completes another `every` samples; 0: never."""
     batch = schedule.global_batch_size
     return every > 0 and step * batch // every > (step - 1) * batch // every
-
-
-@contextmanager
-def _catch_signals() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and SIGUSR1 instead of dying of them.  Yields a function: the exit code of the last one, else 0.
-
-    Python delivers signals only to the main thread; in another thread the function always returns 0.
-    """
-    exit_codes = [0]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        exit_codes.append(SIGNALS[signal.Signals(number)])
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    previous = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
-        yield lambda: exit_codes[-1]
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

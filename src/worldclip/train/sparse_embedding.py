@@ -82,13 +82,11 @@ class IdleUpdates:
         """Return what a checkpoint stores: (updates + 1,) each.  Memory is shared."""
         return {"idle_decay": self._log_decay[: self.count + 1], "idle_drift": self._drift[: self.count + 1]}
 
-    def restore(self, count: int, state: dict[str, torch.Tensor] | None) -> None:
-        """Go on after `count` updates, from `state`; None: nothing is known of them, and every row is up to date."""
+    def restore(self, count: int, state: dict[str, torch.Tensor]) -> None:
+        """Go on after `count` updates, from their `state`."""
         self.count = count
-        zeros = self._log_decay.new_zeros(count + 1)
-        self._log_decay, self._drift = (
-            zeros + (state[kind].to(zeros) if state is not None else 0) for kind in ("idle_decay", "idle_drift")
-        )
+        self._log_decay = state["idle_decay"].to(self._log_decay).clone()
+        self._drift = state["idle_drift"].to(self._drift).clone()
 
 
 class SparseEmbedding(torch.nn.Module):

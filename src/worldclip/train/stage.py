@@ -116,7 +116,7 @@ def _train_once(run: Run, job: Job) -> Result:
     """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
     require("torch", extra="train")
     from worldclip.train.distributed import broadcast_record, connected_ranks
-    from worldclip.train.loop import Trainer
+    from worldclip.train.loop import Start, Trainer
 
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
@@ -129,14 +129,19 @@ def _train_once(run: Run, job: Job) -> Result:
         tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
         for partial in train_dir.glob(".step_*"):  # of a save or a removal that was killed
             shutil.rmtree(partial)
-        checkpoint = latest_valid_checkpoint(train_dir)
-        broadcast_record((schedule, checkpoint, shards, images), world)  # listed once: pools have many files
-        trainer = Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run), shards, images)
+        start = Start(
+            schedule=schedule,
+            checkpoint=latest_valid_checkpoint(train_dir),
+            num_streams=streams_of(run),
+            shards=shards,
+            images=images,
+        )
+        broadcast_record(start, world)  # listed once: pools have many files
+        trainer = Trainer(run, world, start, tokenizer)
         trainer.run()
         for folder in (train_dir, *train_dir.glob("students/*")):
-            remove_old(
-                folder, config.keep_last, config.keep_every_samples
-            )  # what a kill, or a best step that was found since, left
+            # a kill leaves old checkpoints, and so does a best step that was found since
+            remove_old(folder, config.keep_last, config.keep_every_samples)
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
     _say_what_became(report)
@@ -178,9 +183,8 @@ def _help_train(run: Run) -> None:
     with connected_ranks(config.device) as world:
         start = broadcast_record(None, world)
         if start is not None:
-            schedule, checkpoint, shards, images = start
             tokenizer = load_tokenizer(layout.tokenizer(run.dir), config.model.architecture().context_length)
-            Trainer(run, world, schedule, tokenizer, checkpoint, streams_of(run), shards, images).run()
+            Trainer(run, world, start, tokenizer).run()
 
 
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:

@@ -14,13 +14,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from worldclip.contracts import layout
-from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
-from worldclip.train.checkpoint import CheckpointReader, LocalTensor, cut_share
+from worldclip.train.checkpoint import CheckpointReader
+from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
@@ -352,18 +352,7 @@ def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
 
 
 def _load_rows(embedding: SparseEmbedding, reader: CheckpointReader) -> None:
-    """Read the rows of the sparse embedding.
-
-    In an older checkpoint a row moved only in the updates with its token: none has missed any.
-    """
-    if f"row_updates.{TOKEN_EMBEDDING}" not in reader:
-        if embedding.world.is_first:
-            say("train", f"{reader.folder.name}: rows did not follow dense AdamW until this step; from here on they do")
-        for moment in MOMENTS:
-            getattr(embedding, moment).copy_(reader.read(f"{moment}.{TOKEN_EMBEDDING}", embedding.own_rows))
-        embedding.row_updates.fill_(reader.updates)
-        embedding.idle.restore(reader.updates, None)
-        return
+    """Read this rank's rows of the sparse embedding, and the history of updates that all ranks share."""
     for kind, tensor in embedding.state().items():
         tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
     idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}

@@ -1,0 +1,253 @@
+"""Write checkpoints in the background while training goes on; checkpoint.py shows the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldclip.contracts import layout
+from worldclip.contracts.layout import step_folder
+from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.console import say
+from worldclip.core.errors import naming
+from worldclip.core.job import Record
+from worldclip.train.checkpoint import (
+    MODEL,
+    OPTIMIZER,
+    SHARDS,
+    Digests,
+    ShardedTensor,
+    ShardRows,
+    flush_to_disk,
+    names_in_model,
+    remove_old,
+    size_and_digest,
+    write_digests,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldclip.train.distributed import World
+
+MAX_FAILED_SAVES = 3  # in a row: training goes on without a new checkpoint for so long
+_FAILED = "failed"  # key of a rank's note: why it could not write its rows
+_POLL_S = 0.02  # between looks for the notes of the other ranks
+_NOTE_TIMEOUT_S = 30 * 60  # a rank that has not written its rows by then is lost
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTensor:
+    """A tensor, or this rank's rows of it.  A tensor without dimensions is one row."""
+
+    tensor: torch.Tensor
+    shape: tuple[int, ...]
+    """Shape of the whole tensor."""
+    first_row: int
+    """The row of the whole tensor that is the first of `tensor`."""
+    stride: int = 1
+    """From each row of `tensor` to the next, in rows of the whole tensor."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tensor) if self.shape else 1
+
+    def rows(self, start: int, stop: int) -> LocalTensor:
+        """Return rows [start, stop) of these.  Memory is shared."""
+        tensor = self.tensor[start:stop] if self.shape else self.tensor
+        return dataclasses.replace(self, tensor=tensor, first_row=self.first_row + start * self.stride)
+
+    def copy(self) -> LocalTensor:
+        """Copy the tensor to the CPU."""
+        return dataclasses.replace(self, tensor=self.tensor.detach().to("cpu", copy=True).contiguous())
+
+
+def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dict[str, LocalTensor]:
+    """Return share `index` of `count`: consecutive rows of all tensors laid end to end, of equal bytes up to a row.
+
+    Consecutive rows, so that most tensors are in one file: a slice of each tensor in each file would make an index of a
+    million entries for a model of 800 tensors on 384 ranks.
+    """
+    total = sum(local.tensor.nbytes for local in tensors.values())
+    first_byte, last_byte = (total * i // count for i in (index, index + 1))
+    share, offset = {}, 0
+    for name, local in tensors.items():
+        row_bytes = max(1, local.tensor.nbytes // max(1, local.num_rows))
+        # a row belongs to the share in which it starts
+        start, stop = (
+            min(max(-(-(byte - offset) // row_bytes), 0), local.num_rows) for byte in (first_byte, last_byte)
+        )
+        if start < stop:
+            share[name] = local.rows(start, stop)
+        offset += local.tensor.nbytes
+    return share
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread while training continues, one at a time.
+
+    A failed write costs that checkpoint; training goes on to the next one, MAX_FAILED_SAVES times in a row at most.
+    """
+
+    def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
+        """keep_last, keep_every_samples: see remove_old."""
+        self.train_dir, self.world = train_dir, world
+        self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
+        self.num_failed = 0  # in a row
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
+
+    def start(
+        self,
+        step: int,
+        tensors: Mapping[str, LocalTensor],
+        state: Record,
+        write_model: Callable[[Path], object],
+    ) -> None:
+        """Start to write step_<step>, after the checkpoint before it is complete.  Every rank must call this.
+
+        tensors: as train_state.copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
+        with configuration, tokenizer and preprocessing.
+        """
+        from worldclip.train.distributed import barrier
+
+        self._wait_or_warn()
+        partial = self.train_dir / f".{step_folder(self.train_dir, step).name}.tmp"
+        if self.world.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / SHARDS).mkdir(parents=True)
+        barrier(self.world)
+        self._running = self._thread.submit(self._write, partial, step, tensors, state, write_model)
+
+    def _write(
+        self,
+        partial: Path,
+        step: int,
+        tensors: Mapping[str, LocalTensor],
+        state: Record,
+        write_model: Callable[[Path], object],
+    ) -> None:
+        """Write this rank's part; rank 0 then completes `partial`, gives it its name and removes old checkpoints."""
+        folder = step_folder(self.train_dir, step)
+        try:
+            with naming(folder):
+                if self.world.size > 1:
+                    _write_shard(partial / SHARDS, tensors, self.world)
+                if not self.world.is_first:
+                    return
+                digests = self._write_tensors(partial, tensors)
+                write_model(partial)
+                write_json(layout.trainer_state(partial), {"step": step, **state})
+                write_digests(partial, digests)
+                os.replace(partial, folder)
+                flush_to_disk(self.train_dir)
+                remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
+        except BaseException:
+            if self.world.is_first:
+                shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
+            raise
+
+    def _write_tensors(self, partial: Path, tensors: Mapping[str, LocalTensor]) -> Digests:
+        """Write whole tensors, of several ranks the index of their files.  Return digests of files that are on disk."""
+        if self.world.size > 1:
+            return _write_index(partial / SHARDS, self.world)
+        (partial / SHARDS).rmdir()
+        _write_whole(partial, tensors)
+        return {}
+
+    def _wait_or_warn(self) -> None:
+        """Wait for the checkpoint in progress.  Raises its error only after MAX_FAILED_SAVES of them in a row."""
+        try:
+            self.wait()
+            self.num_failed = 0
+        except OSError as error:
+            self.num_failed += 1
+            if self.num_failed == MAX_FAILED_SAVES:
+                raise
+            if self.world.is_first:
+                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
+
+    def wait(self) -> None:
+        """Wait until the checkpoint in progress is complete on disk.  Raises what went wrong in the thread."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Wait for the thread, without raising its errors."""
+        self._thread.shutdown(wait=True)
+
+
+def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
+    """Write model.safetensors and trainer/optimizer.safetensors from whole tensors."""
+    from safetensors.torch import save_file
+
+    model_names = names_in_model(tensors)
+    model = {short: tensors[name].tensor for name, short in model_names.items()}
+    save_file(model, folder / MODEL, metadata={"format": "pt"})
+    save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / OPTIMIZER)
+
+
+def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
+    """Write this rank's file to disk, then a note of what it holds, with its digest.
+
+    If it cannot be written, the note says so: rank 0 waits for it.
+    """
+    from safetensors.torch import save_file
+
+    stem = f"{world.rank:05}_of_{world.size:05}"
+    path = folder / f"{stem}.safetensors"
+    try:
+        with naming(path):
+            save_file({name: local.tensor for name, local in tensors.items()}, path)
+            flush_to_disk(path)  # by the machine that wrote it: another one does not have its pages
+            digest = size_and_digest(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # makes room for the note on a full disk
+        write_json(folder / f"{stem}.json", {_FAILED: str(error)})
+        raise
+    held = {
+        name: ShardedTensor(shape=list(local.shape), pieces=[_piece(path, local)]) for name, local in tensors.items()
+    }
+    write_json(folder / f"{stem}.json", {"tensors": held, "digest": digest})
+
+
+def _piece(path: Path, local: LocalTensor) -> ShardRows:
+    piece = ShardRows(file=path.name, first_row=local.first_row, num_rows=local.num_rows)
+    if local.stride != 1:
+        piece["stride"] = local.stride
+    return piece
+
+
+def _write_index(folder: Path, world: World) -> Digests:
+    """Wait for the notes of all ranks, merge them into index.json, and return the digests of the ranks' files.
+
+    Raises OSError if a rank failed or is lost.  Polling the folder instead of a collective: this runs in the writer's
+    thread while the main thread trains, and collectives of two threads in one process group could pair up in different
+    orders on different ranks.
+    """
+    index: dict[str, ShardedTensor] = {}
+    digests: Digests = {}
+    deadline = time.monotonic() + _NOTE_TIMEOUT_S
+    for rank in range(world.size):
+        note = folder / f"{rank:05}_of_{world.size:05}.json"
+        while not note.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"rank {rank} did not write {note.stem} within {_NOTE_TIMEOUT_S // 60} minutes")
+            time.sleep(_POLL_S)
+        held = read_json(note)
+        if _FAILED in held:
+            raise OSError(f"rank {rank}: {held[_FAILED]}")
+        for name, tensor in held["tensors"].items():
+            index.setdefault(name, {"shape": tensor["shape"], "pieces": []})["pieces"] += tensor["pieces"]
+        digests[f"{SHARDS}/{note.stem}.safetensors"] = held["digest"]
+        note.unlink()
+    write_json(folder / "index.json", index)
+    return digests
