@@ -7,8 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import MetaClip2VisionModel
 
 import worldclip
 from stages import finish, job_of
@@ -112,9 +116,6 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
     plain = getattr(module, function)
 
     def spoil(source, folder, *precisions):
-        import torch
-        from safetensors.torch import load_file, save_file
-
         plain(source, folder, *precisions)
         file = next(folder.glob("*.safetensors"))
         weights = load_file(file)
@@ -142,8 +143,6 @@ def test_all_problems_of_the_configuration_are_listed(tmp_path):
 
 
 def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
-    import pyarrow as pa
-
     row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
@@ -160,9 +159,6 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
 
 
 def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
-    import torch
-    from transformers import MetaClip2VisionModel
-
     report = finish("export", recipe(tower="vision"), run_dir, LocalExecutor())
     assert list(report["formats"]) == ["vision"]
     tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()

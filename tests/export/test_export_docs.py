@@ -9,12 +9,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 import worldclip
 from embedded_world import write_pool
@@ -89,16 +91,12 @@ def place(hub, tmp_path_factory) -> Path:
 
 def go_to(place: Path, hub: Path, patch: pytest.MonkeyPatch) -> None:
     """Change to `place`, offline, with this hub cache."""
-    import huggingface_hub.constants
-
     patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     patch.chdir(place)
 
 
 def _tokenizer(folder: Path):
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(folder)
 
 

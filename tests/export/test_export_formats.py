@@ -10,12 +10,22 @@ import open_clip
 import pytest
 import timm
 import torch
+from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
-from small_models import TEXTS, random_pixels, save_hugging_face, unit
+from small_models import TEXTS, random_pixels, reduced_config, save_hugging_face, unit
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
+from worldclip.model.clip import model_config
+from worldclip.model.formats.open_clip_folder import (
+    from_hugging_face_config,
+    named_config,
+    own_name,
+    to_hugging_face_config,
+)
+from worldclip.model.formats.timm_folder import architecture
+from worldclip.model.tensor_names import shapes, timm_rules, to_theirs
 
 TOLERANCE = 1e-5
 B32 = published.find("metaclip-2-worldwide-b32")
@@ -102,15 +112,6 @@ def test_built_in_configuration_of_open_clip_is_recognised_by_its_sizes(exported
 @pytest.mark.parametrize("row", [row for row in published.FAMILY if row.open_clip], ids=lambda row: row.name)
 def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
     """Compare every number of the configurations, in both directions."""
-    from small_models import reduced_config
-    from worldclip.model.clip import model_config
-    from worldclip.model.formats.open_clip_folder import (
-        from_hugging_face_config,
-        named_config,
-        own_name,
-        to_hugging_face_config,
-    )
-
     ours = model_config(row.model_config(), row.tokenizer)
     model_cfg = from_hugging_face_config(ours, row.tokenizer.hub_id)
     assert own_name(model_cfg) == row.open_clip
@@ -123,12 +124,6 @@ def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
 
 @pytest.mark.parametrize("row", [row for row in published.FAMILY if row.timm], ids=lambda row: row.name)
 def test_presets_at_full_size_equal_the_architectures_of_timm(row):
-    from transformers import MetaClip2Model
-
-    from worldclip.model.clip import model_config
-    from worldclip.model.formats.timm_folder import architecture
-    from worldclip.model.tensor_names import shapes, timm_rules, to_theirs
-
     config = model_config(row.model_config(), row.tokenizer)
     name, arguments = architecture(config.vision_config)
     assert name == row.timm.removeprefix("timm/").split(".")[0].replace("_378", "_224").replace(
@@ -142,8 +137,6 @@ def test_presets_at_full_size_equal_the_architectures_of_timm(row):
 
 @pytest.mark.parametrize("model_max_length", [512, int(1e30), 64])
 def test_published_folder_is_exported_with_the_context_of_the_model(model_max_length, tmp_path):
-    from transformers import AutoTokenizer
-
     row = MT5 if model_max_length == 64 else B32
     save_hugging_face(row, tmp_path / "source")
     config = json.loads((tmp_path / "source" / "tokenizer_config.json").read_text())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from worldclip.model import published
+from worldclip.model.clip import model_config
 
 pytestmark = pytest.mark.slow
 
@@ -156,8 +157,6 @@ def test_vit_h14_embeds_alike_in_every_library(tmp_path):
     memory, disk = free_bytes(tmp_path)
     if min(memory, disk) < NEEDED_BYTES:
         pytest.skip(f"needs 20 GiB each of free memory and disk; there are {memory >> 30} and {disk >> 30} GiB")
-    from worldclip.model.clip import model_config
-
     model_config(ROW.model_config(), ROW.tokenizer).save_pretrained(tmp_path / "model")
     random = np.random.default_rng(0)
     np.save(tmp_path / "pixels.npy", random.normal(size=(4, 3, 224, 224)).astype(np.float32))

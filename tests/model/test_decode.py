@@ -15,7 +15,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
@@ -225,8 +225,6 @@ def test_bytes_that_are_not_an_image_are_undecodable(data):
 
 
 def test_postscript_never_starts_another_program(monkeypatch):
-    from PIL import EpsImagePlugin
-
     def fail(*_, **__):
         raise AssertionError("Ghostscript was started")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import MetaClip2Config, MetaClip2Model
 
 from worldclip.model import forward
 from worldclip.model.forward import embed_pixels, embed_tokens
@@ -16,8 +17,6 @@ WIDTH, LAYERS, PATCHES = 64, 3, 4
 
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
 def model(request):
-    from transformers import MetaClip2Config, MetaClip2Model
-
     sizes = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import http.server
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,10 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import worldclip
 from without_extras import environment_without
+from worldclip.cli import main
 from worldclip.core.errors import UserError
+from worldclip.model import inference, preprocess
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import SPECIALS, train_tokenizer
@@ -47,15 +53,11 @@ def pixels() -> np.ndarray:
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
-    from PIL import Image
-
     Image.fromarray(pixels).save(path)
     return path
 
 
 def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
-    from PIL import Image
-
     path = save(tmp_path / "a.png", pixels)
     kinds = [
         path,
@@ -76,8 +78,6 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
 
 
 def test_exif_orientation_is_applied(clip, pixels):
-    from PIL import Image
-
     exif = Image.Exif()
     exif[0x0112] = 3
     file = io.BytesIO()
@@ -119,8 +119,6 @@ def test_array_of_four_dimensions_is_a_batch(clip, pixels):
 
 def test_truncated_image_is_refused(clip, pixels):
     file = io.BytesIO()
-    from PIL import Image
-
     Image.fromarray(pixels).save(file, "PNG")
     with pytest.raises(UserError, match="image 0"):
         clip.encode_image([file.getvalue()[:500]])
@@ -172,8 +170,6 @@ def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels)
 
 
 def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
-    import shutil
-
     shutil.copytree(folder, tmp_path / "run/train/step_000000007")
     (tmp_path / "run/train/step_000000003").mkdir()
     features = worldclip.load(tmp_path / "run", device="cpu").encode_image([pixels])
@@ -276,10 +272,6 @@ def test_invalid_templates_are_refused(clip, templates, langs, said):
 @pytest.fixture
 def address(tmp_path, pixels):
     """Serve a.png and b.txt on this machine."""
-    import functools
-    import http.server
-    import threading
-
     save(tmp_path / "a.png", pixels)
     (tmp_path / "b.txt").write_text("no image")
 
@@ -309,8 +301,6 @@ def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
 
 
 def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypatch):
-    from worldclip.model import inference
-
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
     images = [np.roll(pixels, i, axis=0) for i in range(8)]
     features = clip.encode_image(images)
@@ -328,8 +318,6 @@ def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypa
 
 
 def test_blocks_of_texts_embed_alike(clip, monkeypatch):
-    from worldclip.model import inference
-
     texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
     expected = clip.encode_text(texts)
     monkeypatch.setattr(inference, "TEXT_BLOCK", 3)
@@ -338,8 +326,6 @@ def test_blocks_of_texts_embed_alike(clip, monkeypatch):
 
 
 def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
-    from worldclip.cli import main
-
     image = save(tmp_path / "a.png", pixels)
     (tmp_path / "prompts.json").write_text(json.dumps({"EN": ["a photo of {}"], "DE": ["ein Foto von {}", "{}"]}))
     command = ["classify", str(folder), str(image), "--device", "cpu", "--labels", "cat", "Hund", "--json"]
@@ -409,8 +395,6 @@ def test_top_level_names_are_the_public_ones():
 
 def test_each_image_is_prepared_in_a_thread_of_its_own(clip, pixels, monkeypatch):
     """The library's own batches take one thread, whatever the number of cores."""
-    from worldclip.model import inference, preprocess
-
     names, resize = set(), preprocess._resize_to_square
     both = threading.Barrier(2, timeout=60)
 
@@ -443,8 +427,6 @@ class SpiedBackend:
 
 
 def test_on_a_cpu_nothing_is_prepared_while_the_tower_runs(clip, pixels, monkeypatch):
-    from worldclip.model import preprocess
-
     events, resize = [], preprocess._resize_to_square
     monkeypatch.setattr(preprocess, "_resize_to_square", lambda *a: [events.append("image"), resize(*a)][1])
     spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, events))
@@ -453,8 +435,6 @@ def test_on_a_cpu_nothing_is_prepared_while_the_tower_runs(clip, pixels, monkeyp
 
 
 def test_where_downloads_are_allowed_the_next_batch_is_prepared_meanwhile(clip, pixels, monkeypatch):
-    from worldclip.model import preprocess
-
     count, third, resize = iter(range(5)), threading.Event(), preprocess._resize_to_square
 
     def noted(*arguments):

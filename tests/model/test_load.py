@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
@@ -25,6 +27,8 @@ from small_models import (
     write_open_clip_config,
 )
 from worldclip.model import published
+from worldclip.model.clip import model_config
+from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
 
 TOLERANCE = 1e-5
 OPEN_CLIP_NAMES = (
@@ -76,8 +80,6 @@ def open_clip_texts(model: torch.nn.Module, tokenizer_folder: Path) -> np.ndarra
 @pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_open_clip_checkpoint_embeds_like_open_clip(name, suffix, tokenizer_folder, tmp_path):
-    from safetensors.torch import save_file
-
     model_cfg = reduced_open_clip_config(name, vocab_size=len(AutoTokenizer.from_pretrained(tokenizer_folder)))
     theirs = random_open_clip(model_cfg)
     file = tmp_path / f"epoch_1{suffix}"
@@ -105,9 +107,6 @@ REFERENCE_NAMES = [
 
 @pytest.mark.parametrize(("name", "row"), list(zip(REFERENCE_NAMES, published.FAMILY, strict=True)))
 def test_names_of_the_reference_are_architectures(name, row):
-    from worldclip.model.clip import model_config
-    from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
-
     expected = model_config(row.model_config(), row.tokenizer)
     text_encoder = "mT5WorldWideCLIP" if "mT5" in name else "WorldWideCLIP"
     for arch in (name, f"{name}@{text_encoder}"):  # a configuration's file, and the README's model_name
@@ -184,8 +183,6 @@ def test_timm_tower_embeds_like_timm(activation, tmp_path):
 
 
 def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenizer_folder, tmp_path):
-    from safetensors.torch import save_file
-
     timm_folder(tmp_path)
     model_cfg = reduced_open_clip_config(
         "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
@@ -223,8 +220,6 @@ def test_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
     save_hugging_face(row, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    import huggingface_hub.constants
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     features = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MetaClip2Model, XLMRobertaTokenizer
 
 import worldclip
 from small_models import (
     random_open_clip,
     reduced_open_clip_config,
     save_hugging_face,
+    save_mt5,
     save_xlm_v,
     write_open_clip_config,
 )
@@ -148,8 +150,6 @@ def test_truncated_checkpoint_and_one_without_tensors_are_refused(checkpoint, tm
 
 
 def test_tokenizer_of_another_model_is_refused(folder, checkpoint, tmp_path):
-    from small_models import save_mt5
-
     save_mt5(tmp_path / "mt5")
     assert "eos_token_id is 2, the tokenizer's is 1" in load_error(folder, tokenizer=tmp_path / "mt5")
     config = json.loads((folder / "config.json").read_text())
@@ -161,8 +161,6 @@ def test_tokenizer_of_another_model_is_refused(folder, checkpoint, tmp_path):
 
 def meta_tensors(name: str) -> dict[str, torch.Tensor]:
     """Return a published model's tensors in open_clip's names, without memory."""
-    from transformers import MetaClip2Model
-
     from worldclip.model.tensor_names import open_clip_rules, to_theirs
 
     config = open_clip.to_hugging_face_config(open_clip.named_config(name)["model_cfg"], name)
@@ -273,8 +271,6 @@ def test_configuration_with_a_value_of_wrong_type_is_refused(folder):
 
 def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):
     """Far fewer ids than rows mean another tokenizer; a table padded to a round number does not."""
-    from transformers import XLMRobertaTokenizer
-
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<mask>", 0.0)]
     XLMRobertaTokenizer(vocab=vocab, model_max_length=77).save_pretrained(tmp_path / "small")
     assert "token rows, the tokenizer 6 ids" in load_error(folder, tokenizer=tmp_path / "small")

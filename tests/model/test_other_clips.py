@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import worldclip
 from worldclip.core.errors import UserError
+from worldclip.export import export_model
+from worldclip.export.config import ExportConfig
 from worldclip.model.sample_inputs import images as sample_images
 
 TEXTS = ["a red apple", "apple", "a long text of many words " * 30, "</s> apple", ""]
@@ -105,9 +107,6 @@ def test_special_strings_in_a_text_stay_text(saved: tuple[Path, Any, Any, Any]) 
 
 
 def test_other_families_are_not_exported(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
-    from worldclip.export import export_model
-    from worldclip.export.config import ExportConfig
-
     with pytest.raises(UserError, match="needs a model of the Meta CLIP family"):
         export_model(saved[0], tmp_path / "out", ExportConfig(formats=("onnx",)))
 

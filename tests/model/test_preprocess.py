@@ -12,7 +12,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import worldclip
 from small_models import (
@@ -26,6 +27,7 @@ from small_models import (
 )
 from worldclip.core.errors import UserError
 from worldclip.model import preprocess, published
+from worldclip.model.formats.open_clip_folder import named_config, preprocessing
 
 NUM_IMAGES = 40
 CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -75,8 +77,6 @@ def test_hugging_face_folder_uses_its_own_processor(size, photographs, tmp_path)
 
 @pytest.mark.parametrize(("name", "size", "mode"), [("", 224, "shortest"), ("-378", 378, "squash")])
 def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, photographs, tmp_path):
-    from safetensors.torch import save_file
-
     save_xlm_v(tmp_path)
     vocab_size = len(worldclip.model.tokenizer.load_tokenizer(tmp_path, 77).hf)
     model_cfg = reduced_open_clip_config(f"ViT-H-14-worldwide{name}", vocab_size)
@@ -102,8 +102,6 @@ def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tm
 
 
 def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():
-    from worldclip.model.formats.open_clip_folder import named_config, preprocessing
-
     for row in published.FAMILY:
         if row.open_clip:
             facts = preprocessing(named_config(row.open_clip)["preprocess_cfg"], row.image_size).facts
@@ -165,8 +163,6 @@ def test_unknown_preprocess_is_refused(squashing_folder):
 
 @pytest.mark.parametrize("sides", [(500, 333), (333, 500), (100, 100), (378, 379), (900, 378), (64, 2000), (379, 377)])
 def test_reference_gives_the_pixels_of_open_clip_at_any_size(sides):
-    from transformers import CLIPImageProcessor
-
     pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
     image = Image.fromarray(pixels)
     for size in (28, 224, 378):
@@ -181,8 +177,6 @@ def test_reference_gives_the_pixels_of_open_clip_at_any_size(sides):
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 def test_facts_survive_a_round_trip_through_each_library(mode):
-    from worldclip.model.formats.open_clip_folder import preprocessing
-
     facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
     assert preprocess.facts_of(preprocess.to_hugging_face(facts)) == facts
     assert preprocessing(preprocess.to_open_clip(facts), 28).facts == facts
@@ -192,8 +186,6 @@ def test_facts_survive_a_round_trip_through_each_library(mode):
 
 
 def test_processor_that_other_libraries_cannot_express_is_refused():
-    from transformers import CLIPImageProcessor
-
     with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
     with pytest.raises(ValueError, match="only a bicubic resize"):

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Pipeline
+from tokenizers import models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from worldclip.core.errors import UserError
 from worldclip.model.tokenizer import (
@@ -61,10 +64,6 @@ def merged() -> Tokenizer:
 @pytest.fixture(scope="module")
 def foreign() -> Tokenizer:
     """Build a foreign tokenizer: specials that people may type, a start token, and no end token appended."""
-    from tokenizers import Tokenizer as Pipeline
-    from tokenizers import models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
     characters = [chr(code) for code in range(32, 127)]
     pipeline = Pipeline(models.WordLevel({piece: i for i, piece in enumerate(specials + characters)}, "<unk>"))
@@ -89,8 +88,6 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 
 
 def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):
-    import json
-
     vocab = json.loads(ours.hf.backend_tokenizer.to_str())["model"]["vocab"]
     assert [piece for piece, _ in vocab[:4]] == list(SPECIALS)
     assert (BOS_ID, PAD_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
@@ -156,8 +153,6 @@ def test_text_is_normalised_and_whitespace_collapsed(ours):
 
 
 def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
-    from transformers import AutoTokenizer
-
     ours.save(tmp_path)
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert plain.model_max_length == CONTEXT
@@ -213,10 +208,6 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path):
 
 
 def test_tokenizer_without_an_end_token_is_refused():
-    from tokenizers import Tokenizer as Pipeline
-    from tokenizers import models
-    from transformers import PreTrainedTokenizerFast
-
     bare = PreTrainedTokenizerFast(
         tokenizer_object=Pipeline(models.WordLevel({"a": 0, "<pad>": 1}, "a")), pad_token="<pad>"
     )

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop
 
 from worldclip.core.coin import CROP, uniform
 from worldclip.train.augment import (
@@ -80,9 +82,6 @@ def test_kept_patches_depend_only_on_pair_and_epoch():
 
 
 def test_crops_equal_those_of_torchvision():
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resized_crop
-
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 50, 70), dtype=np.uint8))
     (draws,) = crop_draws(["k"], np.array([0]), 0, np.array([0]))
     box = crop_box(draws, 50, 70, 0.5)

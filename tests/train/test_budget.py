@@ -10,13 +10,17 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import MetaClip2Model
 
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
+from worldclip.model.clip import model_config
 from worldclip.model.config import PRESETS, ModelConfig
 from worldclip.train.budget import GIB, OUTSIDE_BYTES, changes_that_fit, count_parameters, estimate, to_lines
 from worldclip.train.config import TrainConfig
+from worldclip.train.dual_encoder import DualEncoder
 from worldclip.train.schedule import Schedule, check_batch
 
 
@@ -31,12 +35,6 @@ def make_schedule(batch: int, steps: int = 1_000) -> Schedule:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("loss", ["contrastive", "siglip"])
 def test_parameter_counts_equal_those_of_the_real_model(preset, loss):
-    import torch
-    from transformers import MetaClip2Model
-
-    from worldclip.model.clip import model_config
-    from worldclip.train.dual_encoder import DualEncoder
-
     config = ModelConfig(preset=preset)
     tokenizer = SimpleNamespace(bos_id=0, pad_id=1, eos_id=2, vocab_size=5_003, context_length=8)
     with torch.device("meta"):

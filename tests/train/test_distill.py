@@ -15,6 +15,7 @@ from worldclip.config import load_recipe
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
 from worldclip.train import loop
+from worldclip.train.distill import resize
 from worldclip.train.loss import distillation_loss
 
 
@@ -90,8 +91,6 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
 
 
 def test_resize_is_bicubic_and_keeps_uint8():
-    from worldclip.train.distill import resize
-
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     assert resize(images, 32) is images
     smaller = resize(images, 16)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
@@ -29,8 +30,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     """Return {world size: {variant: tensors}}."""
-    from safetensors.torch import load_file
-
     return {
         world_size: {name: load_file(folder / f"{name}.{world_size}.safetensors") for name in VARIANTS}
         for world_size in (1, 2)
@@ -64,8 +63,6 @@ def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 @pytest.mark.slow
 def test_four_ranks_on_two_machines_give_the_results_of_one_and_of_each_other(results, folder):
     """Each variant, and the checkpoints of HSDP read by one rank; those of one rank were resumed by four."""
-    from safetensors.torch import load_file
-
     run_on_ranks("steps", folder, 4)
     for variant in VARIANTS:
         four = load_file(folder / f"{variant}.4.safetensors")

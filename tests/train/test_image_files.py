@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -152,8 +153,6 @@ def test_a_step_opens_no_file_once_its_shards_are_open(make_loader, monkeypatch)
 
 
 def test_a_remote_tar_that_changes_is_noticed_at_the_next_check(monkeypatch):
-    import fsspec
-
     memory = fsspec.filesystem("memory")
     memory.pipe("/changing/0.tar", b"0123456789")
     files = ImageFiles([Shard.of_file("0.tar", "memory://changing/0.tar")])

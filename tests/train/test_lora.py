@@ -12,6 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 import worldclip
 from small_world import TRAIN, write_world
@@ -106,8 +107,6 @@ def test_a_resumed_run_needs_no_initial_weights(place, tmp_path):
 
 
 def test_peft_loads_the_adapters_on_the_exported_base(place):
-    from transformers import AutoModel, AutoTokenizer
-
     out = place / "lora" / "out"
     merged = AutoModel.from_pretrained(out / "huggingface").eval()
     base = AutoModel.from_pretrained(place / "base" / "out" / "huggingface").eval()

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers.models.metaclip_2.modeling_metaclip_2 import image_text_contrastive_loss
 
 from worldclip.train.config import TrainConfig
 from worldclip.train.loss import contrastive_loss
@@ -21,8 +22,6 @@ def test_contrastive_loss_of_two_pairs_by_hand():
 
 
 def test_contrastive_loss_equals_that_of_transformers():
-    from transformers.models.metaclip_2.modeling_metaclip_2 import image_text_contrastive_loss
-
     image, text = (torch.nn.functional.normalize(torch.randn(9, 5), dim=-1) for _ in range(2))
     expected = image_text_contrastive_loss(7.0 * text @ image.T)
     torch.testing.assert_close(contrastive_loss(image, text, torch.tensor(7.0)), expected)

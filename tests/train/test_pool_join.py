@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torchvision.io import ImageReadMode, decode_image
 
 import killed
 from small_world import COLOURS, FORMS, TRAIN, picture
@@ -194,9 +196,6 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     assert sorted(
         zip([k for b in batches for k in b.keys], [i for b in batches for i in b.text_idx], strict=True)
     ) == sorted(kept)
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
     for batch in batches:
         for key, image in zip(batch.keys, batch.images, strict=True):
             expected = decode_image(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from on_ranks import LATE_S, run_on_ranks, start_ranks
 from small_world import TRAIN, write_shapes, write_world
@@ -52,8 +53,6 @@ def model_bytes(run_dir: Path) -> bytes:
 
 def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
     """2 -> 1 -> 2 processes, DDP and FSDP in turns, against one uninterrupted process; weights agree to rounding."""
-    from safetensors.numpy import load
-
     steps = {"samples_seen": 12 * 16, "checkpoint_every_samples": 4 * 16, "warmup_samples": 16}
     whole = make_world(tmp_path / "whole", **steps)
     run_on_ranks("train", tmp_path / "whole", 1)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from stages import context, job_of
+from worldclip.config import load_recipe
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.train.config import DistillConfig, HardwareConfig, StudentConfig, TrainConfig
+from worldclip.train.stage import streams_of
 
 
 def test_defaults_are_valid():
@@ -63,10 +66,6 @@ def test_all_problems_are_reported_at_once():
 
 
 def test_images_in_an_object_store_are_read_in_streams_by_default():
-    from stages import context, job_of
-    from worldclip.config import load_recipe
-    from worldclip.train.stage import streams_of
-
     def recipe(path, **train):
         return load_recipe({"pool": {"path": path}, "balance": {"tail_fraction": 0.1}, "train": train})
 
