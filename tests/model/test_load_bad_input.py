@@ -58,40 +58,84 @@ def load_error(path: Path, **keys) -> str:
     return str(caught.value)
 
 
-def change(file: Path, name: str, tensor: torch.Tensor | None) -> None:
-    weights = load_file(file)
-    weights.pop(name)
-    if tensor is not None:
-        weights[name] = tensor
-    save_file(weights, file, {"format": "pt"})
+def change(file: Path, **tensors: torch.Tensor | None) -> None:
+    """Replace tensors of a file; None removes one."""
+    changed = {**load_file(file), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
+    save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, file, {"format": "pt"})
+
+
+def edit(file: Path, section: str = "", **values: object) -> None:
+    """Set keys of a JSON file, or of one of its sections."""
+    record = json.loads(file.read_text())
+    (record[section] if section else record).update(values)
+    file.write_text(json.dumps(record))
+
+
+def remove(*files: Path) -> None:
+    for file in files:
+        file.unlink()
+
+
+def name_a_missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+PROCESSOR = "preprocessor_config.json"
+DAMAGES = {
+    "missing shard": (name_a_missing_shard, "lacks model-00002-of-00002.safetensors"),
+    "other shape": (
+        lambda folder: change(folder / WEIGHTS, text_projection__weight=torch.zeros(48, 100)),
+        "tensor text_projection.weight has shape (48, 100), expected (48, 128)",
+    ),
+    "missing tensor": (
+        lambda folder: change(folder / WEIGHTS, visual_projection__weight=None),
+        "lacks 1 tensor(s): visual_projection.weight",
+    ),
+    "unknown tensor": (
+        lambda folder: change(folder / WEIGHTS, surplus=torch.zeros(2)),
+        "also holds 1 tensor(s): surplus",
+    ),
+    "no weights": (lambda folder: remove(folder / WEIGHTS), "holds config.json and no weights"),
+    "no tokenizer": (
+        lambda folder: remove(folder / TOKENIZER, folder / "tokenizer_config.json"),
+        "holds no tokenizer",
+    ),
+    # transformers makes an empty one up
+    "no tokenizer.json": (lambda folder: remove(folder / TOKENIZER), "use the model's own tokenizer"),
+    "corrupt tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{"), "does not load as a tokenizer"),
+    "empty tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{}"), "does not load as a tokenizer"),
+    "no processor": (lambda folder: remove(folder / PROCESSOR), "does not say how images become pixels"),
+    "processor of another size": (
+        lambda folder: edit(folder / PROCESSOR, crop_size={"height": 20, "width": 20}),
+        "makes images of 20 px, the model reads 64 px",
+    ),
+    "value of another type": (
+        lambda folder: edit(folder / CONFIG, "text_config", hidden_size="wide"),
+        "does not load as a Hugging Face model",
+    ),
+    "other end token": (
+        lambda folder: edit(folder / CONFIG, "text_config", eos_token_id=49407),
+        "eos_token_id is 49407, the tokenizer's is 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folder_is_refused_with_the_reason(folder, damage):
+    do, said = DAMAGES[damage]
+    do(folder)
+    assert said in load_error(folder)
 
 
 def test_truncated_safetensors_are_refused(folder):
-    file = folder / "model.safetensors"
+    file = folder / WEIGHTS
     whole = file.read_bytes()
     for length in (0, 5, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         assert "model.safetensors is cut or corrupt" in load_error(folder)
-
-
-def test_missing_shard_of_the_weights_is_named(folder):
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "lacks model-00002-of-00002.safetensors" in load_error(folder)
-
-
-def test_tensor_of_wrong_shape_is_named_with_both_shapes(folder):
-    change(folder / "model.safetensors", "text_projection.weight", torch.zeros(48, 100))
-    assert "tensor text_projection.weight has shape (48, 100), expected (48, 128)" in load_error(folder)
-
-
-def test_missing_and_unknown_tensors_are_named(folder):
-    change(folder / "model.safetensors", "visual_projection.weight", None)
-    assert "lacks 1 tensor(s): visual_projection.weight" in load_error(folder)
-    weights = load_file(folder / "model.safetensors")
-    save_file(weights | {"surplus": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
-    assert "also holds 1 tensor(s): surplus" in load_error(folder)
 
 
 def test_errors_use_the_tensor_names_of_the_open_clip_file(checkpoint, tmp_path):
@@ -152,10 +196,6 @@ def test_truncated_checkpoint_and_one_without_tensors_are_refused(checkpoint, tm
 def test_tokenizer_of_another_model_is_refused(folder, checkpoint, tmp_path):
     save_mt5(tmp_path / "mt5")
     assert "eos_token_id is 2, the tokenizer's is 1" in load_error(folder, tokenizer=tmp_path / "mt5")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["eos_token_id"] = 49407
-    (folder / "config.json").write_text(json.dumps(config))
-    assert "eos_token_id is 49407, the tokenizer's is 2" in load_error(folder)
     assert "holds no tokenizer" in load_error(checkpoint / "model.pt", tokenizer=tmp_path)
 
 
@@ -232,41 +272,6 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert "is not JSON" in load_error(tmp_path)
     assert "the hub id of this model is facebook/metaclip-2-worldwide-s16" in load_error("metaclip-2-worldwide-s16")
-
-
-@pytest.mark.parametrize(
-    ("missing", "said"),
-    [
-        (("tokenizer.json", "tokenizer_config.json"), "holds no tokenizer"),
-        (("tokenizer.json",), "use the model's own tokenizer"),  # transformers makes an empty one up
-        (("preprocessor_config.json",), "does not say how images become pixels"),
-        (("model.safetensors",), "holds config.json and no weights"),
-    ],
-)
-def test_missing_part_of_a_folder_is_named(folder, missing, said):
-    for name in missing:
-        (folder / name).unlink()
-    assert said in load_error(folder)
-
-
-@pytest.mark.parametrize("content", ["{", "{}"])
-def test_corrupt_tokenizer_is_refused(folder, content):
-    (folder / "tokenizer.json").write_text(content)
-    assert "does not load as a tokenizer" in load_error(folder)
-
-
-def test_processor_of_another_image_size_is_refused(folder):
-    file = folder / "preprocessor_config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"crop_size": {"height": 20, "width": 20}}))
-    assert "makes images of 20 px, the model reads 64 px" in load_error(folder)
-
-
-def test_configuration_with_a_value_of_wrong_type_is_refused(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["hidden_size"] = "wide"
-    (folder / "config.json").write_text(json.dumps(config))
-    assert "does not load as a Hugging Face model" in load_error(folder)
 
 
 def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):

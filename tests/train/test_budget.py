@@ -226,10 +226,3 @@ def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     assert main(["run", str(recipe), *flags, "--set", "train.hardware.devices=3", "--dry-run"]) == 2
     assert "must be a multiple of 3 (3 processes times 1 accumulation steps)" in capsys.readouterr().err
-
-
-def test_invalid_hardware_is_an_error():
-    with pytest.raises(UserError, match=r"train\.hardware\.utilisation = 2"):
-        make_config(hardware={"utilisation": 2.0})
-    with pytest.raises(UserError, match=r"train\.hardware\.devices = 0"):
-        make_config(hardware={"devices": 0})

@@ -1,4 +1,4 @@
-"""Distillation: the loss against its formula, and students that are interrupted and resume to the same bytes."""
+"""Distillation: students that are interrupted resume to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,38 +11,9 @@ import torch
 import worldclip
 from small_world import TRAIN, write_world
 from trainings import train, train_until
-from worldclip.config import load_recipe
 from worldclip.contracts.layout import checkpoints
-from worldclip.core.errors import UserError
 from worldclip.train import loop
 from worldclip.train.distill import resize
-from worldclip.train.loss import distillation_loss
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 3, 10**6])
-def test_loss_is_cross_entropy_against_the_teachers_softmax_in_both_directions(chunk_rows):
-    rows = [torch.nn.functional.normalize(torch.randn(11, dim, dtype=torch.float64), dim=-1) for dim in (5, 5, 7, 7)]
-    teacher_image, teacher_text = rows[2:]
-
-    def chunked(image, text, scale):
-        return distillation_loss(image, text, scale, (teacher_image, teacher_text), 20.0, chunk_rows=chunk_rows)
-
-    def formula(image, text, scale):
-        logits, target = scale * image @ text.T, 20.0 * teacher_image @ teacher_text.T
-        images = torch.nn.functional.cross_entropy(logits, target.softmax(1))
-        texts = torch.nn.functional.cross_entropy(logits.T, target.T.softmax(1))
-        return (images + texts) / 2
-
-    results = []
-    for compute_loss in (chunked, formula):
-        image, text = (features.clone().requires_grad_() for features in rows[:2])
-        scale = torch.tensor(6.0, dtype=torch.float64, requires_grad=True)
-        loss = compute_loss(image, text, scale)
-        loss.backward()
-        results.append([loss.detach(), image.grad, text.grad, scale.grad])
-    for actual, expected in zip(*results, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
-
 
 STEPS = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
 
@@ -97,8 +68,3 @@ def test_resize_is_bicubic_and_keeps_uint8():
     assert smaller.dtype == torch.uint8
     expected = torch.nn.functional.interpolate(images.float(), (16, 16), mode="bicubic", antialias=True).clamp(0, 255)
     assert (smaller.float() - expected).abs().mean() < 1  # torch's uint8 path rounds the weights of its filter
-
-
-def test_students_without_a_teacher_are_an_error():
-    with pytest.raises(UserError, match=r"train\.distill\.teacher: not set, but train\.distill\.students are"):
-        load_recipe({"pool": {"path": "x"}, "train": {"distill": {"students": {"a": {}}}}})

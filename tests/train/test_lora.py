@@ -233,27 +233,3 @@ def test_missing_peft_is_named_with_its_extra(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"needs peft: pip install 'worldclip\[lora\]'"):
         worldclip.load(adapters)
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"lora_rank": 0}, "train.lora_rank = 0: must be at least 1 (the rank of the adapters; unset it for none)"),
-        ({"lora_rank": 129}, "train.lora_rank = 129: must be at most 128, the width of the vision tower"),
-        (
-            {"initial_weights": None},
-            "train.lora_rank = 4: adapters need a trained model to adapt; set train.initial_weights",
-        ),
-        ({"freeze": ["vision", "text"]}, "train.freeze: leaves no tower to train.lora_rank; name one tower at most"),
-        ({"token_table": "rows"}, 'train.token_table = "rows": cannot be used with train.lora_rank'),
-        ({"ema_decay": 0.9}, "train.ema_decay = 0.9: cannot be used with train.lora_rank"),
-        ({"parallel": "fsdp"}, 'train.parallel = "fsdp": cannot be used with train.lora_rank'),
-    ],
-)
-def test_invalid_combination_is_named_with_its_remedy(changes, problem):
-    keys = {"model": {"preset": "tiny", "text_width": 160}, "lora_rank": 4, "initial_weights": "owner/name"}
-    keys = {key: value for key, value in (keys | changes).items() if value is not None}
-    with pytest.raises(UserError) as caught:
-        load_config(TrainConfig, keys)
-    (reported,) = caught.value.problems
-    assert reported.startswith(problem)

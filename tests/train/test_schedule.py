@@ -79,29 +79,6 @@ def test_a_batch_that_ranks_cannot_share_is_an_error_with_a_remedy():
     check_batch(12, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("rule", "problem"),
-    [
-        (
-            ScaleConfig(english_samples_seen=10),
-            "train.scale: english_samples_seen and english_batch_size need each other",
-        ),
-        (
-            ScaleConfig(english_samples_seen=0, english_batch_size=8),
-            "train.scale.english_samples_seen = 0: must be at least 1",
-        ),
-        (ScaleConfig(english_fraction=0.5), "train.scale.english_fraction = 0.5: needs english_samples_seen"),
-        (
-            dataclasses.replace(RULE, english_fraction=1.5),
-            "train.scale.english_fraction = 1.5: must be above 0 and at most 1",
-        ),
-    ],
-)
-def test_invalid_scale_is_reported(rule, problem):
-    (reported,) = TrainConfig(scale=rule, warmup_samples=0).problems()
-    assert reported.startswith(problem)
-
-
 def test_learning_rate_warms_up_to_the_peak_and_decays_to_zero():
     rates = [learning_rate(step, 100, 10, 2.0) for step in range(101)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 0.2)

@@ -8,56 +8,75 @@ import pytest
 
 from stages import context, job_of
 from worldclip.config import load_recipe
-from worldclip.model.config import ModelConfig, TokenizerConfig
-from worldclip.train.config import DistillConfig, HardwareConfig, StudentConfig, TrainConfig
+from worldclip.core.errors import UserError
+from worldclip.core.settings import load_config
+from worldclip.model.config import ModelConfig
+from worldclip.train.config import TrainConfig
 from worldclip.train.stage import streams_of
+
+LORA = {"model": {"preset": "tiny", "text_width": 160}, "lora_rank": 4, "initial_weights": "owner/name"}
+RULE = {"english_samples_seen": 1_000, "english_batch_size": 100}
+ROWS = {"token_table": "rows"}
+PROBLEMS = (
+    ({"samples_seen": 0, "warmup_samples": 0}, "samples_seen = 0: must be at least 1 (image-text pairs)"),
+    ({"global_batch_size": 1}, "global_batch_size = 1: must be at least 2"),
+    ({"warmup_samples": 170_000}, "warmup_samples = 170000: must be less than train.samples_seen (170000)"),
+    ({"warmup_samples": -1}, "warmup_samples = -1: must be at least 0"),
+    ({"lr": 0.0}, "lr = 0.0: must be above 0"),
+    ({"lr": float("nan")}, "lr = NaN: must be above 0"),
+    (ROWS | {"beta1": 0.98}, "beta1 = 0.98: must be below the square root of beta2, 0.975, with token_table"),
+    (ROWS | {"lr": 11.0}, "lr = 11.0: times weight_decay is 1.1, must be below 1"),
+    ({"activation_checkpointing": -1}, "activation_checkpointing = -1: must be at least 0 (blocks)"),
+    ({"beta2": 1.0}, "beta2 = 1.0: must be at least 0 and below 1"),
+    ({"crop_scale_min": 1.5}, "crop_scale_min = 1.5: must be above 0 and at most 1"),
+    ({"keep_last": 0}, "keep_last = 0: must be at least 1 (checkpoints)"),
+    ({"weight_decay": -1.0}, "weight_decay = -1.0: must be at least 0"),
+    ({"eps": 0.0}, "eps = 0.0: must be above 0"),
+    ({"checkpoint_every_minutes": 0.0}, "checkpoint_every_minutes = 0.0: must be above 0"),
+    ({"num_streams": -1}, "num_streams = -1: must be at least 0"),
+    ({"decode_threads": 0}, "decode_threads = 0: must be at least 1"),
+    ({"patch_dropout": 1.0}, "patch_dropout = 1.0: must be at least 0 and below 1"),
+    ({"augment": "warps"}, 'augment = "warps": must be one of "crop", "drawings"'),
+    ({"hardware": {"utilisation": 0.0}}, "hardware.utilisation = 0.0: must be above 0 and at most 1"),
+    ({"hardware": {"utilisation": 2.0}}, "hardware.utilisation = 2.0: must be above 0 and at most 1"),
+    ({"hardware": {"devices": 0}}, "hardware.devices = 0: must be at least 1"),
+    ({"tokenizer": {"vocab_size": 3}}, "tokenizer.vocab_size = 3: must be at least 16 (pieces)"),
+    ({"model": {"patch_size": 9}}, "model.image_size: 224 is not a multiple of the patch size 9"),
+    ({"model": {"preset": "huge"}}, 'model.preset = "huge": must be one of "tiny"'),
+    ({"distill": {"students": {"a": {}}}}, "distill.teacher: not set, but train.distill.students are"),
+    (
+        {"distill": {"teacher": "t", "students": {"a": {"model": {"text_layers": 0}}}}},
+        "distill.students.a.model.text_layers = 0: must be at least 1",
+    ),
+    ({"scale": {"english_samples_seen": 10}}, "scale: english_samples_seen and english_batch_size need each other"),
+    ({"scale": RULE | {"english_samples_seen": 0}}, "scale.english_samples_seen = 0: must be at least 1"),
+    ({"scale": {"english_fraction": 0.5}}, "scale.english_fraction = 0.5: needs english_samples_seen"),
+    ({"scale": RULE | {"english_fraction": 1.5}}, "scale.english_fraction = 1.5: must be above 0 and at most 1"),
+    (LORA | {"lora_rank": 0}, "lora_rank = 0: must be at least 1 (the rank of the adapters; unset it for none)"),
+    (LORA | {"lora_rank": 129}, "lora_rank = 129: must be at most 128, the width of the vision tower"),
+    (
+        {"model": LORA["model"], "lora_rank": 4},
+        "lora_rank = 4: adapters need a trained model to adapt; set train.initial_weights",
+    ),
+    (LORA | {"freeze": ["vision", "text"]}, "freeze: leaves no tower to train.lora_rank; name one tower at most"),
+    (LORA | ROWS, 'token_table = "rows": cannot be used with train.lora_rank'),
+    (LORA | {"ema_decay": 0.9}, "ema_decay = 0.9: cannot be used with train.lora_rank"),
+    (LORA | {"parallel": "fsdp"}, 'parallel = "fsdp": cannot be used with train.lora_rank'),
+)
 
 
 def test_defaults_are_valid():
     assert TrainConfig().problems() == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"samples_seen": 0, "warmup_samples": 0}, "train.samples_seen = 0: must be at least 1 (image-text pairs)"),
-        ({"global_batch_size": 1}, "train.global_batch_size = 1: must be at least 2"),
-        ({"warmup_samples": 170_000}, "train.warmup_samples = 170000: must be less than train.samples_seen (170000)"),
-        ({"warmup_samples": -1}, "train.warmup_samples = -1: must be at least 0"),
-        ({"lr": 0.0}, "train.lr = 0.0: must be above 0"),
-        ({"lr": float("nan")}, "train.lr = NaN: must be above 0"),
-        (
-            {"token_table": "rows", "beta1": 0.98},
-            "train.beta1 = 0.98: must be below the square root of beta2, 0.975, with token_table",
-        ),
-        ({"token_table": "rows", "lr": 11.0}, "train.lr = 11.0: times weight_decay is 1.1, must be below 1"),
-        ({"activation_checkpointing": -1}, "train.activation_checkpointing = -1: must be at least 0 (blocks)"),
-        ({"beta2": 1.0}, "train.beta2 = 1.0: must be at least 0 and below 1"),
-        ({"crop_scale_min": 1.5}, "train.crop_scale_min = 1.5: must be above 0 and at most 1"),
-        ({"keep_last": 0}, "train.keep_last = 0: must be at least 1 (checkpoints)"),
-        ({"weight_decay": -1.0}, "train.weight_decay = -1.0: must be at least 0"),
-        ({"eps": 0.0}, "train.eps = 0.0: must be above 0"),
-        ({"checkpoint_every_minutes": 0.0}, "train.checkpoint_every_minutes = 0.0: must be above 0"),
-        ({"num_streams": -1}, "train.num_streams = -1: must be at least 0"),
-        ({"decode_threads": 0}, "train.decode_threads = 0: must be at least 1"),
-        ({"patch_dropout": 1.0}, "train.patch_dropout = 1.0: must be at least 0 and below 1"),
-        ({"augment": "warps"}, 'train.augment = "warps": must be one of "crop", "drawings"'),
-        (
-            {"hardware": HardwareConfig(utilisation=0.0)},
-            "train.hardware.utilisation = 0.0: must be above 0 and at most 1",
-        ),
-        ({"tokenizer": TokenizerConfig(vocab_size=3)}, "train.tokenizer.vocab_size = 3: must be at least 16 (pieces)"),
-        ({"model": ModelConfig(patch_size=9)}, "train.model.image_size: 224 is not a multiple of the patch size 9"),
-        ({"model": ModelConfig(preset="huge")}, 'train.model.preset = "huge": must be one of "tiny"'),
-        (
-            {"distill": DistillConfig(teacher="t", students={"a": StudentConfig(model=ModelConfig(text_layers=0))})},
-            "train.distill.students.a.model.text_layers = 0: must be at least 1",
-        ),
-    ],
-)
-def test_invalid_value_is_reported_with_key_value_and_range(changes, problem):
-    (reported,) = TrainConfig(**changes).problems()
-    assert reported.startswith(problem)
+@pytest.mark.parametrize(("keys", "problem"), PROBLEMS)
+def test_invalid_value_is_reported_with_key_value_and_remedy(keys, problem):
+    if "scale" in keys:
+        keys = keys | {"warmup_samples": 0}
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, keys)
+    (reported,) = caught.value.problems
+    assert reported.startswith(f"train.{problem}")
 
 
 def test_all_problems_are_reported_at_once():
