@@ -18,7 +18,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
-from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, about, largest_difference
+from worldclip.model.formats.interface import CardFacts, about, largest_difference
 from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS, Adapters, layers_of, read_adapters
 from worldclip.model.formats.peft_folder import OPTIONS as OPTIONS
 from worldclip.model.formats.peft_folder import base_of as base_of
@@ -50,15 +50,6 @@ CARD = CardFacts(
         "(`base_model_name_or_path` of `adapter_config.json`, if they are on the hub)"
     ),
 )
-
-
-def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
-    """Return what reading needs: torch, transformers, peft."""
-    return (TORCH, requires)
-
-
-def hub_weights(folder: Path, hub_id: str, precision: str) -> None:
-    """Return None: adapters are not downloaded from the hub."""
 
 
 def problems() -> Iterator[str]:

@@ -25,7 +25,7 @@ from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.formats import MODEL_FORMATS, readable_formats
-from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
@@ -132,7 +132,8 @@ def _load_base(name: str, options: LoadOptions) -> Clip:
 def missing_of(source: Source, options: LoadOptions) -> list[str]:
     """Return a problem for each extra that a source needs and that is not installed."""
     name = f"a model in the layout {source.layout!r}"
-    needs = readable_formats()[source.layout].needs(source.path, options)
+    item = MODEL_FORMATS.load(source.layout)
+    needs = item.needs(source.path, options) if hasattr(item, "needs") else dict.fromkeys((TORCH, item.requires))
     return [problem for item in needs for problem in missing_packages(name, item.modules, extra=item.extra)]
 
 
@@ -226,8 +227,8 @@ def _download(hub_id: str, precision: str) -> Path:
 
 def _weights_of(folder: Path, hub_id: str, precision: str) -> list[str]:
     """Return the patterns of the weights to download, by a repository's small files and its name."""
-    for model_format in readable_formats().values():
-        patterns = model_format.hub_weights(folder, hub_id, precision)
+    for item in readable_formats().values():
+        patterns = item.hub_weights(folder, hub_id, precision) if hasattr(item, "hub_weights") else None
         if patterns is not None:
             return list(patterns)
     return ["model*.safetensors"]

@@ -78,7 +78,7 @@ class EpochCounts:
         """Count the shards rank, rank + ranks, ..., unless an earlier process has done it."""
         path = folder / self._share_name(epoch, self.world.rank)
         if not path.exists() and not (folder / f"{epoch:06}.npy").exists():
-            save(path, self._count(range(self.world.rank, self.num_shards, self.world.size), epoch))
+            artifacts.write_array(path, self._count(range(self.world.rank, self.num_shards, self.world.size), epoch))
 
     def _merge(self, epoch: int, folder: Path) -> None:
         counts = np.zeros((2, self.num_shards), np.int64)
@@ -86,22 +86,12 @@ class EpochCounts:
             share = folder / self._share_name(epoch, rank)
             wait_for(share)
             counts[:, rank :: self.world.size] = np.load(share, allow_pickle=False)
-        save(folder / f"{epoch:06}.npy", counts)
+        artifacts.write_array(folder / f"{epoch:06}.npy", counts)
         for share in folder.glob(f"{epoch:06}.*_of_*.npy"):  # of other numbers of ranks too
             share.unlink(missing_ok=True)
 
     def _share_name(self, epoch: int, rank: int) -> str:
         return f"{epoch:06}.{rank}_of_{self.world.size}.npy"
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    """Write an array that other ranks wait for: they see all of it or nothing."""
-
-    def write(aside: Path) -> None:
-        with aside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    artifacts.write_artifact(path, write)
 
 
 def wait_for(path: Path) -> None:

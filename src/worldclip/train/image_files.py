@@ -50,12 +50,16 @@ class ImageFiles:
             if len(content) < size:
                 raise BadShard(f"ends before byte {offset + size:,}; it changed after it was indexed")
         except BadShard as error:
-            if i not in self._lost:
-                self._lost.add(i)
-                say("train", f"{shard.name}: {error}; its pairs are replaced by others")
+            self._note_lost(i, error)
             raise BadShard(f"{shard.name}: {error}") from error
         self._lost.discard(i)
         return content
+
+    def _note_lost(self, i: int, error: BadShard) -> None:
+        """Print that a file cannot be read, once until it can be read again."""
+        if i not in self._lost:
+            self._lost.add(i)
+            say("train", f"{self.shards[i].name}: {error}; its pairs are replaced by others")
 
     def _waits(self, i: int) -> list[float]:
         """Return the seconds to wait before each further try, none for a file that could not be read the last time."""
@@ -75,9 +79,8 @@ class ImageFiles:
         except BadShard as error:
             images = [error] * len(offsets)
         faults = [image for image in images if isinstance(image, BadShard)]
-        if faults and i not in self._lost:
-            self._lost.add(i)
-            say("train", f"{shard.name}: {faults[0]}; its pairs are replaced by others")
+        if faults:
+            self._note_lost(i, faults[0])
         return [BadShard(f"{shard.name}: {image}") if isinstance(image, BadShard) else image for image in images]
 
     def _read(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.core.arrow import one_array
 from worldclip.core.execute import Shard
 from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
 from worldclip.pool import read_index
@@ -149,7 +150,7 @@ class PairSource:
         rows = position.drop_null().to_numpy(zero_copy_only=False)
 
         def column(name: str, dtype: pa.DataType) -> pa.Array:
-            return pa.concat_arrays([*table[name].cast(dtype).chunks, pa.array([], dtype)])
+            return one_array(table[name].cast(dtype))
 
         pairs = Pairs(
             keys=column("key", pa.large_string()),

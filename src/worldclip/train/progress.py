@@ -1,4 +1,4 @@
-"""What training has counted so far: steps, pairs by language, replaced images, time."""
+"""The counts of a training: steps, pairs by language, replaced images, time."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Report
-from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
@@ -53,15 +52,6 @@ def missing(folder: Path) -> str | None:
     if not has_weights and ((folder / "onnx").is_dir() or any(folder.glob("*.onnx"))):
         return "no model.safetensors beside the ONNX encoders"
     return None
-
-
-def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
-    """Return what reading needs: torch and transformers."""
-    return (TORCH,)
-
-
-def hub_weights(folder: Path, hub_id: str, precision: str) -> None:
-    """Return None: the loader's own pattern is that of Hugging Face folders."""
 
 
 def read_config_json(folder: Path) -> Report:

@@ -100,8 +100,14 @@ class SourceWriter(Protocol):
 
 
 class Format(Protocol):
-    """A module that recognises and reads them."""
+    """A module that recognises and reads them.  Two functions are only there where a format differs from others:
 
+    needs(path, options) -> what reading this folder or file needs; without it, TORCH and `requires`
+    hub_weights(folder, hub_id, precision) -> patterns of the weights of a repository, whose small files are in
+        `folder`, None if it is not of this format; without it, the loader's own pattern
+    """
+
+    requires: Requirement
     OPTIONS: tuple[str, ...]
     """The fields of LoadOptions, device apart, that it reads."""
     has_torch_weights: bool
@@ -111,12 +117,6 @@ class Format(Protocol):
 
     def missing(self, folder: Path) -> str | None:
         """Return what the folder lacks to be in this format, None where it is."""
-
-    def needs(self, path: Path, options: LoadOptions) -> Sequence[Requirement]:
-        """Return what reading this folder or file needs."""
-
-    def hub_weights(self, folder: Path, hub_id: str, precision: str) -> Sequence[str] | None:
-        """Return patterns of the weights of a repository, whose small files are in `folder`; None: not this format."""
 
     def read(self, path: Path, options: LoadOptions) -> Clip:
         """Load the model.  Raises UserError for anything incomplete, corrupt or of another family."""

@@ -19,7 +19,7 @@ from worldclip.model.clip import build_config, check_tokenizer, model_config, pi
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import TEXT_FILES, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
@@ -64,11 +64,6 @@ _TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenize
 
 def missing(folder: Path) -> str | None:
     return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
-
-
-def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
-    """Return what reading needs: torch, transformers, open_clip."""
-    return (TORCH, requires)
 
 
 def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from worldclip.core.registry import Requirement
 from worldclip.model import preprocess, published, sample_inputs, tensor_names, weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
-from worldclip.model.formats.interface import TORCH, CardFacts, LoadOptions, about, largest_difference
+from worldclip.model.formats.interface import CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import require_transformers
 
@@ -58,11 +58,6 @@ def missing(folder: Path) -> str | None:
     if is_timm:
         return None
     return "a config.json that is not timm's" if config else "no config.json with timm's architecture"
-
-
-def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
-    """Return what reading needs: torch, transformers, timm."""
-    return (TORCH, requires)
 
 
 def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
