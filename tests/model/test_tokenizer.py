@@ -73,18 +73,18 @@ def foreign() -> Tokenizer:
     return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=pipeline, **names), CONTEXT)
 
 
-def test_two_processes_write_the_same_bytes(tmp_path):
-    running = [
-        subprocess.Popen([sys.executable, "-c", TRAIN_HERE, str(tmp_path / name)], stderr=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
-    for process in running:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-    names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+def test_two_processes_write_the_same_bytes(ours, merged, tmp_path):
+    there = subprocess.Popen(
+        [sys.executable, "-c", TRAIN_HERE, str(tmp_path / "there")], stderr=subprocess.PIPE, text=True
+    )
+    ours.save(tmp_path / "here" / "unigram")
+    merged.save(tmp_path / "here" / "bpe")
+    _, said = there.communicate()
+    assert there.returncode == 0, said
+    names = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
     assert {Path(model, "tokenizer.json") for model in ("unigram", "bpe")} <= set(names)
     for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
 def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):

@@ -3,14 +3,14 @@
     clip = worldclip.load("runs/emoji")
     clip.classify(["apple.png"], ["red apple", "赤いリンゴ", "تفاحة"])
 
-The two towers run in torch here, in onnxruntime in model/formats/onnx_folder.py.
+The two towers run in torch here, in onnxruntime in model/formats/onnx_backend.py.
 
 N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +26,9 @@ from worldclip.core.job import Report
 from worldclip.model import preprocess
 from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.images import as_list, open_image, to_pillow
+from worldclip.model.labels import Templates, label_features, label_sentences, probabilities
 from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
-from worldclip.model.weights import read_json_config
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +38,6 @@ GPU_IMAGE_BATCH = 256  # the same on a GPU
 TEXT_BLOCK = 8192  # texts that are tokenised together and sorted by length
 TEXT_BATCH = 64  # texts of similar length per forward pass
 IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
-
-Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
-"""Sentences around a label, each with one `{}`; or a mapping from language to the sentences of that language."""
 
 Batch: TypeAlias = tuple[Any, list[int], dict[int, str]]
 """(pixels as the tower reads them, their rows, reasons of the unusable images by row); pixels None without any."""
@@ -297,75 +294,3 @@ def _one_ahead(prepare: Callable[[int], Batch], starts: Iterable[int]) -> Iterat
             pending = upcoming
         if pending is not None:
             yield pending.result()
-
-
-def read_templates(path: Path) -> dict[str, list[str]]:
-    """Read templates by language from JSON, {language: [template, ...]}, as Babel-ImageNet's prompts are.
-
-    Languages come out in lower case.  Raises UserError.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a JSON file of {{language: [template, ...]}}")
-    record = read_json_config(path)
-    is_valid = isinstance(record, dict) and all(
-        isinstance(templates, list) and all(isinstance(template, str) for template in templates)
-        for templates in record.values()
-    )
-    if not is_valid:
-        raise UserError(f"{path} must hold {{language: [template, ...]}}")
-    return {lang.lower(): templates for lang, templates in record.items()}
-
-
-def label_features(features_SD: np.ndarray, sentences: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return (M, D) of unit length: per label the mean over its sentences, whose features follow each other."""
-    starts = np.cumsum([0, *map(len, sentences)])
-    label_MD = np.add.reduceat(features_SD, starts[:-1], axis=0)
-    unit_MD: np.ndarray = label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
-    return unit_MD
-
-
-def probabilities(image_ND: np.ndarray, label_MD: np.ndarray, logit_scale: np.float32) -> np.ndarray:
-    """Return (N, M) float32 probabilities of the labels for each image; rows sum to 1."""
-    logits_NM = logit_scale * image_ND @ label_MD.T
-    odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
-    prob_NM: np.ndarray = odds_NM / odds_NM.sum(axis=1, keepdims=True)
-    return prob_NM
-
-
-def label_sentences(
-    labels: Sequence[str], templates: Templates, langs: str | Sequence[str] | None = None
-) -> list[list[str]]:
-    """Return the sentences of each label.  Raises UserError that names all problems."""
-    by_lang = dict(templates) if isinstance(templates, Mapping) else {"": templates}
-    problems = []
-    for lang, sentences in by_lang.items():
-        if not sentences:
-            where = f" for {lang}" if lang else ""
-            problems.append(f'templates is empty{where}; use ("{{}}",) for the label alone')
-        problems += [f"template {item!r} has no {{}} for the label" for item in sentences if "{}" not in item]
-    if not labels:
-        problems.append("labels is empty; give at least one")
-    label_langs = [langs or ""] * len(labels) if langs is None or isinstance(langs, str) else list(langs)
-    missing = sorted(set(label_langs) - set(by_lang))
-    if isinstance(templates, Mapping) and langs is None:
-        problems.append(
-            f"templates are by language; give langs, the languages of the labels, out of {', '.join(by_lang)}"
-        )
-    elif not isinstance(templates, Mapping) and langs is not None:
-        problems.append(
-            f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
-        )
-    elif len(label_langs) != len(labels):
-        problems.append(
-            f"langs names {len(label_langs)} languages for {len(labels)} labels; give one, or one per label"
-        )
-    elif missing:
-        problems.append(
-            f"no templates for the languages {', '.join(missing)}; templates exist for {', '.join(by_lang)}"
-        )
-    if problems:
-        raise UserError(problems)
-    return [
-        [template.replace("{}", label) for template in by_lang[lang]]
-        for label, lang in zip(labels, label_langs, strict=True)
-    ]

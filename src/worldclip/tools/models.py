@@ -45,7 +45,7 @@ def classify(
     prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
     langs: language of all labels, or one per label.
     """
-    from worldclip.model.inference import read_templates
+    from worldclip.model.labels import read_templates
     from worldclip.model.load import load
 
     if prompts is not None and templates:

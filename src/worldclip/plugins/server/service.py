@@ -19,7 +19,8 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
-from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.model.inference import Clip
+from worldclip.model.labels import label_features, label_sentences, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
