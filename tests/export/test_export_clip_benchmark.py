@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 from small_models import save_hugging_face
+from tars import write_tar
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.stage import evaluate_model
 from worldclip.export import ExportConfig, export_model
@@ -46,16 +46,14 @@ def place(tmp_path_factory) -> Path:
     (data / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\na {c}", encoding="utf-8")
     (data / "test" / "nshards.txt").write_text("1")
     random = np.random.default_rng(0)
-    with tarfile.open(data / "test" / "0.tar", "w") as tar:
-        for i in range(30):
-            file = io.BytesIO()
-            height, width = random.integers(30, 90, 2)
-            low = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-            Image.fromarray(low).resize((int(width), int(height))).save(file, "PNG")
-            for ending, content in (("png", file.getvalue()), ("cls", str(i % len(CLASSES)).encode())):
-                info = tarfile.TarInfo(f"{i:03}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+    members = []
+    for i in range(30):
+        file = io.BytesIO()
+        height, width = random.integers(30, 90, 2)
+        low = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((int(width), int(height))).save(file, "PNG")
+        members += [(f"{i:03}.png", file.getvalue()), (f"{i:03}.cls", str(i % len(CLASSES)).encode())]
+    write_tar(data / "test" / "0.tar", members)
     return root
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tars import write_tar
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
@@ -50,20 +50,13 @@ def write_world(
     broken: numbers of the pairs whose image is `image`.  without_image: numbers of the pairs whose key no tar has.
     """
     tars = run_dir.parent / "tars"
-    tars.mkdir(parents=True, exist_ok=True)
     for shard in range(num_shards):
         numbers = range(shard * per_shard, (shard + 1) * per_shard)
         name = f"{shard:03}.tar"
         index: dict[str, list] = {"key": [], "member": [], "offset": [], "size": []}
-        with tarfile.open(tars / name, "w") as tar:
-            for n in numbers:
-                if n in set(without_image):
-                    continue
-                colour, form = list(COLOURS)[n % 4], FORMS[n % 3]
-                data = image if n in set(broken) else picture(colour, form)
-                info = tarfile.TarInfo(f"{n:05}.png")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        images = {n: image if n in set(broken) else picture(list(COLOURS)[n % 4], FORMS[n % 3]) for n in numbers}
+        present = sorted(set(numbers) - set(without_image))
+        write_tar(tars / name, [(f"{n:05}.png", images[n]) for n in present])
         with tarfile.open(tars / name) as tar:
             for member in tar:
                 row = (Path(member.name).stem, member.name, member.offset_data, member.size)

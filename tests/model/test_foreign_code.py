@@ -69,14 +69,16 @@ def edit(path: Path, **values) -> None:
     path.write_text(json.dumps(record | values))
 
 
-def load_or_refuse(folder: Path) -> str:
-    """Return what worldclip.load says, "" where it loads; nothing of the folder ran."""
+def load_or_refuse(folder: Path, is_ours: bool = True) -> str:
+    """Return what worldclip.load says, "" where it loads; nothing of the folder ran.  is_ours: of our own family."""
     said = ""
     try:
         clip = worldclip.load(folder, device="cpu")
-        assert type(clip.model).__module__.startswith("transformers.models.")
-        assert type(clip.tokenizer.hf).__module__.startswith("transformers.")
-        assert type(clip.processor).__module__.startswith("transformers.")
+        clip.encode_text(["a"])
+        if is_ours:
+            assert type(clip.model).__module__.startswith("transformers.models.")
+            assert type(clip.tokenizer.hf).__module__.startswith("transformers.")
+            assert type(clip.processor).__module__.startswith("transformers.")
     except UserError as error:
         said = str(error)
     assert not (folder.parent / "mark").exists()
@@ -194,24 +196,12 @@ def edit_text_cfg(folder: Path, **values) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(record))
 
 
-def load_open_clip(folder: Path) -> str:
-    """Return what worldclip.load says, "" where it loads; nothing of the folder ran."""
-    said = ""
-    try:
-        worldclip.load(folder, device="cpu").encode_text(["a"])
-    except UserError as error:
-        said = str(error)
-    assert not (folder.parent / "mark").exists()
-    assert not {"evil", "megatron"} & set(sys.modules)
-    return said
-
-
 def test_an_open_clip_folder_cannot_trust_the_code_of_its_tokenizer(open_clip_folder):
-    assert load_open_clip(open_clip_folder) == ""
+    assert load_or_refuse(open_clip_folder, is_ours=False) == ""
     edit(open_clip_folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=AUTO_MAP)
-    load_open_clip(open_clip_folder)
+    load_or_refuse(open_clip_folder, is_ours=False)
     edit_text_cfg(open_clip_folder, tokenizer_kwargs={"trust_remote_code": True})
-    assert "tokenizer_kwargs trust_remote_code" in load_open_clip(open_clip_folder)
+    assert "tokenizer_kwargs trust_remote_code" in load_or_refuse(open_clip_folder, is_ours=False)
 
 
 @pytest.mark.parametrize("model_type", ["evil", "roberta"])
@@ -221,7 +211,7 @@ def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_f
     (tower / "evil.py").write_text((open_clip_folder / "evil.py").read_text())
     (tower / "config.json").write_text(json.dumps({"model_type": model_type, "auto_map": AUTO_MAP}))
     edit_text_cfg(open_clip_folder, hf_model_name="tower", hf_pooler_type="mean_pooler")
-    assert "code of its own" in load_open_clip(open_clip_folder)
+    assert "code of its own" in load_or_refuse(open_clip_folder, is_ours=False)
 
 
 # adapters

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import random
-import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +17,7 @@ import killed
 from small_world import COLOURS, FORMS, TRAIN, picture
 from stages import context, finish
 from tables import write_parquet
+from tars import as_json, write_tar
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
@@ -40,15 +39,9 @@ def image_bytes(n: int) -> bytes:
     return picture(list(COLOURS)[n % 4], FORMS[n % 3])
 
 
-def write_tar(path: Path, samples: list[tuple[str, str | None, bytes]]) -> None:
-    """Write (stem, uid, image) as img2dataset does; an image that could not be downloaded has no sample."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for stem, uid, image in samples:
-            for suffix, data in (("png", image), ("json", json.dumps({"uid": uid, "key": stem}).encode())):
-                info = tarfile.TarInfo(f"{stem}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+def members_of(stem: str, uid: str | None, image: bytes) -> list[tuple[str, bytes]]:
+    """Return a sample as img2dataset writes it; an image that could not be downloaded has none."""
+    return [(f"{stem}.png", image), (f"{stem}.json", as_json({"uid": uid, "key": stem}))]
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
     for name, tar_numbers in parts.items():
         samples = [(f"{place:05}", f"u{n}", image_bytes(n)) for place, n in enumerate(tar_numbers)]
         samples += [("99998", "unknown", image_bytes(0)), ("99999", None, image_bytes(0))]
-        write_tar(tmp_path / "tars" / name, samples)
+        write_tar(tmp_path / "tars" / name, [member for sample in samples for member in members_of(*sample)])
         images += [(name, f"u{n}", image_bytes(n)) for n in tar_numbers]
     settings = {"path": str(tmp_path / "tars"), "key": "json:uid"}
     recipe = load_recipe(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
-import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ import pytest
 from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from small_world import picture
 from stages import context
+from tars import as_json, write_tar
 from worldclip import curate, pool
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
@@ -48,18 +47,16 @@ def download(wat_pool: Path, tars: Path, samples_per_tar: int = 12) -> None:
     tars.mkdir()
     for start in range(0, len(rows), samples_per_tar):
         name = f"{start // samples_per_tar:05}"
-        with tarfile.open(tars / f"{name}.tar", "w") as tar:
-            for n, row in enumerate(rows[start : start + samples_per_tar]):
-                number = int(row["url"].rsplit("/", 1)[1].removesuffix(".jpg"))
-                if number in LOST:
-                    continue
-                record = {"caption": row["text"], "url": row["url"], "key": f"{name}{n:04}", "status": "success"}
-                record |= {"uid": row["uid"], "texts": row["texts"], "sha256": "0" * 64}
-                parts = {"jpg": image_of(number), "json": json.dumps(record).encode(), "txt": row["text"].encode()}
-                for suffix, data in parts.items():
-                    info = tarfile.TarInfo(f"{name}{n:04}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        members = []
+        for n, row in enumerate(rows[start : start + samples_per_tar]):
+            number, stem = int(row["url"].rsplit("/", 1)[1].removesuffix(".jpg")), f"{name}{n:04}"
+            if number in LOST:
+                continue
+            record = {"caption": row["text"], "url": row["url"], "key": stem, "status": "success"}
+            record |= {"uid": row["uid"], "texts": row["texts"], "sha256": "0" * 64}
+            members += [(f"{stem}.jpg", image_of(number)), (f"{stem}.json", as_json(record))]
+            members.append((f"{stem}.txt", row["text"].encode()))
+        write_tar(tars / f"{name}.tar", members)
         pq.write_table(pa.Table.from_pylist(rows[start : start + samples_per_tar]), tars / f"{name}.parquet")
         (tars / f"{name}_stats.json").write_text("{}")
 
