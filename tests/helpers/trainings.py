@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from small_world import COLOURS, FORMS, TEXTS, TRAIN, make_recipe
+from small_world import COLOURS, FORMS, TEXTS, TRAIN, make_recipe, write_world
 from stages import context, finish
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
@@ -25,10 +26,14 @@ from worldclip.train.loader import Batch, Loader
 from worldclip.train.log import read_log
 
 
-def train(run_dir: Path, tars: Path, evaluate: dict[str, Any] | None = None, **changes: Any) -> Report:
-    """Train the run on the small world of `tars`, with changed keys of [train], and return the report."""
-    sections = {"pool": {"path": str(tars)}, "balance": {"tail_fraction": 0.1}, "evaluate": evaluate or {}}
-    recipe = load_recipe({**sections, "train": TRAIN | changes})
+def train(
+    run_dir: Path, *, broken: Iterable[int] = (), evaluate: dict[str, Any] | None = None, **changes: Any
+) -> Report:
+    """Train with changed keys of [train] and return the report; a run without curated pairs gets the small world's."""
+    if not (run_dir / "curate").exists():
+        write_world(run_dir, broken=broken)
+    sections = {"pool": {"path": str(run_dir.parent / "tars")}, "balance": {"tail_fraction": 0.1}}
+    recipe = load_recipe({**sections, "evaluate": evaluate or {}, "train": TRAIN | changes})
     return finish("train", recipe, run_dir, LocalExecutor(quiet=True))
 
 
@@ -36,7 +41,7 @@ class Interruption(BaseException):
     """Stands for whatever ends a process in the middle of a step."""
 
 
-def train_until(num_steps: int, run_dir: Path, tars: Path, **changes: Any) -> None:
+def train_until(num_steps: int, run_dir: Path, **changes: Any) -> None:
     """Train as above, and end in the middle of step num_steps + 1."""
     original_step, taken = loop.launch_step, []
 
@@ -49,7 +54,7 @@ def train_until(num_steps: int, run_dir: Path, tars: Path, **changes: Any) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "launch_step", launch_step)
         with pytest.raises(Interruption):
-            train(run_dir, tars, **changes)
+            train(run_dir, **changes)
 
 
 def forget_checkpoints(run_dir: Path, num_kept: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldclip
-from small_world import TRAIN, write_world
+from small_world import TRAIN
 from trainings import train, train_until
 from worldclip.contracts.layout import checkpoints
 from worldclip.train import loop
@@ -23,7 +23,7 @@ def teacher(tmp_path_factory):
     """Return the folder of a trained model with 48 px and another width than its students."""
     run_dir = tmp_path_factory.mktemp("teacher") / "run"
     model = TRAIN["model"] | {"image_size": 48, "text_width": 128}
-    train(run_dir, write_world(run_dir), **STEPS, model=model)
+    train(run_dir, **STEPS, model=model)
     return checkpoints(run_dir / "train")[-1]
 
 
@@ -46,11 +46,10 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
 
     monkeypatch.setattr(loop, "launch_step", launch_step)
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
-    train(whole, write_world(whole), **settings(teacher))
+    train(whole, **settings(teacher))
     assert set(seen) == {((32, 32), (16, 16))}
-    tars = write_world(interrupted)
-    train_until(5, interrupted, tars, **settings(teacher))
-    train(interrupted, tars, **settings(teacher))
+    train_until(5, interrupted, **settings(teacher))
+    train(interrupted, **settings(teacher))
     assert student_bytes(interrupted) == student_bytes(whole)
     folders = [checkpoints(run_dir / "train")[-1] for run_dir in (interrupted, whole)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1

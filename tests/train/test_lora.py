@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 import worldclip
-from small_world import TRAIN, write_world
+from small_world import TRAIN
 from trainings import stored, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
@@ -33,8 +33,8 @@ TEXTS = ["a red bar", "ein Bild: blue cross"]
 def place(tmp_path_factory):
     """Return a folder with base/run, a model trained from the start, and lora/run, trained with adapters on it."""
     place = tmp_path_factory.mktemp("lora")
-    train(place / "base" / "run", write_world(place / "base" / "run"), samples_seen=6 * 16)
-    train(place / "lora" / "run", write_world(place / "lora" / "run"), **settings(place))
+    train(place / "base" / "run", samples_seen=6 * 16)
+    train(place / "lora" / "run", **settings(place))
     export_model(place / "base" / "run", place / "base" / "out", ExportConfig())
     formats = ("huggingface", "peft", "open_clip")
     export_model(place / "lora" / "run", place / "lora" / "out", ExportConfig(formats=formats))
@@ -81,10 +81,9 @@ def test_the_loss_falls(place):
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(place, tmp_path):
-    tars = write_world(tmp_path / "run")
-    train_until(8, tmp_path / "run", tars, **settings(place))
+    train_until(8, tmp_path / "run", **settings(place))
     assert latest_checkpoint(tmp_path / "run").name == "step_000000005"
-    train(tmp_path / "run", tars, **settings(place))
+    train(tmp_path / "run", **settings(place))
     whole, resumed = latest_checkpoint(place / "lora" / "run"), latest_checkpoint(tmp_path / "run")
     for name in ("model.safetensors", "trainer/optimizer.safetensors", "trainer/adapter_config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
@@ -95,12 +94,11 @@ def test_a_resumed_run_needs_no_initial_weights(place, tmp_path):
     base = shutil.copytree(latest_checkpoint(place / "base" / "run"), tmp_path / "base")
     tokenizer = shutil.copytree(base, tmp_path / "tokenizer")
     changes = settings(place) | {"initial_weights": str(base), "tokenizer": {"path": str(tokenizer)}, "keep_last": 9}
-    tars = write_world(tmp_path / "run")
-    train(tmp_path / "run", tars, **changes)
+    train(tmp_path / "run", **changes)
     expected = stored(tmp_path / "run")
     shutil.rmtree(checkpoints(tmp_path / "run" / "train")[-1])
     shutil.rmtree(base)
-    train(tmp_path / "run", tars, **changes)
+    train(tmp_path / "run", **changes)
     for tensors, others in zip(stored(tmp_path / "run"), expected, strict=True):
         assert set(tensors) == set(others)
         assert all(torch.equal(tensors[name], others[name]) for name in tensors)
@@ -182,7 +180,7 @@ def test_a_smaller_vocabulary_takes_the_same_adapters(place, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"compile": True}, {"precision": "bf16", "activation_checkpointing": True}])
 def test_options_of_the_towers_give_nearly_the_same_loss(place, tmp_path, changes):
-    train(tmp_path / "run", write_world(tmp_path / "run"), **settings(place), **changes)
+    train(tmp_path / "run", **settings(place), **changes)
     curves = [
         artifacts.read_json(run_dir / "train/report.json")["curve"]
         for run_dir in (tmp_path / "run", place / "lora/run")
@@ -202,7 +200,7 @@ def test_a_model_without_adapters_is_not_exported_as_adapters(place, tmp_path):
 def test_adapters_of_another_model_are_an_error(place, tmp_path):
     adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
     wider = TRAIN | {"model": TRAIN["model"] | {"text_width": 96}, "samples_seen": 32, "warmup_samples": 0}
-    train(tmp_path / "wider" / "run", write_world(tmp_path / "wider" / "run"), **wider)
+    train(tmp_path / "wider" / "run", **wider)
     name_base(adapters, str(tmp_path / "wider" / "run"))
     with pytest.raises(
         UserError, match=r"of another model than .*wider/run \(.*is \(384, 96\) there, its adapter has 64 channels"

@@ -35,27 +35,23 @@ def result_bytes(run_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Return (tars, run folder) of a finished run."""
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    tars = write_world(run_dir, broken={4})
-    train(run_dir, tars)
-    return tars, run_dir
+def whole(tmp_path_factory):
+    """Return the folder of a finished run."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    train(run_dir, broken={4})
+    return run_dir
 
 
-def test_the_model_learns(uninterrupted):
-    _, run_dir = uninterrupted
-    first, *_, last = losses(run_dir).values()
+def test_the_model_learns(whole):
+    first, *_, last = losses(whole).values()
     assert last < first - 0.2
 
 
 @pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
-def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(uninterrupted, tmp_path, interruptions):
-    tars, whole = uninterrupted
-    write_world(tmp_path / "run", broken={4})
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, interruptions):
     for num_steps in interruptions:
-        train_until(num_steps, tmp_path / "run", tars)
-    report = train(tmp_path / "run", tars)
+        train_until(num_steps, tmp_path / "run", broken={4})
+    report = train(tmp_path / "run")
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
     assert report["seen"] == artifacts.read_json(whole / "train" / "report.json")["seen"]
@@ -94,16 +90,14 @@ def _await_checkpoint(run_dir: Path, process: Rank, newer_than: Path | None = No
         time.sleep(0.01)
 
 
-def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path, capsys):
-    tars, whole = uninterrupted
-    write_world(tmp_path / "run", broken={4})
-    train_until(17, tmp_path / "run", tars)
+def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys):
+    train_until(17, tmp_path / "run", broken={4})
     newest = latest_checkpoint(tmp_path / "run")
     assert newest.name == "step_000000015"
     weights = bytearray((newest / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (newest / "model.safetensors").write_bytes(weights)
-    train(tmp_path / "run", tars)
+    train(tmp_path / "run")
     output = " ".join(capsys.readouterr().err.split())
     assert "WARNING: step_000000015 is corrupt (model.safetensors differs from its digest)" in output
     assert "resumes from step_000000010" in output
@@ -111,71 +105,62 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(uninterrupted, tmp_path,
 
 
 def test_only_corrupt_checkpoints_are_an_error(tmp_path):
-    tars = write_world(tmp_path / "run")
-    train(tmp_path / "run", tars, samples_seen=64)
+    train(tmp_path / "run", samples_seen=64)
     for folder in checkpoints(tmp_path / "run" / "train"):
         (folder / "config.json").unlink()
     with pytest.raises(UserError, match="all checkpoints are corrupt"):
-        train(tmp_path / "run", tars, samples_seen=64)
+        train(tmp_path / "run", samples_seen=64)
 
 
-def test_a_finished_run_takes_no_further_step(uninterrupted, monkeypatch):
-    tars, run_dir = uninterrupted
-    before = result_bytes(run_dir)
+def test_a_finished_run_takes_no_further_step(whole, monkeypatch):
+    before = result_bytes(whole)
     monkeypatch.setattr(loop, "launch_step", None)
-    train(run_dir, tars)
-    assert result_bytes(run_dir) == before
+    train(whole)
+    assert result_bytes(whole) == before
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"lr": 1e-4}, "train.lr was 0.002, is 0.0001"), ({"model": TRAIN["model"] | {"embed_dim": 8}}, "embed_dim")],
 )
-def test_a_changed_config_is_an_error_that_names_the_key(uninterrupted, changes, message):
-    tars, run_dir = uninterrupted
-    before = result_bytes(run_dir)
+def test_a_changed_config_is_an_error_that_names_the_key(whole, changes, message):
+    before = result_bytes(whole)
     with pytest.raises(UserError) as caught:
-        train(run_dir, tars, **changes)
+        train(whole, **changes)
     assert message in str(caught.value)
     assert "--from train" in str(caught.value)
-    assert result_bytes(run_dir) == before
+    assert result_bytes(whole) == before
 
 
 def test_changed_pairs_are_an_error(tmp_path):
-    tars = write_world(tmp_path / "run")
-    train(tmp_path / "run", tars, samples_seen=64)
+    train(tmp_path / "run", samples_seen=64)
     artifacts.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
     with pytest.raises(UserError, match=r"input\.curate"):
-        train(tmp_path / "run", tars, samples_seen=64)
+        train(tmp_path / "run", samples_seen=64)
 
 
-def test_keys_that_do_not_affect_weights_may_change(uninterrupted):
-    tars, run_dir = uninterrupted
+def test_keys_that_do_not_affect_weights_may_change(whole):
     free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
-    train(run_dir, tars, keep_last=5, **free)
+    train(whole, keep_last=5, **free)
 
 
-def test_only_the_newest_checkpoints_are_kept(uninterrupted):
-    _, run_dir = uninterrupted
-    assert [path.name for path in checkpoints(run_dir / "train")] == ["step_000000020", "step_000000024"]
+def test_only_the_newest_checkpoints_are_kept(whole):
+    assert [path.name for path in checkpoints(whole / "train")] == ["step_000000020", "step_000000024"]
 
 
 def test_checkpoints_are_also_written_by_time(tmp_path):
-    tars = write_world(tmp_path / "run")
     rare = {"checkpoint_every_samples": 10**9, "checkpoint_every_minutes": 1e-9, "keep_last": 99}
-    train(tmp_path / "run", tars, samples_seen=64, **rare)
+    train(tmp_path / "run", samples_seen=64, **rare)
     assert len(checkpoints(tmp_path / "run" / "train")) == 4
 
 
-def test_a_checkpoint_contains_no_pickle(uninterrupted):
-    _, run_dir = uninterrupted
-    suffixes = {path.suffix for path in latest_checkpoint(run_dir).rglob("*") if path.is_file()}
+def test_a_checkpoint_contains_no_pickle(whole):
+    suffixes = {path.suffix for path in latest_checkpoint(whole).rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors"}
 
 
 @pytest.mark.parametrize("num_ahead", [0, 1])
 def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch, num_ahead):
-    tars = write_world(tmp_path / "run")
     original_loss, original_step = step.contrastive_loss, loop.launch_step
     calls, is_unchanged = [], []
 
@@ -200,28 +185,26 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
     monkeypatch.setattr(step, "contrastive_loss", sometimes_nan)
     monkeypatch.setattr(loop, "launch_step", launch_step)
     monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
-    report = train(tmp_path / "run", tars, samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
+    report = train(tmp_path / "run", samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
     assert updates == {0, 1, 2, 3}
 
 
-def test_numbers_read_a_step_late_change_nothing(uninterrupted, tmp_path, monkeypatch):
-    _, run_dir = uninterrupted
-    late_tars = write_world(tmp_path / "run", broken={4})
+def test_numbers_read_a_step_late_change_nothing(whole, tmp_path, monkeypatch):
     events, launch = [], loop.launch_step
     read = LaunchedStep.read
     monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: events.append("launch") or launch(*args, **keys))
     monkeypatch.setattr(LaunchedStep, "read", lambda self: events.append("read") or read(self))
     monkeypatch.setattr(loop, "steps_ahead", lambda device: 1)
-    train(tmp_path / "run", late_tars)
+    train(tmp_path / "run", broken={4})
     assert events[:5] == ["launch", "launch", "read", "launch", "read"]
     assert events[-2:] == ["read", "read"]
-    assert result_bytes(tmp_path / "run") == result_bytes(run_dir)
+    assert result_bytes(tmp_path / "run") == result_bytes(whole)
     numbers = ("step", "epoch", "loss", "lr", "logit_scale", "grad_norm")
     late, expected = (
         [[record[name] for name in numbers] for record in read_log(folder / "train" / "log.jsonl")]
-        for folder in (tmp_path / "run", run_dir)
+        for folder in (tmp_path / "run", whole)
     )
     assert late == expected
 
@@ -229,7 +212,6 @@ def test_numbers_read_a_step_late_change_nothing(uninterrupted, tmp_path, monkey
 @pytest.mark.parametrize("num_ahead", [0, 1])
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, num_ahead):
     monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
-    tars = write_world(tmp_path / "run")
     original_loss, calls = step.contrastive_loss, []
 
     def nan_from_the_sixth(*args, **keys):
@@ -238,7 +220,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monke
 
     monkeypatch.setattr(step, "contrastive_loss", nan_from_the_sixth)
     with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
-        train(tmp_path / "run", tars, checkpoint_every_samples=5 * 16)
+        train(tmp_path / "run", checkpoint_every_samples=5 * 16)
     assert not (tmp_path / "run" / "train" / "manifest.json").exists()
     assert read_state(checkpoints(tmp_path / "run" / "train")[0])["step"] <= 10
 

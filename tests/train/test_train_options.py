@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import worldclip
-from small_world import TRAIN, write_shapes, write_world
+from small_world import TRAIN, write_shapes
 from trainings import forget_checkpoints, losses, stored, train
 from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
@@ -26,20 +26,16 @@ SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_sam
 EVERY_STEP = {"checkpoint_every_samples": 16, "keep_last": 99}
 
 
-def run(run_dir, tars, evaluate=None, **changes):
-    return train(run_dir, tars, evaluate, **SHORT | changes)
-
-
-def train_new(folder, **changes):
-    """Write the small world, train on it and return the run's folder."""
-    run(folder / "run", write_world(folder / "run"), **changes)
-    return folder / "run"
+def run(run_dir, **changes):
+    """Train for 12 steps and return the run's folder."""
+    train(run_dir, **SHORT | changes)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory):
     """Return the folder of a run without options, with a checkpoint of every step."""
-    return train_new(tmp_path_factory.mktemp("plain"), **EVERY_STEP)
+    return run(tmp_path_factory.mktemp("plain") / "run", **EVERY_STEP)
 
 
 def weights_of(run_dir, name):
@@ -48,10 +44,9 @@ def weights_of(run_dir, name):
 
 
 def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
-    tars = write_world(tmp_path / "run")
     evaluate = write_shapes(tmp_path / "shapes")
     settings = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
-    run(tmp_path / "run", tars, evaluate, **settings)
+    run(tmp_path / "run", evaluate=evaluate, **settings)
     results = sorted((tmp_path / "run" / "train" / "evaluate").glob("step_*/results.jsonl"))
     assert [path.parent.name for path in results] == [f"step_{step:09}" for step in (3, 6, 9, 12)]
     scores = [json.loads(path.read_text().splitlines()[0])["metrics"]["acc1"] for path in results]
@@ -69,7 +64,7 @@ SCORES = {3: 0.2, 6: 0.4, 9: 0.1, 12: 0.3}  # of steps
 EVALUATED = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
 
 
-def run_with_scores(run_dir, tars, evaluate):
+def run_with_scores(run_dir, evaluate):
     """Train with a checkpoint at each step and the mean scores SCORES."""
     plain = engine.evaluate
 
@@ -80,14 +75,13 @@ def run_with_scores(run_dir, tars, evaluate):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine, "evaluate", evaluate_as_told)
-        run(run_dir, tars, evaluate, **EVALUATED, checkpoint_every_samples=16)
+        run(run_dir, evaluate=evaluate, **EVALUATED, checkpoint_every_samples=16)
 
 
 @pytest.fixture(scope="module")
 def evaluated_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    tars = write_world(folder / "run")
-    run_with_scores(folder / "run", tars, write_shapes(folder / "shapes"))
+    run_with_scores(folder / "run", write_shapes(folder / "shapes"))
     return folder / "run"
 
 
@@ -103,7 +97,6 @@ def evaluated_run(tmp_path_factory):
 def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_path, evaluated_run, step, file):
     """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
     evaluate = write_shapes(tmp_path / "shapes")
-    tars = write_world(tmp_path / "run")
     train_dir = tmp_path / "run" / "train"
     write = artifacts.write_text
 
@@ -116,8 +109,8 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
         patched.setattr(artifacts, "write_text", die_at_step)
         patched.setattr(engine, "write_text", die_at_step)
         with pytest.raises(KeyboardInterrupt):
-            run_with_scores(tmp_path / "run", tars, evaluate)
-    run_with_scores(tmp_path / "run", tars, evaluate)
+            run_with_scores(tmp_path / "run", evaluate)
+    run_with_scores(tmp_path / "run", evaluate)
     expected_dir = evaluated_run / "train"
     for name in ("best.json", *(f"evaluate/step_{at:09}/scores.json" for at in SCORES)):
         assert artifacts.read_json(train_dir / name) == artifacts.read_json(expected_dir / name), name
@@ -128,7 +121,7 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
 
 def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
     """Compute the EMA by hand from the weights of each step; a resumed run continues weights and EMA."""
-    run_dir = train_new(tmp_path, ema_decay=0.75, **EVERY_STEP)
+    run_dir = run(tmp_path / "run", ema_decay=0.75, **EVERY_STEP)
     name = "visual_projection.weight"
     ema, raw = weights_of(run_dir, name), weights_of(plain_run, name)
     assert torch.equal(stored(run_dir)[1][f"weights.{name}"], raw[-1])
@@ -136,16 +129,16 @@ def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
         expected = 0.75 * ema[step - 1] + 0.25 * raw[step]
         torch.testing.assert_close(ema[step], expected, rtol=1e-5, atol=1e-7)
     forget_checkpoints(run_dir, 5)
-    run(run_dir, tmp_path / "tars", ema_decay=0.75, **EVERY_STEP)
+    run(run_dir, ema_decay=0.75, **EVERY_STEP)
     assert torch.equal(stored(run_dir)[0][name], ema[-1])
 
 
 def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
-    run_dir = train_new(tmp_path, token_table="rows", **EVERY_STEP)
+    run_dir = run(tmp_path / "run", token_table="rows", **EVERY_STEP)
     files = ("model.safetensors", "trainer/optimizer.safetensors")
     whole = [(latest_checkpoint(run_dir) / file).read_bytes() for file in files]
     forget_checkpoints(run_dir, 5)
-    run(run_dir, tmp_path / "tars", token_table="rows", **EVERY_STEP)
+    run(run_dir, token_table="rows", **EVERY_STEP)
     assert [(latest_checkpoint(run_dir) / file).read_bytes() for file in files] == whole
     assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
 
@@ -153,7 +146,7 @@ def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
 def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
-    trained, _ = stored(train_new(tmp_path, **settings))
+    trained, _ = stored(run(tmp_path / "run", **settings))
     initial, _ = stored(plain_run)
     frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
     assert all(torch.equal(initial[name], trained[name]) for name in frozen)
@@ -161,11 +154,11 @@ def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_
     torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
     wider = settings | {"model": TRAIN["model"] | {"embed_dim": 8}}
     with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
-        train_new(tmp_path / "other", **wider)
+        run(tmp_path / "other" / "run", **wider)
 
 
 def test_pairs_seen_are_logged_by_language(tmp_path):
-    run_dir = train_new(tmp_path, checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
+    run_dir = run(tmp_path / "run", checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
     report = artifacts.read_json(run_dir / "train" / "report.json")
     records = read_log(run_dir / "train" / "seen.jsonl")
     assert [record["step"] for record in records] == [4, 8, 12]
@@ -181,7 +174,7 @@ def test_a_missing_wandb_is_an_error_that_names_it(tmp_path):
     if find_spec("wandb"):
         pytest.skip("wandb is installed here")
     with pytest.raises(ImportError, match="wandb is needed here"):
-        train_new(tmp_path, wandb="tests")
+        run(tmp_path / "run", wandb="tests")
 
 
 def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
@@ -200,13 +193,12 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
         return FakeRun()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    tars = write_world(tmp_path / "run")
     settings = {"wandb": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
-    run(tmp_path / "run", tars, **settings)
+    run(tmp_path / "run", **settings)
     train_dir = tmp_path / "run" / "train"
     (train_dir / "manifest.json").unlink()
     shutil.rmtree(checkpoints(train_dir)[-1])  # as if it had been killed before the end
-    run(tmp_path / "run", tars, **settings)
+    run(tmp_path / "run", **settings)
     inits = [call for call in calls if call[0] == "init"]
     assert inits[0][1] == "tests"
     assert inits[0][3] == "allow"
@@ -225,10 +217,9 @@ def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, mon
 
     settings = {"trackio": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
     run_dir = tmp_path / "run"
-    tars = write_world(run_dir)
-    run(run_dir, tars, **settings)
+    run(run_dir, **settings)
     shutil.rmtree(checkpoints(run_dir / "train")[-1])  # as if it had been killed before the end
-    run(run_dir, tars, **settings)
+    run(run_dir, **settings)
     name = (run_dir / "train" / "trackio_id").read_text()
     assert SQLiteStorage.get_runs("tests").count(name) == 1
     records = SQLiteStorage.get_logs("tests", name)
@@ -238,7 +229,7 @@ def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, mon
 
 
 def test_bfloat16_gives_nearly_the_same_loss(tmp_path, plain_run):
-    run_dir = train_new(tmp_path, precision="bf16")
+    run_dir = run(tmp_path / "run", precision="bf16")
     for folder in (run_dir, plain_run):
         assert not artifacts.read_json(folder / "train" / "report.json")["skipped_steps"]
     assert losses(run_dir) == pytest.approx(losses(plain_run), rel=0.05)
@@ -247,8 +238,8 @@ def test_bfloat16_gives_nearly_the_same_loss(tmp_path, plain_run):
 
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_loss(tmp_path):
-    plain = train_new(tmp_path / "plain", patch_dropout=0.5)
-    compiled = train_new(tmp_path / "compiled", patch_dropout=0.5, compile=True)
+    plain = run(tmp_path / "plain" / "run", patch_dropout=0.5)
+    compiled = run(tmp_path / "compiled" / "run", patch_dropout=0.5, compile=True)
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
@@ -259,5 +250,5 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 )
 def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
-    gpu = train_new(tmp_path, device="cuda", **changes)
+    gpu = run(tmp_path / "run", device="cuda", **changes)
     assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)
