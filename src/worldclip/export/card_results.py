@@ -54,7 +54,8 @@ def _percent(value: float) -> float:
 
 def limits(records: Sequence[Record], languages: Sequence[str]) -> str:
     """Return intended use, limits and licence: languages whose 95% interval contains chance, and unmeasured ones."""
-    unmeasured = [lang for lang in languages if lang not in {record["lang"] for record in records}]
+    measured = {record["lang"] for record in records}
+    unmeasured = [lang for lang in languages if lang not in measured]
     lines = [
         INTENDED,
         "",

@@ -113,10 +113,10 @@ def embed_tokens(model: Any, tokens: Tokens, num_chunks: int) -> torch.Tensor:
 
     encoder = model.text_model
     chunks = tokens.chunks_by_length(num_chunks)
-    parts = [
-        _run_blocks(encoder, [_text_chunk(encoder, tokens, texts) for texts in together])
-        for together in _limit_tokens(chunks, tokens)
-    ]
+    parts = []
+    for together in _limit_tokens(chunks, tokens):
+        text_chunks = [_text_chunk(encoder, tokens, texts) for texts in together]
+        parts.append(_run_blocks(encoder, text_chunks))
     sorted_BD = _unit(model.text_projection(encoder.final_layer_norm(torch.cat(parts))))
     features_BD = torch.empty_like(sorted_BD)
     features_BD[torch.from_numpy(np.concatenate(chunks)).to(sorted_BD.device)] = sorted_BD

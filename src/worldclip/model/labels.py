@@ -26,13 +26,13 @@ def read_templates(path: Path) -> dict[str, list[str]]:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a JSON file of {{language: [template, ...]}}")
     record = read_json_config(path)
-    is_valid = isinstance(record, dict) and all(
-        isinstance(templates, list) and all(isinstance(template, str) for template in templates)
-        for templates in record.values()
-    )
-    if not is_valid:
+    if not isinstance(record, dict) or not all(map(_is_list_of_text, record.values())):
         raise UserError(f"{path} must hold {{language: [template, ...]}}")
     return {lang.lower(): templates for lang, templates in record.items()}
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def label_features(features_SD: np.ndarray, sentences: Sequence[Sequence[str]]) -> np.ndarray:
@@ -63,8 +63,10 @@ def label_sentences(
     problems += _language_problems(labels, label_langs, langs, by_lang if isinstance(templates, Mapping) else None)
     if problems:
         raise UserError(problems)
-    pairs = zip(labels, label_langs, strict=True)
-    return [[template.replace("{}", label) for template in by_lang[lang]] for label, lang in pairs]
+    sentences = []
+    for label, lang in zip(labels, label_langs, strict=True):
+        sentences.append([template.replace("{}", label) for template in by_lang[lang]])
+    return sentences
 
 
 def _template_problems(by_lang: Mapping[str, Sequence[str]]) -> Iterator[str]:

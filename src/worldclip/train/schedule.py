@@ -98,7 +98,8 @@ def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
     if batch < 2 or batch % parts:
         nearest = max(1, batch // parts) * parts
         counts = worlds_that_divide(batch, accum_steps)
-        fewer, more = ([count for count in counts if (count > world_size) == is_more] for is_more in (False, True))
+        fewer = [count for count in counts if count <= world_size]
+        more = [count for count in counts if count > world_size]
         remedy = " or ".join(f"{count:,}" for count in [*fewer[-1:], *more[:1]])
         raise UserError(
             f"train.global_batch_size = {batch}: must be a multiple of {parts} ({world_size} processes times "
