@@ -1,4 +1,4 @@
-"""What a model card says of the results of a run: metadata that the hub reads, and languages at chance."""
+"""The part of a model card on the results of a run: metadata that the hub reads, and languages at chance."""
 
 from __future__ import annotations
 

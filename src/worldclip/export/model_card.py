@@ -21,13 +21,13 @@ from worldclip.report.table import Table, columns_of, text_column, to_markdown
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says in addition to the lines of its format."""
+    """The content of a card in addition to the lines of its format."""
 
     title: str
     languages: Sequence[str]
     body: Sequence[str] = field(default_factory=tuple)
     results: Sequence[Record] = ()
-    """Records of evaluate; cards of an image tower alone and of pages have none."""
+    """Records of evaluate; cards of image towers and of pages have none."""
 
 
 def render(card: Card, facts: CardFacts, report: Record) -> str:

@@ -28,7 +28,7 @@ from worldclip.model.tokenizer import Tokenizer, require_transformers, tokenizer
 
 BATCH_SIZE = 4096  # texts tokenised together
 NUM_EMBEDDED = 512  # texts whose embeddings are compared; token ids are compared for all texts
-TOLERANCE = 1e-6  # per element: the rows are copies and the arithmetic is the same
+TOLERANCE = 1e-6  # largest difference of an element: the rows are copies and the arithmetic is the same
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 _SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

@@ -20,7 +20,7 @@ from worldclip.model.formats import MODEL_FORMATS
 from worldclip.model.weights import PICKLES
 
 Kind = Literal["model", "dataset", "space"]
-TAG = "worldclip"  # in the card of everything that worldclip publishes
+TAG = "worldclip"  # tag of every card that worldclip publishes
 NUM_NAMED = 3  # files that a message names
 
 

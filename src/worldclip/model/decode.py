@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-VERSION = 2  # of the pixels; 2: 16-bit levels keep their high byte.  What was computed from others is computed again
+VERSION = 2  # version of the pixels; results of another version are computed again.  2: 16-bit levels, high byte
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's limit for decompression bombs
 MAX_ASPECT = 1000  # longer side / shorter side: a line of 1 x 65,535 pixels would be resized to 224 x 14,679,840
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
@@ -40,7 +40,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "T
 NATIVE_FORMATS = ("JPEG", "PNG")
 TORCHVISION, TORCHCODEC, PILLOW = "torchvision", "torchcodec", "pillow"  # names of their distributions
 TORCHVISION_DEPRECATES = (0, 29)  # its decoders, in favour of torchcodec's
-PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of EXIF, also after the pixels
+PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # marks of EXIF, also after the pixels
 ORIENTATION = 0x0112  # EXIF tag
 MAX_DETAIL_CHARS = 200
 
@@ -54,7 +54,7 @@ class Crash:
     since: tuple[int, int]
     """First version that crashes."""
     observed: str
-    """What was seen, with the version."""
+    """The observation, with the version."""
 
 
 # tests/model/test_fuzz_decoders.py feeds damaged files to the installed version of each library, in child processes.

@@ -2,7 +2,7 @@
 
 - Texts of one length are attended together, so no token is padding.
 - A feature is read from one token: an image's class token, a text's end token.  The last block's query and MLP run
-  for that token alone, which saves 7% of the operations of an encoder of 12 blocks.
+  only for that token, which saves 7% of the operations of an encoder of 12 blocks.
 - On CPUs, images run in chunks whose activations stay in the processor's cache.  All chunks pass a block before the
   next block begins, so that oneDNN reorders each weight once for all of them.
 
@@ -52,7 +52,7 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What passes a block at once."""
+    """The rows that pass a block together."""
 
     rows_RW: torch.Tensor
     sequences: Sequences

@@ -97,7 +97,7 @@ class Clip:
 
     backend: Backend
     tokenizer: Any
-    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family; None for an image tower alone."""
+    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family; None for a bare image tower."""
     processor: Any
     """The source's own preprocessing or the reference's, called as Hugging Face's image processors are."""
     applies_exif: bool = True
@@ -119,7 +119,7 @@ class Clip:
 
     @property
     def preprocess(self) -> Report:
-        """What is done to an image, in words: resize, crop, interpolation, EXIF."""
+        """A description of the preprocessing: resize, crop, interpolation, EXIF."""
         return describe(self.processor, applies_exif=self.applies_exif)
 
     @property
@@ -277,7 +277,7 @@ class Clip:
         return probabilities(self.encode_image(images, allow_urls=allow_urls), label_MD, self.logit_scale)
 
     def require_tokenizer(self) -> Any:
-        """Return the tokenizer.  Raises UserError for an image tower alone."""
+        """Return the tokenizer.  Raises UserError for a bare image tower."""
         if self.tokenizer is None:
             raise UserError(IMAGE_TOWER_ONLY)
         return self.tokenizer

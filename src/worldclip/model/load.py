@@ -5,7 +5,7 @@
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
     peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
-    onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or beside config.json
+    onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or next to config.json
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
 open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
@@ -138,7 +138,7 @@ def missing_of(source: Source, options: LoadOptions) -> list[str]:
 
 
 def find(source: str | Path, layout: str | None = None, precision: str | None = None) -> Source:
-    """Recognise a source; a hub repository is downloaded, of an ONNX one the encoders of `precision` alone.
+    """Recognise a source; a hub repository is downloaded, of an ONNX one only the encoders of `precision`.
 
     Raises UserError where it is nothing that worldclip loads, or holds a model in two layouts.
     """

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # of Pillow
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 
 Rule = Literal["source", "reference"]
-"""What the model's source states, or the paper's."""
+"""The preprocessing of the model's source, or the paper's."""
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 
@@ -189,7 +189,7 @@ def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Te
 
 
 def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[float], int] = int) -> np.ndarray:
-    """Map an RGB PIL image to (3, size, size) float32 normalised pixels with Pillow and numpy alone.
+    """Map an RGB PIL image to (3, size, size) float32 normalised pixels, using only Pillow and numpy.
 
     round_offset: of the crop.  transformers truncates it; torchvision, and thus the reference, rounds it to even.
     """

@@ -1,4 +1,4 @@
-"""List the published Meta CLIP 2 weights: their names in each library, and what their tensors alone do not say.
+"""List the published Meta CLIP 2 weights: their names in each library, and facts that their tensors do not show.
 
 Sources: arXiv:2507.22062; the model pages of huggingface.co/facebook; open_clip's model_configs/*worldwide*.json and
 pretrained.py; timm's vision_transformer.py (tags `metaclip2_worldwide`).  The reference's names: the two tables of Meta

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MARK = "\ue000"
 SPECIALS = tuple(MARK + name for name in ("bos", "pad", "eos", "unk"))  # ids 0 to 3
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
-MAX_TRAINING_CHARS = 1_000  # per text; longer alt-texts are page dumps
+MAX_TRAINING_CHARS = 1_000  # longer alt-texts are page dumps
 CHARACTER_COVERAGE = 0.9998  # share of characters that get a piece; rarer ones become unknown
 MAX_PIECE_CHARS = 16  # sentencepiece's default max_sentencepiece_length, used for both models
 WORD_START = "\u2581"  # sentencepiece's mark for the space before a word
@@ -96,7 +96,7 @@ class Tokenizer:
 
     @property
     def special_strings(self) -> list[str]:
-        """What `clean` takes out of texts, longest first: our mark is deleted, other strings are broken."""
+        """The strings that `clean` takes out of texts, longest first: our mark is deleted, others are broken."""
         return [MARK] if self._is_ours else self._specials
 
     def clean(self, text: str) -> str:
@@ -328,13 +328,13 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
             hard_vocab_limit=False,
             character_coverage=CHARACTER_COVERAGE,
             normalization_rule_name="identity",  # the texts are normalised already, by the tokenizer's own rule
-            max_sentence_length=4 * MAX_TRAINING_CHARS + 1,  # in bytes: UTF-8 takes up to 4 per character
+            max_sentence_length=4 * MAX_TRAINING_CHARS + 1,  # bytes: UTF-8 takes up to 4 per character
             num_threads=1,
             unk_id=0,  # required by sentencepiece; -1 turns the other specials off
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            minloglevel=2,  # errors alone
+            minloglevel=2,  # only errors
         )
     except RuntimeError as error:
         raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error

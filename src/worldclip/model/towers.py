@@ -1,7 +1,7 @@
 """Run the two towers of a MetaClip2Model for the one token that is pooled.
 
 The class token of an image, the end token of a text: the last block computes queries, MLP and residuals for this token
-alone, since nothing reads the others.  Values are those of transformers' own forward pass, up to rounding.
+only, since nothing reads the others.  Values are those of transformers' own forward pass, up to rounding.
 
 B batch, T tokens, W width of the tower.
 """

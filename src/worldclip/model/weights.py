@@ -81,7 +81,7 @@ _FOREIGN = {
     "_attn_implementation": "names an attention kernel, which is code from the net",
     "experts_implementation": "names a kernel, which is code from the net",
 }
-MAX_LAYERS = 512  # of a tower that is built before its tensors are compared with the files
+MAX_LAYERS = 512  # a tower is built before its tensors are compared with the files
 _ADAPTER = "adapter_config.json"
 
 

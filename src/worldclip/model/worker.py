@@ -18,7 +18,7 @@ from worldclip.model.load import Source, read
 
 @dataclass(frozen=True, slots=True)
 class WorkerModel:
-    """What each process loads, and how many threads it uses where there are several processes."""
+    """The model that each process loads, and its number of threads where there are several processes."""
 
     source: Source
     options: LoadOptions

@@ -15,8 +15,8 @@ import torch
 
 from worldclip.core.coin import CROP, splitmix64, uniform
 
-CROP_TRIES = 10  # then the central part of the image: torchvision's RandomResizedCrop
-MAX_ASPECT = 4 / 3  # of a crop, also torchvision's
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop, which then takes the central part
+MAX_ASPECT = 4 / 3  # maximum aspect ratio of a crop, torchvision's
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that decide a crop: area and aspect of each try, then the position
 WARP_DRAWS = 6  # numbers that decide a warp: angle, size, red, green, blue, whether to warp
 PATCH_OFFSET = np.uint64(1 << 32)  # patch dropout draws the numbers from here on, far beyond those of crop and warp
@@ -28,7 +28,7 @@ DRAWINGS = {"rotate_deg": 15.0, "zoom_out_min": 0.7, "backdrop_min": 0.5, "warp_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """What training does to images besides the resize."""
+    """The changes that training makes to images in addition to the resize."""
 
     crop_scale_min: float
     """Minimum share of the image's area in the crop."""

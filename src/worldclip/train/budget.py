@@ -1,6 +1,6 @@
-"""What a run needs, before it starts: parameters, FLOPs, memory of each process, device hours.
+"""The needs of a run, before it starts: parameters, FLOPs, memory of each process, device hours.
 
-Arithmetic on the recipe alone: no model is created and torch is not needed.  Memory is what tensors take at the fullest
+Only arithmetic on the recipe: no model is created and torch is not needed.  Memory is what tensors take at the fullest
 moment of a step: what torch calls allocated.  On a GPU the gaps of its allocator come on top (reserved), and what CUDA
 and NCCL take for themselves.
 """
@@ -27,8 +27,8 @@ GIB = 2**30
 FLOAT, HALF = 4, 2  # bytes of a number
 MOMENTS = 2  # AdamW's, float32 each
 BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: for the inputs and for the weights
-DEVICES_PER_MACHINE = 8  # among which HSDP shards, in a plan for other machines
-BLOCKS_AT_ONCE = 2  # that FSDP has gathered: the one that runs and the prefetched next one
+DEVICES_PER_MACHINE = 8  # HSDP shards among them, in a plan for other machines
+BLOCKS_AT_ONCE = 2  # gathered by FSDP: the running block and the prefetched next one
 PERSISTENT = {"weights", "moments", "EMA", "gradients"}  # memory that every student holds at all times
 DOES_NOT_EXIST = 2**62  # bytes of a config that is invalid
 GAPS = 1.1  # reserved over allocated memory of a GPU, an assumption
@@ -56,7 +56,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a run needs, from `estimate`."""
+    """The needs of a run, from `estimate`."""
 
     parameters: Parameters
     students: dict[str, Parameters] = field(default_factory=dict)
@@ -213,7 +213,7 @@ def _activations(config: TrainConfig, model: ModelConfig, pairs: int) -> int:
     A block keeps its input twice (before each norm), the norms' outputs, queries, keys, values and attention's output,
     and the MLP's hidden values before and after the activation; quick_gelu also keeps its sigmoid.  Under bf16 the
     inputs stay float32, and a norm's output is cast once for each of the projections that read it.  The last block
-    keeps its input, the norm's output, keys and values, and all else for the pooled token alone (model/towers.py).
+    keeps its input, the norm's output, keys and values, and all else only for the pooled token (model/towers.py).
     """
     sizes = model.architecture()
     patches = round((sizes.image_size // sizes.patch_size) ** 2 * (1 - config.patch_dropout))
@@ -262,7 +262,7 @@ def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
         return 0
     models = [config.model, *(student.model for student in config.distill.students.values())]
     parameters = sum(count_parameters(model.architecture(), vocab_size, config.loss).total for model in models)
-    if config.token_table == "rows":  # as last touched, beside the weights after the last update
+    if config.token_table == "rows":  # rows as last touched, in addition to the weights after the last update
         parameters_of_rows = sum(vocab_size * model.architecture().text_width for model in models)
         return FLOAT * (parameters * (1 + MOMENTS) + parameters_of_rows)
     return FLOAT * parameters * (1 + MOMENTS + bool(config.ema_decay))

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from worldclip.train.distributed import World
 
-MAX_FAILED_SAVES = 3  # in a row: training goes on without a new checkpoint for so long
+MAX_FAILED_SAVES = 3  # consecutive failures after which training stops
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
-_POLL_S = 0.02  # between looks for the notes of the other ranks
+_POLL_S = 0.02  # interval of looking for the notes of the other ranks
 _NOTE_TIMEOUT_S = 30 * 60  # a rank that has not written its rows by then is lost
 
 
@@ -100,7 +100,7 @@ class CheckpointWriter:
         """keep_last, keep_every_samples: see remove_old."""
         self.train_dir, self.world = train_dir, world
         self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
-        self.num_failed = 0  # in a row
+        self.num_failed = 0  # consecutive failures
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
 
@@ -207,7 +207,7 @@ def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
     try:
         with naming(path):
             save_file({name: local.tensor for name, local in tensors.items()}, path)
-            flush_to_disk(path)  # by the machine that wrote it: another one does not have its pages
+            flush_to_disk(path)  # here, since another machine does not have its pages
             digest = size_and_digest(path)
     except OSError as error:
         path.unlink(missing_ok=True)  # makes room for the note on a full disk

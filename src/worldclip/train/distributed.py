@@ -26,8 +26,8 @@ from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
 
-STEP_TIMEOUT = datetime.timedelta(minutes=10)  # of a tensor's exchange; torch.compile's first step takes minutes
-LONG_TIMEOUT = datetime.timedelta(hours=12)  # of a barrier or a record; a rank that dies is noticed at once
+STEP_TIMEOUT = datetime.timedelta(minutes=10)  # longest exchange of a tensor; torch.compile's first step takes minutes
+LONG_TIMEOUT = datetime.timedelta(hours=12)  # longest barrier or record; a rank that dies is noticed at once
 
 
 @dataclass(frozen=True, slots=True)

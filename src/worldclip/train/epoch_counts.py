@@ -22,8 +22,8 @@ from worldclip.core import artifacts
 from worldclip.train.distributed import ALONE, LONG_TIMEOUT, World, rank_cores
 
 PAIRS, WITHOUT_IMAGE = 0, 1  # rows of the numbers
-EPOCHS_KEPT = 8  # in memory
-POLL_S = 0.1  # between looks for another rank's numbers
+EPOCHS_KEPT = 8  # number of epochs in memory
+POLL_S = 0.1  # interval of looking for another rank's numbers
 
 
 class EpochCounts:
@@ -87,7 +87,7 @@ class EpochCounts:
             wait_for(share)
             counts[:, rank :: self.world.size] = np.load(share, allow_pickle=False)
         artifacts.write_array(folder / f"{epoch:06}.npy", counts)
-        for share in folder.glob(f"{epoch:06}.*_of_*.npy"):  # of other numbers of ranks too
+        for share in folder.glob(f"{epoch:06}.*_of_*.npy"):  # also shares of other numbers of ranks
             share.unlink(missing_ok=True)
 
     def _share_name(self, epoch: int, rank: int) -> str:

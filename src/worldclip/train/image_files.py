@@ -17,7 +17,7 @@ from worldclip.pool.files import StampedFile, read_stamped
 from worldclip.pool.row_groups import RowGroups
 
 READ_TRIES = 3
-WAIT_S = 0.5  # before the second read of a file that cannot be read; doubled before each further one
+WAIT_S = 0.5  # wait before the second read of a file that cannot be read; doubled before each further one
 ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
 OPEN_FILES = 128  # local tars kept open: those of two windows of the default size
 REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
@@ -32,7 +32,7 @@ class ImageFiles:
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = shards
-        self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # of files that are what was listed
+        self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # stamps of unchanged files
         self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
         self._lost: set[int] = set()  # files that could not be read

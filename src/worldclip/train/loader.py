@@ -37,7 +37,7 @@ from worldclip.train.distributed import ALONE, World, rank_cores
 from worldclip.train.image_files import ImageFiles
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
-MAX_GAP_BYTES = 256 * 2**10  # between two images that one request to an object store reads
+MAX_GAP_BYTES = 256 * 2**10  # largest gap between two images that share a request to an object store
 UNREADABLE = "unreadable"  # reason of an image whose file or page cannot be read any more, or is another
 NEAR_REPLACEMENTS = 16  # draws among pairs that are read already, before those of the whole epoch: a shard may be lost
 MAX_REPLACEMENTS = 1_000  # draws of a replacement before the pool counts as broken
@@ -48,7 +48,7 @@ CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded 
 SCALED_MARGIN = 1.25
 BATCHES_AT_ONCE = 4  # while images of one are decoded, texts of another are tokenised
 BATCHES_AHEAD = 16  # made while the step runs: some steps' time for a slow read
-AHEAD_BYTES = 2 * 2**30  # of their images, but never fewer than BATCHES_AT_ONCE batches
+AHEAD_BYTES = 2 * 2**30  # memory of their images, but never fewer than BATCHES_AT_ONCE batches
 IMAGES_PER_TASK = 4  # one hand-over to a decode thread costs about 50 us of the interpreter's lock
 NUM_BAD_SAMPLES = 20
 
@@ -79,7 +79,7 @@ class BadImages:
 
 
 ModelInputs: TypeAlias = tuple[torch.Tensor, Tokens | TextChunks, torch.Tensor | None]
-"""What the model's forward takes: images, texts, kept patches."""
+"""The inputs of the model's forward: images, texts, kept patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Loader:
             self.order = plan.Streams(self.source, names, self.seed, num_streams)
         else:
             self.order = plan.Windows(self.source, names, self.seed, config.shuffle_shards)
-        self._epoch_starts = [0]  # in the concatenation of epochs, for online curation
+        self._epoch_starts = [0]  # positions in the concatenation of epochs, for online curation
         self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while threads make batches
         self._plan_lock, self._tables_lock, self._tokenizer_lock = (threading.Lock() for _ in range(3))
         self._cache: dict[tuple[int, int], torch.Tensor | BadImage] = {}

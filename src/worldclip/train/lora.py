@@ -1,11 +1,11 @@
-"""LoRA (arXiv:2106.09685): the towers' weights stay fixed, and low-rank adapters learn beside them.
+"""LoRA (arXiv:2106.09685): the towers' weights stay fixed, and low-rank adapters learn in addition.
 
 Every linear layer of the blocks of an adapted tower computes (W + B A) x + b: W and b are fixed, A (rank, inputs) is
 drawn from the seed, B (outputs, rank) begins at zero.  The projections after the towers learn in full; the logit scale
 stays fixed, since peft's files have no place for it.
 
 A checkpoint holds W + B A as the weights, so that everything which reads checkpoints needs no peft.  W itself cannot be
-recovered from the sum to the bit: it is stored beside the adapters, for the run that resumes.
+recovered from the sum to the bit: it is stored along with the adapters, for the run that resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LAYERS = r"\.encoder\.layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|out_p
 
 
 def adapter_config(config: TrainConfig) -> Any:
-    """Return peft's LoraConfig of a recipe.  The scale of B A is 1: the learning rate alone decides how far it goes."""
+    """Return peft's LoraConfig of a recipe.  The scale of B A is 1: only the learning rate decides how far it goes."""
     towers = [f"{tower}_model" for tower in config.adapted_towers]
     return require("peft", extra="lora").LoraConfig(
         r=config.lora_rank,

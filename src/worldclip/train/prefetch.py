@@ -1,4 +1,4 @@
-"""Copy batches to a GPU one batch ahead, beside the step that computes.
+"""Copy batches to a GPU one batch ahead, while the step computes.
 
 The loader's images are in pinned memory.  Their copy, and that of token ids and their places, runs on a stream of its
 own; the step's stream waits for it on the device, and Python for neither.

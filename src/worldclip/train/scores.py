@@ -1,4 +1,4 @@
-"""Scores of checkpoints while a run trains: from the training loop, or from a process beside it (watch.py).
+"""Scores of checkpoints while a run trains: from the training loop, or from another process (watch.py).
 
 RUN/train/evaluate/step_<9 digits>/results.jsonl    a record per dataset, language and task
 RUN/train/evaluate/step_<9 digits>/scores.json      written last: model_digest, scores by dataset and their mean
@@ -25,7 +25,7 @@ from worldclip.model.load import load
 from worldclip.report.results import ResultRecord
 from worldclip.train.config import TrainConfig
 
-MEAN = "mean"  # of the datasets' scores; chooses the best checkpoint
+MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 
 
 def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:

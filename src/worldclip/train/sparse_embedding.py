@@ -26,27 +26,27 @@ from worldclip.train.distributed import World
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
-NAME = "text_model.embeddings.token_embedding.weight"  # of the whole table, in the Hugging Face folder
-CHUNK_ROWS = 65_536  # of the table brought up to date at a time, for a checkpoint
+NAME = "text_model.embeddings.token_embedding.weight"  # name of the whole table in the Hugging Face folder
+CHUNK_ROWS = 65_536  # rows that are brought up to date at a time, for a checkpoint
 NEGLIGIBLE = 1e-10  # share of its first step that momentum still adds after the window
 
 
 class IdleUpdates:
-    """What dense AdamW does to a row in the updates that have no gradient for it.
+    """The effect of dense AdamW on a row in the updates that have no gradient for it.
 
     A row of weight w and moments m, v, last touched by update s, is changed by update s + j, at learning rate lr, to
 
         w * (1 - lr * weight_decay) - lr / c1 * beta1^j * m / (sqrt(beta2^j * v) / sqrt(c2) + eps)
 
-    with c1 = 1 - beta1^(s + j) and c2 = 1 - beta2^(s + j).  With eps beside sqrt(v), where it fades as the moment does,
-    the second term is m / (sqrt(v) + eps) times a factor that depends on s and j alone, and falls with
+    with c1 = 1 - beta1^(s + j) and c2 = 1 - beta2^(s + j).  With eps next to sqrt(v), where it fades as the moment
+    does, the second term is m / (sqrt(v) + eps) times a factor that depends only on s and j, and falls with
     (beta1 / sqrt(beta2))^j.  So all updates since s are one multiplication and one subtraction, whose factors are kept
     here by s.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
-        self.count = 0  # of updates
+        self.count = 0  # number of updates
         # MPS has no float64
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._log_decay = torch.zeros(1, dtype=dtype, device=device)  # by update: log of the product of decays so far
@@ -135,10 +135,10 @@ class SparseEmbedding(torch.nn.Module):
         self._sent = np.bincount(owner_U, minlength=self.world.size).tolist()
         device = self.weight.device
         self._ids_U = torch.from_numpy(ids_U).to(device)
-        self._place_U = torch.from_numpy(np.argsort(by_owner)).to(device)  # of each id among those by owner
+        self._place_U = torch.from_numpy(np.argsort(by_owner)).to(device)  # place of each id in the order by owner
         self._received = self._exchange_counts(self._sent)
         requested_R = self._exchange(self._ids_U[torch.from_numpy(by_owner).to(device)], self._sent, self._received)
-        rows_R = requested_R // self.world.size  # of this rank's
+        rows_R = requested_R // self.world.size  # indices into this rank's rows
         self._touched, self._touched_R = torch.unique(rows_R, return_inverse=True)
         self._bring_up_to_date(self._touched)
         self._rows_UD = self._exchange(self.weight[rows_R], self._received, self._sent).requires_grad_()

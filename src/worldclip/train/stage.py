@@ -26,7 +26,7 @@ from worldclip.train.pool_join import image_shards, join_images, joined_shards, 
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
-REMOTE_STREAMS = 64  # of tars in an object store
+REMOTE_STREAMS = 64  # default number of streams of an object store
 
 
 def train(run: Run) -> None:
@@ -127,7 +127,7 @@ def _train_once(run: Run, job: Job) -> Result:
             join_images(run, shards, images)
             images = joined_shards(config, run.dir)
         tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
-        for partial in train_dir.glob(".step_*"):  # of a save or a removal that was killed
+        for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
             shutil.rmtree(partial)
         start = Start(
             schedule=schedule,

@@ -24,13 +24,13 @@ from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
 """(B, D) float32 each: of images, of texts."""
-EXIT_CODES = (143, 138)  # of Requests: a shell's for SIGTERM and SIGUSR1, 128 + number
+EXIT_CODES = (143, 138)  # a shell's codes of SIGTERM and SIGUSR1: 128 + number
 NUM_VOTES = 1 + len(EXIT_CODES)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What a rank asks of all ranks; it rides in the exchange of the step's scalars."""
+    """The requests of a rank to all ranks; they ride in the exchange of the step's scalars."""
 
     is_overdue: bool = False
     """A checkpoint, by rank 0's clock."""
@@ -119,7 +119,8 @@ def launch_step(
     if state.sparse_embedding is not None:
         state.sparse_embedding.fetch(batch.tokens.ids)
     loss, features_done = _backward(state, batch, teacher_features)
-    if state.config.parallel == "ddp" and state.sparse_embedding is None:  # else the forward pass exchanges weights
+    # with FSDP or sparse rows the forward pass exchanges weights
+    if state.config.parallel == "ddp" and state.sparse_embedding is None:
         arrived = features_done
     others = _average_scalars(state, loss, requests, busy_s)
     if state.sparse_embedding is not None:

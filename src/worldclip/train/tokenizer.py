@@ -23,8 +23,8 @@ from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from worldclip.train.config import TrainConfig
 
-MAX_TEXTS = 1_000_000  # to train a tokenizer on, chosen by hash
-MAX_REPEATS = 10.0  # of a text: three texts of a rare language, repeated a thousand times, would teach whole sentences
+MAX_TEXTS = 1_000_000  # texts that a tokenizer is trained on, chosen by hash
+MAX_REPEATS = 10.0  # a text repeated a thousand times would teach whole sentences
 
 
 def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> Tokenizer:

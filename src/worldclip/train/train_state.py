@@ -1,4 +1,4 @@
-"""What a step works on: model, its DDP or FSDP wrapper, optimizer, EMA; created fresh or from a checkpoint."""
+"""The state that a step changes: model, its DDP or FSDP wrapper, optimizer, EMA; created fresh or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def create_train_state(
         precision=config.precision,
         loss=config.loss,
         text_chunks=1 if is_fsdp else TEXT_CHUNKS,
-        world=world if config.accum_steps == 1 else None,  # else the loss is of features that were computed before
+        world=world if config.accum_steps == 1 else None,  # with accumulation, features are computed before
     )
     reader = CheckpointReader(checkpoint) if checkpoint is not None else None
     if reader is not None:

@@ -24,7 +24,7 @@ from worldclip.train.checkpoint import FILES, MODEL, OPTIMIZER, consolidate, rea
 from worldclip.train.config import TrainConfig
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, load_datasets, score_checkpoint
 
-POLL_S = 5.0  # between looks for a new checkpoint
+POLL_S = 5.0  # interval of looking for a new checkpoint
 
 
 def watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages) -> None:
@@ -84,7 +84,7 @@ def _evaluate_once(
 ) -> bool:
     """Evaluate a checkpoint unless it has scores; return whether it was evaluated."""
     aside = layout.step_scores(checkpoint).with_name("checkpoint")
-    shutil.rmtree(aside, ignore_errors=True)  # of a call that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # remains of a call that was killed
     try:
         try:
             _link_files(checkpoint, aside)

@@ -125,7 +125,7 @@ def _read_model(folder: Path, config: Any) -> Any:
         return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     files = weights.weight_files(folder, PICKLE)
     if not files:
-        is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # of a training with several processes
+        is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # written by several processes
         remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
     state = {name: tensor for file in files for name, tensor in weights.read_state(file).items()}

@@ -15,7 +15,7 @@ from worldclip.core.registry import Requirement
 from worldclip.model.inference import Clip
 
 TORCH = Requirement(("torch", "torchvision", "transformers", "tokenizers", "safetensors", "PIL"), extra="train")
-"""What reading weights into torch needs."""
+"""The packages that reading weights into torch needs."""
 _OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 
 
@@ -35,14 +35,14 @@ def largest_difference(library: str) -> Callable[[Record], str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """What the model card of a format says."""
+    """The facts of a format on its model cards, and its files."""
 
     library: str
     """Library of the hub that loads the folder."""
     use: Sequence[str]
     """Lines of Python that use the folder."""
     checked: Callable[[Record], str]
-    """What was measured, from the report of `compare`; follows "Checked against the source model"."""
+    """Returns the measurement in the report of `compare` as text; follows "Checked against the source model"."""
     about: str = about("A CLIP that embeds images and texts of all its languages in one space")
     is_image_tower: bool = False
     is_page: bool = False
@@ -61,7 +61,7 @@ class LoadOptions:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     arch: str | None = None
-    """What a bare file does not say: a published name, or the path of an open_clip configuration."""
+    """The architecture of a bare file: a published name, or the path of an open_clip configuration."""
     tokenizer: str | None = None
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None

@@ -92,7 +92,7 @@ def open_session(path: Path) -> Any:
     """Return a graph in onnxruntime, on the CPU.  Raises UserError for a file that does not load."""
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # only errors
     if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has its own thread pool, which does not read the variable
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     try:

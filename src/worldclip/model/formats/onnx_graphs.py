@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 FOLDER = "onnx"
 IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}  # of transformers.js, whose dtype q8 is our int8
+SUFFIXES = {
+    "fp32": "",
+    "fp16": "_fp16",
+    "int8": "_quantized",
+}  # of transformers.js; its dtype q8 is our int8
 OPSET = 18
 MAX_FILE_BYTES = 1_500_000_000  # larger tensors go to <name>.onnx_data: a protobuf file is limited to 2 GiB
 QUANTISED_OPS = ["MatMul", "Gather"]  # Gather: the token table, which is most of a small model
@@ -63,7 +67,7 @@ def _write_float32(model: Any, tower: str, path: Path) -> None:
 def write_graph(
     encoder: Any, inputs: dict[str, torch.Tensor], output: str, path: Path, dynamic: dict[str, Any] | None = None
 ) -> None:
-    """Write a float32 graph with these inputs and one output; large weights go to a file beside it.
+    """Write a float32 graph with these inputs and one output; large weights go to a second file.
 
     inputs: examples by name, in the order of the encoder's arguments.  dynamic: the dimensions that are not fixed.
     """
@@ -143,7 +147,7 @@ def _write_float16(source: Path, path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    with _without_warnings():  # of numbers outside float16's range: the -inf of masks
+    with _without_warnings():  # about numbers outside float16's range: the -inf of masks
         half = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True)
     OnnxModel(half).topological_sort()  # the conversion appends the casts of the inputs at the end
     is_large = _external_data(source).exists()

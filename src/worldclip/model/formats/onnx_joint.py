@@ -34,7 +34,7 @@ _HEAD = """similarity (float[batch_size, {dim}] image_rows, float[text_batch_siz
 
 
 def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: float, max_bytes: int) -> None:
-    """Write the joint graph of two encoders beside them.
+    """Write the joint graph of two encoders into their folder.
 
     logit_scale: the factor of cosines.  Embedded weights of more than max_bytes go to <name>.onnx_data.
     """

@@ -1,4 +1,4 @@
-"""Read what stands beside ONNX encoders without torch and transformers: configuration, tokenizer, preprocessing.
+"""Read the other files of an ONNX folder without torch and transformers: configuration, tokenizer, preprocessing.
 
 Only numpy, Pillow and the package tokenizers are needed.  Texts become the same ids as by transformers.  Pixels come
 from Pillow, where transformers' processors resize tensors: of the pixels of model/sample_inputs.py 4.6% differ, by at
@@ -37,7 +37,7 @@ _PROCESSOR_DEFAULTS: Report = {
     "rescale_factor": 1 / 255,
     "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
-}  # of transformers' CLIPImageProcessor
+}  # defaults of transformers' CLIPImageProcessor
 
 
 def are_plain(folder: Path, options: LoadOptions) -> bool:
@@ -76,7 +76,7 @@ def _read_config(folder: Path) -> Any:
 def _read_processor(path: Path, image_size: int) -> PerImage:
     record = _PROCESSOR_DEFAULTS | weights.read_json_config(path)
     size, crop = record["size"], record["crop_size"]
-    record["size"] = {"shortest_edge": size} if isinstance(size, int) else size  # as of older transformers
+    record["size"] = {"shortest_edge": size} if isinstance(size, int) else size  # older transformers write a number
     record["crop_size"] = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     facts = facts_of(SimpleNamespace(**record))
     if facts.size != image_size:

@@ -72,7 +72,7 @@ def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | 
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
-    """Load a folder, or a bare checkpoint file with what stands beside it."""
+    """Load a folder, or a bare checkpoint file with the files next to it."""
     folder, file = path.parent, path
     if path.is_dir():
         files = [path / name for name in WEIGHT_FILES if (path / name).exists()]
@@ -98,7 +98,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
 
 
 def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Report:
-    """Return the configuration that `arch` names, the one beside the file, or the only one that fits its tensors."""
+    """Return the configuration that `arch` names, the one next to the file, or the only one that fits its tensors."""
     if arch is not None and Path(arch).is_file():
         return read_config(Path(arch))
     if arch is not None:

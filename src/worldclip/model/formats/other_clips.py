@@ -33,8 +33,8 @@ FAMILIES = {
     "altclip": "AltCLIPModel",
     "chinese_clip": "ChineseCLIPModel",
 }
-OLD_BUFFER = "position_ids"  # that older transformers saved
-TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # of open_clip's own
+OLD_BUFFER = "position_ids"  # older transformers saved it
+TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # open_clip's own
 PADDED = ("siglip",)  # trained on texts that are padded to the whole context, without a mask
 
 
@@ -188,7 +188,7 @@ def read_open_clip(
 
 
 def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
-    """Raise UserError where open_clip would let transformers run code that stands beside a tokenizer or a text tower.
+    """Raise UserError where open_clip would let transformers run code in the folder of a tokenizer or a text tower.
 
     It passes tokenizer_kwargs on, trust_remote_code among them, and builds a text tower without a word on trust:
     transformers then asks whoever sits at the terminal.

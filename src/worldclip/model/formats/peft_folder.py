@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
-PREFIX = "base_model.model."  # of every tensor in peft's file
+PREFIX = "base_model.model."  # prefix of every tensor in peft's file
 _SIDES = {".lora_A.weight": 1, ".lora_B.weight": 0}  # suffix -> dimension that the layer decides; the other is the rank
-_DEFAULT_RANK = _DEFAULT_ALPHA = 8  # of peft's LoraConfig
+_DEFAULT_RANK = _DEFAULT_ALPHA = 8  # defaults of peft's LoraConfig
 _READ = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora")
 # Keys without an effect on trained weights, or whose content the names of the tensors tell.
 _WITHOUT_EFFECT = (
@@ -46,7 +46,7 @@ _PLAIN: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What adapter_config.json says, checked."""
+    """The checked content of adapter_config.json."""
 
     base: str | None
     """The model that they are added to."""

@@ -49,7 +49,7 @@ MODEL_ARGUMENTS = (
     *("img_size", "num_classes", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"),
     *("act_layer", "norm_layer", "class_token", "pre_norm", "qkv_bias", "init_values", "no_embed_class", "in_chans"),
 )
-_BASE_ARCHITECTURE = "vit_base_patch16_clip{}_224"  # for other sizes, which override it
+_BASE_ARCHITECTURE = "vit_base_patch16_clip{}_224"  # other sizes override its own
 
 
 def missing(folder: Path) -> str | None:
@@ -92,7 +92,7 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
     """Return timm's own model without weights; arch: another architecture than config.json says.
 
     Raises UserError for another architecture than a CLIP ViT, and where the activation is known to differ from
-    config.json: timm says so for the 224 px ViT-H/14 in a note alone (vision_transformer.py: `natively QuickGELU`).
+    config.json: timm says so for the 224 px ViT-H/14 only in a note (vision_transformer.py: `natively QuickGELU`).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The image tower alone for transformers' MetaClip2VisionModel, as multimodal language models read it.
+"""The bare image tower for transformers' MetaClip2VisionModel, as multimodal language models read it.
 
 It has no projection, so it is written and compared, and never read as a CLIP.
 """
