@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
 FOLDER = "onnx"
 IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
-SUFFIXES = {
-    "fp32": "",
-    "fp16": "_fp16",
-    "int8": "_quantized",
-}  # of transformers.js; its dtype q8 is our int8
+# Suffixes of transformers.js; its dtype q8 is our int8.
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 OPSET = 18
 MAX_FILE_BYTES = 1_500_000_000  # larger tensors go to <name>.onnx_data: a protobuf file is limited to 2 GiB
 QUANTISED_OPS = ["MatMul", "Gather"]  # Gather: the token table, which is most of a small model
