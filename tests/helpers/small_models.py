@@ -127,7 +127,7 @@ def reduced_open_clip_config(name: str, vocab_size: int) -> dict[str, Any]:
     model_cfg = open_clip.get_model_config(name)
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     head_width = text["width"] // text["heads"]
-    vision.update(layers=2, width=2 * vision["head_width"], image_size=2 * vision["patch_size"])
+    vision.update(layers=2, width=2 * vision.get("head_width", 64), image_size=2 * vision["patch_size"])
     text.update(layers=2, heads=2, width=2 * head_width, vocab_size=vocab_size)
     model_cfg["embed_dim"] = 48
     return model_cfg
