@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from stages import finish
 from tars import write_tar
@@ -105,12 +103,17 @@ def whole_pack(folder: Path) -> bytes:
 
 
 def whole_weights(folder: Path) -> bytes:
+    import torch
+    from safetensors.torch import save_file
+
     path = folder / "model.safetensors"
     save_file({"a": torch.zeros(3, 4), "b.weight": torch.ones(5, dtype=torch.float16)}, path, {"format": "pt"})
     return path.read_bytes()
 
 
 def whole_pickle(folder: Path) -> bytes:
+    import torch
+
     path = folder / "model.pt"
     torch.save({"state_dict": {"a": torch.zeros(3, 4), "b.weight": torch.ones(5)}}, path)
     return path.read_bytes()

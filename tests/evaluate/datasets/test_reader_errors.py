@@ -1,4 +1,7 @@
-"""Each way in which the files of a layout can be wrong is an error that names the file, what it says and must say."""
+"""Each way in which the files of a layout can be wrong is an error that names the file, what it says and must say.
+
+Files that are missing, empty, no text or of another type, and missing images, in every layout: test_upstream.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ CAPTIONS = "captions.jsonl"
 KEY = "0" * 16
 FOUND = {"image/key": KEY, "en": {"caption": ["a cat"]}}
 XM3600 = [
-    ({CAPTIONS: '{"image/key": "k9", "en": {"caption": ["a"]}}'}, "lists 1 images that are missing from .*images: k9"),
     ({CAPTIONS: '{"image/key": "k1"'}, r"captions\.jsonl:1 is not JSON"),
     ({CAPTIONS: '{"en": {"caption": ["a"]}}'}, r"captions\.jsonl:1 lacks image/key"),
     ({CAPTIONS: jsonl(FOUND, FOUND)}, f"image/key '{KEY}' occurs twice"),
@@ -41,22 +43,18 @@ def image(name: str, split: str, *captions: str) -> dict[str, Any]:
 
 
 FLICKR30K = [
-    (of_karpathy([image("9.jpg", "test", "a")]), "lists 1 images that are missing from .*images: 9"),
     (of_karpathy([image("391895.jpg", "val", "a")]), "no image whose split is 'test'"),
     (of_karpathy([{"filename": "391895.jpg", "split": "test"}]), "image 0 lacks sentences"),
     (of_karpathy([image("391895.jpg", "test")]), "image 0: a sentence lacks raw"),
     (of_karpathy([image("391895.jpg", "test", " ")]), "image 0: a sentence: raw is ' '; it must be a text"),
     (of_karpathy("many"), 'has no list "images"'),
-    ({"dataset_flickr30k.json": None}, r"dataset_flickr30k\.json is missing"),
 ]
 ENGLISH = "test_1kcaptions_en.txt"
 LIST = "test_image_names.txt"
 XTD10 = [
     ({ENGLISH: "cat\n"}, r"has 1 lines, and .*test_image_names\.txt has 2"),
     ({ENGLISH: "cat\n\n"}, r"test_1kcaptions_en\.txt:2 is empty"),
-    ({ENGLISH: ""}, r"test_1kcaptions_en\.txt is empty"),
     ({f"more/{ENGLISH}": "a\nb\n"}, "are both captions in en; remove one"),
-    ({LIST: "COCO_9.jpg\n"}, "lists 1 images that are missing from .*images: COCO_9"),
     ({LIST: 2 * "COCO_val2014_000000391895.jpg\n"}, "image .COCO_val2014_000000391895. occurs twice"),
     ({"filenames.txt": "COCO_1.jpg\n"}, "holds 2 of test_image_names.txt"),
     ({LIST: None}, r"holds 0 of test_image_names\.txt"),
@@ -107,7 +105,6 @@ CARS = [
     ({"test/1.tar": {}}, r"says 1 tars; .*test also holds 1\.tar"),
     ({"test/nshards.txt": "0"}, "must be the number of tars, at least 1"),
     ({"test/nshards.txt": "many"}, "says 'many'; it must be the number of tars"),
-    ({"test/nshards.txt": ""}, r"nshards\.txt is empty"),
     ({"languages.json": "["}, "is not JSON"),
     ({"languages.json": "[]"}, r"is \[\]; it must be a JSON object"),
     (names({}), 'de has no "classes"'),
@@ -123,14 +120,8 @@ CARS = [
     (of_tar(a_jpg=b"cat", a_cls=b"0", b_cls=b"1"), r"holds 1 labels or captions without an image: b\.cls"),
     ({"train/nshards.txt": "1\n", "train/0.tar": {"README.md": b"moved"}}, "train: its tars hold no image"),
     ({"dataset_type.txt": "segmentation\n"}, "'segmentation'; it must be one of classification, retrieval, multilabel"),
-    *(
-        ({"dataset_type.txt": "retrieval\n", **of_tar(**members)}, message)
-        for members, message in (
-            ({"a_jpg": b"cat", "a_txt": b"\n"}, "its tars hold no caption"),
-            ({"a_jpg": b"cat"}, r"a has no \.txt"),
-            ({"a_jpg": b"cat", "a_txt": b"\xff"}, r"a\.txt is not UTF-8"),
-        )
-    ),
+    ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat", a_txt=b"\n")}, "its tars hold no caption"),
+    ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat")}, r"a has no \.txt"),
 ]
 VOC = [
     (of_tar(a_jpg=b"cat", a_npy=array([1, 0])), r"a\.npy holds \(2,\) of int64; it must be 6 of 0 and 1"),
@@ -144,9 +135,7 @@ FMOW = [
 ]
 FOLDERS = [
     ({"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
-    ({"templates.txt": "a photo\n"}, "'a photo' has no place for the class"),
     ({"empty/note.md": ""}, "empty holds no image"),
-    (names({"classes": ["a"]}), "de has 1 classes; the dataset has 2"),
     ({"dog": None}, "has 1 folders; it must have one per class"),
 ]
 LABELS = "babel_imagenet-298.json"
@@ -169,7 +158,6 @@ BABEL = [
         for members, message in (
             ({"a.jpg": b"cat", "a.cls": b"1000"}, "says .1000.; it must be a class index, 0 to 999"),
             ({"a.jpg": b"cat", "a.json": b"{}"}, r"a\.json lacks class_index"),
-            ({"a.jpg": b"cat", "a.json": b"{"}, r"a\.json is not JSON"),
             ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
         )
     ),
@@ -193,23 +181,14 @@ DOLLAR_STREET = [
             (f"40,{PLACE},zebra", "it must be a list of class indices"),
             (f"40,{PLACE},5", "imagenet_sysnet_id is '5'"),
             (f"rich,{PLACE},[1]", "income is 'rich'; it must be a number"),
-            ("40,assets/gone.jpg,[1]", r"lists 1 images that are missing from .*: assets/gone\.jpg"),
             ("40,../gone.jpg,[1]", r"lists '\.\./gone\.jpg': not a path below"),
         )
     ),
-]
-GEODE_HEAD = "file_path,object,region,ip_country\n"
-GEODE = [
-    ({"index.csv": "file_path,object\n1.jpg,stove\n"}, "lacks the columns region, ip_country"),
-    ({"index.csv": f"{GEODE_HEAD}0/9.jpg,stove,Asia,Nepal\n"}, r"lists 1 images .* missing from .*images: 0/9\.jpg"),
-    ({"index.csv": ""}, r"index\.csv is empty"),
 ]
 SOLUTION = "recognition_solution_v2.1.csv"
 GLDV2 = [
     ({SOLUTION: "id,landmarks\n0a1b,\n"}, "no image with a landmark"),
     ({SOLUTION: "id,landmarks\n0a1b2c3d4e5f6071,99\n"}, "no name for 1 landmarks: 99"),
-    ({SOLUTION: "id,landmarks\nxyz9,7\n"}, r"lists 1 images that are missing from .*: x/y/z/xyz9\.jpg"),
-    ({"train_label_to_category.csv": "landmark_id\n7\n"}, "lacks the columns category"),
 ]
 QUESTION = {
     "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya", "question": "nini?",
@@ -230,7 +209,6 @@ CVQA = [
     (of_files({**QUESTION, "answer": 4}), "has answer 4"),
     (of_files({**QUESTION, "image": "z.jpg"}), "lists 1 images that are missing from .*images: z"),
     (of_files({name: QUESTION[name] for name in QUESTION if name != "country"}), "lacks country"),
-    (of_files("{"), "is not JSON"),
     ({"data": None}, r"holds neither data/test-\*\.parquet nor questions\.jsonl"),
     ({"labels.json": '{"6001_1": 2}'}, r"2 of 3 questions have no answer \(Label is -1\), the first is 6001_0"),
     ({"data/test-00000-of-00001.parquet": parquet({"ID": "1"})}, "lacks the columns Question, Options"),
@@ -262,7 +240,6 @@ SUGAR_CREPE = [
             ({"0": 7}, "0 is 7; it must be a JSON object with filename, caption, negative_caption"),
             ({"0": {"filename": "1.jpg", "caption": "a"}}, "0 lacks negative_caption"),
             ({"0": choice("1.jpg", "a", 5)}, "negative_caption is 5; it must be a text"),
-            ({"0": choice("9.jpg", "a", "b")}, "lists 1 images that are missing from .*: 9"),
         )
     ),
     ({"swap_att.json": None}, r"lacks swap_att\.json; the average is over the questions of all kinds"),
@@ -271,35 +248,24 @@ EXAMPLE = {"image_0": "ex_0_img_0", "image_1": "ex_0_img_1", "caption_0": "cat",
 WINOGROUND = [
     ({"examples.jsonl": line}, message)
     for line, message in (
-        ("", r"examples\.jsonl is empty"),
-        ("{", r"examples\.jsonl:1 is not JSON"),
         ("7", "1 is 7; it must be a JSON object with image_0, image_1"),
         ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
         (jsonl({**EXAMPLE, "caption_0": 3}), "1: caption_0 is 3; it must be a text"),
-        (jsonl({**EXAMPLE, "image_1": "gone"}), "lists 1 images that are missing from .*: gone"),
     )
 ]
 WINOGAVIL = [
-    ({"winogavil_dataset.csv": f"{head}{row}"}, message)
-    for head, row, message in (
-        ("cue,candidates,associations\n", "", "has no rows"),
-        ("cue,candidates\n", "", "lacks the columns associations"),
-        *(
-            ("cue,candidates,associations\n", f"{row}\n", message)
-            for row, message in (
-                ("cat,cat dog,['cat']", "candidates is 'cat dog'; it must be a list of image names"),
-                ("cat,5,['cat']", "candidates is '5'; it must be a list of image names"),
-                ("cat,['cat'],['dog']", r"associations \['dog'\] are not some of the candidates"),
-                ("cat,['gone'],['gone']", "lists 1 images that are missing from .*: gone"),
-                ("cat", "2 has fewer fields than the header"),
-            )
-        ),
+    ({"winogavil_dataset.csv": f"cue,candidates,associations\n{row}\n"}, message)
+    for row, message in (
+        ("cat,cat dog,['cat']", "candidates is 'cat dog'; it must be a list of image names"),
+        ("cat,5,['cat']", "candidates is '5'; it must be a list of image names"),
+        ("cat,['cat'],['dog']", r"associations \['dog'\] are not some of the candidates"),
+        ("cat", "2 has fewer fields than the header"),
     )
 ]
 WRONG = {
     "xm3600": XM3600, "flickr30k": FLICKR30K, "xtd10": XTD10, "wit_iglue": WIT_IGLUE, "pool": POOL, "cars": CARS,
     "voc2007_multilabel": VOC, "fmow": FMOW, "folders": FOLDERS, "babel_imagenet": BABEL,
-    "dollar_street": DOLLAR_STREET, "geode": GEODE, "gldv2": GLDV2, "cvqa": CVQA, "mvl_sib": MVL_SIB,
+    "dollar_street": DOLLAR_STREET, "gldv2": GLDV2, "cvqa": CVQA, "mvl_sib": MVL_SIB,
     "sugar_crepe": SUGAR_CREPE, "winoground": WINOGROUND, "winogavil": WINOGAVIL,
 }  # fmt: skip
 
