@@ -187,26 +187,11 @@ def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
     Values are in percent, None where the model has none.  Raises UserError for an unknown model.
     """
     theirs = of_model(against)
-    rows: list[PublishedRow] = []
-    for figure in figures().values():
-        row = _ours(figure, records)
-        theirs_row = theirs.get(figure.figure)
-        if row["ours_pct"] is None and theirs_row is None:
-            continue
-        if theirs_row is not None:
-            row["published_pct"] = theirs_row.value_pct
-            row["source"] = theirs_row.source
-            row["is_secondary"] = theirs_row.is_secondary
-            if row["ours_pct"] is not None:
-                difference = row["ours_pct"] - theirs_row.value_pct
-                row["difference_pct"] = difference
-                row["differs"] = abs(difference) > AGREES_WITHIN_PCT
-        rows.append(row)
-    return rows
+    rows = [_published_row(figure, records, theirs.get(name)) for name, figure in figures().items()]
+    return [row for row in rows if (row["ours_pct"], row["published_pct"]) != (None, None)]
 
 
-def _ours(figure: Figure, records: Sequence[ResultRecord]) -> PublishedRow:
-    """Return a row with only our number."""
+def _published_row(figure: Figure, records: Sequence[ResultRecord], theirs: Published | None) -> PublishedRow:
     missing: list[str] = []
     if figure.dataset.startswith("suite:"):
         value, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
@@ -217,17 +202,19 @@ def _ours(figure: Figure, records: Sequence[ResultRecord]) -> PublishedRow:
         value = row.value
         languages = list(row.languages)
         over = languages_of(row)
+    ours = None if value is None else 100 * value
+    difference = None if ours is None or theirs is None else ours - theirs.value_pct
     return {
         "figure": figure.figure,
         "title": figure.title,
-        "ours_pct": None if value is None else 100 * value,
-        "published_pct": None,
-        "difference_pct": None,
-        "differs": False,
+        "ours_pct": ours,
+        "published_pct": theirs.value_pct if theirs else None,
+        "difference_pct": difference,
+        "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
         "languages": languages,
         "over": "" if value is None else over,
         "missing": missing,
         "protocol": figure.protocol,
-        "source": None,
-        "is_secondary": False,
+        "source": theirs.source if theirs else None,
+        "is_secondary": theirs is not None and theirs.is_secondary,
     }
