@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done
+from worldclip.core.execute.shards import cause_of_death
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
 
@@ -46,23 +47,35 @@ def calls(out: Path) -> list[str]:
     return (out / "calls").read_text().split() if (out / "calls").exists() else []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Path, workers: int) -> None:
-    executor = LocalExecutor(workers=workers, quiet=True)
+Map = Callable[..., Sequence[dict]]
+
+
+@pytest.fixture(params=[1, 2])
+def run_map(request, tmp_path: Path) -> Map:
+    """Map over SHARDS with one worker, which is this process, and with two."""
+    executor = LocalExecutor(workers=request.param, quiet=True)
+    return partial(executor.map, shards=SHARDS, label="x", done_dir=tmp_path / "done", key={})
+
+
+@pytest.fixture
+def map_with_two(tmp_path: Path) -> Map:
+    executor = LocalExecutor(workers=2, quiet=True)
+    return partial(executor.map, shards=SHARDS, label="x", done_dir=tmp_path / "done", key={})
+
+
+def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Path, run_map: Map) -> None:
     for _ in range(2):
-        reports = executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+        reports = run_map(partial(write_number, tmp_path))
         assert [report["number"] for report in reports] == list(range(6))
     assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_only_the_failed_shard_is_retried(tmp_path: Path, workers: int) -> None:
-    executor = LocalExecutor(workers=workers, quiet=True)
+def test_only_the_failed_shard_is_retried(tmp_path: Path, run_map: Map) -> None:
     with pytest.raises(StageFailed) as failed:
-        executor.map(partial(fail_on, "002.tar", tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+        run_map(partial(fail_on, "002.tar", tmp_path))
     assert failed.value.failures == {"002.tar": "truncated after 3 samples"}
     assert len(calls(tmp_path)) == 5
-    executor.map(partial(write_number, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
+    run_map(partial(write_number, tmp_path))
     assert calls(tmp_path)[5:] == ["002.tar"]
 
 
@@ -76,18 +89,14 @@ def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 13
 
 
-def test_shards_of_a_killed_worker_are_retried(tmp_path: Path) -> None:
-    executor = LocalExecutor(workers=2, quiet=True)
-    reports = executor.map(partial(die_once, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
-    assert [report["number"] for report in reports] == list(range(6))
+def test_shards_of_a_killed_worker_are_retried(tmp_path: Path, map_with_two: Map) -> None:
+    assert [report["number"] for report in map_with_two(partial(die_once, tmp_path))] == list(range(6))
 
 
-def die_always(out: Path, how: signal.Signals | int, shard: Shard) -> dict:
-    """Fail as the kernel ends a process, or exit."""
-    if shard.name == "002.tar" and isinstance(how, signal.Signals):
-        os.kill(os.getpid(), how)
+def die(out: Path, shard: Shard) -> dict:
+    """End as the kernel ends a process."""
     if shard.name == "002.tar":
-        os._exit(how)
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)  # others are worked on beside it
     return write_number(out, shard)
 
@@ -103,34 +112,36 @@ def read_cut_map(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
-def assert_fails_alone(work: Callable[[Shard], dict], out: Path) -> str:
-    """Check that 002.tar of 20 shards fails, by name, and every other one is done; return the reason."""
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (die, "by SIGKILL: the system ends processes so when memory runs out; try fewer workers"),
+        (read_cut_map, "by SIGBUS: a file became shorter"),
+    ],
+)
+def test_shard_that_loses_its_workers_fails_alone_and_says_how(
+    tmp_path: Path, map_with_two: Map, work: Callable[[Path, Shard], dict], words: str
+) -> None:
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
     with pytest.raises(StageFailed) as failed:
-        LocalExecutor(workers=2, quiet=True).map(work, many, label="x", done_dir=out / "done", key={})
+        map_with_two(partial(work, tmp_path), shards=many)
     assert list(failed.value.failures) == ["002.tar"]
-    assert set(calls(out)) == {shard.name for shard in many} - {"002.tar"}
-    return failed.value.failures["002.tar"]
+    assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
+    assert failed.value.failures["002.tar"].startswith(f"its worker process was lost 3 times, {words}")
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("exit_codes", "words"),
     [
-        (signal.SIGKILL, "by SIGKILL: the system ends processes so when memory runs out; try fewer workers"),
-        (signal.SIGSEGV, "by SIGSEGV: a library crashed on its contents"),
-        (signal.SIGTERM, "by SIGTERM: another process sent it"),
-        (3, "with exit code 3"),
+        ([-signal.SIGTERM, 0, -signal.SIGSEGV], "by SIGSEGV: a library crashed on its contents"),
+        ([-signal.SIGTERM, None], "by SIGTERM: another process sent it"),
+        ([-signal.SIGTERM, 3], "with exit code 3; see the messages above"),
+        ([None, 0], "for an unknown reason"),
     ],
 )
-def test_shard_that_loses_its_workers_fails_alone_and_says_how(tmp_path: Path, how: int, words: str) -> None:
-    reason = assert_fails_alone(partial(die_always, tmp_path, how), tmp_path)
-    assert reason.startswith(f"its worker process was lost 3 times, {words}")
-
-
-def test_shard_whose_file_is_cut_below_a_map_fails_alone_and_says_so(tmp_path: Path) -> None:
-    reason = assert_fails_alone(partial(read_cut_map, tmp_path), tmp_path)
-    assert "by SIGBUS: a file became shorter" in reason
-    assert "memory runs out" not in reason
+def test_cause_of_death_is_the_code_of_the_worker_that_died_first(exit_codes: list[int | None], words: str) -> None:
+    """The pool ends the others by SIGTERM."""
+    assert cause_of_death(exit_codes).startswith(words)
 
 
 def test_reports_are_read_on_access(tmp_path: Path) -> None:
@@ -147,12 +158,9 @@ def test_reports_are_read_on_access(tmp_path: Path) -> None:
         reports[3]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_full_disk_stops_the_map_at_once(tmp_path: Path, workers: int) -> None:
+def test_full_disk_stops_the_map_at_once(run_map: Map) -> None:
     with pytest.raises(OSError, match="No space left"):
-        LocalExecutor(workers=workers, quiet=True).map(
-            out_of_space, SHARDS, label="x", done_dir=tmp_path / "done", key={}
-        )
+        run_map(out_of_space)
 
 
 def import_missing(shard: Shard) -> dict:
@@ -160,12 +168,9 @@ def import_missing(shard: Shard) -> dict:
     return {}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_missing_package_stops_the_map_and_blames_no_shard(tmp_path: Path, workers: int) -> None:
+def test_missing_package_stops_the_map_and_blames_no_shard(tmp_path: Path, run_map: Map) -> None:
     with pytest.raises(MissingPackage, match=r"nowhere.at.all is needed here: pip install 'worldclip\[pool\]'"):
-        LocalExecutor(workers=workers, quiet=True).map(
-            import_missing, SHARDS, label="x", done_dir=tmp_path / "done", key={}
-        )
+        run_map(import_missing)
     assert not list(tmp_path.glob("done/*.json"))
 
 
@@ -194,14 +199,9 @@ def fail_with(errors: dict[str, Exception], shard: Shard) -> dict:
         ),
     ],
 )
-@pytest.mark.parametrize("workers", [1, 2])
-def test_only_damaged_shards_are_to_be_removed(
-    errors: dict[str, Exception], remedy: str, workers: int, tmp_path: Path
-) -> None:
+def test_only_damaged_shards_are_to_be_removed(errors: dict[str, Exception], remedy: str, tmp_path: Path) -> None:
     with pytest.raises(StageFailed) as failed:
-        LocalExecutor(workers=workers, quiet=True).map(
-            partial(fail_with, errors), SHARDS, label="x", done_dir=tmp_path / "done", key={}
-        )
+        LocalExecutor(quiet=True).map(partial(fail_with, errors), SHARDS, label="x", done_dir=tmp_path / "done", key={})
     assert set(failed.value.failures) == set(errors)
     assert str(failed.value).splitlines()[-1] == remedy
 
