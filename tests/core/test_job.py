@@ -43,19 +43,13 @@ def test_new_job_must_run(tmp_path: Path) -> None:
     assert job_in(tmp_path / "demo").reason_to_run() == "not finished before"
 
 
-def test_finished_job_has_no_reason_to_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [({}, None), ({"seed": 7}, "demo.seed was 0, is 7"), ({"pool": "b"}, "its inputs changed: pool was a, is b")],
+)
+def test_finished_job_runs_again_only_for_a_changed_key_or_input(tmp_path: Path, values: Any, reason: str) -> None:
     job_in(tmp_path).run(no_work)
-    assert job_in(tmp_path).reason_to_run() is None
-
-
-def test_reason_to_run_names_the_changed_key(tmp_path: Path) -> None:
-    job_in(tmp_path).run(no_work)
-    assert job_in(tmp_path, seed=7).reason_to_run() == "demo.seed was 0, is 7"
-
-
-def test_reason_to_run_names_the_changed_input(tmp_path: Path) -> None:
-    job_in(tmp_path).run(no_work)
-    assert job_in(tmp_path, pool="b").reason_to_run() == "its inputs changed: pool was a, is b"
+    assert job_in(tmp_path, **values).reason_to_run() == reason
 
 
 def test_changed_inputs_are_named_by_file_stage_and_version() -> None:

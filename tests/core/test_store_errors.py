@@ -124,28 +124,21 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], N
         server.shutdown()
 
 
-def read_whole(url: str) -> None:
-    files.read_bytes(url)
-
-
-def read_part(url: str) -> None:
-    files.read_range(url, 0, 4)
-
-
-def read_by_position(url: str) -> None:
-    files.FileBytes(url)
-
-
 def read_opened(url: str) -> None:
     with files.open_file(url) as file:
         file.read(4)
 
 
-@pytest.mark.parametrize("read", [read_whole, read_part, read_by_position, read_opened])
-@pytest.mark.parametrize(
-    ("code", "status", "reason"),
-    [("NoSuchBucket", 404, "no such"), ("AccessDenied", 403, "access denied"), ("SlowDown", 503, "too many requests")],
-)
+READERS = [files.read_bytes, lambda url: files.read_range(url, 0, 4), files.FileBytes, read_opened]
+REFUSALS = [
+    ("NoSuchBucket", 404, "no such"),
+    ("AccessDenied", 403, "access denied"),
+    ("SlowDown", 503, "too many requests"),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(("code", "status", "reason"), REFUSALS)
 def test_shard_that_a_store_refuses_says_why(read, code: str, status: int, reason: str, refusing) -> None:
     refusing(code, status)
     with pytest.raises(BadShard, match=rf"cannot be read \({reason}.*;.*\)"):
@@ -153,10 +146,7 @@ def test_shard_that_a_store_refuses_says_why(read, code: str, status: int, reaso
     assert reason in fingerprint_of("s3://bucket/0.tar", "0.tar")["unreadable"]
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "reason"),
-    [("NoSuchBucket", 404, "no such bucket"), ("AccessDenied", 403, "access denied"), ("SlowDown", 503, "too many")],
-)
+@pytest.mark.parametrize(("code", "status", "reason"), REFUSALS)
 def test_pool_that_a_store_refuses_says_why(code: str, status: int, reason: str, refusing) -> None:
     refusing(code, status)
     with pytest.raises(UserError, match=reason):
@@ -168,7 +158,7 @@ def read_shard(shard: Shard) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("read", [read_whole, read_part, read_by_position, read_opened])
+@pytest.mark.parametrize("read", READERS)
 def test_store_that_is_gone_fails_the_shard_without_a_traceback(read, refusing) -> None:
     options = dict(fsspec.config.conf["s3"], endpoint_url="http://127.0.0.1:9")
     fsspec.config.conf["s3"] = options

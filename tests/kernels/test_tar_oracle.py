@@ -149,6 +149,9 @@ def check(content: bytes) -> bool:
     except ValueError:
         return False
     names = members.names.tobytes()
+    assert ((members.starts >= 0) & (members.sizes >= 0)).all()
+    assert (members.starts + members.sizes <= len(content)).all()
+    assert members.name_offsets[-1] == len(names)
     ours = [
         SPARSE if sparse else (names[start:end], int(at), int(size))
         for (start, end), at, size, sparse in zip(

@@ -82,12 +82,4 @@ def test_similar_to_cjk_includes_punctuation_but_not_kana():
 
 
 def test_folds_flag_marks_exactly_the_characters_that_fold():
-    assert [bool(load_table().classes[ord(x)] & FOLDS) for x in "AaßǅπΣ1"] == [
-        True,
-        False,
-        True,
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert [x for x in "AaßǅπΣ1" if load_table().classes[ord(x)] & FOLDS] == list("AßǅΣ")

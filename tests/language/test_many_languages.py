@@ -133,7 +133,3 @@ def test_unicode_profile_finds_the_entries_a_reader_finds(lang):
     found, not_found = in_it.split(" | "), not_in_it.split(" | ")
     entries = [*found, *not_found]
     assert [entries[i] for i in Matcher.build(entries, "unicode").match(text)] == found
-
-
-def test_cases_cover_more_than_twenty_languages():
-    assert len(TABLE) >= 20

@@ -84,15 +84,17 @@ def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
     assert texts == {path: path.stat().st_mtime_ns for path in texts}, "no shard is matched again"
 
 
-def test_texts_and_counts_agree_with_plain_search(pool_folder, run):
-    recipe = make_recipe(pool_folder)
+@pytest.mark.parametrize("match", [{}, {"min_lang_prob": 0.7}, {"merge_labels": {"ru": "en"}}])
+def test_texts_and_counts_agree_with_plain_search(pool_folder, run, match):
+    recipe = make_recipe(pool_folder, match=match)
     expected: Outcome = plain_run(SHARDS, recipe)
-    run_stages(recipe, run, stages="pool match")
-    for name, rows in expected.matched.items():
-        assert read_matched(run, name) == rows
+    report = run_stages(recipe, run, stages="pool match")["match"]
+    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
     assert read_counts(run) == expected.counts
     assert sum(map(sum, expected.counts.values())) > 300, "the pool is no test if little matches"
     assert {row[2] for rows in expected.matched.values() for row in rows} == set(LISTS)
+    assert ("ru" in report["labels_without_language"]) == ("merge_labels" not in match)
+    assert (expected.matched == plain_run(SHARDS, make_recipe(pool_folder)).matched) == ("min_lang_prob" not in match)
 
 
 def test_the_report_accounts_for_every_text_and_key(pool_folder, run):
@@ -103,22 +105,6 @@ def test_the_report_accounts_for_every_text_and_key(pool_folder, run):
     assert set(report["texts"]["und"]) == {"bad_pair", "duplicate", "no_text", "no_language"}
     assert report["labels_without_language"]["ru"] == max(report["labels_without_language"].values())
     assert all(sample["reason"] for sample in report["bad"])
-
-
-def test_a_probability_floor_turns_texts_into_no_language(pool_folder, run):
-    recipe = make_recipe(pool_folder, match={"min_lang_prob": 0.7})
-    expected = plain_run(SHARDS, recipe)
-    run_stages(recipe, run, stages="pool match")
-    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
-    assert expected.matched != plain_run(SHARDS, make_recipe(pool_folder)).matched
-
-
-def test_merged_labels_go_to_their_language(pool_folder, run):
-    recipe = make_recipe(pool_folder, match={"merge_labels": {"ru": "en"}})
-    expected = plain_run(SHARDS, recipe)
-    report = run_stages(recipe, run, stages="pool match")["match"]
-    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
-    assert "ru" not in report["labels_without_language"]
 
 
 def test_invalid_merges_are_reported_together(pool_folder, run):
