@@ -31,6 +31,21 @@ WITH_SECRET = [
     f"https://host/x?token={SECRET}#part",
     f"https://host/x?api_key={SECRET}",
     f"zip://a.tar::https://host/a.zip?sig={SECRET}",
+    f"https://host/x?hf_token={SECRET}",
+    f"https://host/x?aws_secret_access_key={SECRET}&page=2",
+    f"https://host/x?SharedAccessSignature={SECRET}",
+    f"https://host/x?%73ig={SECRET}",
+    f"https://host/x?%2573ig={SECRET}",
+    f"https://host/x?name_of_a_vendor_that_nobody_knows={SECRET}",
+    f"https://host/x#access_token={SECRET}",
+    f"https://host/x?page=2&amp;token={SECRET}",
+]
+ASSIGNED = [
+    f"DefaultEndpointsProtocol=https;AccountName=me;AccountKey={SECRET};EndpointSuffix=core.windows.net",
+    f"BlobEndpoint=x;SharedAccessSignature={SECRET}",
+    f"hf_token={SECRET}",
+    f"AWS_SECRET_ACCESS_KEY = '{SECRET}'",
+    f'client_secret="{SECRET}", region="eu"',
 ]
 WITHOUT = [
     "s3://bucket/pool",
@@ -41,6 +56,10 @@ WITHOUT = [
     "write to a@b.c, see https://example.org",
     "zip://a.tar::https://host/a.zip",
     "/data/pool@2024",
+    "https://host/x.tar?id=5&versionId=3.L4kq&x-amz-date=20261128T000000Z#part=2",
+    "https://host/x?page=2&amp;lang=sw",
+    "--set match.profile=unicode --key json:uid tokenizer=xlm-v",
+    "key=member; token=3",
 ]
 
 
@@ -54,6 +73,13 @@ def test_credentials_of_an_address_are_replaced(address):
     assert address.split("://")[0] in redact(address)
 
 
+@pytest.mark.parametrize("text", ASSIGNED)
+def test_credentials_that_are_assigned_are_replaced_without_an_address(text):
+    assert SECRET not in redact(text)
+    assert redact(redact(text)) == redact(text)
+    assert has_credential({"options": [text]})
+
+
 @pytest.mark.parametrize("address", WITHOUT)
 def test_other_addresses_stay_as_they_are(address):
     assert redact(address) == address
@@ -61,6 +87,8 @@ def test_other_addresses_stay_as_they_are(address):
 
 
 def test_storage_options_in_a_record_are_replaced():
+    more = {"account_key": SECRET, "AccountKey": SECRET, "hf_token": SECRET, "aws_session_token": SECRET}
+    assert redact_record(more) == dict.fromkeys(more, "***")
     record = {"client_kwargs": {"secret": SECRET, "password": SECRET}, "key": "a pair", "token": 3, "n": [1, 2.5, None]}
     assert redact_record(record) == {
         "client_kwargs": {"secret": "***", "password": "***"},
@@ -116,5 +144,9 @@ def test_redaction_takes_linear_time():
         "://" + "a" * 10**6,
         "?sig=" * 50_000 + "://",
         "a" * 10**6 + "@",
+        "://" + "?a=" * 50_000,
+        "secret" * 50_000 + "=",
+        "hf_" * 50_000 + "token=",
+        "://x?" + "%25" * 300 + "=1",
     ):
         assert isinstance(redact(text), str)

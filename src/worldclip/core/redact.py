@@ -9,23 +9,31 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 # Schemes whose part before the @ is a user or, on Azure, a container; elsewhere it is a key or a token.
 _USER_SCHEMES = ("sftp", "ssh", "ftp", "ftps", "smb", "hdfs", "webhdfs", "abfs", "abfss", "wasb", "wasbs", "adl", "git")
-# Parameters of signed addresses (AWS, Google, Azure, Alibaba, CloudFront) and of storage options in an address.
-_SECRET_PARAMETERS = (
-    "x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|x-oss-signature|"
-    "x-oss-credential|x-oss-security-token|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy|signature|"
-    "sig|sas_token|sas|token|access_token|session_token|security_token|security-token|auth|authorization|api_key|"
-    "apikey|api-key|key|secret|secret_key|client_secret|account_key|connection_string|credential|credentials|password|"
-    "passwd|pwd"
+# Parameters of addresses that are no credentials: the value of every other one is replaced, since stores, proxies and
+# vendors have more names for tokens than a list can hold.
+_HARMLESS = re.compile(
+    "algorithm|anon|anonymous|branch|by|category|config|count|cursor|d|date|dl|download|end|endpoint|endpoint_url|expires|"
+    "export|ext|file|filename|filter|fm|format|from|h|height|i|id|index|item|k|l|lang|language|limit|locale|m|max|min|"
+    "month|n|name|num|offset|order|p|page|part|path|per_page|position|px|q|quality|query|raw|ref|region|rev|revision|role|"
+    "row|rows|s|se|search|seed|shard|shuffle|size|skip|sort|sp|split|spr|sr|srt|ss|st|start|step|style|subset|sv|tab|time|"
+    "timeout|title|to|top|type|u|usp|v|ver|version|versionid|view|w|week|width|x|y|year|z|utm_source|utm_medium|"
+    "x-(?:amz|goog)-(?:algorithm|date|expires|signedheaders)|response-content-(?:disposition|type)"
 )
-# Names of storage options in a record.  `key` and `token` alone are words of ours.
-_SECRET_OPTION = re.compile(
-    r"secret|client_secret|secret_key|aws_secret_access_key|aws_session_token|session_token|access_token|sas_token|"
-    r"account_key|connection_string|api_key|password|passwd|authorization",
-    re.IGNORECASE,
+# Names of credentials outside of addresses: storage options of a record, connection strings, environments.
+_CREDENTIAL = (
+    "secret|secret_?key|client_?secret|(?:aws_)?secret_?access_?key|(?:aws_)?session_?token|access_?token|auth_?token|"
+    "bearer_?token|hf_?token|hub_?token|sas_?token|refresh_?token|id_?token|security_?token|account_?key|access_?key|"
+    "private_?key|shared_?access_?key|shared_?access_?signature|connection_?string|api_?key|pass_?word|passwd|pwd|"
+    "authorization|credentials?|sasl_password"
+)
+_SECRET_OPTION = re.compile(rf"(?:\w+_)?(?:{_CREDENTIAL})", re.IGNORECASE)  # `key` and `token` alone are words of ours
+_ASSIGNED = re.compile(
+    rf"\b((?:\w{{1,40}}_)?(?:{_CREDENTIAL})[\"']?\s{{0,3}}=\s{{0,3}}[\"']?)([^\s;,&\"'<>]+)", re.IGNORECASE
 )
 # Each begins with its letters: a page of megabytes is searched for them alone.
 _USER = re.compile(r"://([^\s/?#\"'<>]{1,4000})@")
@@ -33,14 +41,23 @@ _KEY_AND_SECRET = re.compile(r"://([^\s?#\"'<>@:/]{1,200}:[^\s?#\"'<>]{1,200})@"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _BUCKET_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2")  # their addresses have no port
 _LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # as recipes hold it: absolute, or `layout:path`
-_PARAMETER = re.compile(rf"([?&;](?:{_SECRET_PARAMETERS})=)[^&;\s\"'<>#]+", re.IGNORECASE)
+_ADDRESS = re.compile(r"://[^\s\"'<>]+")
+_PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 
 
 def redact(text: str) -> str:
     """Return `text` with the credentials in its addresses replaced: users, passwords, signatures, tokens."""
-    if "://" not in text:
-        return text
-    return _PARAMETER.sub(rf"\1{HIDDEN}", _USER.sub(_hide_user, _KEY_AND_SECRET.sub(_hide_secret, text)))
+    if "://" in text:
+        text = _USER.sub(_hide_user, _KEY_AND_SECRET.sub(_hide_secret, text))
+        text = _ADDRESS.sub(lambda address: _PARAMETER.sub(_hide_parameter, address[0]), text)
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+
+
+def _hide_parameter(match: re.Match[str]) -> str:
+    before, name, value = match.groups()
+    plain = unquote(unquote(name)).lower().removeprefix("amp;")  # encoded more often, it is not in the list
+    is_harmless = _HARMLESS.fullmatch(plain)
+    return f"{before}{name}={value if is_harmless else HIDDEN}"
 
 
 def _scheme_before(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.core import artifacts
+from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
@@ -29,7 +30,7 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
     reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
-    recipe = read_toml(run_dir)
+    recipe = shorten_paths(read_toml(run_dir))  # the card is published: no folder of this machine
     parts = [
         "# Data card",
         f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against entry lists "
