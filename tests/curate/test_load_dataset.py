@@ -15,7 +15,7 @@ from toy import write_tar
 from worldclip.contracts import layout
 from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
-from worldclip.plugins.publish import prepare
+from worldclip.plugins.publish.publish import prepare
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 

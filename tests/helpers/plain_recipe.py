@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,10 @@ def make_shards(seed: int, num_shards: int = 4, num_samples: int = 30) -> Shards
     return shards
 
 
-def write_pool(folder: Path, shards: Shards, *, by_place: bool = False) -> None:
-    """by_place: texts in the fields `alt` and `caption`, for weights."""
+def write_pool(
+    folder: Path, shards: Shards, *, by_place: bool = False, image_of: Callable[[str], bytes] | None = None
+) -> None:
+    """by_place: texts in the fields `alt` and `caption`, for weights.  image_of: of a key; else no pictures."""
     for name, samples in shards.items():
         members = []
         for key, texts in samples:
@@ -90,7 +92,10 @@ def write_pool(folder: Path, shards: Shards, *, by_place: bool = False) -> None:
             if by_place and texts is not BAD_JSON:
                 record = {"alt": texts[:NUM_ALT], "caption": texts[NUM_ALT:]}
             body = b"{broken" if texts is BAD_JSON else json.dumps(record, ensure_ascii=False).encode()
-            members += [(f"{key}.json", body), (f"{key}.jpg", b"image of " + key.encode())]
+            members += [
+                (f"{key}.json", body),
+                (f"{key}.jpg", image_of(key) if image_of else b"image of " + key.encode()),
+            ]
         write_tar(folder / name, members)
 
 

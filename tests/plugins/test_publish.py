@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -17,25 +18,36 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import UNKNOWN_TO_OWNER, serve_hub
-from plain_recipe import LISTS, make_recipe, make_run, make_shards, run_stages, write_metadata
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from tables import rows_of_tar
-from toy import write_tar
+from toy import encode_png, write_tar
 from worldclip.cli import main
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
-from worldclip.export.push import push
-from worldclip.plugins.publish import prepare
+from worldclip.export.push import Pushed, push
+from worldclip.plugins.publish.publish import prepare
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+
+def picture(key: str) -> bytes:
+    """Return a small picture of a colour of its own."""
+    pixels = np.full((4, 4, 3), np.frombuffer(key.encode()[-3:], np.uint8), np.uint8)
+    return encode_png(pixels)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Return a run after curate, with tars."""
-    curate = {"write": "tars", "samples_per_tar": 7}
-    return make_run(tmp_path_factory.mktemp("publish"), make_shards(seed=2), curate=curate)
+    folder = tmp_path_factory.mktemp("publish")
+    write_pool(folder / "pool", make_shards(seed=2), image_of=picture)
+    write_metadata(folder / "run", LISTS)
+    recipe = make_recipe(folder / "pool", curate={"write": "tars", "samples_per_tar": 7})
+    run_stages(recipe, folder / "run", LocalExecutor(workers=1, quiet=True))
+    return folder / "run"
 
 
 def published(run, data="list", license=None):
@@ -53,7 +65,7 @@ def front_matter(run) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-@pytest.mark.parametrize("data", ["list", "tars"])
+@pytest.mark.parametrize("data", ["list", "tars", "parquet"])
 def test_datasets_loads_the_published_folder(run, tmp_path, data) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     published(run, data)
@@ -61,19 +73,42 @@ def test_datasets_loads_the_published_folder(run, tmp_path, data) -> None:
     if data == "list":
         expected = sorted((row["key"], row["text_idx"], row["text"], row["lang"]) for row in kept_rows(run))
         assert sorted((row["key"], row["text_idx"], row["text"], row["lang"]) for row in loaded) == expected
-    else:
+    elif data == "tars":
         assert {row["key"] for row in loaded["json"]} == {row["key"] for row in kept_rows(run)}
+    else:
+        assert loaded.features["image"].dtype == "PIL.Image.Image"
+        undecoded = loaded.cast_column("image", datasets.Image(decode=False))
+        assert samples_of(undecoded) == samples_of_tars(run)
 
 
-@pytest.mark.parametrize("data", ["list", "tars"])
-def test_croissant_record_is_valid(run, data) -> None:
+def samples_of(rows) -> list[tuple]:
+    return sorted((row["key"], row["text"], row["lang"], row["image"]["bytes"]) for row in rows)
+
+
+def samples_of_tars(run) -> list[tuple]:
+    """Return (key, first text, its language, image) of the samples of RUN/curate/tars."""
+    rows = [row for tar in sorted((run / "curate/tars").glob("*.tar")) for row in rows_of_tar(tar)]
+    return sorted((row["key"], row["texts"][0], row["lang"][0], row["image"]) for row in rows)
+
+
+@pytest.mark.parametrize("data", ["list", "tars", "parquet"])
+def test_croissant_record_is_valid_and_gives_the_pairs(run, data) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     published(run, data, "cc-by-4.0")
-    record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"))
+    folder = run / "publish"
+    record = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"), mapping={"repo": str(folder)})
     assert not record.metadata.ctx.issues.errors
-    fields = [field.id for records in record.metadata.record_sets for field in records.fields]
-    columns = [f"pairs/{name}" for name in ("key", "text_idx", "text", "lang", "keep_prob")]
-    assert fields == (columns if data == "list" else ["txt_members/content", "json_members/content"])
+    assert not record.metadata.ctx.issues.warnings
+    assert [records.id for records in record.metadata.record_sets] == ["pairs"]
+    rows = [{name.partition("/")[2]: value for name, value in row.items()} for row in record.records("pairs")]
+    if data == "list":
+        found = sorted((row["key"].decode(), row["text"].decode(), row["lang"].decode()) for row in rows)
+        assert found == sorted((row["key"], row["text"], row["lang"]) for row in kept_rows(run))
+    else:
+        found = sorted(tuple(row[name].decode() for name in ("key", "text", "lang")) for row in rows)
+        assert found == [sample[:3] for sample in samples_of_tars(run)]
+    if data == "parquet":
+        assert {row["image"].size for row in rows} == {(4, 4)}
 
 
 def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) -> None:
@@ -170,7 +205,8 @@ def test_lists_replace_tars_in_the_dataset(run, hub) -> None:
     push([published(run, "tars")], client_of(hub))
     (pushed,) = push([published(run)], client_of(hub))
     assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
-    assert set(pushed.removed) == {f"data/{path.name}" for path in (run / "curate/tars").glob("*.tar")}
+    tars = {f"data/{path.name}" for path in (run / "curate/tars").glob("*.tar")}
+    assert set(pushed.removed) == {*tars, "pairs.parquet"}
 
 
 def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub) -> None:
@@ -269,3 +305,38 @@ def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch) -
     assert "croissant.json" in output
     assert "data/000000.tar" in output
     assert "nothing was uploaded" in output
+
+
+def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run, monkeypatch) -> None:
+    """It would replace the files that are being uploaded to a repository of another kind."""
+    refusals = []
+
+    def upload_slowly(uploads, **options):
+        with pytest.raises(UserError, match="is in use by"):
+            prepare(run, "me/other", "tars")
+        refusals.append(uploads)
+        return [Pushed(uploads[0], "https://hub/me/pairs", (), has_history=False)]
+
+    monkeypatch.setattr(sys.modules[prepare.__module__], "push", upload_slowly)
+    assert main(["publish", str(run), "me/pairs", "--private"]) == 0
+    assert len(refusals) == 1
+
+
+def test_no_folder_of_the_machine_is_published(tmp_path) -> None:
+    """Whatever key of the recipe holds a path: the card has its last part only."""
+    private = tmp_path / "home_of_ada" / "secret_project"
+    keys = private / "keys.parquet"
+    write_pool(private / "pool", make_shards(seed=3), image_of=picture)
+    pq.write_table(pa.table({"key": pa.array(["nobody"], pa.string())}), keys)
+    write_metadata(tmp_path / "run", LISTS)
+    recipe = make_recipe(private / "pool", curate={"write": "tars"})
+    recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, deny_keys=(str(keys),)))
+    run_stages(recipe, tmp_path / "run", LocalExecutor(workers=1, quiet=True))
+    for data in ("list", "tars", "parquet"):
+        published(tmp_path / "run", data)
+        for name in ("README.md", "croissant.json"):
+            text = (tmp_path / "run/publish" / name).read_text("utf-8")
+            assert "home_of_ada" not in text
+            assert "secret_project" not in text
+    card = (tmp_path / "run/publish/README.md").read_text("utf-8")
+    assert "keys.parquet" in card

@@ -210,7 +210,7 @@ def _row(record: Mapping[str, Any]) -> tuple[object, Iterable[object]]:
     file = next((record[name] for name in FILE_FIELDS if name in record), None)
     if "conversations" in record:
         return file, _first_answer(record["conversations"])
-    value = next((record[name] for name in TEXT_FIELDS if record.get(name)), [])
+    value: Any = next((record[name] for name in TEXT_FIELDS if record.get(name)), [])
     return file, value if isinstance(value, list) else [value]
 
 

@@ -1,0 +1,1 @@
+"""Publish what a run curated as a dataset of the hub."""

@@ -1,0 +1,76 @@
+"""The card of a published dataset: front matter for the hub, how to load it, what was removed and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.curate.data_card import config_name
+from worldclip.report.table import Column, Table, text_column, to_markdown
+
+FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar", "parquet": "data/*.parquet"}
+"""The files that `datasets` loads, by what is published."""
+
+
+def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
+    """Return README.md: front matter of the hub, how to load it, what was removed, and curate's data card."""
+    data_card = layout.data_card(run_dir).read_text(encoding="utf-8").removeprefix("# Data card").strip()
+    unit = "keys and texts of image-text pairs" if facts["data"] == "list" else "image-text pairs"
+    parts = [
+        _front_matter(facts),
+        f"# {facts['name']}",
+        f"{facts['num_rows']:,} {unit} in {facts['num_languages']} languages, {facts['num_bytes']:,} bytes.",
+        _how_to_load(facts),
+        "## What was removed, and why",
+        removed_table(facts["total"]),
+        "## How it was made",
+        data_card.replace("\n## ", "\n### "),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: Mapping[str, Any]) -> str:
+    lines = ["---", f"pretty_name: {json.dumps(facts['name'])}"]
+    lines += ["language:", *(f"- {json.dumps(code)}" for code in facts["languages"])] if facts["languages"] else []
+    lines += [
+        f"license: {facts['license']}",
+        "task_categories:",
+        "- zero-shot-image-classification",
+        "size_categories:",
+        f"- {facts['size_class']}",
+        "tags:",
+        "- worldclip",
+        "- multilingual",
+        "configs:",
+        f"- config_name: {config_name(facts['digest'])}",
+        "  data_files:",
+        "  - split: train",
+        f'    path: "{FILES_OF[facts["data"]]}"',
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _how_to_load(facts: Mapping[str, Any]) -> str:
+    rows = {
+        "list": "A row has `key`, `text_idx`, `text`, `lang` and `keep_prob`, the probability by which it was kept.",
+        "parquet": "A row has `image`, `key`, `text` (the first kept text), `texts` and `lang`.",
+        "tars": "A sample has its image, `txt` (the first kept text) and `json` (`key`, `texts`, `text_idx`, `lang`).",
+    }
+    code = f'from datasets import load_dataset\n\npairs = load_dataset("{facts["repository"]}", split="train")'
+    return f"```python\n{code}\n```\n\n{rows[facts['data']]}"
+
+
+def removed_table(total: Mapping[str, Any]) -> str:
+    """Return a table of how many pairs each reason dropped, the first reason that applies to each."""
+    rows = [
+        [reason.label, total[reason.column], total[reason.column] / max(1, total["pairs_in"]), reason.meaning]
+        for reason in REASONS
+        if total[reason.column] or reason is Reason.KEPT
+    ]
+    columns = [text_column("reason"), Column("pairs", "{:,}".format), Column("share", "{:.2%}".format)]
+    return to_markdown(Table([*columns, text_column("meaning")], rows))

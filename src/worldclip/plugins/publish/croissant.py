@@ -1,0 +1,127 @@
+"""The Croissant record of a published dataset: what its files hold, for machines (mlcommons.org/croissant/1.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worldclip.plugins.publish.card import FILES_OF
+from worldclip.plugins.publish.tables import MEMBERS
+
+_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+_COLUMNS = {"key": "sc:Text", "text_idx": "sc:Integer", "text": "sc:Text", "lang": "sc:Text", "keep_prob": "sc:Float"}
+_NO_HASH = "https://github.com/mlcommons/croissant/issues/80"  # what the hub writes for a repository, which has no hash
+
+
+def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record as JSON-LD, with the fields of a row of the lists or of a sample of the tars."""
+    address = f"https://huggingface.co/datasets/{facts['repository']}"
+    repository = {
+        "@type": "cr:FileObject",
+        "@id": "repo",
+        "name": "repo",
+        "description": "The repository on the hub.",
+        "contentUrl": address,
+        "encodingFormat": "git+https",
+        "sha256": _NO_HASH,
+    }
+    is_tar = facts["data"] == "tars"
+    is_list = facts["data"] == "list"
+    files = {
+        "@type": "cr:FileSet",
+        "@id": "files",
+        "containedIn": {"@id": "repo"},
+        "encodingFormat": "application/x-tar" if is_tar else "application/x-parquet",
+        # mlcroissant wants two slashes for `data/**/*`, and its `*` matches a slash; that of other readers does not.
+        "includes": ["data/*.parquet", "data/**/*.parquet"] if is_list else FILES_OF[facts["data"]],
+    }
+    inside: list[dict[str, Any]] = []
+    if is_list:
+        fields = [_field(name, kind, "files", {"column": name}) for name, kind in _COLUMNS.items()]
+    elif is_tar:
+        inside = [_table_of_tars()]
+        fields = [_field(name, "sc:Text", "texts", {"column": name}) for name in MEMBERS.names]
+    else:
+        image = _field("image", "sc:ImageObject", "files", {"column": "image"}, {"jsonPath": "bytes"})
+        fields = [image, *(_field(name, "sc:Text", "files", {"column": name}) for name in ("key", "text", "lang"))]
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": facts["name"],
+        "description": _summary(facts),
+        "url": address,
+        "license": facts["license"],
+        "inLanguage": facts["languages"],
+        "datePublished": facts["date"].isoformat(),
+        "version": f"{facts['date'].year}.{facts['date'].month}.{facts['date'].day}",
+        "citeAs": _citation(facts, address),
+        "distribution": [repository, files, *inside],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": fields}],
+    }
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    return f"{facts['num_rows']:,} image-text pairs in {facts['num_languages']} languages, curated by worldclip"
+
+
+def _citation(facts: Mapping[str, Any], address: str) -> str:
+    name = facts["name"]
+    return f"@misc{{{name}, title = {{{name}}}, howpublished = {{{address}}}, year = {{{facts['date'].year}}}}}"
+
+
+def _table_of_tars() -> dict[str, Any]:
+    """Return the table of the members of tars: no reader of Croissant opens a set of tars and joins their members."""
+    return {
+        "@type": "cr:FileSet",
+        "@id": "texts",
+        "name": "texts",
+        "description": "Which image of the tars has which key, text and language.",
+        "containedIn": {"@id": "repo"},
+        "encodingFormat": "application/x-parquet",
+        "includes": "pairs.parquet",
+    }
+
+
+def _field(
+    name: str, kind: str, files: str, extract: Mapping[str, str], transform: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileSet": {"@id": files}, "extract": extract}
+    if transform is not None:
+        source["transform"] = transform
+    return {"@type": "cr:Field", "@id": f"pairs/{name}", "name": name, "dataType": kind, "source": source}

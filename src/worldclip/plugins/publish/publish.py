@@ -1,0 +1,219 @@
+"""Publish what a run curated as a dataset of the hub: the list of kept pairs or the tars, a card, a Croissant record.
+
+RUN/publish/README.md        the card: languages, licence, sizes, thresholds, what was removed and why
+RUN/publish/croissant.json   the same for machines (mlcommons.org/croissant/1.0)
+RUN/publish/keys.npy         the kept keys, where all are 128-bit hex
+RUN/publish/data/            the lists, or the tars, of RUN/curate as hard links; or Parquet with the images inside
+RUN/publish/pairs.parquet    with tars: which image has which text
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from worldclip.config import load_recipe
+from worldclip.contracts import layout
+from worldclip.core import artifacts
+from worldclip.core.command import Command
+from worldclip.core.errors import UserError, naming
+from worldclip.core.job import Run, RunLock
+from worldclip.core.marks import Metavar
+from worldclip.core.preflight import problems_of, require_packages
+from worldclip.core.redact import redact
+from worldclip.curate.stage import reason_to_run
+from worldclip.export.push import Upload, check_repository, list_files, push
+from worldclip.language.config import languages_of
+from worldclip.language.table import Languages
+from worldclip.plugins.publish.card import card
+from worldclip.plugins.publish.croissant import croissant
+from worldclip.plugins.publish.tables import write_images, write_members
+from worldclip.recipe import sections_of
+from worldclip.tools.branch import link_file
+
+Data = Literal["list", "tars", "parquet"]
+# https://huggingface.co/docs/hub/datasets-cards: the hub's classes of sizes, by their upper bound
+SIZE_CLASSES = {
+    1_000: "n<1K",
+    10_000: "1K<n<10K",
+    100_000: "10K<n<100K",
+    1_000_000: "100K<n<1M",
+    10_000_000: "1M<n<10M",
+    100_000_000: "10M<n<100M",
+    1_000_000_000: "100M<n<1B",
+    10_000_000_000: "1B<n<10B",
+}
+LARGEST = "n>1T"
+OWN_FILES = ("data/*", "keys.npy", "pairs.parquet")  # patterns of the files of earlier uploads
+
+
+@Command
+def publish(
+    run: Path,
+    repository: Annotated[str, Metavar("OWNER/NAME")],
+    *,
+    data: Data = "list",
+    license: str | None = None,
+    private: bool = False,
+    pull_request: bool = False,
+    dry_run: bool = False,
+) -> tuple[Any, str]:
+    """Upload the kept pairs of a run to the hub, with a dataset card and a Croissant record.
+
+    run: a run whose stage curate is finished, or its folder curate.
+    repository: dataset on the hub to create, or to bring to what the run keeps now.
+    data: list (keys, texts, languages), or with curate.write = "tars" the images too: tars, or parquet, whose pictures
+        and captions the hub's viewer shows.
+    license: identifier of the hub for the card, for example cc-by-4.0 (default: unknown).
+    private: create the dataset as private; refuse one that is public.
+    pull_request: propose the upload to a dataset that exists.
+    dry_run: write RUN/publish and list its files, and upload nothing.
+    """
+    if not dry_run:
+        require_packages("publish", extra="hub")
+    run_dir = _run_of(run)
+    _require_run(run_dir, repository, data, license)
+    with RunLock(run_dir):  # until the upload ends: another call would replace the files
+        upload = _write(run_dir, repository, data, license)
+        return _push(upload, private=private, pull_request=pull_request, dry_run=dry_run)
+
+
+def _push(upload: Upload, *, private: bool, pull_request: bool, dry_run: bool) -> tuple[Any, str]:
+    lines = upload.lines()
+    record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": [], "removed": []}
+    if dry_run:
+        lines.append("dry run: nothing was uploaded")
+        return record, "\n".join(lines)
+    (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
+    record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
+    return record, "\n".join([*lines, *pushed.lines()])
+
+
+def prepare(run: Path, repository: str, data: Data = "list", license: str | None = None) -> Upload:
+    """Write RUN/publish and return the upload of it.
+
+    run: a run whose stage curate is finished, or its folder `curate`.
+    repository: OWNER/NAME of the dataset on the hub.
+    data: `list`, the keys, texts and languages of the kept pairs; `tars` or `parquet`, their images too (curate.write =
+        "tars").
+    license: identifier of the hub (cc-by-4.0, ...); unset: `unknown`.
+
+    Raises UserError for a run without what `data` names, and where curate would run again: a deny list may have grown.
+    """
+    run_dir = _run_of(run)
+    _require_run(run_dir, repository, data, license)
+    with RunLock(run_dir):
+        return _write(run_dir, repository, data, license)
+
+
+def _run_of(run: Path) -> Path:
+    return run.parent if run.name == "curate" and layout.is_run(run.parent) else run
+
+
+def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
+    """Raise UserError that names all that is wrong with the arguments of a call."""
+    problems = problems_of(check_repository, repository, "OWNER/NAME")
+    if not layout.is_run(run_dir):
+        problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")
+    problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
+    if data != "list" and not layout.curated_tars(run_dir).is_dir():
+        problems.append(
+            f'--data {data}: {layout.stage_dir(run_dir, "curate")} has none; run curate with curate.write = "tars"'
+        )
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+        problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
+    if problems:
+        raise UserError(problems)
+
+
+def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> Upload:
+    """Write RUN/publish, under the run's lock."""
+    folder = layout.published(run_dir)
+    aside = folder.with_name(f".{folder.name}.new")
+    digest = _require_current(run_dir)
+    artifacts.remove(aside)
+    with naming(folder):
+        for source, name in _files(run_dir, data):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            if data == "parquet" and source.suffix == ".tar":
+                write_images(source, aside / name)
+            else:
+                link_file(source, aside / name)
+        if data == "tars":
+            write_members(_tars(run_dir), aside / "pairs.parquet")
+        facts = _facts(run_dir, repository, data, license, digest, list_files(aside))
+        artifacts.write_text(aside / "README.md", redact(card(run_dir, facts)))
+        record = json.dumps(croissant(facts), ensure_ascii=False, indent=1)
+        artifacts.write_text(aside / "croissant.json", redact(record))
+        artifacts.replace_folder(aside, folder)
+    return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
+
+
+def _require_current(run_dir: Path) -> str:
+    """Return the digest of curate's manifest.  Raises UserError where curate is unfinished or would run again."""
+    digest = str(artifacts.require_manifest(run_dir, "curate")["digest"])
+    recipe = load_recipe(run_dir)
+    if reason := reason_to_run(Run(dir=run_dir, sections=sections_of(recipe))):
+        folder = layout.stage_dir(run_dir, "curate")
+        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run_dir} --until curate")
+    return digest
+
+
+def _facts(
+    run_dir: Path,
+    repository: str,
+    data: Data,
+    license: str | None,
+    digest: str,
+    files: Sequence[tuple[str, int]],
+) -> dict[str, Any]:
+    """Return what both the card and the Croissant record say; digest: of curate's manifest; files: (name, bytes)."""
+    report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
+    total = report["total"]
+    languages = languages_of(run_dir)
+    pairs_of = {lang: row["pairs_out"] for lang, row in report["languages"].items() if row["pairs_out"]}
+    num_rows = total["pairs_out"] if data == "list" else report["tars"]["samples"]
+    return {
+        "repository": repository,
+        "name": repository.partition("/")[2],
+        "data": data,
+        "digest": digest,
+        "license": license or "unknown",
+        "languages": sorted(filter(None, (_hub_code(code, languages) for code in pairs_of))),
+        "num_languages": len(pairs_of),
+        "num_rows": num_rows,
+        "num_bytes": sum(size for _, size in files),
+        "date": datetime.date.today(),
+        "size_class": next((name for bound, name in SIZE_CLASSES.items() if num_rows < bound), LARGEST),
+        "total": total,
+    }
+
+
+def _hub_code(code: str, languages: Languages) -> str | None:
+    """Return the code of a language as the hub's cards take it (ISO 639-1 or -3); None for what is no language."""
+    if re.fullmatch("[a-z]{2,3}", code) and code != "und":
+        return code
+    try:
+        iso_codes = languages.get(code).iso639_3
+    except KeyError:
+        return None
+    return next((one.partition("_")[0] for one in iso_codes), None)
+
+
+def _tars(run_dir: Path) -> list[Path]:
+    return sorted(layout.curated_tars(run_dir).glob("*.tar"))
+
+
+def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
+    """Return (file of RUN/curate, its name in the dataset)."""
+    keys = [(layout.curated_keys(run_dir), "keys.npy")] if layout.curated_keys(run_dir).exists() else []
+    if data != "list":
+        suffix = ".tar" if data == "tars" else ".parquet"
+        return [*keys, *((path, f"data/{path.stem}{suffix}") for path in _tars(run_dir))]
+    shards = layout.matched_shards(run_dir)
+    lists = [(layout.curated(run_dir, name), f"data/{name}.parquet") for name in shards]
+    return [*keys, *(row for row in lists if row[0].exists())]
