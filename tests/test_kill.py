@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import killed
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip import balance, curate, match
 from worldclip.config import load_recipe
@@ -20,33 +21,18 @@ from worldclip.recipe import sections_of
 
 STAGES = ("match", "balance", "curate")
 
-# runs the stages as recipe.py does; the n-th finished file whose path holds `place` ends it from within
-_CHILD = """
-import os, signal, sys
+# Runs the stages as recipe.py does.
+CODE = """
+import sys
 from pathlib import Path
 from worldclip import balance, curate, match
-from worldclip.core import artifacts
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
 from worldclip.recipe import sections_of
 
-run, place, kill_at, when = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-replace, hits = os.replace, 0
-
-def counting_replace(source, target):
-    global hits
-    if Path(target).is_relative_to(run):
-        hits += place in str(Path(target).relative_to(run))
-        if hits == kill_at:
-            if when == "after":
-                replace(source, target)
-            os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-
-os.replace = counting_replace
-recipe = load_recipe(run)
-context = Run(dir=run, sections=sections_of(recipe), executor=LocalExecutor(workers=1, quiet=True))
+run = Path(sys.argv[2])
+context = Run(dir=run, sections=sections_of(load_recipe(run)), executor=LocalExecutor(workers=1, quiet=True))
 for stage in (match.match, balance.balance, curate.curate):
     stage(context)
 """
@@ -59,11 +45,6 @@ def read_bytes(run: Path) -> dict[str, bytes]:
         for path in (run / stage).rglob("*")
         if path.is_file()
     }
-
-
-def start(run: Path, place: str, kill_at: int, when: str) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-c", _CHILD, str(run), place, str(kill_at), when]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
 def finish(run: Path) -> int:
@@ -119,8 +100,7 @@ def prepare(run: Path, folder: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_bytes(world, tmp_path, place, kill_at, when):
     folder, whole, num_files = world
     prepare(tmp_path, folder)
-    killed = start(tmp_path, place, kill_at, when)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.run(CODE, kill_at, tmp_path, place=place, when=when).returncode == -signal.SIGKILL
     assert finish(tmp_path) < num_files, "what was done is not done again"
     found = read_bytes(tmp_path)
     assert sorted(found) == sorted(whole)
@@ -132,8 +112,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, tmp_path, place, kill_at,
 def test_workers_killed_with_their_parent_leave_nothing_half_done(world, tmp_path, delay_s):
     folder, whole, _ = world
     prepare(tmp_path, folder)
-    code = _CHILD.replace("workers=1", "workers=2")
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "", "-1", "never"], start_new_session=True)
+    code = CODE.replace("workers=1", "workers=2")
+    child = subprocess.Popen([sys.executable, "-c", code, "0", str(tmp_path)], start_new_session=True)
     time.sleep(delay_s)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -13,21 +13,28 @@ _replace, _left = os.replace, int(sys.argv[1])
 
 def _replace_or_die(source, target):
     global _left
-    _left -= 1
-    if _left == 0:
+    _left -= PLACE in os.fspath(target)
+    is_last = _left == 0 and PLACE in os.fspath(target)
+    if is_last and WHEN == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     _replace(source, target)
+    if is_last:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 os.replace = _replace_or_die
 """
 
 
-def run(code: str, kill_at: int, *arguments: object) -> subprocess.CompletedProcess:
+def run(
+    code: str, kill_at: int, *arguments: object, place: str = "", when: str = "before"
+) -> subprocess.CompletedProcess:
     """Run `code` with `arguments` as sys.argv[2:], killed at file number kill_at; 0: not killed.
 
-    It prints the number of files that it has finished.
+    place: counts only files whose path holds it.  when: before or after the file gets its name.  It prints the number
+    of files that it has finished.
     """
-    whole = f"{_DIE}{code}\nprint(-_left + int(sys.argv[1]))"
+    die = _DIE.replace("PLACE", repr(place)).replace("WHEN", repr(when))
+    whole = f"{die}{code}\nprint(-_left + int(sys.argv[1]))"
     command = [sys.executable, "-c", whole, str(kill_at), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

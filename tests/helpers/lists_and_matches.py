@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 import worldclip
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.execute import LocalExecutor
 
 # Letters of many scripts, with case, with several spellings in NFC.
@@ -34,34 +35,9 @@ LANGS = ("bo", "en", "tr", "zh")
 WITH_TEXT = ("bo", "en", "zh")  # the words of `tr` are those of the pool
 REDIRECTS = ("#REDIRECT [[x]]", "#重定向 [[x]]", "#\U0001e030 [[x]]", "#RE\u0cf3: [[x]]", "#REDIRECT\U00031350 [[x]]")
 
-RECIPE = """
-[pool]
-path = {pool}
-texts = ["text"]
-key = "uid"
-lang = "lang"
-[languages]
-codes = {langs}
-[metadata]
-dumps = {dumps}
-sources = ["number", "wordnet", "unigram", "bigram", "title", "list", "pool"]
-allow_missing = ["wordnet", "title", "unigram", "bigram", "list"]
-wordnets = {{ en = {wordnet} }}
-pageviews = {views}
-lists = {{ bo = {bo} }}
-pool_min_count = 1
-overrides = {{ english_rule = "as_others", bigram_min_count = 1, unigram_top_fraction = 1.0, title_top_fraction = 1.0 }}
-[match]
-profile = "unicode"
-fold_case = true
-compare_profiles = 100
-[balance]
-tail_fraction = 0.06
-"""
 
-
-def write_world(folder: Path) -> Path:
-    """Write a pool, dumps, page views, a WordNet and lists; returns the recipe."""
+def write_world(folder: Path) -> Recipe:
+    """Write a pool, dumps, page views, a WordNet and lists; return the recipe."""
     text = " ".join(WORDS) + "\n" + " ".join(reversed(WORDS))
     for lang in WITH_TEXT:
         (folder / "dumps" / lang).mkdir(parents=True)
@@ -88,19 +64,27 @@ def write_world(folder: Path) -> Path:
     records = [{"uid": f"{lang}{i}", "text": text, "lang": lang} for lang in LANGS for i, text in enumerate(texts)]
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "pool" / "0.jsonl").write_text(lines, encoding="utf-8")
-    recipe = folder / "recipe.toml"
-    recipe.write_text(
-        RECIPE.format(
-            pool=json.dumps(str(folder / "pool")),
-            dumps=json.dumps(str(folder / "dumps")),
-            views=json.dumps(str(folder / "views")),
-            wordnet=json.dumps(str(folder / "en.tab")),
-            langs=json.dumps(LANGS),
-            bo=json.dumps(str(folder / "bo.txt")),
-        ),
-        encoding="utf-8",
-    )
-    return recipe
+    return load_recipe(
+        {
+            "pool": {"path": str(folder / "pool"), "texts": ["text"], "key": "uid", "lang": "lang"},
+            "languages": {"codes": LANGS},
+            "metadata": {
+                "dumps": str(folder / "dumps"),
+                "sources": ["number", "wordnet", "unigram", "bigram", "title", "list", "pool"],
+                "allow_missing": ["wordnet", "title", "unigram", "bigram", "list"],
+                "wordnets": {"en": str(folder / "en.tab")},
+                "pageviews": str(folder / "views"),
+                "lists": {"bo": str(folder / "bo.txt")},
+                "pool_min_count": 1,
+                "overrides": {
+                    "english_rule": "as_others", "bigram_min_count": 1, "unigram_top_fraction": 1.0,
+                    "title_top_fraction": 1.0,
+                },
+            },
+            "match": {"profile": "unicode", "fold_case": True, "compare_profiles": 100},
+            "balance": {"tail_fraction": 0.06},
+        }
+    )  # fmt: skip
 
 
 def digests_of(run_dir: Path) -> dict[str, str]:
@@ -113,5 +97,5 @@ def digests_of(run_dir: Path) -> dict[str, str]:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         executor = LocalExecutor(workers=1, quiet=True)
-        run = worldclip.run(str(write_world(Path(name))), out=Path(name) / "run", until="match", executor=executor)
+        run = worldclip.run(write_world(Path(name)), out=Path(name) / "run", until="match", executor=executor)
         print(json.dumps(digests_of(run)))
