@@ -65,7 +65,7 @@ def world(tmp_path: Path) -> Path:
 def test_added_language_goes_from_metadata_to_the_report_in_two_processes(world: Path) -> None:
     recipe, run = load_recipe(sections(world)), world / "run"
     two_processes = LocalExecutor(workers=2, quiet=True)
-    for until, executor in {"pool": QUIET, "match": two_processes, "curate": QUIET}.items():
+    for until, executor in {"metadata": QUIET, "match": two_processes, "curate": QUIET}.items():
         worldclip.run(recipe, run, until=until, executor=executor)
     matched = read_json(layout.report_json(run / "match"))["texts"]
     assert matched["kea"]["matched"] == matched["en"]["matched"] == 20
