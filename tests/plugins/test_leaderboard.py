@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ from miniature import write_files
 from upstream import jsonl
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.plugins.leaderboard.board import ALL, leaderboard
-from worldclip.plugins.leaderboard.page import show_leaderboard, to_text, write_leaderboard
+from worldclip.plugins.leaderboard.board import ALL, BoardCell, leaderboard
+from worldclip.plugins.leaderboard.page import best_cells, show_leaderboard, to_text, write_leaderboard
 from worlds import WordModel, word_dataset
 
 WORDS = [f"word{i}" for i in range(40)]
@@ -207,3 +209,73 @@ def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tm
             assert "missing" in page.run("document.querySelector('table').textContent")
             page.screenshot(tmp_path / f"board_{width}.png", whole=True)
         assert page.errors == []
+
+
+# --- what is not a row, and what cannot be told apart -----------------------------------------------------------------
+
+
+def test_a_run_without_results_is_left_out_with_a_note(whole, tmp_path):
+    (tmp_path / "run" / "curate").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.toml").write_text("")
+    board = leaderboard(whole, tmp_path / "run")
+    assert [model.name for model in board.models] == ["whole"]
+    assert board.left_out == [
+        f"{tmp_path / 'run'} has no results yet; evaluate it: worldclip evaluate {tmp_path / 'run'}"
+    ]
+    assert board.left_out[0] in to_text(board)
+    with pytest.raises(UserError, match="has no results yet"):
+        leaderboard(tmp_path / "run")
+
+
+def test_results_that_are_named_twice_count_once(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run / "evaluate")
+    (run / "recipe.toml").write_text("")
+    shutil.copytree(whole, tmp_path / "copy")
+    board = leaderboard(run, run / "evaluate", tmp_path / "copy")
+    assert [len(model.folders) for model in board.models] == [1]
+    assert [text.rpartition("; ")[2] for text in board.left_out] == ["they count once"] * 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "chance", "best"),
+    [
+        ([(0.5, 0.4, 0.6), (0.45, 0.42, 0.48), (0.2, 0.1, 0.3)], 0.25, {0, 1}),
+        ([(0.5, 0.4, 0.6), (0.45, 0.42, 0.48)], 0.4, set()),  # the best interval reaches chance
+        ([(0.5, None, None), (0.45, None, None)], 0.25, {0}),
+        ([(None, None, None), (0.3, 0.28, 0.32)], 0.25, {1}),
+        ([(None, None, None)], None, set()),
+    ],
+)
+def test_bold_is_what_cannot_be_told_from_the_best_above_chance(cells, chance, best):
+    shown = [
+        BoardCell(value=value, interval_95=None if low is None else (low, high), num_languages=1)
+        for value, low, high in cells
+    ]
+    assert best_cells(shown, chance) == best
+
+
+def test_seeds_of_a_model_have_their_spread_and_the_last_row_is_chance(whole):
+    board = leaderboard(whole)
+    top1 = column(board)
+    records = [record for record in read_results(whole / "results.jsonl") if "acc1" in record["metrics"]]
+    assert board.columns[top1].chance == pytest.approx(np.mean([record["chance"]["acc1"] for record in records]))
+    lines = [line for line in to_text(board).splitlines() if line.startswith("|")]
+    assert lines[-1].split("|")[1].strip() == "chance"
+    cells = list(board.cells[0])
+    cells[top1] = dataclasses.replace(cells[top1], seeds=(0.25, 0.5))
+    assert "2 seeds: 25.0 to 50.0" in to_text(dataclasses.replace(board, cells=[cells]))
+
+
+def test_the_page_names_no_folder_of_the_machine(whole, tmp_path):
+    write_leaderboard(tmp_path / "page.html", leaderboard(whole))
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert str(tmp_path) not in page
+    assert "whole" in page
+
+
+def test_json_of_mteb_that_is_nested_too_deeply_is_named(tmp_path):
+    folder = mteb_folder(tmp_path)
+    (folder / "results/org__one/abc/Deep.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"Deep\.json is not JSON"):
+        leaderboard(folder)

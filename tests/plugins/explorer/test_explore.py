@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from worldclip.check.config import TextRules
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
 from worldclip.curate import read_curated
 from worldclip.plugins.explorer.explore import explore
 from worldclip.plugins.explorer.lists import max_entries_per_list
@@ -181,3 +184,34 @@ def test_large_lists_are_cut_so_that_the_folder_stays_bounded():
     assert max_entries_per_list(lists, 10**6) == 500_000
     assert max_entries_per_list(lists, 201_000) == 100_000
     assert max_entries_per_list({}, 5) == 0
+
+
+def test_two_explorers_of_one_folder_are_never_at_work(explored, tmp_path):
+    out = tmp_path / "pages"
+    with (
+        RunLock(out.with_name(f".pages.{platform.node()}.tmp")),
+        pytest.raises(UserError, match="is in use by process"),
+    ):
+        explore(explored.run, out)
+    assert not out.exists()
+    explore(explored.run, out)
+    assert (out / "index.html").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+    assert not (out / ".lock").exists()
+
+
+def test_the_working_directory_is_not_replaced(explored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name a folder in the working directory"):
+        explore(explored.run, Path())
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(explored, tmp_path, monkeypatch):
+    def fill(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worldclip.plugins.explorer.explore._write", fill)
+    with pytest.raises(OSError, match="No space left") as caught:
+        explore(explored.run, tmp_path / "pages")
+    assert str(tmp_path / "pages") in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

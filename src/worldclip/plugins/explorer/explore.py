@@ -19,8 +19,8 @@ from worldclip.contracts.records import CurateReport, MatchReport, Thresholds
 from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.job import Run
+from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
@@ -38,6 +38,7 @@ from worldclip.report.page import language_name, style
 
 PAGE = Path(__file__).parent / "page"
 TOOL = "explore"  # in the folder's manifest: the folder is ours to replace
+LOCK = ".lock"  # of RunLock, in the folder that is written aside
 MAX_SHOWN_ENTRIES = 60  # of an example's text
 NO_LANGUAGE = "und"  # in curate's report
 NUM_CONFUSED = 6  # languages named beside a true language or a rule
@@ -69,19 +70,25 @@ def explore(run: Path, out: Path) -> Explored:
         "curate": artifacts.require_manifest(context.dir, "curate")["digest"],
         "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
     }
+    if not out.name:
+        raise UserError(f"--out {str(out)!r}: name a folder in the working directory, such as pages")
     older = _check_own(out)
     if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
         return cast(Explored, {**older["counts"], "out": str(out)})
     if _has_images(context):
         require_packages("explore", ("PIL",), extra="pool")
     aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
-    artifacts.remove(aside)
-    try:
-        explored = _write(context, Chunks(aside), str(out))
-        artifacts.write_manifest(aside, config={}, inputs=inputs, counts=explored, tool=TOOL)
-        artifacts.replace_folder(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with RunLock(aside), naming(out):  # two explorers that write one folder would remove each other's files
+        for left in aside.iterdir():
+            if left.name != LOCK:
+                artifacts.remove(left)
+        try:
+            explored = _write(context, Chunks(aside), str(out))
+            artifacts.write_manifest(aside, config={}, inputs=inputs, counts=explored, tool=TOOL)
+            (aside / LOCK).unlink()
+            artifacts.replace_folder(aside, out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return explored
 
 

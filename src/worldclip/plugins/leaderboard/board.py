@@ -7,6 +7,7 @@ languages in every row.  What differs in one of these gets a column of its own.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.contracts import layout
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.evaluate.compare import find_arms, hits, resampled_arms
@@ -55,6 +57,8 @@ class BoardColumn:
     languages: list[str]
     conditions: dict[str, Any]
     """What must be equal: the dataset's digest, the protocol, and how images become pixels."""
+    chance: float | None = None
+    """The mean over the languages of what guessing gives; None where it is not known."""
     variant: int = 0
     """Number among columns that differ only in their conditions; 0 if there is one."""
 
@@ -77,6 +81,8 @@ class BoardCell:
     interval_95: tuple[float, float] | None = None
     num_languages: int
     """Languages of the column that the model has."""
+    seeds: tuple[float, ...] = ()
+    """The number of each seed, ascending; empty for one run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,17 +94,20 @@ class Leaderboard:
     cells: list[list[BoardCell]]
     differences: list[str] = field(default_factory=list)
     """A sentence per dataset and metric with several variants: in what they differ."""
+    left_out: list[str] = field(default_factory=list)
+    """A sentence per folder that was named and is not a row: no results yet, or those of another one."""
 
 
 def leaderboard(*paths: Path) -> Leaderboard:
     """Read evaluations and return their numbers side by side.
 
     paths: runs, folders that evaluate wrote, or folders of mteb's results.  Runs that differ in seeds alone are one
-    model.  Models are sorted by their mean over the columns that all of them have.  Raises UserError with all problems
-    of the folders.
+    model; runs without results, and results named before, are left out.  Models are sorted by their mean over the
+    columns that all of them have.  Raises UserError with all problems of the folders.
     """
     # All runs of all models are grouped at once; a model's runs stay next to each other, hence the slices below.
-    models = read_models(paths)
+    left_out: list[str] = []
+    models = read_models(paths, left_out)
     runs = [run for model in models for run in model.runs]
     columns: list[BoardColumn] = []
     cells: list[list[BoardCell]] = [[] for _ in models]
@@ -117,26 +126,38 @@ def leaderboard(*paths: Path) -> Leaderboard:
         columns=columns,
         cells=[cells[i] for i in order],
         differences=differences,
+        left_out=left_out,
     )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_models(paths: Sequence[Path]) -> list[BoardModel]:
-    """Return the models of the folders.  Raises UserError with all problems."""
+def read_models(paths: Sequence[Path], left_out: list[str]) -> list[BoardModel]:
+    """Return the models of the folders.  Raises UserError with all problems.
+
+    left_out: gets a sentence per folder that gives no row.
+    """
     repeated = _repeated(path.resolve() for path in paths)
     problems = [f"{path} is named twice; name it once" for path in repeated]
     models: list[BoardModel] = []
-    ours = []
+    ours: list[Path] = []
+    digests: dict[str, Path] = {}
     for path in paths:
         of_mteb = mteb_results.model_folders(path)
         for folder in of_mteb:
             records, name, bad_files = mteb_results.read_model(folder)
             models.append(BoardModel(name=name, folders=[folder], runs=[records]))
             problems += bad_files
-        if (path / "results.jsonl").is_file() or (path / "evaluate" / "results.jsonl").is_file():
-            ours.append(path)
+        results = next((file for file in _results_at(path) if file.is_file()), None)
+        if results is not None:
+            digest = hashlib.sha256(results.read_bytes()).hexdigest()
+            if (first := digests.setdefault(digest, path)) == path:
+                ours.append(path)
+            else:
+                left_out.append(f"{path} holds the results of {first}; they count once")
+        elif layout.is_run(path):
+            left_out.append(f"{path} has no results yet; evaluate it: worldclip evaluate {path}")
         elif not of_mteb:
             problems.append(
                 f"{path} holds no results, neither results.jsonl nor those of mteb (<model>/<revision>/"
@@ -152,9 +173,16 @@ def read_models(paths: Sequence[Path]) -> list[BoardModel]:
     for name in _repeated(model.name for model in models if model.name):
         folders = [str(folder) for model in models if model.name == name for folder in model.folders]
         problems.append(f"{len(folders)} folders are of a model {name!r}: {', '.join(folders)}; name one of them")
+    if not models and not problems:
+        problems = left_out
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     return models
+
+
+def _results_at(path: Path) -> tuple[Path, Path]:
+    """Return where a folder that evaluate wrote, and a run, have their results."""
+    return path / "results.jsonl", layout.stage_dir(path, "evaluate") / "results.jsonl"
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
@@ -214,10 +242,26 @@ def _columns(
     languages = sorted({record["lang"] for record in records})
     groups = {lang: languages} if lang else {ALL: languages, **_by_level(languages)}
     return [
-        BoardColumn(dataset=dataset, task=task, metric=metric, group=group, languages=langs, conditions=equal)
+        BoardColumn(
+            dataset=dataset,
+            task=task,
+            metric=metric,
+            group=group,
+            languages=langs,
+            conditions=equal,
+            chance=_chance(records, metric, langs),
+        )
         for metric in main_metrics(dataset, task, available)
         for group, langs in groups.items()
     ]
+
+
+def _chance(records: Sequence[ResultRecord], metric: str, langs: Sequence[str]) -> float | None:
+    """Return the mean over languages of a metric's chance; None unless each language has it."""
+    of_lang = {record["lang"]: record.get("chance", {}).get(metric) for record in records}
+    chances = [of_lang.get(lang) for lang in langs]
+    known = [chance for chance in chances if chance is not None]
+    return float(np.mean(known)) if len(known) == len(chances) else None
 
 
 def _by_level(codes: Sequence[str]) -> dict[str, list[str]]:
@@ -247,9 +291,10 @@ def _cell(column: BoardColumn, folders: Sequence[Path], of_runs: Sequence[Mappin
             values_LR.append(values)
     if len(complete) < len(column.languages):
         return BoardCell(value=None, num_languages=len(complete))
-    mean = float(np.mean(np.array(values_LR, float)))
+    means_R = np.mean(np.array(values_LR, float), axis=0)
     interval = _interval(column.metric, folders, complete)
-    return BoardCell(value=mean, interval_95=interval, num_languages=len(complete))
+    seeds = tuple(sorted(means_R.tolist())) if len(means_R) > 1 else ()
+    return BoardCell(value=float(np.mean(means_R)), interval_95=interval, num_languages=len(complete), seeds=seeds)
 
 
 def _interval(

@@ -77,7 +77,7 @@ def _read_records(path: Path) -> Iterator[ResultRecord]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = read_json(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); remove it or evaluate again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; remove it or evaluate again")

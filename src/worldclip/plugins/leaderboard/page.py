@@ -17,11 +17,15 @@ from worldclip.report.page import Section, note, write_page
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_markdown
 
 LEAD = (
-    "In percent, with 95% intervals over images and seeds where ranks lie beside the results. The best number of a "
-    "column is bold. A mean is over the same languages in each row: a model without some of them has no number. Models "
-    "are sorted by their mean over the columns that all of them have."
+    "In percent, with 95% intervals over images and seeds where ranks lie next to results. Bold: the best number of "
+    "a column, and those that cannot be told from it, since their intervals overlap; none where the interval reaches "
+    "chance, what guessing gives. A mean is over the same languages in each row: a model without some of them has no "
+    "number. Models are sorted by their mean over the columns that all of them have."
 )
-CSV_COLUMNS = ("model", "dataset", "variant", "task", "metric", "group", "languages", "value", "low", "high")
+CSV_COLUMNS = (
+    "model", "dataset", "variant", "task", "metric", "group", "languages", "value", "low", "high", "chance", "seeds"
+)  # fmt: skip
+CHANCE = "chance"  # the last row
 
 
 def to_record(board: Leaderboard) -> dict[str, Any]:
@@ -39,7 +43,8 @@ def csv_text(board: Leaderboard) -> str:
     for model, cells in zip(board.models, board.cells, strict=True):
         for column, cell in zip(board.columns, cells, strict=True):
             about = [column.dataset, column.variant or None, column.task, column.metric, column.group]
-            rows.append([model.name, *about, cell.num_languages, cell.value, *(cell.interval_95 or (None, None))])
+            numbers = [cell.value, *(cell.interval_95 or (None, None)), column.chance, len(cell.seeds) or 1]
+            rows.append([model.name, *about, cell.num_languages, *numbers])
     return to_csv(Table(columns_of(CSV_COLUMNS), rows))
 
 
@@ -52,13 +57,17 @@ def to_text(board: Leaderboard) -> str:
     for model, cells in zip(board.models, board.cells, strict=True):
         shown_cells = [cells[i] for i in shown]
         rows.append([model.name, *shown_cells])
-    return "\n\n".join([to_markdown(Table(columns, rows)), *board.differences])
+    chances = [board.columns[i].chance for i in shown]
+    if any(chance is not None for chance in chances):
+        cells_of_chance = [None if chance is None else BoardCell(value=chance, num_languages=0) for chance in chances]
+        rows.append([CHANCE, *cells_of_chance])
+    return "\n\n".join([to_markdown(Table(columns, rows)), *board.differences, *board.left_out])
 
 
 def write_leaderboard(path: Path, board: Leaderboard) -> None:
     """Write the page: all models and datasets, then each dataset by groups of languages, then the folders."""
     main = [i for i, column in enumerate(board.columns) if column.is_main]
-    results = [_table(board, main, _title), *map(note, board.differences)]
+    results = [_table(board, main, _title), *map(note, [*board.differences, *board.left_out])]
     sections = [Section("Results", LEAD, join(results))]
     parts = []
     for i in main:
@@ -69,9 +78,15 @@ def write_leaderboard(path: Path, board: Leaderboard) -> None:
     if parts:
         lead = "Means over the languages of each level of resources, in percent."
         sections.append(Section("By group of languages", lead, join(parts)))
-    folders = [tag("dt", model.name) + tag("dd", ", ".join(map(str, model.folders))) for model in board.models]
+    # The page is shown to others: no folder of this machine
+    folders = [tag("dt", model.name) + tag("dd", ", ".join(map(_run_name, model.folders))) for model in board.models]
     sections.append(Section("Models", "The folders that were read.", tag("dl", *folders, class_="about")))
     write_page(path, "Leaderboard", "Made with worldclip.", sections)
+
+
+def _run_name(folder: Path) -> str:
+    path = folder.resolve()
+    return path.parent.name if path.name == "evaluate" else path.name
 
 
 def _is_part(column: BoardColumn, whole: BoardColumn) -> bool:
@@ -92,16 +107,35 @@ def _with_any(board: Leaderboard, shown: Sequence[int]) -> Leaderboard:
 
 
 def _table(board: Leaderboard, shown: Sequence[int], title: Callable[[BoardColumn], str]) -> Html:
-    """Return models as rows; the best number of each column is bold."""
+    """Return models as rows, and chance; the best number of each column and its equals are bold."""
     rows: list[list[Any]] = [[model.name] for model in board.models]
     for i in shown:
         column = board.columns[i]
         cells = [row[i] for row in board.cells]
-        best = max((cell.value for cell in cells if cell.value is not None), default=None)
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(_html(column, cell, is_best=cell.value == best and task_info(column.task).is_share))
+        best = best_cells(cells, column.chance) if task_info(column.task).is_share else set()
+        for number, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+            row.append(_html(column, cell, is_best=number in best))
+    if any(board.columns[i].chance is not None for i in shown):
+        rows.append([CHANCE, *(_chance(board.columns[i]) for i in shown)])
     columns = [text_column("model"), *columns_of(title(board.columns[i]) for i in shown)]
     return tag("div", to_html(Table(columns, rows)), class_="board")
+
+
+def best_cells(cells: Sequence[BoardCell], chance: float | None) -> set[int]:
+    """Return the places of the best number and of those whose intervals overlap with its own; none at chance."""
+    values = [-1.0 if cell.value is None else cell.value for cell in cells]
+    best = max(range(len(cells)), key=values.__getitem__, default=None)
+    if best is None or cells[best].value is None:
+        return set()
+    low = (cells[best].interval_95 or (values[best],))[0]
+    if chance is not None and low <= chance:
+        return set()
+    highs = [values[i] if cell.interval_95 is None else cell.interval_95[1] for i, cell in enumerate(cells)]
+    return {i for i, high in enumerate(highs) if values[i] >= 0 and high >= low}
+
+
+def _chance(column: BoardColumn) -> str:
+    return "" if column.chance is None else task_info(column.task).number(column.chance)
 
 
 def _html(column: BoardColumn, cell: BoardCell, is_best: bool) -> Html:
@@ -110,7 +144,8 @@ def _html(column: BoardColumn, cell: BoardCell, is_best: bool) -> Html:
     number = task_info(column.task).number
     value = tag("b", number(cell.value)) if is_best else number(cell.value)
     bounds = interval(cell.interval_95, number)
-    return tag("span", value, tag("small", bounds) if bounds else None)
+    seeds = f"{len(cell.seeds)} seeds: {number(cell.seeds[0])} to {number(cell.seeds[-1])}" if cell.seeds else ""
+    return tag("span", value, tag("small", bounds) if bounds else None, tag("small", seeds) if seeds else None)
 
 
 def _text_of(column: BoardColumn) -> Callable[[BoardCell], str]:
@@ -119,8 +154,11 @@ def _text_of(column: BoardColumn) -> Callable[[BoardCell], str]:
     def text(cell: BoardCell) -> str:
         if cell.value is None:
             return _missing(column, cell)
-        bounds = interval(cell.interval_95, number)
-        return f"{number(cell.value)} ({bounds})" if bounds else number(cell.value)
+        parts = [interval(cell.interval_95, number) or ""]
+        if cell.seeds:
+            parts.append(f"{len(cell.seeds)} seeds: {number(cell.seeds[0])} to {number(cell.seeds[-1])}")
+        more = "; ".join(filter(None, parts))
+        return f"{number(cell.value)} ({more})" if more else number(cell.value)
 
     return text
 
