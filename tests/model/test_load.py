@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from small_models import (
     unit,
     write_open_clip_config,
 )
+from worldclip.core import artifacts
 from worldclip.model import published
 from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
@@ -77,18 +77,31 @@ def open_clip_texts(model: torch.nn.Module, tokenizer_folder: Path) -> np.ndarra
         return unit(model.encode_text(ids))
 
 
+def write_checkpoint(folder, tokenizer_folder, name, file="model.pt", change=lambda state: state):
+    """Write an open_clip model of this name at reduced size, and its configuration; return the model."""
+    model_cfg = reduced_open_clip_config(name, len(AutoTokenizer.from_pretrained(tokenizer_folder)))
+    write_open_clip_config(folder, model_cfg)
+    model = random_open_clip(model_cfg)
+    save = save_file if file.endswith(".safetensors") else torch.save
+    save(change(model.state_dict()), folder / file)
+    return model
+
+
+def assert_same_images(clip, encode_image) -> None:
+    pixels = random_pixels(28)
+    with torch.inference_mode():
+        assert_close(clip.backend.encode_pixels(pixels), unit(encode_image(pixels)))
+
+
 @pytest.mark.parametrize("name", OPEN_CLIP_NAMES)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_open_clip_checkpoint_embeds_like_open_clip(name, suffix, tokenizer_folder, tmp_path):
-    model_cfg = reduced_open_clip_config(name, vocab_size=len(AutoTokenizer.from_pretrained(tokenizer_folder)))
-    theirs = random_open_clip(model_cfg)
-    file = tmp_path / f"epoch_1{suffix}"
-    (torch.save if suffix == ".pt" else save_file)(theirs.state_dict(), file)
-    arch = write_open_clip_config(tmp_path, model_cfg)
+    (tmp_path / "config").mkdir()
+    theirs = write_checkpoint(tmp_path / "config", tokenizer_folder, name, f"epoch_1{suffix}")
+    file = shutil.move(tmp_path / "config" / f"epoch_1{suffix}", tmp_path)
+    arch = tmp_path / "config" / "open_clip_config.json"
     clip = worldclip.load(file, device="cpu", arch=str(arch), tokenizer=tokenizer_folder)
-    pixels = random_pixels(28)
-    with torch.inference_mode():
-        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+    assert_same_images(clip, theirs.encode_image)
     assert_close(clip.encode_text(TEXTS), open_clip_texts(theirs, tokenizer_folder))
     assert clip.logit_scale == pytest.approx(theirs.logit_scale.exp().item())
 
@@ -119,32 +132,24 @@ def test_names_of_the_reference_are_architectures(name, row):
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("is_bare", [True, False])
 def test_checkpoints_of_the_reference_load_with_any_wrapper_prefix(prefix, is_bare, tokenizer_folder, tmp_path):
-    model_cfg = reduced_open_clip_config(
-        "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
-    )
-    theirs = random_open_clip(model_cfg)
-    state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
-    torch.save(state if is_bare else {"epoch": 3, "state_dict": state}, tmp_path / "model.pt")
-    write_open_clip_config(tmp_path, model_cfg)
+    def wrap(state):
+        prefixed = {prefix + name: tensor for name, tensor in state.items()}
+        return prefixed if is_bare else {"epoch": 3, "state_dict": prefixed}
+
+    theirs = write_checkpoint(tmp_path, tokenizer_folder, "ViT-H-14-worldwide-quickgelu", change=wrap)
     clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
-    pixels = random_pixels(28)
-    with torch.inference_mode():
-        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+    assert_same_images(clip, theirs.encode_image)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_checkpoints_load_as_float32(dtype, tokenizer_folder, tmp_path):
-    vocab_size = len(AutoTokenizer.from_pretrained(tokenizer_folder))
-    model_cfg = reduced_open_clip_config("ViT-bigG-14-worldwide", vocab_size)
-    state = {name: tensor.to(dtype) for name, tensor in random_open_clip(model_cfg).state_dict().items()}
-    torch.save(state, tmp_path / "model.pt")
-    write_open_clip_config(tmp_path, model_cfg)
+    def halve(state):
+        return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+    theirs = write_checkpoint(tmp_path, tokenizer_folder, "ViT-bigG-14-worldwide", change=halve)
     clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
-    theirs = random_open_clip(model_cfg)
-    theirs.load_state_dict(state)
-    pixels = random_pixels(28)
-    with torch.inference_mode():
-        assert_close(clip.backend.encode_pixels(pixels), unit(theirs.encode_image(pixels)))
+    theirs.load_state_dict(halve(theirs.state_dict()))
+    assert_same_images(clip, theirs.encode_image)
 
 
 def test_hugging_face_folder_with_pytorch_model_bin_loads(tmp_path):
@@ -174,9 +179,7 @@ def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center"
 def test_timm_tower_embeds_like_timm(activation, tmp_path):
     theirs = timm_folder(tmp_path, activation=activation)
     clip = worldclip.load(tmp_path, device="cpu")
-    pixels = random_pixels(28)
-    with torch.inference_mode():
-        assert_close(clip.backend.encode_pixels(pixels), unit(theirs(pixels)))
+    assert_same_images(clip, theirs)
     for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
         with pytest.raises(ValueError, match="image tower alone"):
             call()
@@ -184,12 +187,7 @@ def test_timm_tower_embeds_like_timm(activation, tmp_path):
 
 def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenizer_folder, tmp_path):
     timm_folder(tmp_path)
-    model_cfg = reduced_open_clip_config(
-        "ViT-H-14-worldwide-quickgelu", len(AutoTokenizer.from_pretrained(tokenizer_folder))
-    )
-    theirs = random_open_clip(model_cfg)
-    save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
-    write_open_clip_config(tmp_path, model_cfg)
+    write_checkpoint(tmp_path, tokenizer_folder, "ViT-H-14-worldwide-quickgelu", "open_clip_model.safetensors")
     shutil.copytree(tokenizer_folder, tmp_path, dirs_exist_ok=True)
     whole, tower = worldclip.load(tmp_path, device="cpu"), worldclip.load(tmp_path, device="cpu", layout="timm")
     assert_close(
@@ -201,9 +199,9 @@ def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenize
 
 def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
     timm_folder(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = artifacts.read_json(tmp_path / "config.json")
     config["pretrained_cfg"]["tag"] = "metaclip2_worldwide"
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    artifacts.write_json(tmp_path / "config.json", config)
     with pytest.raises(ValueError, match="trained with quick_gelu") as caught:
         worldclip.load(tmp_path)
     assert "arch='vit_huge_patch14_clip_quickgelu_224'" in str(caught.value)

@@ -31,6 +31,11 @@ class ExportConfig(Config):
     """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
     languages, lang).  Default: the run's own matched texts."""
 
+    @property
+    def format_names(self) -> tuple[str, ...]:
+        """Return the formats to write; the image tower is one of its own."""
+        return ("vision",) if self.tower == "vision" else self.formats
+
     def own_problems(self) -> Problems:
         """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""
         if self.embedded and "web" not in self.formats:

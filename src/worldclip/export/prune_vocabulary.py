@@ -112,10 +112,11 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
                 yield from (text for text in column.to_pylist() if text)
 
 
-def corpus_of(config: ExportConfig, run_dir: Path) -> list[Path]:
-    """Return the files of export.corpus, by default those of a run's matched texts."""
+def corpus_of(config: ExportConfig, run_dir: Path | None) -> list[Path]:
+    """Return the files of export.corpus, by default those of a run's matched texts.  run_dir: None for other models."""
     paths = [Path(name) for name in config.corpus]
-    paths = paths or [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
+    if not paths and run_dir is not None:
+        paths = [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
     if not paths:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
     return paths

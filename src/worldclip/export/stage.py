@@ -41,7 +41,7 @@ def _needs(run: Run) -> Iterator[str]:
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
     """Yield why formats cannot be written in this installation."""
-    for name in ("vision",) if config.tower == "vision" else config.formats:
+    for name in config.format_names:
         item = MODEL_FORMATS.load(name)
         if not (hasattr(item, "write") or hasattr(item, "writer")):
             yield f"export.formats: {name} can be loaded, not written"
@@ -73,11 +73,10 @@ def _export_run(run: Run, job: Job) -> Result:
     checkpoint = _checkpoint(run.dir)
     source = model_load.Source("huggingface", checkpoint)
     config = run.section(ExportConfig)
-    corpus = prune_vocabulary.corpus_of(config, run.dir) if config.languages else []
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
-    languages = run.section(LanguagesConfig).table
-    written = _export(source, clip, job.folder, config, corpus, card, layout.recipe(run.dir), languages)
+    codes = _codes(config, run.section(LanguagesConfig).table)
+    written = _export(source, clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 
@@ -105,13 +104,11 @@ def export_model(
     recognised = model_load.find(source, layout)
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
-    corpus = [Path(path) for path in config.corpus]
-    card, copied_recipe = cards.of_model(str(source), recognised.layout), None
-    if run_dir is not None:
-        corpus = prune_vocabulary.corpus_of(config, run_dir) if config.languages else []
-        card, copied_recipe = cards.of_run(run_dir, recognised.path), recipe_of(run_dir)
-    languages = INSTALLED if run_dir is None else languages_of(run_dir)
-    written = _export(recognised, clip, Path(out), config, corpus, card, copied_recipe, languages)
+    if run_dir is None:
+        card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
+    else:
+        card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
+    written = _export(recognised, clip, Path(out), config, card, _codes(config, languages), run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -122,17 +119,18 @@ def _export(
     clip: Clip,
     out: Path,
     config: ExportConfig,
-    corpus: list[Path],
     card: cards.Card,
-    recipe: Path | None,
-    languages: Languages,
+    codes: list[str],
+    run_dir: Path | None,
 ) -> Report:
+    """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
-    names = ("vision",) if config.tower == "vision" else config.formats
+    names = config.format_names
     writers = {name: _writer(name, source.path, clip, config) for name in names}
-    if codes := _codes(config, languages):
+    if codes:
         whole = clip
-        clip, vocabulary = prune_vocabulary.prune(whole, prune_vocabulary.read_corpus(corpus, codes))
+        texts = prune_vocabulary.read_corpus(prune_vocabulary.corpus_of(config, run_dir), codes)
+        clip, vocabulary = prune_vocabulary.prune(whole, texts)
         vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
@@ -151,8 +149,8 @@ def _export(
                 writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, MODEL_FORMATS.load(name).CARD, checked))
-            if recipe is not None and recipe.exists():
-                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe))))
+            if run_dir is not None and recipe_of(run_dir).exists():
+                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
     return report
