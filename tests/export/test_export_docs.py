@@ -58,12 +58,13 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
-    """Make a local hub cache with one repository."""
+    """Make a local hub cache with the repositories that the pages name."""
     root = tmp_path_factory.mktemp("hub")
-    repository = root / "models--facebook--metaclip-2-worldwide-b32"
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), repository / "snapshots" / "abc")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
+    for name in ("metaclip-2-worldwide-b32", "metaclip-2-worldwide-s16"):
+        repository = root / f"models--facebook--{name}"
+        save_hugging_face(published.find(name), repository / "snapshots" / "abc")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("abc")
     return root
 
 
@@ -71,7 +72,7 @@ def hub(tmp_path_factory) -> Path:
 def place(hub, tmp_path_factory) -> Path:
     """Make a folder with all files that the pages name; the commands of 7_export.md write the exports."""
     root = tmp_path_factory.mktemp("documents")
-    shutil.copytree(next(hub.glob("*/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
+    shutil.copytree(next(hub.glob("*b32/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
     (root / "runs/emoji/recipe.toml").write_text(RECIPE)
     save_xlm_v(root / "xlm-v-base")
     model_cfg = reduced_open_clip_config("ViT-H-14-worldwide-quickgelu", len(_tokenizer(root / "xlm-v-base")))
@@ -81,12 +82,30 @@ def place(hub, tmp_path_factory) -> Path:
     pq.write_table(pa.table({"text": ["a red apple", "a dog"], "lang": ["en", "sw"]}), root / "captions.parquet")
     (root / "prompts.json").write_text('{"DE": ["ein Foto von {}"]}')
     for name in ("1F34E.png", "apple.png", "dog.jpg"):
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(root / name)
+        save_picture(root / name)
     with pytest.MonkeyPatch.context() as patch:
         go_to(root, hub, patch)
         for command in commands("docs/7_export.md"):
             assert main(command) == 0, command
     return root
+
+
+@pytest.fixture(scope="module")
+def front_place(hub, tmp_path_factory) -> Path:
+    """Make the folder of README.md: photographs, and what its command makes of them."""
+    root = tmp_path_factory.mktemp("front")
+    for name in ("photo.jpg", "photos/dog.jpg", "photos/cat.jpg"):
+        save_picture(root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        go_to(root, hub, patch)
+        (embed,) = (command for command in commands("README.md") if command[0] == "embed")
+        assert main(embed) == 0
+    return root
+
+
+def save_picture(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
 
 
 def go_to(place: Path, hub: Path, patch: pytest.MonkeyPatch) -> None:
@@ -101,8 +120,8 @@ def _tokenizer(folder: Path):
 
 
 @pytest.mark.parametrize(("page", "number", "code"), BLOCKS, ids=[f"{page}-{number}" for page, number, _ in BLOCKS])
-def test_code_blocks_of_the_pages_run(page, number, code, place, hub, monkeypatch):
-    go_to(place, hub, monkeypatch)
+def test_code_blocks_of_the_pages_run(page, number, code, request, hub, monkeypatch):
+    go_to(request.getfixturevalue("front_place" if page == "README.md" else "place"), hub, monkeypatch)
     exec(compile(code, f"{page} block {number}", "exec"), {})
 
 

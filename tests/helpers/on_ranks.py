@@ -73,7 +73,9 @@ class Rank:
 
     def __init__(self, task: str, folder: Path, environment: dict[str, str]) -> None:
         self.errors = folder / f"stderr.{environment['RANK']}"
-        self.process: BaseProcess = FORKS.Process(target=_be_rank, args=(task, folder, self.errors, environment))
+        arguments = (task, folder, self.errors, environment)
+        # a daemon: a failed test must not keep pytest waiting for a rank that hangs
+        self.process: BaseProcess = FORKS.Process(target=_be_rank, args=arguments, daemon=True)
         self.process.start()
 
     @property
