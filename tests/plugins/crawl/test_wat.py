@@ -55,6 +55,20 @@ def write_wat(path: Path, pages: Sequence[object]) -> str:
     return str(path)
 
 
+def build(folder: Path, *pages: object) -> dict:
+    """Build FOLDER/out from one file of these pages; every link is counted once."""
+    report = build_wat([write_wat(folder / "0.wat.gz", pages)], folder / "out", executor=QUIET)
+    lost = sum(report.get(name, 0) for name in REASONS if name != "pairs")
+    assert report["links"] == lost + report["links_with_text"]
+    return report
+
+
+def write_three(folder: Path) -> list[str]:
+    """Write three files of 300 links to 40 pictures."""
+    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
+    return [write_wat(folder / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+
+
 def pool_of(out: Path) -> dict[str, list[str]]:
     rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert all(row["uid"] == key_of_url(row["url"]) and row["text"] == row["texts"][0] for row in rows)
@@ -71,7 +85,7 @@ def test_links_are_resolved_and_texts_collected(tmp_path: Path) -> None:
         img("http://[bad", alt="no URL"),
         img("HTTP://Example.ORG:80/a/./cat.jpg", alt="a cat", title="another name"),
     ]
-    report = build_wat([write_wat(tmp_path / "0.wat.gz", [page(links)])], tmp_path / "out", executor=QUIET)
+    report = build(tmp_path, page(links))
     assert pool_of(tmp_path / "out") == {
         "http://example.org/a/cat.jpg": ["a cat", "Cat", "another name"],
         "http://cdn.example.org/dog.png": ["dog"],
@@ -88,7 +102,7 @@ def test_links_are_resolved_and_texts_collected(tmp_path: Path) -> None:
 
 def test_base_element_resolves_links(tmp_path: Path) -> None:
     pages = [page([img("c.jpg", alt="x")], base="/pictures/"), page([img("d.jpg", alt="y")], base="mailto:me")]
-    build_wat([write_wat(tmp_path / "0.wat.gz", pages)], tmp_path / "out", executor=QUIET)
+    build(tmp_path, *pages)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/pictures/c.jpg", "http://example.org/a/d.jpg"}
 
 
@@ -106,8 +120,7 @@ def test_more_files_append_texts_and_renumber_none(tmp_path: Path) -> None:
 
 
 def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
-    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
-    files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+    files = write_three(tmp_path)
     pools = []
     for num_shards in (1, 5):
         build_wat(files, tmp_path / str(num_shards), num_shards=num_shards, executor=QUIET)
@@ -141,26 +154,14 @@ ODD = [
 
 
 def test_odd_records_lose_nothing_else(tmp_path: Path) -> None:
-    report = build_wat([write_wat(tmp_path / "0.wat.gz", ODD)], tmp_path / "out", executor=QUIET)
+    report = build(tmp_path, *ODD)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/a/a.jpg", "http://example.org/a/d.jpg"}
     assert (report["bad_url"], report["bad_text"]) == (2, 2)
-    assert (
-        report["links"] == sum(report.get(name, 0) for name in REASONS if name != "pairs") + report["links_with_text"]
-    )
 
 
 def test_long_texts_and_nul_are_kept(tmp_path: Path) -> None:
     long = "ü" * 5_000_000
-    build_wat(
-        [
-            write_wat(
-                tmp_path / "0.wat.gz",
-                [page([img("a.jpg", alt=long), img("b.jpg", alt="a\0b"), img("c.jpg", alt="\0 ")])],
-            )
-        ],
-        tmp_path / "out",
-        executor=QUIET,
-    )
+    build(tmp_path, page([img("a.jpg", alt=long), img("b.jpg", alt="a\0b"), img("c.jpg", alt="\0 ")]))
     assert sorted(len(texts[0]) for texts in pool_of(tmp_path / "out").values()) == [3, 5_000_000]
 
 
@@ -188,7 +189,7 @@ def test_missing_and_repeated_files_are_reported_together(tmp_path: Path) -> Non
 def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path: Path) -> None:
     """img2dataset takes url and text, carries other columns over into each sample's .json, and numbers samples anew."""
     links = [img(f"/{n}.jpg", alt=f"alt {n}", title=f"title {n}") for n in range(5)]
-    build_wat([write_wat(tmp_path / "0.wat.gz", [page(links)])], tmp_path / "out", executor=QUIET)
+    build(tmp_path, page(links))
     table = pq.read_table(tmp_path / "out" / "00000.parquet")
     before = pool.read_texts(shard_of(tmp_path / "out" / "00000.parquet"), PoolConfig(path="out", key="uid"))
     members = []
@@ -253,12 +254,9 @@ def test_damaged_warc_is_bad_shard_or_gives_records(data) -> None:
 def test_any_json_as_links_is_read_or_counted(tmp_path: Path, odd, data) -> None:
     link = {name: data.draw(st.sampled_from([odd, "a.jpg", "IMG@/src"])) for name in ("path", "url", "alt", "title")}
     pages = [page([link, odd, img("kept.jpg", alt="kept")]), page(odd), odd]
-    out = tmp_path / str(len(list(tmp_path.iterdir())))
-    report = build_wat([write_wat(tmp_path / "0.wat.gz", pages)], out, executor=QUIET)
-    assert "http://example.org/a/kept.jpg" in pool_of(out)
-    assert (
-        report["links"] == sum(report.get(name, 0) for name in REASONS if name != "pairs") + report["links_with_text"]
-    )
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    build(folder, *pages)
+    assert "http://example.org/a/kept.jpg" in pool_of(folder / "out")
 
 
 # warcio beside the reader
@@ -403,13 +401,11 @@ build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(
 
 
 def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
-    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
-    killed.check(_BUILD, tmp_path, *(write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)))
+    killed.check(_BUILD, tmp_path, *write_three(tmp_path))
 
 
 def test_workers_and_file_order_do_not_change_bytes(tmp_path: Path) -> None:
-    links = [img(f"/{n % 40}.jpg", alt=f"text {n % 60}") for n in range(300)]
-    files = [write_wat(tmp_path / f"{n}.wat.gz", [page(links[n::3])]) for n in range(3)]
+    files = write_three(tmp_path)
     build_wat(files, tmp_path / "one", num_shards=2, executor=QUIET)
     build_wat(files[::-1], tmp_path / "two", num_shards=2, executor=LocalExecutor(workers=2, quiet=True))
     assert killed.contents(tmp_path / "one") == killed.contents(tmp_path / "two")

@@ -48,12 +48,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def keys_of(folder: Path) -> list[str]:
-    keys = []
+def pictures_of(folder: Path) -> dict[str, bytes]:
+    """Return key -> PNG of all tars, in their order."""
+    pictures = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
-            keys += [name.removesuffix(".png") for name in tar.getnames() if name.endswith(".png")]
-    return keys
+            for name in (name for name in tar.getnames() if name.endswith(".png")):
+                pictures[name.removesuffix(".png")] = tar.extractfile(name).read()  # type: ignore[union-attr]
+    return pictures
 
 
 def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
@@ -68,26 +70,26 @@ def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
 
 
 def test_train_and_tone_sets_partition_all_emoji(built: Path, names: dict) -> None:
-    pairs, tone = keys_of(built / "pairs"), keys_of(built / "tone")
-    assert sorted(pairs + tone) == names["keys"]
+    pairs, tone = pictures_of(built / "pairs"), pictures_of(built / "tone")
+    assert sorted([*pairs, *tone]) == names["keys"]
     assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
     assert 200 <= len(tone) <= 300
 
 
 def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built: Path) -> None:
     emoji = {item.key: item for item in emoji_pool.read_emoji()}
-    train = [emoji[key] for key in keys_of(built / "pairs")]
+    pictures = pictures_of(built / "pairs")
+    train = [emoji[key] for key in pictures]
     shapes, tones = {item.shape for item in train}, {item.tones for item in train}
-    pictures = {emoji_pool.draw(item, 16) for item in train}
-    for key in keys_of(built / "tone"):
+    for key, picture in pictures_of(built / "tone").items():
         assert emoji[key].tones
         assert emoji[key].shape in shapes
         assert emoji[key].tones in tones
-        assert emoji_pool.draw(emoji[key], 16) not in pictures
+        assert picture not in pictures.values()
 
 
 def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, names: dict) -> None:
-    base = keys_of(built / "base")
+    base = list(pictures_of(built / "base"))
     toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
     assert sorted(base) == toneless
     with tarfile.open(built / "base" / "000000.tar") as tar:
@@ -140,24 +142,38 @@ def test_readme_names_sources_and_licences(built: Path) -> None:
         assert words in readme
 
 
-def test_killed_build_resumes_to_same_bytes(built: Path, tmp_path: Path) -> None:
-    call = f"""
+BUILD_PART = """
+import sys
 from pathlib import Path
 from worldclip.core.execute import LocalExecutor
-from worldclip.plugins.emoji.build import build_emoji
-build_emoji(Path({str(tmp_path)!r}), 16, 1000, executor=LocalExecutor(quiet=True))
+from worldclip.plugins.emoji import build
+
+whole = build.openmoji_files()
+build.openmoji_files = lambda: {key: whole[key] for key in sorted(whole)[:500]}
+build.build_emoji(Path(sys.argv[1]), 16, 50, executor=LocalExecutor(workers=1, quiet=True))
 """
-    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while not (tmp_path / "pairs" / "000001.tar").exists():
+"""Draw a part of the emoji, in one process."""
+
+
+def start_build(out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", BUILD_PART, str(out)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    process = start_build(out)
+    while not (out / "pairs" / "000001.tar").exists():
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "names.json").exists()
-    first = (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns
-    build_emoji(tmp_path, 16, 1000, executor=LocalExecutor(quiet=True))
-    assert files(tmp_path) == files(built)
-    assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
+    assert not (out / "names.json").exists()
+    first = (out / "pairs" / "000000.tar").stat().st_mtime_ns
+    assert start_build(out).wait() == start_build(tmp_path / "whole").wait() == 0
+    assert files(out) == files(tmp_path / "whole")
+    assert len(list((out / "pairs").iterdir())) > 3
+    assert (out / "pairs" / "000000.tar").stat().st_mtime_ns == first
 
 
 def test_invalid_sizes_are_reported_together(tmp_path: Path) -> None:
