@@ -14,7 +14,7 @@ from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
 from worldclip.report.page import Card, Section, cards, write_page
 
-STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
+STAGES = next_steps.ORDER  # those with a part of the page
 
 
 def write_report(run_dir: Path) -> Path:

@@ -156,6 +156,14 @@ def open_ranking(embedded: Embedded, *, exact: bool = False) -> Ranking:
     return partial(nearest, embedded.parts) if index is None else partial(_approximate, embedded, index)
 
 
+def open_kinds(folder: str | Path, clip: Clip, name: str, remedy: str) -> dict[str, Embedded]:
+    """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it."""
+    kinds = open_embedded(folder).manifest["config"]["of"]
+    opened = {of: open_embedded(folder, of) for of in ("images", "texts") if of in kinds}
+    check_model(next(iter(opened.values())), clip, name, remedy)
+    return {str(of): embedded for of, embedded in opened.items()}
+
+
 def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]

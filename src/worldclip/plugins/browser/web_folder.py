@@ -34,10 +34,11 @@ from worldclip.model.decode import BadImage, open_image
 from worldclip.model.formats import onnx_folder
 from worldclip.model.formats.interface import CardFacts, about
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import Embedded, check_model, open_embedded
+from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
 from worldclip.report.images import MAX_BYTES, shrink
 from worldclip.report.page import style
+from worldclip.tools.search import open_kinds
 
 MODEL = "model"
 MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it holds more
@@ -82,10 +83,7 @@ def precision_of(precisions: Sequence[str]) -> str:
 
 def open_pool(folder: str, clip: Clip) -> dict[str, Embedded]:
     """Return the images and texts of an embedded folder.  Raises UserError where another model embedded it."""
-    kinds = open_embedded(folder).manifest["config"]["of"]
-    opened = {of: open_embedded(folder, of) for of in ("images", "texts") if of in kinds}
-    check_model(next(iter(opened.values())), clip, "the exported model", "give the folder of this model")
-    return {str(of): embedded for of, embedded in opened.items()}
+    return open_kinds(folder, clip, "the exported model", "give the folder of this model")
 
 
 @dataclass(frozen=True, slots=True)

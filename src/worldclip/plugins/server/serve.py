@@ -14,8 +14,7 @@ from worldclip.core.preflight import require_packages
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import check_model, open_embedded
-from worldclip.tools.search import open_ranking
+from worldclip.tools.search import open_kinds, open_ranking
 
 if TYPE_CHECKING:  # the help of the command needs no package of the extra `serve`
     from worldclip.plugins.server.service import Collection
@@ -89,10 +88,8 @@ def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, C
 
     if folder is None:
         return {}
-    kinds = open_embedded(folder).manifest["config"]["of"]
-    opened = {of: open_embedded(folder, of) for of in ("images", "texts") if of in kinds}
-    check_model(next(iter(opened.values())), clip, model, "serve that one")
-    return {str(of): Collection(embedded, open_ranking(embedded)) for of, embedded in opened.items()}
+    opened = open_kinds(folder, clip, model, "serve that one")
+    return {of: Collection(embedded, open_ranking(embedded)) for of, embedded in opened.items()}
 
 
 def _name(model: str) -> str:
