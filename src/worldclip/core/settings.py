@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -16,11 +15,10 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Above as Above
 from worldclip.core.marks import AtLeast as AtLeast
@@ -31,10 +29,11 @@ from worldclip.core.marks import Place as Place
 from worldclip.core.redact import has_credential
 from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
+from worldclip.core.toml_files import SECTIONS as SECTIONS
+from worldclip.core.toml_files import Table, nearest, suggest
+from worldclip.core.toml_files import read_sections as read_sections
+from worldclip.core.toml_files import read_toml as read_toml
 
-Table = dict[str, Any]  # of TOML
-SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
-"""The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
@@ -162,40 +161,6 @@ def load_config(
     return config
 
 
-def read_toml(path: Path) -> Table:
-    """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
-    file = job_files.recipe(path) if path.is_dir() else path
-    if path.is_dir() and file.exists() and not job_files.is_run(path):
-        raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
-    if not file.exists():
-        state = "holds no recipe.toml" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # the latter: nested too deeply
-        raise UserError(f"{file} is not valid TOML: {error}") from error
-
-
-def read_sections(path: Path, elsewhere: Mapping[str, str] = types.MappingProxyType({})) -> Table:
-    """Read the sections of a recipe, a TOML file or a run's recipe.toml.
-
-    Their keys are checked when a section is used.  elsewhere: names that belong to another file, and why.  Raises
-    UserError where there is no file, and for all other sections.
-    """
-    tables = read_toml(path)
-    known = (*SECTIONS, *elsewhere)
-    problems = [
-        f"{path}: {name} {elsewhere[name]}"
-        if name in elsewhere
-        else f"{path}: unknown section {name}; {_suggest(name, known if _nearest(name, known) else SECTIONS)}"
-        for name in tables
-        if name not in SECTIONS
-    ]
-    if problems:
-        raise UserError(problems)
-    return tables
-
-
 def _resolve_places(cls: type, values: Table, folder: Path) -> None:
     """Make the relative paths of a TOML file absolute, in place; values of a wrong type stay for the loader."""
     for name, (hint, marks) in _fields(cls).items():
@@ -285,8 +250,8 @@ class _Loader:
         for key, value in values.items():
             if key not in _fields(cls):
                 kind = "section" if _has_only_sections(cls) else "key"
-                self._report(prefix, f"unknown {kind} {prefix}{key}; {_suggest(key, _fields(cls))}")
-                self.broken.update(f"{prefix}{name}." for name in _nearest(key, _fields(cls)))  # the section meant
+                self._report(prefix, f"unknown {kind} {prefix}{key}; {suggest(key, _fields(cls))}")
+                self.broken.update(f"{prefix}{name}." for name in nearest(key, _fields(cls)))  # the section meant
                 continue
             hint, marks = _fields(cls)[key]
             if isinstance(value, _Bare) and value.items() and _is_list(hint):
@@ -332,15 +297,6 @@ class _Loader:
         self.broken.add(prefix)
 
 
-def _nearest(name: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, list(known), n=1)
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    near = _nearest(name, known)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -380,7 +336,7 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: Secti
 def value_problem(cls: type, key: str, value: Any) -> str | None:
     """Return what is wrong with a value of the field `key` of a config class, or None."""
     if key not in _fields(cls):
-        return f"unknown key; {_suggest(key, _fields(cls))}"
+        return f"unknown key; {suggest(key, _fields(cls))}"
     hint, marks = _fields(cls)[key]
     try:
         return _violation(hint, marks, _Loader().convert(value, hint, key))
