@@ -73,7 +73,7 @@ def test_a_run_killed_before_any_file_gets_its_name_ends_the_same(toy_world, cur
 
 def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path) -> None:
     assert create_executor("local").workers == usable_cores()
-    executor = LocalExecutor(workers=3, quiet=True)  # `curated` has one
+    executor = LocalExecutor(workers=2, quiet=True)  # `curated` has one
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=executor)
     assert digests_of_curation(tmp_path / "run") == digests_of_curation(curated)
 
