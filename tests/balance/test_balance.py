@@ -176,9 +176,8 @@ def test_a_table_must_name_every_list_with_matches():
 
 def test_unreachable_english_threshold_warns():
     config = BalanceConfig(english_threshold=91)
-    assert ["the largest has 90 matches" in text for text in find_warnings(POOL, config, EntryLists("language"))] == [
-        True
-    ]
+    (warning,) = find_warnings(POOL, config, EntryLists("language"))
+    assert "the largest has 90 matches" in warning
     assert find_warnings(POOL, BalanceConfig(english_threshold=90), EntryLists("language")) == []
     assert find_warnings(POOL, BalanceConfig(tail_fraction=0.1), EntryLists("language")) == []
 
@@ -193,7 +192,11 @@ def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
 
 # the stage
 
-RECIPE = {"pool": {"path": "none"}, "balance": {"tail_fraction": 0.5}}
+
+def finish_balance(run: Path, **balance: object) -> dict:
+    """Run the stage with these keys (default: a tail fraction of 0.5); return its report."""
+    recipe = load_recipe({"pool": {"path": "none"}, "balance": balance or {"tail_fraction": 0.5}})
+    return finish("balance", recipe, run, LocalExecutor(quiet=True))
 
 
 def write_counts(run: Path, shard: str, rows: list[tuple[str, int, int]]) -> None:
@@ -225,39 +228,29 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_stage_writes_thresholds_and_probabilities(run):
-    report = finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    report = finish_balance(run)
     record = artifacts.read_json(run / "balance" / "thresholds.json")
     assert record["english_threshold"] == 6
     assert record["tail_fraction"] == 0.5
-    assert record["lists"]["en"] == {
-        "threshold": 6,
-        "tail_fraction": 0.04,
-        "num_entries": 4,
-        "num_matched_entries": 4,
-        "num_matches": 100,
-    }
+    sizes = {"num_entries": 4, "num_matched_entries": 4, "num_matches": 100}
+    assert record["lists"]["en"] == {"threshold": 6, "tail_fraction": 0.04, **sizes}
     assert record["lists"]["zh"]["threshold"] is None
     assert record["lists"]["zh"]["tail_fraction"] == 0.0
     probs = np.load(run / "balance" / "en.npy")
     assert probs.dtype == np.float32
     np.testing.assert_array_equal(probs, np.array([1, 1, 1, 6 / 90], np.float32))
     np.testing.assert_array_equal(np.load(run / "balance" / "zh.npy"), [1.0])
-    assert report["top_entries"]["en"][0] == {
-        "entry": "d",
-        "source": "list",
-        "matches": 90,
-        "prob": float(np.float32(6 / 90)),
-    }
+    head = {"entry": "d", "source": "list", "matches": 90, "prob": float(np.float32(6 / 90))}
+    assert report["top_entries"]["en"][0] == head
     assert report["top_entries"]["zh"] == []
 
 
 def test_a_written_thresholds_json_serves_as_a_table(run):
-    finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    finish_balance(run)
     before = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
     path = run / "kept.json"
     (run / "balance" / "thresholds.json").rename(path)
-    recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
-    finish("balance", recipe, run, LocalExecutor(quiet=True))
+    finish_balance(run, rule="table", thresholds=str(path))
     assert artifacts.read_json(run / "balance" / "thresholds.json")["lists"] == before
 
 
@@ -266,15 +259,14 @@ def test_unreadable_thresholds_file_is_a_user_error(run, content):
     path = run / "wrong.json"
     if content is not None:
         path.write_text(content)
-    recipe = load_recipe({"pool": {"path": "none"}, "balance": {"rule": "table", "thresholds": str(path)}})
     with pytest.raises(UserError, match=r"balance\.thresholds = .*wrong\.json"):
-        finish("balance", recipe, run, LocalExecutor(quiet=True))
+        finish_balance(run, rule="table", thresholds=str(path))
 
 
 def test_files_of_removed_languages_are_deleted(run):
     (run / "balance").mkdir()
     (run / "balance" / "fr.npy").write_bytes(b"old")
-    finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+    finish_balance(run)
     assert sorted(path.name for path in (run / "balance").iterdir()) == sorted(
         ["counts", "en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
     )
@@ -285,4 +277,4 @@ def test_missing_count_files_are_an_error(run):
     manifest = artifacts.read_json(run / "match" / "manifest.json")
     artifacts.write_json(run / "match" / "manifest.json", {**manifest, "counts": {"shards": 4}})
     with pytest.raises(UserError, match="3 files are visible, match wrote 4"):
-        finish("balance", load_recipe(RECIPE), run, LocalExecutor(quiet=True))
+        finish_balance(run)
