@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from miniature import write_tar
-from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
+from count_files import write_count_file
+from tars import write_tar
+from worldclip.contracts.schemas import MATCH_TEXTS
 from worldclip.core.artifacts import write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.config import EvaluateConfig
@@ -61,11 +62,9 @@ def write_matches(run_dir):
     )
     write_table(run_dir / "match/texts/a.tar.parquet", table, MATCH_TEXTS)
     for shard, counts in {"a": [(0, 10), (1, 3)], "b": [(0, 90), (2, 1), (3, 4), (4, 25)]}.items():
-        ids, sums = zip(*counts, strict=True)
-        ids, sums = (0, *ids), (77, *sums)  # of another list, so that each shard has a dictionary of its own
-        langs = ["de" if shard == "a" else "zh", *["en"] * (len(ids) - 1)]
-        table = pa.table({"entries_lang": langs, "entry_id": ids, "count": sums})
-        write_table(run_dir / f"match/counts/{shard}.tar.parquet", table, MATCH_COUNTS)
+        # The first row is of another list, so that each shard has a dictionary of its own.
+        rows = [("de" if shard == "a" else "zh", 0, 77), *(("en", *count) for count in counts)]
+        write_count_file(run_dir / f"match/counts/{shard}.tar.parquet", rows)
     write_manifest(run_dir / "match", config={}, inputs={}, counts={})
 
 
