@@ -37,6 +37,11 @@ SIMILAR_TO_CJK_MARKS = "，。、；：？！“”‘’（）【】《》〈�
 
 HANGUL_VOWELS, HANGUL_TAILS = range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 
+_FREE = frozenset(c for low, high in FREE_RANGES for c in range(low, high + 1))
+_SIMILAR = frozenset(c for low, high in SIMILAR_TO_CJK_RANGES for c in range(low, high + 1)) | {
+    *map(ord, SIMILAR_TO_CJK_MARKS)
+}
+
 
 def build_table() -> UnicodeTable:
     """Compute the table from `unicodedata`.  Raises RuntimeError if that is not UNICODE_VERSION."""
@@ -96,13 +101,11 @@ def _run_starts(values: np.ndarray) -> np.ndarray:
 
 def _class_of(x: str, is_second: bool) -> int:
     c, category = ord(x), unicodedata.category(x)
-    is_free = any(low <= c <= high for low, high in FREE_RANGES)
-    is_similar = x in SIMILAR_TO_CJK_MARKS or any(low <= c <= high for low, high in SIMILAR_TO_CJK_RANGES)
     bits = {
-        SPACED: (category[0] in "LMN" or c == ZERO_WIDTH_JOINER) and not is_free,
+        SPACED: (category[0] in "LMN" or c == ZERO_WIDTH_JOINER) and c not in _FREE,
         MARK: category[0] == "M",
         SPACE: x.isspace() and not 0x1C <= c <= 0x1F,  # str.isspace is White_Space and these four
-        SIMILAR_TO_CJK: is_similar,
+        SIMILAR_TO_CJK: c in _SIMILAR,
         NFC_NO: unicodedata.normalize("NFC", x) != x,
         NFC_MAYBE: is_second,
         FOLDS: x.casefold() != x,

@@ -7,6 +7,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,24 +25,24 @@ from worldclip.match import identify
 ONE_LINE = str.maketrans("\n\r\t\v\f\0", "      ")
 
 
-def library_says(path: Path, text: str) -> dict[str, float]:
+def library_says(model: Any, text: str) -> dict[str, float]:
     """Every label's probability, the best first; empty for a text without a word."""
-    import fasttext
-
     line = text.translate(ONE_LINE)
     if not line.strip(" "):
         return {}
-    labels, probs = fasttext.load_model(str(path)).predict(line, k=-1, threshold=-1.0)
+    labels, probs = model.predict(line, k=-1, threshold=-1.0)
     return {label.removeprefix("__label__"): min(prob, 1.0) for label, prob in zip(labels, probs, strict=True)}
 
 
 def agree(path: Path, texts: list[str], allowed: set[str] | None = None) -> None:
     """Same label and probability; labels that tie in the library (to 1e-5) may change places."""
-    identifier = Identifier(path, allowed)
+    import fasttext
+
+    identifier, library = Identifier(path, allowed), fasttext.load_model(str(path))
     assert identifier.backend == "numba"
     labels, probs = identifier.predict(texts)
     for text, label, prob in zip(texts, labels, probs, strict=True):
-        expected = {name: p for name, p in library_says(path, text).items() if allowed is None or name in allowed}
+        expected = {name: p for name, p in library_says(library, text).items() if allowed is None or name in allowed}
         assert abs(prob - max(expected.values(), default=0.0)) < 1e-4, text
         assert label in expected or not expected, text
         assert expected.get(label, 0.0) >= max(expected.values(), default=0.0) - 1e-5, text
