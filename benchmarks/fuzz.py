@@ -71,9 +71,9 @@ def fuzz_of(name: str) -> tuple[Fuzz, int]:
         return lambda _, seeds: test_wikitext.strip_random_pages(len(seeds), seeds.start), 13_000
     if name in ("recipe", "pack", "weights", "pickle", "index", "onnx"):
         return _fuzz_files(name), 1000
-    import test_fuzz_bulk
+    import test_fuzz
 
-    return lambda folder, seeds: test_fuzz_bulk.READERS[name](folder, list(seeds)), 1000
+    return lambda folder, seeds: test_fuzz.READERS[name][0](folder, list(seeds)), 1000
 
 
 def _fuzz_images(folder: Path, seeds: range) -> None:

@@ -15,6 +15,7 @@ from worldclip.core.job import Job, Report, Run
 from worldclip.core.settings import to_toml
 from worldclip.recipe import sections_of
 
+QUIET = LocalExecutor(workers=1, quiet=True)  # in this process: most worlds of tests are too small to share
 FUNCTIONS = {
     "pool": "index",
     "metadata": "build",
@@ -29,7 +30,7 @@ FUNCTIONS = {
 
 def context(recipe: Recipe, run_dir: Path, executor: Executor | None = None) -> Run:
     """Return the context that recipe.run gives to the stages."""
-    return Run(dir=run_dir, sections=sections_of(recipe), executor=executor or LocalExecutor(quiet=True))
+    return Run(dir=run_dir, sections=sections_of(recipe), executor=executor or QUIET)
 
 
 def run_stage(name: str, recipe: Recipe, run_dir: Path, executor: Executor | None = None) -> bool:

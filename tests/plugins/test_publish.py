@@ -19,7 +19,7 @@ import pytest
 
 from fake_hub import UNKNOWN_TO_OWNER, serve_hub
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from tables import rows_of_tar
+from pools import rows_of_tar
 from toy import encode_png, write_tar
 from worldclip.cli import main
 from worldclip.contracts import layout

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tars import shard_of
+from pools import rows_of, shard_of
 from worldclip import pool
-from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig
 
@@ -18,12 +17,11 @@ BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "c
 
 
 def read(path: Path, content: bytes, config: PoolConfig = URLS) -> list[tuple[str, str | None, str]]:
+    """Return key, text and reason of each row, which is one pair."""
     path.write_bytes(content)
-    texts = pool.read_texts(shard_of(path), config)
-    counts = pool.index_of(shard_of(path), config)[1]
-    assert counts["pairs"] == len(texts.key)
-    reasons = [Reason(code).label for code in texts.reason]
-    return list(zip(texts.key.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
+    rows = rows_of(pool.read_texts(shard_of(path), config))
+    assert pool.index_of(shard_of(path), config)[1]["pairs"] == len(rows)
+    return [(key, text, reason) for key, _, text, reason in rows]
 
 
 def test_tsv_like_cc12m_without_a_header(tmp_path: Path) -> None:

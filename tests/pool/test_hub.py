@@ -11,20 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import FakeHub, serve_hub
-from stages import run_stage
-from tables import IMAGE
-from tars import sample, write_tar
+from pools import pool_recipe, run_pool, sample, structs, write_tar
 from worldclip import pool
-from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.hub import DatasetUrl, _ask, parse
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-
-QUIET = LocalExecutor(workers=1, quiet=True)
 
 
 @pytest.fixture
@@ -36,9 +30,9 @@ def hub(monkeypatch):
         yield served
 
 
-def parquet(texts: list[str], images: int = 50) -> bytes:
-    pictures = [{"bytes": bytes([number]) * images, "path": f"{number}.png"} for number in range(len(texts))]
-    table = pa.table({"id": texts, "text": texts, "image": pa.array(pictures, IMAGE)})
+def parquet(texts: list[str]) -> bytes:
+    images = structs([bytes([number]) * 50 for number in range(len(texts))])
+    table = pa.table({"id": texts, "text": texts, "image": images})
     file = io.BytesIO()
     pq.write_table(table, file, row_group_size=2)
     return file.getvalue()
@@ -55,10 +49,6 @@ TRAIN = ["data/train-00000.parquet", "data/train-00001.parquet"]
 
 def names(path: str, **settings: str) -> list[str]:
     return [shard.name for shard in pool.list_shards(PoolConfig(path=path, key="id", **settings))]
-
-
-def recipe_of(path: str) -> Recipe:
-    return load_recipe({"pool": {"path": path, "key": "id"}, "balance": {"tail_fraction": 0.1}})
 
 
 # --- which files ------------------------------------------------------------------------------------------------------
@@ -119,7 +109,7 @@ def test_folder_file_and_pattern_name_files_themselves(hub: FakeHub) -> None:
     with pytest.raises(UserError, match=r"names files, so that pool.config"):
         names("hf://datasets/o/n/data", split="train")
     with pytest.raises(UserError, match=r"pool.split.*is for datasets of the hub"):
-        load_recipe({"pool": {"path": "here", "split": "train"}, "balance": {"tail_fraction": 0.1}})
+        pool_recipe(path="here", split="train")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -154,21 +144,21 @@ def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None
 
 def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path: Path) -> None:
     first = hub.commit("o/n", FILES)
-    run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
     assert hub.asked["tree"] == 1
     assert hub.asked["paths-info"] == 0
     shards = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
     assert [shard["path"] for shard in shards.values()] == TRAIN
     assert all(len(shard["stamp"]) == 40 for shard in shards.values())
     hub.asked.clear()
-    assert not run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert not run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
     assert hub.asked.total() == hub.asked["info"] == 1
 
     hub.commit("o/n", FILES | {TRAIN[1]: parquet(["d", "x"])})
-    assert run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
     changed = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
     assert [name for name in TRAIN if shards[name] != changed[name]] == [TRAIN[1]]
-    assert run_stage("pool", recipe_of(f"hf://datasets/o/n@{first}"), tmp_path / "run", QUIET)
+    assert run_pool(tmp_path / "run", path=f"hf://datasets/o/n@{first}", key="id")
     assert read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"] == shards
 
 
@@ -210,10 +200,10 @@ def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path, monkeypatch) -> 
     hub.commit("o/n", FILES)
     hub.refusals[f"o/n/{TRAIN[1]}"] = (403, {"X-Error-Code": "GatedRepo"})
     with pytest.raises(StageFailed, match="access is gated") as error:
-        run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
     assert list(error.value.failures) == [TRAIN[1]]
     hub.refusals.clear()
-    assert run_stage("pool", recipe_of("hf://datasets/o/n"), tmp_path / "run", QUIET)
+    assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
 
 
 def test_errors_of_the_hubs_http_library_are_messages() -> None:

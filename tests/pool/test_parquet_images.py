@@ -13,9 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedded_world import write_world
-from stages import context, run_stage
-from tables import IMAGE, rows_of_tar, write_parquet, write_parquet_pool
-from tars import shard_of
+from pools import (
+    IMAGE,
+    rows_of_tar,
+    run_pool,
+    shard_of,
+    structs,
+    write_lines,
+    write_parquet,
+    write_parquet_pool,
+    write_table,
+)
+from stages import QUIET, context, run_stage
 from worldclip import pool
 from worldclip.check import CheckConfig, check
 from worldclip.check.images import hash_images
@@ -23,29 +32,20 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import read_json, read_table
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import Shard
 from worldclip.curate import read_curated
 from worldclip.pool import row_groups
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.row_groups import RowGroups, read_rows
 from worldclip.tools.embed import embed
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 KEYED = PoolConfig(path="pool", key="key")
 IMAGES = [b"\xff\xd8\xff0", b"\x89PNG1", b"RIFF2", b"3"]
 
 
 def table_of(path: Path, images: pa.Array, row_group_size: int = 2, **columns: object) -> Path:
     numbers = [str(number) for number in range(len(images))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"key": numbers, "text": numbers, "image": images, **columns})
-    pq.write_table(table, path, row_group_size=row_group_size)
-    return path
-
-
-def structs(images: list[bytes | None], paths: list[str | None] | None = None) -> pa.Array:
-    paths = paths or [f"{number}.png" for number in range(len(images))]
-    return pa.array([{"bytes": image, "path": path} for image, path in zip(images, paths, strict=True)], IMAGE)
+    return write_table(path, {"key": numbers, "text": numbers, "image": images, **columns}, row_group_size)
 
 
 def read_all(path: Path, config: PoolConfig = KEYED) -> dict[str, bytes]:
@@ -186,33 +186,26 @@ def test_one_of_several_columns_is_named(tmp_path: Path) -> None:
     other = structs([image + b"other" for image in IMAGES])
     table_of(tmp_path / "pool/0.parquet", structs(IMAGES), thumbnail=other, size=[1] * 4)
     settings = {"path": str(tmp_path / "pool"), "key": "key"}
-
-    def index(run: str, **more: object) -> Path:
-        recipe = load_recipe({"pool": settings | more, "balance": {"tail_fraction": 0.1}})
-        run_stage("pool", recipe, tmp_path / run, QUIET)
-        return tmp_path / run / "pool/report.json"
-
-    with pytest.raises(
-        UserError, match="image_field is not set and several columns hold images; set it to one of: image, thumbnail"
+    for more, message in (
+        ({}, "image_field is not set and several columns hold images; set it to one of: image, thumbnail"),
+        ({"image_field": "thumbnial"}, "no column or field 'thumbnial'; did you mean 'thumbnail'"),
+        (
+            {"image_field": "size", "texts": ["txet"]},
+            "column 'size' is int64; images are binary, or a struct with `bytes`",
+        ),
+        ({"image_field": "text"}, "column 'text' is string"),
     ):
-        index("unset")
-    with pytest.raises(UserError, match="no column or field 'thumbnial'; did you mean 'thumbnail'"):
-        index("typo", image_field="thumbnial")
-    with pytest.raises(UserError, match="column 'size' is int64; images are binary, or a struct with `bytes`"):
-        index("wrong", image_field="size", texts=["txet"])
-    with pytest.raises(UserError, match="column 'text' is string"):
-        index("text", image_field="text")
-    assert read_json(index("named", image_field="thumbnail"))["images"] == 4
+        with pytest.raises(UserError, match=message):
+            run_pool(tmp_path / "wrong", **settings, **more)
+    run_pool(tmp_path / "named", **settings, image_field="thumbnail")
+    assert read_json(tmp_path / "named/pool/report.json")["images"] == 4
     chosen = dataclasses.replace(KEYED, image_field="thumbnail")
     assert read_all(tmp_path / "pool/0.parquet", chosen)["0"] == IMAGES[0] + b"other"
 
 
 def test_column_of_images_in_a_pool_of_tars_is_a_mistake(toy_world, tmp_path) -> None:
-    recipe = load_recipe(
-        {"pool": {"path": str(toy_world.pool), "image_field": "jpg"}, "balance": {"tail_fraction": 0.1}}
-    )
     with pytest.raises(UserError, match="only Parquet files have columns of images"):
-        run_stage("pool", recipe, tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(toy_world.pool), image_field="jpg")
 
 
 def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path: Path) -> None:
@@ -232,8 +225,7 @@ def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path
 
 def test_pool_without_any_bytes_is_said(tmp_path: Path, capsys) -> None:
     table_of(tmp_path / "pool/0.parquet", structs([None, None]))
-    recipe = load_recipe({"pool": {"path": str(tmp_path / "pool"), "key": "key"}, "balance": {"tail_fraction": 0.1}})
-    run_stage("pool", recipe, tmp_path / "run", LocalExecutor(workers=1))
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="key")
     assert "no pair has an image: " in capsys.readouterr().err
 
 
@@ -247,11 +239,9 @@ def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
         "a/0.parquet#1": IMAGES[1],
         "a/0.parquet#3": b"3",
     }
-    (tmp_path / "lines").mkdir()
-    (tmp_path / "lines/0.jsonl").write_text('{"text": "a"}\n')
-    settings = {"path": str(tmp_path / "lines"), "key": "row"}
+    write_lines(tmp_path / "lines/0.jsonl", [{"text": "a"}])
     with pytest.raises(UserError, match="no column or field 'row'"):
-        run_stage("pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(tmp_path / "lines"), key="row")
 
 
 def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:

@@ -16,19 +16,17 @@ import pytest
 
 from fake_hub import serve_hub
 from killed import contents
-from stages import run_stage
-from tables import IMAGE
-from tars import sample, write_tar
+from pools import sample, structs, write_tar
+from stages import QUIET, run_stage
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import Shard
 from worldclip.core.settings import Config, Decides, deciding
 from worldclip.plugins.emoji import build as emoji
 from worldclip.plugins.world import build as world_build
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import without_texts
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 STAGES = ("pool", "metadata", "match", "balance", "curate")
 WORDS = ("red", "green", "blue", "house", "cat", "dog")
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
@@ -55,9 +53,7 @@ def rows(name: str, number: int) -> list[Settings]:
 def parquet(pairs: list[Settings]) -> bytes:
     columns = {name: [pair[name] for pair in pairs] for name in pairs[0]}
     for name in ("photo", "scan"):
-        columns[name] = pa.array(
-            [{"bytes": f"{name} {i}".encode(), "path": f"{i}.png"} for i in range(len(pairs))], IMAGE
-        )
+        columns[name] = structs([f"{name} {i}".encode() for i in range(len(pairs))])
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)
     return file.getvalue()

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stages import context, run_stage, why_run
-from tars import sample, write_tar
+from pools import pool_recipe, run_pool, sample, write_tar
+from stages import context, why_run
 from worldclip import pool
-from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool import stage
 from worldclip.pool.config import PoolConfig
-
-QUIET = LocalExecutor(quiet=True)
-
-
-def recipe_of(**settings: object) -> Recipe:
-    return load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -> None:
-    shards = pool.shards(context(recipe_of(path=str(folder)), tmp_path / "run"))
+    shards = pool.shards(context(pool_recipe(path=str(folder)), tmp_path / "run"))
     assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
     assert [Path(shard.path) for shard in shards] == [folder / "00001.tar", folder / "sub" / "00000.tar"]
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
@@ -45,7 +37,7 @@ def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -
 
 def test_keys_begin_with_name_of_root(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    recipe = recipe_of(roots={"b": str(folder), "a": str(tmp_path / "other")})
+    recipe = pool_recipe(roots={"b": str(folder), "a": str(tmp_path / "other")})
     shards = pool.shards(context(recipe, tmp_path / "run"))
     assert [shard.name for shard in shards] == ["a/00001.tar", "a/sub/00000.tar", "b/00001.tar", "b/sub/00000.tar"]
     keys = [pool.read_texts(shard, recipe.pool).key.to_pylist() for shard in shards]
@@ -57,7 +49,7 @@ def test_problems_of_all_roots_are_reported_together(folder: Path, tmp_path: Pat
     write_tar(folder / "old" / "1.tar.gz", [])
     roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
     with pytest.raises(UserError) as error:
-        pool.shards(context(recipe_of(roots=roots), tmp_path / "run"))
+        pool.shards(context(pool_recipe(roots=roots), tmp_path / "run"))
     assert [problem.split(" ")[0].rstrip(":") for problem in error.value.problems] == [
         "pool.roots.a",
         "pool.roots.b",
@@ -70,13 +62,13 @@ def test_folder_without_shards_lists_the_suffixes_in_it(tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "a.jpg").touch()
     with pytest.raises(UserError, match=r"no \.tar, \.parquet, .* files, only \.jpg"):
-        pool.shards(context(recipe_of(path=str(tmp_path / "pool")), tmp_path / "run"))
+        pool.shards(context(pool_recipe(path=str(tmp_path / "pool")), tmp_path / "run"))
 
 
 def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_path: Path) -> None:
-    recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
-    assert run_stage("pool", recipe, run_dir, QUIET)
-    assert not run_stage("pool", recipe, run_dir, QUIET)
+    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
+    assert run_pool(run_dir, path=str(folder))
+    assert not run_pool(run_dir, path=str(folder))
     keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(context(recipe, run_dir))]
     assert keys == [["000010000"], ["sub/000000000"]]
     assert read_json(run_dir / "pool" / "report.json") == {
@@ -90,13 +82,13 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
 
 
 def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Path, tmp_path: Path) -> None:
-    recipe, run_dir = recipe_of(path=str(folder)), tmp_path / "run"
-    run_stage("pool", recipe, run_dir, QUIET)
+    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
+    run_pool(run_dir, path=str(folder))
     old = (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns
     write_tar(folder / "00002.tar", sample("000020000", "two"))
     (folder / "sub" / "00000.tar").unlink()
     assert "sub/00000.tar" in str(why_run("pool", recipe, run_dir))
-    run_stage("pool", recipe, run_dir, QUIET)
+    run_pool(run_dir, path=str(folder))
     assert (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns == old
     assert (run_dir / "pool/index/00002.tar.parquet").exists()
     assert not list(run_dir.rglob("*00000*"))
@@ -106,7 +98,7 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[:700])
     with pytest.raises(StageFailed) as failed:
-        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(folder))
     assert list(failed.value.failures) == ["00001.tar"]
     assert "cut off" in failed.value.failures["00001.tar"]
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
@@ -145,7 +137,7 @@ def test_hidden_folders_are_left_out_and_said(folder: Path, tmp_path: Path, caps
     assert names == ["00001.tar", "sub/00000.tar"]
     assert ".hidden.tar (hidden: its name begins with a dot); .trash/ (hidden" in said
     assert ".00002" not in said
-    run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+    run_pool(tmp_path / "run", path=str(folder))
     assert list(read_json(tmp_path / "run/pool/report.json")["skipped"]) == [".hidden.tar", ".trash/"]
 
 
@@ -168,7 +160,7 @@ def test_dangling_link_to_a_shard_fails_alone_and_another_is_said(folder: Path, 
     (folder / "part").symlink_to(tmp_path / "not mounted")
     assert f"part (links to {tmp_path / 'not mounted'}, which does not exist)" in names_and_skipped(folder, capsys)[1]
     with pytest.raises(StageFailed) as failed:
-        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(folder))
     assert failed.value.failures == {"00002.tar": "cannot be read (No such file or directory)"}
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
@@ -185,7 +177,7 @@ def test_unreadable_shard_fails_alone(folder: Path, tmp_path: Path, monkeypatch)
     monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: refuse(path, plain_open, *args, **kwargs))
     monkeypatch.setattr(os, "open", lambda path, *args, **kwargs: refuse(path, plain_os_open, *args, **kwargs))
     with pytest.raises(StageFailed) as failed:
-        run_stage("pool", recipe_of(path=str(folder)), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(folder))
     assert failed.value.failures == {"00001.tar": "cannot be read (Permission denied)"}
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
@@ -214,7 +206,7 @@ def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys
 def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
     with pytest.raises(UserError, match="without any pair"):
-        run_stage("pool", recipe_of(path=str(tmp_path / "pool")), tmp_path / "run", QUIET)
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"))
 
 
 @pytest.mark.parametrize(
@@ -233,4 +225,4 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
 )
 def test_config_problems_are_reported(settings: dict, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        recipe_of(**settings)
+        pool_recipe(**settings)

@@ -7,13 +7,14 @@ import os
 import subprocess
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tars import PNG, as_json, sample, shard_of, write_tar
+from pools import PNG, Row, as_json, read_rows, rows_of, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
@@ -24,47 +25,109 @@ from worldclip.pool.read import write_index
 CONFIG = PoolConfig(path="pool")
 
 
-def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
-    reasons = [Reason(code).label for code in texts.reason]
-    return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
+def read(folder: Path, members: list[tuple[str, bytes]], name: str | None = None, **settings: Any) -> list[Row]:
+    return read_rows(write_tar(folder / "000000.tar", members), name, **settings)
 
 
-def read(path: Path, members: list[tuple[str, bytes]], config: PoolConfig = CONFIG, name: str | None = None) -> list:
-    return rows(pool.read_texts(shard_of(write_tar(path / "000000.tar", members), name), config))
+# members of a tar, keys of [pool], the texts of the tar
+TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
+    "nothing": ([], {}, []),
+    "a .txt per sample": (
+        [*sample("000000", "a red apple", {"caption": "not this"}), *sample("000001", "تفاحة حمراء")],
+        {},
+        [("000000", 0, "a red apple", "kept"), ("000001", 0, "تفاحة حمراء", "kept")],
+    ),
+    "text_idx is the position in the stored list": (
+        sample("7", None, {"texts": ["one", "", None, " \u3000", "five"]}),
+        {},
+        [("7", 0, "one", "kept"), *(("7", i, None, "no_text") for i in (1, 2, 3)), ("7", 4, "five", "kept")],
+    ),
+    "all fields in the order of the config": (
+        sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"}),
+        {"texts": ("json:alt", "json:titles", "txt", "json:absent")},
+        [("7", i, text, "kept") for i, text in enumerate(("a", "t1", "t2", "from txt"))],
+    ),
+    "a sample without text is one row": (
+        [*sample("0"), *sample("1", ""), *sample("2", None, {"texts": []}), *sample("3", None, {"width": 3})],
+        {},
+        [(str(stem), 0, None, "no_text") for stem in range(4)],
+    ),
+    "a text of NULs is empty": (
+        [*sample("0", "\0 \0"), *sample("1", "a\0b")],
+        {},
+        [("0", 0, None, "no_text"), ("1", 0, "a\0b", "kept")],
+    ),
+    "a bad text in a list drops only itself": (
+        sample("7", None, {"texts": ["one", "\ud800", 3, "four"]}),
+        {},
+        [("7", 0, "one", "kept"), ("7", 1, None, "bad_pair"), ("7", 2, None, "bad_pair"), ("7", 3, "four", "kept")],
+    ),
+    "a .txt that is not UTF-8 drops only its pair": (
+        [("0.txt", b"\xe2"), ("1.txt", b"\x82\xac"), ("2.txt", b"fine"), ("3.txt", b"\xed\xa0\x80")],
+        {},
+        [("0", 0, None, "bad_pair"), ("1", 0, None, "bad_pair"), ("2", 0, "fine", "kept"), ("3", 0, None, "bad_pair")],
+    ),
+    "a character split over two texts": (
+        [("0.txt", b"a\xe2\x82"), ("1.txt", b"\xacb")],
+        {},
+        [("0", 0, None, "bad_pair"), ("1", 0, None, "bad_pair")],
+    ),
+    "the first of duplicate keys is kept and texts of others are counted": (
+        [
+            *sample("a", None, {"texts": ["1", "2"]}),
+            *sample("b", None, {"texts": ["3"]}),
+            *sample("a", None, {"texts": ["4", "", "\ud800"]}),
+        ],
+        {},
+        [
+            *(("a", 0, "1", "kept"), ("a", 1, "2", "kept"), ("b", 0, "3", "kept")),
+            *(("a", 0, None, "duplicate"), ("a", 1, None, "duplicate"), ("a", 2, None, "bad_pair")),
+        ],
+    ),
+    "a repeated suffix begins a duplicate sample": (
+        [*sample("a", "first"), *sample("a", "second")],
+        {},
+        [("a", 0, "first", "kept"), ("a", 0, None, "duplicate")],
+    ),
+    "keys begin with the folder of the tar": (
+        [*sample("x/000", "one"), *sample("./y/0.5", "two")],
+        {"name": "root/part/000.tar"},
+        [("root/part/x/000", 0, "one", "kept"), ("root/part/y/0", 0, None, "no_text")],
+    ),
+    "keys of a tar in the root": (
+        [*sample("x/000", "one"), *sample("./y/0.5", "two")],
+        {"name": "000.tar"},
+        [("x/000", 0, "one", "kept"), ("y/0", 0, None, "no_text")],
+    ),
+    "keys from a field": (
+        [
+            *sample("0", "zero", {"uid": "k0"}),
+            *sample("1", "one", {"uid": 12}),
+            *sample("2", "two", {"uid": None}),
+            *sample("3", "three"),
+            *sample("4", "four", {"uid": "k0"}),
+            *sample("5", "five", {"uid": "\ud800"}),
+            *sample("6", "six", {"uid": ""}),
+        ],
+        {"key": "json:uid"},
+        [
+            *(("k0", 0, "zero", "kept"), ("12", 0, "one", "kept"), ("2", 0, None, "bad_pair")),
+            *(("3", 0, None, "bad_pair"), ("k0", 0, None, "duplicate")),
+            *(("5", 0, None, "bad_pair"), ("6", 0, None, "bad_pair")),
+        ],
+    ),
+    "a name that is not UTF-8": (
+        [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")],
+        {},
+        [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
+    ),
+}
 
 
-def test_txt_gives_one_text_per_sample(tmp_path: Path) -> None:
-    members = [*sample("000000", "a red apple", {"caption": "not this"}), *sample("000001", "تفاحة حمراء")]
-    assert read(tmp_path, members) == [("000000", 0, "a red apple", "kept"), ("000001", 0, "تفاحة حمراء", "kept")]
-
-
-def test_text_idx_is_position_in_stored_list(tmp_path: Path) -> None:
-    members = sample("7", None, {"texts": ["one", "", None, " \u3000", "five"]})
-    assert read(tmp_path, members) == [
-        ("7", 0, "one", "kept"),
-        ("7", 1, None, "no_text"),
-        ("7", 2, None, "no_text"),
-        ("7", 3, None, "no_text"),
-        ("7", 4, "five", "kept"),
-    ]
-
-
-def test_all_text_fields_are_read_in_config_order(tmp_path: Path) -> None:
-    config = PoolConfig(path="pool", texts=("json:alt", "json:titles", "txt", "json:absent"))
-    members = sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"})
-    assert [text for _, _, text, _ in read(tmp_path, members, config)] == ["a", "t1", "t2", "from txt"]
-
-
-def test_sample_without_text_is_one_no_text_row(tmp_path: Path) -> None:
-    members = [*sample("0"), *sample("1", ""), *sample("2", None, {"texts": []}), *sample("3", None, {"width": 3})]
-    assert read(tmp_path, members) == [(str(stem), 0, None, "no_text") for stem in range(4)]
-
-
-def test_text_of_nul_characters_is_empty(tmp_path: Path) -> None:
-    assert read(tmp_path, [*sample("0", "\0 \0"), *sample("1", "a\0b")]) == [
-        ("0", 0, None, "no_text"),
-        ("1", 0, "a\0b", "kept"),
-    ]
+@pytest.mark.parametrize("case", TEXTS_OF_MEMBERS)
+def test_texts_of_a_tar(case: str, tmp_path: Path) -> None:
+    members, settings, expected = TEXTS_OF_MEMBERS[case]
+    assert read(tmp_path, members, **settings) == expected
 
 
 BAD_RECORDS = {
@@ -85,99 +148,17 @@ def test_bad_json_drops_only_its_pair(tmp_path: Path, case: str) -> None:
     members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
     path = write_tar(tmp_path / "0.tar", members)
     texts = pool.read_texts(shard_of(path), CONFIG)
-    assert rows(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
+    assert rows_of(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
     assert len(texts.bad) == 1
     assert reason in texts.bad[0]["reason"]
     assert texts.bad[0]["key"] == "1"
 
 
-def test_bad_text_in_list_drops_only_itself(tmp_path: Path) -> None:
-    members = sample("7", None, {"texts": ["one", "\ud800", 3, "four"]})
-    assert [(text, reason) for _, _, text, reason in read(tmp_path, members)] == [
-        ("one", "kept"),
-        (None, "bad_pair"),
-        (None, "bad_pair"),
-        ("four", "kept"),
-    ]
-
-
-def test_txt_that_is_not_utf8_drops_only_its_pair(tmp_path: Path) -> None:
-    euro = "€".encode()
-    members = [("0.txt", euro[:1]), ("1.txt", euro[1:]), ("2.txt", b"fine"), ("3.txt", b"\xed\xa0\x80")]
-    assert [reason for *_, reason in read(tmp_path, members)] == ["bad_pair", "bad_pair", "kept", "bad_pair"]
-
-
-def test_character_split_over_two_texts_makes_both_bad(tmp_path: Path) -> None:
-    euro = "€".encode()
-    assert [reason for *_, reason in read(tmp_path, [("0.txt", b"a" + euro[:2]), ("1.txt", euro[2:] + b"b")])] == [
-        "bad_pair",
-        "bad_pair",
-    ]
-
-
-def test_first_of_duplicate_keys_is_kept_and_texts_of_others_are_counted(tmp_path: Path) -> None:
-    members = [
-        *sample("a", None, {"texts": ["1", "2"]}),
-        *sample("b", None, {"texts": ["3"]}),
-        *sample("a", None, {"texts": ["4", "", "\ud800"]}),
-    ]
-    assert read(tmp_path, members) == [
-        ("a", 0, "1", "kept"),
-        ("a", 1, "2", "kept"),
-        ("b", 0, "3", "kept"),
-        ("a", 0, None, "duplicate"),
-        ("a", 1, None, "duplicate"),
-        ("a", 2, None, "bad_pair"),
-    ]
-
-
-def test_repeated_suffix_begins_a_duplicate_sample(tmp_path: Path) -> None:
-    members = [*sample("a", "first"), *sample("a", "second")]
-    assert read(tmp_path, members) == [("a", 0, "first", "kept"), ("a", 0, None, "duplicate")]
-
-
-def test_key_begins_with_folder_of_tar(tmp_path: Path) -> None:
-    members = [*sample("x/000", "one"), *sample("./y/0.5", "two")]
-    assert [key for key, *_ in read(tmp_path, members, name="root/part/000.tar")] == [
-        "root/part/x/000",
-        "root/part/y/0",
-    ]
-    assert [key for key, *_ in read(tmp_path, members, name="000.tar")] == ["x/000", "y/0"]
-
-
-def test_key_from_json_field(tmp_path: Path) -> None:
-    config = PoolConfig(path="pool", key="json:uid")
-    members = [
-        *sample("0", "zero", {"uid": "k0"}),
-        *sample("1", "one", {"uid": 12}),
-        *sample("2", "two", {"uid": None}),
-        *sample("3", "three"),
-        *sample("4", "four", {"uid": "k0"}),
-        *sample("5", "five", {"uid": "\ud800"}),
-        *sample("6", "six", {"uid": ""}),
-    ]
-    rows_of_tar = read(tmp_path, members, config)
-    assert [(key, reason) for key, _, _, reason in rows_of_tar] == [
-        ("k0", "kept"),
-        ("12", "kept"),
-        ("2", "bad_pair"),
-        ("3", "bad_pair"),
-        ("k0", "duplicate"),
-        ("5", "bad_pair"),
-        ("6", "bad_pair"),
-    ]
-
-
 def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
     members = [("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x"), *sample("0", "text")]
     path = write_tar(tmp_path / "0.tar", members)
-    assert [key for key, *_ in rows(pool.read_texts(shard_of(path), CONFIG))] == ["0"]
+    assert [key for key, *_ in read_rows(path)] == ["0"]
     assert write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
-
-
-def test_member_name_that_is_not_utf8_is_bad_pair(tmp_path: Path) -> None:
-    members = [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")]
-    assert read(tmp_path, members) == [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")]
 
 
 def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
@@ -187,10 +168,6 @@ def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
     )
     assert texts.truth is not None
     assert texts.truth.to_pylist() == ["en", "de", None]
-
-
-def test_empty_tar_has_no_rows(tmp_path: Path) -> None:
-    assert read(tmp_path, []) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000])
@@ -303,7 +280,7 @@ MEMBERS = st.tuples(
 def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, members) -> None:
     texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     expected = plain_read(members)
-    assert rows(texts) == expected
+    assert rows_of(texts) == expected
     assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
     assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
 
@@ -341,7 +318,7 @@ def test_sample_with_a_sparse_member_is_bad_and_says_so(tmp_path: Path, tar_form
     if path.stat().st_size > 1 << 20:
         pytest.skip("the file system does not say where holes are")
     texts = pool.read_texts(shard_of(path), CONFIG)
-    assert rows(texts) == [("000", 0, None, "bad_pair"), ("001", 0, "one", "kept")]
+    assert rows_of(texts) == [("000", 0, None, "bad_pair"), ("001", 0, "one", "kept")]
     assert "000.jpg is stored as a sparse file" in texts.bad[0]["reason"]
     assert pool.index_of(shard_of(path), CONFIG)[0]["key"].to_pylist() == ["001"]
     keys, num_without_key, _ = pool.read_keys(shard_of(path), CONFIG)

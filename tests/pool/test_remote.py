@@ -10,26 +10,18 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import context, run_stage
-from tars import PNG, sample, write_tar
+from pools import PNG, pool_recipe, run_pool, sample, write_lines, write_table, write_tar
+from stages import QUIET, context
 from toy import encode_png
 from worldclip import pool
 from worldclip.check import CheckConfig, check
-from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.listing import list_files
-
-QUIET = LocalExecutor(quiet=True)
-
-
-def recipe_of(**settings: object) -> Recipe:
-    return load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
 
 
 @pytest.fixture
@@ -40,10 +32,8 @@ def folder(tmp_path: Path) -> Path:
     one, other = (encode_png(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(2))
     pictures = [("a.png", one), ("a.txt", b"a"), ("b.png", one), ("b.txt", b"b"), ("c.png", other), ("c.txt", b"c")]
     write_tar(tmp_path / "pictures" / "0.tar", pictures)
-    (tmp_path / "tables").mkdir()
-    pq.write_table(pa.table({"uid": ["a", "b"], "text": ["red", None]}), tmp_path / "tables" / "0.parquet")
-    (tmp_path / "lines").mkdir()
-    (tmp_path / "lines" / "0.jsonl").write_text('{"uid": "a", "text": "red"}\n{"uid": "b"}\n')
+    write_table(tmp_path / "tables" / "0.parquet", {"uid": ["a", "b"], "text": ["red", None]})
+    write_lines(tmp_path / "lines" / "0.jsonl", [{"uid": "a", "text": "red"}, {"uid": "b"}])
     return tmp_path
 
 
@@ -95,7 +85,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     for kind, settings in (("tars", {}), ("tables", {"key": "uid"}), ("lines", {"key": "uid"})):
-        remote, local = (recipe_of(path=f"{place}/{kind}", **settings) for place in (url, folder))
+        remote, local = (pool_recipe(path=f"{place}/{kind}", **settings) for place in (url, folder))
         shards, here = pool.shards(context(remote, tmp_path / "run")), pool.shards(context(local, tmp_path / "run"))
         assert [shard.name for shard in shards] == [shard.name for shard in here]
         assert [shard.fingerprint["size"] for shard in shards] == [shard.fingerprint["size"] for shard in here]
@@ -106,12 +96,12 @@ def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Pat
 
 
 def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
-    recipe = recipe_of(path=f"{url}/tars")
-    run_stage("pool", recipe, tmp_path / "run", QUIET)
+    recipe = pool_recipe(path=f"{url}/tars")
+    run_pool(tmp_path / "run", path=f"{url}/tars")
     shard = pool.shards(context(recipe, tmp_path / "run"))[0]
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [PNG + b"000", PNG + b"001"]
-    assert not run_stage("pool", recipe, tmp_path / "run", QUIET)
+    assert not run_pool(tmp_path / "run", path=f"{url}/tars")
 
 
 def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
@@ -130,7 +120,7 @@ def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path,
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
 def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pool\.path = '.*': (cannot be listed|no files)"):
-        pool.shards(context(recipe_of(path=path), tmp_path / "run"))
+        pool.shards(context(pool_recipe(path=path), tmp_path / "run"))
 
 
 def test_missing_remote_shard_is_bad_shard(in_memory: str) -> None:

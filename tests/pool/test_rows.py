@@ -5,50 +5,59 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages import context, run_stage
-from tars import sample, shard_of, write_tar
+from pools import Row, read_rows, rows_of, run_pool, sample, shard_of, write_table, write_tar
 from worldclip import pool
-from worldclip.config import load_recipe
-from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
 
-QUIET = LocalExecutor(quiet=True)
+# columns, keys of [pool], the texts of the table
+TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
+    "a key of integers": (
+        {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]},
+        {"key": "hash"},
+        [("-5", 0, "red", "kept"), (str(2**62), 0, "rot", "kept")],
+    ),
+    "columns of any name": (
+        {"url": ["a"], "TEXT": ["red"]},
+        {"key": "url", "texts": ("TEXT", "url")},
+        [("a", 0, "red", "kept"), ("a", 1, "a", "kept")],
+    ),
+    "a column of nulls": ({"uid": ["a"], "text": pa.nulls(1)}, {"key": "uid"}, [("a", 0, None, "no_text")]),
+    "no rows": ({"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}, {"key": "uid"}, []),
+    "texts that are not UTF-8": (
+        {"uid": list("abcd"), "text": pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())},
+        {"key": "uid"},
+        [("a", 0, "fine", "kept"), ("b", 0, None, "bad_pair"), ("c", 0, None, "bad_pair"), ("d", 0, "é", "kept")],
+    ),
+} | {
+    f"strings of type {kind}": (
+        {"uid": pa.array(["a", "b", "c"]).cast(kind), "text": pa.array(["red", None, "red"]).cast(kind)},
+        {"key": "uid"},
+        [("a", 0, "red", "kept"), ("b", 0, None, "no_text"), ("c", 0, "red", "kept")],
+    )
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))
+}
 
 
-def rows(texts: pool.PoolTexts) -> list[tuple[str, int, str | None, str]]:
-    reasons = [Reason(code).label for code in texts.reason]
-    return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
-
-
-def parquet(path: Path, columns: dict, row_group_size: int | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-    return path
-
-
-def read(path: Path, **settings: object) -> list[tuple[str, int, str | None, str]]:
-    return rows(pool.read_texts(shard_of(path), PoolConfig(path="pool", **settings)))  # type: ignore[arg-type]
-
-
-def test_columns_may_have_any_name(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "0.parquet", {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]}, 1)
-    assert read(path, key="hash") == [("-5", 0, "red", "kept"), (str(2**62), 0, "rot", "kept")]
-    assert read(path, key="url", texts=("TEXT", "url"))[:2] == [("a", 0, "red", "kept"), ("a", 1, "a", "kept")]
+@pytest.mark.parametrize("case", TEXTS_OF_COLUMNS)
+def test_texts_of_a_table(case: str, tmp_path: Path) -> None:
+    columns, settings, expected = TEXTS_OF_COLUMNS[case]
+    assert read_rows(write_table(tmp_path / "0.parquet", columns, 1), **settings) == expected
 
 
 def test_list_positions_are_kept_and_null_is_empty_text(tmp_path: Path) -> None:
     lists = pa.array([["a", None, "", "b"], [], None, ["\0 "], ["c"]], pa.list_(pa.string()))
-    path = parquet(tmp_path / "0.parquet", {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}, 2)
-    assert read(path, key="uid", texts=("texts", "alt")) == [
+    path = write_table(
+        tmp_path / "0.parquet", {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}, 2
+    )
+    assert read_rows(path, key="uid", texts=("texts", "alt")) == [
         ("v", 0, "a", "kept"),
         ("v", 1, None, "no_text"),
         ("v", 2, None, "no_text"),
@@ -62,14 +71,14 @@ def test_list_positions_are_kept_and_null_is_empty_text(tmp_path: Path) -> None:
         ("z", 0, "c", "kept"),
         ("z", 1, "4", "kept"),
     ]
-    assert read(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
+    assert read_rows(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
 
 
 def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> None:
     uid = pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary())
-    path = parquet(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
+    path = write_table(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
     texts = pool.read_texts(shard_of(path), PoolConfig(path="pool", key="uid"))
-    assert rows(texts) == [
+    assert rows_of(texts) == [
         ("a", 0, "1", "kept"),
         ("a", 1, "2", "kept"),
         ("0.parquet#1", 0, None, "bad_pair"),
@@ -85,42 +94,19 @@ def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> N
     ]
 
 
-def test_text_that_is_not_utf8_drops_only_itself(tmp_path: Path) -> None:
-    texts = pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())
-    path = parquet(tmp_path / "0.parquet", {"uid": list("abcd"), "text": texts})
-    assert [reason for *_, reason in read(path, key="uid")] == ["kept", "bad_pair", "bad_pair", "kept"]
-
-
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-def test_all_string_types_read_the_same(tmp_path: Path, kind: pa.DataType) -> None:
-    text = pa.array(["red", None, "red"]).cast(kind)
-    path = parquet(tmp_path / "0.parquet", {"uid": pa.array(["a", "b", "c"]).cast(kind), "text": text})
-    assert read(path, key="uid") == [("a", 0, "red", "kept"), ("b", 0, None, "no_text"), ("c", 0, "red", "kept")]
-
-
-def test_column_of_nulls_is_no_text(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": pa.nulls(1)})
-    assert read(path, key="uid") == [("a", 0, None, "no_text")]
-
-
-def test_empty_table_has_no_texts(tmp_path: Path) -> None:
-    empty = {"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}
-    assert read(parquet(tmp_path / "0.parquet", empty), key="uid") == []
-
-
 def test_column_of_wrong_type_is_bad_shard(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "0.parquet", {"uid": ["a"], "text": [1.5]})
+    path = write_table(tmp_path / "0.parquet", {"uid": ["a"], "text": [1.5]})
     with pytest.raises(BadShard, match="column text is double"):
-        read(path, key="uid")
+        read_rows(path, key="uid")
 
 
 def test_damaged_parquet_is_bad_shard(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "0.parquet", {"uid": ["a"] * 1000, "text": [str(n) for n in range(1000)]})
+    path = write_table(tmp_path / "0.parquet", {"uid": ["a"] * 1000, "text": [str(n) for n in range(1000)]})
     whole = path.read_bytes()
     for content in (b"", whole[:-20], b"PAR1" + b"?" * 100):
         path.write_bytes(content)
         with pytest.raises(BadShard, match="Parquet"):
-            read(path, key="uid")
+            read_rows(path, key="uid")
 
 
 def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
@@ -133,7 +119,7 @@ def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
         '{"uid": 7, "text": ["", "b"]}',
     ]
     path.write_text("\n".join([*lines, '{"uid": "a"}']))
-    assert read(path, key="uid") == [
+    assert read_rows(path, key="uid") == [
         ("a", 0, "red", "kept"),
         ("0.jsonl#1", 0, None, "bad_pair"),
         ("0.jsonl#2", 0, None, "bad_pair"),
@@ -143,7 +129,9 @@ def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
     ]
     packed = tmp_path / "0.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert [text for _, _, text, _ in read(packed, key="json:uid")] == [text for _, _, text, _ in read(path, key="uid")]
+    assert [text for _, _, text, _ in read_rows(packed, key="json:uid")] == [
+        text for _, _, text, _ in read_rows(path, key="uid")
+    ]
 
 
 def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
@@ -151,7 +139,7 @@ def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
     for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):
         (tmp_path / "0.jsonl.gz").write_bytes(content)
         with pytest.raises(BadShard, match="gzip data cut off or damaged"):
-            read(tmp_path / "0.jsonl.gz", key="uid")
+            read_rows(tmp_path / "0.jsonl.gz", key="uid")
 
 
 # The same pairs through either format and plain rules over dicts
@@ -166,7 +154,9 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
     key, text, texts = zip(*table, strict=True) if table else ((), (), ())
     kinds = (pa.string(), pa.string(), pa.list_(pa.string()))
     columns = [pa.array(column, kind) for column, kind in zip((key, text, texts), kinds, strict=True)]
-    path = parquet(tmp_path / "0.parquet", dict(zip(("key", "text", "texts"), columns, strict=True)), row_group_size)
+    path = write_table(
+        tmp_path / "0.parquet", dict(zip(("key", "text", "texts"), columns, strict=True)), row_group_size
+    )
     lines = [json.dumps({"key": a, "text": b, "texts": c}) for a, b, c in table]
     (tmp_path / "0.jsonl").write_text("\n".join(lines))
     expected, seen = [], set()
@@ -178,7 +168,7 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
             expected.append((name, text_idx, stored_text if reason == "kept" else None, reason))
         seen |= {name} - {None, ""}
     for file in (path, tmp_path / "0.jsonl"):
-        actual = read(file, key="key", texts=("text", "texts"))
+        actual = read_rows(file, key="key", texts=("text", "texts"))
         assert [row[1:] for row in actual] == [row[1:] for row in expected]
         assert [row[0] for row in actual if row[3] != "bad_pair"] == [
             row[0] for row in expected if row[3] != "bad_pair"
@@ -186,10 +176,6 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
 
 
 # As a stage
-
-
-def run_pool(run_dir: Path, **settings: object) -> None:
-    run_stage("pool", load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}}), run_dir, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +197,7 @@ def test_columns_that_no_shard_has_are_reported_as_config_problems(
     if settings.get("texts") == ["TEXT"]:
         columns["TEXT"] = ["d"]
     for name in ("0.parquet", "1.parquet"):
-        parquet(tmp_path / "pool" / name, columns)
+        write_table(tmp_path / "pool" / name, columns)
     with pytest.raises(UserError) as error:
         run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **settings)
     assert len(error.value.problems) == len(problems)
@@ -229,28 +215,24 @@ def test_field_that_no_record_has_is_reported_as_config_problem(tmp_path: Path) 
 
 
 def test_shard_with_another_schema_fails_alone(tmp_path: Path) -> None:
-    other = parquet(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
-    parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
+    other = write_table(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
+    write_table(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
     run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
     with pytest.raises(BadShard, match=r"pool.key: no column or field 'uid'; did you mean 'id'"):
-        read(other, key="uid", texts=("text",))
+        read_rows(other, key="uid", texts=("text",))
 
 
 def test_damaged_table_fails_alone(tmp_path: Path) -> None:
-    parquet(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
+    write_table(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
     (tmp_path / "pool" / "0.parquet").write_bytes(b"PAR1")
     with pytest.raises(StageFailed) as failed:
         run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid")
     assert list(failed.value.failures) == ["0.parquet"]
 
 
-def test_parquet_next_to_tars_is_ignored_unless_format_is_parquet(tmp_path: Path) -> None:
+def test_parquet_next_to_tars_is_ignored_unless_format_is_write_table(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "0.tar", sample("0", "a"))
-    parquet(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["b"]})
-    names = {}
-    for form in ("auto", "parquet"):
-        recipe = load_recipe(
-            {"pool": {"path": str(tmp_path / "pool"), "format": form}, "balance": {"tail_fraction": 0.1}}
-        )
-        names[form] = [shard.name for shard in pool.shards(context(recipe, tmp_path / "run"))]
-    assert names == {"auto": ["0.tar"], "parquet": ["0.parquet"]}
+    write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["b"]})
+    for form, names in (("auto", ["0.tar"]), ("parquet", ["0.parquet"])):
+        shards = pool.list_shards(PoolConfig(path=str(tmp_path / "pool"), format=form))
+        assert [shard.name for shard in shards] == names

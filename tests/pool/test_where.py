@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import run_stage
-from tars import sample, shard_of, write_tar
+from pools import run_pool, sample, shard_of, write_lines, write_table, write_tar
 from worldclip import pool
-from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
 
 ROWS: list[dict[str, Any]] = [
@@ -47,8 +43,7 @@ def write_parquet(folder: Path) -> Path:
 
 
 def write_jsonl(folder: Path) -> Path:
-    (folder / "0.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
-    return folder / "0.jsonl"
+    return write_lines(folder / "0.jsonl", ROWS)
 
 
 def write_csv(folder: Path) -> Path:
@@ -106,26 +101,20 @@ def write_img2dataset(folder: Path) -> Path:
     """Write a table as img2dataset --output_format parquet does: also the downloads that failed."""
     statuses = ["success", "failed_to_download", "success", "failed_to_resize"]
     errors = [None, "HTTP Error 404", None, "error"]
-    folder.mkdir()
-    table = pa.table(
-        {
-            "url": [f"https://e.org/{number}.jpg" for number in range(4)],
-            "caption": [f"text {number}" for number in range(4)],
-            "key": [f"{number:09}" for number in range(4)],
-            "status": statuses,
-            "error_message": pa.array(errors, pa.string()),
-            "jpg": pa.array([b"x", None, b"y", None], pa.binary()),
-        }
-    )
-    pq.write_table(table, folder / "00000.parquet")
-    return folder
+    columns = {
+        "url": [f"https://e.org/{number}.jpg" for number in range(4)],
+        "caption": [f"text {number}" for number in range(4)],
+        "key": [f"{number:09}" for number in range(4)],
+        "status": statuses,
+        "error_message": pa.array(errors, pa.string()),
+        "jpg": pa.array([b"x", None, b"y", None], pa.binary()),
+    }
+    return write_table(folder / "00000.parquet", columns).parent
 
 
 def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path) -> None:
     folder = write_img2dataset(tmp_path / "pool")
-    settings = {"path": str(folder), "key": "key", "texts": ["caption"]}
-    recipe = load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
-    run_stage("pool", recipe, tmp_path / "run", LocalExecutor(quiet=True))
+    run_pool(tmp_path / "run", path=str(folder), key="key", texts=["caption"])
     report = read_json(tmp_path / "run/pool/report.json")
     assert (report["samples"], report["left_out"], report["images"]) == (2, 2, 2)
     everything = PoolConfig(path=str(folder), key="key", texts=("caption",), where={})
@@ -141,10 +130,8 @@ def test_unknown_column_and_wrong_kind_are_mistakes_of_the_recipe(tmp_path: Path
         config = PoolConfig(path=str(folder), key="key", texts=("caption",), where=where)
         with pytest.raises(Exception, match=problem):
             pool.read_texts(shard_of(folder / "00000.parquet"), config)
-    settings = {"path": str(folder), "key": "key", "texts": ["caption"], "where": {"statsu": "success"}}
-    recipe = load_recipe({"pool": settings, "balance": {"tail_fraction": 0.1}})
     with pytest.raises(UserError, match="did you mean 'status'"):
-        run_stage("pool", recipe, tmp_path / "run", LocalExecutor(quiet=True))
+        run_pool(tmp_path / "run", path=str(folder), key="key", texts=["caption"], where={"statsu": "success"})
 
 
 def test_only_digits_of_ascii_make_a_number_in_every_format(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tables import write_parquet
+from pools import write_parquet
 from toy import ToyWorld, write_tar
 from worldclip.cli import main
 from worldclip.config import load_recipe

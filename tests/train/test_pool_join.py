@@ -14,9 +14,9 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 
 import killed
+from pools import write_parquet
 from small_world import COLOURS, FORMS, TRAIN, picture
 from stages import context, finish
-from tables import write_parquet
 from tars import as_json, write_tar
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
