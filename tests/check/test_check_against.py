@@ -7,23 +7,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_check_stage import encode, photograph, sample, write_tar
 
+from pools import encode, pair, photograph, removals, write_tar
+from stages import QUIET
 from worldclip.check import against, check, load_config
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool import open_pool
-
-QUIET = LocalExecutor(quiet=True)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     """A pool of six photographs; evaluation sets have smaller copies of some, one of them among its train images."""
-    members = [member for n in range(6) for member in sample(f"p{n}", encode(photograph(n)), [f"text {n}"])]
+    members = [member for n in range(6) for member in pair(f"p{n}", encode(photograph(n)), f"text {n}")]
     write_tar(tmp_path / "pool" / "0.tar", members)
     copies = [encode(photograph(n).resize((96, 72)), "JPEG", quality=90) for n in range(4)]
     for n, copy in enumerate(copies[:3]):
@@ -46,8 +43,7 @@ def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str,
     path = world / "recipe.toml"
     path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
     check(open_pool(path), world / "out", load_config(config), executor=QUIET)
-    rows = pq.read_table(world / "out" / "removed.parquet").to_pylist()
-    return {row["key"]: (row["rule"], row["other_key"]) for row in rows}
+    return {key: (rule, other) for key, (rule, other, _) in removals(world / "out").items()}
 
 
 def test_dataset_of_the_recipe_is_found_by_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

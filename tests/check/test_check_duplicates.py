@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages import QUIET
 from worldclip.check import duplicates
 from worldclip.check.duplicates import search
 from worldclip.check.neighbours import all_roots, hamming, near_pairs, unite
@@ -40,7 +41,7 @@ def test_search_on_disk_gives_the_clusters_of_near_pairs(
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", unit)
     values = chained_hashes()
     first, second, distance = near_pairs(values, 4)
-    edges, histogram = search(values, 4, tmp_path, LocalExecutor(quiet=True), rows_at_once=chunk)
+    edges, histogram = search(values, 4, tmp_path, QUIET, rows_at_once=chunk)
     assert clusters(values, edges) == clusters(values, [(first, second)])
     assert histogram == np.bincount(distance, minlength=5).tolist()
     assert len(first) >= 400
@@ -77,7 +78,7 @@ def test_disk_holds_orders_on_disk_sorted_orders_at_most(tmp_path: Path, monkeyp
 def test_parts_cut_no_run_of_equal_leading_bits(tmp_path: Path) -> None:
     """Many chunks of few hashes under a wide radius: more parts than leading bits can tell apart."""
     values = chained_hashes()
-    edges, histogram = search(values, 16, tmp_path, LocalExecutor(quiet=True), rows_at_once=30)
+    edges, histogram = search(values, 16, tmp_path, QUIET, rows_at_once=30)
     first, second, distance = near_pairs(values, 16)
     assert clusters(values, edges) == clusters(values, [(first, second)])
     assert histogram == np.bincount(distance, minlength=17).tolist()
@@ -85,7 +86,7 @@ def test_parts_cut_no_run_of_equal_leading_bits(tmp_path: Path) -> None:
 
 def test_edges_are_a_forest_not_all_pairs(tmp_path: Path) -> None:
     values = np.arange(512, dtype=np.uint64)  # any two are within 9 bits: 130,816 pairs
-    edges, histogram = search(values, 9, tmp_path, LocalExecutor(quiet=True))
+    edges, histogram = search(values, 9, tmp_path, QUIET)
     assert sum(histogram) == 512 * 511 // 2
     assert sum(len(a) for a, _ in edges) < 512 * 20, "one forest per sorted order, not all pairs"
     assert len(set(clusters(values, edges))) == 1
@@ -95,22 +96,21 @@ def test_edges_are_a_forest_not_all_pairs(tmp_path: Path) -> None:
 def test_interrupted_search_resumes(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", 1000)
     values = chained_hashes()
-    executor = LocalExecutor(quiet=True)
-    expected = search(values, 4, tmp_path / "whole", executor, rows_at_once=chunk)
-    search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
+    expected = search(values, 4, tmp_path / "whole", QUIET, rows_at_once=chunk)
+    search(values, 4, tmp_path / "cut", QUIET, rows_at_once=chunk)
     markers = sorted((tmp_path / "cut" / "done").glob("*.json"))
     assert len(markers) > 2
     for marker in markers[::2]:
         marker.unlink()
-    edges, histogram = search(values, 4, tmp_path / "cut", executor, rows_at_once=chunk)
+    edges, histogram = search(values, 4, tmp_path / "cut", QUIET, rows_at_once=chunk)
     assert histogram == expected[1]
     assert clusters(values, edges) == clusters(values, expected[0])
 
 
 def test_changed_hashes_are_searched_again(tmp_path: Path) -> None:
     one, two = chained_hashes(0), chained_hashes(1)
-    search(one, 4, tmp_path, LocalExecutor(quiet=True))
-    edges, _ = search(two, 4, tmp_path, LocalExecutor(quiet=True))
+    search(one, 4, tmp_path, QUIET)
+    edges, _ = search(two, 4, tmp_path, QUIET)
     first, second, _ = near_pairs(two, 4)
     assert clusters(two, edges) == clusters(two, [(first, second)])
     assert (hamming(first, second) <= 4).all()

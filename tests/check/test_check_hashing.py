@@ -11,21 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pools import encode, photograph
 from worldclip.check import hashing
 from worldclip.check.hashing import byte_hash, perceptual_hashes, scan_image
 
-
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def photograph(seed: int = 0, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Smooth random colours: energy in the low frequencies, as photographs have it."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
+LARGE = (320, 240)
 
 
 def distance(a: int | None, b: int | None) -> int:
@@ -79,7 +69,7 @@ def test_shrink_agrees_with_plain_lanczos_and_pillow(height: int, width: int) ->
 
 
 def test_edited_copies_have_near_hashes() -> None:
-    image = photograph()
+    image = photograph(size=LARGE)
     original = scan_image(encode(image)).hash
     copies = {
         "re-encoded": encode(image, "JPEG", quality=40),
@@ -88,18 +78,18 @@ def test_edited_copies_have_near_hashes() -> None:
     }
     for kind, copy in copies.items():
         assert distance(scan_image(copy).hash, original) <= 4, kind
-    assert distance(scan_image(encode(photograph(1))).hash, original) > 12
+    assert distance(scan_image(encode(photograph(1, LARGE))).hash, original) > 12
 
 
 def test_mirrored_hash_is_the_hash_of_the_mirror_image() -> None:
-    image = photograph()
+    image = photograph(size=LARGE)
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert scan_image(encode(mirrored)).hash == scan_image(encode(image)).mirrored_hash
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    upright = photograph()
+    upright = photograph(size=LARGE)
     stored = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -129,7 +119,7 @@ def test_colour_of_transparent_pixels_is_ignored() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "LA"])
 def test_every_pixel_mode_is_hashed(mode: str) -> None:
-    grey = np.asarray(photograph().convert("L"))
+    grey = np.asarray(photograph(size=LARGE).convert("L"))
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
     else:
@@ -154,7 +144,7 @@ def test_frames_are_counted() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_truncated_file_has_an_error_and_no_hash(kind: str) -> None:
-    whole = encode(photograph(), kind)
+    whole = encode(photograph(size=LARGE), kind)
     for share in (0.02, 0.5):
         facts = scan_image(whole[: int(len(whole) * share)])
         assert facts.error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from toy import encode_png, write_tar
-from worldclip.check import check, load_config
+from pools import check_pool, pair, read_tar, removals, write_tar
+from toy import encode_png
 from worldclip.check.config import FaceRule
 from worldclip.check.models import keep_best, overlap
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
-from worldclip.pool.config import PoolConfig
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
-
-QUIET = LocalExecutor(quiet=True)
 
 
 def save(
@@ -75,17 +69,15 @@ def pool(tmp_path: Path) -> Path:
     for name, rgb in COLOURS.items():
         pixels = np.full((40, 60, 3), rgb, np.uint8)
         pixels[::2, ::2] = 0  # something to blur
-        members += [(f"{name}.png", encode_png(pixels)), (f"{name}.json", json.dumps({"text": name}).encode())]
-    members += [("broken.png", members[0][1][:50]), ("broken.json", b'{"text": "broken"}')]
+        members += pair(name, encode_png(pixels), name)
+    members += pair("broken", members[0][1][:50], "broken")
     write_tar(tmp_path / "pool" / "0.tar", members)
     return tmp_path
 
 
 def run(folder: Path, **config: Any) -> dict[str, str]:
-    settings = load_config({"duplicates": "keep", **config})
-    check(PoolConfig(path=str(folder / "pool")), folder / "out", settings, executor=QUIET)
-    rows = pq.read_table(folder / "out" / "removed.parquet").to_pylist()
-    return {row["key"]: row["rule"] for row in rows}
+    check_pool(folder, duplicates="keep", **config)
+    return {key: rule for key, (rule, *_) in removals(folder / "out").items()}
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["n", 8, 8, 3], [2, 3, "h", "w"], [1, 3, 16, 16]])
@@ -128,8 +120,7 @@ def test_faces_are_listed_as_fractions_and_blurred_in_written_tars(pool: Path) -
 def pixels_of(tar_path: Path, name: str) -> np.ndarray:
     from PIL import Image
 
-    with tarfile.open(tar_path) as tar:
-        return np.asarray(Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")).astype(float)
+    return np.asarray(Image.open(io.BytesIO(read_tar(tar_path)[name])).convert("RGB")).astype(float)
 
 
 def test_best_of_overlapping_boxes_is_kept() -> None:

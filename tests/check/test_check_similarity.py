@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytest
 
 import worldclip
 from embedded_world import B32, picture
+from pools import check_pool, pair, write_table, write_tar
 from small_models import save_hugging_face
-from toy import write_tar
+from stages import QUIET
 from worldclip.check import check, load_config, scan_shards
 from worldclip.check import similarity as of_similarity
 from worldclip.core.errors import UserError
@@ -27,6 +28,7 @@ SHARDS, PER_SHARD = 2, 10
 BROKEN = "00000_3"
 ENGLISH = ("the old man walks his dog along the river", "two children are playing football in the garden")
 JAPANESE = ("公園で犬と遊んでいる子供たち", "駅の前に赤い自転車があります")
+NO_RULES: Mapping[str, Any] = {}
 GREEK = "ένα κόκκινο ποδήλατο μπροστά από το σπίτι"
 
 
@@ -37,25 +39,33 @@ def texts_of(shard: int, i: int) -> list[str]:
     return texts if i % 3 == 0 else [*texts, f"{JAPANESE[i % 2]}{i}{shard}"]
 
 
+def write_shards(folder: Path, **fields: Callable[[int, int], Any]) -> None:
+    """Write FOLDER/pool: a sample per picture, one of which is cut, with texts and more fields."""
+    for shard in range(SHARDS):
+        members = []
+        for i in range(PER_SHARD):
+            key, image = f"{shard:05}_{i}", picture(100 * shard + i)
+            more = {name: value(shard, i) for name, value in fields.items()}
+            members += pair(key, image[:80] if key == BROKEN else image, *texts_of(shard, i), **more)
+        write_tar(folder / "pool" / f"{shard:05}.tar", members)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model, and two tars with one or two texts per picture, one of which is cut."""
     root = tmp_path_factory.mktemp("similar")
     save_hugging_face(B32, root / "model")
-    for shard in range(SHARDS):
-        members = []
-        for i in range(PER_SHARD):
-            key, image = f"{shard:05}_{i}", picture(100 * shard + i)
-            members.append((f"{key}.png", image[:80] if key == BROKEN else image))
-            members.append((f"{key}.json", json.dumps({"texts": texts_of(shard, i)}).encode()))
-        write_tar(root / "pool" / f"{shard:05}.tar", members)
+    write_shards(root)
     return root
 
 
-def run(world: Path, out: Path, workers: int = 1, **rule: Any) -> dict[str, Any]:
-    config = load_config({"duplicates": "keep", "similarity": {"model": str(world / "model"), "min_texts": 5, **rule}})
-    pool = PoolConfig(path=str(world / "pool"))
-    return check(pool, out, config, executor=LocalExecutor(quiet=True, workers=workers))
+def rules_of(world: Path, **rule: Any) -> dict[str, Any]:
+    return {"duplicates": "keep", "similarity": {"model": str(world / "model"), "min_texts": 5, **rule}}
+
+
+def run(world: Path, out: Path, more: Mapping[str, Any] = NO_RULES, **rule: Any) -> dict[str, Any]:
+    """Check the pool with a rule of similarity, and with more rules."""
+    return check_pool(world, out=out, **rules_of(world, **rule), **more)
 
 
 def rows_of(out: Path, name: str) -> list[dict[str, Any]]:
@@ -138,9 +148,7 @@ def test_absolute_threshold_is_the_same_in_all_languages(world: Path, tmp_path: 
 
 
 def test_low_texts_leave_written_tars_and_their_pair_stays(world: Path, tmp_path: Path) -> None:
-    config = {"duplicates": "keep", "write": "tars", "similarity": {"model": str(world / "model"), "percentile": 50}}
-    pool = PoolConfig(path=str(world / "pool"))
-    report = check(pool, tmp_path, load_config(config), executor=LocalExecutor(quiet=True))
+    report = run(world, tmp_path, {"write": "tars"}, percentile=50)
     valid = {row["key"] for row in rows_of(tmp_path, "valid_keys")}
     low_of_valid = {(key, text_idx) for key, text_idx in low_texts(tmp_path) if key in valid}
     assert low_of_valid, "some pair has a text above its threshold and one below"
@@ -151,10 +159,7 @@ def test_low_texts_leave_written_tars_and_their_pair_stays(world: Path, tmp_path
 def test_rules_of_texts_come_first_and_move_no_threshold(world: Path, tmp_path: Path) -> None:
     alone = run(world, tmp_path, percentile=60)["similarity"]
     low = low_texts(tmp_path)
-    rule = {"model": str(world / "model"), "min_texts": 5, "percentile": 60}
-    config = load_config({"duplicates": "keep", "similarity": rule, "texts": {"languages": ["ja"]}})
-    pool = PoolConfig(path=str(world / "pool"))
-    assert check(pool, tmp_path, config, executor=LocalExecutor(quiet=True))["similarity"] == alone
+    assert run(world, tmp_path, {"texts": {"languages": ["ja"]}}, percentile=60)["similarity"] == alone
     lang_of = {(row["key"], row["text_idx"]): row["lang"] for row in measured(tmp_path)}
     rules = {(row["key"], row["text_idx"]): row["rule"] for row in rows_of(tmp_path, "removed_texts")}
     not_japanese = {text for text, lang in lang_of.items() if lang != "ja"}
@@ -164,20 +169,18 @@ def test_rules_of_texts_come_first_and_move_no_threshold(world: Path, tmp_path: 
 @pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "one", percentile=30)
-    run(world, tmp_path / "two", workers=2, percentile=30)
+    pool, config = PoolConfig(path=str(world / "pool")), load_config(rules_of(world, percentile=30))
+    check(pool, tmp_path / "two", config, executor=LocalExecutor(workers=2, quiet=True))
     expect_same_bytes(tmp_path / "one", tmp_path / "two")
 
 
 def test_slices_measured_apart_give_the_same_bytes(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "one", percentile=30)
-    config = load_config(
-        {"duplicates": "keep", "similarity": {"model": str(world / "model"), "min_texts": 5, "percentile": 30}}
-    )
-    pool, quiet = PoolConfig(path=str(world / "pool")), LocalExecutor(quiet=True)
+    pool, config = PoolConfig(path=str(world / "pool")), load_config(rules_of(world, percentile=30))
     for part in (slice(1, None, 2), slice(0, None, 2)):
-        scan_shards(pool, tmp_path / "slices", part, config, executor=quiet)
+        scan_shards(pool, tmp_path / "slices", part, config, executor=QUIET)
     written_at = [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())]
-    check(pool, tmp_path / "slices", config, executor=quiet)
+    run(world, tmp_path / "slices", percentile=30)
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())] == written_at
     expect_same_bytes(tmp_path / "one", tmp_path / "slices")
 
@@ -245,28 +248,21 @@ def test_mistakes_are_reported_at_once_before_any_work(world: Path, tmp_path: Pa
 
 
 def test_pool_without_images_is_refused(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "pool").mkdir()
-    pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
-    config = load_config({"similarity": {"model": str(world / "model"), "percentile": 30}})
+    write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["a red cat"]})
     with pytest.raises(UserError, match=r"similarity\.model with 0\.parquet: it holds no images"):
-        check(PoolConfig(path=str(tmp_path / "pool"), key="uid"), tmp_path / "out", config)
+        check_pool(tmp_path, pool={"key": "uid"}, **rules_of(world, percentile=30))
 
 
 def test_parquet_with_images_inside_gives_the_similarities_of_tars(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "tars", percentile=30)
     samples = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if f"{shard:05}_{i}" != BROKEN]
-    table = pa.table(
-        {
-            "key": [f"{shard:05}_{i}" for shard, i in samples],
-            "image": pa.array([picture(100 * shard + i) for shard, i in samples], pa.binary()),
-            "text": [texts_of(shard, i)[0] for shard, i in samples],
-        }
-    )
-    (tmp_path / "pool").mkdir()
-    pq.write_table(table, tmp_path / "pool" / "0.parquet")
-    config = load_config({"duplicates": "keep", "similarity": {"model": str(world / "model"), "percentile": 30}})
-    pool = PoolConfig(path=str(tmp_path / "pool"), key="key")
-    check(pool, tmp_path / "out", config, executor=LocalExecutor(quiet=True))
+    columns = {
+        "key": [f"{shard:05}_{i}" for shard, i in samples],
+        "image": pa.array([picture(100 * shard + i) for shard, i in samples], pa.binary()),
+        "text": [texts_of(shard, i)[0] for shard, i in samples],
+    }
+    write_table(tmp_path / "pool" / "0.parquet", columns)
+    check_pool(tmp_path, pool={"key": "key"}, **rules_of(world, percentile=30))
     of_tars = {row["key"]: row["similarity"] for row in measured(tmp_path / "tars") if row["text_idx"] == 0}
     of_table = {row["key"]: row["similarity"] for row in rows_of(tmp_path / "out" / "similarity", "0.parquet")}
     assert of_table == pytest.approx({key: of_tars[key] for key in of_table}, abs=1.5e-4)
@@ -276,25 +272,17 @@ def test_languages_are_those_that_the_pool_states(world: Path, tmp_path: Path) -
     def stated(shard: int, i: int) -> list[str | None]:
         return [("de", "swh_Latn", None)[(i + place) % 3] for place in range(len(texts_of(shard, i)))]
 
-    for shard in range(SHARDS):
-        members = []
-        for i in range(PER_SHARD):
-            fields = {"texts": texts_of(shard, i), "said": stated(shard, i)}
-            members.append((f"{shard:05}_{i}.png", picture(100 * shard + i)))
-            members.append((f"{shard:05}_{i}.json", json.dumps(fields).encode()))
-        write_tar(tmp_path / "pool" / f"{shard:05}.tar", members)
-    pool = PoolConfig(path=str(tmp_path / "pool"), lang="json:said")
-    similarity = {"model": str(world / "model"), "percentile": 30, "min_texts": 5}
-    out, quiet = tmp_path / "out", LocalExecutor(quiet=True)
-    report = check(pool, out, load_config({"duplicates": "keep", "similarity": similarity}), executor=quiet)
+    write_shards(tmp_path, said=stated)
+    pool = {"lang": "json:said"}
+    report = check_pool(tmp_path, pool=pool, **rules_of(world, percentile=30))
     codes = {"de": "de", "swh_Latn": "sw", None: "und"}
-    rows = measured(out)
+    rows = measured(tmp_path / "out")
     for row in rows:
         assert row["lang"] == codes[stated(*map(int, row["key"].split("_")))[row["text_idx"]]]
     thresholds = {lang: item["threshold"] for lang, item in report["similarity"]["by_language"].items()}
     assert thresholds == pytest.approx(plain_thresholds(rows, 30, 5))
     # the rules of texts, without a model
-    config = load_config({"duplicates": "keep", "texts": {"languages": ["de"], "drop_pair_when": "all"}})
-    check(pool, tmp_path / "rules", config, executor=quiet)
+    texts = {"languages": ["de"], "drop_pair_when": "all"}
+    check_pool(tmp_path, out=tmp_path / "rules", pool=pool, duplicates="keep", texts=texts)
     others = {(row["key"], row["text_idx"]) for row in rows if row["lang"] != "de"}
     assert low_texts(tmp_path / "rules") == others

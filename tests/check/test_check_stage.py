@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -13,49 +12,34 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from stages import context
-from toy import write_tar
+from pools import check_pool, encode, pair, photograph, read_rows, read_tar, removals, write_table, write_tar
+from stages import QUIET
 from worldclip.check import CheckConfig, check, hash_images, hashing, load_config
-from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.pool import list_shards
 from worldclip.pool.config import PoolConfig
-
-QUIET = LocalExecutor(quiet=True)
-
-
-def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def sample(
-    stem: str, image: bytes | None, texts: list[str], suffix: str = "png", **fields: Any
-) -> list[tuple[str, bytes]]:
-    record = json.dumps({"texts": texts, **fields}, ensure_ascii=False).encode()
-    return ([(f"{stem}.{suffix}", image)] if image is not None else []) + [(f"{stem}.json", record)]
 
 
 def run(folder: Path, **config: Any) -> dict[str, Any]:
-    settings = load_config(config)
-    return check(PoolConfig(path=str(folder / "pool")), folder / "out", settings, executor=QUIET)
+    return check_pool(folder, **config)
 
 
-def removals(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Return {key: (rule, other_key, distance)} of removed.parquet."""
-    rows = pq.read_table(folder / "out" / "removed.parquet").to_pylist()
-    return {row["key"]: (row["rule"], row["other_key"], row["distance"]) for row in rows}
+def removed(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Return {key: (rule, other_key, distance)} of FOLDER/out."""
+    return removals(folder / "out")
 
 
 def valid_keys(folder: Path) -> list[str]:
     return pq.read_table(folder / "out" / "valid_keys.parquet")["key"].to_pylist()
+
+
+def write_images(folder: Path, **images: Image.Image) -> Path:
+    """Write PNG files."""
+    folder.mkdir()
+    for name, image in images.items():
+        (folder / f"{name}.png").write_bytes(encode(image))
+    return folder
 
 
 @pytest.fixture
@@ -64,18 +48,18 @@ def pool(tmp_path: Path) -> Path:
     photos = [photograph(seed) for seed in range(6)]
     large = encode(photos[0].resize((240, 180)))
     first = [
-        *sample("a", encode(photos[0]), ["a red cat"]),
-        *sample("b", encode(photos[1]), ["a blue dog", "ein Hund"]),
-        *sample("c", encode(photos[2]), ["a green bird"]),
-        *sample("broken", encode(photos[3])[:60], ["a broken image"]),
-        *sample("silent", encode(photos[3]), [""]),
+        *pair("a", encode(photos[0]), "a red cat"),
+        *pair("b", encode(photos[1]), "a blue dog", "ein Hund"),
+        *pair("c", encode(photos[2]), "a green bird"),
+        *pair("broken", encode(photos[3])[:60], "a broken image"),
+        *pair("silent", encode(photos[3]), ""),
     ]
     second = [
-        *sample("a_large", large, ["the same cat, larger"]),
-        *sample("b_copy", encode(photos[1]), ["a blue dog", "the dog again"]),
-        *sample("d", encode(photos[4], "JPEG", quality=90), ["call +49 30 1234567"], "jpg"),
-        *sample("no_image", None, ["nothing to see"]),
-        *sample("blank", encode(Image.new("RGB", (50, 50), (9, 9, 9))), ["darkness"]),
+        *pair("a_large", large, "the same cat, larger"),
+        *pair("b_copy", encode(photos[1]), "a blue dog", "the dog again"),
+        *pair("d", encode(photos[4], "JPEG", quality=90), "call +49 30 1234567", suffix="jpg"),
+        *pair("no_image", None, "nothing to see"),
+        *pair("blank", encode(Image.new("RGB", (50, 50), (9, 9, 9))), "darkness"),
     ]
     write_tar(tmp_path / "pool" / "00000.tar", first)
     write_tar(tmp_path / "pool" / "sub" / "00001.tar", second)
@@ -84,14 +68,14 @@ def pool(tmp_path: Path) -> Path:
 
 def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path) -> None:
     report = run(pool)
-    assert removals(pool) == {
-        "a": ("near_duplicate", "sub/a_large", removals(pool)["a"][2]),
+    assert removed(pool) == {
+        "a": ("near_duplicate", "sub/a_large", removed(pool)["a"][2]),
         "sub/b_copy": ("byte_duplicate", "b", 0),
         "broken": ("undecodable", None, None),
         "silent": ("no_text", None, None),
         "sub/no_image": ("no_image", None, None),
     }
-    assert removals(pool)["a"][2] <= 4
+    assert removed(pool)["a"][2] <= 4
     assert valid_keys(pool) == ["b", "c", "sub/a_large", "sub/d", "sub/blank"]
     counts = report["counts"]
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
@@ -104,39 +88,37 @@ def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path)
 
 def test_duplicates_bytes_and_keep(pool: Path) -> None:
     run(pool, duplicates="bytes")
-    assert {key for key, (rule, *_) in removals(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
+    assert {key for key, (rule, *_) in removed(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
     report = run(pool, duplicates="keep")
-    assert set(removals(pool)) == {"silent"}, "no image is decoded if no rule needs one"
+    assert set(removed(pool)) == {"silent"}, "no image is decoded if no rule needs one"
     assert report["images"]["images"] == 0
 
 
 def test_pair_removed_by_a_rule_is_never_kept_for_its_group(pool: Path) -> None:
     (pool / "denied.txt").write_text("sub/a_large  \n# a comment\n", encoding="utf-8")
     run(pool, deny={"keys": [str(pool / "denied.txt")]})
-    assert removals(pool)["sub/a_large"][0] == "denied_key"
+    assert removed(pool)["sub/a_large"][0] == "denied_key"
     assert "a" in valid_keys(pool)
 
 
 def test_mirrored_finds_mirror_images(tmp_path: Path) -> None:
     image = photograph(0)
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    write_tar(tmp_path / "pool" / "0.tar", sample("a", encode(image), ["x y"]) + sample("b", encode(mirrored), ["x y"]))
+    write_tar(tmp_path / "pool" / "0.tar", [*pair("a", encode(image), "x y"), *pair("b", encode(mirrored), "x y")])
     run(tmp_path)
     assert valid_keys(tmp_path) == ["a", "b"]
     run(tmp_path, mirrored=True)
-    assert removals(tmp_path) == {"b": ("near_duplicate", "a", 0)}
+    assert removed(tmp_path) == {"b": ("near_duplicate", "a", 0)}
 
 
 def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
-    (pool / "eval").mkdir()
-    (pool / "eval" / "bird.jpg").write_bytes(encode(photograph(2, (300, 220)), "JPEG", quality=80))
-    (pool / "eval" / "other.png").write_bytes(encode(photograph(77)))
-    (pool / "eval" / "dark.png").write_bytes(encode(Image.new("RGB", (50, 50), (9, 9, 9))))
-    run(pool, against={"birds": str(pool / "eval")})
-    removed = removals(pool)
-    assert removed["c"][:2] == ("against:birds", "bird.jpg")
-    assert removed["c"][2] <= 4
-    assert removed["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is found by its bytes"
+    images = write_images(pool / "eval", other=photograph(77), dark=Image.new("RGB", (50, 50), (9, 9, 9)))
+    (images / "bird.jpg").write_bytes(encode(photograph(2, (300, 220)), "JPEG", quality=80))
+    run(pool, against={"birds": str(images)})
+    rule, name, distance = removed(pool)["c"]
+    assert (rule, name) == ("against:birds", "bird.jpg")
+    assert distance <= 4
+    assert removed(pool)["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is found by its bytes"
 
 
 def test_decontamination_by_hash_file_equals_that_by_images(pool: Path) -> None:
@@ -144,10 +126,10 @@ def test_decontamination_by_hash_file_equals_that_by_images(pool: Path) -> None:
     counts = hash_images(pool / "eval.tar", pool / "eval.parquet", QUIET)
     assert counts == {"images": 1, "undecodable": 0, "nearly_blank": 0}
     run(pool, against={"tar": str(pool / "eval.tar")})
-    with_tar = removals(pool)
+    with_tar = removed(pool)
     (pool / "eval.tar").unlink()
     run(pool, against={"tar": str(pool / "eval.parquet")})
-    assert removals(pool) == with_tar
+    assert removed(pool) == with_tar
     assert with_tar["c"] == ("against:tar", "bird", 0)
 
 
@@ -166,8 +148,7 @@ def change_places(path: Path, **values: Any) -> None:
 
 def test_report_shows_images_of_a_hash_file_only_where_the_file_says_that_they_are(pool: Path) -> None:
     hashes, secret = pool / "eval.parquet", pool / "secret.png"
-    (pool / "eval").mkdir()
-    (pool / "eval" / "bird.png").write_bytes(encode(photograph(2)))
+    write_images(pool / "eval", bird=photograph(2))
     write_tar(pool / "eval" / "more.tar", [("blank.png", encode(photograph(2, (121, 90))))])
     secret.write_bytes(encode(photograph(50)))
     hash_images(pool / "eval", hashes, QUIET)
@@ -191,31 +172,25 @@ def test_report_shows_images_of_a_hash_file_only_where_the_file_says_that_they_a
 
 
 def test_mirrored_finds_mirrored_evaluation_images(pool: Path) -> None:
-    (pool / "eval").mkdir()
-    mirrored = photograph(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    (pool / "eval" / "bird.png").write_bytes(encode(mirrored))
+    write_images(pool / "eval", bird=photograph(2).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     run(pool, against={"birds": str(pool / "eval")})
-    assert "c" not in removals(pool)
+    assert "c" not in removed(pool)
     run(pool, against={"birds": str(pool / "eval")}, mirrored=True)
-    assert removals(pool)["c"][0] == "against:birds"
+    assert removed(pool)["c"][0] == "against:birds"
 
 
 def test_file_without_hashes_raises(pool: Path) -> None:
-    table = pa.table({"key": ["a"]})
-    pq.write_table(table, pool / "foreign.parquet")
+    write_table(pool / "foreign.parquet", {"key": ["a"]})
     with pytest.raises(Exception, match="expected 'image_hashes'"):
         run(pool, against={"x": str(pool / "foreign.parquet")})
 
 
 def test_number_of_workers_changes_no_byte(pool: Path, tmp_path: Path) -> None:
     run(pool)
-    expected = {name: pq.read_table(pool / "out" / name) for name in ("valid_keys.parquet", "removed.parquet")}
     other = tmp_path / "other"
     check(PoolConfig(path=str(pool / "pool")), other, CheckConfig(), executor=LocalExecutor(workers=2, quiet=True))
-    for name, table in expected.items():
-        assert pq.read_table(other / name).equals(table)
-        digest = hashlib.sha256((other / name).read_bytes()).hexdigest()
-        assert digest == hashlib.sha256((pool / "out" / name).read_bytes()).hexdigest()
+    for name in ("valid_keys.parquet", "removed.parquet"):
+        assert (other / name).read_bytes() == (pool / "out" / name).read_bytes()
 
 
 def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
@@ -225,9 +200,8 @@ def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
             image = photograph(n // 2, (120, 90) if n % 2 else (180, 135))
             record = json.dumps({"uid": f"k{n}", "text": "a text"}).encode()
             write_tar(folder / "pool" / f"{place}.tar", [("x.png", encode(image)), ("x.json", record)])
-        pool = PoolConfig(path=str(folder / "pool"), key="json:uid")
-        check(pool, folder / "out", load_config({"radius": 6}), executor=QUIET)
-        return removals(folder)
+        check_pool(folder, pool={"key": "json:uid"}, radius=6)
+        return removed(folder)
 
     expected = removed_of([0, 1, 2, 3])
     assert {key: (rule, other) for key, (rule, other, _) in expected.items()} == {
@@ -245,7 +219,7 @@ def test_second_call_does_nothing_and_changed_rule_decodes_nothing(pool: Path, m
     assert "finished and unchanged" in capfd.readouterr().err
     assert (pool / "out" / "removed.parquet").stat().st_mtime_ns == before
     run(pool, images={"min_side_px": 100})
-    assert removals(pool)["b"][0] == "min_side_px"
+    assert removed(pool)["b"][0] == "min_side_px"
 
 
 def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
@@ -268,13 +242,13 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
             tmp_path / "pool" / f"{shard}.tar",
             [("same.png", image), ("same.json", json.dumps({"uid": "k", "text": "ab"[: shard + 1]}).encode())],
         )
-    settings = load_config({"texts": {"min_chars": 2}})
-    report = check(PoolConfig(path=str(tmp_path / "pool"), key="json:uid"), tmp_path / "out", settings, executor=QUIET)
+    settings: dict[str, Any] = {"pool": {"key": "json:uid"}, "texts": {"min_chars": 2}}
+    report = check_pool(tmp_path, **settings)
     assert valid_keys(tmp_path) == []
     assert report["counts"]["removed"] == {"min_chars": 1, "removed_elsewhere": 1}
     assert report["keys_in_several_shards"] == 1
     (tmp_path / "pool" / "0.tar").unlink()
-    check(PoolConfig(path=str(tmp_path / "pool"), key="json:uid"), tmp_path / "out", settings, executor=QUIET)
+    check_pool(tmp_path, **settings)
     assert valid_keys(tmp_path) == ["k"], "what removed it is gone"
 
 
@@ -282,15 +256,15 @@ def test_image_rules_remove_pairs(tmp_path: Path) -> None:
     frames = [photograph(seed, (64, 64)) for seed in range(2)]
     faint = Image.fromarray(np.random.default_rng(0).integers(120, 130, (64, 64, 3), dtype=np.uint8))
     members = [
-        *sample("good", encode(photograph(5)), ["good"]),
-        *sample("small", encode(photograph(6, (20, 64))), ["small"]),
-        *sample("wide", encode(photograph(7, (640, 64))), ["wide"]),
-        *sample("moving", encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), ["moving"], "gif"),
-        *sample("faint", encode(faint), ["faint"]),
+        *pair("good", encode(photograph(5)), "good"),
+        *pair("small", encode(photograph(6, (20, 64))), "small"),
+        *pair("wide", encode(photograph(7, (640, 64))), "wide"),
+        *pair("moving", encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), "moving", suffix="gif"),
+        *pair("faint", encode(faint), "faint"),
     ]
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path, images={"min_side_px": 32, "max_aspect_ratio": 4.0, "animated": True, "min_contrast": 4.0})
-    assert {key: removal[0] for key, removal in removals(tmp_path).items()} == {
+    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {
         "small": "min_side_px",
         "wide": "max_aspect_ratio",
         "moving": "animated",
@@ -309,13 +283,9 @@ def test_merge_texts_gives_texts_of_duplicates_to_the_pair_that_stays(pool: Path
 
 def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path) -> None:
     report = run(pool, write="tars", merge_texts=True, texts={"personal_data": "mask", "max_digit_fraction": 0.9})
-    from worldclip import pool as pools
-
-    recipe = Recipe(pool=PoolConfig(path=str(pool / "out" / "pairs")))
     texts_by_key: dict[str, list[str | None]] = {}
-    for shard in pools.shards(context(recipe, pool)):
-        texts = pools.read_texts(shard, recipe.pool)
-        for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
+    for shard in list_shards(PoolConfig(path=str(pool / "out" / "pairs"))):
+        for key, _, text, _ in read_rows(Path(shard.path), shard.name):
             texts_by_key.setdefault(key, []).append(text)
     assert texts_by_key == {
         "b": ["a blue dog", "ein Hund", "the dog again"],
@@ -329,19 +299,8 @@ def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path)
 
 def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
     run(pool, write="tars", texts={"languages": ["en"]})
-    record = next(
-        json.loads(content)
-        for name, content in read_tar(pool / "out" / "pairs" / "00000.tar").items()
-        if name == "b.json"
-    )
+    record = json.loads(read_tar(pool / "out" / "pairs" / "00000.tar")["b.json"])
     assert record["texts"] == ["a blue dog", ""]
-
-
-def read_tar(path: Path) -> dict[str, bytes]:
-    import tarfile
-
-    with tarfile.open(path) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar}
 
 
 def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
@@ -359,17 +318,17 @@ def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
 
 def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path) -> None:
     members = [
-        *sample("host", encode(photograph(0)), ["a"], url="https://cdn.example.org/a.jpg"),
-        *sample("url", encode(photograph(1)), ["b"], url="http://www.site.net/b.jpg"),
-        *sample("refused", encode(photograph(2)), ["c"], url="http://site.net/c.jpg", robots="index, noai"),
-        *sample("kept", encode(photograph(3)), ["d"], url="http://site.net/d.jpg", robots="index"),
+        *pair("host", encode(photograph(0)), "a", url="https://cdn.example.org/a.jpg"),
+        *pair("url", encode(photograph(1)), "b", url="http://www.site.net/b.jpg"),
+        *pair("refused", encode(photograph(2)), "c", url="http://site.net/c.jpg", robots="index, noai"),
+        *pair("kept", encode(photograph(3)), "d", url="http://site.net/d.jpg", robots="index"),
     ]
     write_tar(tmp_path / "pool" / "0.tar", members)
     (tmp_path / "hosts.txt").write_text("example.org\n", encoding="utf-8")
     (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
     lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
     run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
-    assert {key: removal[0] for key, removal in removals(tmp_path).items()} == {
+    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {
         "host": "denied_host",
         "url": "denied_url",
         "refused": "opt_out",
@@ -380,9 +339,7 @@ def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path)
 
 
 def test_report_is_independent_of_batch_size(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (pool / "eval").mkdir()
-    (pool / "eval" / "c.png").write_bytes(encode(photograph(2)))
-    settings: dict[str, Any] = {"against": {"mine": str(pool / "eval")}}
+    settings: dict[str, Any] = {"against": {"mine": str(write_images(pool / "eval", c=photograph(2)))}}
     run(pool, **settings)
     whole = (pool / "out" / "report.html").read_text(encoding="utf-8")
     of_any_size = pq.ParquetFile.iter_batches
@@ -403,7 +360,7 @@ def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pyt
 
     monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour())
     run(pool, hash="embedding", embedding_model="some/model", radius=4)
-    assert removals(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
+    assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
     assert "c" in valid_keys(pool)
     features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     hashes = hashing.embedding_hashes(np.concatenate([features, 2 * features, -features]))
@@ -412,13 +369,11 @@ def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pyt
 
 
 def test_write_tars_of_tables_raises_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "pool").mkdir()
-    pq.write_table(pa.table({"uid": ["a"], "text": ["a red cat"]}), tmp_path / "pool" / "0.parquet")
-    pool = PoolConfig(path=str(tmp_path / "pool"), key="uid")
+    write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["a red cat"]})
     with pytest.raises(UserError, match="it holds no images"):
-        check(pool, tmp_path / "out", CheckConfig(write="tars"), executor=QUIET)
+        check_pool(tmp_path, pool={"key": "uid"}, write="tars")
     assert not (tmp_path / "out").exists()
-    assert check(pool, tmp_path / "out", CheckConfig(), executor=QUIET)["counts"]["valid"] == 1
+    assert check_pool(tmp_path, pool={"key": "uid"})["counts"]["valid"] == 1
 
 
 def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +393,7 @@ def test_check_says_which_texts_many_duplicates_take_with_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = encode(photograph(0))
-    members = [part for lang in ("en", "de", "sw") for part in sample(lang, image, [f"a cat, in {lang}"])]
+    members = [part for lang in ("en", "de", "sw") for part in pair(lang, image, f"a cat, in {lang}")]
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path)
     said = " ".join(capsys.readouterr().err.split())
