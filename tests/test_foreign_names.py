@@ -1,17 +1,22 @@
 """Paths are joined with constants and with names of our own; what others wrote goes through `safe_join`.
 
-The test reads the source.  A new join must be one with a constant, be made of SAFE parts and numbers, go through
-`safe_join`, or be added to OWN_NAMES below the reason why nobody else chooses the name.
+The test reads the source.  A joined name is our own where it is made of constants, of numbers with leading zeros, of
+digests, of names that a loop takes from constants, of names of paths, and of names of shards, which `Shard` checks.
+Any other join goes through `safe_join`, or stands in CHOSEN_BY with the reason why nobody else chooses the name.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
+import pytest
+
 import worldclip
+from worldclip.core.execute import Shard
+from worldclip.core.safe_path import UnsafeName
 
 SOURCES = Path(worldclip.__file__).parent
 # Names of variables, attributes and functions that hold a folder.
@@ -19,123 +24,53 @@ IS_FOLDER = re.compile(
     r"(?!pairs_)(.*_)?(dir|folder|path|root|home|out|source|target|run|cache|place|scratch|partial|done|markers|parts|dumps|"
     r"Path|expanduser|resolve|parent|files|curated_tars|built_pairs|ROOT|cwd)"
 )
+# Names of what has a name that is one part of a path, or was checked: files and folders, and shards.
+HAS_OWN_NAME = re.compile(r"(.*_)?(dir|folder|path|out|target|final|merged|resolve|Path|shard|unit|chunk|output|tar)")
 JOINING = ("joinpath", "with_name", "with_stem")
 IS_CONSTANT = re.compile(r"(\w+\.)*_?[A-Z][A-Z0-9_]*(\[\w+\])?")
-# Stages of recipe.py; this machine and process; names of shards, which are checked when they are listed.
-SAFE = re.compile(
-    r"stage|shard_name|(\w+\.)*(shard|unit|chunk|tar|output)\.name"
-    r"|platform\.node\(\)|os\.getpid\(\)|uuid\.uuid4\(\)\.hex|step_folder\(.*\)\.name"
-)
-# As parts of a name only: a path's own name has no separator, but may be `..`.
-SAFE_PART = re.compile(r"(\w+\.)*(path|folder|out|final|target|run_dir)(\.resolve\(\))?\.name")
-NUMBER = re.compile(r"f?'0\d'")  # a format that only numbers take
+OWN_CALLS = ("os.getpid", "platform.node", "digest", "artifacts.digest")
 
-OWN_NAMES = {
-    "chosen by this code from its own constants": {
-        "name": "contracts/entry_counts.py core/job.py core/job_files.py evaluate/catalog.py evaluate/stage.py "
-        "model/formats/huggingface_folder.py model/formats/open_clip_folder.py model/formats/peft_folder.py "
-        "model/formats/timm_folder.py model/weights.py plugins/browser/web_folder.py plugins/emoji/build.py "
-        "plugins/explorer/chunks.py plugins/immich.py plugins/pack_files.py plugins/server/app.py "
-        "plugins/world/build.py plugins/world/fetch_cldr.py pool/stage.py tools/dedup.py tools/embed.py",
-        "part": "contracts/entry_counts.py train/pool_join.py",
-        "step": "core/job_files.py",
-        "relative": "contracts/layout.py",
-        "profile": "contracts/layout.py",
-        "file": "evaluate/datasets/lines.py",
-        "split": "evaluate/datasets/folders.py evaluate/datasets/webdataset.py",
-        "f'{i}.tar'": "evaluate/datasets/webdataset.py",
-        "f'{file}.parquet'": "evaluate/datasets/mvl_sib.py",
-        "f'{name}.parquet'": "check/write.py evaluate/datasets/mvl_sib.py tools/embed.py",
-        "f'{name}.npy'": "tools/embed.py",
-        "f'{shard.name}.{end}'": "tools/embed.py",
-        "f'{kind}.json'": "evaluate/datasets/sugar_crepe.py",
-        "f'word_{name}.npy'": "metadata/sources/titles.py",
-        "f'{name}.index.json'": "model/weights.py",
-        "f'{tower}{SUFFIXES[precision]}.onnx'": "model/formats/onnx_graphs.py",
-        "folder": "plugins/emoji/build.py",
-        "item.folder": "plugins/world/build.py",
-        "kind": "tools/embed.py",
-        "of": "pool/embedded.py",
-        "self.of": "pool/embedded.py",
-        "f'{embedded.of}.faiss'": "tools/search.py",
-        "f'{stem}.json'": "train/checkpoint_writer.py",
-        "f'{stem}.safetensors'": "train/checkpoint_writer.py",
-        "self._share_name(epoch, rank)": "train/epoch_counts.py",
-        "self._share_name(epoch, self.world.rank)": "train/epoch_counts.py",
-    },
-    "of the user's own config, whose names are checked (core/settings.py), or of the user's own file": {
-        "step": "check/context.py check/stage.py",
-        "name": "train/distill.py",
-        "f'{name}.parquet'": "check/against.py check/report.py check/shown.py",
-        "f'{set_name}.parquet'": "check/pair_rules.py",
-        "f'{name}.toml'": "config.py",
-        "flags.name": "tools/fetch_dataset.py",
-        "path": "core/marks.py",
-        "path.stem": "recipe.py",
-        "Path(source).stem": "tools/pack.py",
-    },
-    "found by listing that folder": {
-        "name": "check/images.py export/push.py",
-        "class_folder": "evaluate/datasets/folders.py",
-        "lang": "evaluate/datasets/mvl_sib.py",
-        "checkpoints[0]": "model/load.py",
-        "image.name.replace(IMAGE, TEXT, 1)": "model/formats/onnx_folder.py",
-        "path.name": "plugins/world/fetch_cldr.py",
-    },
-    "a language of language/table.csv, or a shard": {
-        "f'{list_name}.matcher'": "contracts/layout.py",
-        "relative.format(name)": "contracts/layout.py",
-        "wiki": "metadata/counting.py metadata/dump_files.py",
-        "inputs.lang": "metadata/sources/wordnet.py",
-        "_tar_name(shard)": "check/write.py",
-    },
-    "a dataset of the catalog, or a format of model/formats": {
-        "name": "evaluate/config.py tools/models.py export/stage.py",
-        "source.unpack": "tools/fetch_dataset.py",
-    },
-    "a digest, a number, or made of letters, digits, dots and _ only": {
-        "artifacts.digest(decided_by)": "train/loop.py",
-        "digest([model_digest, images, preprocessing, CHUNK_IMAGES])": "evaluate/image_features.py",
-        "checkpoint.name": "contracts/layout.py",
-        "f'core-{version}.zip'": "plugins/world/fetch_cldr.py",
-        "f'{name}.json'": "evaluate/tables.py",
-    },
-    "the name of a member of a tar, not of a file": {
-        "f\"{name.name.split('.')[0]}.png\"": "check/write.py",
-        "f\"{name.name.split('.')[0]}.json\"": "check/write.py",
-        "name": "evaluate/datasets/common/images.py",
-    },
-    "refused just above unless a plain name, safe_join itself, or a file of an installed package": {
-        "name": "core/safe_path.py",
-        "shard": "model/weights.py",
-        "file": "plugins/drawings.py",
-    },
+CHOSEN_BY = {
+    "a stage of recipe.py": """
+        cli/stages.py stage, contracts/layout.py stage, core/artifacts.py stage, export/model_card.py stage,
+        recipe.py stage, report/__init__.py stage, tools/branch.py stage, tools/status.py stage""",
+    "a language or Wikipedia of the table": """
+        metadata/counting.py wiki, metadata/dump_files.py wiki, metadata/sources/wordnet.py inputs.lang,
+        contracts/layout.py f'{list_name}.matcher'""",
+    "the name of a Shard": """
+        check/write.py _tar_name(shard), contracts/entry_counts.py name, contracts/layout.py relative.format(name),
+        core/job_files.py f'{shard_name}.json', metadata/ngrams/runs.py f'{shard_name}.counts',
+        metadata/ngrams/runs.py f'{shard_name}.json', plugins/world/build.py f'{shard_name}.jsonl',
+        tools/embed.py f'{name}.parquet', tools/embed.py f'{name}.npy'""",
+    "of the user's own config, whose names are checked (core/settings.py)": """
+        check/against.py f'{name}.parquet', check/context.py step, check/pair_rules.py f'{set_name}.parquet',
+        check/report.py f'{name}.parquet', check/shown.py f'{name}.parquet', check/stage.py step,
+        cli/models.py flags.name, core/settings.py path, train/distill.py name""",
+    "chosen by this code from its own constants": """
+        cli/models.py name, contracts/entry_counts.py part, contracts/layout.py profile,
+        contracts/layout.py relative, contracts/layout.py checkpoint.name,
+        core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
+        evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,
+        evaluate/datasets/webdataset.py f'{i}.tar', export/stage.py name, model/weights.py name,
+        model/formats/onnx_graphs.py f'{tower}{SUFFIXES[precision]}.onnx', model/weights.py f'{name}.index.json',
+        plugins/browser/web_folder.py name, plugins/emoji/build.py folder, plugins/explorer/chunks.py name,
+        plugins/immich.py name, plugins/pack_files.py name, plugins/server/app.py name,
+        plugins/world/build.py item.folder, pool/embedded.py of,
+        pool/embedded.py self.of, tools/dedup.py name, tools/embed.py kind, tools/fetch_dataset.py source.unpack,
+        tools/search.py f'{embedded.of}.faiss', train/checkpoint_writer.py f'{stem}.json',
+        train/checkpoint_writer.py f'{stem}.safetensors', train/epoch_counts.py self._share_name(epoch, rank),
+        train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part""",
+    "found by listing that folder": """
+        check/images.py name, evaluate/datasets/folders.py class_folder, evaluate/datasets/mvl_sib.py lang,
+        export/push.py name, model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
+        model/load.py checkpoints[0], tools/embed.py name""",
+    "checked just above, or by its reader": """
+        config.py f'{name}.toml', core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
+        plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
+    "the name of a member of a tar, not of a file": """
+        check/write.py f"{name.name.split('.')[0]}.png", check/write.py f"{name.name.split('.')[0]}.json",
+        evaluate/datasets/common/images.py name""",
 }
-
-
-def joins(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, joined name as source) of each join with something else than a string, a constant or SAFE parts."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and is_folder(node.left):
-            names = [node.right]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in JOINING:
-            names = node.args if not isinstance(node.func.value, ast.Constant) else []
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "os.path.join":
-            names = node.args[1:]
-        else:
-            continue
-        yield from ((node.lineno, ast.unparse(name)) for name in names if not is_safe(name))
-
-
-def is_safe(node: ast.expr) -> bool:
-    """Return whether a name is made of constants, numbers and SAFE parts."""
-    if isinstance(node, ast.JoinedStr):
-        return all(map(is_safe, node.values))
-    if isinstance(node, ast.FormattedValue):
-        is_number = node.format_spec is not None and NUMBER.fullmatch(ast.unparse(node.format_spec)) is not None
-        return is_number or SAFE_PART.fullmatch(ast.unparse(node.value)) is not None or is_safe(node.value)
-    source = ast.unparse(node)
-    return isinstance(node, ast.Constant) or any(rule.fullmatch(source) for rule in (IS_CONSTANT, SAFE))
 
 
 def normal(source: str) -> str:
@@ -143,40 +78,94 @@ def normal(source: str) -> str:
     return ast.unparse(ast.parse(source, mode="eval"))
 
 
+def own_names() -> set[tuple[str, str]]:
+    """Return (module, expression) of each join of CHOSEN_BY."""
+    entries = re.findall(r"([\w/]+\.py) (.+?)(?:,\s+(?=[\w/]+\.py )|$)", "\n".join(CHOSEN_BY.values()), re.MULTILINE)
+    return {(module, normal(expression.rstrip(","))) for module, expression in entries}
+
+
+def is_own(node: ast.expr | None, bound: Set[str]) -> bool:
+    """Return whether an expression is a name of our own; bound: names that loops take from constants."""
+    match node:
+        case ast.Constant() | None:
+            return True
+        case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.JoinedStr(values=parts):
+            return all(is_own(part, bound) for part in parts)
+        case ast.FormattedValue(value=value, format_spec=ast.JoinedStr(values=[ast.Constant(value=str(spec))])):
+            return re.fullmatch(r"0\d+", spec) is not None or is_own(value, bound)
+        case ast.FormattedValue(value=value) | ast.Starred(value=value):
+            return is_own(value, bound)
+        case ast.Name(id=name) if name in bound:
+            return True
+        case ast.Attribute(value=owner, attr="name" | "stem"):
+            return HAS_OWN_NAME.fullmatch(last_name(owner)) is not None
+        case ast.Call(func=function) if ast.unparse(function) in OWN_CALLS:
+            return True
+    return IS_CONSTANT.fullmatch(ast.unparse(node)) is not None
+
+
+def last_name(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Call(func=function):
+            return last_name(function)
+    return ""
+
+
 def is_folder(node: ast.expr) -> bool:
     """Return whether an operand of / looks like a folder rather than a number."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        right = node.right
+        is_text = isinstance(right, ast.JoinedStr) or (isinstance(right, ast.Constant) and isinstance(right.value, str))
+        return is_folder(node.left) or is_text
+    return IS_FOLDER.fullmatch(last_name(node)) is not None
+
+
+def joined_names(node: ast.AST) -> list[ast.expr]:
+    """Return what a node joins to a folder; nothing where it is no join."""
     match node:
-        case ast.BinOp(op=ast.Div()):
-            return is_folder(node.left) or (
-                isinstance(node.right, ast.Constant | ast.JoinedStr) and is_text(node.right)
-            )
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return IS_FOLDER.fullmatch(name) is not None
-        case ast.Call(func=function):
-            return is_folder(function)
-    return False
+        case ast.BinOp(op=ast.Div(), left=left, right=right) if is_folder(left):
+            return [right]
+        case ast.Call(func=ast.Attribute(attr=name, value=value), args=args) if name in JOINING:
+            return args if not isinstance(value, ast.Constant) else []
+        case ast.Call(func=function, args=args) if ast.unparse(function) == "os.path.join":
+            return args[1:]
+    return []
 
 
-def is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+def foreign_joins(node: ast.AST, bound: Set[str] = frozenset()) -> Iterator[tuple[int, str]]:
+    """Yield (line, joined name as source) of each join with a name that is not our own."""
+    for name in joined_names(node):
+        if not is_own(name, bound):
+            yield name.lineno, ast.unparse(name)
+    loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
+    for loop in loops:
+        targets = {name.id for name in ast.walk(loop.target) if isinstance(name, ast.Name)}
+        bound = bound | targets if is_own(loop.iter, bound) else bound - targets
+    if isinstance(node, ast.FunctionDef):
+        bound = bound - {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+    for child in ast.iter_child_nodes(node):
+        yield from foreign_joins(child, bound)
+
+
+def joins_of_the_package() -> dict[tuple[str, str], int]:
+    """Return (module, joined name) -> line of all joins that the rules do not prove to be our own."""
+    joins = {}
+    for path in sorted(SOURCES.rglob("*.py")):
+        module = path.relative_to(SOURCES).as_posix()
+        for line, name in foreign_joins(ast.parse(path.read_text(encoding="utf-8"))):
+            joins[module, name] = line
+    return joins
 
 
 def test_names_of_others_are_joined_by_safe_join_alone() -> None:
-    own = {
-        (module, normal(name))
-        for names in OWN_NAMES.values()
-        for name, modules in names.items()
-        for module in modules.split()
-    }
-    found = {}
-    for path in sorted(SOURCES.rglob("*.py")):
-        module = path.relative_to(SOURCES).as_posix()
-        for line, name in joins(ast.parse(path.read_text(encoding="utf-8"))):
-            found[module, name] = f"{module}:{line}: {name}"
-    unknown = [found[place] for place in found if place not in own]
-    remedy = "join these by core.safe_path.safe_join, or say in OWN_NAMES who chooses the name:\n"
-    assert not unknown, remedy + "\n".join(unknown)
-    assert own <= found.keys(), "the list of own names has something stale"
+    joins = joins_of_the_package()
+    unknown = [f"{module}:{joins[module, name]}: {name}" for module, name in sorted(joins.keys() - own_names())]
+    assert not unknown, (
+        "join these by core.safe_path.safe_join, or say in CHOSEN_BY who chooses the name:\n" + "\n".join(unknown)
+    )
+    assert not own_names() - joins.keys(), "stale in CHOSEN_BY"
 
 
 def test_joins_of_every_form_are_found() -> None:
@@ -185,11 +174,22 @@ folder / record["path"]
 Path(folder) / name
 folder / "a" / name / f"{x}.npy"
 self.folder.joinpath(name)
-os.path.join(folder, name)
-folder / "constant" / RECORD / layout.BEST / f"{shard.name}_{number:05}.{RECORD}"
-folder / f"{number}"
+os.path.join(folder, member.name)
+folder / "constant" / RECORD / layout.BEST / f"{number:06}" / shard.name / digest(x)
 safe_join(folder, name)
 total / count
+for part in ("a", NAME):
+    folder / part
+    for part in listing: folder / part
+folder / part
+[folder / part for part in ("a", "b")]
+def f(part): folder / part
 """
-    expected = ["record['path']", "name", "name", "f'{x}.npy'", "f'{number}'", "name", "name"]
-    assert sorted(name for _, name in joins(ast.parse(code))) == sorted(expected)
+    expected = ["record['path']", "name", "name", "f'{x}.npy'", "name", "member.name", "part", "part", "part"]
+    assert sorted(name for _, name in foreign_joins(ast.parse(code))) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["../0.tar", "/0.tar", "", "a/../../0.tar", "x" * 300])
+def test_shard_with_a_name_that_leads_out_of_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(UnsafeName, match="is not a path below"):
+        Shard(name=name, path="0.tar")

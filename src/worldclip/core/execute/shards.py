@@ -21,6 +21,7 @@ from worldclip.core import inputs, job_files
 from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.console import progress_bar, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
+from worldclip.core.safe_path import UnsafeName, is_safe_name
 
 Report: TypeAlias = Json
 RETRY = "run the same command: only they are tried again"
@@ -33,12 +34,17 @@ OPEN_FILES = 8_192  # that a process may open; macOS begins with 256, Linux with
 class Shard:
     """One file of the input, or one unit of work named like a file."""
 
-    name: str  # relative path with its extension; names every output of this shard
+    name: str  # relative path with its extension; names every output of this shard, and is checked
     path: str  # path or URL of the input
     fingerprint: Json = field(default_factory=dict)
     """Identifies the input, see artifacts.fingerprint; a changed one re-runs this shard."""
     stamp: inputs.Stamp = field(default=(), compare=False)
     """The file's when `fingerprint` was taken: as long as it is the same, the contents are not hashed again."""
+
+    def __post_init__(self) -> None:
+        """Raise UnsafeName for a name that leads out of the folder of outputs: others write listings of files."""
+        if not is_safe_name(self.name):
+            raise UnsafeName(f"{self.name!r} is not a path below the folder of its outputs")
 
     @classmethod
     def of_file(cls, name: str, path: str, recorded_as: str | None = None) -> Shard:

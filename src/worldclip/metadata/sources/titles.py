@@ -33,8 +33,8 @@ from worldclip.metadata.sources.dumps import iter_bytes
 COLUMNS = ("domain", "title", "views", "bytes")
 BLOCK_BYTES = 2**25  # lines parsed at a time
 ROWS = "wikipedias.json"  # in the folder of a file's counts: [first row, row after the last] of each Wikipedia
-VIEWS_VERSION = 2  # of the files of such a folder
-_WORD_COLUMNS = ("bytes", "offsets", "counts")  # word_<name>.npy in it: the fields of Words
+VIEWS_VERSION = 3  # of the files of such a folder
+WORD_COLUMNS = ("data", "offsets", "counts")  # word_<name>.npy in it: the fields of Words
 
 # MediaWiki's own names, which work on every wiki beside the local ones:
 # https://www.mediawiki.org/wiki/Manual:Namespace.
@@ -176,9 +176,9 @@ def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
     titles = one_array(pa.chunked_array([of_wiki.titles for of_wiki in counts.values()], pa.large_binary()))
     views = [of_wiki.views for of_wiki in counts.values()]
     data, offsets = byte_buffers(titles)
-    columns = (data[: offsets[-1]], offsets, np.concatenate([np.zeros(0, np.uint64), *views]))
-    for name, column in zip(_WORD_COLUMNS, columns, strict=True):
-        write_array(folder / f"word_{name}.npy", column)
+    columns = Words(data[: offsets[-1]], offsets, np.concatenate([np.zeros(0, np.uint64), *views]))
+    for name in WORD_COLUMNS:
+        write_array(folder / f"word_{name}.npy", getattr(columns, name))
     ends = itertools.accumulate((len(of_wiki.titles) for of_wiki in counts.values()), initial=0)
     write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
@@ -189,7 +189,7 @@ def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
 def read_views(folder: Path, wiki: str) -> Words:
     """Return the titles of one Wikipedia in the counts of one file."""
     first, end = read_json(folder / ROWS).get(wiki, (0, 0))
-    data, offsets, views = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in _WORD_COLUMNS)
+    data, offsets, views = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in WORD_COLUMNS)
     offsets = np.array(offsets[first : end + 1])
     return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(views[first:end]))
 
