@@ -45,9 +45,9 @@ CHOSEN_BY = {
     "of the user's own config, whose names are checked (core/settings.py)": """
         check/against.py f'{name}.parquet', check/context.py step, check/pair_rules.py f'{set_name}.parquet',
         check/report.py f'{name}.parquet', check/shown.py f'{name}.parquet', check/stage.py step,
-        cli/models.py flags.name, core/settings.py path, train/distill.py name""",
+        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name""",
     "chosen by this code from its own constants": """
-        cli/models.py name, contracts/entry_counts.py part, contracts/layout.py profile,
+        tools/models.py name, contracts/entry_counts.py part, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from pools import write_tar
 from stages import finish
+from tars import write_tar
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import LocalExecutor

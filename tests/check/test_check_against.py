@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pools import encode, pair, photograph, removals, write_tar
+from pools import encode, pair, photograph, removals
 from stages import QUIET
+from tars import write_tar
 from worldclip.check import against, check, load_config
 from worldclip.core.errors import UserError
 from worldclip.pool import open_pool

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pools import check_pool, pair, read_tar, removals, write_tar
+from pools import check_pool, pair, read_tar, removals
+from tars import write_tar
 from toy import encode_png
 from worldclip.check.config import FaceRule
 from worldclip.check.models import keep_best, overlap

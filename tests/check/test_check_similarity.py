@@ -15,9 +15,10 @@ import pytest
 
 import worldclip
 from embedded_world import B32, picture
-from pools import check_pool, pair, write_table, write_tar
+from pools import check_pool, pair, write_table
 from small_models import save_hugging_face
 from stages import QUIET
+from tars import write_tar
 from worldclip.check import check, load_config, scan_shards
 from worldclip.check import similarity as of_similarity
 from worldclip.core.errors import UserError

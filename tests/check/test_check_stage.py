@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pools import check_pool, encode, pair, photograph, read_rows, read_tar, removals, write_table, write_tar
+from pools import check_pool, encode, pair, photograph, read_rows, read_tar, removals, write_table
 from stages import QUIET
+from tars import write_tar
 from worldclip.check import CheckConfig, check, hash_images, hashing, load_config
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_curate import check_report, read_kept
 
 from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
-from pools import sample, shard_of, write_tar
 from stages import why_run
+from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason

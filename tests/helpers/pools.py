@@ -14,11 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages import QUIET, run_stage
-from tars import PNG as PNG
-from tars import as_json as as_json
-from tars import sample as sample
-from tars import shard_of as shard_of
-from tars import write_tar as write_tar
+from tars import shard_of
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts.reasons import Reason

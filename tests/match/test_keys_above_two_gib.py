@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pools import shard_of
+from tars import shard_of
 from worldclip import pool
 from worldclip.contracts import schemas
 from worldclip.core import artifacts

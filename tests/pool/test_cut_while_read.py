@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pools import sample, write_tar
+from tars import sample, write_tar
 
 CHILD = """
 import json, os, sys

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pools import rows_of, shard_of
+from pools import rows_of
+from tars import shard_of
 from worldclip import pool
 from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig

@@ -311,7 +311,8 @@ JSON = st.recursive(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.fixed_dictionaries({}, optional={"uid": JSON, "text": JSON, "texts": JSON}) | JSON, max_size=5))
 def test_any_json_in_any_field_is_read_or_counted(tmp_path: Path, records: list[Any]) -> None:
-    from pools import write_lines, write_tar
+    from pools import write_lines
+    from tars import write_tar
 
     assert check(write_lines(tmp_path / "0.jsonl", records), TABLE) is not None
     members = [(f"{n}.json", json.dumps(record).encode()) for n, record in enumerate(records)]

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import FakeHub, serve_hub
-from pools import pool_recipe, run_pool, sample, structs, write_tar
+from pools import pool_recipe, run_pool, structs
+from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError

@@ -13,18 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedded_world import write_world
-from pools import (
-    IMAGE,
-    rows_of_tar,
-    run_pool,
-    shard_of,
-    structs,
-    write_lines,
-    write_parquet,
-    write_parquet_pool,
-    write_table,
-)
+from pools import IMAGE, rows_of_tar, run_pool, structs, write_lines, write_parquet, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
+from tars import shard_of
 from worldclip import pool
 from worldclip.check import CheckConfig, check
 from worldclip.check.images import hash_images

@@ -16,8 +16,9 @@ import pytest
 
 from fake_hub import serve_hub
 from killed import contents
-from pools import sample, structs, write_tar
+from pools import structs
 from stages import QUIET, run_stage
+from tars import sample, write_tar
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.execute import Shard

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pools import pool_recipe, run_pool, sample, write_tar
+from pools import pool_recipe, run_pool
 from stages import context, why_run
+from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError

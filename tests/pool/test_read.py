@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pools import PNG, Row, as_json, read_rows, rows_of, sample, shard_of, write_tar
+from pools import Row, read_rows, rows_of
+from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pools import PNG, pool_recipe, run_pool, sample, write_lines, write_table, write_tar
+from pools import pool_recipe, run_pool, write_lines, write_table
 from stages import QUIET, context
+from tars import PNG, sample, write_tar
 from toy import encode_png
 from worldclip import pool
 from worldclip.check import CheckConfig, check

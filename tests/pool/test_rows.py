@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pools import Row, read_rows, rows_of, run_pool, sample, shard_of, write_table, write_tar
+from pools import Row, read_rows, rows_of, run_pool, write_table
+from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.pool.config import PoolConfig

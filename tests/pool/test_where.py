@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pools import run_pool, sample, shard_of, write_lines, write_table, write_tar
+from pools import run_pool, write_lines, write_table
+from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
-from pools import sample, write_tar
+from tars import sample, write_tar
 from worldclip.config import load_recipe
 from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core import keys, shuffle

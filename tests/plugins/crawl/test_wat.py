@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
-from pools import as_json, shard_of, write_tar
 from stages import context
+from tars import as_json, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pools import shard_of
+from tars import shard_of
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
