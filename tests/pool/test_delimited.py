@@ -107,3 +107,8 @@ def test_one_label_per_row_is_that_of_all_its_texts(tmp_path: Path, suffix: str,
     assert texts.lang is not None
     labels = list(zip(texts.key.to_pylist(), texts.lang.to_pylist(), strict=True))
     assert labels == [("u1", "de")] * 2 + [("u2", None)] * 2 + [("u3", "sw")] * 2
+
+
+def test_carriage_return_in_the_first_line_is_no_error_of_csv(tmp_path: Path) -> None:
+    with pytest.raises(BadShard, match="no column or field 'caption'"):
+        read(tmp_path / "0.csv", b"url,cap\rtion\nu1,one\n")

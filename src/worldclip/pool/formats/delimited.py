@@ -81,7 +81,10 @@ class DelimitedFormat(ColumnsFormat):
         """Return the first delimiter that cuts the first line into so many fields; num_columns 0: into several."""
         head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape").partition("\n")[0]
         for delimiter in CSV_DELIMITERS:
-            num_fields = len(next(csv.reader([head], delimiter=delimiter), []))
+            try:
+                num_fields = len(next(csv.reader([head], delimiter=delimiter), []))
+            except csv.Error:  # such as a carriage return within the line; the reader of the rows says what is wrong
+                continue
             if num_fields == num_columns or (num_columns == 0 and num_fields > 1):
                 return delimiter
         return self.delimiter
