@@ -138,7 +138,7 @@ def run_alone(num_inputs: int, seed: int, timeout_s: float) -> None:
 
 
 def test_a_model_with_a_wrong_number_is_refused_or_labels() -> None:
-    run_alone(num_inputs=1_600, seed=0, timeout_s=120)
+    run_alone(num_inputs=800, seed=0, timeout_s=120)
 
 
 @pytest.mark.slow

@@ -294,13 +294,14 @@ def test_any_bytes_can_be_matched(raw):
         assert Matcher(["a", "\u0301", "猫"], profile).match_batch(column)[1].size == len(raw) + 1
 
 
-def test_ten_megabyte_text_takes_seconds_at_most():
+def test_text_of_two_megabytes_takes_seconds_at_most():
+    """What takes quadratic time takes hours."""
     for profile in PLAIN:
         compiled = Matcher(["a", "a" * 256, "\u0301"], profile)
-        for text in ("a" * 10**7, "a\u0323\u0301\u0301" * 10**6, "(\u0301\u0323" * 10**6):
+        for text in ("a" * 2 * 10**6, "a\u0323\u0301\u0301" * 2 * 10**5, "(\u0301\u0323" * 2 * 10**5):
             started_at = time.process_time()
             compiled.match(text)
-            assert time.process_time() - started_at < 20
+            assert time.process_time() - started_at < 10
 
 
 # --- entries that cannot be told apart, and what is stored ----------------------------------------
