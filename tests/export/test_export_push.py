@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fake_hub import UNKNOWN_TO_OWNER, serve_hub
+from fake_hub import client_of
+from fake_hub import hub as hub  # the fixture
 from small_models import save_hugging_face
 from worldclip.cli import main
 from worldclip.core.errors import UserError
@@ -38,17 +39,6 @@ def test_all_unpublishable_files_are_refused_together(folders):
     with pytest.raises(UserError) as caught:
         plan(folders, "no name")
     assert len(caught.value.problems) == 3
-
-
-@pytest.fixture
-def hub():
-    with serve_hub(unknown=UNKNOWN_TO_OWNER) as served:
-        yield served
-
-
-def client_of(hub):
-    """Return the real client."""
-    return huggingface_hub.HfApi(endpoint=hub.url, token="hf_of_the_test")
 
 
 def test_each_folder_is_uploaded_to_its_repository(folders, hub):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 API = re.compile(r"/api/(?:model|dataset|space)s/([^/]+/[^/]+)(?:/([^/]+)(?:/([^/]+)(?:/(.*))?)?)?")
@@ -246,3 +247,16 @@ def serve_hub(**settings: Any) -> Iterator[FakeHub]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield hub
         server.shutdown()
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with serve_hub(unknown=UNKNOWN_TO_OWNER) as served:
+        yield served
+
+
+def client_of(hub: FakeHub) -> Any:
+    """Return the real client."""
+    import huggingface_hub
+
+    return huggingface_hub.HfApi(endpoint=hub.url, token="hf_of_the_test")

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fake_hub import UNKNOWN_TO_OWNER, serve_hub
+from fake_hub import client_of
+from fake_hub import hub as hub  # the fixture
+from killed import contents
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from pools import rows_of_tar
 from toy import encode_png, write_tar
@@ -161,22 +163,6 @@ def test_mistakes_are_named_together(run, tmp_path) -> None:
     assert len(error.value.problems) == 3
     with pytest.raises(UserError, match="is not a run"):
         prepare(tmp_path, "me/pairs")
-
-
-@pytest.fixture
-def hub():
-    with serve_hub(unknown=UNKNOWN_TO_OWNER) as served:
-        yield served
-
-
-def client_of(hub):
-    """Return the real client."""
-    return huggingface_hub.HfApi(endpoint=hub.url, token="hf_of_the_test")
-
-
-def contents(folder) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def without_attributes(files) -> dict[str, bytes]:
