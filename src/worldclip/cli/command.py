@@ -189,9 +189,9 @@ def config_flags(config: Any, prefix: str = "config", group: str = "", about: st
         for name in names
     ]
     for name, value in nested.items():
-        field, _, item = name.partition(".")
+        owner, _, item = name.partition(".")
         own_about = "" if item else inspect.getdoc(value) or ""
-        flags += config_flags(value, f"{prefix}.{name}", group or field.replace("_", "-"), about or own_about)
+        flags += config_flags(value, f"{prefix}.{name}", group or owner.replace("_", "-"), about or own_about)
     return [dataclasses.replace(flag, group_help=flag.group_help or about) for flag in flags]
 
 
