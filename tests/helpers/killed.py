@@ -60,13 +60,15 @@ def check(code: str, folder: Path, *arguments: object) -> None:
 
     `code` gets the folder to write as sys.argv[2].  Kills at all points: kill_points.py.
     """
-    uninterrupted = run(code, 0, folder / "whole", *arguments)
+    # Only files below `folder` count: kernels that are compiled meanwhile write files, too.
+    place = str(folder)
+    uninterrupted = run(code, 0, folder / "whole", *arguments, place=place)
     assert uninterrupted.returncode == 0, uninterrupted.stderr
     num_files = int(uninterrupted.stdout)
     for kill_at in (num_files // 2, num_files):
         out = folder / f"killed{kill_at}"
-        assert run(code, kill_at, out, *arguments).returncode == -9
-        resumed = run(code, 0, out, *arguments)
+        assert run(code, kill_at, out, *arguments, place=place).returncode == -9
+        resumed = run(code, 0, out, *arguments, place=place)
         assert resumed.returncode == 0, resumed.stderr
         assert int(resumed.stdout) < num_files, "the second run started over"
         assert contents(out) == contents(folder / "whole")
