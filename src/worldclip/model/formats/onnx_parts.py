@@ -16,14 +16,14 @@ from typing import Any
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import weights
-from worldclip.model.clip import check_tokenizer
+from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
+from worldclip.model.formats.huggingface_folder import FAMILY
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.preprocess import PerImage, facts_of, pillow_pixels
+from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 PROCESSOR = "preprocessor_config.json"
-FAMILY = "metaclip_2"
 # What transformers' MetaClip2Config takes for keys that config.json leaves out.
 _VISION_DEFAULTS = {"image_size": 224}
 _TEXT_DEFAULTS = {"max_position_embeddings": 77, "vocab_size": 49408}
@@ -33,10 +33,10 @@ _PROCESSOR_DEFAULTS: Report = {
     "do_normalize": True,
     "size": {"shortest_edge": 224},
     "crop_size": {"height": 224, "width": 224},
-    "resample": 3,
+    "resample": BICUBIC,
     "rescale_factor": 1 / 255,
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    "image_mean": IMAGE_MEAN,
+    "image_std": IMAGE_STD,
 }  # defaults of transformers' CLIPImageProcessor
 
 
