@@ -304,6 +304,14 @@ def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
     assert record["texts"] == ["a blue dog", ""]
 
 
+def test_written_tars_keep_a_field_that_utf8_cannot_express(tmp_path: Path) -> None:
+    record = {"texts": ["a réd cat"], "alt": "\ud800"}
+    members = [("a.png", encode(photograph(1))), ("a.json", json.dumps(record).encode())]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    run(tmp_path, write="tars")
+    assert json.loads(read_tar(tmp_path / "out" / "pairs" / "0.tar")["a.json"]) == record
+
+
 def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
     with pytest.raises(UserError) as raised:
         load_config({"radius": 99, "texts": {"min_chars": 0}, "classifiers": {"nsfw": {"label": -1}}, "imges": {}})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,9 +31,10 @@ from worldclip.core.artifacts import read_table, write_tables
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
 from worldclip.core.job import remove_stale
+from worldclip.core.tars import add_member
 from worldclip.model.decode import open_image
 from worldclip.pool.formats import tar as webdataset
-from worldclip.pool.records import without_texts
+from worldclip.pool.records import encode_record, without_texts
 
 # Faces are blurred as in "A Study of Face Obfuscation in ImageNet" (arXiv:2103.06191): each box grows by a tenth of its
 # diagonal, and the Gaussian's sigma is a tenth of the longest diagonal in the image.
@@ -196,8 +196,8 @@ def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
                     counts["blurred"] += 1
                 record = {**without_texts(records[key], context.pool), "texts": texts[key]}
                 json_name = str(name.parent / f"{name.name.split('.')[0]}.json")
-                _add_member(tar, str(name), image)
-                _add_member(tar, json_name, json.dumps(record, ensure_ascii=False, default=str).encode())
+                add_member(tar, str(name), image)
+                add_member(tar, json_name, encode_record(record))
                 counts["pairs"] += 1
                 counts["texts"] += sum(bool(text) for text in texts[key])
 
@@ -230,12 +230,6 @@ def _texts_to_write(shard: Shard, context: CheckContext) -> dict[str, list[str]]
 def _read_faces(context: CheckContext, shard: Shard) -> dict[str, list[list[float]]]:
     table = read_table(context.table_path("faces", shard), FACES)
     return dict(zip(table["key"].to_pylist(), table["face_bboxes"].to_pylist(), strict=True))
-
-
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time and owner stay 0, so equal pairs give equal bytes
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
 
 
 def _blur_faces(content: bytes, boxes: list[list[float]], name: PurePosixPath) -> tuple[bytes, PurePosixPath]:

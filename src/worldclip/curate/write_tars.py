@@ -8,8 +8,6 @@ the whole list, so the tars are the same for any number of workers.
 from __future__ import annotations
 
 import functools
-import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,10 +26,11 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard, add_counts
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
+from worldclip.core.tars import add_member
 from worldclip.curate.candidates import key_starts, read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.tar import image_suffix
-from worldclip.pool.records import without_texts
+from worldclip.pool.records import encode_record, without_texts
 
 COUNTS = ("samples", "no_image", "cut_image")
 
@@ -139,17 +138,6 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
         "text_idx": [row["text_idx"] for row in texts],
         "lang": [row["lang"] for row in texts],
     }
-    body = json.dumps(record, ensure_ascii=_has_surrogates(record), default=str).encode()
-    for extension, data in ((suffix, image), (".txt", texts[0]["text"].encode()), (".json", body)):
-        info = tarfile.TarInfo(name + extension)  # time 0, owner 0: the same bytes on every machine
-        info.size = len(data)
-        tar.addfile(info, io.BytesIO(data))
-
-
-def _has_surrogates(record: Json) -> bool:
-    """Return whether a field of the pool holds a lone surrogate, which UTF-8 cannot express and an escape can."""
-    try:
-        json.dumps(record, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    add_member(tar, name + suffix, image)
+    add_member(tar, name + ".txt", texts[0]["text"].encode())
+    add_member(tar, name + ".json", encode_record(record))

@@ -7,7 +7,6 @@ newer list of drawings moves none from one set to another.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import tarfile
@@ -20,6 +19,7 @@ from xml.parsers import expat
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
+from worldclip.core.tars import add_member
 from worldclip.language.emoji import TONES
 
 PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
@@ -190,8 +190,6 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, png, record in samples:
                 for suffix, content in (("png", png), ("json", json.dumps(record, ensure_ascii=False).encode())):
-                    header = tarfile.TarInfo(f"{key}.{suffix}")  # mtime, uid and gid are 0
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                    add_member(tar, f"{key}.{suffix}", content)
 
     write_artifact(path, write)

@@ -29,6 +29,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.safe_path import is_safe_name, safe_join
+from worldclip.core.tars import add_member
 from worldclip.pool.files import check_own
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.records import has_surrogate
@@ -111,9 +112,7 @@ def write_tar(
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, pair in enumerate(pairs, first):
                 for suffix, content in _members(folder, pair, has_several):
-                    header = tarfile.TarInfo(f"{number:09}{suffix}")  # time 0, owner 0
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                    add_member(tar, f"{number:09}{suffix}", content)
 
     write_artifact(Path(shard.path), write)
     return {"pairs": len(pairs), "texts": sum(len(pair.texts) for pair in pairs)}

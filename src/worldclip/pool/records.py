@@ -32,6 +32,14 @@ def without_texts(record: Record, config: PoolConfig) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in fields} if isinstance(record, dict) else {}
 
 
+def encode_record(record: dict[str, Any]) -> bytes:
+    """Return a record as JSON in UTF-8; with escapes if it holds a lone surrogate, which UTF-8 cannot express."""
+    try:
+        return json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record, default=str).encode()
+
+
 def parse_record(content: bytes) -> Record:
     """Return a JSON object, or the reason why `content` is not one."""
     try:
