@@ -38,6 +38,24 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
 
 
+def test_the_page_begins_with_pictures_and_shows_the_key_where_there_is_no_caption(world, monkeypatch):
+    from worldclip.plugins.server.service import Service
+
+    with serving(world) as address, open_page() as page:
+        loaded = "[...document.querySelectorAll('.hit img')].filter(img => img.naturalWidth > 0).length === 12"
+        page.open(f"{address}/", loaded)
+        assert "12 of " in page.run("document.querySelector('#state').textContent")
+        page.run("document.querySelectorAll('.hit a')[1].click()")
+        page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
+        assert page.errors == []
+        monkeypatch.setattr(
+            Service, "with_language", lambda self, texts: [{"text": "", "lang": "", "lang_name": ""} for _ in texts]
+        )
+        page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit .key').length > 20")
+        shown = page.run("[...document.querySelectorAll('.hit')].map(hit => hit.querySelector('.key').textContent)")
+        assert [f"Pair {key}" for key in shown] == page.run(HITS)
+
+
 def test_without_an_embedded_folder_the_page_says_how_to_make_one(world):
     with serving(world, has_folder=False) as address, open_page() as page:
         page.open(f"{address}/", "document.querySelector('#hits code')")

@@ -1,6 +1,7 @@
 // The search page.  Captions, keys and names are text of others: they enter the page as text nodes, never as markup.
 const byId = (id) => document.getElementById(id);
 const TOP = 60;
+const START = 12; // pictures before the first search
 const queries = []; // {text} or {image, name}; image is a data URL
 let facts = { counts: {}, model: "", body_bytes: 0 };
 let of = "images";
@@ -111,11 +112,7 @@ async function search() {
   if (typed) input.push({ text: typed });
   const texts = [...queries.flatMap((query) => query.text ?? []), ...(typed ? [typed] : [])];
   history.replaceState(null, "", texts.length ? `?${new URLSearchParams(texts.map((text) => ["q", text]))}` : ".");
-  if (!input.length) {
-    byId("hits").replaceChildren();
-    say("");
-    return;
-  }
+  if (!input.length) return drawStart();
   say("Searching …");
   const start = performance.now();
   try {
@@ -132,12 +129,26 @@ async function search() {
   }
 }
 
+function drawStart() {
+  const count = of === "images" ? facts.counts.images : 0;
+  const rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
+  byId("hits").replaceChildren(...rows.map(startElement));
+  say(rows.length ? `${rows.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language.` : "");
+}
+
+function startElement(row) {
+  const img = element("img", { alt: `Picture ${row + 1}`, loading: "lazy" });
+  showPicture(img, row, 480);
+  return element("article", { className: "hit" }, element("a", { href: `#images-${row}` }, img));
+}
+
 function hitElement(hit) {
   const parts = [element("p", {}, element("b", {}, hit.score.toFixed(3)), element("span", { title: hit.lang_name }, hit.lang))];
-  if (hit.text) parts.push(element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text));
+  const caption = { className: "caption", lang: tag(hit.lang), dir: "auto" };
+  parts.push(hit.text ? element("p", caption, hit.text) : element("p", { className: "caption key" }, hit.key));
   const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Pair ${hit.key}` });
   if (of === "images") {
-    const img = element("img", { alt: hit.text, loading: "lazy" });
+    const img = element("img", { alt: hit.text || hit.key, loading: "lazy" });
     showPicture(img, hit.id, 480);
     link.append(img);
   } else {
@@ -213,7 +224,7 @@ async function start() {
   drawKinds();
   for (const text of new URLSearchParams(location.search).getAll("q")) queries.push({ text });
   drawQueries();
-  if (queries.length) search();
+  if (Object.keys(facts.counts).length) search();
   showPair();
 }
 
