@@ -61,6 +61,33 @@ def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alik
 
 
 @pytest.mark.slow
+def test_the_page_and_its_pictures_work_when_the_host_is_gone(embedded_world):
+    folder, _ = export_web(embedded_world, "int8")
+    query = "document.querySelector('#text').value = 'a red apple'; document.querySelector('.go').click()"
+    shown = "[...document.querySelectorAll('.hit img')].slice(0, 4).every((img) => img.naturalWidth > 0)"
+    with open_page() as page:
+        with static_host(folder) as address:
+            page.open(f"{address}/index.html", "document.body?.dataset.offline || document.querySelector('#state.bad')")
+            page.run(query)
+            page.wait("document.body.dataset.searches === '1'")
+            expected = page.run(KEYS)
+        page.open(f"{address}/index.html", "document.body?.dataset.ready || document.querySelector('#state.bad')")
+        page.run(query)
+        page.wait(f"document.body.dataset.searches === '1' && {shown}")
+        assert page.run(KEYS) == expected
+        page.run(DROP % data_url(picture(3)))
+        page.wait("document.querySelectorAll('.names li').length > 0")
+
+
+@pytest.mark.slow
+def test_a_page_from_disk_says_what_to_run(embedded_world):
+    folder, _ = export_web(embedded_world, "int8")
+    with open_page() as page:
+        page.open(folder / "index.html", "document.querySelector('#state.bad')")
+        assert "python -m http.server" in page.run("document.querySelector('#state').textContent")
+
+
+@pytest.mark.slow
 def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(embedded_world, tmp_path):
     folder, _ = export_web(embedded_world, "fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # the model's size: none resizes

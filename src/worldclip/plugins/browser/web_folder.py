@@ -1,6 +1,7 @@
 """Write a page that runs the model in a browser tab: any static host serves the folder as it is.
 
     FOLDER/index.html, page.css, search.js     the page
+    FOLDER/offline.js                          keeps its files in the browser, so that it works without its host
     FOLDER/facts.json                          what it needs to know: dimensions, precision, counts, special strings
     FOLDER/js/                                 transformers.js and its WebAssembly runtime (`make web` brings them)
     FOLDER/model/                              the ONNX encoders in one precision, tokenizer, processor
@@ -15,6 +16,7 @@ N pictures or names, D embed_dim.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -106,11 +108,18 @@ class WebFolder:
             counts["names"] = _write_names(folder, self.pool["texts"], precision)
         shutil.copytree(library_folder(), folder / "js")
         page = resources.files("worldclip.plugins")
-        for name in ("index.html", "search.js"):
+        for name in ("index.html", "search.js", "offline.js"):
             write_text(folder / name, page.joinpath("browser", "static", name).read_text(encoding="utf-8"))
         write_text(folder / "page.css", f"{style()}{page.joinpath('search.css').read_text(encoding='utf-8')}")
         specials = clip.require_tokenizer().special_strings
-        facts = {"dtype": DTYPES[precision], "counts": counts, "specials": specials, "page_bytes": page_bytes(folder)}
+        facts = {
+            "dtype": DTYPES[precision],
+            "counts": counts,
+            "specials": specials,
+            "page_bytes": page_bytes(folder),
+            "files": _files_of(folder),
+            "version": _version(folder),
+        }
         _write_json(folder / "facts.json", facts)
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
@@ -135,6 +144,21 @@ def page_bytes(folder: Path) -> dict[str, int]:
         "vectors": size("pictures.*", "names.*"),
     }
     return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
+
+
+def _files_of(folder: Path) -> list[str]:
+    """Return what the page needs without its host, besides its pictures."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not name.startswith("pictures/")]
+
+
+def _version(folder: Path) -> str:
+    """Return a digest of all files, by which offline.js tells this page from an earlier one at its address."""
+    content = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()[:16]
 
 
 def _weight_text(sizes: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ let latest = 0; // number of the newest search: answers to older ones are droppe
 env.allowRemoteModels = false; // everything lies beside this page
 env.allowLocalModels = true;
 env.localModelPath = "./";
+env.useBrowserCache = false; // offline.js keeps the files, once
 env.backends.onnx.wasm.wasmPaths = { wasm: new URL("js/ort-wasm-simd-threaded.wasm", location.href).href };
 
 function element(name, properties = {}, ...children) {
@@ -209,6 +210,24 @@ async function start() {
   }
   say("Ready.");
   document.body.dataset.ready = "yes";
+  keepForOffline();
+}
+
+// Load all files and pictures through the service worker, which keeps them.  Browsers have none without HTTPS, besides
+// localhost, and in some private windows; the page then needs its host.
+async function keepForOffline() {
+  if (!navigator.serviceWorker) return;
+  try {
+    await navigator.serviceWorker.register(`offline.js?v=${facts.version}`);
+    if (!navigator.serviceWorker.controller) {
+      await new Promise((done) => navigator.serviceWorker.addEventListener("controllerchange", done, { once: true }));
+    }
+    const shown = facts.counts.pictures ? (await pictures()).rows.map(([file]) => `pictures/${file}`) : [];
+    for (const file of [location.href, "facts.json", ...facts.files, ...shown]) await (await fetch(file)).arrayBuffer();
+    document.body.dataset.offline = "yes";
+  } catch (error) {
+    console.info(`not kept for offline use: ${error.message}`);
+  }
 }
 
 byId("search").addEventListener("submit", (event) => {
