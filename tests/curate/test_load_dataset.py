@@ -13,7 +13,6 @@ import pytest
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from toy import write_tar
 from worldclip.contracts import layout
-from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
 from worldclip.plugins.publish.publish import prepare
 
@@ -28,7 +27,7 @@ def curate(pool_folder: Path, run: Path, **sections: Any) -> Path:
     """Curate a pool into the run, and return the run."""
     if not (run / "metadata").exists():
         write_metadata(run, LISTS)
-    run_stages(make_recipe(pool_folder, **sections), run, LocalExecutor(workers=1, quiet=True))
+    run_stages(make_recipe(pool_folder, **sections), run)
     return run
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from stages import run_stage, why_run
-from worldclip.core.execute import LocalExecutor
 
 CURATE = {"max_pairs": 7, "write": "tars", "samples_per_tar": 5}
 
@@ -20,7 +19,7 @@ def whole(tmp_path_factory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("whole")
     write_pool(place / "pool", make_shards(seed=4, num_shards=3, num_samples=10))
     write_metadata(place / "run", LISTS)
-    run_stages(make_recipe(place / "pool", curate=CURATE), place / "run", LocalExecutor(workers=1, quiet=True))
+    run_stages(make_recipe(place / "pool", curate=CURATE), place / "run")
     return place / "pool", place / "run"
 
 
@@ -65,6 +64,6 @@ def test_run_is_resumed_to_the_bytes_of_a_new_one(absent, whole, tmp_path):
         (old / "curate" / name).unlink()
     if not absent:
         run_stage("curate", make_recipe(pool, curate=CURATE | {"max_pairs": 5}), old)
-    run_stage("curate", make_recipe(pool, curate=CURATE), old, LocalExecutor(workers=1, quiet=True))
+    run_stage("curate", make_recipe(pool, curate=CURATE), old)
     assert read_bytes(old / "curate") == read_bytes(run / "curate")
     assert (old / "curate" / "README.md").exists()

@@ -22,7 +22,7 @@ from worldclip import match
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts, coin
-from worldclip.core.execute import Executor, LocalExecutor
+from worldclip.core.execute import Executor
 from worldclip.language import table as languages
 from worldclip.match.matcher.matcher import Matcher
 
@@ -141,7 +141,7 @@ def make_run(folder: Path, shards: Shards, stages: str = "pool match balance cur
     run = folder / "run"
     write_pool(folder / "pool", shards)
     write_metadata(run, LISTS)
-    run_stages(make_recipe(folder / "pool", **sections), run, LocalExecutor(workers=1, quiet=True), stages)
+    run_stages(make_recipe(folder / "pool", **sections), run, stages=stages)
     return run
 
 

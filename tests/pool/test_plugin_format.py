@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from plugin_package import installed, page_code, write_package
+from stages import QUIET
 from worldclip import pool
 from worldclip.core.errors import StageFailed
-from worldclip.core.execute import LocalExecutor
 
 GROUP = {"worldclip.pool_formats": "arrow = arrow_files:ARROW"}
 ROWS = (
@@ -22,7 +22,7 @@ ROWS = (
 
 def index_and_texts(folder: Path, run_dir: Path) -> list[list[object]]:
     run = pool.open_pool(folder, key="uid")
-    run.dir, run.executor = run_dir, LocalExecutor(workers=1, quiet=True)
+    run.dir, run.executor = run_dir, QUIET
     pool.index(run)
     texts = [pool.read_texts(shard, run.sections["pool"]) for shard in pool.shards(run)]
     return [[table.text.to_pylist(), table.reason.tolist(), table.text_idx.to_pylist()] for table in texts]

@@ -50,15 +50,15 @@ EMBEDDED_AT_ONCE = 256  # images per batch of an embedding model
 IMAGES_AT = b"worldclip.images"  # key in a file's metadata: the folder or tar of its images
 HASH_KIND = b"worldclip.hash"  # key in a file's metadata: hashes of different kinds cannot be compared
 
-# DCT-II basis in fixed point must fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit factors stay below
-# 2^58.
-_BASIS_FX = np.array(
-    [
-        [round(2**20 * math.cos(math.pi * f * (2 * x + 1) / (2 * GREY_SIDE))) for x in range(GREY_SIDE)]
-        for f in range(NUM_FREQUENCIES)
-    ],
-    dtype=np.int64,
-)
+
+def _wave_fx(frequency: int) -> list[int]:
+    """Return (GREY_SIDE,) values of a function of the DCT-II in fixed point."""
+    angles = (math.pi * frequency * (2 * x + 1) / (2 * GREY_SIDE) for x in range(GREY_SIDE))
+    return [round(2**20 * math.cos(angle)) for angle in angles]
+
+
+# Products fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit factors stay below 2^58.
+_BASIS_FX = np.array([_wave_fx(frequency) for frequency in range(NUM_FREQUENCIES)], dtype=np.int64)
 
 
 @compiled

@@ -77,7 +77,8 @@ def make_plan(radius: int, num_equal: int) -> SearchPlan:
     """Return the plan whose choices are all sets of `num_equal` of radius + num_equal bands."""
     num_bands = radius + num_equal
     # Band b holds bits b, b + m, b + 2m, ...: adjacent frequencies are correlated, so each band takes distant ones.
-    bands = tuple(sum(1 << bit for bit in range(band, HASH_BITS, num_bands)) for band in range(num_bands))
+    every_mth_bit = sum(1 << bit for bit in range(0, HASH_BITS, num_bands))
+    bands = tuple((every_mth_bit << band) % 2**HASH_BITS for band in range(num_bands))
     return SearchPlan(radius, bands, tuple(itertools.combinations(range(num_bands), num_equal)))
 
 

@@ -51,13 +51,11 @@ def _count_by_language(
     shape = (len(lang_names), len(Reason))
     counts = np.bincount(lang * len(Reason) + reason, minlength=shape[0] * shape[1]).reshape(shape)
     sums = np.bincount(lang, expected, len(lang_names))
-    return {
-        name: {
-            **{settled.column: int(counts[i, settled]) for settled in SETTLED_HERE},
-            "expected_pairs": float(sums[i]),
-        }
-        for i, name in enumerate(lang_names)
-    }
+    by_language: LanguageCounts = {}
+    for name, of_lang, expected_pairs in zip(lang_names, counts.tolist(), sums.tolist(), strict=True):
+        by_language[name] = {settled.column: of_lang[settled] for settled in SETTLED_HERE}
+        by_language[name]["expected_pairs"] = expected_pairs
+    return by_language
 
 
 def add_counts(total: LanguageCounts, counts: LanguageCounts) -> None:

@@ -160,8 +160,10 @@ def _splits_of(url: str, data: Sequence[str], configs: Sequence[Mapping[str, Any
     if "data_files" not in entry:
         return Splits(config, _by_words(inside))
     prefix = f"{folder}/" if folder else ""
-    patterns = dict(_patterns(entry["data_files"]))
-    return Splits(config, {name: _matching(data, [prefix + one for one in globs]) for name, globs in patterns.items()})
+    files: dict[str, list[str]] = {}
+    for name, globs in _patterns(entry["data_files"]):
+        files[name] = _matching(data, [prefix + pattern for pattern in globs])
+    return Splits(config, files)
 
 
 def _patterns(data_files: Any) -> Iterator[tuple[str, list[str]]]:
