@@ -176,7 +176,8 @@ def read_open_clip(
         raise UserError(
             f"{source} does not load as an open_clip model ({error}); do its weights and its configuration match?"
         ) from error
-    facts = Preprocess(max(settings.size), settings.resize_mode, settings.mean, settings.std)
+    size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
+    facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std)
     backend = OtherBackend(
         model.to(pick_device(options.device)),
         model.encode_image,
