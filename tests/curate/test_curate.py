@@ -402,7 +402,7 @@ def test_data_card_states_counts_settings_and_digests(pool_folder, run):
 
 def test_data_card_says_what_decided_the_language_and_which_models_saw_images(pool_folder, run, tmp_path):
     every_key = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
-    for folder, check in (("checked", {"path": "nsfw.onnx"}), ("other", None)):
+    for folder, check in (("checked", {"path": "/models/nsfw.onnx"}), ("other", None)):
         path = tmp_path / folder / "valid_keys.parquet"
         artifacts.write_table(path, pa.table({"key": sorted({*every_key})}), schemas.VALID_KEYS)
         if check is not None:
@@ -418,6 +418,7 @@ def test_data_card_says_what_decided_the_language_and_which_models_saw_images(po
         else:
             assert "its making is not recorded" in card
         assert "The language-identification model `lid176` chose each text's language" in card
+        assert "`pool.valid_keys` = `valid_keys.parquet`" in card, "the card is published: no folder of this machine"
     recipe = make_recipe(pool_folder, pool={"lang": "json:lang_truth"})
     assert "the one that the pool states in `json:lang_truth`" in data_card_of(recipe, run)
 

@@ -30,7 +30,8 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
     reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
-    recipe = shorten_paths(read_toml(run_dir))  # the card is published: no folder of this machine
+    whole = read_toml(run_dir)
+    recipe = shorten_paths(whole)  # the card is published: no folder of this machine
     parts = [
         "# Data card",
         f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against entry lists "
@@ -39,7 +40,7 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
         f"{_contents(recipe)} Rights in the images remain with their owners; requests for removal go into "
         "`pool.deny_keys`.",
         "## Filters before matching",
-        _filters(recipe),
+        _filters(whole),
         "## Sources of the entries",
         sources_table(manifests["metadata"]) or "Not recorded.",
         "## Settings",
@@ -91,7 +92,7 @@ def _filters(recipe: Mapping[str, Any]) -> str:
     pool = recipe["pool"]
     files = [("valid_keys", path) for path in filter(None, [pool.get("valid_keys")])]
     files += [("deny_keys", path) for path in pool.get("deny_keys", [])]
-    lines = [f"- `pool.{key}` = `{path}`: {_maker(Path(path).parent)}" for key, path in files]
+    lines = [f"- `pool.{key}` = `{shorten_paths(path)}`: {_maker(Path(path).parent)}" for key, path in files]
     own = "Matching, balancing and curating read texts and keys; they decoded no image and scored none with a model."
     before = "What the pool itself was filtered by before is not recorded here."
     return "\n".join([f"{own} {before}", *(["", *lines] if lines else [])])
@@ -106,7 +107,7 @@ def _maker(folder: Path) -> str:
         return "copies that `worldclip pool dedup` found by their keys." if is_dedup else "its making is not recorded."
     removed = artifacts.read_json(folder / "report.json")["counts"]["removed"]
     counts = ", ".join(f"{rule} {count:,}" for rule, count in removed.items()) or "none"
-    check = config["check"]
+    check = shorten_paths(config["check"])
     models = [f"classifier {name} (`{rule['path']}`)" for name, rule in check["classifiers"].items()]
     models += [f"faces (`{check['faces']['path']}`)"] if check["faces"]["path"] else []
     models += [f"embeddings (`{check['embedding_model']}`)"] if check.get("embedding_model") else []
