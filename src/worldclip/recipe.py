@@ -82,9 +82,10 @@ def run(
     """
     from worldclip.config import Recipe, load_recipe
     from worldclip.core.execute import LocalExecutor
+    from worldclip.core.settings import with_absolute_places
 
     names = _select(from_stage, until)
-    config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    config = with_absolute_places(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
     run_dir = run_folder(recipe, out)
     if from_run is not None:
@@ -110,10 +111,12 @@ def run_stages(
     restarted: Sequence[str] = (),
     part: slice | None = None,
     dry_run: bool = False,
+    recorded: Recipe | None = None,
 ) -> Run:
     """Walk `recipe` for some of its stages, under the lock of RUN; return the context with the stages' reports.
 
-    restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.
+    restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.  recorded:
+    what RUN/recipe.toml then holds (default: config).
     """
     from worldclip.core.artifacts import MANIFEST, describe_run, remove, write_json
     from worldclip.core.console import logged_to
@@ -145,7 +148,7 @@ def run_stages(
             (run_dir / stage / MANIFEST).unlink(missing_ok=True)
         for stage in {*restarted[:1], "train"} & {*restarted}:  # the first one and train start empty
             remove(run_dir / stage)
-        with _recorded(config, context):
+        with _recorded(recorded or config, context):
             recipe(context)
     return context
 

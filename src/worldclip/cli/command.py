@@ -27,7 +27,7 @@ from worldclip.core.execute import create_executor
 from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, Metavar, Place
 from worldclip.core.redact import redact
-from worldclip.core.settings import section_name, with_value
+from worldclip.core.settings import section_name, with_absolute_places, with_value
 
 JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
 EXECUTOR = Flag(
@@ -107,7 +107,7 @@ def parse_command(
         for key, value in given.items():
             if key.startswith("config."):
                 config = with_value(config, key.split(".")[1:], value)
-        values["config"] = config
+        values["config"] = with_absolute_places(config)
     return SimpleNamespace(**parsed), values
 
 

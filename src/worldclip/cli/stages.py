@@ -112,7 +112,16 @@ def run_stage(
         run_stages(flagged, run_dir, names, executor=executor, dry_run=True)
         return None, ""
     part = read_slice(shards) if shards else None
-    run_stages(flagged, run_dir, [stage], executor=executor, part=part)
+    # an export is one of many: its flags are no part of the run, and the next call does not repeat them
+    recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
+    run_stages(
+        flagged,
+        run_dir,
+        [stage],
+        executor=executor,
+        part=part,
+        recorded=recorded if stage == "export" else None,
+    )
     if push:
         push_exports(layout.exported(run_dir), push, dry_run)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])

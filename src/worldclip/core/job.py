@@ -245,6 +245,7 @@ class Run:
         work: Callable[[Run, Job], Result],
         config: Record | None = None,
         needs: Callable[[Run], Iterable[str]] | None = None,
+        check: Callable[[Run, Job], object] | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
         is_redone: bool = True,
@@ -252,7 +253,8 @@ class Run:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
-        packages, devices, datasets, disk.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
+        packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
+        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
         Job.
         """
         if not self.asks_for(name):
@@ -272,10 +274,14 @@ class Run:
         if self.part is not None:
             if work_on_part is None:
                 raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
+            if check is not None:
+                check(self, job)
             (job.folder / MANIFEST).unlink(missing_ok=True)
             reports = work_on_part(self, self.part)
             say(name, f"{len(reports):,} shards done. Rerun without --shards to finish the stage.")
             return True
+        if check is not None:
+            check(self, job)
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         self.reports[name] = job.run(lambda: work(self, job))

@@ -117,8 +117,8 @@ class Place:
         """Return a field's value with its relative paths made absolute; URLs and `~` stay."""
         if isinstance(value, dict):
             return {name: self.resolve(item, folder) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self.resolve(item, folder) for item in value]
+        if isinstance(value, list | tuple):
+            return type(value)(self.resolve(item, folder) for item in value)
         if not isinstance(value, str):
             return value
         prefix, path = "", value

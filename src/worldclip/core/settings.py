@@ -121,6 +121,24 @@ def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
     return {**config, name: value} if is_table else dataclasses.replace(config, **{name: value})
 
 
+def with_absolute_places(config: Any) -> Any:
+    """Return a config whose paths (Place) are absolute: relative ones start at the working directory."""
+    fields = _fields(config.__class__).items()
+    values = {name: _with_absolute_places(getattr(config, name), marks) for name, (_, marks) in fields}
+    return dataclasses.replace(config, **values)
+
+
+def _with_absolute_places(value: Any, marks: Sequence[Any]) -> Any:
+    if dataclasses.is_dataclass(value):
+        return with_absolute_places(value)
+    if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+        return {name: with_absolute_places(item) for name, item in value.items()}
+    for mark in marks:
+        if isinstance(mark, Place):
+            value = mark.resolve(value, Path.cwd())
+    return value
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
@@ -135,10 +153,10 @@ def load_config(
 ) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
-    Relative paths in a TOML file are relative to `folder`, by default its own (Place); a run's recipe.toml and nested
-    dicts hold absolute ones.  Those of overrides are relative to the working directory.  Raises UserError with every
-    problem.  Keys of one section that depend on each other are compared only where all of its keys are known and of the
-    right type: a misspelled key is reported without its consequences.
+    Relative paths in a TOML file are relative to `folder`, by default its own (Place), those of overrides to the
+    working directory; all become absolute.  Raises UserError with every problem.  Keys of one section that depend on
+    each other are compared only where all of its keys are known and of the right type: a misspelled key is reported
+    without its consequences.
     is_final: False for values that flags may still replace: only unknown keys and wrong types are problems, and the
     caller asks for `problems` afterwards.
     section_of: returns another section of the recipe, by its class, where `cls` is one section of it.
@@ -151,6 +169,8 @@ def load_config(
         _resolve_places(cls, values, folder)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
+    if overrides:
+        _resolve_places(cls, values, Path.cwd())
     config: Config = loader.build(cls, values, _prefix(cls))
     problems = [
         *loader.problems,

@@ -31,7 +31,7 @@ from worldclip.pool.config import PoolConfig
 
 def curate(run: Run) -> None:
     """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, keys.npy, DATA_CARD.md."""
-    run.stage("curate", inputs=_inputs, work=_curate, work_on_part=_curate_part)
+    run.stage("curate", inputs=_inputs, work=_curate, check=_check, work_on_part=_curate_part)
 
 
 def reason_to_run(run: Run) -> str | None:
@@ -59,7 +59,6 @@ def _curate(run: Run, job: Job) -> Result:
 
     config = run.section(CurateConfig)
     accounting = read_accounting(run.dir)
-    _check(run)
     shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)
     settled: LanguageCounts = {}
@@ -113,10 +112,7 @@ def _say_what_became(total: PairCounts, unit: str) -> None:
 
 
 def _curate_part(run: Run, part: slice) -> Sequence[Report]:
-    """Write the kept pairs of some shards.  Raises UserError under caps, which all shards decide together."""
-    if run.section(CurateConfig).max_pairs is not None:
-        raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
-    _check(run)
+    """Write the kept pairs of some shards."""
     return _curate_shards(run, pool.indexed_shards(run, part))[1]
 
 
@@ -174,9 +170,11 @@ def online_work(run: Run) -> CurateWork:
     return curate_work(run, read_bounds(run.dir, run.section(CurateConfig)))
 
 
-def _check(run: Run) -> None:
-    """Raise UserError for languages without entries in this run, and for tars from a pool without images."""
+def _check(run: Run, job: Job) -> None:
+    """Raise UserError for languages without entries in this run, tars from a pool without images, caps by slices."""
     config = run.section(CurateConfig)
+    if run.part is not None and config.max_pairs is not None:
+        raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
     languages = artifacts.require_manifest(run.dir, "match")["languages"]
     named = {setting: list(getattr(config, setting)) for setting in ("include", "exclude")}
     named["max_pairs"] = list(config.max_pairs) if isinstance(config.max_pairs, dict) else []

@@ -40,7 +40,7 @@ def evaluate(run: Run) -> None:
 
     evaluate.processes share the work, whatever the executor: each loads the model.
     """
-    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run), needs=_needs)
+    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run), needs=_needs, check=_check)
 
 
 def _needs(run: Run) -> Iterator[str]:
@@ -55,6 +55,16 @@ def _needs(run: Run) -> Iterator[str]:
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
     own_names = [name for name in config.dataset_names if name not in held_out]
     yield from problems_of(_load_all, own_names, config, run.dir, run.section(LanguagesConfig).table)
+
+
+def _check(run: Run, job: Job) -> None:
+    """Raise UserError for an unknown model to compare with, and for a language that no dataset has."""
+    config = run.section(EvaluateConfig)
+    if config.suite == "paper":
+        suites.of_model(config.against)
+    if config.languages:
+        loaded = _load_all(config.dataset_names, config, run.dir, run.section(LanguagesConfig).table)
+        engine.list_pairs(loaded, config.languages)
 
 
 def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:

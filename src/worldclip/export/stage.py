@@ -31,12 +31,20 @@ from worldclip.pool.embedded import open_embedded
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage("export", inputs=_inputs, work=_export_run, needs=_needs)
+    run.stage("export", inputs=_inputs, work=_export_run, needs=_needs, check=_check)
 
 
 def _needs(run: Run) -> Iterator[str]:
     yield from missing_packages("export", TORCH.modules, extra=TORCH.extra)
     yield from _format_problems(run.section(ExportConfig))
+
+
+def _check(run: Run, job: Job) -> None:
+    """Raise UserError for a language to keep that is unknown, and a corpus that does not exist."""
+    config = run.section(ExportConfig)
+    _codes(config, run.section(LanguagesConfig).table)
+    if missing := [name for name in config.corpus if not Path(name).exists()]:
+        raise UserError(f"export.corpus: {', '.join(missing)} does not exist; name files of texts")
 
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:

@@ -43,7 +43,7 @@ NUM_MISSING_NAMED = 8  # languages without a list that a line names
 
 def match(run: Run) -> None:
     """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
-    run.stage("match", inputs=_inputs, work=_match, work_on_part=_match_part)
+    run.stage("match", inputs=_inputs, work=_match, check=_check, work_on_part=_match_part)
 
 
 def _inputs(run: Run) -> Record:
@@ -116,7 +116,6 @@ def _match_part(run: Run, part: slice) -> Sequence[Report]:
 
 def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
     """Write texts and counts of each shard; return the reports of the texts."""
-    _check_merges(work)
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
@@ -157,8 +156,9 @@ def match_work(run: Run) -> MatchWork:
     )
 
 
-def _check_merges(work: MatchWork) -> None:
+def _check(run: Run, job: Job) -> None:
     """Raise UserError for every merge from an unknown label or to a language that the run does not have."""
+    work = match_work(run)
     labels = lid.read_labels(work.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():

@@ -194,7 +194,7 @@ def _stem(name: str) -> str:
 
 def index(run: Run) -> None:
     """Build the pool that the recipe asks for, if any, then write RUN/pool/index/<shard>.parquet of every shard."""
-    run.stage("pool", inputs=_inputs, work=_index_pool, needs=_needs, work_on_part=_index_part)
+    run.stage("pool", inputs=_inputs, work=_index_pool, needs=_needs, check=_check, work_on_part=_index_part)
 
 
 def _needs(run: Run) -> Iterator[str]:
@@ -243,11 +243,18 @@ def _index_pool(run: Run, job: Job) -> Result:
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    """Index some shards.  Raises UserError for a pool that the run builds, which is no list of shards."""
+    """Index some shards."""
     config = run.section(PoolConfig)
-    if config.build:
-        raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
     return _index(shards(run, part), config, layout.stage_dir(run.dir, "pool"), run.executor)
+
+
+def _check(run: Run, job: Job) -> None:
+    """Raise UserError for a column that no shard has, and for slices of a pool that the run builds."""
+    config = run.section(PoolConfig)
+    if not config.build:
+        check_names(shards(run), config)
+    elif run.part is not None:
+        raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
 
 def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:

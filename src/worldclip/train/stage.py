@@ -45,6 +45,7 @@ def train(run: Run) -> None:
         work=_train_once,
         config=_config(run),
         needs=_needs,
+        check=_check,
         plan=_plan,
         is_redone=False,  # checkpoints are not trained again because a file changed since
     )
@@ -187,14 +188,19 @@ def _help_train(run: Run) -> None:
             Trainer(run, world, start, tokenizer).run()
 
 
-def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
-    """Create RUN/train, or check that its checkpoints come from the same config and inputs.
+def _check(run: Run, job: Job) -> None:
+    """Raise UserError for checkpoints of another config or other inputs, and a batch that the ranks cannot share."""
+    _plan_or_resume(run, job, num_ranks())
 
-    Returns the schedule.  A resumed run keeps the recorded one, so that the batch size does not depend on the present
-    number of processes.  Raises UserError if RUN/train has checkpoints of another config or other inputs.
+
+def _plan_or_resume(run: Run, job: Job, world_size: int) -> tuple[Schedule, bool]:
+    """Return (schedule, whether training starts anew): the recorded schedule, else the one that the recipe asks for.
+
+    Raises UserError if RUN/train has checkpoints of another config or other inputs.
     """
     config, train_dir = run.section(TrainConfig), job.folder
     path = train_dir / "config.json"
+    schedule = None
     if path.exists():
         recorded = artifacts.read_json(path)
         changes = changed_keys(recorded["config"], job.config)
@@ -203,14 +209,27 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
             raise UserError(problems)
         if not changes:
             schedule = Schedule(**recorded["schedule"])
-            check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-            return schedule
     elif checkpoints(train_dir):
         raise UserError(f"{path} is missing although there are checkpoints; restore it or restart with --from train")
-    schedule = plan_schedule(config, run.dir, world_size)
+    is_new = schedule is None
+    schedule = schedule or plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
+    return schedule, is_new
+
+
+def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
+    """Create RUN/train, or check that its checkpoints come from the same config and inputs.
+
+    Returns the schedule.  A resumed run keeps the recorded one, so that the batch size does not depend on the present
+    number of processes.  Raises UserError if RUN/train has checkpoints of another config or other inputs.
+    """
+    schedule, is_new = _plan_or_resume(run, job, world_size)
+    if not is_new:
+        return schedule
+    config, train_dir = run.section(TrainConfig), job.folder
     artifacts.remove(train_dir)
-    artifacts.write_json(path, {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)})
+    record = {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)}
+    artifacts.write_json(train_dir / "config.json", record)
     if config.scale.is_set:
         say(
             "train",
