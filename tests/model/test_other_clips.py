@@ -98,6 +98,58 @@ def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+def test_siglip_pads_on_the_side_that_its_tokenizer_states(tmp_path: Path) -> None:
+    model, processor, context_length = small_model("siglip")
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, context_length)
+    record = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(record | {"padding_side": "left"}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    clip = worldclip.load(tmp_path, device="cpu")
+    for texts in (["a red apple"], ["apple", "a long text of many words", "red"]):
+        inputs = tokenizer(texts, return_tensors="pt", truncation=True, max_length=16, padding="max_length")
+        assert inputs["input_ids"][0, 0] == 1
+        expected = unit(model.get_text_features(input_ids=inputs["input_ids"]))
+        np.testing.assert_allclose(clip.encode_text(texts), expected, atol=2e-6)
+
+
+def test_a_folder_of_sentence_transformers_names_the_folder_that_loads(tmp_path: Path) -> None:
+    model, processor, context_length = small_model("clip")
+    inner = tmp_path / "0_CLIPModel"
+    model.save_pretrained(inner)
+    processor.save_pretrained(inner)
+    save_tokenizer(inner, context_length)
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(UserError, match=r"it holds a model in 0_CLIPModel; load that folder: .*0_CLIPModel'"):
+        worldclip.load(tmp_path)
+    assert worldclip.load(inner, device="cpu").embed_dim == 24
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        (
+            {"model_type": "jina_clip", "auto_map": {"AutoConfig": "configuration_clip.JinaCLIPConfig"}},
+            "code of its own",
+        ),
+        (
+            {"model_type": "M-CLIP", "modelBase": "xlm-roberta-large"},
+            "'M-CLIP' model, which transformers does not know",
+        ),
+    ],
+)
+def test_models_that_need_another_library_are_refused_in_our_own_words(
+    record: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=problem) as caught:
+        worldclip.load(tmp_path, device="cpu")
+    assert "trust_remote_code" not in str(caught.value)
+    assert "upgrade" not in str(caught.value)
+
+
 def test_special_strings_in_a_text_stay_text(saved: tuple[Path, Any, Any, Any]) -> None:
     clip = worldclip.load(saved[0], device="cpu")
     ids = clip.tokenizer.encode(["apple </s> apple"]).ids.tolist()

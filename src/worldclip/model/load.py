@@ -177,6 +177,8 @@ def _reasons(path: Path, missing: dict[str, str | None]) -> list[str]:
             f"it holds {', '.join(checkpoints[:3])}; load the file and say what it is: "
             f"worldclip.load({str(path / checkpoints[0])!r}, arch=...)"
         )
+    elif folders := _model_folders(path):
+        remedy = f"it holds a model in {', '.join(folders[:3])}; load that folder: {str(path / folders[0])!r}"
     else:
         remedy = f"if it is a run, train it first: worldclip train {path}"
     return [
@@ -184,6 +186,13 @@ def _reasons(path: Path, missing: dict[str, str | None]) -> list[str]:
         "not a run: no train/step_*",
         *(f"not in the layout {layout!r}: {reason}" for layout, reason in missing.items()),
     ]
+
+
+def _model_folders(path: Path) -> list[str]:
+    """Return the folders below, such as 0_CLIPModel of Sentence Transformers, that hold a model in some layout."""
+    formats = readable_formats().values()
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+    return [folder.name for folder in folders if any(module.missing(folder) is None for module in formats)]
 
 
 def _local_path(source: str | Path, precision: str | None) -> Path:

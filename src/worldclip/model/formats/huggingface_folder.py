@@ -89,7 +89,14 @@ def _read_config(folder: Path) -> Any:
     try:
         config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise UserError(f"{folder} does not load as a Hugging Face model ({error})") from error
+        record = read_config_json(folder)
+        if "auto_map" in record:
+            reason = "names code of its own, which is never run; export it to ONNX with its own library"
+        elif "model type" in str(error):  # transformers advises to install another version of itself
+            reason = f"holds a {record.get('model_type')!r} model, which transformers does not know"
+        else:
+            reason = f"does not load as a Hugging Face model ({error})"
+        raise UserError(f"{folder} {reason}") from error
     if config.model_type == "metaclip_2_vision_model":
         raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
     for tower in (getattr(config, "vision_config", None), getattr(config, "text_config", None)):

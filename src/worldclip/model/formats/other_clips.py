@@ -68,6 +68,7 @@ class OtherBackend:
     embed_dim: int
     padded_length: int | None
     """Length to which every text is padded; None: that of its chunk."""
+    pads_left: bool = False
 
     @property
     def logit_scale(self) -> float:
@@ -87,6 +88,11 @@ class OtherBackend:
             width = max(ids_BT.shape[1], self.padded_length or 0)
             ids_BT = np.pad(ids_BT, ((0, 0), (0, width - ids_BT.shape[1])), constant_values=tokens.pad_id)
             mask_BT = np.arange(width) < tokens.lengths[rows][:, None]
+            if self.pads_left:
+                ids_BT = np.stack(
+                    [np.roll(ids_T, width - n) for ids_T, n in zip(ids_BT, tokens.lengths[rows], strict=True)]
+                )
+                mask_BT = mask_BT[:, ::-1].copy()
             features_BD[rows] = self._unit(self.text_tower, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
         return features_BD
 
@@ -131,6 +137,7 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         text_tower,
         _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
         context_length if is_padded else None,
+        pads_left=is_padded and hf.padding_side == "left",
     )
     return Clip(backend, _tokenizer_of(hf, to_ids, context_length), processor)
 
