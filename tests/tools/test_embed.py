@@ -151,7 +151,7 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
         ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
         ([model, str(world / "photos"), "--out", out, "--of", "texts"], "no .tar, .parquet, .jsonl, .jsonl.gz, .csv, "),
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
-        ([model, str(table), "--out", out], "set it to the column of the key: uid"),
+        ([model, str(table), "--out", out, "--key", "urn"], "pool.key: no column or field 'urn'"),
         ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
         ([model, pool, "--out", str(run)], "is a run, whose files would be removed; choose an empty directory"),
         ([model, pool, "--out", str(other)], "was written by check, not by embed; choose an empty directory"),
@@ -211,3 +211,16 @@ def test_vectors_stand_in_the_table_where_asked_for_and_search_still_works(world
         vectors = np.stack(table["vector"].to_numpy())
         np.testing.assert_array_equal(vectors, np.load(f"{place}.npy"))
     assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
+
+
+@pytest.mark.parametrize("columns", [("uid", "caption"), ("name", "caption")])
+def test_a_table_is_embedded_by_the_column_that_usually_identifies_a_pair_or_by_its_rows(
+    columns, world, tmp_path, capfd
+):
+    (tmp_path / "pool").mkdir()
+    table = pa.table({columns[0]: ["a", "b"], columns[1]: ["a red apple", "cat"]})
+    pq.write_table(table, tmp_path / "pool" / "0.parquet")
+    embed(world / "model", tmp_path / "pool", tmp_path / "out", of=("texts",), executor=quiet())
+    keys = pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist()
+    assert keys == (["a", "b"] if columns[0] == "uid" else ["0.parquet#0", "0.parquet#1"])
+    assert "--key names another column" in capfd.readouterr().err

@@ -32,6 +32,7 @@ from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
@@ -43,8 +44,12 @@ from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own
+from worldclip.pool.formats import format_of
+from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
 from worldclip.pool.stage import root as pool_root
+from worldclip.tools.known_pools import key_column
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -90,6 +95,7 @@ def embed(
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
     run = pools.open_pool(pool, key)
+    run = _with_usual_key(run) if key is None else run
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
     loaded = WorkerModel(source, options)
@@ -130,6 +136,24 @@ def embed(
             load_here.cache_clear()
 
     return Job("embed", folder, config, inputs).run_once(work)
+
+
+def _with_usual_key(run: Run) -> Run:
+    """Return the run with the column of a table that usually identifies a pair, or its row, where no key is set."""
+    config = run.section(PoolConfig)
+    if config.key != "member":
+        return run
+    try:
+        shard = pools.shards(run)[0]
+        pool_format = format_of(shard.name)
+        if not isinstance(pool_format, TableFormat):
+            return run
+        names = pool_format.field_names(shard, config)
+    except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
+        return run
+    usual = key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
+    say("embed", f"{usual!r} identifies a pair; --key names another column")
+    return dataclasses.replace(run, sections={**run.sections, "pool": dataclasses.replace(config, key=usual)})
 
 
 def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
