@@ -293,8 +293,14 @@ def steps(folder: Path) -> None:
             (folder / f"differing.{world.size}.json").write_text(json.dumps(differing))
 
 
+WAIT_S = 0.5
+
+
 def waits(folder: Path) -> None:
-    """Let rank 0 come late to a barrier, then to an exchange of tensors.  Rank 1 notes what became of both."""
+    """Let rank 0 come late by three time-outs: to the start, a record, an exchange of tensors, and a save's barrier.
+
+    Rank 1 writes what became of the last two.
+    """
     import datetime
     import time
 
@@ -302,17 +308,61 @@ def waits(folder: Path) -> None:
 
     from worldclip.train import distributed
 
-    distributed.STEP_TIMEOUT = datetime.timedelta(seconds=1)
-    with distributed.connected_ranks("cpu") as world:
-        distributed.all_reduce(torch.ones(1), world)
-        time.sleep(3 if world.is_first else 0)
-        distributed.barrier(world)
+    limit = datetime.timedelta(seconds=WAIT_S)
+    distributed.FIRST_STEP_TIMEOUT = limit
+    is_late = os.environ["RANK"] == "0"
+
+    def be_late() -> None:
+        time.sleep(3 * WAIT_S if is_late else 0)
+
+    def wait_in_vain(name: str, exchange: Any) -> None:
+        be_late()
         try:
-            time.sleep(3 if world.is_first else 0)
-            distributed.all_reduce(torch.ones(1), world)
+            exchange()
         except RuntimeError as error:
-            (folder / f"{world.rank}.txt").write_text(str(error))
+            (folder / f"{name}.{os.environ['RANK']}.txt").write_text(str(error))
+
+    be_late()
+    with distributed.connected_ranks("cpu") as world:
+        with distributed.limited_waits(world, limit):
+            distributed.all_reduce(torch.ones(1), world)
+        be_late()
+        assert distributed.broadcast_record(world.rank, world) == 0
+        wait_in_vain("step", lambda: distributed.all_reduce(torch.ones(1), world))
+        with distributed.limited_waits(world, limit):
+            wait_in_vain("save", lambda: distributed.barrier(world))
         os._exit(0)  # after a time-out the groups cannot be closed in order
+
+
+def hang(folder: Path) -> None:
+    """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
+    import threading
+
+    import torch
+
+    from worldclip.core.errors import WorkStopped
+    from worldclip.train import checkpoint_writer
+    from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
+    from worldclip.train.distributed import connected_ranks
+
+    write_shard = checkpoint_writer._write_shard
+
+    def write(folder: Path, tensors: Any, world: Any) -> None:
+        if world.rank == 1:
+            threading.Event().wait()
+        write_shard(folder, tensors, world)
+
+    checkpoint_writer._write_shard = write
+    checkpoint_writer.WRITE_TIMEOUT_S = WAIT_S
+    with connected_ranks("cpu") as world:
+        writer = CheckpointWriter(folder, world, keep_last=1)
+        tensors = {"weights.a": LocalTensor(torch.full((2, 3), 1.0), (4, 3), 2 * world.rank)}
+        try:
+            for step in (1, 2):
+                writer.start(step, tensors, {"updates": step}, lambda folder: None)
+        except WorkStopped as error:
+            writer.close()
+            sys.exit(str(error))
 
 
 def train(folder: Path) -> None:
@@ -323,7 +373,7 @@ def train(folder: Path) -> None:
 
     from stages import context
     from worldclip.config import load_recipe
-    from worldclip.core.errors import UserError
+    from worldclip.core.errors import UserError, WorkStopped
     from worldclip.train import train as run_training
 
     torch.set_num_threads(1)
@@ -331,7 +381,7 @@ def train(folder: Path) -> None:
     counts_at_steps = count_collectives()
     try:
         run_training(context(whole, folder / "run"))
-    except UserError as error:
+    except (UserError, WorkStopped) as error:
         sys.exit(str(error))
     (folder / f"collectives.{os.environ['RANK']}.json").write_text(json.dumps(counts_at_steps))
 
@@ -425,4 +475,4 @@ def count_collectives() -> list[dict[str, int]]:
     return counts_at_steps
 
 
-TASKS = {function.__name__: function for function in (steps, train, train_disturbed, train_late, waits)}
+TASKS = {function.__name__: function for function in (hang, steps, train, train_disturbed, train_late, waits)}

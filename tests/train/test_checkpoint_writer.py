@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import safetensors
 import torch
 
 from worldclip.contracts import layout
-from worldclip.core.errors import UserError
-from worldclip.train import checkpoint_writer
+from worldclip.core.errors import UserError, WorkStopped
+from worldclip.train import checkpoint_writer, distributed
 from worldclip.train.checkpoint import CheckpointReader, consolidate, find_corruption, remove_old, write_digests
 from worldclip.train.checkpoint_writer import (
     MAX_FAILED_SAVES,
@@ -47,6 +49,31 @@ def test_a_failed_checkpoint_is_warned_about_and_the_next_one_is_written(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:09}" for step in (1, 4, 6)]
 
 
+def test_an_error_of_the_disk_in_safetensors_costs_one_checkpoint(tmp_path, monkeypatch, capfd):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", lambda *_, **__: raise_(EIO))
+        save(writer, 1)
+        with pytest.raises(safetensors.SafetensorError):
+            writer._running.result()
+    save(writer, 2)
+    writer.wait()
+    assert steps(tmp_path) == [2]
+    assert "os error 5" in capfd.readouterr().err
+
+
+def test_a_disk_that_takes_no_folder_costs_one_checkpoint(tmp_path, monkeypatch, capfd):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda *_, **__: raise_(OSError(28, "No space left on device", str(tmp_path))))
+        save(writer, 1)
+        with pytest.raises(OSError, match="No space left"):
+            writer._running.result()
+    save(writer, 2)
+    writer.wait()
+    assert steps(tmp_path) == [2]
+
+
 def test_training_does_not_go_on_for_ever_without_a_checkpoint(tmp_path):
     writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
     for step in range(MAX_FAILED_SAVES):
@@ -76,21 +103,58 @@ def rows_of(rank: int) -> dict[str, LocalTensor]:
     return {f"weights.{name}": LocalTensor(torch.full((2, 3), float(rank)), (4, 3), 2 * rank) for name in "abcdefgh"}
 
 
-def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
+def soon() -> tuple[float, Event]:
+    """Return the deadline of a wait for notes, and what ends it."""
+    return time.monotonic() + checkpoint_writer.WRITE_TIMEOUT_S, Event()
+
+
+EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), EIO], ids=["full disk", "EIO"])
+def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: raise_(error))
+    with pytest.raises(type(error)):
         _write_shard(tmp_path, rows_of(1), World(1, 2))
     monkeypatch.undo()
     _write_shard(tmp_path, rows_of(0), World(0, 2))
-    with pytest.raises(OSError, match=r"rank 1: .*No space left"):
-        _write_index(tmp_path, World(0, 2))
+    with pytest.raises(OSError, match=r"rank 1: .*(No space left|os error 5)"):
+        _write_index(tmp_path, World(0, 2), *soon())
 
 
 def test_a_rank_that_is_lost_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_writer, "_NOTE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(checkpoint_writer, "WRITE_TIMEOUT_S", 0.05)
     _write_shard(tmp_path, rows_of(0), World(0, 2))
-    with pytest.raises(TimeoutError, match="rank 1 did not write"):
-        _write_index(tmp_path, World(0, 2))
+    with pytest.raises(TimeoutError, match="rank 1 has not written"):
+        _write_index(tmp_path, World(0, 2), *soon())
+
+
+def test_a_writer_that_closes_waits_shortly_for_a_dead_rank(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_writer, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(distributed, "barrier", lambda world: None)
+    writer = CheckpointWriter(tmp_path, World(0, 2), keep_last=1)
+    save(writer, 1)
+    start = time.monotonic()
+    writer.close()
+    assert time.monotonic() - start < 5
+    with pytest.raises(TimeoutError, match="rank 1 has not written"):
+        writer.wait()
+
+
+def test_a_write_that_hangs_ends_the_run_and_not_the_wait_for_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_writer, "WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(checkpoint_writer, "CLOSE_TIMEOUT_S", 0.05)
+    end = Event()
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=1)
+    writer.start(1, WEIGHTS, {"updates": 1}, lambda folder: end.wait())
+    with pytest.raises(WorkStopped, match=r"step_000000001: rank 0 has not written its part .* file system hangs"):
+        save(writer, 2)
+    writer.close()
+    end.set()
 
 
 def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch):
@@ -98,7 +162,7 @@ def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch)
     folder.mkdir(parents=True)
     for rank in (1, 0):
         _write_shard(folder, rows_of(rank), World(rank, 2))
-    _write_index(folder, World(0, 2))
+    _write_index(folder, World(0, 2), *soon())
     (folder.parent / "state.json").write_text('{"updates": 1}')
     opened, safe_open = [], safetensors.safe_open
     monkeypatch.setattr(safetensors, "safe_open", lambda path, **how: opened.append(path) or safe_open(path, **how))
@@ -128,7 +192,7 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
     (tmp_path / "trainer" / "shards").mkdir(parents=True)
     for rank in (1, 0):
         _write_shard(tmp_path / "trainer" / "shards", rows_of(rank), World(rank, 2))
-    digests = _write_index(tmp_path / "trainer" / "shards", World(0, 2))
+    digests = _write_index(tmp_path / "trainer" / "shards", World(0, 2), *soon())
     (tmp_path / "trainer" / "state.json").write_text('{"updates": 1}')
     write_digests(tmp_path, digests)
     assert find_corruption(tmp_path) is None
@@ -149,7 +213,7 @@ def test_rows_that_ranks_hold_in_turns_are_read_by_any_number_of_ranks(tmp_path,
         _write_shard(
             folder, {"rows.a": LocalTensor(table[rank::3].contiguous(), (10, 2), rank, stride=3)}, World(rank, 3)
         )
-    _write_index(folder, World(0, 3))
+    _write_index(folder, World(0, 3), *soon())
     (folder.parent / "state.json").write_text('{"updates": 1}')
     reader = CheckpointReader(tmp_path)
     assert torch.equal(reader.read("rows.a"), table)
@@ -161,7 +225,7 @@ def test_missing_rows_are_named(tmp_path):
     folder = tmp_path / "trainer" / "shards"
     folder.mkdir(parents=True)
     _write_shard(folder, {"rows.a": LocalTensor(torch.zeros(4, 2), (10, 2), 3)}, World(0, 1))
-    _write_index(folder, World(0, 1))
+    _write_index(folder, World(0, 1), *soon())
     (folder.parent / "state.json").write_text('{"updates": 1}')
     with pytest.raises(UserError, match=r"4 of 10 rows of rows\.a; the checkpoint is incomplete"):
         CheckpointReader(tmp_path).read("rows.a")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks
+from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks, start_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.step import train_step
@@ -169,8 +169,17 @@ def assert_checkpoints_agree(folder: Path, variant: str, world_size: int) -> Non
     assert (two / "model.safetensors").stat().st_size == (one / "model.safetensors").stat().st_size
 
 
-@pytest.mark.slow
-def test_a_step_waits_for_minutes_and_a_barrier_for_hours(tmp_path):
-    """With a second in place of ten minutes: rank 1 waits three for a barrier, and not for an exchange of tensors."""
+def test_ranks_wait_for_a_late_start_and_record_but_not_for_a_step_or_a_save(tmp_path):
+    """Rank 0 is late by three time-outs of a step, each time."""
     run_on_ranks("waits", tmp_path, 2)
-    assert "imed out" in (tmp_path / "1.txt").read_text()
+    for name in ("step", "save"):
+        assert "imed out" in (tmp_path / f"{name}.1.txt").read_text()
+
+
+def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):
+    processes = start_ranks("hang", tmp_path, 2)
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    assert 0 not in [process.returncode for process in processes]
+    assert "rank 1 has not written its part" in errors[1]
+    assert "rank 1 has not written 00001_of_00002" in errors[0]
+    assert not list(tmp_path.glob("step_*"))

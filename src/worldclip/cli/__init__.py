@@ -24,7 +24,7 @@ from worldclip.cli.overview import (
 )
 from worldclip.contracts import layout
 from worldclip.core.console import set_level
-from worldclip.core.errors import BadShard, StageFailed, UserError, disk_error
+from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
 from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(_choose_level(arguments))
     except UserError as error:
         return _complain(error.problems, 2)
-    except (BadShard, StageFailed) as error:
+    except (BadShard, StageFailed, WorkStopped) as error:
         return _complain([str(error)], 1)
     except ImportError as error:
         return _complain([str(error)], 2)

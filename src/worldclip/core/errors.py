@@ -1,4 +1,4 @@
-"""The three ways in which work can fail, and the exit code of each (set in cli/); no message holds a credential."""
+"""The ways in which work can fail, and the exit code of each (set in cli/); no message holds a credential."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class BadShard(RuntimeError):
 
 class InputChanged(BadShard):
     """An input that is not the one that was listed; the work is done again (core/job.py)."""
+
+
+class WorkStopped(RuntimeError):
+    """Work that stopped at a fault of the machine; the same command resumes it.  Exit code 1."""
 
 
 class MissingPackage(ImportError):

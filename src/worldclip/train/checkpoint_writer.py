@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import step_folder
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.console import say
-from worldclip.core.errors import naming
+from worldclip.core.errors import WorkStopped, naming
 from worldclip.core.job import Record
 from worldclip.train.checkpoint import (
     MODEL,
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 MAX_FAILED_SAVES = 3  # consecutive failures after which training stops
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
 _POLL_S = 0.02  # interval of looking for the notes of the other ranks
-_NOTE_TIMEOUT_S = 30 * 60  # a rank that has not written its rows by then is lost
+WRITE_TIMEOUT_S = 30 * 60  # longest write: a file system that hangs raises no error
+CLOSE_TIMEOUT_S = 30  # as long as torchrun waits before it kills a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dic
 class CheckpointWriter:
     """Writes checkpoints in a thread while training continues, one at a time.
 
-    A failed write costs that checkpoint; training goes on to the next one, MAX_FAILED_SAVES times in a row at most.
+    A failed write costs that checkpoint; training goes on to the next one, MAX_FAILED_SAVES times in a row at most.  A
+    write that hangs ends the run: the thread cannot be ended, and is left behind as a daemon.
     """
 
     def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
@@ -101,8 +105,10 @@ class CheckpointWriter:
         self.train_dir, self.world = train_dir, world
         self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
         self.num_failed = 0  # consecutive failures
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: Future[None] | None = None
+        self._running: futures.Future[None] | None = None
+        self._folder = train_dir  # of the checkpoint in progress
+        self._started_at = 0.0
+        self._is_closing = threading.Event()
 
     def start(
         self,
@@ -119,12 +125,15 @@ class CheckpointWriter:
         from worldclip.train.distributed import barrier
 
         self._wait_or_warn()
-        partial = self.train_dir / f".{step_folder(self.train_dir, step).name}.tmp"
+        self._folder = step_folder(self.train_dir, step)
+        partial = self.train_dir / f".{self._folder.name}.tmp"
         if self.world.is_first:
             shutil.rmtree(partial, ignore_errors=True)
-            (partial / SHARDS).mkdir(parents=True)
+            with contextlib.suppress(OSError):  # the write meets it again, and costs only this checkpoint
+                (partial / SHARDS).mkdir(parents=True)
         barrier(self.world)
-        self._running = self._thread.submit(self._write, partial, step, tensors, state, write_model)
+        self._started_at = time.monotonic()
+        self._running = _start_daemon(lambda: self._write(partial, step, tensors, state, write_model))
 
     def _write(
         self,
@@ -138,6 +147,8 @@ class CheckpointWriter:
         folder = step_folder(self.train_dir, step)
         try:
             with naming(folder):
+                if self.world.is_first:
+                    (partial / SHARDS).mkdir(parents=True, exist_ok=True)
                 if self.world.size > 1:
                     _write_shard(partial / SHARDS, tensors, self.world)
                 if not self.world.is_first:
@@ -157,7 +168,7 @@ class CheckpointWriter:
     def _write_tensors(self, partial: Path, tensors: Mapping[str, LocalTensor]) -> Digests:
         """Write whole tensors, of several ranks the index of their files.  Return digests of files that are on disk."""
         if self.world.size > 1:
-            return _write_index(partial / SHARDS, self.world)
+            return _write_index(partial / SHARDS, self.world, self._started_at + WRITE_TIMEOUT_S, self._is_closing)
         (partial / SHARDS).rmdir()
         _write_whole(partial, tensors)
         return {}
@@ -167,7 +178,9 @@ class CheckpointWriter:
         try:
             self.wait()
             self.num_failed = 0
-        except OSError as error:
+        except WorkStopped:
+            raise
+        except Exception as error:  # safetensors raises errors of disks as its own
             self.num_failed += 1
             if self.num_failed == MAX_FAILED_SAVES:
                 raise
@@ -175,14 +188,50 @@ class CheckpointWriter:
                 say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
 
     def wait(self) -> None:
-        """Wait until the checkpoint in progress is complete on disk.  Raises what went wrong in the thread."""
+        """Wait until the checkpoint in progress is complete on disk.
+
+        Raises what went wrong in the thread; WorkStopped if it still writes WRITE_TIMEOUT_S after its start.
+        """
         running, self._running = self._running, None
-        if running is not None:
-            running.result()
+        if running is None:
+            return
+        futures.wait([running], self._remaining_s())
+        if not running.done():
+            raise WorkStopped(
+                f"{self._folder}: rank {self.world.rank} has not written its part within {WRITE_TIMEOUT_S // 60} "
+                "minutes: its file system hangs. Run the same command again to resume from the checkpoint before. If "
+                "it recurs, leave out this machine"
+            )
+        running.result()
 
     def close(self) -> None:
-        """Wait for the thread, without raising its errors."""
-        self._thread.shutdown(wait=True)
+        """Wait for the thread, without raising its errors; for other ranks, which may be dead, CLOSE_TIMEOUT_S."""
+        self._is_closing.set()
+        if self._running is not None:
+            futures.wait([self._running], self._remaining_s())
+
+    def _remaining_s(self) -> float:
+        """Return the seconds that the write in progress may still take.
+
+        Rank 0 waits WRITE_TIMEOUT_S for the notes of other ranks, and then has to report the one that is missing.
+        """
+        limit_s = WRITE_TIMEOUT_S + CLOSE_TIMEOUT_S * self.world.is_first
+        return max(0.0, self._started_at + limit_s - time.monotonic())
+
+
+def _start_daemon(work: Callable[[], None]) -> futures.Future[None]:
+    """Start work in a thread that does not keep the process from its exit, as those of an executor do."""
+    future: futures.Future[None] = futures.Future()
+
+    def run() -> None:
+        try:
+            work()
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for the future
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
 
 
 def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
@@ -209,7 +258,7 @@ def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
             save_file({name: local.tensor for name, local in tensors.items()}, path)
             flush_to_disk(path)  # here, since another machine does not have its pages
             digest = size_and_digest(path)
-    except OSError as error:
+    except Exception as error:  # safetensors raises errors of disks as its own
         path.unlink(missing_ok=True)  # makes room for the note on a full disk
         write_json(folder / f"{stem}.json", {_FAILED: str(error)})
         raise
@@ -226,21 +275,24 @@ def _piece(path: Path, local: LocalTensor) -> ShardRows:
     return piece
 
 
-def _write_index(folder: Path, world: World) -> Digests:
+def _write_index(folder: Path, world: World, deadline: float, is_closing: threading.Event) -> Digests:
     """Wait for the notes of all ranks, merge them into index.json, and return the digests of the ranks' files.
 
-    Raises OSError if a rank failed or is lost.  Polling the folder instead of a collective: this runs in the writer's
-    thread while the main thread trains, and collectives of two threads in one process group could pair up in different
-    orders on different ranks.
+    Raises OSError if a rank failed, or has not written by `deadline` (time.monotonic).  is_closing: set when the wait
+    is to end in CLOSE_TIMEOUT_S.  Polling the folder instead of a collective: this runs in the writer's thread while
+    the main thread trains, and collectives of two threads in one process group could pair up in different orders on
+    different ranks.
     """
     index: dict[str, ShardedTensor] = {}
     digests: Digests = {}
-    deadline = time.monotonic() + _NOTE_TIMEOUT_S
     for rank in range(world.size):
         note = folder / f"{rank:05}_of_{world.size:05}.json"
         while not note.exists():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"rank {rank} did not write {note.stem} within {_NOTE_TIMEOUT_S // 60} minutes")
+            now = time.monotonic()
+            if is_closing.is_set():
+                deadline = min(deadline, now + CLOSE_TIMEOUT_S)
+            if now > deadline:
+                raise TimeoutError(f"rank {rank} has not written {note.stem}; its machine or its file system is lost")
             time.sleep(_POLL_S)
         held = read_json(note)
         if _FAILED in held:

@@ -3,9 +3,10 @@
 torchrun describes the ranks in the environment.  Without it there is one rank, and every function here returns its
 input without communication.
 
-There are two process groups.  The default one moves the tensors of a step, for which no rank waits for minutes: if one
-hangs, the others end after STEP_TIMEOUT, with NCCL's record of what they waited for.  The other one, gloo, has barriers
-and records: there ranks wait for hours while rank 0 joins a large pool, evaluates, or writes the last weights.
+There are two process groups.  The default one moves the tensors of a step: if a rank hangs, the others end after
+STEP_TIMEOUT, with NCCL's record of what they waited for.  The other one, gloo, has barriers and records: there ranks
+wait SAVE_TIMEOUT for a save, and hours while rank 0 matches or joins a large pool, evaluates, or writes the last
+weights.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
 
-STEP_TIMEOUT = datetime.timedelta(minutes=10)  # longest exchange of a tensor; torch.compile's first step takes minutes
-LONG_TIMEOUT = datetime.timedelta(hours=12)  # longest barrier or record; a rank that dies is noticed at once
+FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=10)  # longest exchange of a tensor while torch.compile may compile
+STEP_TIMEOUT = datetime.timedelta(minutes=5)  # ... after the first step
+SAVE_TIMEOUT = datetime.timedelta(minutes=30)  # longest barrier or record while the loop runs
+LONG_TIMEOUT = datetime.timedelta(hours=12)  # ... before it and in an evaluation; a rank that dies is noticed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +68,43 @@ ALONE = World()
 def connected_ranks(device: str) -> Iterator[World]:
     """Connect the ranks that torchrun's variables describe; after the work inside wait for all, and disconnect.
 
-    NCCL moves tensors on GPUs, gloo tensors on the CPU.
+    NCCL moves tensors on GPUs, gloo tensors on the CPU.  All ranks wait LONG_TIMEOUT for the first of them, which may
+    match the pool before it trains.
     """
     defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     rank, size, local_rank, local_size = (int(os.environ.get(name, default)) for name, default in defaults.items())
     world = World(rank, size, local_rank, local_size)
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
     if world.size > 1:
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=STEP_TIMEOUT)
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=LONG_TIMEOUT)
         world = replace(world, long_waits=dist.new_group(backend="gloo", timeout=LONG_TIMEOUT))
+        limit_steps(world, FIRST_STEP_TIMEOUT)
     yield world
     barrier(world)
     if world.size > 1:
         dist.destroy_process_group()
+
+
+def limit_steps(world: World, timeout: datetime.timedelta) -> None:
+    """Let exchanges of tensors that begin from now on take `timeout` at most, in the groups of a mesh too."""
+    if world.size == 1:
+        return
+    groups = dist.distributed_c10d._world.pg_map
+    for group in groups:
+        if group is not world.long_waits:
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+@contextmanager
+def limited_waits(world: World, timeout: datetime.timedelta) -> Iterator[None]:
+    """Let barriers and records inside take `timeout` at most; afterwards the limit of before holds again."""
+    if world.long_waits is None:
+        yield
+        return
+    before = world.long_waits._get_backend(torch.device("cpu")).options._timeout
+    dist.distributed_c10d._set_pg_timeout(timeout, world.long_waits)
+    yield
+    dist.distributed_c10d._set_pg_timeout(before, world.long_waits)
 
 
 def pick_rank_device(name: str, world: World) -> torch.device:
@@ -99,7 +126,7 @@ def rank_cores() -> int:
 
 
 def barrier(world: World) -> None:
-    """Wait until all ranks are here, LONG_TIMEOUT at most."""
+    """Wait until all ranks are here, as long as `limited_waits` says, else LONG_TIMEOUT."""
     if world.size > 1:
         dist.barrier(world.long_waits)
 

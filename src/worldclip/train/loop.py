@@ -34,7 +34,16 @@ from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import Moment, device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Teacher, create_students, resize
-from worldclip.train.distributed import World, barrier, pick_rank_device
+from worldclip.train.distributed import (
+    LONG_TIMEOUT,
+    SAVE_TIMEOUT,
+    STEP_TIMEOUT,
+    World,
+    barrier,
+    limit_steps,
+    limited_waits,
+    pick_rank_device,
+)
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
@@ -159,13 +168,16 @@ class Trainer:
         self.teacher = Teacher.load(self.config, self.device)
         self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
         self.saved_at = time.monotonic()
-        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log:
+        is_saved_within = limited_waits(self.world, SAVE_TIMEOUT)
+        with is_saved_within, closing(self.writer), catch_signals() as exit_code_of_signal, self.log:
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate()
             self.started_at = time.perf_counter()
             self.idle_since = Moment.now(self.device)
             for batch in self._batches(first_step):
                 self._take_step(batch, exit_code_of_signal)
+                if self.progress.step == first_step + 1:
+                    limit_steps(self.world, STEP_TIMEOUT)
             self.writer.wait()
             barrier(self.world)
 
@@ -321,22 +333,26 @@ class Trainer:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
         barrier(self.world)
-        if self.world.is_first:
-            step, device = self.progress.step, self.config.device
-            checkpoint = layout.step_folder(self.train_dir, step)
-            consolidate(checkpoint)
-            scores = score_checkpoint(
-                checkpoint,
-                checkpoint,
-                self.run_dir,
-                self.config,
-                self.evaluate_config,
-                self.languages,
-                device=device,
-            )
-            self.log.write_scores(step, scores)
-            say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
-        barrier(self.world)
+        with limited_waits(self.world, LONG_TIMEOUT):
+            if self.world.is_first:
+                self._score_checkpoint()
+            barrier(self.world)
+
+    def _score_checkpoint(self) -> None:
+        step = self.progress.step
+        checkpoint = layout.step_folder(self.train_dir, step)
+        consolidate(checkpoint)
+        scores = score_checkpoint(
+            checkpoint,
+            checkpoint,
+            self.run_dir,
+            self.config,
+            self.evaluate_config,
+            self.languages,
+            device=self.config.device,
+        )
+        self.log.write_scores(step, scores)
+        say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
 
     def _exit(self, exit_code: int) -> None:
         """Exit after a signal, as soon as the checkpoint is complete on disk."""

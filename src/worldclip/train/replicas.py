@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from worldclip.core.errors import UserError
+from worldclip.core.errors import WorkStopped
 from worldclip.train.distributed import gather_records
 from worldclip.train.train_state import TrainState, held_tensors, sharding_ranks
 
 
 def require_equal_replicas(state: TrainState, step: int) -> None:
-    """Compare checksums over ranks.  Raises UserError, on every rank, that names the ranks that differ."""
+    """Compare checksums over ranks.  Raises WorkStopped, on every rank, that names the ranks that differ."""
     world = state.world
     if world.size == 1:
         return
@@ -30,7 +30,7 @@ def require_equal_replicas(state: TrainState, step: int) -> None:
             holder = own_holders[differing[0]]
             problems.append(f"rank {rank} differs from rank {holder} in {len(differing)} tensors ({differing[0]}, ...)")
     if problems:
-        raise UserError(
+        raise WorkStopped(
             f"step {step}: ranks hold different copies of the same tensors, and no checkpoint is written: "
             f"{'; '.join(problems[:3])}; {len(problems)} of {world.size} ranks in all. Run the same command again to "
             "resume from the checkpoint before. If it recurs, leave out the machine of a rank that is named each time, "
