@@ -57,6 +57,17 @@ def exported(tmp_path_factory) -> Path:
     return place
 
 
+def test_the_folder_loads_to_be_checked_before_it_is_copied(exported):
+    clip = worldclip.load(exported / "out" / "immich")
+    source = worldclip.load(exported / "source", device="cpu")
+    # of the model's own size: the service resizes as open_clip does, the source's processor in its own way
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+    np.testing.assert_allclose(clip.encode_image(pictures), source.encode_image(pictures), atol=TOLERANCE)
+    np.testing.assert_allclose(clip.encode_text(TEXTS), source.encode_text(TEXTS), atol=TOLERANCE)
+    assert clip.embed_dim == source.embed_dim
+    np.testing.assert_allclose(clip.classify(pictures, TEXTS[:3]).sum(axis=1), 1, atol=1e-5)
+
+
 def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(exported):
     service = Service(exported / "out" / "immich")
     for session, expected in (

@@ -10,6 +10,7 @@ FOLDER/textual/tokenizer.json         and tokenizer_config.json, whose pad_token
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs
 from worldclip.model.formats import onnx_folder, onnx_graphs
-from worldclip.model.formats.interface import CardFacts, about, largest_difference
+from worldclip.model.formats.huggingface_folder import read_tokenizer
+from worldclip.model.formats.interface import CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.formats.onnx_backend import open_session
+from worldclip.model.formats.open_clip_folder import preprocessing
 from worldclip.model.inference import Clip
+from worldclip.model.tokenizer import Tokens
+from worldclip.model.weights import read_json_config
 
 VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
 OUTPUT = "embedding"
+LOGIT_SCALE = 100.0  # the graphs do not hold it; the largest that training allows
 
 requires = onnx_folder.requires
+OPTIONS: tuple[str, ...] = ()
+has_torch_weights, yields_to = False, ""
 CARD = CardFacts(
     library="onnxruntime",
     use=(
@@ -95,6 +103,46 @@ def _normalised(encoder: Any) -> Any:
     return Normalised()
 
 
+def missing(folder: Path) -> str | None:
+    absent = [f"{name}/{MODEL}" for name in (VISUAL, TEXTUAL) if not (folder / name / MODEL).is_file()]
+    return f"no {' and no '.join(absent)}" if absent else None
+
+
+def read(path: Path, options: LoadOptions) -> Clip:
+    """Load a folder as the service does, to check it before it is copied there."""
+    if options.device not in ("auto", "cpu"):
+        raise UserError(f"device = {options.device!r}: an immich folder runs on the CPU; use auto or cpu")
+    config = read_json_config(path / "config.json")
+    settings = read_json_config(path / VISUAL / "preprocess_cfg.json")
+    tokenizer = read_tokenizer(str(path / TEXTUAL), config["text_cfg"]["context_length"])
+    graphs = [open_session(path / name / MODEL) for name in (VISUAL, TEXTUAL)]
+    backend = ImmichBackend(graphs[0], graphs[1], tokenizer.context_length)
+    return Clip(backend, tokenizer, preprocessing(settings, config["vision_cfg"]["image_size"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ImmichBackend:
+    """Both encoders in onnxruntime, one image or text per call."""
+
+    image: Any
+    text: Any
+    context_length: int
+    logit_scale: float = LOGIT_SCALE
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.image.get_outputs()[0].shape[1])
+
+    def encode_pixels(self, pixels_B3SS: Any) -> np.ndarray:
+        return _run(self.image, "image", np.asarray(pixels_B3SS, np.float32))
+
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+        ids_BT = tokens.padded(np.arange(len(tokens)))
+        width = self.context_length - ids_BT.shape[1]
+        padded_BT = np.pad(ids_BT, ((0, 0), (0, width)), constant_values=tokens.pad_id)
+        return _run(self.text, "text", padded_BT.astype(np.int32))
+
+
 def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     """Compare in onnxruntime, with tokens made of the folder's files as the service makes them."""
     pixels = sample_inputs.pixels(clip)
@@ -102,15 +150,14 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     graphs = {name: folder / name / MODEL for name in (VISUAL, TEXTUAL)}
     for path in graphs.values():
         onnx_graphs.check_file(path)
-    images_BD = _run(graphs[VISUAL], "image", pixels.numpy())
-    texts_BD = _run(graphs[TEXTUAL], "text", _token_ids(folder, texts))
+    images_BD = _run(open_session(graphs[VISUAL]), "image", pixels.numpy())
+    texts_BD = _run(open_session(graphs[TEXTUAL]), "text", _token_ids(folder, texts))
     difference = sample_inputs.embedding_difference(clip, pixels, images_BD, texts_BD, texts)
     return {"max_difference": sample_inputs.require_close(difference, "onnxruntime")}
 
 
-def _run(path: Path, argument: str, inputs: np.ndarray) -> np.ndarray:
+def _run(session: Any, argument: str, inputs: np.ndarray) -> np.ndarray:
     """Return the embeddings of the rows, (B, D); the graph takes one row per call."""
-    session = open_session(path)
     return np.concatenate([session.run([OUTPUT], {argument: row[None]})[0] for row in inputs])
 
 
