@@ -234,7 +234,7 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     recipe = load_recipe("recipes/mine.toml", ["pool.valid_keys=keys.npy"])
     assert recipe.pool.path == str(tmp_path / "pool")
     assert recipe.pool.deny_keys == (str(folder / "deny.npy"), "s3://bucket/deny.npy")
-    assert recipe.pool.valid_keys == "keys.npy"
+    assert recipe.pool.valid_keys == str(tmp_path / "keys.npy")
     assert recipe.metadata.lists == {"sw": str(folder / "words.txt")}
     assert recipe.metadata.wordnets == {"sw": (str(folder / "a.tab"), str(folder / "b.tab"))}
     assert recipe.train.distill.teacher == str(folder / "teacher")

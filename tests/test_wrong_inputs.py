@@ -185,6 +185,15 @@ WRONG: list[tuple[str, str]] = [
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),
     ("report N", "did you mean export?"),
+    # what was meant
+    ("run emoj", "emoj does not exist and is no recipe of worldclip; did you mean emoji?"),
+    ("run nothing", "or one of ablate_english"),
+    ("run P", "for a folder of pairs: worldclip init"),
+    ("run B/table.parquet", "for a file of pairs: worldclip init"),
+    ("run R --tail-fraction 0.1", "it is a key of the recipe: --set balance.tail_fraction=NUMBER"),
+    ("run R --seed 1", "--set curate.seed=N or --set train.seed=N"),
+    ("run R --out O --set languages.codes=deu", 'did you mean "de"?'),
+    ("metadata R --out O --lists DE list.txt", 'did you mean "de"?'),
 ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from worldclip.balance.config import BalanceConfig
+from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
 from worldclip.core.settings import SECTIONS, Config, Problems, load_config
 from worldclip.curate.config import CurateConfig
@@ -65,16 +67,33 @@ def load_recipe(
     if not isinstance(source, Mapping):
         require_local(source, "recipe")
         ours = own_recipe(source)
+        if ours is None:
+            _refuse_unknown_name(Path(source))
     recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None, is_final=is_final)
     return recipe
 
 
 def own_recipe(name: str | Path) -> Path | None:
     """Return the file of a recipe that comes with worldclip; None where `name` is a path, or no such recipe."""
-    path = Path(name)
-    if path.exists() or path.suffix or len(path.parts) != 1:
-        return None
-    package = Path(__file__).parent  # a wheel holds them, a checkout has them beside src
-    folders = [package / "recipes", package.parents[1] / "recipes"]
-    files = [folder / f"{name}.toml" for folder in folders]
-    return next((file for file in files if file.is_file()), None)
+    return own_recipes().get(str(name)) if _is_bare_name(Path(name)) else None
+
+
+def own_recipes() -> dict[str, Path]:
+    """Return the recipes that come with worldclip, by name."""
+    package = Path(__file__).parent
+    folders = [package.parents[1] / "recipes", package / "recipes"]  # of a checkout, next to src; of a wheel
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+
+
+def _is_bare_name(path: Path) -> bool:
+    return not path.exists() and not path.suffix and len(path.parts) == 1
+
+
+def _refuse_unknown_name(path: Path) -> None:
+    """Raise UserError for a bare word that is no file and no recipe of ours."""
+    if _is_bare_name(path):
+        names = own_recipes()
+        near = difflib.get_close_matches(path.name, names, n=1)
+        known = f"give a .toml file, the folder of a run, or one of {', '.join(names)}"
+        meant = f"did you mean {near[0]}?" if near else known
+        raise UserError(f"{path} does not exist and is no recipe of worldclip; {meant}")

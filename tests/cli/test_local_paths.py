@@ -42,6 +42,7 @@ OUTPUTS: dict[str, tuple[str, str]] = {
     "index": ("", "FOLDER"),
     "search": ("", "FOLDER"),
     "pack": ("run", "--out"),
+    "pool pack": ("pool", "--out"),
     "unpack": ("lists.tar", "--out"),
     "evaluate MODEL": ("model", "--out"),
     "export MODEL": ("model", "--out"),

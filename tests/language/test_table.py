@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.language import table as languages
-from worldclip.language.config import LanguagesConfig
+from worldclip.language.config import AddedLanguage, LanguagesConfig
 
 MERGED_WIKIPEDIAS = {"zh": ("zh", "zh_classical", "zh_yue"), "be": ("be", "be_tarask"), "nds": ("nds", "nds_nl")}
 RENAMED_LID176 = {"yue": "zh", "cbk": "cbk_zam", "lrc": "other"}
@@ -150,6 +150,30 @@ def test_config_names_every_wrong_language_with_a_suggestion() -> None:
     assert "nowhere.bin" in problems[3]
 
 
+@pytest.mark.parametrize(
+    ("tag", "code"),
+    [
+        ("deu", "de"), ("ger", "de"), ("DE", "de"), ("de-DE", "de"), ("de_AT", "de"), ("German", "de"),
+        ("english", "en"), ("zh-CN", "zh"), ("zh-Hant-TW", "zh"), ("cmn", "zh"), ("zh_yue", "zh"),
+        ("iw", "he"), ("iw-IL", "he"), ("nb-NO", "no"), ("sr-Latn-RS", "sr"), ("fil", "tl"), ("swa", "sw"),
+        (" pt-BR ", "pt"),
+    ],
+)  # fmt: skip
+def test_tags_of_other_standards_mean_our_code(tag: str, code: str) -> None:
+    assert languages.INSTALLED.from_tag(tag) == code
+    assert f'did you mean "{code}"?' in LanguagesConfig(codes=(tag,)).problems()[0]
+
+
+@pytest.mark.parametrize("text", ["", "und", "mul", "unknown", "xx", "none", "german text", "zxx", "-"])
+def test_other_texts_are_no_language(text: str) -> None:
+    assert languages.INSTALLED.from_tag(text) is None
+
+
+def test_added_language_is_found_by_its_name_and_label() -> None:
+    config = LanguagesConfig(add={"kea": AddedLanguage(name="Kabuverdianu", script="Latn", iso639_3=("kea_Latn",))})
+    assert [config.table.from_tag(tag) for tag in ("KEA", "kabuverdianu", "kea-CV")] == ["kea"] * 3
+
+
 def test_empty_codes_mean_the_whole_table() -> None:
     assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
     assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
@@ -160,7 +184,7 @@ def test_unknown_code_raises_key_error_with_a_suggestion() -> None:
         languages.get("zhh")
 
 
-def test_every_language_has_a_family():
+def test_every_language_has_a_family() -> None:
     families = {language.code: language.family for language in languages.all_languages()}
     assert [code for code, family in families.items() if not family] == ["other"]
     assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")

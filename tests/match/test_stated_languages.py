@@ -21,6 +21,8 @@ PAIRS = [
     (["gift"], "nonsense", [None]),
     (["gift"], None, [None]),
     (["gift"], "xx", ["en"]),
+    (["ein gift", "gift"], ["de-DE", "de_AT"], ["de", "de"]),
+    (["gift", "tag"], ["DEU", "English"], ["de", "en"]),
 ]
 
 

@@ -97,7 +97,7 @@ def parse_command(
         hint = typing.get_type_hints(command.function).get("config")
         config = hint() if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     flags = [flag for flag in flags_of(command, config) if flag.key not in {*without, *values}]
-    given = parse_flags(flags, summary, arguments, f"worldclip {words}")
+    given = parse_flags(flags, summary, arguments, f"worldclip {words}", command.remedy_of)
     parsed = {flag.key: given.get(flag.key, flag.default) for flag in flags}
     if problems := list(_url_problems(flags, parsed)):
         raise UserError(problems)

@@ -12,7 +12,7 @@ import difflib
 import itertools
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,8 +118,14 @@ class Flag:
         raise ValueError("; or ".join(problems))
 
 
-def parse_flags(flags: Sequence[Flag], summary: str, arguments: Sequence[str], prog: str) -> dict[str, Any]:
-    """Return key -> value of the flags that are given.
+def parse_flags(
+    flags: Sequence[Flag],
+    summary: str,
+    arguments: Sequence[str],
+    prog: str,
+    remedy_of: Callable[[str], str] | None = None,
+) -> dict[str, Any]:
+    """Return key -> value of the flags that are given; remedy_of: of core.command.Command.
 
     Prints the help and raises SystemExit for -h or --help.  Raises UserError with each wrong flag and its remedy.
     """
@@ -138,7 +144,7 @@ def parse_flags(flags: Sequence[Flag], summary: str, arguments: Sequence[str], p
         state = "has no value; give one" if "expected" in error.message else "takes no value"
         raise UserError(f"{name} {state}{pointer}") from error
     words = vars(namespace)
-    problems = list(_assign(rest, flags, words, pointer))
+    problems = list(_assign(rest, flags, words, pointer, remedy_of))
     missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in words]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     values = {}
@@ -168,14 +174,22 @@ def _with_hyphens(word: str) -> str:
     return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
-def _assign(rest: Sequence[str], flags: Sequence[Flag], words: dict[str, list[str]], pointer: str) -> Iterator[str]:
+def _assign(
+    rest: Sequence[str],
+    flags: Sequence[Flag],
+    words: dict[str, list[str]],
+    pointer: str,
+    remedy_of: Callable[[str], str] | None,
+) -> Iterator[str]:
     """Give the words that belong to no flag to the positional arguments; yield a problem for each word too many."""
     known = [word for flag in flags if not flag.is_positional for word in flag.words]
     free = []
     for previous, word in itertools.pairwise(["", *rest]):
         if _is_flag(word):
-            near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
-            yield f"unknown flag {word!r}{f'; did you mean {near[0]}?' if near else pointer}"
+            name = word.partition("=")[0]
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = remedy_of(name) if remedy_of is not None else ""
+            yield f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}"
         elif not _is_flag(previous) or "=" in previous:  # else the value of an unknown flag
             free.append(word)
     for flag in flags:

@@ -31,7 +31,6 @@ from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
 
 
-@Command
 def run_recipe(
     recipe: str,
     *,
@@ -61,6 +60,18 @@ def run_recipe(
     if dry_run:
         return None, ""
     return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1])
+
+
+def _key_of_flag(flag: str) -> str:
+    """Return how `run`, which has no flags of stages, sets the key that a stage has a flag for; "" for other flags."""
+    name = flag.removeprefix("--").replace("-", "_")
+    flags = {item.key.removeprefix("config."): item for item in command.config_flags(Recipe())}
+    keys = [f"--set {key}={item.value_name}" for key, item in flags.items() if key.partition(".")[2] == name]
+    return f"; it is a key of the recipe: {' or '.join(keys)}" if keys else ""
+
+
+RUN = Command(run_recipe, remedy_of=_key_of_flag)
+"""Run a whole recipe; skip finished and unchanged stages."""
 
 
 def results(run_dir: Path, stages: Sequence[str]) -> tuple[dict[str, Any], str]:

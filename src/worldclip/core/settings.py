@@ -169,9 +169,9 @@ def load_config(
         _resolve_places(cls, values, folder)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
-    if overrides:
-        _resolve_places(cls, values, Path.cwd())
     config: Config = loader.build(cls, values, _prefix(cls))
+    if overrides:
+        config = with_absolute_places(config)
     problems = [
         *loader.problems,
         *_iter_problems(config, _prefix(cls), loader.broken, section_of or _sections_in(config)),

@@ -23,11 +23,16 @@ def read_toml(path: Path) -> Table:
     if path.is_dir() and file.exists() and not job_files.is_run(path):
         raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
     if not file.exists():
-        state = "holds no recipe.toml" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {state}; give a recipe (.toml) or the folder of a run")
+        if path.is_dir():
+            remedy = f"for a folder of pairs: worldclip init {path}"
+            raise UserError(f"{path} holds no recipe.toml; give a recipe (.toml) or the folder of a run; {remedy}")
+        raise UserError(f"{path} does not exist; give a recipe (.toml) or the folder of a run")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:  # the latter: nested too deeply
+    except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8" if path.suffix == ".toml" else f"for a file of pairs: worldclip init {path}"
+        raise UserError(f"{file} is not valid TOML: {error}; {remedy}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # the latter: nested too deeply
         raise UserError(f"{file} is not valid TOML: {error}") from error
 
 

@@ -26,6 +26,8 @@ from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_curves import sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
+from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
 
 
@@ -172,14 +174,14 @@ def online_work(run: Run) -> CurateWork:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for languages without entries in this run, tars from a pool without images, caps by slices."""
-    config = run.section(CurateConfig)
+    config, table = run.section(CurateConfig), run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
         raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
     languages = artifacts.require_manifest(run.dir, "match")["languages"]
     named = {setting: list(getattr(config, setting)) for setting in ("include", "exclude")}
     named["max_pairs"] = list(config.max_pairs) if isinstance(config.max_pairs, dict) else []
     problems = [
-        f"curate.{setting}: {lang!r} is not a language of this run; its languages are {', '.join(languages)}"
+        f"curate.{setting}: {not_of_the_run(lang, languages, table)}"
         for setting, langs in named.items()
         for lang in langs
         if lang not in languages

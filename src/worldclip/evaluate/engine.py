@@ -18,6 +18,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Score, Task
+from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
 
@@ -134,8 +135,10 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
     missing = [lang for lang in languages if lang not in available]
     if missing:
         names = ", ".join(dataset.name for dataset in datasets)
+        meant = [code for code in map(INSTALLED.from_tag, missing) if code in available]
+        near = f"did you mean {', '.join(map(str, meant))}? " if meant else ""
         raise UserError(
-            f"evaluate.languages: no text in {', '.join(missing)} in {names}; available: {', '.join(available)}"
+            f"evaluate.languages: no text in {', '.join(missing)} in {names}; {near}available: {', '.join(available)}"
         )
     pairs = []
     for lang in languages or available:

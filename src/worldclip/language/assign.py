@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.language import identify as lid
-from worldclip.language.table import INSTALLED, Languages, scheme_of
+from worldclip.language.table import INSTALLED, OTHER, Languages, scheme_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +69,11 @@ class LanguageRules:
 
 
 def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
-    """Return our code of a label that a pool states (pool.lang): one of `codes`, or a LID model's label."""
-    return label if label in codes else table.from_lid(label, scheme=scheme_of(label))
+    """Return our code of a label that a pool states (pool.lang): one of `codes`, a LID model's label, a tag (de-DE)."""
+    if label in codes:
+        return label
+    code = table.from_lid(label, scheme=scheme_of(label))
+    return code if code != OTHER else table.from_tag(label) or OTHER
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections import Counter
@@ -88,8 +87,7 @@ class LanguagesConfig(Config):
             yield "codes", f'duplicate language "{code}"; list it once'
         languages = self.table.by_code()
         for code in (code for code in self.codes if code not in languages):
-            near = difflib.get_close_matches(code, languages, n=1)
-            meant = self.table.by_wikipedia().get(code) or (near[0] if near else None)
+            meant = self.table.nearest(code)
             remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
             remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
             yield "codes", f'unknown language "{code}"; {remedy}'

@@ -23,12 +23,20 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, NamedTuple
 
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
+OTHER_TAGS = {
+    "iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro", "nb": "no", "norwegian": "no", "kurdish": "ku",
+    "alb": "sq", "arm": "hy", "baq": "eu", "bur": "my", "chi": "zh", "cze": "cs", "dut": "nl", "fre": "fr", "geo": "ka",
+    "ger": "de", "gre": "el", "ice": "is", "mac": "mk", "may": "ms", "per": "fa", "rum": "ro", "slo": "sk", "tib": "bo",
+    "wel": "cy",
+}  # fmt: skip
+"""Withdrawn codes, Wikipedia's own, short names and ISO 639-2/B, which no column of the table has -> our code."""
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
 
@@ -62,6 +70,7 @@ class _Tables(NamedTuple):
     by_wikipedia: dict[str, str]
     by_lid176: dict[str, str]
     by_iso639_3: dict[str, str]
+    by_tag: dict[str, str]  # all of these, locales, names and OTHER_TAGS, case-folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +87,23 @@ class Languages:
         try:
             return self.by_code()[code]
         except KeyError:
-            near = difflib.get_close_matches(code, self.by_code(), n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            near = self.nearest(code)
+            meant = f"; did you mean {near!r}?" if near else ""
             raise KeyError(f"unknown language code {code!r}{meant}") from None
+
+    def from_tag(self, tag: str) -> str | None:
+        """Return our code of a language by a BCP 47 tag (de-DE), ISO 639 (deu, ger) or its English name, in any case.
+
+        None for other texts.
+        """
+        name = tag.strip().casefold().replace("-", "_")
+        by_tag = _tables(self.added).by_tag
+        return by_tag.get(name) or by_tag.get(name.partition("_")[0])
+
+    def nearest(self, code: str) -> str | None:
+        """Return the code that an unknown one probably means; None where no one is near."""
+        near = difflib.get_close_matches(code.casefold(), self.by_code(), n=1)
+        return self.from_tag(code) or (near[0] if near else None)
 
     def by_code(self) -> dict[str, Language]:
         """Return all rows by code, in sorted order."""
@@ -137,7 +160,12 @@ def _tables(added: tuple[Language, ...]) -> _Tables:
     def codes_of(column: str) -> dict[str, str]:
         return {name: language.code for language in languages.values() for name in getattr(language, column)}
 
-    return _Tables(languages, codes_of("wikipedia"), codes_of("lid176"), codes_of("iso639_3"))
+    wikipedia, lid176, iso639_3 = (codes_of(name) for name in ("wikipedia", "lid176", "iso639_3"))
+    names = {language.name: language.code for language in languages.values()}
+    own = {code: code for code in languages}
+    tags = codes_of("cldr") | iso639_3 | lid176 | wikipedia | names | own
+    by_tag = OTHER_TAGS | {tag.casefold().replace("-", "_"): code for tag, code in tags.items()}
+    return _Tables(languages, wikipedia, lid176, iso639_3, by_tag)
 
 
 @functools.cache
@@ -172,4 +200,13 @@ def scheme_of(label: str) -> Scheme:
 
 def how_to_know(code: str) -> str:
     """Return how a language whose code is unknown becomes known."""
-    return f"worldclip languages lists the known ones ([languages.add.{code}] adds a language)"
+    meant = INSTALLED.from_tag(code)
+    known = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
+    return f"{known} ([languages.add.{code}] adds a language)"
+
+
+def not_of_the_run(lang: str, langs: Sequence[str], table: Languages) -> str:
+    """Return what is wrong with a language that a run does not have, and the nearest of its languages."""
+    meant = table.from_tag(lang)
+    near = f'did you mean "{meant}"? ' if meant in langs else ""
+    return f"{lang!r} is not a language of this run; {near}its languages are {', '.join(langs)}"

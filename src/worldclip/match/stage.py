@@ -30,7 +30,7 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.table import Languages, scheme_of
+from worldclip.language.table import Languages, not_of_the_run, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
@@ -167,10 +167,7 @@ def _check(run: Run, job: Job) -> None:
                 f"match.merge_labels.{label}: unknown label; labels of the LID model look like {labels[0]!r}"
             )
         if lang not in work.languages:
-            problems.append(
-                f"match.merge_labels.{label} = {lang!r}: not a language of this run; its languages are "
-                f"{', '.join(work.languages)}"
-            )
+            problems.append(f"match.merge_labels.{label}: {not_of_the_run(lang, work.languages, work.table)}")
     if problems:
         raise UserError(problems)
 

@@ -49,7 +49,8 @@ def list_languages(
         for row in rows:
             row["entries"] = counts.get(row["code"])
     if find is not None:
-        rows = [row for row in rows if _matches(row, find)]
+        tagged = languages.from_tag(find)
+        rows = [row for row in rows if row["code"] == tagged or _matches(row, find)]
         if not rows:
             raise UserError(f"--find {find!r}: no such name, code or label; worldclip languages lists all languages")
     return rows
