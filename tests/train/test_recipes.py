@@ -12,6 +12,9 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.settings import to_dict
 from worldclip.metadata.config import RULES
+from worldclip.model import published
+from worldclip.model.clip import model_config
+from worldclip.model.config import ModelConfig
 from worldclip.train.budget import estimate, find_vocab_size, planned_device
 from worldclip.train.schedule import plan_schedule
 
@@ -57,6 +60,7 @@ OF_THE_PAPER = {
     "train.augment": "crop",
     "train.crop_scale_min": 0.9,
     "train.patch_dropout": 0.0,
+    "train.model.activation": "quick_gelu",  # of every run from scratch; the published distilled models have gelu
     "train.model.init": "reference",
     "train.tokenizer.path": "facebook/xlm-v-base",
     "evaluate.suite": "paper",
@@ -71,6 +75,7 @@ SCALED = {
 OF_SIZE = {
     "vit_h14": {**SCALED, "train.model.preset": "vit_h14", "train.token_table": "dense", "train.hardware.devices": 384},
     "vit_l14": {**SCALED, "train.model.preset": "vit_l14"},
+    "vit_bigg14": {**SCALED, "train.model.preset": "vit_bigg14"},
     "vit_b32": {
         "train.model.preset": "vit_b32",
         "train.lr": 5e-4,
@@ -81,12 +86,27 @@ OF_SIZE = {
 }
 
 
+ENGLISH_BUDGET = {"train.samples_seen": 12_800_000_000, "train.global_batch_size": 32_768}
+# What an arm has in place of the worldwide recipe's values, besides the devices that it names
+ARMS_OF_THE_MAIN_TABLE: dict[str, dict[str, Any]] = {
+    "vit_h14_english": {**ENGLISH_BUDGET, "curate.include": ["en"]},
+    "vit_h14_worldwide_1x": ENGLISH_BUDGET,
+    "vit_h14_nonenglish": {
+        "train.samples_seen": 1.3 * 12_800_000_000,
+        "train.global_batch_size": 192 * 222,
+        "train.warmup_samples": 2_000 * 192 * 222,
+        "curate.exclude": ["en"],
+    },
+    "vit_l14_english": {**ENGLISH_BUDGET, "curate.include": ["en"]},
+}
+
+
 def load(name: str):
     return load_recipe(RECIPES / f"{name}.toml")
 
 
 def test_all_recipes_at_scale_exist():
-    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14")}
+    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14", "bigg14")} | set(ARMS_OF_THE_MAIN_TABLE)
     names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
     names |= {f"b32_ablation_{arm}" for arm in ARMS} | {f"b32_tokenizer_{name}" for name in TOKENIZERS}
     assert set(AT_SCALE) == names
@@ -120,6 +140,24 @@ def differing_keys(*names: str) -> set[str]:
 def test_recipes_of_the_paper_have_its_values_key_by_key(size: str):
     values, expected = values_of(f"{size}_worldwide"), OF_THE_PAPER | OF_SIZE[size]
     assert {key: values.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("arm", ARMS_OF_THE_MAIN_TABLE)
+def test_an_arm_of_the_main_table_differs_from_the_worldwide_recipe_in_what_it_asks(arm: str):
+    size = "_".join(arm.split("_")[:2])
+    own, values = ARMS_OF_THE_MAIN_TABLE[arm], values_of(arm)
+    assert {key: values[key] for key in own} == own
+    differing = differing_keys(arm, f"{size}_worldwide") - {"train.hardware.devices"}
+    assert {key for key in differing if not key.startswith("train.scale.")} == set(own)
+    assert values.get("train.scale.english_samples_seen") is None
+
+
+@pytest.mark.parametrize("preset", ["vit_b32", "vit_l14"])
+def test_the_activation_of_a_model_is_the_recipes_else_that_of_the_published_weights(preset: str):
+    tokenizer = published.find("metaclip-2-worldwide-b32").tokenizer
+    for activation, expected in ((None, "gelu"), ("quick_gelu", "quick_gelu"), ("gelu", "gelu")):
+        config = model_config(ModelConfig(preset=preset, activation=activation), tokenizer)
+        assert {config.vision_config.hidden_act, config.text_config.hidden_act} == {expected}
 
 
 def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_code():

@@ -38,7 +38,8 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer | PublishedTokenizer)
     Raises UserError where the tokenizer does not fit.
     """
     sizes = config.architecture()
-    built = build_config(sizes, activation(config.preset, sizes.image_size), tokenizer)
+    hidden_act = config.activation or activation(config.preset, sizes.image_size)
+    built = build_config(sizes, hidden_act, tokenizer)
     check_tokenizer(built, tokenizer)
     return built
 

@@ -10,6 +10,7 @@ from worldclip.core.settings import AtLeast, Between, Config, Place, Problems
 
 PresetName = Literal["tiny", "vit_s16", "vit_m16", "vit_b32", "vit_b16", "vit_l14", "vit_h14", "vit_bigg14"]
 Init = Literal["scaled", "reference"]
+Activation = Literal["gelu", "quick_gelu"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,9 @@ class ModelConfig(Config):
     """Dimensions of an embedding."""
     context_length: Annotated[int | None, AtLeast(2, "tokens; a text and its end token need two")] = None
     """Tokens per text, end token included; longer texts are truncated."""
+    activation: Activation | None = None
+    """Activation of both towers' MLPs.  Unset: that of the published weights of this size, else gelu.  The reference
+    trains every size from scratch with quick_gelu; its distilled small models are published with gelu."""
     init: Init = "scaled"
     """Initial weights. scaled: CLIP's scheme of the text tower (normal, scaled by width and depth; biases 0) in both
     towers; reference: in the text tower only, and PyTorch's defaults elsewhere, as in CLIP, open_clip and Meta CLIP."""
@@ -94,7 +98,8 @@ class ModelConfig(Config):
         return dataclasses.replace(PRESETS[self.preset], **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
-        keys = [field.name for field in dataclasses.fields(self) if field.name not in ("preset", "init")]
+        others = ("preset", "activation", "init")
+        keys = [field.name for field in dataclasses.fields(self) if field.name not in others]
         sizes = {key: getattr(self, key) for key in keys}
         return {name: size for name, size in sizes.items() if size is not None}
 

@@ -8,11 +8,8 @@ CLIP 2 in the README of facebookresearch/MetaCLIP of 2025-11-21; at 384 px, the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from worldclip.model.config import ModelConfig, PresetName
-
-Activation = Literal["quick_gelu", "gelu"]
+from worldclip.model.config import Activation, ModelConfig, PresetName
 
 
 @dataclass(frozen=True, slots=True)

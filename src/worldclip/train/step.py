@@ -283,6 +283,6 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     if state.sparse_embedding is not None and is_finite:  # fetching rows waits for the device anyway
         state.sparse_embedding.update(lr, float(clip_factor))
     scale = state.model.clip.logit_scale
-    scale.copy_(torch.where(is_finite, scale.clamp(max=MAX_LOGIT_SCALE), scale))
+    scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     if state.ema is not None:
         state.ema.update(is_finite)
