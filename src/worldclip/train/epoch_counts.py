@@ -20,6 +20,7 @@ import numpy as np
 
 from worldclip.core import artifacts
 from worldclip.train.distributed import ALONE, LONG_TIMEOUT, World, rank_cores
+from worldclip.train.retries import patient
 
 PAIRS, WITHOUT_IMAGE = 0, 1  # rows of the numbers
 EPOCHS_KEPT = 8  # number of epochs in memory
@@ -66,7 +67,7 @@ class EpochCounts:
                 self._merge(epoch, self.folder)
             else:
                 wait_for(path)
-        return np.asarray(np.load(path, allow_pickle=False))
+        return _read_counts(path)
 
     def _count(self, shards: Sequence[int], epoch: int) -> np.ndarray:
         """Return (2, shards) int64, PAIRS and WITHOUT_IMAGE."""
@@ -85,13 +86,18 @@ class EpochCounts:
         for rank in range(self.world.size):
             share = folder / self._share_name(epoch, rank)
             wait_for(share)
-            counts[:, rank :: self.world.size] = np.load(share, allow_pickle=False)
+            counts[:, rank :: self.world.size] = _read_counts(share)
         artifacts.write_array(folder / f"{epoch:06}.npy", counts)
         for share in folder.glob(f"{epoch:06}.*_of_*.npy"):  # also shares of other numbers of ranks
             share.unlink(missing_ok=True)
 
     def _share_name(self, epoch: int, rank: int) -> str:
         return f"{epoch:06}.{rank}_of_{self.world.size}.npy"
+
+
+@patient
+def _read_counts(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, allow_pickle=False))
 
 
 def wait_for(path: Path) -> None:

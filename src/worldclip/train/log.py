@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -31,7 +31,7 @@ from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
 CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
-    *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction"),
+    *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
     *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
 )
 
@@ -55,7 +55,7 @@ class Log:
 
     def _reset_speed(self) -> None:
         self._elapsed_s = self._wait_s = 0.0
-        self._steps = self._tokens = 0
+        self._steps = self._tokens = self._unreadable = 0
         self._busy_times: list[Sequence[float]] = []
 
     def __enter__(self) -> Log:
@@ -74,9 +74,9 @@ class Log:
             return self
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = _open_and_truncate(layout.log_file(self.train_dir), self.first_step)
-        self._seen = _open_and_truncate(self.train_dir / "seen.jsonl", self.first_step)
-        self._board = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
+        self._file = Lines(layout.log_file(self.train_dir), self.first_step)
+        self._seen = Lines(self.train_dir / "seen.jsonl", self.first_step)
+        self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
         self._trackers = []
         if self.config.wandb is not None:
             self._trackers.append(_start_wandb(self.config.wandb, self.train_dir))
@@ -89,18 +89,20 @@ class Log:
         self._bar.stop()
         if self.is_silent:
             return
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         self._file.close()
         self._seen.close()
         for tracker in self._trackers:
             tracker.finish()
 
-    def add_step(self, step_s: float, wait_s: float, num_tokens: int) -> None:
-        """Count a step's time, the part of it spent waiting for data, and the tokens of this rank's texts."""
+    def add_step(self, step_s: float, wait_s: float, num_tokens: int, num_unreadable: int = 0) -> None:
+        """Count a step's time, the part of it spent waiting for data, tokens and unreadable images of this rank."""
         self._elapsed_s += step_s
         self._wait_s += wait_s
         self._steps += 1
         self._tokens += num_tokens
+        self._unreadable += num_unreadable
 
     def add_busy_times(self, busy_s: Sequence[float]) -> None:
         """Note how long each rank took before the first exchange of a step; all zeros or empty: unknown."""
@@ -130,6 +132,7 @@ class Log:
             "slowest_rank": slowest_rank,
             "slowest_rank_lag_s": lag_s,
             "flop_utilisation": flops / self._elapsed_s / (peak * self.num_devices) if peak else None,
+            "unreadable_fraction": self._unreadable * self.num_devices / pairs,
             "memory_bytes": peak_memory_bytes(self.device),
             "elapsed_s": elapsed_s,
         }
@@ -141,14 +144,15 @@ class Log:
         self._bar.update(self._task, completed=step_record["step"], summary=self._summary)
         if self.is_silent:
             return
-        _append(self._file, record)
+        self._file.append(record)
         self._draw({name: record[name] for name in CURVES if record[name] is not None}, step_record["step"])
 
-    def write_seen(self, step: int, samples_seen: int, seen: Counter[str]) -> None:
-        """Write the pairs seen by language, at a checkpoint."""
+    def write_seen(self, step: int, samples_seen: int, seen: Counter[str], bad: Counter[str]) -> None:
+        """Write the pairs seen by language and the images replaced by reason, of all ranks, at a checkpoint."""
         if self.is_silent:
             return
-        _append(self._seen, {"step": step, "samples_seen": samples_seen, "seen": dict(sorted(seen.items()))})
+        counts = {"seen": dict(sorted(seen.items())), "bad": dict(sorted(bad.items()))}
+        self._seen.append({"step": step, "samples_seen": samples_seen, **counts})
         self._draw({f"seen/{lang}": count for lang, count in seen.items()}, step)
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
@@ -164,8 +168,12 @@ class Log:
             say("train", "; ".join(part for part in parts if part))
 
     def _draw(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        try:
+            for name, value in values.items() if self._board is not None else ():
+                self._board.add_scalar(name, value, step)
+        except OSError as error:  # it writes in a thread, which has ended
+            say("train", f"WARNING: TensorBoard gets nothing more from this call ({error})")
+            self._board = None
         for tracker in self._trackers:
             tracker.log(values, step=step)
 
@@ -200,16 +208,32 @@ def _run_id(path: Path) -> str:
     return path.read_text("utf-8")
 
 
-def _open_and_truncate(path: Path, step: int) -> TextIO:
-    """Open a log to append to it, after removing the records after `step`."""
-    kept = [record for record in read_log(path) if record["step"] <= step]
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
-    return open(path, "a", encoding="utf-8")
+class Lines:
+    """A log of JSON lines.  A full disk ends no training: what cannot be written is written with the next record."""
 
+    def __init__(self, path: Path, step: int) -> None:
+        """Open a log to append to it, after removing the records after `step`."""
+        kept = [record for record in read_log(path) if record["step"] <= step]
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - until `close`
+        self._waiting = b""
+        self._has_failed = False
 
-def _append(file: TextIO, record: Record) -> None:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    file.flush()
+    def append(self, record: Record) -> None:
+        """Write a record, after what has not been written before."""
+        self._waiting += json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        try:
+            while self._waiting:  # a disk that fills up takes a part of a line
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed:
+                say("train", f"WARNING: {self._path}: {error}; it is tried again with the next record")
+            self._has_failed = True
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read_log(path: Path) -> list[Report]:

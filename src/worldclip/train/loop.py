@@ -57,6 +57,8 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, write_f
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
+MAX_UNREADABLE_SHARE = 0.01  # of the samples between two checkpoints; more is a fault of the storage
+FEW_UNREADABLE = 20  # so many are chance: a checkpoint may come one step after another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ class PendingStep:
     wait_s: float
     """Time spent waiting for its batch."""
     num_tokens: int
+    num_unreadable: int
+    """Images of this rank's batch that could not be read, and were replaced."""
     start: Moment
     """The moment at which this rank was done with the step before."""
 
@@ -225,7 +229,11 @@ class Trainer:
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
         launched = self._step(batch, lr, requests)
         self.counts.add(batch)
-        self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), self.idle_since))
+        self.pending.append(
+            PendingStep(
+                launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE], start=self.idle_since
+            )
+        )
         self.idle_since = Moment.now(self.device)
 
     def _read_steps(self, num_left: int) -> Requests:
@@ -241,7 +249,7 @@ class Trainer:
             step_s = done_at - self.started_at
             self.started_at = done_at
             self.progress.add_step(result, step_s)
-            self.log.add_step(step_s, min(step.wait_s, step_s), step.num_tokens)
+            self.log.add_step(step_s, min(step.wait_s, step_s), step.num_tokens, step.num_unreadable)
             self.busy_s = step.launched.arrived.seconds_since(step.start)
             self.log.add_busy_times(result.busy_s)
             self._log_step(result, step.lr)
@@ -305,20 +313,21 @@ class Trainer:
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
         write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
-        self.log.write_seen(progress.step, samples, progress.seen)
+        self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
         self.log.say_saved(progress.step, progress.elapsed_s)
         self._stop_if_unreadable(num_unreadable, samples)
 
     def _stop_if_unreadable(self, num_unreadable: int, samples_seen: int) -> None:
-        """Raise UserError if more reads failed than samples were seen since the checkpoint before."""
+        """Raise UserError if more than MAX_UNREADABLE_SHARE of the samples since the checkpoint before were lost."""
         num_samples, self.samples_saved = samples_seen - self.samples_saved, samples_seen
-        if num_unreadable > num_samples:
+        if num_unreadable > max(FEW_UNREADABLE, MAX_UNREADABLE_SHARE * num_samples):
             self.writer.wait()
             barrier(self.world)
             example = ": ".join(next(iter(self.progress.bad_keys.items())))
             raise UserError(
-                f"{num_unreadable:,} images could not be read for {num_samples:,} samples, for example {example}; mend "
-                f"the pool's storage, then run the same command again: step {self.progress.step} is saved"
+                f"{num_unreadable:,} images could not be read for {num_samples:,} samples, more than "
+                f"{MAX_UNREADABLE_SHARE:.0%}, for example {example}; repair the pool's storage, then run the same "
+                f"command again: step {self.progress.step} is saved"
             )
 
     def _lacks_scores(self) -> bool:

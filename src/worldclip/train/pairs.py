@@ -22,6 +22,7 @@ from worldclip.pool import read_index
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
 from worldclip.train.pool_join import file_positions, read_places
+from worldclip.train.retries import patient
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ def concat_pairs(parts: Sequence[Pairs]) -> Pairs:
 
 class PairSource:
     """Pairs by shard and epoch.  Shards are read on demand, and `num_cached` of them stay in memory.
+
+    A read that fails is tried again.
 
     work: what online curation decides by; None reads the offline list.
     """
@@ -111,6 +114,7 @@ class PairSource:
         num_pairs = pc.sum(has_image).as_py() or 0
         return num_pairs, len(kept_keys) - num_pairs
 
+    @patient
     def _kept_keys(self, shard_idx: int, epoch: int) -> pa.ChunkedArray:
         """Read the keys of a shard's kept pairs, without their texts."""
         shard = self.shards[shard_idx]
@@ -124,11 +128,13 @@ class PairSource:
         """Return (pairs of a shard in an epoch, number of kept pairs without an image)."""
         return self._decided(shard_idx, epoch) if self.is_online else self._curated(shard_idx)
 
+    @patient
     def _read_curated(self, shard_idx: int) -> tuple[Pairs, int]:
         columns = ("key", "text_idx", "text", "lang")
         pairs, has_image = self._join_images(read_curated(self.run_dir, self.shards[shard_idx], columns), shard_idx)
         return pairs, int((~has_image).sum())
 
+    @patient
     def _read_candidates(self, shard_idx: int) -> tuple[Candidates, np.ndarray, Pairs, np.ndarray]:
         """Return (candidates, keep probabilities, the pairs with an image, which candidates those are)."""
         assert self.work is not None
@@ -163,6 +169,7 @@ class PairSource:
         )
         return pairs, has_image.to_numpy(zero_copy_only=False)
 
+    @patient
     def _places(self, shard_idx: int) -> tuple[pa.Table, np.ndarray]:
         """Return (key, offset, size of a shard's images; the file of each), from the index or train.pool's join."""
         if self.image_shards is None:
