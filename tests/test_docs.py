@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import importlib
 import re
@@ -65,6 +66,22 @@ def test_names_in_the_tables_of_the_tour_stand_in_their_files() -> None:
             if not file.startswith("src/"):
                 homes = (path.parent, package, package.parent)
                 assert any((home / file).exists() for home in homes), f"{file} is not in {package.name}"
+
+
+def test_every_registered_item_is_a_module_where_the_tour_says() -> None:
+    rows = re.findall(
+        r"^\| [a-z ]+ \| (`src/.*`) \| `(worldclip\.\w+)` \|$", read(REPOSITORY / "docs" / "tour.md"), re.M
+    )
+    folders = {group: re.findall(r"`src/([\w/]+)/`", places) for places, group in rows}
+    items = configparser.ConfigParser(delimiters="=")
+    items.optionxform = str
+    items.read(REPOSITORY / "src" / "worldclip" / "entry_points.txt")
+    assert {".".join(section.split(".")[:2]) for section in items.sections()} == set(folders)
+    for section in items.sections():
+        group = ".".join(section.split(".")[:2])
+        for name, value in items[section].items():
+            module = value.partition(":")[0].replace(".", "/")
+            assert any(module.startswith(f"{folder}/") for folder in folders[group]), f"{name} = {value}"
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
