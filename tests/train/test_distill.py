@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,8 @@ import worldclip
 from small_world import TRAIN
 from trainings import train, train_until
 from worldclip.contracts.layout import checkpoints
-from worldclip.train import loop
+from worldclip.core.errors import UserError
+from worldclip.train import distill, loop
 from worldclip.train.distill import resize
 
 STEPS = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
@@ -58,6 +60,30 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
     assert student.encode_image([np.zeros((20, 20, 3), np.uint8)]).shape == (1, 8)
     config = json.loads((folders[0] / "config.json").read_text())
     assert config["vision_config"]["image_size"] == 32
+
+
+def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
+    train(tmp_path / "run", **settings(teacher), keep_last=1, keep_every_samples=4 * 16)
+    for folder in (tmp_path / "run/train", tmp_path / "run/train/students/small"):
+        assert [path.name for path in checkpoints(folder)] == ["step_000000004", "step_000000008"]
+
+
+@pytest.mark.parametrize("num_bad", [3, 99])
+def test_the_skipped_steps_of_a_student_are_counted_and_end_training(teacher, tmp_path, monkeypatch, num_bad):
+    original_step, steps = distill.train_step, []
+
+    def train_step(*args):
+        steps.append(original_step(*args))
+        return dataclasses.replace(steps[-1], is_applied=len(steps) > num_bad)
+
+    monkeypatch.setattr(distill, "train_step", train_step)
+    changed = settings(teacher) | {"samples_seen": 12 * 16}
+    if num_bad == 3:
+        assert train(tmp_path / "run", **changed)["skipped_steps_of_students"] == {"small": 3}
+        return
+    train_until(6, tmp_path / "run", **changed)  # the count outlives a restart, from step 6
+    with pytest.raises(UserError, match=r"the loss of student small .* for 10 steps in a row, up to step 10"):
+        train(tmp_path / "run", **changed)
 
 
 def test_resize_is_bicubic_and_keeps_uint8():

@@ -72,10 +72,12 @@ def resize(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
 class Student:
     """A further student, its tokenizer and the writer of its checkpoints."""
 
+    name: str
     state: TrainState
     tokenizer: Tokenizer
     writer: CheckpointWriter
     updates: int = 0
+    skipped_in_a_row: int = 0
 
     def step(self, batch: Batch, lr: float, teacher_features: Features) -> None:
         """Take a step on the same pairs, at this student's size and with its tokenizer."""
@@ -83,12 +85,15 @@ class Student:
         own_batch = dataclasses.replace(
             batch, images=resize(batch.images, size), tokens=self.tokenizer.encode(batch.texts)
         )
-        self.updates += train_step(self.state, own_batch, lr, teacher_features).is_applied
+        is_applied = train_step(self.state, own_batch, lr, teacher_features).is_applied
+        self.updates += is_applied
+        self.skipped_in_a_row = 0 if is_applied else self.skipped_in_a_row + 1
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, samples_seen: int) -> None:
         """Write a checkpoint and wait until it is complete: it must exist before the run's own of the same step."""
         write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
-        self.writer.start(step, copy_to_cpu(self.state), {"updates": self.updates}, write_model)
+        counters = {"samples_seen": samples_seen, "updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row}
+        self.writer.start(step, copy_to_cpu(self.state), counters, write_model)
         self.writer.wait()
 
 
@@ -106,12 +111,15 @@ def create_students(
         own_config = dataclasses.replace(
             config, model=student.model, tokenizer=student.tokenizer, initial_weights=None, lora_rank=None
         )
+        counters = read_state(checkpoint) if checkpoint else {}
         students.append(
             Student(
+                name=name,
                 state=create_train_state(own_config, tokenizer, world, device, checkpoint),
                 tokenizer=tokenizer,
                 writer=CheckpointWriter(folder, world, config.keep_last, config.keep_every_samples),
-                updates=read_state(checkpoint)["updates"] if checkpoint else 0,
+                updates=counters.get("updates", 0),
+                skipped_in_a_row=counters.get("skipped_in_a_row", 0),
             )
         )
     return students

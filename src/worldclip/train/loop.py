@@ -33,7 +33,7 @@ from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import Moment, device_memory_bytes, keep_freed_memory, peak_flops
-from worldclip.train.distill import Teacher, create_students, resize
+from worldclip.train.distill import Student, Teacher, create_students, resize
 from worldclip.train.distributed import (
     LONG_TIMEOUT,
     SAVE_TIMEOUT,
@@ -114,6 +114,7 @@ class Trainer:
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
         self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world)
         self.counts = RankCounts()
+        self.students: list[Student] = []
         self.pending: deque[PendingStep] = deque()
         self.samples_saved = self.progress.step * self.schedule.global_batch_size
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
@@ -289,11 +290,14 @@ class Trainer:
         progress.loss_sum, progress.loss_count = 0.0, 0
 
     def _stop_if_diverged(self) -> None:
-        skipped = self.progress.skipped_in_a_row
-        if skipped >= MAX_SKIPPED_IN_A_ROW:
+        skipped_of = {"the loss": self.progress.skipped_in_a_row}
+        skipped_of |= {f"the loss of student {student.name}": student.skipped_in_a_row for student in self.students}
+        for loss, skipped in skipped_of.items():
+            if skipped < MAX_SKIPPED_IN_A_ROW:
+                continue
             self.writer.wait()
             raise UserError(
-                f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a row, "
+                f"train.lr = {self.config.lr}: {loss} or its gradient was not finite for {skipped} steps in a row, "
                 f"up to step {self.progress.step}; lower it and restart training with --from train"
             )
 
@@ -306,9 +310,9 @@ class Trainer:
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable
-        for student in self.students:
-            student.save(progress.step)
         samples = progress.step * self.schedule.global_batch_size
+        for student in self.students:
+            student.save(progress.step, samples)
         record = progress.to_record()
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
         write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
@@ -384,6 +388,7 @@ class Trainer:
             "pairs": loader.epoch_length,
             "no_image": loader.num_without_image,
             "skipped_steps": progress.step - progress.updates,
+            "skipped_steps_of_students": {student.name: progress.step - student.updates for student in self.students},
             "seen": dict(sorted(progress.seen.items())),
             "bad": dict(sorted(progress.bad.items())),
             "bad_samples": progress.bad_keys,
