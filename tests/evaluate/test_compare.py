@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,18 @@ from evaluated import Forgetful, evaluated
 from toy import markdown_rows
 from worldclip.core.errors import UserError
 from worldclip.evaluate import comparison_page
-from worldclip.evaluate.compare import Arm, Comparison, arm_intervals, compare, find_arms, resampled_means
+from worldclip.evaluate.compare import (
+    Arm,
+    Comparison,
+    arm_intervals,
+    compare,
+    find_arms,
+    resampled_arms,
+    resampled_means,
+)
 from worldclip.evaluate.comparison_page import comparison_text, write_comparison
 from worldclip.evaluate.interval import quantiles
-from worlds import WordModel, word_dataset
+from worlds import WordModel, vector, word_dataset
 
 
 def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
@@ -151,6 +161,41 @@ def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
     row = next(row for row in comparison.rows if row["metric"] == "acc1")
     assert row["values"][0] == 1.0
     assert row["is_significant"] == [True]
+    assert row["seeds"] == [[1.0, 1.0], []]
+
+
+class Blind(WordModel):
+    """Sees the same word in every image."""
+
+    def encode_image(self, images: Sequence[bytes]) -> np.ndarray:
+        return np.stack([vector("word7")] * len(images))
+
+
+def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
+    seeds = [
+        run_folder(tmp_path, "balanced_0", 0, 0.1, WordModel()),
+        run_folder(tmp_path, "balanced_1", 1, 0.1, Forgetful()),
+    ]
+    (row,) = [row for row in compare(*seeds).rows if row["metric"] == "acc1"]
+    low, high = row["seeds"][0]
+    assert low < row["values"][0] < high == 1.0
+    assert row["is_at_chance"] == [False]
+    text = comparison_text(compare(*seeds))
+    assert f"{100 * row['values'][0]:.1f} ({100 * low:.1f} to 100.0)" in text
+    blind = compare(*seeds, run_folder(tmp_path, "blind", 0, 0.2, Blind()))
+    (row,) = [row for row in blind.rows if row["metric"] == "acc1"]
+    assert row["chance"] == 1 / 80  # the 60 words and 20 others
+    assert row["is_at_chance"] == [False, True]
+    assert "1.7 (at chance)" in comparison_text(blind)
+
+
+def test_comparison_page_holds_no_folder_of_this_machine(tmp_path):
+    paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
+    write_comparison(tmp_path / "page.html", compare(*paths))
+    page = (tmp_path / "page.html").read_text()
+    assert "<dd>a/out</dd>" in page
+    assert str(tmp_path) not in page
+    assert str(tmp_path) not in comparison_text(compare(*paths))
 
 
 def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path):
@@ -165,7 +210,9 @@ def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path, monkeypat
     assert len(row["values"]) == 3
     assert row["is_significant"] == [True, False]
     assert row["differences"][1] == 0
-    assert markdown_rows(comparison_text(comparison))[0][7::2] == ("two - one", "three - one")
+    assert markdown_rows(comparison_text(comparison))[0][7:] == (
+        "two - one", "95% interval", "three - one", "95% interval", "chance"
+    )  # fmt: skip
     write_comparison(tmp_path / "page.html", comparison)
     page = (tmp_path / "page.html").read_text()
     plotted = {(row["dataset"], row["task"], row["lang"]) for row in comparison.by_language}
@@ -187,7 +234,7 @@ def test_seeds_widen_the_interval_as_plain_resampling_does():
         drawn = random.integers(0, 40, 40)
         means = np.array([hits[drawn].mean() for ((hits, _),) in answers])
         differences.append(means[3 + random.integers(0, 3, 3)].mean() - means[random.integers(0, 3, 3)].mean())
-    (bounds,) = arm_intervals(answers, arm_of_run)
+    (bounds,) = arm_intervals(resampled_arms(answers, arm_of_run))
     np.testing.assert_allclose(bounds, np.quantile(differences, [0.025, 0.975]), atol=0.03)
     alone = quantiles(resampled_means(answers[3]) - resampled_means(answers[0]))
     assert bounds[1] - bounds[0] > alone[1] - alone[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -39,6 +39,8 @@ class Arm:
     name: str
     folders: list[Path]
     """With results.jsonl and ranks."""
+    runs: list[str] = field(default_factory=list)
+    """A short name of each folder, for pages that others read."""
 
 
 class ComparedMetric(TypedDict):
@@ -52,6 +54,12 @@ class ComparedMetric(TypedDict):
     """Of each arm: the mean over its seeds."""
     differences: list[float]
     """Of the other arms from the first one."""
+    seeds: NotRequired[list[list[float]]]
+    """Of each arm with several seeds: the value of each, ascending; [] for one run."""
+    chance: NotRequired[float]
+    """What guessing gives: the mean over the languages, where each has it."""
+    is_at_chance: NotRequired[list[bool]]
+    """Whether the 95% interval of each arm's value reaches chance."""
     preprocess: list[dict[str, Any]]
     """How each arm turns images into pixels."""
     intervals: NotRequired[list[tuple[float, float]]]
@@ -101,8 +109,10 @@ def compare(*paths: Path) -> Comparison:
     for group in groups:
         for metric in group[0][0]["metrics"]:
             if all(metric in record["metrics"] for records in group for record in records):
-                values_AL = _means_over_seeds(group, metric, arm_of_run)
+                values_LR = _values_of_runs(group, metric)
+                values_AL = _means_over_seeds(values_LR, arm_of_run)
                 row = _compared_metric(group, metric, values_AL, folders, arm_of_run)
+                row["seeds"] = _seeds(values_LR, arm_of_run)
                 rows.append(row)
                 by_language += _compared_languages(row, values_AL)
     return Comparison(arms=arms, rows=rows, by_language=by_language)
@@ -129,7 +139,8 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     arms = []
     for runs in groups.values():
         seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-        arms.append(Arm(name=f"{names[runs[0]]}{seeds}", folders=[folders[run] for run in runs]))
+        name = f"{names[runs[0]]}{seeds}"
+        arms.append(Arm(name=name, folders=[folders[run] for run in runs], runs=[names[run] for run in runs]))
     return arms
 
 
@@ -176,10 +187,21 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
     return record["dataset_digest"], protocol
 
 
-def _means_over_seeds(group: Group, metric: str, arm_of_run: np.ndarray) -> np.ndarray:
-    """Return the mean over seeds of each arm in each language, (A, L)."""
+def _values_of_runs(group: Group, metric: str) -> np.ndarray:
+    """Return a metric of each run in each language, (L, R)."""
     values = [record["metrics"][metric] for records in group for record in records]
-    values_LR = np.array(values, float).reshape(len(group), -1)
+    return np.array(values, float).reshape(len(group), -1)
+
+
+def _seeds(values_LR: np.ndarray, arm_of_run: np.ndarray) -> list[list[float]]:
+    """Return the mean over languages of each seed of each arm, ascending; [] for an arm of one run."""
+    means_R = values_LR.mean(axis=0)
+    of_arms = [np.sort(means_R[arm_of_run == arm]).tolist() for arm in range(arm_of_run.max() + 1)]
+    return [values if len(values) > 1 else [] for values in of_arms]
+
+
+def _means_over_seeds(values_LR: np.ndarray, arm_of_run: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds of each arm in each language, (A, L)."""
     arms = range(arm_of_run.max() + 1)
     return np.stack([values_LR[:, arm_of_run == arm].mean(axis=1) for arm in arms])
 
@@ -198,11 +220,18 @@ def _compared_metric(
         "differences": (values_A[1:] - values_A[0]).tolist(),
         "preprocess": [group[0][run]["protocol"].get("preprocess", {}) for run in first_run_of_arm],
     }
-    answers = hits(folders, group, metric) if len(values_A) > 1 else None
+    chances = [records[0].get("chance", {}).get(metric) for records in group]
+    known = [chance for chance in chances if chance is not None]
+    if len(known) == len(chances):
+        row["chance"] = float(np.mean(known))
+    answers = hits(folders, group, metric)
     if answers is not None:
-        intervals = arm_intervals(answers, arm_of_run)
+        arms = resampled_arms(answers, arm_of_run)
+        intervals = arm_intervals(arms)
         row["intervals"] = intervals
         row["is_significant"] = [low > 0 or high < 0 for low, high in intervals]
+        if "chance" in row:
+            row["is_at_chance"] = [quantiles(arm)[0] <= row["chance"] for arm in arms]
     return row
 
 
@@ -253,17 +282,16 @@ def _read_array(path: Path) -> np.ndarray:
     return array
 
 
-def arm_intervals(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[tuple[float, float]]:
-    """Return the 95% interval of each arm's difference from the first one.
-
-    answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
-    """
-    arms = resampled_arms(answers, arm_of_run)
+def arm_intervals(arms: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """Return the 95% interval of each arm's difference from the first one.  arms: of `resampled_arms`."""
     return [quantiles(arm - arms[0]) for arm in arms[1:]]
 
 
 def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
-    """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds."""
+    """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds.
+
+    answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
+    """
     # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
     # another stream than the images.
     means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)

@@ -30,6 +30,11 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ht
 
 NUM_COLOURS = 6  # of a chart
 LANGUAGES_COLUMN = 3  # of the table
+AT_CHANCE = " (at chance)"
+MARKS = (
+    "A star marks differences whose 95% interval excludes 0; without it the two are not distinguishable. At chance: "
+    "the 95% interval of the number reaches what guessing gives."
+)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -43,7 +48,7 @@ def comparison_text(comparison: Comparison) -> str:
         if len(rows) <= MAX_LANGUAGES_IN_TEXT:
             title = f"{rows[0]['dataset']}, {rows[0]['task']}, {rows[0]['metric']}:"
             parts += ["", title, "", to_markdown(_language_table(comparison.arms, rows, text_column("language")))]
-    return "\n".join([*parts, ""])
+    return "\n".join([*parts, "", MARKS, ""])
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
@@ -52,7 +57,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
     names = []
     for i, arm in enumerate(arms):
         square = tag("i", style=f"background:{_colour(i)}")
-        names.append(tag("dt", square, arm.name) + tag("dd", ", ".join(map(str, arm.folders))))
+        names.append(tag("dt", square, arm.name) + tag("dd", ", ".join(arm.runs)))
     main_rows = [row for row in comparison.rows if row["metric"] in _main_metrics(row)]
     notes = map(note, [*_means_over(comparison.rows), *_preprocessing_of(comparison)])
     results = [tag("dl", *names, class_="about"), to_html(_readable_table(comparison, main_rows)), *notes]
@@ -60,8 +65,8 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
         all_metrics = to_html(_readable_table(comparison, comparison.rows))
         results.append(folded(f"All {len(comparison.rows)} metrics", all_metrics))
     lead = (
-        f"In percent; differences are from {arms[0].name}. A star marks differences whose 95% interval excludes 0: "
-        "resamples of the images, the same for all runs and languages, and of the seeds within each row of runs."
+        f"In percent; differences are from {arms[0].name}. {MARKS} Intervals are over resamples of the images, the "
+        "same for all runs and languages, and of the seeds within each row of runs."
     )
     sections = [Section("Results", lead, join(results))]
     by_language = [_languages_part(arms, rows) for rows in _plotted(comparison)]
@@ -90,14 +95,16 @@ def _table(arms: Sequence[Arm], rows: Sequence[ComparedMetric]) -> Table:
     for name in names[1:]:
         columns.append(Column("difference" if len(names) == 2 else f"{name} - {names[0]}", html=bold_flagged))
         columns.append(text_column("95% interval"))
+    if any("chance" in row for row in rows):
+        columns.append(Column("chance"))
+        return Table(columns, [[*_cells(row), _chance(row)] for row in rows])
     return Table(columns, [_cells(row) for row in rows])
 
 
 def _cells(row: ComparedMetric) -> list[Any]:
-    number = task_info(row["task"]).number
     langs = row["languages"]
     cells: list[Any] = [row["dataset"], row["task"], row["metric"], langs[0] if len(langs) == 1 else len(langs)]
-    cells += map(number, row["values"])
+    cells += [_value(row, arm) for arm in range(len(row["values"]))]
     for i, difference in enumerate(row["differences"]):
         text = _signed(row["task"], difference)
         if "intervals" not in row:
@@ -106,6 +113,19 @@ def _cells(row: ComparedMetric) -> list[Any]:
         star = " *" if row["is_significant"][i] else ""
         cells += [text + star, " to ".join(_signed(row["task"], bound) for bound in row["intervals"][i])]
     return cells
+
+
+def _value(row: ComparedMetric, arm: int) -> str:
+    """Return an arm's number, the range of its seeds, and whether it is at chance."""
+    number = task_info(row["task"]).number
+    text = number(row["values"][arm])
+    if seeds := row.get("seeds", [])[arm : arm + 1]:
+        text += f" ({number(seeds[0][0])} to {number(seeds[0][-1])})" if seeds[0] else ""
+    return text + AT_CHANCE if row.get("is_at_chance", [])[arm : arm + 1] == [True] else text
+
+
+def _chance(row: ComparedMetric) -> str | None:
+    return task_info(row["task"]).number(row["chance"]) if "chance" in row else None
 
 
 def _signed(task: str, difference: float) -> str:

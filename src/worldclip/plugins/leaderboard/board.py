@@ -155,9 +155,9 @@ def read_models(paths: Sequence[Path], left_out: list[str]) -> list[BoardModel]:
             if (first := digests.setdefault(digest, path)) == path:
                 ours.append(path)
             else:
-                left_out.append(f"{path} holds the results of {first}; they count once")
+                left_out.append(f"{_shown(path)} holds the results of {_shown(first)}; they count once")
         elif layout.is_run(path):
-            left_out.append(f"{path} has no results yet; evaluate it: worldclip evaluate {path}")
+            left_out.append(f"{_shown(path)} has no results yet; evaluate it: worldclip evaluate {_shown(path)}")
         elif not of_mteb:
             problems.append(
                 f"{path} holds no results, neither results.jsonl nor those of mteb (<model>/<revision>/"
@@ -178,6 +178,11 @@ def read_models(paths: Sequence[Path], left_out: list[str]) -> list[BoardModel]:
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     return models
+
+
+def _shown(path: Path) -> str:
+    """Return a folder for a page that others read: of an absolute path, its name."""
+    return path.name if path.is_absolute() else str(path)
 
 
 def _results_at(path: Path) -> tuple[Path, Path]:
