@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,54 @@ def test_interrupted_training_shows_its_step(toy_run: Path, tmp_path: Path) -> N
     row = next(row for row in status(copy)["stages"] if row["stage"] == "train")
     assert row["state"] == "unfinished"
     assert 0 < row["counts"]["step"] <= row["counts"]["steps"]
+
+
+def write_log(run_dir: Path, *lines: str) -> None:
+    started = datetime.now() - timedelta(seconds=100)
+    text = "".join(f"{started:%Y-%m-%d %H:%M:%S},000  {line}\n" for line in lines)
+    (run_dir / "log.txt").write_text(text, encoding="utf-8")
+
+
+def test_running_training_shows_step_speed_and_time_left(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (copy / "train/manifest.json").unlink()
+    log = copy / "train/log.jsonl"
+    record = json.loads(log.read_text().splitlines()[-1]) | {"step": 15, "samples_per_s": 10.0}
+    log.write_text(json.dumps(record) + "\n")
+    write_log(copy, "   curate  finished in 1.0 s", "    train  starts (new)", "    train  step 15 of 20")
+    with RunLock(copy):
+        now = status(copy)["now"]
+        assert main(["status", str(copy)]) == 0
+    assert (now["stage"], now["done"], now["total"], now["seconds_left"]) == ("train", 15, 20, 16.0)
+    assert (
+        f"now: train since {now['started_at'][11:16]}, 15 of 20 steps, 10 samples/s, 16 s left\n"
+        in capsys.readouterr().out
+    )
+    assert "now" not in status(copy)  # nothing works on it
+
+
+def test_running_match_shows_shards_and_time_left(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (copy / "match/manifest.json").unlink()
+    markers = sorted((copy / "match").rglob("texts/*.json"))
+    assert len(markers) == 3
+    markers[0].unlink()
+    os.utime(markers[1], (0, 0))  # of an earlier call
+    os.utime(markers[2])
+    write_log(copy, "    match  starts (its inputs changed)")
+    with RunLock(copy):
+        now = status(copy)["now"]
+    assert (now["stage"], now["done"], now["total"]) == ("match", 2, 3)
+    assert now["seconds_left"] == pytest.approx(100, rel=0.1)
+
+
+def test_between_stages_nothing_runs(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    write_log(copy, "    match  starts (new)", "    match  finished in 3.0 s")
+    with RunLock(copy):
+        assert "now" not in status(copy)
 
 
 def test_holder_is_the_live_process_that_locked_the_run(tmp_path: Path) -> None:

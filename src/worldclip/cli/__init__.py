@@ -23,9 +23,8 @@ from worldclip.cli.overview import (
     to_text,
 )
 from worldclip.contracts import layout
-from worldclip.core.console import set_level
+from worldclip.core.console import complain, set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
-from worldclip.core.redact import redact
 from worldclip.recipe import stage_names
 
 RESUME = "rerun the same command to resume"
@@ -134,10 +133,6 @@ def _names_model(rest: Sequence[str]) -> bool:
 
 
 def _complain(problems: Sequence[str], code: int) -> int:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True, highlight=False)
     for problem in problems:
-        console.print(f"[bold red]worldclip:[/bold red] {escape(redact(problem))}", soft_wrap=True)
+        complain(problem)
     return code

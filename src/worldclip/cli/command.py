@@ -11,6 +11,8 @@ import dataclasses
 import inspect
 import json
 import re
+import shutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -74,8 +76,17 @@ def run_command(command: Command, words: str, summary: str, arguments: Sequence[
     if flags.json and result is not None:
         print(redact(json.dumps(result, ensure_ascii=False, default=str)))
     elif text:
-        print(redact(text))
+        print(_for_output(redact(text)))
     return 0
+
+
+def _for_output(text: str) -> str:
+    """Return a result as it is, for files and pipes; on a terminal fitted to its width."""
+    if not sys.stdout.isatty():
+        return text
+    from worldclip.report.terminal import fit_terminal
+
+    return fit_terminal(text, shutil.get_terminal_size().columns)
 
 
 def parse_command(

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -204,6 +205,19 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit()
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines between words only: argparse's own breaks --dry-run after its second hyphen."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (
+            textwrap.wrap(line, width, break_on_hyphens=False, break_long_words=False) for line in text.split("\n")
+        )
+        return "\n".join("\n".join(of_line) for of_line in lines)
+
+
 def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
     """Return the help of a command: flags by group."""
     required = [flag.label for flag in flags if flag.default is REQUIRED and not flag.is_positional]
@@ -212,7 +226,7 @@ def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
         prog=prog,
         usage=" ".join([prog, *positional, *required, "[OPTIONS]"]),
         description=summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     titles: dict[str, Any] = {OPTIONS: parser}
     for flag in flags:

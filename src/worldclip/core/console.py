@@ -10,6 +10,8 @@ from pathlib import Path
 from worldclip.core.redact import redact
 
 LOGGER = logging.getLogger("worldclip.console")
+BAR_WIDTH = 18
+"""A bar, its numbers and its times fit into 80 columns."""
 LOG_FORMAT = "%(asctime)s  %(stage)9s  %(message)s"
 
 
@@ -17,11 +19,25 @@ class _ToTerminal(logging.Handler):
     """Print records on standard error, as it is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from rich.console import Console  # not at the top: `worldclip --help` needs the level alone
-        from rich.markup import escape
+        _print_line(f"{record.__dict__['stage']:>9}", record.getMessage())
 
-        text = f"[bold]{record.__dict__['stage']:>9}[/bold]  {escape(record.getMessage())}"
-        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+def _print_line(head: str, message: str, style: str = "bold") -> None:
+    """Print a message after its head: one line in a file, on a terminal cut between words and never within a flag."""
+    from rich.console import Console  # not at the top: `worldclip --help` needs the level alone
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.print(Text.assemble((head, style), "  " if head else "", message), soft_wrap=True)
+        return
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    if head:
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(*([Text(head, style=style)] if head else []), Text(message))
+    console.print(grid)
 
 
 _TERMINAL = _ToTerminal(logging.INFO)
@@ -47,10 +63,12 @@ def say(stage: str, message: str) -> None:
 
 def note(text: str) -> None:
     """Print a line about a result to standard error, whatever the level."""
-    from rich.console import Console
-    from rich.markup import escape
+    _print_line("", redact(text))
 
-    Console(stderr=True, highlight=False).print(escape(redact(text)), soft_wrap=True)
+
+def complain(problem: str) -> None:
+    """Print a problem to standard error, whatever the level."""
+    _print_line("worldclip:", redact(problem), "bold red")
 
 
 def say_detail(stage: str, message: str) -> None:
@@ -84,7 +102,12 @@ def progress_bar(label: str, total: int, *, is_shown: bool, num_done: int = 0) -
         TimeRemainingColumn,
     )
 
-    items = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    items = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(BAR_WIDTH),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*items, *times, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
         task = bar.add_task(label, total=total, completed=num_done, note="")

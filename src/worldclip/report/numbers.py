@@ -52,3 +52,11 @@ def tick(value: float) -> str:
 def interval(bounds: Sequence[float] | None, number: Callable[[float], str] = percent) -> str | None:
     """Write a confidence interval: 10.0% to 20.0%.  None stays None."""
     return None if bounds is None else " to ".join(map(number, bounds))
+
+
+def duration(seconds: float) -> str:
+    """Write a time in its largest fitting unit: 0.4 s, 35 s, 3.5 min, 2.1 h, 3.4 days."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

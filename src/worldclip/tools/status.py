@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.settings import SECTIONS
+from worldclip.report.numbers import duration, short
 from worldclip.report.table import Table, text_column, to_markdown
 
+LOG_TAIL_BYTES = 2**18
+LOG_TIME = "%Y-%m-%d %H:%M:%S"
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ +(\w+)  (.*)")  # core/console.py
 STAGES = tuple(section for section in SECTIONS if section != "languages")
 """The stages in order: each has a section of its name in the recipe."""
 
@@ -34,11 +39,27 @@ class StageStatus(TypedDict):
     report: NotRequired[str]
 
 
+class StageNow(TypedDict):
+    """The stage that runs."""
+
+    stage: str
+    started_at: str
+    """Local time, ISO 8601."""
+    unit: NotRequired[str]
+    """What is counted: shards or steps."""
+    done: NotRequired[int]
+    total: NotRequired[int]
+    speed: NotRequired[str]
+    seconds_left: NotRequired[float]
+
+
 class RunStatus(TypedDict):
     """What `worldclip status` says of a run."""
 
     run: str
     in_use_by: str | None
+    now: NotRequired[StageNow]
+    """What a live process does; left out between stages and for a run that nothing works on."""
     stages: list[StageStatus]
     next: str | None
     """The command that goes on; None of a finished run."""
@@ -56,7 +77,66 @@ def status(run: Path) -> RunStatus:
     rows = [_stage_status(run, stage) for stage in STAGES]
     is_done = all(row["state"] == "finished" for row in rows)
     command = None if is_done else f"worldclip run {run}"
-    return {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": command}
+    record: RunStatus = {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": command}
+    if record["in_use_by"] and (now := _running_stage(run)):
+        record["now"] = now
+    return record
+
+
+def _running_stage(run_dir: Path) -> StageNow | None:
+    """Return the stage that began last and has not finished, by RUN/log.txt, and how fast it is."""
+    path = layout.run_log(run_dir)
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        matches = map(_LOG_LINE.match, file.read().decode("utf-8", "replace").splitlines())
+    lines = [match.groups() for match in matches if match is not None]
+    begun = {stage: (i, at) for i, (at, stage, message) in enumerate(lines) if message.startswith("starts (")}
+    if not begun:
+        return None
+    stage, (i, at) = max(begun.items(), key=lambda item: item[1][0])
+    if any(name == stage and message.startswith("finished in") for _, name, message in lines[i:]):
+        return None
+    start = datetime.strptime(at, LOG_TIME).astimezone()
+    now: StageNow = {"stage": stage, "started_at": start.isoformat(timespec="seconds")}
+    progress = _training_now(run_dir) if stage == "train" else _shards_now(run_dir, stage, start.timestamp())
+    return cast(StageNow, {**now, **progress})
+
+
+def _training_now(run_dir: Path) -> dict[str, Any]:
+    """Return step, steps, speed and time left from the log of a training; {} before its first record."""
+    log = layout.train_log(run_dir)
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    if not lines:
+        return {}
+    record = json.loads(lines[-1])
+    schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
+    steps_left = schedule["num_steps"] - record["step"]
+    return {
+        "unit": "steps",
+        "done": record["step"],
+        "total": schedule["num_steps"],
+        "speed": f"{record['samples_per_s']:,.0f} samples/s",
+        "seconds_left": steps_left * schedule["global_batch_size"] / record["samples_per_s"],
+    }
+
+
+def _shards_now(run_dir: Path, stage: str, start: float) -> dict[str, Any]:
+    """Return the finished shards of a stage that works shard by shard, and the time for the others."""
+    folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
+    done_dir = layout.done_dir(folder, "texts") if stage == "match" else layout.done_dir(folder)
+    markers = list(done_dir.rglob("*.json"))
+    pool = read_manifest(run_dir / "pool")
+    if stage not in ("match", "curate") or pool is None or not markers:
+        return {"unit": "shards", "done": len(markers)} if markers else {}
+    total = pool["counts"]["shards"]
+    num_new = sum(marker.stat().st_mtime >= start for marker in markers)
+    progress = {"unit": "shards", "done": len(markers), "total": total}
+    if not num_new:
+        return progress
+    per_s = num_new / max(time.time() - start, 1e-9)
+    return progress | {"speed": f"{per_s:,.1f} shards/s", "seconds_left": (total - len(markers)) / per_s}
 
 
 def holder(run_dir: Path) -> str | None:
@@ -116,10 +196,12 @@ def to_text(record: RunStatus) -> str:
     """Return the status as a table, then what happens now, the next command, and the page of the run."""
     columns = [text_column(title) for title in ("stage", "state", "since", "counts")]
     rows = [
-        [row["stage"], row["state"], row.get("finished_at", "")[:16].replace("T", " "), _counts_text(row)]
+        [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), _counts_text(row)]
         for row in record["stages"]
     ]
     lines = [to_markdown(Table(columns, rows)), ""]
+    if "now" in record:
+        lines.append(_now_text(record["now"]))
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
     if record["next"] and not record["in_use_by"]:
         lines.append(f"next: {record['next']}")
@@ -127,6 +209,19 @@ def to_text(record: RunStatus) -> str:
     if page.exists():
         lines.append(f"report: {page}")
     return "\n".join(lines)
+
+
+def _now_text(now: StageNow) -> str:
+    """Return the running stage in one line: `now: train since 14:02, 120 of 500 steps, 109 samples/s, 3 min left`."""
+    parts = [f"now: {now['stage']} since {now['started_at'][11:16]}"]
+    if "done" in now:
+        total = f" of {now['total']:,}" if "total" in now else ""
+        parts.append(f"{now['done']:,}{total} {now['unit']}")
+    if "speed" in now:
+        parts.append(now["speed"])
+    if "seconds_left" in now:
+        parts.append(f"{duration(now['seconds_left'])} left")
+    return ", ".join(parts)
 
 
 def _counts_text(row: StageStatus) -> str:
@@ -140,8 +235,12 @@ def _counts_text(row: StageStatus) -> str:
         for name, value in counts.items()
         if isinstance(value, int | float)
     }
-    return ", ".join(f"{value:,.{0 if value > 100 else 3}f} {name}" if isinstance(value, float)
-                     else f"{value:,} {name}" for name, value in shown.items())  # fmt: skip
+    not_zero = {name: value for name, value in shown.items() if value} or shown
+    return ", ".join(f"{_number(value)} {name}" for name, value in not_zero.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and value <= 100 else short(value)
 
 
 STATUS = Command(status, lambda record, flags: to_text(record))

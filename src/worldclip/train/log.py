@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import write_text
-from worldclip.core.console import is_quiet, say
+from worldclip.core.console import BAR_WIDTH, is_quiet, say
 from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
 from worldclip.train.budget import flops_per_pair
@@ -62,10 +62,11 @@ class Log:
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("    train"),
-            BarColumn(),
+            BarColumn(BAR_WIDTH),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[summary]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
+            TextColumn("{task.fields[summary]}"),
             console=console,
             disable=self.is_silent or is_quiet() or not console.is_terminal,
         )
@@ -140,12 +141,20 @@ class Log:
         loss = step_record["loss"]
         loss_text = "not finite" if loss is None else f"{loss:.3f}"
         speed = f"{record['samples_per_s']:,.0f} samples/s"
-        self._summary = f"loss {loss_text}, {speed}, {wait_fraction:.0%} of the time waiting for data"
-        self._bar.update(self._task, completed=step_record["step"], summary=self._summary)
+        parts = [f"loss {loss_text}", speed, f"{wait_fraction:.0%} of the time waiting for data"]
+        self._summary = ", ".join(parts)
+        self._bar.update(self._task, completed=step_record["step"], summary=self._fit_bar(parts))
         if self.is_silent:
             return
         self._file.append(record)
         self._draw({name: record[name] for name in CURVES if record[name] is not None}, step_record["step"])
+
+    def _fit_bar(self, parts: Sequence[str]) -> str:
+        """Return as much of the summary as a terminal has room for after step and time left."""
+        steps = 2 * len(str(self.schedule.num_steps)) + 1
+        room = self._bar.console.width - len("    train") - BAR_WIDTH - steps - len("0:00:00 left") - 5
+        lengths = (len(", ".join(parts[:number])) for number in range(1, len(parts) + 1))
+        return ", ".join(parts[: sum(length <= room for length in lengths)])
 
     def write_seen(self, step: int, samples_seen: int, seen: Counter[str], bad: Counter[str]) -> None:
         """Write the pairs seen by language and the images replaced by reason, of all ranks, at a checkpoint."""

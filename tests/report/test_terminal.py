@@ -1,0 +1,117 @@
+"""What a terminal shows: tables that fit, and lines that break between words only."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldclip.cli import command, main
+from worldclip.core.console import note, progress_bar, say
+from worldclip.model.config import ModelConfig
+from worldclip.report.table import Table, columns_of, text_column, to_markdown
+from worldclip.report.terminal import fit_terminal
+from worldclip.tools.list_languages import list_languages, to_text
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import World
+from worldclip.train.log import Log
+from worldclip.train.schedule import Schedule
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rich take standard error for a terminal of 80 columns without colours."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_wide_table_fits_and_loses_no_cell() -> None:
+    shown = fit_terminal(to_text(list_languages()), 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "---" not in shown
+    assert "|" not in shown
+    words = set(shown.split())
+    assert {row["code"] for row in list_languages()} <= words
+    assert {label for row in list_languages() for label in row["glotlid"]} <= words
+
+
+def test_numbers_stay_on_one_line_and_escapes_are_undone() -> None:
+    table = Table([text_column("name"), *columns_of(("count", "share"))], [["a_b|c *", "1,234,567", "99.9%"]])
+    shown = fit_terminal(f"before\n\n{to_markdown(table)}\n\nafter", 80)
+    assert shown == "before\n\nname         count  share\na_b|c *  1,234,567  99.9%\n\nafter"
+
+
+def test_lines_break_between_words_and_never_within_a_flag() -> None:
+    text = "Run it again: worldclip run runs/my_images_of_the_world --until evaluate --dry-run --from-run runs/other"
+    shown = fit_terminal(text, 78)
+    assert shown.split() == text.split()
+    assert len(shown.splitlines()) == 2
+
+
+def test_files_and_pipes_get_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["languages", "--find", "sw"]) == 0
+    assert capsys.readouterr().out.startswith("| code |")
+
+
+def test_commands_fit_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert shutil.get_terminal_size().columns == 80
+    assert main(["languages"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_messages_of_a_terminal_are_indented_and_whole(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+    say(
+        "curate", "12 shards done. Rerun without --shards to finish the stage; worldclip inspect RUN --key KEY says why"
+    )
+    note("report: " + "x" * 60 + " and then --some-flag")
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(" " * 11)
+    assert "--some-flag" in "\n".join(lines)
+
+
+def test_messages_of_a_file_stay_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("curate", "word " * 60)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_help_breaks_no_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for stage in ("run", "match", "export", "train"):
+        with pytest.raises(SystemExit):
+            main([stage, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.endswith("-") and not line.endswith(" -")] == []
+
+
+def test_progress_bar_fits_80_columns(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("match", 123_456, is_shown=True, num_done=1_000) as advance:
+        advance(10, "of 2 failed")
+    last = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "match" in line][-1]
+    assert "1010/123456" in last
+    assert "left" in last
+    assert len(last) <= 80
+
+
+def test_bar_of_training_keeps_step_and_time_left(
+    terminal: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = Schedule(samples_seen=3_200_000, global_batch_size=32, num_steps=100_000, warmup_steps=0)
+    config = TrainConfig(model=ModelConfig(preset="tiny"))
+    with Log(tmp_path, config, schedule, 0, torch.device("cpu"), World()) as log:
+        log.add_step(0.25, 0.1, 320)
+        log.write_step(
+            {"step": 99_990, "loss": 3.7264, "lr": 1e-3, "logit_scale": 14.3, "grad_norm": 1.0}, elapsed_s=3_600.0
+        )
+        log.advance(99_990)
+    shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "99990/100000" in line]
+    assert shown
+    assert all(len(line) <= 80 for line in shown)
+    assert "left loss 3.726" in shown[-1]
