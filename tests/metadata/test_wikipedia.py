@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from worldclip.core import unpack
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams import count_to_file, merge
@@ -85,7 +86,8 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", FILES)
-def test_all_dump_formats_give_same_articles(name: str, threads: int, tmp_path: Path):
+def test_all_dump_formats_give_same_articles(name: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)  # small files are read by one thread
     FILES[name](tmp_path / name)
     assert list(iter_articles(tmp_path / name, threads=threads)) == [*ARTICLES, ("Tupu", "")]
 
@@ -122,9 +124,10 @@ def test_long_line_is_cut_at_punctuation(wiki: str, sentence: str, tmp_path: Pat
     assert counts[0] == counts[1]
 
 
-def test_multistream_in_threads_gives_same_bytes(tmp_path: Path):
+def test_multistream_in_threads_gives_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import random
 
+    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
     noise = [random.Random(n).randbytes(300_000) for n in range(12)]
     (tmp_path / "x.bz2").write_bytes(b"".join(bz2.compress(part) for part in noise))
     for threads in (1, 4):
@@ -164,7 +167,8 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_file_is_bad_shard_with_reason(case: str, threads: int, tmp_path: Path):
+def test_broken_file_is_bad_shard_with_reason(case: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
     name, content, message = BROKEN[case]
     (tmp_path / name).write_bytes(content())
     with pytest.raises(BadShard, match=message) as caught:

@@ -139,7 +139,7 @@ def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
     packed = gzip.compress(b'{"uid": "a", "text": "red"}\n' * 1000)
     for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):
         (tmp_path / "0.jsonl.gz").write_bytes(content)
-        with pytest.raises(BadShard, match="gzip data cut off or damaged"):
+        with pytest.raises(BadShard, match=r"ends in the middle|is damaged"):
             read_rows(tmp_path / "0.jsonl.gz", key="uid")
 
 

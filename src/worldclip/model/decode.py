@@ -16,6 +16,7 @@ import functools
 import importlib.metadata
 import io
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 
 VERSION = 2  # version of the pixels; results of another version are computed again.  2: 16-bit levels, high byte
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's limit for decompression bombs
+# A file below SMALL_FILE_BYTES may take 1 GiB, libraries included (0.4 GiB).  Decoding takes 5 to 8 bytes per pixel for
+# JPEG and PNG, 6 to 16 for WEBP, AVIF, TIFF and GIF, 20 to 26 for JPEG2000.
+SMALL_FILE_BYTES = 2**22
+MAX_PIXELS_OF_SMALL = {"JPEG": 64_000_000, "MPO": 64_000_000, "PNG": 64_000_000, "JPEG2000": 24_000_000}
+MAX_PIXELS_OF_OTHER_SMALL = 36_000_000
+ICON_MARK = b"\0\0\1\0"
+STRIP_PIXELS = 2**22  # converted at once
 MAX_ASPECT = 1000  # longer side / shorter side: a line of 1 x 65,535 pixels would be resized to 224 x 14,679,840
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
 # The formats that are read.  Pillow knows more; one of them (EPS) starts another program.
@@ -103,7 +111,11 @@ def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
     if decoder is None or "JPEG" not in decoder.formats:
         return None
     size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
-    if not _is_fit(*size) or (min_side is not None and _is_scalable(size, min_side)):
+    if (
+        not _is_fit(*size)
+        or _is_bomb("JPEG", size, len(data))
+        or (min_side is not None and _is_scalable(size, min_side))
+    ):
         return None
     return decoder.decode(data, size)
 
@@ -142,6 +154,9 @@ def open_image(data: bytes) -> Image:
     """Return the image in `data`, with only its header read.  Raises BadImage for other data and for a bomb."""
     pillow = _pillow()
     with image_faults():
+        if data.startswith(ICON_MARK):  # Pillow decodes it as it opens it
+            for size in _sizes_in_icon(data):
+                _check_small("ICO", size, len(data))
         try:
             image: Image = pillow.open(io.BytesIO(data), formats=_formats())
         except pillow.DecompressionBombError as error:
@@ -149,7 +164,33 @@ def open_image(data: bytes) -> Image:
         except pillow.UnidentifiedImageError as error:
             raise BadImage(UNDECODABLE, "no known image format") from error
         _check_size(*image.size)
+        _check_small(image.format, image.size, len(data))
         return image
+
+
+def _check_small(kind: str | None, size: tuple[int, int], num_bytes: int) -> None:
+    """Raise BadImage for a small file with so many pixels that its decoder would take more than 1 GiB."""
+    if _is_bomb(kind, size, num_bytes):
+        raise BadImage(BOMB, f"{size[0]} x {size[1]} pixels in {num_bytes} bytes, too many for a file below 4 MiB")
+
+
+def _is_bomb(kind: str | None, size: tuple[int, int], num_bytes: int) -> bool:
+    most = MAX_PIXELS_OF_SMALL.get(kind or "", MAX_PIXELS_OF_OTHER_SMALL)
+    return num_bytes < SMALL_FILE_BYTES and size[0] * size[1] > most
+
+
+def _sizes_in_icon(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the size of each picture of an ICO file as its own header says: the directory's is a byte per side."""
+    (num_pictures,) = struct.unpack_from("<H", data, 4)
+    for number in range(num_pictures):
+        (start,) = struct.unpack_from("<I", data, 6 + 16 * number + 12)
+        if start + 24 > len(data):
+            continue
+        if data.startswith(b"\x89PNG\r\n\x1a\n", start):
+            yield struct.unpack_from(">II", data, start + 16)
+        else:
+            width, height = struct.unpack_from("<ii", data, start + 4)
+            yield abs(width), abs(height) // 2  # the picture above its mask
 
 
 def _check_size(width: int, height: int) -> None:
@@ -176,12 +217,27 @@ def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:
     with image_faults():
         image.load()
         _check_size(*image.size)
-        pixels = scale_16_bit(image)
-        if pixels is None:
-            pixels = np.array(image.convert("RGB"))
-        else:
-            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        pixels = _rgb(image)
         return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
+
+
+def _rgb(image: Image) -> np.ndarray:
+    """Return (height, width, 3) uint8 of a loaded image, converted in strips: copies of all pixels would add up."""
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    if rows >= height:
+        return _rgb_of_strip(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        strip.format = image.format  # scale_16_bit asks for it
+        pixels[top : top + rows] = _rgb_of_strip(strip)
+    return pixels
+
+
+def _rgb_of_strip(image: Image) -> np.ndarray:
+    levels = scale_16_bit(image)
+    return np.array(image.convert("RGB")) if levels is None else np.repeat(levels[:, :, None], 3, axis=2)
 
 
 def scale_16_bit(image: Image) -> np.ndarray | None:

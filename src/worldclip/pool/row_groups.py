@@ -7,6 +7,7 @@ at once, and each row group is read once per call, as a stream of batches of bou
 from __future__ import annotations
 
 import functools
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from worldclip.core.errors import BadShard
 from worldclip.core.hub_errors import explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
+from worldclip.core.parquet_size import check_parquet
 from worldclip.pool.files import open_file
 
 ROW_BITS = 40  # of `offset`; the column stands above them
@@ -45,7 +47,10 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         try:
             is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
             footer = read_footer(path, stamp_of(path)) if is_fixed else None
-            yield pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
+            table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
+            if footer is None:
+                check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
+            yield table
         except FAULTS as error:
             raise damaged(error) from error
 
@@ -62,7 +67,9 @@ def read_footer(path: str, stamp: Stamp) -> pq.FileMetaData:
     """Read a footer once per process; the stamp is an argument so that a changed file is read again."""
     with open_file(path, reads_ahead=False) as file:
         try:
-            return pq.read_metadata(file)
+            footer = pq.read_metadata(file)
+            check_parquet(file, file.seek(0, io.SEEK_END), footer)
+            return footer
         except FAULTS as error:
             raise damaged(error) from error
 

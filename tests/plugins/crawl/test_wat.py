@@ -172,7 +172,7 @@ def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path: Path
     Path(bad).write_bytes(whole[:-30])
     with pytest.raises(StageFailed) as failed:
         build_wat([good, bad], tmp_path / "out", executor=QUIET)
-    assert failed.value.failures == {"1.wat.gz": "gzip data cut off"}
+    assert failed.value.failures == {"1.wat.gz": "compressed data ends in the middle"}
     assert not (tmp_path / "out" / "manifest.json").exists()
     Path(bad).write_bytes(whole)
     build_wat([good, bad], tmp_path / "out", executor=QUIET)

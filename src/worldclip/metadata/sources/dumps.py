@@ -10,12 +10,10 @@ threads.  A file that is truncated, not XML, or an entity bomb is a BadShard.
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
+import io
 import json
 import re
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +24,9 @@ from xml.parsers import expat
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worldclip.core import unpack
 from worldclip.core.errors import BadShard
+from worldclip.core.parquet_size import check_parquet
 from worldclip.language import characters
 from worldclip.language.table import INSTALLED
 from worldclip.metadata.sources import wikitext
@@ -40,6 +40,10 @@ SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
 MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
 _CUT = re.compile("[\n.,;:!?。、，]")
+MAX_PAGE_CHARS = 2**25  # of one element of XML; MediaWiki allows pages of 2 MiB
+MAX_DEPTH = 64  # of nested elements; dumps have 5
+MAX_NAMESPACES = 10_000
+MAX_TITLES = 2**17  # of a batch, for pages without text
 READ_BYTES = 2**20
 
 # A bzip2 stream begins at a byte boundary with `BZh`, its level and the magic of the first block, the digits of pi.
@@ -77,6 +81,10 @@ class _Batch:
         self.texts: list[str] = []
         self.num_chars = 0
 
+    @property
+    def is_full(self) -> bool:
+        return self.num_chars >= BATCH_CHARS or len(self.titles) >= MAX_TITLES
+
     def add(self, title: str, text: str) -> None:
         self.titles.append(title)
         self.texts.append(text)
@@ -108,41 +116,22 @@ def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
     try:
         with open(path, "rb") as file:
-            if path.name.endswith((".bz2", ".gz")) and not path.stat().st_size:
-                raise EOFError
-            if path.name.endswith(".bz2"):
-                is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
-                file.seek(0)
-                yield from _iter_multistream(file, threads) if threads > 1 and is_multistream else _iter_streams(file)
-            elif path.name.endswith(".gz"):
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    yield from iter(lambda: unpacked.read(READ_BYTES), b"")
+            size = path.stat().st_size
+            if unpack.is_packed(path.name) and not size:
+                raise unpack.Truncated
+            if threads > 1 and size >= unpack.SMALL_FILE_BYTES and path.name.endswith(".bz2") and _has_streams(file):
+                yield from _iter_multistream(file, threads)
             else:
-                yield from iter(lambda: file.read(READ_BYTES), b"")
-    except EOFError as error:
-        raise BadShard(f"{path}: compressed data ends in the middle; download it again") from error
-    except (gzip.BadGzipFile, zlib.error, ValueError, OSError) as error:
-        # The bz2 module raises OSError for damaged data, without an errno; gzip.BadGzipFile is an OSError as well.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise BadShard(f"{path}: compressed data is damaged ({error}); download it again") from error
+                yield from unpack.unpack(file, path.name)
+    except BadShard as error:
+        raise BadShard(f"{path}: {error}; download it again") from error
 
 
-def _iter_streams(file: IO[bytes]) -> Iterator[bytes]:
-    """Decompress one bzip2 stream after the other in this thread."""
-    decompressor = bz2.BZ2Decompressor()
-    has_begun = False
-    while data := file.read(READ_BYTES):
-        while data:
-            if decompressor.eof:
-                decompressor = bz2.BZ2Decompressor()
-            chunk = decompressor.decompress(data)
-            data = decompressor.unused_data
-            has_begun = True
-            if chunk:
-                yield chunk
-    if has_begun and not decompressor.eof:
-        raise EOFError
+def _has_streams(file: IO[bytes]) -> bool:
+    """Return whether a second bzip2 stream begins near the head of the file, as in multistream dumps."""
+    is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
+    file.seek(0)
+    return is_multistream
 
 
 def _iter_multistream(file: IO[bytes], threads: int) -> Iterator[bytes]:
@@ -173,11 +162,7 @@ def _split_streams(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _decompress(stream: bytes) -> bytes:
-    decompressor = bz2.BZ2Decompressor()
-    data = decompressor.decompress(stream)
-    if not decompressor.eof:
-        raise EOFError
-    return data
+    return b"".join(unpack.unpack(io.BytesIO(stream), ".bz2"))
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------
@@ -197,13 +182,15 @@ class _PageParser:
         self.page: dict[str, str] = {}
         self.is_redirect = False
         self.characters: list[str] = []
+        self.num_chars = 0  # of the present element
+        self.num_bytes = 0  # given to the parser
         self.namespace_key: int | None = None
         self.parser: Any = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.buffer_size = READ_BYTES
         self.parser.StartElementHandler = self.start
         self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = lambda data: self.characters.append(data)
+        self.parser.CharacterDataHandler = self.add_characters
         self.parser.StartDoctypeDeclHandler = self.refuse
         self.parser.EntityDeclHandler = self.refuse
         self.parser.ExternalEntityRefHandler = self.refuse
@@ -214,12 +201,28 @@ class _PageParser:
             self.parser.Parse(chunk, is_last)
         except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
             raise BadShard(f"{self.path}: broken XML ({error}); download it again") from error
+        self.num_bytes += len(chunk)
+        # The parser keeps a tag until its end.
+        if self.num_bytes - self.parser.CurrentByteIndex > unpack.MAX_LINE_BYTES:
+            raise self.too_large("a tag")
+
+    def too_large(self, what: str) -> BadShard:
+        return BadShard(f"{self.path}: {what} is larger than in any dump; not read for safety")
+
+    def add_characters(self, data: str) -> None:
+        self.num_chars += len(data)
+        if self.num_chars > MAX_PAGE_CHARS:
+            raise self.too_large("the text of an element")
+        self.characters.append(data)
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self.open_elements and name != "mediawiki":
             raise BadShard(f"{self.path}: root element is <{name}>, not <mediawiki>; expected pages-articles XML")
         self.open_elements.append(name)
+        if len(self.open_elements) > MAX_DEPTH:
+            raise self.too_large("the depth of its elements")
         self.characters = []
+        self.num_chars = 0
         if name == "page":
             self.page = {}
             self.is_redirect = False
@@ -234,6 +237,8 @@ class _PageParser:
         parent = self.open_elements[-1] if self.open_elements else ""
         if name == "namespace" and self.namespace_key is not None:
             self.namespaces[self.namespace_key] = "".join(self.characters)
+            if len(self.namespaces) > MAX_NAMESPACES:
+                raise self.too_large("the number of its namespaces")
         elif (name in ("title", "ns") and parent == "page") or (name == "text" and parent == "revision"):
             self.page[name] = "".join(self.characters)
         elif name == "page":
@@ -241,6 +246,7 @@ class _PageParser:
             if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
                 self.batch.add(title, text)
         self.characters = []
+        self.num_chars = 0
 
     def _is_article(self, title: str) -> bool:
         """Tell by the number of the namespace, or by its name in dumps without numbers."""
@@ -270,7 +276,7 @@ def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
     parser = _PageParser(path)
     for chunk in iter_bytes(path, threads):
         parser.feed(chunk)
-        if parser.batch.num_chars >= BATCH_CHARS:
+        if parser.batch.is_full:
             yield parser.take()
     parser.feed(b"", is_last=True)
     if parser.batch.titles:
@@ -303,6 +309,8 @@ def _iter_lines(path: Path, threads: int) -> Iterator[bytes]:
     for chunk in iter_bytes(path, threads):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
+        if len(rest) > unpack.MAX_LINE_BYTES:
+            raise BadShard(f"{path}: a line is larger than in any dump; not read for safety")
     if rest:
         yield rest
 
@@ -313,6 +321,7 @@ def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
     for number, line in enumerate(_iter_lines(path, threads), start=1):
         if not line.strip():
             continue
+        unpack.check_document(line, f"{path}, line {number}:")
         try:
             page = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -325,7 +334,7 @@ def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
         if not isinstance(text, str):
             raise BadShard(f"{path}, line {number}: no field `text`; expected a CirrusSearch content dump")
         batch.add(_replace_surrogates(str(page.get("title", ""))), _replace_surrogates(text))
-        if batch.num_chars >= BATCH_CHARS:
+        if batch.is_full:
             yield _to_record_batch(batch.titles, batch.texts)
             batch = _Batch()
     if batch.titles:
@@ -339,6 +348,7 @@ def _replace_surrogates(text: str) -> str:
 
 def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
     try:
+        check_parquet(path, path.stat().st_size)
         with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
             columns = [name for name in ("title", "text") if name in schema.names and _is_string(schema.field(name))]
@@ -349,6 +359,8 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
                 texts = _strings(batch.column("text"))
                 titles = _strings(batch.column("title")) if "title" in columns else [""] * len(texts)
                 yield _to_record_batch(titles, texts)
+    except unpack.TooLarge as error:
+        raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 

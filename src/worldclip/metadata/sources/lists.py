@@ -7,15 +7,14 @@ reference's metadata.json.
 from __future__ import annotations
 
 import functools
-import gzip
 import json
 import math
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import unpack
 from worldclip.core.errors import BadShard, require
 from worldclip.language import characters
 from worldclip.language.table import INSTALLED, Languages
@@ -63,13 +62,12 @@ def iter_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, plain or .gz, without line ends and without a byte order mark."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8").rstrip("\r\n")
-                yield text.removeprefix("\ufeff") if number == 1 else text
+        for number, line in enumerate(unpack.iter_lines(path), 1):
+            text = line.decode("utf-8").rstrip("\r\n")
+            yield text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         raise BadShard(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, BadShard) as error:
         raise BadShard(f"{path}: cannot be read after line {number} ({error})") from error
 
 

@@ -8,7 +8,6 @@ Wikipedia after the other; counts of files add up in any order.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import urllib.parse
@@ -26,6 +25,7 @@ from worldclip.core.arrow import binary_array, byte_buffers, one_array
 from worldclip.core.artifacts import read_json, write_array, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
+from worldclip.core.unpack import MAX_LINE_BYTES, check_document
 from worldclip.language.characters import casefold
 from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words
 from worldclip.metadata.sources.dumps import iter_bytes
@@ -95,6 +95,8 @@ def _iter_blocks(path: Path) -> Iterator[bytes]:
         if len(block) >= BLOCK_BYTES and (end := block.rfind(b"\n") + 1):
             yield bytes(block[:end])
             del block[:end]
+        elif len(block) > MAX_LINE_BYTES:
+            raise BadShard(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes; it is no file of page views")
     if block:
         yield bytes(block)
 
@@ -212,7 +214,10 @@ def read_namespaces(path: Path) -> set[str]:
 
     Raises BadShard if it is not such a file.
     """
-    data = b"".join(iter_bytes(path))
+    data = b""
+    for chunk in iter_bytes(path):
+        data += chunk
+        check_document(data, f"{path}:")
     try:
         query = json.loads(data)["query"]
         namespaces = [namespace for key, namespace in query["namespaces"].items() if int(key) != 0]
@@ -220,7 +225,7 @@ def read_namespaces(path: Path) -> set[str]:
         for alias in query.get("namespacealiases", []):
             if alias["id"]:
                 names.add(alias.get("*", alias.get("alias", "")))
-    except (ValueError, KeyError, TypeError, AttributeError, gzip.BadGzipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadShard(f"{path}: not a list of a site's namespaces ({error!r}); download it again") from error
     return names - {""}
 

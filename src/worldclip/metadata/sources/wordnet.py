@@ -12,17 +12,15 @@ parser would expand them (an entity bomb fills the memory), and no WordNet decla
 from __future__ import annotations
 
 import contextlib
-import gzip
-import shutil
 import sqlite3
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from xml.parsers import expat
 
+from worldclip.core import unpack
 from worldclip.core.artifacts import NOT_INSTALLED
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.registry import Requirement
@@ -215,9 +213,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
         return
     with tempfile.NamedTemporaryFile(suffix=".xml") as plain:
         try:
-            with gzip.open(path, "rb") as packed:
-                shutil.copyfileobj(cast(IO[bytes], packed), plain)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            for line in unpack.iter_lines(path):
+                plain.write(line)
+        except BadShard as error:
             raise BadShard(f"{path}: cannot be decompressed ({error}); download it again") from error
         plain.flush()
         yield Path(plain.name)

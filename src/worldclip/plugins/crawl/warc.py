@@ -9,12 +9,13 @@ records is an eighth of the work on a WAT file; JSON and URLs are the rest.
 
 from __future__ import annotations
 
-import zlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from worldclip.core.errors import BadShard
+from worldclip.core.unpack import unpack
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16
@@ -52,22 +53,9 @@ def _decompress(file: BinaryIO) -> Iterator[bytes]:
             yield chunk
             chunk = file.read(CHUNK_BYTES)
         return
-    member = zlib.decompressobj(wbits=31)
-    try:
-        while chunk:
-            yield member.decompress(chunk, CHUNK_BYTES)
-            while member.unconsumed_tail:
-                yield member.decompress(member.unconsumed_tail, CHUNK_BYTES)
-            if not member.eof:
-                chunk = file.read(CHUNK_BYTES)
-                continue
-            chunk = member.unused_data.lstrip(b"\0") or file.read(CHUNK_BYTES)  # gzip allows padding between members
-            if chunk:
-                member = zlib.decompressobj(wbits=31)
-    except zlib.error as error:
-        raise BadShard(f"gzip data damaged ({error})") from error
-    if not member.eof:
-        raise BadShard("gzip data cut off")
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    yield from unpack(file, ".gz", size)
 
 
 def _parse_headers(header: bytes) -> dict[str, str]:

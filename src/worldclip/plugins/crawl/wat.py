@@ -41,6 +41,7 @@ from worldclip.core.execute import (
 )
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.unpack import check_document
 from worldclip.plugins.crawl.urls import key_of_url, resolve
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.pool.files import PoolFile, check_own, open_file
@@ -161,6 +162,7 @@ def extract_file(out: Path, shard: Shard) -> Report:
             counts["wrong_length"] += record.has_wrong_length
             if IMAGE_PATH.encode() not in record.body:
                 continue
+            check_document(record.body, f"record {counts['records']:,}")
             try:
                 page = json.loads(record.body)
             except (ValueError, RecursionError):

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import functools
-import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.errors import UserError, require
+from worldclip.core import unpack
+from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.inputs import Stamp, stamp_of
 from worldclip.plugins.world.parts import Part, Picture, Text, find_files, plain_key
 
@@ -100,19 +100,17 @@ def _documents(path: Path, part: Part) -> Iterator[str]:
     """Yield the text of each document without the fields that are not read: long descriptions take most of the time."""
     lines: list[str] = []
     is_read = False
-    opener = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opener(path, "rb") as file:
-            for content in file:
-                line = content.decode("utf-8", "replace")
-                if line.startswith("---"):
-                    yield "".join(lines)
-                    lines = []
-                elif not line[0].isspace() and not line.startswith("-"):
-                    is_read = line.split(":")[0] in _FIELDS
-                if is_read and not line.startswith("---"):
-                    lines.append(line)
-    except (OSError, EOFError, zlib.error) as error:
+        for content in unpack.iter_lines(path):
+            line = content.decode("utf-8", "replace")
+            if line.startswith("---"):
+                yield "".join(lines)
+                lines = []
+            elif not line[0].isspace() and not line.startswith("-"):
+                is_read = line.split(":")[0] in _FIELDS
+            if is_read and not line.startswith("---"):
+                lines.append(line)
+    except (OSError, BadShard) as error:
         part.leave_out(path.name, f"ends early: {error}")
         return
     yield "".join(lines)

@@ -9,20 +9,17 @@ spreadsheets of many countries.  A row with another number of fields than the fi
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 import pyarrow as pa
 
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
+from worldclip.core.unpack import as_file, unpack, unpack_bytes
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import open_file
+from worldclip.pool.files import open_file, read_bytes
 from worldclip.pool.formats.columns_format import ColumnsFormat
 
 MAX_FIELD_CHARS = 1 << 30
@@ -43,8 +40,7 @@ class DelimitedFormat(ColumnsFormat):
         places = [columns.index(name) for name in names]
         values: list[list[bytes]] = [[] for _ in names]
         bad: list[str] = []
-        with _open(shard) as file:
-            rows = self._split(file.read(), len(config.columns))
+        rows = self._split(unpack_bytes(read_bytes(shard.path), shard.name), len(config.columns))
         for number, (line, row) in enumerate(rows):
             if number == 0 and (not config.columns or row == [name.encode() for name in columns]):
                 continue  # the names of the columns
@@ -106,8 +102,8 @@ class DelimitedFormat(ColumnsFormat):
 
     def first_line(self, shard: Shard) -> list[str]:
         """Return the fields of the first row, the names of the columns where the file has them."""
-        with _open(shard) as file:
-            rows = self._split(file.read(HEADER_BYTES), 0)
+        with open_file(shard.path) as file:
+            rows = self._split(as_file(unpack(file, shard.name)).read(HEADER_BYTES), 0)
         for _, row in rows:
             return [name.decode("utf-8", "backslashreplace") for name in row]
         raise BadShard("is empty; its first line has the names of the columns")
@@ -115,17 +111,3 @@ class DelimitedFormat(ColumnsFormat):
 
 CSV = DelimitedFormat("csv", ",", is_quoted=True)
 TSV = DelimitedFormat("tsv", "\t", is_quoted=False)
-
-
-@contextmanager
-def _open(shard: Shard) -> Iterator[BinaryIO]:
-    """Open a shard, unpacked if it is .gz.  Raises BadShard for a .gz that is cut or damaged."""
-    with open_file(shard.path) as file:
-        if not shard.name.endswith(".gz"):
-            yield file
-            return
-        try:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield cast(BinaryIO, unpacked)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BadShard(f"gzip data cut off or damaged ({error})") from error

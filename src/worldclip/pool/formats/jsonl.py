@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from worldclip.contracts.schemas import POOL_INDEX
-from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
+from worldclip.core.unpack import unpack_bytes
 from worldclip.pool import records
 from worldclip.pool.columns import bare, check_fields, choose_columns
 from worldclip.pool.conditions import conditions, fulfils
@@ -61,13 +59,8 @@ JSONL = JsonlFormat()
 
 
 def read_lines(shard: Shard) -> list[records.Record]:
-    """Return one record per line; lines of whitespace are skipped.  Raises BadShard for a cut or damaged .gz."""
-    content = read_bytes(shard.path)
-    if shard.name.endswith(".gz"):
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BadShard(f"gzip data cut off or damaged ({error})") from error
+    """Return one record per line; lines of whitespace are skipped.  Raises BadShard for a bad .gz."""
+    content = unpack_bytes(read_bytes(shard.path), shard.name)
     return [records.parse_record(line) for line in content.split(b"\n") if line.strip()]
 
 

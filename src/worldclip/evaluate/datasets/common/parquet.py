@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import stamp_of
+from worldclip.core.parquet_size import check_parquet
+from worldclip.core.unpack import TooLarge
 from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
 
 
@@ -20,6 +22,8 @@ def _unreadable(path: Path) -> Iterator[None]:
     """Raise BadShard for an error of Arrow or of the file system."""
     try:
         yield
+    except TooLarge as error:
+        raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 
@@ -29,6 +33,7 @@ def _open(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     if not path.exists():
         raise UserError(f"{path} is missing; fetch the dataset again")
     with _unreadable(path):
+        check_parquet(path, path.stat().st_size)
         file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     if missing := [name for name in columns if name not in names]:

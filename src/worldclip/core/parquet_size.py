@@ -1,0 +1,67 @@
+"""Refuse a small Parquet file that stands for gigabytes, before its columns are read.
+
+Repeated values take no room in a file: a dictionary holds a value once, and run lengths say how often it occurs.  The
+footer counts the dictionary only, so the values are counted here, still encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from worldclip.core import unpack
+
+MEMORY_PER_ROW, MEMORY_PER_VALUE = 400, 16
+COPIES = 4  # of values that exist at once: as read, cast, gathered and packed
+_BATCH_ROWS = 2**16
+
+
+def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None) -> None:
+    """Raise BadShard if the columns of a Parquet file would take more memory than a small file may.
+
+    source: path or open file.  size: of the file in bytes; larger files are not looked at.  footer: where it is read.
+    """
+    if size >= unpack.SMALL_FILE_BYTES:
+        return
+    footer = footer or pq.read_metadata(source)
+    limit = unpack.max_document_bytes()
+    chunks = [
+        footer.row_group(group).column(leaf)
+        for group in range(footer.num_row_groups)
+        for leaf in range(footer.num_columns)
+    ]
+    memory = footer.num_rows * MEMORY_PER_ROW
+    memory += sum(chunk.num_values * MEMORY_PER_VALUE + chunk.total_uncompressed_size for chunk in chunks)
+    if memory > limit:
+        raise unpack.TooLarge("what it unpacks to")
+    repeated = {
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.physical_type == "BYTE_ARRAY" and chunk.num_values * chunk.total_uncompressed_size * COPIES > limit
+    }
+    if not repeated:
+        return
+    with pq.ParquetFile(source, pre_buffer=False, read_dictionary=sorted(repeated)) as file:
+        for path in sorted(repeated):
+            for num_bytes in _bytes_of_batches(file, path):
+                memory += num_bytes * COPIES
+                if memory > limit:
+                    raise unpack.TooLarge("what it unpacks to")
+
+
+def _bytes_of_batches(file: pq.ParquetFile, path: str) -> Iterator[int]:
+    """Yield the bytes of the values of a leaf column, batch by batch, without decoding its dictionary."""
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[path]):
+        values = batch.column(0)
+        while not pa.types.is_dictionary(values.type) and values.type.num_fields:
+            is_struct = pa.types.is_struct(values.type)
+            values = pc.struct_field(values, [0]) if is_struct else pc.list_flatten(values)
+        if pa.types.is_dictionary(values.type):
+            sizes = pc.binary_length(values.dictionary).cast(pa.int64())
+            yield pc.sum(sizes.take(values.indices)).as_py() or 0
+        else:
+            yield values.nbytes
