@@ -6,6 +6,7 @@ Two ranks are on two machines, four on two machines of two (LOCAL_WORLD_SIZE).
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks, start_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
-from worldclip.train.distributed import ALONE, World
+from worldclip.train.distributed import ALONE, World, connected_ranks
 from worldclip.train.step import train_step
 
 
@@ -174,6 +175,16 @@ def test_ranks_wait_for_a_late_start_and_record_but_not_for_a_step_or_a_save(tmp
     run_on_ranks("waits", tmp_path, 2)
     for name in ("step", "save"):
         assert "imed out" in (tmp_path / f"{name}.1.txt").read_text()
+
+
+def test_a_rank_may_open_sockets_to_hundreds_of_others():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with connected_ranks("cpu"):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(8_192, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from worldclip.core.execute import usable_cores
+from worldclip.core.execute.shards import raise_file_limit
 from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
@@ -74,6 +75,7 @@ def connected_ranks(device: str) -> Iterator[World]:
     defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     rank, size, local_rank, local_size = (int(os.environ.get(name, default)) for name, default in defaults.items())
     world = World(rank, size, local_rank, local_size)
+    raise_file_limit()  # three sockets per rank, on GPUs too; a resume opens a file of each rank
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
     if world.size > 1:
         dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=LONG_TIMEOUT)
