@@ -278,6 +278,8 @@ def _read_value(word: str, kind: Any) -> Any:
     for option in others:
         with contextlib.suppress(ValueError):
             return _read_value(word, option)
+    if typing.get_origin(kind) is tuple:
+        return tuple(_read_value(part, typing.get_args(kind)[0]) for part in word.split(","))
     if kind is bool or typing.get_origin(kind) is Literal:
         choices = _BOOLS if kind is bool else {str(choice): choice for choice in typing.get_args(kind)}
         if word not in choices:

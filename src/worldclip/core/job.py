@@ -193,6 +193,7 @@ class Run:
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # reports of the stages that ran
     visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
+    is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
 
     @classmethod

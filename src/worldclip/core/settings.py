@@ -414,7 +414,7 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def to_toml(sections: Any) -> str:

@@ -126,13 +126,13 @@ class TrainConfig(Config):
             *("initial_weights", "freeze", "lora_rank", "token_table"),
         ),
         "data": (
-            *("seed", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards", "num_streams"),
-            *("scaled_decode", "decode_threads"),
+            *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
+            *("num_streams", "scaled_decode", "decode_threads"),
         ),
         "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
-            *("evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -200,6 +200,8 @@ class TrainConfig(Config):
     """Device to train on; auto: cuda if available, else mps, else cpu."""
     seed: int = 0
     """Seed of the initial weights, the order of pairs and the crops."""
+    skip_samples: tuple[tuple[int, int], ...] | None = None
+    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Unset: none."""
     augment: Literal["crop", "drawings"] = "crop"
     """crop: RandomResizedCrop, as in the recipe; drawings: also rotate, shrink and recolour a quarter of the images,
     for small pools of drawings on plain backgrounds."""
@@ -224,6 +226,10 @@ class TrainConfig(Config):
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
+    resume_from: Annotated[int | None, AtLeast(1, "the step of a checkpoint"), Decides()] = None
+    """Go back to the checkpoint of this step and set newer ones aside; lr, beta1, beta2, eps, weight_decay,
+    max_grad_norm, seed and skip_samples may differ from then on.  A request of one call, which RUN/recipe.toml does not
+    keep.  Unset: resume from the newest."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()
@@ -252,6 +258,7 @@ class TrainConfig(Config):
             key, samples = "scale.english_samples_seen", self.scale.english_samples_seen or samples
         if self.warmup_samples >= max(1, samples):
             yield "warmup_samples", f"must be less than train.{key} ({samples})"
+        yield from self._skip_problems()
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
         if self.token_table == "rows" and self.ema_decay:
@@ -269,6 +276,14 @@ class TrainConfig(Config):
                 "freeze",
                 '"text" cannot be used with token_table = "rows", which trains the table; unset one of the two',
             )
+
+    def _skip_problems(self) -> Problems:
+        """Yield that stretches are no pairs, overlap or do not ascend."""
+        stretches = self.skip_samples or ()
+        numbers = [number for stretch in stretches for number in stretch]
+        are_pairs = all(len(stretch) == 2 for stretch in stretches)
+        if not are_pairs or numbers != sorted(set(numbers)) or min(numbers, default=0) < 0:
+            yield "skip_samples", "must be pairs [FIRST, LAST] of ascending numbers, for example [[1000, 2000]]"
 
     def _lora_problems(self) -> Problems:
         """Yield what adapters lack, and the options that they exclude."""

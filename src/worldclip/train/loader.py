@@ -130,6 +130,7 @@ class Loader:
         self.tokenizer, self.global_batch_size, self.world = tokenizer, global_batch_size, world
         self.pin_memory = pin_memory
         self.seed, self.patch_dropout = config.seed, config.patch_dropout
+        self.skipped = config.skip_samples or ()
         self.augmentation = Augmentation.named(config.augment, config.crop_scale_min)
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
@@ -166,7 +167,7 @@ class Loader:
 
     def epochs_of(self, samples_seen: int) -> float:
         """Return how many epochs `samples_seen` pairs are."""
-        epochs, within = self._locate(np.array([samples_seen]))
+        epochs, within = self._locate(plan.skip(np.array([samples_seen]), self.skipped))
         epoch = int(epochs[0])
         return epoch + int(within[0]) / self.order.length(epoch)
 
@@ -223,8 +224,9 @@ class Loader:
         """Return (epoch, position within it) of this rank's pairs of batch `step`."""
         world = self.world
         if self.order.num_owners == 1:
-            return self._locate(plan.batch_positions(step, self.global_batch_size, world.rank, world.size))
-        epochs, within = self._locate(plan.batch_positions(step, self.global_batch_size))
+            own = plan.batch_positions(step, self.global_batch_size, world.rank, world.size)
+            return self._locate(plan.skip(own, self.skipped))
+        epochs, within = self._locate(plan.skip(plan.batch_positions(step, self.global_batch_size), self.skipped))
         owner = np.concatenate([self.order.owner(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
         rows = np.sort(plan.split_by_owner(owner, self.order.num_owners, world.rank, world.size))
         return epochs[rows], within[rows]

@@ -54,6 +54,16 @@ def batch_positions(step: int, global_batch_size: int, rank: int = 0, world_size
     return step * global_batch_size + np.arange(first, last)
 
 
+def skip(positions: np.ndarray, stretches: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the positions at which the n-th pairs stand if stretches [first, last) are left out.  int64.
+
+    stretches: sorted and disjoint.
+    """
+    for first, last in stretches:
+        positions = np.where(positions >= first, positions + (last - first), positions)
+    return positions
+
+
 def locate(positions: np.ndarray, epoch_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (epoch, position within it) of positions in the concatenation of epochs of equal length."""
     return np.divmod(positions, epoch_length)

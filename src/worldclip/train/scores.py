@@ -86,7 +86,7 @@ def score_checkpoint(
     if cache is not None:
         shutil.rmtree(cache, ignore_errors=True)
     scores = mean_scores(records)
-    _update_best(checkpoint, scores[MEAN])
+    update_best(checkpoint, scores[MEAN])
     artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": model_id["model_digest"], "scores": scores})
     return scores
 
@@ -101,7 +101,7 @@ def mean_scores(records: Sequence[ResultRecord]) -> dict[str, float]:
     return scores
 
 
-def _update_best(checkpoint: Path, score: float) -> None:
+def update_best(checkpoint: Path, score: float) -> None:
     """Name a checkpoint in best.json, unless another step that still exists is better or as good and earlier."""
     train_dir, step = checkpoint.parent, layout.step_of(checkpoint)
     best = artifacts.read_json(train_dir / layout.BEST) if layout.best_of(train_dir) else None

@@ -39,6 +39,11 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
+    if run.section(TrainConfig).resume_from is not None and not run.is_dry:
+        from worldclip.train.going_back import go_back
+
+        go_back(run, _config(run))
+        run.is_accepted = True
     has_run = run.stage(
         "train",
         inputs=_inputs,
@@ -59,7 +64,8 @@ def train(run: Run) -> None:
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
     path = layout.train_dir(run.dir) / "config.json"
-    if "train" not in run.restarted and path.exists():
+    is_going_back = config.resume_from is not None
+    if not is_going_back and "train" not in run.restarted and path.exists():
         yield from _refused_changes(run.dir, changed_keys(artifacts.read_json(path)["config"], _config(run)))
     absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
@@ -71,6 +77,10 @@ def _needs(run: Run) -> Iterator[str]:
     if absent:
         yield from absent
         return
+    if is_going_back:
+        from worldclip.train.going_back import going_back_problems
+
+        yield from going_back_problems(run, _config(run))
     yield from device_problems("train", config.device)
     from worldclip.train.budget import checkpoint_bytes  # after the check: a budget may read the tokenizer
 
@@ -156,7 +166,11 @@ def _refused_changes(run_dir: Path, changes: Sequence[Change]) -> list[str]:
     if not changes or not checkpoints(train_dir):
         return []
     remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-    return [*map(str, changes), f"{remedy}; undo it, restart with --from train, or choose another --out"]
+    return [
+        *map(str, changes),
+        f"{remedy}; undo it, go back to one of them with --resume-from STEP (for some keys), restart with --from "
+        "train, or choose another --out",
+    ]
 
 
 def _say_what_became(report: Report) -> None:
