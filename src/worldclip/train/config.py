@@ -132,6 +132,7 @@ class TrainConfig(Config):
         "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
+            *("validate_every_samples", "validation_shards"),
             *("resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
@@ -232,6 +233,10 @@ class TrainConfig(Config):
     keep.  Unset: resume from the newest."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
+    validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0
+    """Samples between measurements of the loss on held-out pairs, into RUN/train/validation.jsonl; 0: never."""
+    validation_shards: Annotated[int | None, AtLeast(1, "shards")] = None
+    """Number of shards whose pairs are not trained on, only validated.  Unset: none."""
     evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()
     """Datasets of these evaluations (default: evaluate.datasets)."""
     wandb: Annotated[str | None, Decides()] = None
@@ -259,6 +264,8 @@ class TrainConfig(Config):
         if self.warmup_samples >= max(1, samples):
             yield "warmup_samples", f"must be less than train.{key} ({samples})"
         yield from self._skip_problems()
+        if self.validate_every_samples and self.validation_shards is None:
+            yield "validate_every_samples", "needs pairs that are held out; set train.validation_shards"
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
         if self.token_table == "rows" and self.ema_decay:

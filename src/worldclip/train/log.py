@@ -77,6 +77,7 @@ class Log:
 
         self._file = Lines(layout.log_file(self.train_dir), self.first_step)
         self._seen = Lines(self.train_dir / "seen.jsonl", self.first_step)
+        self._validation = Lines(self.train_dir / "validation.jsonl", self.first_step)
         self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
         self._trackers = []
         if self.config.wandb is not None:
@@ -92,8 +93,8 @@ class Log:
             return
         if self._board is not None:
             self._board.close()
-        self._file.close()
-        self._seen.close()
+        for lines in (self._file, self._seen, self._validation):
+            lines.close()
         for tracker in self._trackers:
             tracker.finish()
 
@@ -163,6 +164,14 @@ class Log:
         counts = {"seen": dict(sorted(seen.items())), "bad": dict(sorted(bad.items()))}
         self._seen.append({"step": step, "samples_seen": samples_seen, **counts})
         self._draw({f"seen/{lang}": count for lang, count in seen.items()}, step)
+
+    def write_validation(self, step: int, samples_seen: int, loss: float) -> None:
+        """Write the loss on held-out pairs."""
+        if self.is_silent:
+            return
+        self._validation.append({"step": step, "samples_seen": samples_seen, "loss": loss})
+        self._draw({"validation_loss": loss}, step)
+        say("train", f"step {step}: loss on held-out pairs {loss:.4f}")
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
         """Draw the scores of an evaluation at a checkpoint."""

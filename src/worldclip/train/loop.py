@@ -10,20 +10,16 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
 from worldclip.contracts import layout
-from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
-from worldclip.curate import online_work
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
@@ -44,7 +40,7 @@ from worldclip.train.distributed import (
     limited_waits,
     pick_rank_device,
 )
-from worldclip.train.loader import UNREADABLE, Batch, Loader
+from worldclip.train.loader import UNREADABLE, Batch
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import RankCounts, read_progress
@@ -52,6 +48,8 @@ from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, has_scores, score_checkpoint
 from worldclip.train.signals import TERMINATED, catch_signals
+from worldclip.train.spikes import SpikeWatch
+from worldclip.train.start import Start, create_loader, create_validation, hold_out
 from worldclip.train.step import LaunchedStep, Requests, StepResult, launch_step
 from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
@@ -59,21 +57,6 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, write_f
 MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01  # of the samples between two checkpoints; more is a fault of the storage
 FEW_UNREADABLE = 20  # so many are chance: a checkpoint may come one step after another
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """The facts that rank 0 has found, from which all ranks start."""
-
-    schedule: Schedule
-    checkpoint: Path | None
-    """None: fresh weights."""
-    num_streams: int
-    """Streams that the images are read in; 0: windows."""
-    shards: Sequence[Shard]
-    """Of the matched pool."""
-    images: Sequence[Shard] | None
-    """The joined files of train.pool; None: the matched pool holds the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +87,12 @@ class Trainer:
         self.device = pick_rank_device(config.device, world)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.loader = self._create_loader(run, start)
+        start, held_out = hold_out(start, config)
+        self.loader = create_loader(run, start, tokenizer, world, pin_memory=self.device.type == "cuda")
         if world.is_first:  # before training allocates memory
             self._say_budget()
+        self.validation = create_validation(run, start, held_out, tokenizer, world)
+        self.spikes = SpikeWatch()
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world, self.device)
         if world.is_first:
@@ -120,21 +106,6 @@ class Trainer:
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
         self.started_at = 0.0  # time.perf_counter when the step before was done
         self.busy_s = 0.0
-
-    def _create_loader(self, run: Run, start: Start) -> Loader:
-        return Loader(
-            run.dir,
-            start.shards,
-            self.tokenizer,
-            self.config,
-            global_batch_size=self.schedule.global_batch_size,
-            world=self.world,
-            num_streams=start.num_streams,
-            work=online_work(run) if self.config.curation == "online" else None,
-            images=start.images,
-            epochs_dir=_epochs_dir(run, start),
-            pin_memory=self.device.type == "cuda",
-        )
 
     def _say_budget(self) -> None:
         config = self.config
@@ -204,7 +175,10 @@ class Trainer:
         is_last = num_launched == self.schedule.num_steps
         is_evaluated = crosses(num_launched, self.schedule, config.evaluate_every_samples)
         is_due = is_last or is_evaluated or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
-        requests = self._read_steps(0 if is_due else steps_ahead(self.device))
+        is_validated = crosses(num_launched, self.schedule, config.validate_every_samples)
+        requests = self._read_steps(0 if is_due or is_validated else steps_ahead(self.device))
+        if is_validated:
+            self._validate()
         if self.world.size == 1:  # nobody else is to agree
             requests = self._requests(exit_code_of_signal())
         if not (is_due or requests.is_overdue or requests.exit_code):
@@ -217,6 +191,15 @@ class Trainer:
         if requests.exit_code and not is_last:
             self._exit(requests.exit_code)
         self.idle_since = Moment.now(self.device)  # ranks wait for each other in a save
+
+    def _validate(self) -> None:
+        """Measure the loss on held-out pairs."""
+        if self.validation is not None:
+            step = self.progress.step
+            loss = self.validation.measure(self.state)
+            self.log.write_validation(step, step * self.schedule.global_batch_size, loss)
+            self.started_at = time.perf_counter()
+            self.idle_since = Moment.now(self.device)
 
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
@@ -253,10 +236,16 @@ class Trainer:
             self.log.add_step(step_s, min(step.wait_s, step_s), step.num_tokens, step.num_unreadable)
             self.busy_s = step.launched.arrived.seconds_since(step.start)
             self.log.add_busy_times(result.busy_s)
+            self._warn_of_spike(result)
             self._log_step(result, step.lr)
             self._stop_if_diverged()
             requests = result.requests
         return requests
+
+    def _warn_of_spike(self, result: StepResult) -> None:
+        message = self.spikes.add(self.progress.step, result.loss) if result.is_applied else None
+        if message is not None and self.world.is_first:
+            say("train", message)
 
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
         """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
@@ -399,18 +388,6 @@ class Trainer:
             "checkpoint": layout.checkpoints(self.train_dir)[-1].name,
             "curve": read_log(layout.log_file(self.train_dir)),
         }
-
-
-def _epochs_dir(run: Run, start: Start) -> Path:
-    """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
-    decided_by = {
-        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
-        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
-        "curation": run.section(TrainConfig).curation,
-        "shards": [shard.name for shard in start.shards],
-        "images": [image.fingerprint for image in start.images or ()],
-    }
-    return layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by)
 
 
 def steps_ahead(device: torch.device) -> int:

@@ -124,10 +124,11 @@ class SparseEmbedding(torch.nn.Module):
         chunks = torch.arange(len(self.weight), device=self.weight.device).split(CHUNK_ROWS)
         return torch.cat([self._present(rows)[0].cpu() for rows in chunks] or [self.weight.cpu()])
 
-    def fetch(self, ids: np.ndarray) -> None:
+    def fetch(self, ids: np.ndarray, *, is_update_next: bool = True) -> None:
         """Copy the rows of a batch's tokens to this rank, before its forward pass.
 
-        Padding is among them: it is read in the forward pass, though without a gradient.
+        Padding is among them: it is read in the forward pass, though without a gradient.  is_update_next: False
+        changes no row, so that a measurement changes no later rounding.
         """
         ids_U = np.unique(np.append(ids, self.pad_id))
         owner_U = ids_U % self.world.size
@@ -140,8 +141,12 @@ class SparseEmbedding(torch.nn.Module):
         requested_R = self._exchange(self._ids_U[torch.from_numpy(by_owner).to(device)], self._sent, self._received)
         rows_R = requested_R // self.world.size  # indices into this rank's rows
         self._touched, self._touched_R = torch.unique(rows_R, return_inverse=True)
-        self._bring_up_to_date(self._touched)
-        self._rows_UD = self._exchange(self.weight[rows_R], self._received, self._sent).requires_grad_()
+        if is_update_next:
+            self._bring_up_to_date(self._touched)
+            rows_RD = self.weight[rows_R]
+        else:
+            rows_RD = self._present(self._touched)[0][self._touched_R]
+        self._rows_UD = self._exchange(rows_RD, self._received, self._sent).requires_grad_()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return (..., D): the rows of `ids`, all of which `fetch` has brought."""

@@ -127,7 +127,8 @@ def _train_once(run: Run, job: Job) -> Result:
     """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
     require("torch", extra="train")
     from worldclip.train.distributed import broadcast_record, connected_ranks
-    from worldclip.train.loop import Start, Trainer
+    from worldclip.train.loop import Trainer
+    from worldclip.train.start import Start
 
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:

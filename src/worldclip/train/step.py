@@ -133,6 +133,17 @@ def launch_step(
     return LaunchedStep.of(torch.cat([numbers, others]), arrived)
 
 
+@torch.no_grad()
+def validation_loss(state: TrainState, batch: Batch) -> torch.Tensor:
+    """Return the contrastive loss of a global batch, a scalar, the same on all ranks.  Changes nothing."""
+    if state.sparse_embedding is not None:
+        state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
+    parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
+    image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
+    loss = _compute_loss(state, (image_BD, text_BD), None)
+    return all_reduce(loss, state.world) / state.world.size
+
+
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
     """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
     scale, bias = state.model.clip.logit_scale.exp(), state.model.logit_bias
