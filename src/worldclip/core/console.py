@@ -19,7 +19,7 @@ class _ToTerminal(logging.Handler):
     """Print records on standard error, as it is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _print_line(f"{record.__dict__['stage']:>9}", record.getMessage())
+        _print_line(f"{record.__dict__['stage']:>9}  ", record.getMessage())
 
 
 def _print_line(head: str, message: str, style: str = "bold") -> None:
@@ -30,9 +30,9 @@ def _print_line(head: str, message: str, style: str = "bold") -> None:
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        console.print(Text.assemble((head, style), "  " if head else "", message), soft_wrap=True)
+        console.print(Text.assemble((head, style), message), soft_wrap=True)
         return
-    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid = Table.grid()
     if head:
         grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -68,7 +68,7 @@ def note(text: str) -> None:
 
 def complain(problem: str) -> None:
     """Print a problem to standard error, whatever the level."""
-    _print_line("worldclip:", redact(problem), "bold red")
+    _print_line("worldclip: ", redact(problem), "bold red")
 
 
 def say_detail(stage: str, message: str) -> None:

@@ -158,6 +158,7 @@ def match_work(run: Run) -> MatchWork:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for every merge from an unknown label or to a language that the run does not have."""
+    artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
     work = match_work(run)
     labels = lid.read_labels(work.lid_model)
     problems = []
