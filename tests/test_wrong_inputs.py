@@ -185,6 +185,8 @@ WRONG: list[tuple[str, str]] = [
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),
     ("report N", "did you mean export?"),
+    # nothing to do
+    ("evaluate R --out O", "no dataset to evaluate; set evaluate.datasets"),
     # what was meant
     ("run emoj", "emoj does not exist and is no recipe of worldclip; did you mean emoji?"),
     ("run nothing", "or one of ablate_english"),

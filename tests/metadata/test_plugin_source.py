@@ -41,7 +41,7 @@ def recipe(folder: Path, terms: str, **config: Any) -> Recipe:
 def test_entries_of_another_packages_source_come_after_ours_in_every_worker(tmp_path: Path) -> None:
     loaded = recipe(tmp_path, TERMS)
     report = build(loaded, tmp_path / "run", TWO)
-    rows = metadata.read_entries(tmp_path / "run", "sw").to_pylist()
+    rows = metadata.read_entries(str(tmp_path / "run"), "sw").to_pylist()
     found = [(row["entry"], row["source"], row["score"]) for row in rows]
     assert found == [("simba", "list", None), ("tembo", "glossary", 1.5)]
     assert report["lists"]["de"]["by_source"] == {"glossary": 1}

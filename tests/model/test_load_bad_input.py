@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -275,3 +276,9 @@ def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<mask>", 0.0)]
     XLMRobertaTokenizer(vocab=vocab, model_max_length=77).save_pretrained(tmp_path / "small")
     assert "token rows, the tokenizer 6 ids" in load_error(folder, tokenizer=tmp_path / "small")
+
+
+@pytest.mark.parametrize("source", [None, "", 3, ["a"]])
+def test_source_that_is_no_path_is_refused(source: Any) -> None:
+    with pytest.raises(UserError, match="must be a path or a hub id"):
+        worldclip.load(source)

@@ -326,3 +326,9 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
     ):
         assert main(arguments) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_blank_query_is_refused(text: str, world: Path) -> None:
+    with pytest.raises(UserError, match="is blank; give words"):
+        search(world / "embedded", text)

@@ -24,6 +24,7 @@ from worldclip.core.execute import Executor
 from worldclip.core.job import Run
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
+from worldclip.evaluate.config import NO_DATASET
 from worldclip.export.push import check_push
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
@@ -115,6 +116,8 @@ def run_stage(
     flagged = dataclasses.replace(base, **{stage: config})
     if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
         raise UserError(problems)
+    if stage == "evaluate" and not watch and not flagged.evaluate.dataset_names:
+        raise UserError(NO_DATASET)
     run_dir = run_folder(recipe, out)
     if watch:
         return _watch(run_dir, flagged)

@@ -13,6 +13,7 @@ from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.evaluate.catalog import CATALOG, SUITES
 from worldclip.pool.config import held_out_names
 
+NO_DATASET = "no dataset to evaluate; set evaluate.datasets, or a suite that has data"
 LAYOUTS = Registry("dataset layout", "worldclip.dataset_layouts")
 
 

@@ -17,7 +17,7 @@ from worldclip.core.job import Job, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.config import NO_DATASET, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.tasks import Dataset
@@ -120,7 +120,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Jso
         raise UserError(problems)
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
-        raise UserError(f"{missing}no dataset to evaluate; set evaluate.datasets, or a suite that has data")
+        raise UserError(f"{missing}{NO_DATASET}")
     path = Path(source)
     pool_dir = out
     checkpoint = best_checkpoint(path)
@@ -195,7 +195,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
         if combinations := report.held_out_combinations(by_lang_of):
             summary["held_out"] = combinations
     else:
-        say("evaluate", "evaluate.datasets is empty: nothing to evaluate")
+        say("evaluate", "evaluate.datasets is empty: nothing is evaluated")
         write_text(folder / "results.jsonl", "")
     summary |= _write_tables(folder, records, config)
     write_json(folder / "report.json", summary)

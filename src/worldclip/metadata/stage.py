@@ -244,8 +244,9 @@ def _report(
     return report
 
 
-def read_entries(run_dir: Path, lang: str) -> pa.Table:
+def read_entries(run_dir: str | Path, lang: str) -> pa.Table:
     """Return the entries (schema METADATA) of one list, a language or `merged`, of a finished stage."""
+    run_dir = Path(run_dir)
     require_manifest(run_dir, STAGE)
     path = layout.entries(run_dir, lang)
     if not path.exists():

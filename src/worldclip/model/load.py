@@ -15,6 +15,7 @@ local file, which is the reference's transform.  `reference` is the paper's, wha
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,6 +143,8 @@ def find(source: str | Path, layout: str | None = None, precision: str | None = 
 
     Raises UserError where it is nothing that worldclip loads, or holds a model in two layouts.
     """
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise UserError(f"model {source!r}: must be a path or a hub id, for example runs/emoji or owner/name")
     formats = readable_formats()
     if layout is not None and layout not in formats:
         raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")

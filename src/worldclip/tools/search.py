@@ -121,6 +121,7 @@ def search(
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
     problems = [] if texts or images else ["no query; give a text or an image"]
+    problems += [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
     if top < 1:
         problems.append(f"top = {top}: the number of results must be at least 1")
     if html is not None and Path(html).suffix not in (".html", ".htm"):
