@@ -379,11 +379,27 @@ def train(folder: Path) -> None:
     torch.set_num_threads(1)
     whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
     counts_at_steps = count_collectives()
+    if os.environ["RANK"] != "0":
+        forbid_listing()
     try:
         run_training(context(whole, folder / "run"))
     except (UserError, WorkStopped) as error:
         sys.exit(str(error))
     (folder / f"collectives.{os.environ['RANK']}.json").write_text(json.dumps(counts_at_steps))
+
+
+def forbid_listing() -> None:
+    """Fail if this rank lists or hashes a pool: rank 0 does it for all."""
+    from worldclip import pool
+    from worldclip.core import inputs
+    from worldclip.train import stage
+
+    def fail(*args: Any, **keys: Any) -> None:
+        raise AssertionError("a helper rank lists the pool")
+
+    for owner, name in ((pool, "indexed_shards"), (pool, "list_shards"), (stage, "image_shards")):
+        setattr(owner, name, fail)
+    inputs.fingerprint_of = fail
 
 
 LATE_S = 0.1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import open_pool as open_pool
+    from worldclip.pool.stage import record_shards as record_shards
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
@@ -44,7 +45,7 @@ _NAMES = {
         "read_texts",
         "rows_of_keys",
     ),
-    "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "shards"),
+    "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "record_shards", "shards"),
     "texts": ("PoolTexts",),
 }
 _HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}

@@ -13,7 +13,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
-from worldclip.core.inputs import is_remote
+from worldclip.core.inputs import is_remote, recall_fingerprints, record_fingerprints
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool import hub
@@ -64,6 +64,7 @@ def shards(run: Run, part: slice = ALL_SHARDS) -> list[Shard]:
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
+    recall_fingerprints(layout.stamps(run.dir, "pool"))
     return list_shards(_located(run), part=part)
 
 
@@ -238,8 +239,14 @@ def _index_pool(run: Run, job: Job) -> Result:
         say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")
     indexes = [job.folder / "index" / f"{shard.name}.parquet" for shard in pool_shards]
     markers = [layout.marker(job.folder, shard.name, "index") for shard in pool_shards]
+    record_shards(layout.stamps(run.dir, "pool"), pool_shards)
     built = [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")] if builder else []
     return Result(report=report | counts, counts=counts, outputs=[*indexes, *markers, *built])
+
+
+def record_shards(record: Path, pool_shards: Sequence[Shard]) -> None:
+    """Write the hashes of local shards, so that the next listing hashes only what moved."""
+    record_fingerprints(record, {shard.path: (shard.stamp, shard.fingerprint) for shard in pool_shards})
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:

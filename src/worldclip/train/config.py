@@ -133,7 +133,7 @@ class TrainConfig(Config):
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("validate_every_samples", "validation_shards"),
-            *("resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("prepare", "resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -227,6 +227,9 @@ class TrainConfig(Config):
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
+    prepare: Annotated[bool, Decides()] = False
+    """Do what precedes the first step, and stop: list and join the images, make the tokenizer, count the pairs of an
+    epoch.  It needs no GPU, and leaves the batch size under train.scale to the first start.  A request of one call."""
     resume_from: Annotated[int | None, AtLeast(1, "the step of a checkpoint"), Decides()] = None
     """Go back to the checkpoint of this step and set newer ones aside; lr, beta1, beta2, eps, weight_decay,
     max_grad_norm, seed and skip_samples may differ from then on.  A request of one call, which RUN/recipe.toml does not

@@ -74,6 +74,7 @@ def going_back_problems(run: Run, config: Report) -> Iterator[str]:
         if not step_folder(folder, step).exists():
             steps = ", ".join(str(step_of(path)) for path in checkpoints(folder)) or "none"
             yield f"{key}: {folder} has no checkpoint of this step; it has those of steps {steps}"
+            return
     record = artifacts.read_json(train_dir / "config.json")
     fixed = FIXED_WITH_ROWS if train.token_table == "rows" else ()
     allowed = [name for name in CHANGEABLE if name not in fixed]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldclip import pool
 from worldclip.contracts import layout
@@ -13,11 +14,11 @@ from worldclip.contracts.layout import checkpoints
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
-from worldclip.core.inputs import is_remote
+from worldclip.core.inputs import is_remote, recall_fingerprints
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems
-from worldclip.model.tokenizer import load_tokenizer
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
@@ -25,6 +26,9 @@ from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
+
+if TYPE_CHECKING:
+    from worldclip.train.start import Start
 
 REMOTE_STREAMS = 64  # default number of streams of an object store
 
@@ -44,6 +48,10 @@ def train(run: Run) -> None:
 
         go_back(run, _config(run))
         run.is_accepted = True
+    if run.section(TrainConfig).prepare and not run.is_dry:
+        _prepare_only(run)
+        run.is_accepted = True
+        return
     has_run = run.stage(
         "train",
         inputs=_inputs,
@@ -113,6 +121,7 @@ def streams_of(run: Run) -> int:
 def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
+    recall_fingerprints(layout.stamps(run.dir, "train.pool"))
     inputs: Report = {name: artifacts.require_manifest(run.dir, name)["digest"] for name in ("pool", "curate")}
     path = config.tokenizer.path
     if path is not None and Path(path).is_dir():
@@ -128,26 +137,13 @@ def _train_once(run: Run, job: Job) -> Result:
     require("torch", extra="train")
     from worldclip.train.distributed import broadcast_record, connected_ranks
     from worldclip.train.loop import Trainer
-    from worldclip.train.start import Start
 
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
-        shards, images = pool.indexed_shards(run), image_shards(config)
-        require_images(config, run.section(PoolConfig), shards)
-        if images is not None:
-            join_images(run, shards, images)
-            images = joined_shards(config, run.dir)
-        tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
         for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
             shutil.rmtree(partial)
-        start = Start(
-            schedule=schedule,
-            checkpoint=latest_valid_checkpoint(train_dir),
-            num_streams=streams_of(run),
-            shards=shards,
-            images=images,
-        )
+        start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
         trainer.run()
@@ -159,6 +155,53 @@ def _train_once(run: Run, job: Job) -> Result:
     _say_what_became(report)
     counts = {key: report[key] for key in ("samples_seen", "steps", "skipped_steps", "no_image", "bad")}
     return Result(report=report, counts=counts)
+
+
+def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
+    """Return what all ranks start from, and the tokenizer: list the shards, join the images, make what is missing."""
+    from worldclip.train.start import Start
+
+    config = run.section(TrainConfig)
+    shards, images = pool.indexed_shards(run), image_shards(config)
+    pool.record_shards(layout.stamps(run.dir, "pool"), shards)
+    require_images(config, run.section(PoolConfig), shards)
+    if images is not None:
+        join_images(run, shards, images)
+        images = joined_shards(config, run.dir)
+        assert images is not None
+        pool.record_shards(layout.stamps(run.dir, "train.pool"), images)
+    tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
+    start = Start(
+        schedule=schedule,
+        checkpoint=latest_valid_checkpoint(layout.train_dir(run.dir)),
+        num_streams=streams_of(run),
+        shards=shards,
+        images=images,
+    )
+    return start, tokenizer
+
+
+def _prepare_only(run: Run) -> None:
+    """Do once, on one process, what precedes the first step: train.prepare.  Records no schedule.
+
+    Raises UserError under torchrun.
+    """
+    require("torch", extra="train")
+    from worldclip.train.distributed import ALONE
+    from worldclip.train.start import create_loader, hold_out
+
+    if num_ranks() > 1:
+        raise UserError("train.prepare = true: one process prepares for all; run it without torchrun")
+    config = run.section(TrainConfig)
+    job = run.job("train", _inputs, _config(run), is_redone=False)
+    if job.reason_to_run() is None:
+        say("train", "is finished and unchanged")
+        return
+    if _find_record(run, job) is None:
+        _write_record(job, None, is_empty=True)
+    start, tokenizer = _find_start(run, plan_schedule(config, run.dir, 1))
+    loader = create_loader(run, hold_out(start, config)[0], tokenizer, ALONE, pin_memory=False)
+    say("train", f"is prepared: {loader.epoch_length:,} pairs per epoch, {loader.num_without_image:,} without an image")
 
 
 def _refused_changes(run_dir: Path, changes: Sequence[Change]) -> list[str]:
@@ -208,44 +251,46 @@ def _check(run: Run, job: Job) -> None:
     _plan_or_resume(run, job, num_ranks())
 
 
-def _plan_or_resume(run: Run, job: Job, world_size: int) -> tuple[Schedule, bool]:
-    """Return (schedule, whether training starts anew): the recorded schedule, else the one that the recipe asks for.
+def _plan_or_resume(run: Run, job: Job, world_size: int) -> tuple[Schedule, Report | None]:
+    """Return (schedule, config.json of the training that goes on, None where one begins anew).
 
-    Raises UserError if RUN/train has checkpoints of another config or other inputs.
+    The schedule is the recorded one, so that the batch size does not depend on the present number of processes; else
+    the one that the recipe asks for.  Raises UserError as `_find_record` does.
     """
-    config, train_dir = run.section(TrainConfig), job.folder
-    path = train_dir / "config.json"
-    schedule = None
-    if path.exists():
-        recorded = artifacts.read_json(path)
-        changes = changed_keys(recorded["config"], job.config)
-        changes += changed_keys(recorded["inputs"], job.inputs, "input")
-        if problems := _refused_changes(run.dir, changes):
-            raise UserError(problems)
-        if not changes:
-            schedule = Schedule(**recorded["schedule"])
-    elif checkpoints(train_dir):
-        raise UserError(f"{path} is missing although there are checkpoints; restore it or restart with --from train")
-    is_new = schedule is None
-    schedule = schedule or plan_schedule(config, run.dir, world_size)
+    config, record = run.section(TrainConfig), _find_record(run, job)
+    recorded = record and record["schedule"]
+    schedule = Schedule(**recorded) if recorded else plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-    return schedule, is_new
+    return schedule, record
+
+
+def _find_record(run: Run, job: Job) -> Report | None:
+    """Return config.json of RUN/train if it is of the present config and inputs; its schedule is null after --prepare.
+
+    Raises UserError if there are checkpoints of another config or other inputs.
+    """
+    path = job.folder / "config.json"
+    if not path.exists():
+        if checkpoints(job.folder):
+            raise UserError(
+                f"{path} is missing although there are checkpoints; restore it or restart with --from train"
+            )
+        return None
+    record: Report = artifacts.read_json(path)
+    changes = changed_keys(record["config"], job.config)
+    changes += changed_keys(record["inputs"], job.inputs, "input")
+    if problems := _refused_changes(run.dir, changes):
+        raise UserError(problems)
+    return None if changes else record
 
 
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
-    """Create RUN/train, or check that its checkpoints come from the same config and inputs.
-
-    Returns the schedule.  A resumed run keeps the recorded one, so that the batch size does not depend on the present
-    number of processes.  Raises UserError if RUN/train has checkpoints of another config or other inputs.
-    """
-    schedule, is_new = _plan_or_resume(run, job, world_size)
-    if not is_new:
+    """Create RUN/train, or check that its checkpoints come from the same config and inputs; return the schedule."""
+    schedule, record = _plan_or_resume(run, job, world_size)
+    if record is not None and record["schedule"] is not None:
         return schedule
-    config, train_dir = run.section(TrainConfig), job.folder
-    artifacts.remove(train_dir)
-    record = {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)}
-    artifacts.write_json(train_dir / "config.json", record)
-    if config.scale.is_set:
+    _write_record(job, asdict(schedule), is_empty=record is None)
+    if run.section(TrainConfig).scale.is_set:
         say(
             "train",
             f"English is {schedule.english_fraction:.1%} of the pairs: {schedule.factor} x the English run's samples "
@@ -253,3 +298,11 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
             f"{schedule.global_batch_size:,}",
         )
     return schedule
+
+
+def _write_record(job: Job, schedule: Report | None, *, is_empty: bool) -> None:
+    """Write config.json.  is_empty: after removing all that RUN/train holds."""
+    if is_empty:
+        artifacts.remove(job.folder)
+    record = {"config": job.config, "inputs": job.inputs, "schedule": schedule}
+    artifacts.write_json(job.folder / "config.json", record)
