@@ -106,7 +106,7 @@ DAMAGES = {
     ),
     # transformers makes an empty one up
     "no tokenizer.json": (lambda folder: remove(folder / TOKENIZER), "use the model's own tokenizer"),
-    "corrupt tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{"), "does not load as a tokenizer"),
+    "corrupt tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{"), "is not JSON"),
     "empty tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{}"), "does not load as a tokenizer"),
     "no processor": (lambda folder: remove(folder / PROCESSOR), "does not say how images become pixels"),
     "processor of another size": (

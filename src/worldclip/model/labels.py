@@ -26,7 +26,7 @@ def read_templates(path: Path) -> dict[str, list[str]]:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a JSON file of {{language: [template, ...]}}")
     record = read_json_config(path)
-    if not isinstance(record, dict) or not all(map(_is_list_of_text, record.values())):
+    if not all(map(_is_list_of_text, record.values())):
         raise UserError(f"{path} must hold {{language: [template, ...]}}")
     return {lang.lower(): templates for lang, templates in record.items()}
 

@@ -31,6 +31,7 @@ from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import RULES, Rule, reference
+from worldclip.model.records import check_folder
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +150,8 @@ def find(source: str | Path, layout: str | None = None, precision: str | None = 
     if layout is not None and layout not in formats:
         raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
     path = _local_path(source, precision)
+    if path.is_dir():
+        check_folder(best_checkpoint(path) or path)
     if path.is_file():
         if path.suffix not in weights.SUFFIXES:
             raise UserError(f"{path} is not a checkpoint; checkpoint files end in {', '.join(weights.SUFFIXES)}")

@@ -20,6 +20,7 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
+from worldclip.model.records import check_normaliser, tokenizer_faults
 from worldclip.model.weights import read_json_config
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ class Tokenizer:
         max_length = self.context_length if self._adds_eos else self.context_length - 1
         try:
             cleaned = [self.clean(text) for text in texts]
-            rows = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+            with tokenizer_faults("texts"):
+                batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
+            rows = batch["input_ids"]
         except (TypeError, AttributeError, UnicodeEncodeError) as error:
             raise ValueError(_reason_of_refusal(texts)) from error
         if not self._adds_eos:
@@ -184,13 +187,17 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
     transformers = require_transformers()
     try:
-        tokenizer: PreTrainedTokenizerFast = transformers.AutoTokenizer.from_pretrained(
-            str(source), trust_remote_code=False
-        )
+        with tokenizer_faults(source):
+            tokenizer: PreTrainedTokenizerFast = transformers.AutoTokenizer.from_pretrained(
+                str(source), trust_remote_code=False
+            )
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
         ) from error
+    check_normaliser(getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None), source)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer
 

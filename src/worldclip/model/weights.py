@@ -20,12 +20,19 @@ SUFFIXES = (*PICKLES, ".safetensors")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes
 
 
-def read_json_config(path: Path) -> Any:
-    """Return the JSON of a configuration.  Raises UserError where the file is not JSON."""
+def read_json_config(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a configuration.  Raises UserError where the file holds anything else, or NaN."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
+        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds a JSON {type(record).__name__}, not an object; copy or download it again")
+    return record
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it has the number {name}")
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -127,7 +134,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if not index.exists():
         return [folder / name] if (folder / name).exists() else []
     record = read_json_config(index)
-    weight_map = record.get("weight_map") if isinstance(record, dict) else None
+    weight_map = record.get("weight_map")
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} has no weight_map; copy the whole model again")
     names = sorted({str(shard) for shard in weight_map.values()})

@@ -20,6 +20,7 @@ from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
+from worldclip.model.records import check_normaliser, tokenizer_faults
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -94,11 +95,15 @@ class PlainTokenizer:
         """Read the folder's tokenizer.  Raises UserError for files that are corrupt or name unknown special tokens."""
         tokenizers = require("tokenizers", extra="onnx")
         try:
-            self.pipeline = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+            with tokenizer_faults(folder / TOKENIZER):
+                self.pipeline = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+        except UserError:
+            raise
         except Exception as error:  # the library raises plain Exceptions
             raise UserError(
                 f"{folder / TOKENIZER} does not load as a tokenizer ({error}); copy or download it again"
             ) from error
+        check_normaliser(self.pipeline.normalizer, folder / TOKENIZER)
         self.pipeline.no_padding()
         records = [folder / "special_tokens_map.json", folder / "tokenizer_config.json"]
         named: Report = {}

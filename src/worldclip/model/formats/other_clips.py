@@ -21,7 +21,8 @@ from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.tokenizer import Tokens, break_specials, require_transformers
+from worldclip.model.records import check_normaliser, tokenizer_faults
+from worldclip.model.tokenizer import Tokens, break_specials, load_hugging_face, require_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,8 @@ class OtherTokenizer:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
         for text in texts:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
-        rows = self.to_ids([break_specials(text, self.specials) for text in texts]) if len(texts) else []
+        with tokenizer_faults("texts"):
+            rows = self.to_ids([break_specials(text, self.specials) for text in texts]) if len(texts) else []
         offsets = np.cumsum([0, *map(len, rows)])
         ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
         return Tokens(ids, offsets, self.pad_id)
@@ -115,7 +117,9 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     try:
         model = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(folder, dtype="float32").eval()
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        hf = transformers.AutoTokenizer.from_pretrained(options.tokenizer or folder, trust_remote_code=False)
+        hf = load_hugging_face(options.tokenizer or folder)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"
@@ -231,9 +235,11 @@ def _register(open_clip: Any, config: Path) -> str:
 def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any], name: str | None) -> OtherTokenizer:
     """Return open_clip's tokenizer of a model, or the Hugging Face one that `name` means."""
     is_hugging_face = bool(text_cfg.get("hf_tokenizer_name"))
-    own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
-    if name is not None:
-        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
+    with tokenizer_faults(source):
+        own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
+        if name is not None:
+            own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
+    check_normaliser(getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None), source)
     specials = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials))

@@ -74,7 +74,7 @@ def missing(folder: Path) -> str | None:
 def read_adapters(path: Path) -> Adapters:
     """Read an adapter_config.json.  Raises UserError for adapters of another kind, and for keys that say more."""
     record = weights.read_json_config(path)
-    kind = record.get("peft_type") if isinstance(record, dict) else None
+    kind = record.get("peft_type")
     if kind != "LORA":
         raise UserError(f"{path}: peft_type is {kind!r:.100}; worldclip loads LoRA adapters alone")
     if problems := [f"{path}: {problem}" for problem in _problems(record)]:

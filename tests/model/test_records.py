@@ -1,0 +1,174 @@
+"""Records of model folders that others made: an object within bounds, or a message that names the file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import worldclip
+from small_models import save_hugging_face
+from worldclip.core.errors import UserError
+from worldclip.model import published, records
+from worldclip.model.formats.onnx_parts import PlainTokenizer
+from worldclip.model.tokenizer import load_tokenizer
+
+NOT_OBJECTS = ["[]", "3", '"text"', "null", "true", '{"a": NaN}', '{"a": -Infinity}', "{", "[" * 100_000]
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("huggingface")
+    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(hugging_face: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(hugging_face, tmp_path / "model"))
+
+
+def load_error(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        worldclip.load(path, device="cpu")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", NOT_OBJECTS)
+def test_each_record_of_a_folder_is_an_object_or_refused(folder: Path, text: str) -> None:
+    for path in sorted(folder.glob("*.json")):
+        if not any(path.match(name) for name in records.RECORDS):
+            continue
+        whole = path.read_text()
+        path.write_text(text)
+        message = load_error(folder)
+        assert path.name in message, message
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "open_clip_config.json", "adapter_config.json", "model.safetensors.index.json",
+             "textual/tokenizer.json", "visual/preprocess_cfg.json"]
+)  # fmt: skip
+@pytest.mark.parametrize("text", NOT_OBJECTS)
+def test_records_of_every_layout_are_objects_or_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        worldclip.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", records.OBJECTS)
+@pytest.mark.parametrize("value", [[], 3, "text", True])
+def test_parts_of_a_record_are_objects_or_refused(tmp_path: Path, key: str, value: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(UserError, match=rf"config\.json: {key} is .*; it must be an object"):
+        worldclip.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_std", [0.0, 1.0, 1.0]),
+        ("image_std", 0),
+        ("image_std", [-1, 1, 1]),
+        ("image_std", ["a", 1, 1]),
+        ("image_mean", [1, 2]),
+        ("image_mean", "a"),
+        ("size", {"shortest_edge": 224 * 16 + 1}),
+        ("size", {"height": 224, "width": 10**9}),
+        ("size", 0),
+        ("size", {"shortest_edge": "a"}),
+        ("crop_size", {"height": 10**6, "width": 10**6}),
+        ("rescale_factor", 0),
+        ("rescale_factor", "a"),
+    ],
+)
+def test_pixels_of_a_processor_stay_within_bounds(folder: Path, key: str, value: Any) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    message = load_error(folder)
+    assert f"preprocessor_config.json: {key} is" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "key"),
+    [
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"std": [0, 1, 1]}}, "std"),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"image_size": 10**6}}}, "image_size"),
+        ("config.json", {"architecture": "a", "pretrained_cfg": {"std": [1, 1, 0]}}, "std"),
+        ("config.json", {"architecture": "a", "model_args": {"img_size": 10**6}}, "img_size"),
+        ("config.json", {"model_type": "siglip", "vision_config": {"image_size": -1}}, "image_size"),
+    ],
+)
+def test_pixels_of_other_layouts_stay_within_bounds(
+    tmp_path: Path, name: str, record: dict[str, Any], key: str
+) -> None:
+    (tmp_path / name).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"{name}: {key} is"):
+        worldclip.load(tmp_path)
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def charsmap(replacement: bytes) -> str:
+    return base64.b64encode((4).to_bytes(4, "little") + b"\0" * 4 + replacement + b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    "normaliser",
+    [
+        replace({"String": "a"}, "a" * 1000),
+        replace({"Regex": "."}, "aa" * 20),
+        {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 30},
+        {"type": "Prepend", "prepend": "a" * 1000},
+        {"type": "Precompiled", "precompiled_charsmap": charsmap(b"a" * 1000)},
+    ],
+    ids=["string", "regex", "sequence", "prepend", "table"],
+)
+def test_normaliser_that_multiplies_text_is_refused(folder: Path, normaliser: dict[str, Any]) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normaliser}))
+    config = folder / "tokenizer_config.json"  # the class of XLM-R has a normaliser of its own
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    for read in (lambda: load_tokenizer(folder, 77), lambda: PlainTokenizer(folder)):
+        with pytest.raises(UserError, match=r"normaliser makes a text up to .* times longer|does not load"):
+            read()
+
+
+def test_usual_normalisers_are_read(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    parts = [replace({"Regex": "\\s+"}, " "), {"type": "NFKC"}, replace({"String": "``"}, '"'), {"type": "Lowercase"}]
+    sequence = {"type": "Sequence", "normalizers": [*parts, {"type": "Prepend", "prepend": "▁"}]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": sequence}))
+    assert len(PlainTokenizer(folder)) == load_tokenizer(folder, 77).vocab_size
+
+
+class PanicException(BaseException):
+    """Stand for what pyo3 raises for a panic in Rust."""
+
+
+def test_panic_of_a_tokenizer_is_a_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(*arguments: object, **options: object) -> None:
+        raise PanicException("index out of bounds")
+
+    tokenizer = load_tokenizer(folder, 77)
+    monkeypatch.setattr(tokenizer, "hf", panic)
+    with pytest.raises(UserError, match="gave up"):
+        tokenizer.encode(["a"])
+    monkeypatch.setattr("tokenizers.Tokenizer.from_file", panic)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", panic)
+    for read in (lambda: load_tokenizer(folder, 77), lambda: PlainTokenizer(folder)):
+        with pytest.raises(UserError, match="gave up"):
+            read()
+
+
+def test_interrupt_is_no_fault_of_a_tokenizer() -> None:
+    with pytest.raises(KeyboardInterrupt), records.tokenizer_faults("here"):
+        raise KeyboardInterrupt
