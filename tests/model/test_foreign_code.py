@@ -288,7 +288,7 @@ def test_patterns_of_an_adapter_are_not_matched(adapters):
     ("key", "value"),
     [
         *(("r", value) for value in ("4", 4.0, True, 0, -1, None, [4])),
-        *(("lora_alpha", value) for value in ("2", None, True, float("nan"), float("inf"), [2])),
+        *(("lora_alpha", value) for value in ("2", None, True, [2])),
         *(("use_rslora", value) for value in ("yes", 1, {})),
         *(("base_model_name_or_path", value) for value in (3, ["x"], {"x": "y"})),
         *(("use_dora", True), ("bias", "all"), ("lora_bias", True), ("init_lora_weights", "pissa")),
@@ -301,7 +301,10 @@ def test_other_types_and_other_kinds_of_adapters_are_refused_with_the_key(adapte
     assert f"{key} " in load_or_refuse(adapters)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '"LORA"', "null", "[" * 100_000, "nul"])
+NO_NUMBERS = ['{"peft_type": "LORA", "lora_alpha": NaN}', '{"peft_type": "LORA", "lora_alpha": Infinity}']
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"LORA"', "null", "[" * 100_000, "nul", *NO_NUMBERS])
 def test_an_adapter_config_of_another_form_is_refused(adapters, content):
     (adapters / "adapter_config.json").write_text(content)
     assert "adapter_config.json" in load_or_refuse(adapters)

@@ -28,6 +28,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
 from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, Metavar, Place
+from worldclip.core.printable import printable
 from worldclip.core.redact import redact
 from worldclip.core.settings import section_name, with_absolute_places, with_value
 
@@ -74,9 +75,9 @@ def run_command(command: Command, words: str, summary: str, arguments: Sequence[
     result = command.function(**values)
     result, text = result if command.to_text is None else (result, command.to_text(result, flags))
     if flags.json and result is not None:
-        print(redact(json.dumps(result, ensure_ascii=False, default=str)))
+        print(printable(redact(json.dumps(result, ensure_ascii=False, default=str))))
     elif text:
-        print(_for_output(redact(text)))
+        print(_for_output(printable(redact(text))))
     return 0
 
 

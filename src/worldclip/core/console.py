@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from worldclip.core.printable import printable
 from worldclip.core.redact import redact
 
 LOGGER = logging.getLogger("worldclip.console")
@@ -57,23 +58,23 @@ def is_quiet() -> bool:
 
 
 def say(stage: str, message: str) -> None:
-    """Print one line about a stage, without the credentials in its addresses."""
-    LOGGER.info("%s", redact(message), extra={"stage": stage})
+    """Print one line about a stage, without credentials and control characters."""
+    LOGGER.info("%s", printable(redact(message)), extra={"stage": stage})
 
 
 def note(text: str) -> None:
     """Print a line about a result to standard error, whatever the level."""
-    _print_line("", redact(text))
+    _print_line("", printable(redact(text)))
 
 
 def complain(problem: str) -> None:
     """Print a problem to standard error, whatever the level."""
-    _print_line("worldclip: ", redact(problem), "bold red")
+    _print_line("worldclip: ", printable(redact(problem)), "bold red")
 
 
 def say_detail(stage: str, message: str) -> None:
     """Print one line that only --verbose shows; a run's log file has it too."""
-    LOGGER.debug("%s", redact(message), extra={"stage": stage})
+    LOGGER.debug("%s", printable(redact(message)), extra={"stage": stage})
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.core.marks import Metavar
+from worldclip.core.printable import one_line
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
@@ -312,8 +313,10 @@ def _describe_parquet(path: Path, num_rows: int) -> Report:
 
 def key_to_text(explained: ExplainedKey) -> str:
     """Return what inspect_key explains as lines of text."""
-    lines = [f"{explained['key']} in {explained['shard']}: {'kept' if explained['kept'] else 'not kept'}"]
-    lines += [f"  {line}" for line in explained.get("not_valid_because", ())]
+    lines = [
+        f"{one_line(explained['key'])} in {one_line(explained['shard'])}: {'kept' if explained['kept'] else 'not kept'}"
+    ]
+    lines += [f"  {one_line(line)}" for line in explained.get("not_valid_because", ())]
     if "draw" in explained:
         draw = explained["draw"]
         numbers = f"share {draw['share']:.4f}, coin {draw['coin']:.4f}"

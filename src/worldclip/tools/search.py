@@ -25,6 +25,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
+from worldclip.core.printable import one_line
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, open_embedded
@@ -258,10 +259,10 @@ def _index_text(report: Mapping[str, Any], flags: Flags) -> str:
 def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
     lines = []
     for result in results:
-        lines.append(result["query"])
+        lines.append(one_line(result["query"]))
         for hit in result["hits"]:
-            text = f"  {hit['text']}" if "text" in hit else ""
-            lines.append(f"  {hit['score']:6.3f}  {hit['key']}{text}  ({hit['shard']})")
+            text = f"  {one_line(hit['text'])}" if "text" in hit else ""
+            lines.append(f"  {hit['score']:6.3f}  {one_line(hit['key'])}{text}  ({one_line(hit['shard'])})")
     return "\n".join(lines)
 
 
