@@ -45,7 +45,8 @@ CHOSEN_BY = {
     "of the user's own config, whose names are checked (core/settings.py)": """
         check/against.py f'{name}.parquet', check/context.py step, check/pair_rules.py f'{set_name}.parquet',
         check/report.py f'{name}.parquet', check/shown.py f'{name}.parquet', check/stage.py step,
-        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name""",
+        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name,
+        train/going_back.py name""",
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/entry_counts.py part, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
@@ -59,11 +60,12 @@ CHOSEN_BY = {
         pool/embedded.py self.of, tools/dedup.py name, tools/embed.py kind, tools/fetch_dataset.py source.unpack,
         tools/search.py f'{embedded.of}.faiss', train/checkpoint_writer.py f'{stem}.json',
         train/checkpoint_writer.py f'{stem}.safetensors', train/epoch_counts.py self._share_name(epoch, rank),
-        train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part""",
+        train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
+        train/going_back.py f'{step:09}_{number}'""",
     "found by listing that folder": """
         check/images.py name, evaluate/datasets/folders.py class_folder, evaluate/datasets/mvl_sib.py lang,
         export/push.py name, model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
-        model/load.py checkpoints[0], tools/embed.py name""",
+        model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name""",
     "checked just above, or by its reader": """
         config.py f'{name}.toml', core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
         plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
