@@ -67,7 +67,7 @@ CHOSEN_BY = {
         export/push.py name, model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name""",
     "checked just above, or by its reader": """
-        config.py f'{name}.toml', core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
+        core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
         plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
     "the name of a member of a tar, not of a file": """
         check/write.py f"{name.name.split('.')[0]}.png", check/write.py f"{name.name.split('.')[0]}.json",
