@@ -9,7 +9,7 @@ from worldclip.contracts.reasons import REASONS, Reason
 
 def test_reasons_stand_in_the_order_in_which_they_apply():
     assert [reason.label for reason in REASONS] == [
-        *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),
+        *("left_out", "bad_pair", "duplicate", "no_text", "no_language", "no_match"),
         *("not_valid", "excluded", "sampled_out", "kept"),
     ]
     assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))

@@ -11,7 +11,8 @@ from plain_recipe import LISTS, make_run, make_shards
 from worldclip import curate
 from worldclip.contracts import schemas
 from worldclip.core.errors import UserError
-from worldclip.tools.inspect_run import entry_to_text, inspect_entry, inspect_key, inspect_path, key_to_text
+from worldclip.tools.explain_text import entry_to_text, key_to_text
+from worldclip.tools.inspect_run import inspect_entry, inspect_key, inspect_path
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
 

@@ -68,7 +68,7 @@ def test_running_training_shows_step_speed_and_time_left(
     with RunLock(copy):
         now = status(copy)["now"]
         assert main(["status", str(copy)]) == 0
-    assert (now["stage"], now["done"], now["total"], now["seconds_left"]) == ("train", 15, 20, 16.0)
+    assert (now["stage"], now["finished"], now["total"], now["seconds_left"]) == ("train", 15, 20, 16.0)
     assert (
         f"now: train since {now['started_at'][11:16]}, 15 of 20 steps, 10 samples/s, 16 s left\n"
         in capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_running_match_shows_shards_and_time_left(toy_run: Path, tmp_path: Path)
     write_log(copy, "    match  starts (its inputs changed)")
     with RunLock(copy):
         now = status(copy)["now"]
-    assert (now["stage"], now["done"], now["total"]) == ("match", 2, 3)
+    assert (now["stage"], now["finished"], now["total"]) == ("match", 2, 3)
     assert now["seconds_left"] == pytest.approx(100, rel=0.1)
 
 

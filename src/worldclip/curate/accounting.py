@@ -1,6 +1,7 @@
 """What became of every pair, per language: texts under text_policy all, keys under one.
 
-pairs_in = bad_pair + duplicate + no_text + no_language + no_match + not_valid + excluded + sampled_out + pairs_out
+pairs_in = left_out + bad_pair + duplicate + no_text + no_language + no_match
+           + not_valid + excluded + sampled_out + pairs_out
 """
 
 from __future__ import annotations

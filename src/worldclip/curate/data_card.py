@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml
@@ -16,7 +18,15 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ma
 
 _STAGES = ("pool", "metadata", "match", "balance")
 _SETTINGS = (
-    *("pool.key", "pool.text_weights", "pool.valid_keys", "pool.deny_keys", "languages.lid_model", "match.profile"),
+    *(
+        "pool.key",
+        "pool.lang",
+        "pool.text_weights",
+        "pool.valid_keys",
+        "pool.deny_keys",
+        "languages.lid_model",
+        "match.profile",
+    ),
     *("match.fold_case", "match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
     *("balance.english_threshold", "balance.tail_fraction", "balance.min_threshold"),
     *("curate.text_policy", "curate.seed", "curate.include", "curate.exclude", "curate.max_pairs"),
@@ -40,7 +50,7 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
         f"{_contents(recipe)} Rights in the images remain with their owners; requests for removal go into "
         "`pool.deny_keys`.",
         "## Filters before matching",
-        _filters(whole),
+        _filters(whole, total.get(Reason.LEFT_OUT.column, 0)),
         "## Sources of the entries",
         sources_table(manifests["metadata"]) or "Not recorded.",
         "## Settings",
@@ -87,15 +97,34 @@ def _contents(recipe: Mapping[str, Any]) -> str:
     return "The list holds keys and texts, not images."
 
 
-def _filters(recipe: Mapping[str, Any]) -> str:
-    """Say which lists of keys were applied, and what made them, as far as their folders record it."""
+def _filters(recipe: Mapping[str, Any], left_out: int) -> str:
+    """Say which conditions and lists of keys were applied, and what made the lists, as far as their folders record it.
+
+    left_out: pairs that pool.where leaves out.
+    """
     pool = recipe["pool"]
     files = [("valid_keys", path) for path in filter(None, [pool.get("valid_keys")])]
     files += [("deny_keys", path) for path in pool.get("deny_keys", [])]
     lines = [f"- `pool.{key}` = `{shorten_paths(path)}`: {_maker(Path(path).parent)}" for key, path in files]
+    if where := pool.get("where"):
+        conditions = "; ".join(f"`{name}` {_condition(value)}" for name, value in where.items())
+        lines.insert(0, f"- `pool.where` took only pairs with {conditions}; {left_out:,} left out.")
+    elif left_out:
+        lines.insert(0, f"- Rows of img2dataset's tables whose download failed: {left_out:,} left out.")
     own = "Matching, balancing and curating read texts and keys; they decoded no image and scored none with a model."
     before = "What the pool itself was filtered by before is not recorded here."
     return "\n".join([f"{own} {before}", *(["", *lines] if lines else [])])
+
+
+def _condition(value: Any) -> str:
+    """Return a condition of pool.where in words: `= "en"`, `= one of "de", "en"`, `>= 200 and < 4000`."""
+    if isinstance(value, Mapping):
+        return " and ".join(
+            f"{compare} {json.dumps(operand, ensure_ascii=False)}" for compare, operand in value.items()
+        )
+    if isinstance(value, list):
+        return f"= one of {', '.join(json.dumps(item, ensure_ascii=False) for item in value)}"
+    return f"= {json.dumps(value, ensure_ascii=False)}"
 
 
 def _maker(folder: Path) -> str:

@@ -181,7 +181,7 @@ def _check(run: Run, job: Job) -> None:
     named = {setting: list(getattr(config, setting)) for setting in ("include", "exclude")}
     named["max_pairs"] = list(config.max_pairs) if isinstance(config.max_pairs, dict) else []
     problems = [
-        f"curate.{setting}: {not_of_the_run(lang, languages, table)}"
+        f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}"
         for setting, langs in named.items()
         for lang in langs
         if lang not in languages

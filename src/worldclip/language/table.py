@@ -209,4 +209,4 @@ def not_of_the_run(lang: str, langs: Sequence[str], table: Languages) -> str:
     """Return what is wrong with a language that a run does not have, and the nearest of its languages."""
     meant = table.from_tag(lang)
     near = f'did you mean "{meant}"? ' if meant in langs else ""
-    return f"{lang!r} is not a language of this run; {near}its languages are {', '.join(langs)}"
+    return f"not a language of this run; {near}its languages are {', '.join(langs)}"

@@ -168,7 +168,9 @@ def _check(run: Run, job: Job) -> None:
                 f"match.merge_labels.{label}: unknown label; labels of the LID model look like {labels[0]!r}"
             )
         if lang not in work.languages:
-            problems.append(f"match.merge_labels.{label}: {not_of_the_run(lang, work.languages, work.table)}")
+            problems.append(
+                f"match.merge_labels.{label} = {lang!r}: {not_of_the_run(lang, work.languages, work.table)}"
+            )
     if problems:
         raise UserError(problems)
 

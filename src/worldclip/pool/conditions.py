@@ -59,6 +59,18 @@ def fulfils(record: Mapping[str, Any] | None, wanted: Sequence[Condition]) -> bo
     return all(_is_fulfilled(None if record is None else record.get(one.field), one) for one in wanted)
 
 
+def unfulfilled(record: Mapping[str, Any] | str | None, config: PoolConfig) -> list[str]:
+    """Return the conditions that a record does not fulfil, each with its value: `width is 150, must be >= 200`."""
+    fields = record if isinstance(record, dict) else {}
+    texts = []
+    for one in conditions(config, list(fields)):
+        value = fields.get(one.field)
+        if not _is_fulfilled(value, one):
+            wanted = " or ".join(repr(operand) for operand in one.values)
+            texts.append(f"{one.field} is {value!r:.80}, must be {one.compare} {wanted}")
+    return texts
+
+
 def _is_fulfilled(value: Any, condition: Condition) -> bool:
     compare = _COMPARE[condition.compare][0]
     return any(_same_kind(value, operand) and compare(_as(value, operand), operand) for operand in condition.values)

@@ -234,6 +234,8 @@ def _index_pool(run: Run, job: Job) -> Result:
         )
     without = counts["samples"] - totals["images"]
     note = f", {without:,} without an image" if has_images and without else ""
+    if totals["left_out"]:
+        note += f"; {totals['left_out']:,} left out by pool.where"
     say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}")
     if has_images and not totals["images"]:
         say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")

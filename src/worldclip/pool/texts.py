@@ -51,6 +51,8 @@ class PoolTexts:
     """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
     bad: list[BadText]
     """At most NUM_BAD_SAMPLES bad texts, chosen by hash."""
+    num_left_out: int = 0
+    """Pairs that pool.where leaves out; they have no row here."""
 
 
 def pool_texts(
@@ -61,6 +63,7 @@ def pool_texts(
     truth: pa.StringArray | None = None,
     lang: pa.StringArray | None = None,
     place: np.ndarray | None = None,
+    num_left_out: int = 0,
 ) -> PoolTexts:
     """Give each text the first reason that applies.
 
@@ -91,6 +94,7 @@ def pool_texts(
         truth=truth,
         lang=lang,
         bad=sample_records(bad, NUM_BAD_SAMPLES),
+        num_left_out=num_left_out,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,6 @@ from worldclip import pool
 from worldclip.check.removed import why_not_valid
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.records import TopEntry
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
@@ -25,7 +25,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.core.marks import Metavar
-from worldclip.core.printable import one_line
 from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
@@ -33,63 +32,21 @@ from worldclip.curate.stage import curate_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
+from worldclip.pool.conditions import unfulfilled
 from worldclip.pool.config import PoolConfig
 from worldclip.tools import inspect_metadata, status
+from worldclip.tools.explain_text import (
+    NOT_DRAWN,
+    EntryRow,
+    ExplainedEntry,
+    ExplainedKey,
+    ExplainedText,
+    entry_to_text,
+    key_to_text,
+)
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
 NEAR_AMONG = 200_000  # entries searched for similar names
-NOT_DRAWN = "not_drawn"  # no reason of a pair, but of a text: another text of its key was drawn
-
-
-class EntryRow(TopEntry):
-    """An entry and what a match of it is worth."""
-
-    entry_id: int
-
-
-class ExplainedText(TypedDict):
-    """A text of a key; keys are present as far as the text got."""
-
-    text_idx: int
-    text: str | None
-    place: str | None
-    """The place of pool.texts that it was read from; None if pool.texts is not set."""
-    reason: str
-    """A name of contracts.reasons, or `not_drawn` under text_policy one."""
-    lid_label: NotRequired[str]
-    lang_prob: NotRequired[float]
-    lang: NotRequired[str]
-    entries: NotRequired[list[EntryRow]]
-    keep_prob: NotRequired[float]
-    coin: NotRequired[float]
-    cap: NotRequired[int | None]
-    """The cap that excludes it."""
-
-
-class ExplainedKey(TypedDict):
-    """Everything that decided on a key of the pool."""
-
-    key: str
-    shard: str
-    text_policy: str
-    is_valid: bool
-    not_valid_because: NotRequired[list[str]]
-    draw: NotRequired[dict[str, float]]
-    """Which text was drawn under text_policy one: coin, among, share (of the draws that give this text), text_idx."""
-    kept: bool
-    texts: list[ExplainedText]
-
-
-class ExplainedEntry(EntryRow):
-    """An entry of a list, its place and some texts that it matched."""
-
-    lang: str
-    threshold: int | None
-    is_head: bool
-    rank: int
-    """1 is the most frequent."""
-    samples: list[Report]
-    """key, text_idx, text."""
 
 
 def inspect_key(run: str | Path, key: str) -> ExplainedKey:
@@ -103,6 +60,8 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     bounds = read_bounds(context.dir, config)
     key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
+    if shard is None:
+        return _explain_left_out(context, key)
     texts = _explain_texts(context, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
     explained: ExplainedKey = {
@@ -159,8 +118,34 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     return explained
 
 
-def _find_shard(run: Run, key: str) -> Shard:
-    """Return the shard that holds `key`: by the image index and the matched texts, else by reading the pool."""
+def _explain_left_out(run: Run, key: str) -> ExplainedKey:
+    """Explain a key that pool.where leaves out.  Raises UserError if the pool lacks the key."""
+    config = run.section(PoolConfig)
+    shards = pool.shards(run)
+    everything = dataclasses.replace(config, where={})
+    for shard in shards:
+        all_keys, records = pool.read_records(shard, everything, None)
+        if key in all_keys:
+            text: ExplainedText = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
+            return {
+                "key": key,
+                "shard": shard.name,
+                "text_policy": run.section(CurateConfig).text_policy,
+                "is_valid": True,
+                "left_out_because": unfulfilled(records[all_keys.index(key)], config),
+                "kept": False,
+                "texts": [text],
+            }
+    first_keys = pool.read_keys(shards[0], config)[0]
+    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
+
+
+def _find_shard(run: Run, key: str) -> Shard | None:
+    """Return the shard that holds `key`: by the image index and the matched texts, else by reading the pool.
+
+    None for a key that is in no shard, or that pool.where leaves out.
+    """
     config = run.section(PoolConfig)
     shards = pool.shards(run)
     for folder in (layout.pool_indexes(run.dir), layout.matched_texts(run.dir)):
@@ -171,9 +156,7 @@ def _find_shard(run: Run, key: str) -> Shard:
     for shard in shards:
         if _contains(pool.read_texts(shard, config).key, key):
             return shard
-    first_keys = pool.read_keys(shards[0], config)[0]
-    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
+    return None
 
 
 def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
@@ -309,48 +292,6 @@ def _describe_parquet(path: Path, num_rows: int) -> Report:
             "columns": {field.name: str(field.type) for field in file.schema_arrow},
             "first": first.to_pylist() if first is not None else [],
         }
-
-
-def key_to_text(explained: ExplainedKey) -> str:
-    """Return what inspect_key explains as lines of text."""
-    lines = [
-        f"{one_line(explained['key'])} in {one_line(explained['shard'])}: {'kept' if explained['kept'] else 'not kept'}"
-    ]
-    lines += [f"  {one_line(line)}" for line in explained.get("not_valid_because", ())]
-    if "draw" in explained:
-        draw = explained["draw"]
-        numbers = f"share {draw['share']:.4f}, coin {draw['coin']:.4f}"
-        lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
-    places = {text["place"] for text in explained["texts"]}
-    for text in explained["texts"]:
-        place = f" ({text['place']})" if len(places) > 1 else ""
-        over = f" (over the cap of {text['cap']:,} pairs)" if "cap" in text else ""
-        lines.append(f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}")
-        if "lang_prob" in text:
-            lang = f", language {text['lang']}" if "lang" in text else ""
-            lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")
-        lines += [
-            f"    {entry['entry']!r} ({entry['source']}): {entry['matches']:,} matches, {entry['prob']:.4f}"
-            for entry in text.get("entries", ())
-        ]
-        if "keep_prob" in text:
-            coin_text = f", coin {text['coin']:.4f}" if "coin" in text else ""
-            lines.append(f"    probability {text['keep_prob']:.4f}{coin_text}")
-    return "\n".join(lines)
-
-
-def entry_to_text(explained: ExplainedEntry) -> str:
-    """Return what inspect_entry explains as lines of text."""
-    threshold = f"{explained['threshold']:,}" if explained["threshold"] is not None else "none (no match in this list)"
-    return "\n".join(
-        [
-            f"{explained['entry']!r} of {explained['lang']} (entry {explained['entry_id']}, {explained['source']}): "
-            f"{'head' if explained['is_head'] else 'tail'}",
-            f"  {explained['matches']:,} matches, rank {explained['rank']:,}, threshold {threshold}, "
-            f"keeps {explained['prob']:.4f}",
-            *(f"  {sample['key']} {sample['text_idx']}: {sample['text']}" for sample in explained["samples"]),
-        ]
-    )
 
 
 @Command

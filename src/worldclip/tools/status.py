@@ -47,7 +47,7 @@ class StageNow(TypedDict):
     """Local time, ISO 8601."""
     unit: NotRequired[str]
     """What is counted: shards or steps."""
-    done: NotRequired[int]
+    finished: NotRequired[int]
     total: NotRequired[int]
     speed: NotRequired[str]
     seconds_left: NotRequired[float]
@@ -115,7 +115,7 @@ def _training_now(run_dir: Path) -> dict[str, Any]:
     steps_left = schedule["num_steps"] - record["step"]
     return {
         "unit": "steps",
-        "done": record["step"],
+        "finished": record["step"],
         "total": schedule["num_steps"],
         "speed": f"{record['samples_per_s']:,.0f} samples/s",
         "seconds_left": steps_left * schedule["global_batch_size"] / record["samples_per_s"],
@@ -127,12 +127,12 @@ def _shards_now(run_dir: Path, stage: str, start: float) -> dict[str, Any]:
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
     done_dir = layout.done_dir(folder, "texts") if stage == "match" else layout.done_dir(folder)
     markers = list(done_dir.rglob("*.json"))
-    pool = read_manifest(run_dir / "pool")
+    pool = read_manifest(layout.stage_dir(run_dir, "pool"))
     if stage not in ("match", "curate") or pool is None or not markers:
-        return {"unit": "shards", "done": len(markers)} if markers else {}
+        return {"unit": "shards", "finished": len(markers)} if markers else {}
     total = pool["counts"]["shards"]
     num_new = sum(marker.stat().st_mtime >= start for marker in markers)
-    progress = {"unit": "shards", "done": len(markers), "total": total}
+    progress = {"unit": "shards", "finished": len(markers), "total": total}
     if not num_new:
         return progress
     per_s = num_new / max(time.time() - start, 1e-9)
@@ -214,9 +214,9 @@ def to_text(record: RunStatus) -> str:
 def _now_text(now: StageNow) -> str:
     """Return the running stage in one line: `now: train since 14:02, 120 of 500 steps, 109 samples/s, 3 min left`."""
     parts = [f"now: {now['stage']} since {now['started_at'][11:16]}"]
-    if "done" in now:
+    if "finished" in now:
         total = f" of {now['total']:,}" if "total" in now else ""
-        parts.append(f"{now['done']:,}{total} {now['unit']}")
+        parts.append(f"{now['finished']:,}{total} {now['unit']}")
     if "speed" in now:
         parts.append(now["speed"])
     if "seconds_left" in now:

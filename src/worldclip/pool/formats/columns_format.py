@@ -71,6 +71,7 @@ class ColumnsFormat(TableFormat):
             truth=truth,
             lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
             place=place,
+            num_left_out=rows.num_left_out,
         )
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:

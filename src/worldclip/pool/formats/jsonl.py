@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -23,11 +24,12 @@ class JsonlFormat(TableFormat):
     suffixes = (".jsonl", ".jsonl.gz")
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        rows, _ = _pairs(shard, config)
+        rows, num_left_out = _pairs(shard, config)
         keys = _keys(shard, rows, config)
         fields = tuple(bare(name) for name in config.texts)
         lang = None if config.lang is None else bare(config.lang)
-        return records.texts_of_records(rows, keys, fields, lambda pair: None, lang)  # a line has no .txt
+        texts = records.texts_of_records(rows, keys, fields, lambda pair: None, lang)  # a line has no .txt
+        return dataclasses.replace(texts, num_left_out=num_left_out)
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _keys(shard, _pairs(shard, config)[0], config)

@@ -62,10 +62,11 @@ class TarFormat(PoolFormat):
         samples = open_samples(shard, config)
         keys = samples.keys(config.key)
         if config.key == "member" and config.lang is None and _needs_no_json(samples, config.texts):
-            return _texts_of_txt(samples, keys)
+            return dataclasses.replace(_texts_of_txt(samples, keys), num_left_out=samples.num_left_out)
         fields = tuple(None if place == "txt" else bare(place) for place in config.texts)
         lang = None if config.lang is None else bare(config.lang)
-        return records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
+        found = records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
+        return dataclasses.replace(found, num_left_out=samples.num_left_out)
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return open_samples(shard, config).keys(config.key)
