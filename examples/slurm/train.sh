@@ -4,7 +4,8 @@
 #   train.sh RUN NODES [GPUS]       GPUS of a node, 8 by default; options: SBATCH_PARTITION, ... in the environment
 #
 # Two minutes before its time is over Slurm sends SIGUSR1 to every process: training saves and ends, and the job puts
-# itself in the queue again.  So it does after a lost node; `scancel JOB` ends it for good.
+# itself in the queue again.  So it does after a lost node, but not after a mistake that a person must correct (exit code
+# 2), nor after three starts without a newer checkpoint.  `scancel JOB` ends it for good.
 set -euo pipefail
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then # on the login node: submit this file
@@ -22,19 +23,38 @@ export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
 # NCCL's flight recorder: the last collectives of each rank, written when one of them times out
 export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-20000} TORCH_NCCL_DUMP_ON_TIMEOUT=true
-export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$PWD/nccl-$SLURM_JOB_ID/rank_}
-mkdir -p "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
+records=$PWD/nccl-$SLURM_JOB_ID
+export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$records/rank_}
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN} # says why a connection failed
+mkdir -p "$records" "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)" # sockets to all ranks, and open tars
 options=()
 if command -v nvidia-smi >/dev/null; then
     options+=(--numa-binding node) # each process on the cores beside its GPU
 fi
-code=0
+exec {errors}> >(trap "" USR1 && exec tee "$records/stderr" >&2)
+tee=$! code=0
 # torchrun itself must live through the signal until its processes have saved
-srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec torchrun "$@"' torchrun \
+# srun since Slurm 22.05 does not inherit the job's cores per task
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'trap "" USR1; exec torchrun "$@"' torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$GPUS" "${options[@]}" \
     --rdzv-backend c10d --rdzv-endpoint "$first:${PORT:-29500}" --rdzv-id "$SLURM_JOB_ID" \
-    -m worldclip train "$RUN" || code=$?
-if [[ ! -e $RUN/train/manifest.json && ${SLURM_RESTART_COUNT:-0} -lt ${MAX_RESTARTS:-100} ]]; then
+    -m worldclip train "$RUN" 2>&"$errors" || code=$?
+exec {errors}>&-
+wait "$tee"
+if [[ -e $RUN/train/manifest.json ]]; then
+    exit "$code"
+fi
+if grep -q "exitcode *: 2 " "$records/stderr"; then # torchrun itself always ends with 1
+    echo "train.sh: not queued again, since the same command would fail again; see the error above" >&2
+    exit 2
+fi
+newest=$(find "$RUN/train" -maxdepth 1 -name "step_*[0-9]" 2>/dev/null | sort | tail -n 1 || true)
+printf '%s\n' "${newest:-none}" >>"$records/starts" # the newest checkpoint after each start
+starts=$(tail -n 4 "$records/starts" | grep -cxF "${newest:-none}" || true)
+if [[ $starts -gt 3 ]]; then
+    echo "train.sh: not queued again after 3 restarts without a newer checkpoint than ${newest:-none}" >&2
+elif [[ ${SLURM_RESTART_COUNT:-0} -lt ${MAX_RESTARTS:-100} ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"
 SCHEDULER = {
     "sbatch": 'echo "$@" > "$CALLS/sbatch"',
     "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$CALLS/requeue" ;; esac',
-    "srun": 'shift; exec "$@"',  # one node: without --kill-on-bad-exit=1, here
+    "srun": 'echo "$1 $2" > "$CALLS/srun"; shift 2; exec "$@"',  # one node: without its two options, here
 }
 
 
@@ -49,12 +50,16 @@ def test_the_script_submits_itself_on_the_login_node(scheduler, tmp_path, monkey
     assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in arguments
 
 
+def write_program(path: Path, lines: str) -> None:
+    path.write_text(f"#!/bin/bash\n{lines}\n")
+    path.chmod(0o755)
+
+
 def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
-    (programs / "torchrun").write_text('#!/bin/bash\nprintenv > "$CALLS/environment"; echo "$@" > "$CALLS/torchrun"\n')
-    (programs / "nvidia-smi").write_text("#!/bin/bash\n")
-    for name in ("torchrun", "nvidia-smi"):
-        (programs / name).chmod(0o755)
+    lines = 'printenv > "$CALLS/environment"; ulimit -n > "$CALLS/ulimit"; echo "$@" > "$CALLS/torchrun"'
+    write_program(programs / "torchrun", lines)
+    write_program(programs / "nvidia-smi", "")
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "96"}
     for name, value in {**job, "RUN": str(tmp_path), "GPUS": "8", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}.items():
         monkeypatch.setenv(name, value)
@@ -68,7 +73,43 @@ def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, m
     assert int(environment["TORCH_FR_BUFFER_SIZE"]) > 0
     assert environment["TORCH_FR_DUMP_TEMP_FILE"] == f"{tmp_path}/nccl-7/rank_"
     assert (tmp_path / "nccl-7").is_dir()
+    assert environment["NCCL_DEBUG"] == "WARN"
+    assert (scheduler / "srun").read_text() == "--kill-on-bad-exit=1 --cpus-per-task=96\n"
+    assert int((scheduler / "ulimit").read_text()) == min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     assert "--nnodes 3 --nproc-per-node 8 --numa-binding node --rdzv-backend" in (scheduler / "torchrun").read_text()
+
+
+def start_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
+    for name, value in {**job, "RUN": str(tmp_path / "run"), "GPUS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    return subprocess.run([SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+
+def num_requeued(scheduler: Path) -> int:
+    path = scheduler / "requeue"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_job_gives_up_after_three_restarts_without_a_newer_checkpoint(scheduler, tmp_path, monkeypatch):
+    write_program(tmp_path / "bin" / "torchrun", 'echo "  exitcode  : 1 (pid: 9)" >&2; exit 1')
+    for _ in range(3):
+        assert start_job(tmp_path, monkeypatch).returncode == 1
+    assert num_requeued(scheduler) == 3
+    (tmp_path / "run/train/step_000000005").mkdir(parents=True)
+    for _ in range(4):
+        job = start_job(tmp_path, monkeypatch)
+    assert num_requeued(scheduler) == 6
+    assert "not queued again after 3 restarts without a newer checkpoint than" in job.stderr
+    assert "step_000000005" in job.stderr
+
+
+def test_a_mistake_of_the_user_is_not_queued_again(scheduler, tmp_path, monkeypatch):
+    write_program(tmp_path / "bin" / "torchrun", 'echo "  exitcode  : 2 (pid: 9)" >&2; exit 1')
+    job = start_job(tmp_path, monkeypatch)
+    assert job.returncode == 2
+    assert "the same command would fail again" in job.stderr
+    assert num_requeued(scheduler) == 0
 
 
 @pytest.mark.slow
