@@ -263,3 +263,19 @@ def test_warps_depend_only_on_the_pair(run_dir):
     first, second = (loader.batch(3) for loader in loaders)
     np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())
     assert (first.images != make_loader(run_dir).batch(3).images).any()
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "num_streams", "world_size", "expected"),
+    [(3, 0, 1, 3), (128, 0, 8, 128), (400_000, 0, 384, 0), (400_000, 2_304, 384, 20), (400_000, 64, 1, 136)],
+)
+def test_only_shards_that_are_read_again_stay_in_memory(num_shards, num_streams, world_size, expected):
+    assert loaders.shards_to_cache(num_shards, 64, num_streams, World(0, world_size)) == expected
+
+
+@pytest.mark.parametrize(("shuffle_shards", "held"), [(1, 0), (2, 3)])  # windows of 1 of 3 shards: a large pool
+def test_windows_of_a_large_pool_hold_no_shard_beside_the_window(tmp_path, shuffle_shards, held):
+    of = trainings.make_loader(tmp_path / "run", write_world(tmp_path / "run"), shuffle_shards=shuffle_shards)
+    for step in range(6):
+        of.batch(step)
+    assert of.source._curated.cache_info().currsize == held

@@ -8,6 +8,7 @@ import pytest
 
 from stages import context, job_of
 from worldclip.config import load_recipe
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
 from worldclip.model.config import ModelConfig
@@ -93,3 +94,16 @@ def test_images_in_an_object_store_are_read_in_streams_by_default():
     assert streams_of(context(recipe("s3://bucket/pool", num_streams=0), Path())) == 0
     assert streams_of(context(recipe("pool", pool={"path": "s3://bucket/images"}), Path())) == 64
     assert job_of("train", recipe("s3://bucket/pool"), Path()).config["train"]["num_streams"] == 64
+
+
+def test_the_first_start_decides_the_default_number_of_streams(tmp_path, monkeypatch):
+    recipe = load_recipe({"pool": {"path": "s3://bucket/pool"}, "balance": {"tail_fraction": 0.1}})
+    run = context(recipe, tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "384")
+    assert streams_of(run) == 6 * 384
+    config = {"config": {"train": {"num_streams": 6 * 384}}}
+    artifacts.write_json(tmp_path / "train/config.json", {**config, "schedule": {}})
+    monkeypatch.setenv("WORLD_SIZE", "96")
+    assert streams_of(run) == 6 * 384
+    artifacts.write_json(tmp_path / "train/config.json", {**config, "schedule": None})  # of --prepare
+    assert streams_of(run) == 6 * 96

@@ -213,8 +213,8 @@ class TrainConfig(Config):
     shuffle_shards: Annotated[int, AtLeast(1, "shards per window")] = 64
     """Shards per window of the epoch's plan; pairs are shuffled within a window."""
     num_streams: Annotated[int | None, AtLeast(0, "streams of shards, 0 for windows")] = None
-    """Number of fixed streams of whole shards, each read sequentially; 0: windows with range reads.  Unset: 64 if the
-    images are in an object store, else 0."""
+    """Number of fixed streams of whole shards, each read sequentially; 0: windows with range reads.  Unset: 0, and
+    if the images are in an object store six per process of the first start, 64 at least."""
     scaled_decode: bool = False
     """Decode large JPEGs at a half, quarter or eighth of their size: faster, with slightly different pixels."""
     decode_threads: Annotated[int | None, AtLeast(1, "threads"), Decides()] = None

@@ -51,6 +51,7 @@ BATCHES_AHEAD = 16  # made while the step runs: some steps' time for a slow read
 AHEAD_BYTES = 2 * 2**30  # memory of their images, but never fewer than BATCHES_AT_ONCE batches
 IMAGES_PER_TASK = 4  # one hand-over to a decode thread costs about 50 us of the interpreter's lock
 NUM_BAD_SAMPLES = 20
+FOREIGN_SHARDS = 8  # cached shards of other ranks' streams, whose surplus pairs this rank reads
 
 
 @dataclass(slots=True)
@@ -140,7 +141,7 @@ class Loader:
         self.shards = sorted(shards, key=lambda shard: shard.name)
         self._files = ImageFiles(images or self.shards)
         names = [shard.name for shard in self.shards]
-        num_cached = 2 * max(config.shuffle_shards, num_streams)
+        num_cached = shards_to_cache(len(self.shards), config.shuffle_shards, num_streams, world)
         self.source = PairSource(run_dir, self.shards, images, num_cached, work, world, epochs_dir)
         self.order: plan.Order
         if num_streams:
@@ -383,6 +384,17 @@ class Loader:
             self._is_stopping = True
             threads.shutdown(cancel_futures=True)
             self._is_stopping = False
+
+
+def shards_to_cache(num_shards: int, shuffle_shards: int, num_streams: int, world: World) -> int:
+    """Return how many shards' pairs to keep in memory.
+
+    All of a small pool, which are read again in each epoch.  Of a large one those of this rank's streams, and some of
+    streams of others; with windows none, since the window has all of their pairs.
+    """
+    if num_streams:
+        return 2 * -(-num_streams // world.size) + FOREIGN_SHARDS
+    return num_shards if num_shards <= 2 * shuffle_shards else 0
 
 
 def _start_threads(number: int, name: str) -> ThreadPoolExecutor:

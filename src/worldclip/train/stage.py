@@ -30,7 +30,8 @@ from worldclip.train.tokenizer import run_tokenizer
 if TYPE_CHECKING:
     from worldclip.train.start import Start
 
-REMOTE_STREAMS = 64  # default number of streams of an object store
+REMOTE_STREAMS = 64  # smallest default number of streams of an object store
+STREAMS_PER_RANK = 6  # ... with many ranks
 
 
 def train(run: Run) -> None:
@@ -110,12 +111,22 @@ def _config(run: Run) -> Report:
 
 
 def streams_of(run: Run) -> int:
-    """Return the number of streams that the images are read in; 0: windows."""
+    """Return the number of streams that the images are read in; 0: windows.
+
+    The default depends on the number of ranks at the first start: streams decide the order of pairs.
+    """
     config = run.section(TrainConfig)
     if config.num_streams is not None:
         return config.num_streams
     images = config.pool.as_pool() or run.section(PoolConfig)
-    return REMOTE_STREAMS if any(map(is_remote, [images.path or "", *images.roots.values()])) else 0
+    if not any(map(is_remote, [images.path or "", *images.roots.values()])):
+        return 0
+    path = layout.train_dir(run.dir) / "config.json"
+    record = artifacts.read_json(path) if path.exists() and "train" not in run.restarted else None
+    if record is not None and record["schedule"] is not None:
+        recorded: int = record["config"]["train"]["num_streams"]
+        return recorded
+    return max(REMOTE_STREAMS, STREAMS_PER_RANK * num_ranks())
 
 
 def _inputs(run: Run) -> Report:
@@ -277,6 +288,8 @@ def _find_record(run: Run, job: Job) -> Report | None:
             )
         return None
     record: Report = artifacts.read_json(path)
+    if record["schedule"] is None:  # of --prepare: the first start decides the number of streams, like the batch
+        record["config"]["train"]["num_streams"] = job.config["train"]["num_streams"]
     changes = changed_keys(record["config"], job.config)
     changes += changed_keys(record["inputs"], job.inputs, "input")
     if problems := _refused_changes(run.dir, changes):
