@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from worldclip.report.evaluate import published_table
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION, task_info
 from worldclip.report.results import (
     LOCAL,
+    Number,
     ResultRecord,
     by_dataset,
     groups_to_average,
@@ -99,10 +100,20 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     written = [Column(title, task_info(task).number) for title, task, _ in columns]
     table = to_markdown(Table([text_column("language"), *written], rows, totals))
     note = _languages_of_means(means)
+    at_chance = [lang for lang in langs if _is_at_chance(numbers_by_lang.get(lang, {}).values())]
     if is_folded:
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
-    parts = [f"### {dataset}", f"{_number_of_queries(records)}; percent.", table, note]
+    if at_chance:
+        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
+        note += f"\n\nAt chance (every 95% interval reaches what guessing gives): {few}."
+    parts = [f"### {dataset}", f"{_number_of_queries(records)}; percent.", table, note.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _is_at_chance(numbers: Iterable[Number]) -> bool:
+    """Return whether the intervals of all numbers that have one, and a chance, reach down to chance."""
+    compared = [number for number in numbers if number.low is not None and number.chance is not None]
+    return bool(compared) and all(number.low <= number.chance for number in compared)  # type: ignore[operator]
 
 
 def _number_of_queries(records: Sequence[ResultRecord]) -> str:
