@@ -61,6 +61,7 @@ def test_results_of_every_command_are_printed_without_controls(
 
 def test_keys_and_captions_of_a_search_stay_in_their_line() -> None:
     hit = {"score": 0.5, "key": f"{EVIL}\n  0.999  forged", "text": f"\n{EVIL}", "shard": "a\nb"}
+    assert SEARCH.to_text is not None
     lines = SEARCH.to_text([{"query": "a\nb", "hits": [hit]}], SimpleNamespace()).split("\n")
     assert len(lines) == 2
     assert all(map(_is_clean, lines))

@@ -26,6 +26,7 @@ from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_in
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
 from worldclip.core.preflight import missing_packages
+from worldclip.core.regular_file import read_regular
 from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
@@ -176,7 +177,7 @@ def _scan_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
 def _read_files(paths: Iterable[Path]) -> Iterator[bytes]:
     for path in paths:
         try:
-            yield path.read_bytes()
+            yield read_regular(path)
         except OSError as error:
             raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from worldclip.check.config import TextRules
 from worldclip.core.arrow import string_buffers
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
+from worldclip.core.regular_file import read_regular
 from worldclip.kernels.compiled import compiled
 from worldclip.language.assign import code_of_stated
 from worldclip.language.identify import Identifier
@@ -144,7 +144,7 @@ def read_lines(file: str) -> list[str]:
     Raises UserError that names the file if it cannot be read.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(file).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as a list with one item per line ({error})") from error
     stripped = (line.strip() for line in lines)

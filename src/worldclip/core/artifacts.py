@@ -28,6 +28,7 @@ from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, naming
 from worldclip.core.local_path import require_local
 from worldclip.core.redact import redact, redact_record
+from worldclip.core.regular_file import open_regular, read_regular
 
 Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
@@ -198,7 +199,7 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_regular(path).decode())
 
 
 def digest(record: Any) -> str:
@@ -212,7 +213,7 @@ def fingerprint(path: Path, root: Path) -> Json:
     stat = path.stat()
     record: Json = {"path": path.relative_to(root).as_posix(), "size": stat.st_size}
     if stat.st_size < HASHED_BELOW_BYTES:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     else:
         record["mtime_ns"] = stat.st_mtime_ns

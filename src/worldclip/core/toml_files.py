@@ -11,6 +11,7 @@ from typing import Any
 
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
+from worldclip.core.regular_file import NotRegular, read_regular
 
 Table = dict[str, Any]  # of TOML
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
@@ -28,7 +29,9 @@ def read_toml(path: Path) -> Table:
             raise UserError(f"{path} holds no recipe.toml; give a recipe (.toml) or the folder of a run; {remedy}")
         raise UserError(f"{path} does not exist; give a recipe (.toml) or the folder of a run")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a mark
+        return tomllib.loads(read_regular(file).decode("utf-8-sig"))  # editors on Windows begin files with a mark
+    except NotRegular as error:
+        raise UserError(f"{file} {error.strerror}; give a recipe (.toml) or the folder of a run") from error
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8" if path.suffix == ".toml" else f"for a file of pairs: worldclip init {path}"
         raise UserError(f"{file} is not valid TOML: {error}; {remedy}") from error

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.regular_file import open_regular
 
 CHUNK_BYTES = 2**20  # read and unpacked at once
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
@@ -202,7 +203,7 @@ def iter_lines(path: Path) -> Iterator[bytes]:
 
     Raises BadShard for data that is cut off, damaged or too large, and OSError for a file that cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if not is_packed(path.name):
             yield from file
         else:

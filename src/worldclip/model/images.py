@@ -10,6 +10,7 @@ import numpy as np
 
 from worldclip.core.artifacts import versions
 from worldclip.core.download import Broken, Client
+from worldclip.core.regular_file import read_regular
 from worldclip.model.decode import BOMB, UNDECODABLE, BadImage, decode, pixels_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _pixels(image: Any, allow_urls: bool, applies_exif: bool) -> np.ndarray:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         raise ValueError("does not exist") from error
     except IsADirectoryError as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from worldclip.contracts.layout import TRAINER
 from worldclip.core.errors import UserError, first_line
+from worldclip.core.regular_file import what_is
 from worldclip.model.weights import MAX_LAYERS, read_json_config
 
 # Names of the records that loaders read; a folder may hold other JSON, such as results.
@@ -36,7 +37,9 @@ _DEVIATIONS, _MEANS = ("image_std", "std"), ("image_mean", "mean")
 
 def check_folder(folder: Path) -> None:
     """Raise UserError that names all records of a folder that cannot be used."""
-    problems: list[str] = []
+    problems = [f"{path} {kind}" for path in sorted(folder.rglob("*")) if (kind := what_is(path))]
+    if problems:
+        raise UserError(problems)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
         if not any(fnmatch(path.name, name) for name in RECORDS) or path.parent.name == TRAINER:
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.core.safe_path import is_safe_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's
 def read_json_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration.  Raises UserError where the file holds anything else, or NaN."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        record = json.loads(read_regular(path).decode(), parse_constant=_refuse_constant)
+    except NotRegular as error:
+        raise UserError(f"{path} {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
     if not isinstance(record, dict):

@@ -17,6 +17,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
 from worldclip.core.local_path import require_local
+from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
@@ -76,7 +77,7 @@ class FileBytes:
                 files, place = fsspec.url_to_fs(path)
                 self.window = read_at.window_of_bytes(np.frombuffer(files.cat_file(place), np.uint8))
             else:
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = open_regular_fd(path)
                 self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
 
     def __del__(self) -> None:
@@ -131,7 +132,7 @@ def read_bytes(path: str) -> bytes:
         if is_remote(path):
             files, place = fsspec.url_to_fs(path)
             return bytes(files.cat_file(place))
-        return Path(path).read_bytes()
+        return read_regular(path)
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
             is_exact = not reads_ahead and not path.startswith("http")  # of its servers some know no ranges
             file = files.open(place, "rb", **({"cache_type": "none"} if is_exact else {}))
         else:
-            file = open(path, "rb")  # noqa: SIM115  closed below
+            file = open_regular(path)  # closed below
     with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
 
@@ -175,7 +176,7 @@ class StampedFile:
         """Open a file.  Raises BadShard if it cannot be read."""
         self._fd = -1
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_regular_fd(path)
         except OSError as error:
             raise unreadable(error) from error
 

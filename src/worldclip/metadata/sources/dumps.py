@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from worldclip.core import unpack
 from worldclip.core.errors import BadShard
 from worldclip.core.parquet_size import check_parquet
+from worldclip.core.regular_file import open_regular
 from worldclip.language import characters
 from worldclip.language.table import INSTALLED
 from worldclip.metadata.sources import wikitext
@@ -115,7 +116,7 @@ def _pieces(text: str) -> Iterator[str]:
 def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = path.stat().st_size
             if unpack.is_packed(path.name) and not size:
                 raise unpack.Truncated

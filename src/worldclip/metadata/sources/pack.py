@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import digest, read_table, write_artifact
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.regular_file import open_regular
 from worldclip.language.table import INSTALLED, Languages
 
 FORMAT, VERSION = "worldclip.pack", 1
@@ -76,7 +77,7 @@ def open_pack(path: Path, languages: Languages = INSTALLED) -> Pack:
     Raises UserError if the file is not a whole pack.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             record = _read_record(path, tar, languages)
             _check_members(path, tar, record)
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +124,7 @@ def _read_record(path: Path, tar: tarfile.TarFile, languages: Languages) -> Pack
 def read_added_languages(path: Path) -> dict[str, dict[str, Any]]:
     """Return the languages that a pack describes, as a recipe adds them, unchecked; none where it is no pack."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             added = _load_record(path, tar).get("languages", {})
     except (OSError, tarfile.TarError, EOFError, ValueError, TypeError, AttributeError, UserError):
         return {}  # open_pack says what is wrong
@@ -190,7 +191,7 @@ def read_licences(pack: Pack) -> str:
 
 def _read_checked(pack: Pack, name: str, sha256: str) -> bytes:
     try:
-        with tarfile.open(pack.path, "r:") as tar:
+        with open_regular(pack.path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             data = _read(tar, tar.getmember(name))
     except (tarfile.TarError, EOFError, KeyError, UserError) as error:
         raise BadShard(f"{pack.path}: {name} cannot be read ({error}); {_REMEDY}") from error

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.inputs import Stamp, stamp_of, stamp_of_stat
+from worldclip.core.regular_file import open_regular
 from worldclip.core.safe_path import is_safe_name, safe_join
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -86,7 +87,7 @@ def read_same(path: Path, stamp: Stamp, offset: int = 0, size: int = -1) -> byte
     under the fingerprint of that one.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             content = file.read(size)
             present = stamp_of_stat(os.fstat(file.fileno()))
@@ -141,7 +142,7 @@ def _samples_of(path: Path) -> list[Sample]:
     others: dict[str, dict[str, bytes]] = {}
     stamp = stamp_of(str(path))
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -152,8 +153,8 @@ def _samples_of(path: Path) -> list[Sample]:
                 suffix = (dot + extension).lower()
                 if suffix in IMAGE_SUFFIXES:
                     images.setdefault(stem, (member.offset_data, member.size))
-                elif (file := tar.extractfile(member)) is not None:
-                    others.setdefault(stem, {})[suffix.removeprefix(".")] = file.read()
+                elif (content := tar.extractfile(member)) is not None:
+                    others.setdefault(stem, {})[suffix.removeprefix(".")] = content.read()
     except (tarfile.TarError, EOFError) as error:
         raise BadShard(f"{path}: not a readable tar ({error})") from error
     without_image = [

@@ -13,6 +13,7 @@ from worldclip.core.artifacts import Json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import stamp_of
 from worldclip.core.parquet_size import check_parquet
+from worldclip.core.regular_file import what_is
 from worldclip.core.unpack import TooLarge
 from worldclip.evaluate.datasets.common.images import Images, changed, fingerprints
 
@@ -32,6 +33,8 @@ def _open(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     """Return a file that has these columns.  Raises UserError if it is missing or lacks one of them."""
     if not path.exists():
         raise UserError(f"{path} is missing; fetch the dataset again")
+    if kind := what_is(path):
+        raise UserError(f"{path} {kind}; fetch the dataset again")
     with _unreadable(path):
         check_parquet(path, path.stat().st_size)
         file = pq.ParquetFile(path)

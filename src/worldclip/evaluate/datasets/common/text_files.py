@@ -15,6 +15,7 @@ from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
+from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.language.table import OTHER, Languages, scheme_of
 
 # Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
@@ -32,9 +33,11 @@ def decode(content: bytes, where: str) -> str:
 def read_lines(path: Path, what: str) -> list[str]:
     """Return the lines of a UTF-8 file, at least one; a newline at its end is optional.  what: what the file holds."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; it must hold {what}") from None
+    except NotRegular as error:
+        raise UserError(f"{path} {error.strerror}; it must hold {what}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); it must hold {what}") from error
     lines = text.removesuffix("\n").split("\n")
@@ -62,9 +65,11 @@ def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[s
 def read_json_object(path: Path) -> Json:
     """Return the JSON object that a file holds."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
+    except NotRegular as error:
+        raise UserError(f"{path} {error.strerror}") from None
     return parse_record(content, (), (), str(path))
 
 

@@ -1,0 +1,60 @@
+"""Open files of others only if they are regular: /dev/zero has no end, and a FIFO makes its reader wait.
+
+A path is opened first and looked at afterwards, so that no link can change in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class NotRegular(OSError):
+    """A device, FIFO or socket in the place of a file."""
+
+    def __init__(self, path: str | Path, kind: str) -> None:
+        super().__init__(errno.EINVAL, f"is {kind}, not a file", str(path))
+
+
+def open_regular_fd(path: str | Path) -> int:
+    """Return a descriptor for reads.  Raises NotRegular, IsADirectoryError, and OSError as os.open."""
+    # O_NONBLOCK: a FIFO without a writer would wait here.  It changes nothing for regular files.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegular(path, _KINDS.get(stat.S_IFMT(mode), "of another kind"))
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reads, buffered.  Raises as `open_regular_fd`."""
+    return os.fdopen(open_regular_fd(path), "rb")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return a file's bytes.  Raises as `open_regular_fd`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def what_is(path: str | Path) -> str | None:
+    """Return why a path is not a regular file, links followed; None for a file, a folder and what is not there."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    return None if kind is None else f"is {kind}, not a file"
