@@ -6,7 +6,6 @@ sweep resumes.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed
-from worldclip.core.execute.local import end_with_parent
+from worldclip.core.execute.local import end_with_parent, interrupts_held_back
 from worldclip.core.execute.shards import cause_of_death
 from worldclip.evaluate import datasets, engine, image_features
 from worldclip.evaluate.config import EvaluateConfig
@@ -100,12 +99,14 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
     workers: set[BaseProcess] = set()
     with ProcessPoolExecutor(sweep.config.processes, mp_context=context, initializer=initializer) as pool:
         try:
-            encoding = [pool.submit(_encode, *chunk) for chunk in chunks]
+            with interrupts_held_back():
+                encoding = [pool.submit(_encode, *chunk) for chunk in chunks]
             workers.update(multiprocessing.active_children())
             for num_done, future in enumerate(as_completed(encoding), 1):
                 future.result()
                 say("evaluate", f"{num_done:,} of {len(chunks):,} chunks of images encoded")
-            scoring = [pool.submit(_score, group) for group in groups]
+            with interrupts_held_back():
+                scoring = [pool.submit(_score, group) for group in groups]
             workers.update(multiprocessing.active_children())
             for scores in as_completed(scoring):
                 records |= engine.by_digest(scores.result())
@@ -130,7 +131,6 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
     from worldclip.model.load import load
 
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the driver handles it and ends them
     end_with_parent()
     _choose_device(device_numbers.get())
     model = load(sweep.source, device=sweep.config.device, preprocess=sweep.config.preprocess_rule)

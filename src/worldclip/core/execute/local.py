@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -67,6 +69,7 @@ class LocalExecutor:
         running: dict[Future[Outcome], Shard] = {}
         lost: list[str] = []
         workers: set[BaseProcess] = set()
+        others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
         try:
@@ -76,7 +79,8 @@ class LocalExecutor:
                     if len(running) >= (1 if tries[queue[0].name] else QUEUED_PER_WORKER * num_workers):
                         break
                     try:
-                        running[pool.submit(work.run, queue[0])] = queue[0]
+                        with interrupts_held_back():
+                            running[pool.submit(work.run, queue[0])] = queue[0]
                     except BrokenProcessPool:
                         is_broken = True
                     else:
@@ -93,11 +97,27 @@ class LocalExecutor:
                         queue.append(shard)
                     else:
                         lost.append(shard.name)
+        except KeyboardInterrupt:
+            for worker in {*multiprocessing.active_children()} - others:
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         # A shard that lost a worker before runs alone, so that the exit code, known after shutdown, is its worker's.
         for name in lost:
             yield name, lost_worker(cause_of_death(worker.exitcode for worker in workers))
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Deliver Ctrl-C after the block.  Workers that it starts inherit the mask: the terminal signals all processes, and
+    a worker that is just importing would print a traceback.  This process ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:
