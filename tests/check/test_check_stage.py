@@ -212,6 +212,21 @@ def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
     assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
 
 
+def test_largest_distance_through_chains_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first, last = photograph(0), photograph(1)
+    steps = [Image.blend(first, last, step / 23) for step in range(24)]
+    members = [member for n, image in enumerate(steps) for member in pair(f"{n:02}", encode(image), "a text")]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    run(tmp_path, radius=8)
+    largest = max(distance for rule, _, distance in removed(tmp_path).values() if rule == "near_duplicate")
+    assert largest > 8
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"largest distance to the pair that stays: {largest} of 64 bits" in said
+    assert "above the radius of 8 through chains of near pairs" in said
+    assert "two colours of one shape are near" in said
+    assert "Look at the groups before you use the list" in said
+
+
 def test_second_call_does_nothing_and_changed_rule_decodes_nothing(pool: Path, monkeypatch, capfd) -> None:
     run(pool)
     before = (pool / "out" / "removed.parquet").stat().st_mtime_ns

@@ -260,6 +260,7 @@ def _check(work: _Work) -> Result:
     if has_images and config.duplicates != "keep":
         duplicates, histogram = near.find_duplicates(context, shards, executor)
     _warn_of_lost_texts(config, len(duplicates), image_counts["images"])
+    _say_largest_distance(context, duplicates)
     counts = write.write_lists(context, shards, duplicates)
     if has_images and config.faces.path:
         models.write_faces(context, shards)
@@ -293,6 +294,23 @@ def _warn_of_lost_texts(config: CheckConfig, num_duplicates: int, num_images: in
         f"{num_duplicates:,} of {num_images:,} images are duplicates and go with all their texts, those in other "
         'languages included. To keep the texts: merge_texts = true with write = "tars"; to keep the pairs: '
         'duplicates = "keep"',
+    )
+
+
+def _say_largest_distance(context: CheckContext, duplicates: pa.Table) -> None:
+    """Say how near the near duplicates are that go: groups are joined by chains, and the hash sees no colour."""
+    near_ones = duplicates.filter(pc.equal(duplicates["rule"], near.NEAR_DUPLICATE))
+    if not near_ones.num_rows:
+        return
+    radius, largest = context.config.radius, pc.max(near_ones["distance"]).as_py()
+    far = pc.sum(pc.greater(near_ones["distance"], radius)).as_py()
+    chains = f", {far:,} above the radius of {radius} through chains of near pairs" if far else ""
+    colours = " (the hash sees grey: two colours of one shape are near)" if context.config.hash == "phash" else ""
+    say(
+        "check",
+        f"{near_ones.num_rows:,} near duplicates{colours}; largest distance to the pair that stays: {largest} of 64 "
+        f"bits{chains}. Look at the groups before you use the list: {layout.report_html(context.folder)}. A smaller "
+        "radius removes fewer",
     )
 
 
