@@ -23,4 +23,6 @@ ENTRYPOINT ["worldclip"]
 CMD ["--help"]
 
 FROM core AS train
+# torch.compile builds with a C++ compiler, its kernels for GPUs (Triton) with a C compiler
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[train,lora,eval,export,serve]"

@@ -194,3 +194,22 @@ def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):
     assert "rank 1 has not written its part" in errors[1]
     assert "rank 1 has not written 00001_of_00002" in errors[0]
     assert not list(tmp_path.glob("step_*"))
+
+
+@pytest.mark.parametrize(("chosen", "times"), [(False, [1, 1]), (1, [2, 1]), (True, [2, 2])])
+def test_every_chosen_block_is_recomputed_once_and_the_last_one_too(chosen, times):
+    """The last block has a forward of its own, which computes one token."""
+    state, batch = make_state({"activation_checkpointing": chosen}, ALONE), make_batch({}, 0, 1)
+    calls: dict[tuple[str, int], int] = {}
+    for name, tower in (("image", state.model.clip.vision_model), ("text", state.model.clip.text_model)):
+        for i, block in enumerate(tower.encoder.layers):
+            calls[name, i] = 0
+
+            def count(*_: object, key: tuple[str, int] = (name, i)) -> None:
+                calls[key] += 1
+
+            block.mlp.register_forward_pre_hook(count)  # recomputing stops before the end
+    train_step(state, batch, 1e-3)
+    expected = {("image", i): times[i] for i in (0, 1)}
+    expected |= {("text", i): times[i] * state.model.text_chunks for i in (0, 1)}
+    assert calls == expected

@@ -65,6 +65,18 @@ def _forward(
         return hidden
     import torch
 
+    compute = functools.partial(_forward_token, block, mask=mask, token=token)
+    if block.gradient_checkpointing and block.training and torch.is_grad_enabled():
+        # transformers wraps the forward of the class, which this one stands before
+        pooled_BW: torch.Tensor = block._gradient_checkpointing_func(compute, hidden_BTW)
+        return pooled_BW
+    return compute(hidden_BTW)
+
+
+def _forward_token(block: Any, hidden_BTW: torch.Tensor, *, mask: torch.Tensor | None, token: Any) -> torch.Tensor:
+    """Return the (B, W) rows of the block's output at an index of the batch and its tokens; mask: as of _forward."""
+    import torch
+
     attention = block.self_attn
     normed_BTW = block.layer_norm1(hidden_BTW)
     batch, _, width = normed_BTW.shape
