@@ -136,6 +136,16 @@ def test_fsdp_shards_weights_and_moments_and_sparse_rows_save_the_gathered_table
         assert sharded.flops_per_pair == ddp.flops_per_pair
 
 
+def test_fsdp_holds_whole_gradients_of_an_accumulated_batch():
+    h14 = {"model": {"preset": "vit_h14"}, "parallel": "fsdp"}
+    whole, parts = (
+        estimate(make_config(**h14, accum_steps=steps), 901_629, make_schedule(75_264), 384) for steps in (1, 2)
+    )
+    held = parts.memory["gradients"] - whole.memory["gradients"]
+    assert held == 4 * whole.parameters.total
+    assert held / 2**30 == pytest.approx(6.9, abs=0.05)
+
+
 def test_frozen_encoders_take_neither_moments_nor_stored_activations():
     trained = estimate(make_config(**SMALL), 20_000, make_schedule(32), 1)
     frozen = estimate(make_config(**SMALL, freeze=["vision"]), 20_000, make_schedule(32), 1)

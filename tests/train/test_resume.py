@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import trainings
 from on_ranks import Rank, run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
 from trainings import losses, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.model import clip
+from worldclip.model.config import ModelConfig
 from worldclip.train import loop, step
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
@@ -102,6 +105,23 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys)
     assert "WARNING: step_000000015 is corrupt (model.safetensors differs from its digest)" in output
     assert "resumes from step_000000010" in output
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
+
+
+def test_a_resume_draws_no_weights(whole, tmp_path, monkeypatch):
+    train_until(7, tmp_path / "run", broken={4})
+    monkeypatch.setattr(clip, "_initialise", None)
+    train(tmp_path / "run")
+    assert result_bytes(tmp_path / "run") == result_bytes(whole)
+
+
+def test_an_empty_model_holds_all_that_a_checkpoint_does_not():
+    tokenizer = trainings.tokenizer()
+    config = clip.model_config(ModelConfig(preset="tiny", image_size=16, context_length=40), tokenizer)
+    drawn, empty = clip.create_model(config, 0), clip.create_empty_model(config)
+    empty.load_state_dict(drawn.state_dict())
+    pixels, ids = torch.rand(2, 3, 16, 16), torch.tensor([[5, 6, tokenizer.eos_id], [7, tokenizer.eos_id, 1]])
+    outputs = [model.eval()(pixel_values=pixels, input_ids=ids).logits_per_image for model in (drawn, empty)]
+    assert torch.equal(*outputs)
 
 
 def test_only_corrupt_checkpoints_are_an_error(tmp_path):

@@ -119,6 +119,18 @@ def create_model(config: MetaClip2Config, seed: int, init: Init = "scaled") -> M
     return model
 
 
+def create_empty_model(config: MetaClip2Config) -> MetaClip2Model:
+    """Return a model whose weights are read next, float32 on the CPU: nothing is drawn, memory is not filled."""
+    torch = require("torch", extra="train")
+    with torch.device("meta"):
+        model: MetaClip2Model = require_transformers().MetaClip2Model(config)
+    model.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        assert name.endswith("position_ids"), name  # the only values that are no weights
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+    return model
+
+
 def _initialise(model: MetaClip2Model, init: Init) -> None:
     """Draw the weights, gains excepted: they are 1 already, and the biases 0.
 

@@ -185,6 +185,8 @@ def _memory(
     row_values, touched_values = own_rows * sizes.text_width, touched_rows * sizes.text_width
     activations = _activations(config, model, micro_batch)
     gradients = FLOAT * trained // shards + 2 * FLOAT * touched_values
+    if is_fsdp and config.accum_steps > 1:
+        gradients += FLOAT * trained  # whole, until the last micro-batch reduces them
     if world_size == 1 and config.accum_steps == 1 and not config.distill.students:
         gradients = max(0, gradients - activations)  # they appear as the backward pass frees activations
     # train/loss.py: all ranks' features and their gradients, this rank's, a chunk of logits and one of the teacher's

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.contracts import layout
 from worldclip.core.errors import UserError
-from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.clip import create_empty_model, create_model, image_processor, model_config
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
@@ -77,7 +77,11 @@ def create_train_state(
 
     Raises UserError if config.initial_weights is a model of another architecture.
     """
-    clip = create_model(model_config(config.model, tokenizer), config.seed, config.model.init)
+    architecture = model_config(config.model, tokenizer)
+    if checkpoint is None:
+        clip = create_model(architecture, config.seed, config.model.init)
+    else:
+        clip = create_empty_model(architecture)
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
