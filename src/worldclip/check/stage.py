@@ -122,7 +122,7 @@ def scan_shards(
     work = _plan(pool, Path(out), config, executor, part)
     if not needs_images(work.context.config):
         raise UserError("--shards: no rule of this check needs an image; run it without --shards")
-    with RunLock(work.context.folder, is_shared=True):
+    with RunLock(work.context.folder, is_shared=True, owner="check"):
         if _scan(work)["images"]:
             _run_models(work)
     say("check", f"{len(work.shards):,} shards scanned. Rerun without --shards to finish.")

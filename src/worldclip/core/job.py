@@ -170,7 +170,7 @@ class Job:
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work under the folder's lock unless it is finished and unchanged; return the report."""
-        with RunLock(self.folder):
+        with RunLock(self.folder, owner=self.name):
             if self.reason_to_run() is None:
                 say(self.name, "is finished and unchanged")
                 return dict(read_json(self.folder / "report.json"))
@@ -369,9 +369,12 @@ class RunLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, run_dir: Path, is_shared: bool = False, name: str = ".lock") -> None:
-        """name: of the file; the process that watches a run has a lock of its own."""
-        self.path, self.run_dir, self.is_shared = run_dir / name, run_dir, is_shared
+    def __init__(self, run_dir: Path, is_shared: bool = False, name: str = ".lock", owner: str = "") -> None:
+        """name: of the file; the process that watches a run has a lock of its own.
+
+        owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder.
+        """
+        self.path, self.run_dir, self.is_shared, self.owner = run_dir / name, run_dir, is_shared, owner
 
     def __enter__(self) -> RunLock:
         require_local(self.run_dir, "--out")
@@ -386,17 +389,22 @@ class RunLock:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
+            holder, _, _ = self._file.read().strip().partition("\n")
+            holder = "another process" if not holder or holder.startswith(job_files.OWNER) else holder
             self._file.close()
             raise UserError(
                 f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
             ) from error
-        self._file.truncate(0)
-        self._file.write("calls with --shards" if self.is_shared else f"process {os.getpid()}")
-        self._file.flush()
+        self._write("calls with --shards" if self.is_shared else f"process {os.getpid()}")
         return self
+
+    def _write(self, *lines: str) -> None:
+        owner = [f"{job_files.OWNER}{self.owner}\n"] if self.owner else []
+        self._file.truncate(0)
+        self._file.write("\n".join([*lines, *owner]))
+        self._file.flush()
 
     def __exit__(self, *_: object) -> None:
         if not self.is_shared:  # others may still hold it
-            self._file.truncate(0)
+            self._write()
         self._file.close()

@@ -97,7 +97,7 @@ def pack_files(
         markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
         return Result(report=totals, counts=totals, outputs=[*(Path(shard.path) for shard in shards), *markers])
 
-    with RunLock(out):
+    with RunLock(out, owner="pool pack"):
         return Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs).run(write)
 
 

@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 
 from worldclip.contracts import layout
+from worldclip.core import job_files
 from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.hub_errors import explain, explain_answer
@@ -37,13 +38,17 @@ def check_own(folder: Path, job: str) -> None:
     require_local(folder, "--out")
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
+    lock = job_files.lock(folder)
+    files = [path for path in folder.iterdir() if path != lock] if folder.is_dir() else []
+    if files and not lock.exists():
         raise UserError(
             f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
         )
     manifest = read_manifest(folder)
-    if manifest is not None and (writer := manifest.get("job", job)) != job:
-        raise UserError(f"--out {str(folder)!r} was written by {writer}, not by {job}; choose an empty directory")
+    writer = job_files.owner_of(folder) if manifest is None else manifest.get("job", job)
+    if files and writer != job:
+        state = f"was written by {writer}, not by {job}" if writer else "holds the unfinished work of another command"
+        raise UserError(f"--out {str(folder)!r} {state}; choose an empty directory")
 
 
 def file_in_pool(root: object, name: str, file: str) -> Path:

@@ -77,7 +77,7 @@ def build_wat(
     executor = executor or LocalExecutor(workers=usable_cores())
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
-    with RunLock(out):
+    with RunLock(out, owner="wat"):
         return _build(shards, out, num_shards, old["num_shards"], executor)
 
 

@@ -1,0 +1,60 @@
+"""A tool refuses --out on a folder that another tool began and did not finish: it would remove that one's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worldclip.core.artifacts import write_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
+from worldclip.core.job_files import owner_of
+from worldclip.pool.files import check_own
+
+WRITERS = ("check", "dedup", "embed", "pool pack", "wat")  # the jobs that call check_own
+
+
+def test_every_tool_that_removes_files_of_its_folder_is_in_this_table() -> None:
+    source = Path(__file__).parents[1] / "src" / "worldclip"
+    calls = [line for path in source.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    names = {line.split('"')[1] for line in calls if "check_own(" in line and '"' in line}
+    assert names == set(WRITERS)
+
+
+@pytest.mark.parametrize("owner", WRITERS)
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_unfinished_folder_of_another_tool_is_refused(owner: str, is_killed: bool, tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "out", owner=owner)
+    lock.__enter__()
+    (tmp_path / "out" / "part.npy").write_bytes(b"work of hours")
+    if is_killed:
+        lock._file.close()  # as the system does for a process that is killed
+    else:
+        lock.__exit__()
+    assert owner_of(tmp_path / "out") == owner
+    check_own(tmp_path / "out", owner)
+    for other in {*WRITERS} - {owner}:
+        with pytest.raises(UserError, match=f"was written by {owner}, not by {other}"):
+            check_own(tmp_path / "out", other)
+
+
+def test_unfinished_folder_without_an_owner_is_refused(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        check_own(tmp_path, "embed")  # nothing would be lost
+        (tmp_path / "part").touch()
+    with pytest.raises(UserError, match="holds the unfinished work of another command"):
+        check_own(tmp_path, "embed")
+
+
+def test_finished_folder_is_its_writers(tmp_path: Path) -> None:
+    with RunLock(tmp_path, owner="embed"):
+        write_manifest(tmp_path, config={}, inputs={}, counts={}, job="embed")
+    check_own(tmp_path, "embed")
+    with pytest.raises(UserError, match="was written by embed, not by check"):
+        check_own(tmp_path, "check")
+
+
+def test_lock_says_who_holds_it_and_not_who_owns_the_folder(tmp_path: Path) -> None:
+    with RunLock(tmp_path, owner="embed"), pytest.raises(UserError, match=r"in use by process \d+; wait"):
+        RunLock(tmp_path, owner="embed").__enter__()
