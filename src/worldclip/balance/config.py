@@ -24,7 +24,12 @@ _KEY_SETS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BalanceConfig(Config):
-    """The threshold of each entry list: an entry with fewer matches is tail, and its pairs are always kept."""
+    """The threshold of each entry list: an entry with fewer matches is tail, and its pairs are always kept.
+
+    Examples:
+        worldclip balance runs/my_images --tail-fraction 0.06
+        worldclip balance runs/my_images --tail-fractions sw 0.3
+    """
 
     rule: Literal["tail_fraction", "same_threshold", "table"] = "tail_fraction"
     """How thresholds are set: tail_fraction (every list has the same tail fraction), same_threshold (English's for all)

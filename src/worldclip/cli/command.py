@@ -109,6 +109,7 @@ def parse_command(
         hint = typing.get_type_hints(command.function).get("config")
         config = hint() if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     flags = [flag for flag in flags_of(command, config) if flag.key not in {*without, *values}]
+    summary += examples_text(command.function) or examples_text(type(config))
     given = parse_flags(flags, summary, arguments, f"worldclip {words}", command.remedy_of)
     parsed = {flag.key: given.get(flag.key, flag.default) for flag in flags}
     if problems := list(_url_problems(flags, parsed)):
@@ -230,6 +231,12 @@ def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
     head = r"^(\w+): (.*(?:\n(?!\w+: )(?!\n).*)*)"
     sections = re.findall(head, inspect.getdoc(function) or "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in sections if name in parameters}
+
+
+def examples_text(item: Any) -> str:
+    """Return the examples in the docstring of a function or a config class as a paragraph of help, "" without any."""
+    _, head, lines = (inspect.getdoc(item) or "").partition("\nExamples:\n")
+    return f"\n\nExamples:\n{lines.rstrip()}" if head else ""
 
 
 def plain_type(hint: Any) -> Any:

@@ -212,10 +212,15 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        lines = (
-            textwrap.wrap(line, width, break_on_hyphens=False, break_long_words=False) for line in text.split("\n")
-        )
-        return "\n".join("\n".join(of_line) for of_line in lines)
+        return "\n".join(_wrap_line(line, width) for line in text.split("\n"))
+
+
+def _wrap_line(line: str, width: int) -> str:
+    """Return a line of a description cut between words; what follows an indented line is indented further."""
+    margin = line[: len(line) - len(line.lstrip())]
+    hang = f"{margin}    " if margin else ""
+    lines = textwrap.wrap(line, width, subsequent_indent=hang, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(lines)
 
 
 def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:

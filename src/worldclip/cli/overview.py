@@ -17,6 +17,8 @@ from worldclip.recipe import stage_names, steps
 COMMANDS = Registry("command", "worldclip.commands")
 ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
+RARE = frozenset({"pack", "unpack", "consolidate", "pool wat", "pool pack", "fetch cldr", "tokenizer compare"})
+"""Commands that only `worldclip --help --all` lists."""
 REMARKS = {
     "Recipe": " (RECIPE is a .toml file or the folder of a run)",
     "Models": " (MODEL is a run, a checkpoint, a folder of another library, or a hub id)",
@@ -36,18 +38,23 @@ def sections() -> dict[str, dict[str, str]]:
     return by_title
 
 
-def to_text() -> str:
-    """Return the overview: all commands by section, in aligned columns."""
-    rows = sections()
+def to_text(*, shows_all: bool = False) -> str:
+    """Return the overview: the commands by section, in aligned columns.  shows_all: the RARE ones, too."""
+    rows = {
+        title: {name: summary for name, summary in summaries.items() if shows_all or name not in RARE}
+        for title, summaries in sections().items()
+    }
     width = max(len(name) for summaries in rows.values() for name in summaries)
     lines = [
         "usage: worldclip COMMAND ...",
         "",
-        "worldclip COMMAND --help lists the flags of a command.",
+        "worldclip COMMAND --help lists the flags of a command, with examples.",
+        *([] if shows_all else ["worldclip --help --all lists rare commands, too."]),
         "--quiet shows errors alone, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
     ]
     for title, summaries in rows.items():
-        lines += ["", f"{title}:", *_aligned(summaries, width)]
+        if summaries:
+            lines += ["", f"{title}:", *_aligned(summaries, width)]
     return "\n".join([*lines, "", *_aligned({"--version": "Print versions, extras and device"}, width)])
 
 

@@ -53,6 +53,10 @@ def run_recipe(
     from_run: begin with the finished stages of this run, linked instead of copied; what the recipe changes runs again.
     until: last stage to run.
     dry_run: print what would run and why, and stop.
+
+    Examples:
+        worldclip run recipes/emoji.toml --until curate
+        worldclip run runs/my_images --set balance.tail_fraction=0.06 --dry-run
     """
     run_dir = run(
         load_recipe(recipe, set), run_folder(recipe, out),
@@ -213,7 +217,12 @@ def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
 
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
-    """Download the dumps and page views of Wikipedias that a recipe needs."""
+    """Download the dumps and page views of Wikipedias that a recipe needs.
+
+    Examples:
+        worldclip fetch metadata my.toml
+        worldclip fetch metadata my.toml --langs en,sw
+    """
     sections = load_recipe(recipe)
     return fetch_metadata(Run.of(Path(), sections.metadata, sections.languages), config)
 

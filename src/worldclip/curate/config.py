@@ -10,7 +10,12 @@ from worldclip.core.settings import AtLeast, Between, Config, Decides, Problems
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurateConfig(Config):
-    """Which texts may be kept; stage balance decides how likely each one is."""
+    """Which texts may be kept; stage balance decides how likely each one is.
+
+    Examples:
+        worldclip curate runs/my_images --write tars
+        worldclip curate runs/my_images --include en sw --text-policy one
+    """
 
     text_policy: Literal["one", "all"] = "one"
     """one: draw one of an image's matched texts, then keep or drop it; all: decide about each text on its own."""

@@ -19,7 +19,12 @@ LAYOUTS = Registry("dataset layout", "worldclip.dataset_layouts")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig(Config):
-    """Datasets to evaluate on, and how."""
+    """Datasets to evaluate on, and how.
+
+    Examples:
+        worldclip evaluate runs/my_images --datasets mine --folders mine folders:photos
+        worldclip evaluate runs/my_images --watch
+    """
 
     datasets: tuple[str, ...] = ()
     """Datasets: `emoji_tone`, `emoji_base` (held out by the emoji pool), `world_tone`, `world_base`, `world_flags`,

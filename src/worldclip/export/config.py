@@ -14,7 +14,12 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig(Config):
-    """Formats of the exported model, and which of its tokens to keep."""
+    """Formats of the exported model, and which of its tokens to keep.
+
+    Examples:
+        worldclip export runs/my_images --formats huggingface onnx
+        worldclip export runs/my_images --formats web --embedded embedded
+    """
 
     formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
     """Formats to write, each into RUN/export/<format>; timm takes the image tower alone, web is a page for browsers,

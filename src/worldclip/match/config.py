@@ -39,7 +39,12 @@ class EntryLists:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatchConfig(Config):
-    """Language identification and substring matching."""
+    """Language identification and substring matching.
+
+    Examples:
+        worldclip match runs/my_images
+        worldclip match runs/my_images --min-lang-prob 0.5
+    """
 
     profile: Annotated[Literal["reference", "unicode"], Decides("metadata", "match")] = "unicode"
     """What delimits a word: reference (spaces and ASCII punctuation, as the reference implementation), or unicode

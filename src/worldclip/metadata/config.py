@@ -97,7 +97,12 @@ _FILES = Decides("metadata.files")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetadataConfig(Config):
-    """Sources of each language's entries."""
+    """Sources of each language's entries.
+
+    Examples:
+        worldclip metadata my.toml
+        worldclip metadata runs/my_images --sources wordfreq cldr
+    """
 
     sources: Annotated[tuple[str, ...], NotEmpty('for example "number", "list"'), ItemOf(METADATA_SOURCES)] = (
         PAPER_SOURCES

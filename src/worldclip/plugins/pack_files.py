@@ -69,6 +69,10 @@ def pack_files(
     samples_per_tar: pairs per tar.
 
     Raises UserError where there are no captions, and StageFailed that names the tars whose images cannot be read.
+
+    Examples:
+        worldclip pool pack photos --out pool
+        worldclip pool pack photos --out pool --json
     """
     check_own(out, "pool pack")
     problems = []

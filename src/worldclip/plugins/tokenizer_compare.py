@@ -48,6 +48,10 @@ def compare_tokenizers(
     Returns {corpus, context_length, vocab_size: {source: n}, languages: {lang: {texts, words, tokenizers: {source:
     {tokens_per_word, cut_fraction, unknown_fraction}}}}, mean: {source: {...}}}.  Tokens are counted without start and
     end; cut_fraction counts texts that exceed context_length with them.  Raises UserError for invalid arguments.
+
+    Examples:
+        worldclip tokenizer compare facebook/xlm-v-base tokenizer --on captions.parquet
+        worldclip tokenizer compare tokenizer --on captions.parquet --json
     """
     problems = [] if tokenizers else ["no tokenizer is named; give folders or hub ids, then --on CORPUS"]
     problems += [

@@ -18,7 +18,12 @@ COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig(Config):
-    """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first."""
+    """A pool of image-text pairs: WebDataset tars, Parquet or JSONL, or one that the run builds first.
+
+    Examples:
+        worldclip pool my.toml
+        worldclip pool runs/my_images --shards 1/8
+    """
 
     path: Annotated[str | None, Decides(), Place()] = None
     """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file; each .tar is a

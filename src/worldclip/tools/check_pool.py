@@ -29,6 +29,10 @@ def check_pool(
     config: file of rules (default: drop near duplicates and images that do not decode);
         docs/pool_check.md lists its keys.
     set: override a key of the rules, key=value, for example radius=6 or texts.min_chars=3; repeatable.
+
+    Examples:
+        worldclip pool check pool --out checked
+        worldclip pool check pool --out checked --config rules.toml --set radius=2
     """
     rules = check.load_config(config or {}, set)
     if shards:
@@ -48,6 +52,10 @@ def hash_images(source: Path, out: Path, *, set: SetFlag = (), executor: Executo
     source: folder of images, tars or Parquet files with images, or one .tar or .parquet.
     out: file to write (.parquet).
     set: hash=embedding and embedding_model=MODEL, if the check uses them; repeatable.
+
+    Examples:
+        worldclip pool hash pool --out hashes.parquet
+        worldclip pool hash evaluation_images --out hashes.parquet --workers 8
     """
     counts = check.hash_images(source, out, executor, config=check.load_config({}, set))
     numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())

@@ -141,6 +141,10 @@ def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Execut
     """List the pairs whose key an earlier shard has, for pool.deny_keys.
 
     out: folder to write; its duplicates.parquet is a value of pool.deny_keys.
+
+    Examples:
+        worldclip pool dedup pool --out copies
+        worldclip pool dedup my.toml --out copies --key json:uid
     """
     report = dedup(pools.open_pool(pool, key=key), out, executor=executor)
     path = out / "duplicates.parquet"

@@ -75,7 +75,12 @@ def version_text(*, as_json: bool) -> str:
 
 
 def diagnose() -> Diagnosis:
-    """Examine this installation; `problems` lists what would stop or slow work, each with its remedy."""
+    """Examine this installation; `problems` lists what would stop or slow work, each with its remedy.
+
+    Examples:
+        worldclip doctor
+        worldclip doctor --json
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = shutil.disk_usage(Path.cwd()).free
     decoders, crashes = _image_decoders()

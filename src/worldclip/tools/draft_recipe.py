@@ -82,6 +82,10 @@ def init(
     lang: column or json:FIELD with the language of the texts (default: as the columns suggest, else identified).
 
     Raises UserError for a pool that cannot be read and for a file that exists.
+
+    Examples:
+        worldclip init photos
+        worldclip init https://host/pool.parquet --out my.toml
     """
     path = default_path(source) if out is None else out
     if path.exists():

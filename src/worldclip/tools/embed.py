@@ -86,6 +86,10 @@ def embed(
     vectors_in_table: write the embeddings into the .parquet files too, as the column `vector`.
 
     Raises UserError for the user's mistakes, StageFailed where shards failed.
+
+    Examples:
+        worldclip embed facebook/metaclip-2-worldwide-b32 photos --out embedded
+        worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
     source = model_load.find(model, layout, precision)

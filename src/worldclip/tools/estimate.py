@@ -307,6 +307,10 @@ def estimate_run(
     tail_fraction: tail fractions to try, separated by commas or spaces: 0.03,0.06.
     pairs: number of pairs to keep (10000, 10M, 1.5B); solves for the threshold or tail fraction that the recipe sets.
     plot: also plot size against threshold into this .svg file and into the run's report.html.
+
+    Examples:
+        worldclip estimate runs/my_images
+        worldclip estimate runs/my_images --json
     """
     if plot is not None:
         check_plot_path(plot)

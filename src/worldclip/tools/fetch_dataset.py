@@ -57,6 +57,10 @@ def fetch_dataset(
 
     Raises UserError for a dataset without an open source, StageFailed with the files
     that failed; the same call then fetches only these.
+
+    Examples:
+        worldclip fetch dataset imagenet1k --out data
+        worldclip fetch dataset xm3600 --out data
     """
     if name not in CATALOG:
         raise UserError(f"unknown dataset {name!r}; the catalog has {', '.join(CATALOG)}")

@@ -311,6 +311,10 @@ def inspect(
     entry: an entry, with --lang: how often it matched, and its probability.
     find: an entry of RUN/metadata, with --lang: why it is in the list, and its rank.
     lang: language of the entry (default for --entry: en).
+
+    Examples:
+        worldclip inspect runs/my_images --key 00000/000123
+        worldclip inspect runs/my_images --entry car --lang en
     """
     if inspect_metadata.is_metadata(path) and key is None and entry is None:
         return inspect_metadata.inspect(path, lang, find)

@@ -41,6 +41,10 @@ def list_languages(
     find: show only languages with this in their name, or with this code or label.
 
     Raises UserError if nothing matches, or the run has no finished metadata.
+
+    Examples:
+        worldclip languages --find swahili
+        worldclip languages runs/my_images
     """
     languages = INSTALLED if run is None else languages_of(run)
     counts = None if run is None else require_manifest(run, "metadata")["counts"]

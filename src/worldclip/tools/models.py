@@ -44,6 +44,10 @@ def classify(
     templates: sentences around a label, {} is the label (default: the label alone).
     prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
     langs: language of all labels, or one per label.
+
+    Examples:
+        worldclip classify runs/emoji a.jpg --labels cat dog
+        worldclip classify facebook/metaclip-2-worldwide-b32 a.jpg --labels Katze Hund
     """
     from worldclip.model.labels import read_templates
     from worldclip.model.load import load
@@ -72,6 +76,10 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str
     Of a run, the datasets are by default those of its recipe.
 
     out: folder to write: results.jsonl, results.csv, table.md, table.tex, report.html.
+
+    Examples:
+        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders mine folders:photos
+        worldclip evaluate runs/emoji --out results --suite multilingual --data data
     """
     from worldclip.evaluate.stage import evaluate_model
     from worldclip.report import write_evaluation
@@ -87,6 +95,10 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any,
 
     runs: runs, or folders that evaluate wrote.  Runs that differ in seeds alone count as one, with several seeds.
     out: page to write (.html).
+
+    Examples:
+        worldclip compare runs/a runs/b
+        worldclip compare runs/a_0 runs/a_1 runs/b_0 --out comparison.html
     """
     from worldclip.evaluate.compare import compare
     from worldclip.evaluate.comparison_page import comparison_text, write_comparison
@@ -122,6 +134,10 @@ def export(
 
     out: folder to write, with one folder per format.
     dry_run: with --push: print what would be uploaded, and upload nothing.
+
+    Examples:
+        worldclip export runs/emoji --out exports --formats onnx
+        worldclip export facebook/metaclip-2-worldwide-b32 --out exports --formats open_clip
     """
     from worldclip.export import export_model
 
@@ -156,6 +172,10 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     """Write one model.safetensors from a checkpoint in several shards.
 
     checkpoint: folder of the checkpoint (RUN/train/step_...), or a run for its newest.
+
+    Examples:
+        worldclip consolidate runs/emoji/train/step_000000010
+        worldclip consolidate runs/emoji/train/step_000000010 --json
     """
     from worldclip.train.checkpoint import consolidate
 
@@ -184,6 +204,10 @@ def train_tokenizer(
     model: unigram (likeliest pieces) or bpe (merged pairs) (default of this and the next two: the run's recipe).
     vocab_size: number of pieces, special tokens included.
     lang_exponent: exponent of a language's curated share of the texts; 1: as curated, 0: all languages alike.
+
+    Examples:
+        worldclip tokenizer train runs/my_images --out tokenizer
+        worldclip tokenizer train runs/my_images --out tokenizer --vocab-size 32000
     """
     from worldclip.train.tokenizer import train_on_run
 

@@ -49,6 +49,10 @@ def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
 
     Returns {file, lists, entries, bytes, licences: {licence: the lists that have a source under it}}.  Raises UserError
     if the stage is not finished or a list changed since.
+
+    Examples:
+        worldclip pack runs/my_images --out lists.tar
+        worldclip pack runs/my_images --out lists.tar --json
     """
     manifest = artifacts.require_manifest(run_dir, STAGE)
     paths = {name: layout.entries(run_dir, name) for name in sorted(manifest["counts"]) if name != MERGED}
@@ -142,6 +146,10 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
 
     Raises UserError for a file that is not a pack and for a folder of another run, StageFailed if a list is damaged
     (the others are done).
+
+    Examples:
+        worldclip unpack lists.tar --out lists
+        worldclip unpack lists.tar --out lists --json
     """
     out = out or default_folder(source)
     path = fetch_pack(source, out)

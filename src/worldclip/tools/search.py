@@ -116,6 +116,10 @@ def search(
     html: also write the results as a contact sheet (.html) with its images inside.
 
     Raises UserError, also where the model is not the one that embedded the folder.
+
+    Examples:
+        worldclip search embedded "two dogs on a beach"
+        worldclip search embedded "zwei Hunde" --top 20 --html found.html
     """
     from worldclip.tools.contact_sheet import write_contact_sheet
 
@@ -189,6 +193,10 @@ def build_index(folder: str | Path, library: Library = "exact", of: Of | None = 
     folder: folder that `worldclip embed` wrote.
     library: exact: compare with every row, and remove an index; faiss: build a graph (HNSW; extra search).
     of: images or texts, in a folder with both.
+
+    Examples:
+        worldclip index embedded
+        worldclip index embedded --of texts
     """
     embedded = open_embedded(folder, of)
     path = _index_path(embedded)

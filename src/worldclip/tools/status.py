@@ -71,6 +71,10 @@ def status(run: Path) -> RunStatus:
     run: folder of a run.
 
     Raises UserError for a folder that is no run.
+
+    Examples:
+        worldclip status runs/my_images
+        worldclip status runs/my_images --json
     """
     if not layout.recipe(run).is_file():
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")

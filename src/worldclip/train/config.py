@@ -117,7 +117,12 @@ class HardwareConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
-    """The training loop; durations are in samples seen."""
+    """The training loop; durations are in samples seen.
+
+    Examples:
+        worldclip train runs/my_images --dry-run
+        worldclip train runs/my_images --model.preset vit_b32 --samples-seen 1000000
+    """
 
     TOPICS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),

@@ -72,6 +72,10 @@ def build_wat(
     num_shards: number of Parquet files (default: one per 2,000,000 links); fixed once the pool exists.
 
     Raises UserError for missing files, StageFailed if files are damaged.
+
+    Examples:
+        worldclip pool wat warc.wat.gz --out pool
+        worldclip pool wat warc.wat.gz --out pool --workers 8
     """
     check_own(out, "wat")
     executor = executor or LocalExecutor(workers=usable_cores())

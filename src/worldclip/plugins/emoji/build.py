@@ -89,6 +89,10 @@ def build_emoji(
     samples_per_shard: samples per tar.
 
     Raises UserError for invalid sizes, and if the extra `demo` is not installed.
+
+    Examples:
+        worldclip pool emoji --out emoji
+        worldclip pool emoji --out emoji --workers 4
     """
     problems = list(size_problems(image_px, samples_per_shard, "drawing"))
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)

@@ -64,6 +64,10 @@ def explore(run: Path, out: Path) -> Explored:
     out: folder to write; an older explorer there is replaced.
 
     Raises UserError for an unfinished run, and for a folder that holds other files.
+
+    Examples:
+        worldclip explore runs/my_images
+        worldclip explore runs/my_images --out explorer
     """
     context = open_run(run)
     inputs = {

@@ -187,6 +187,10 @@ def show_leaderboard(folders: Sequence[Path], *, out: Path | None = None, csv: b
     folders: runs, folders that evaluate wrote, or folders of mteb's results (results/MODEL/REVISION/TASK.json).
     out: page to write (.html).
     csv: Print the result as CSV.
+
+    Examples:
+        worldclip leaderboard runs/*
+        worldclip leaderboard runs/* results --out leaderboard.html
     """
     if not folders:
         raise UserError("worldclip leaderboard takes one or more runs or folders of results")

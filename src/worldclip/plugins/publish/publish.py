@@ -72,6 +72,10 @@ def publish(
     private: create the dataset as private; refuse one that is public.
     pull_request: propose the upload to a dataset that exists.
     dry_run: write RUN/publish and list its files, and upload nothing.
+
+    Examples:
+        worldclip publish runs/my_images owner/name --dry-run
+        worldclip publish runs/my_images owner/name --private
     """
     if not dry_run:
         require_packages("publish", extra="hub")

@@ -47,6 +47,10 @@ def serve(
     allow_urls: fetch pictures from public addresses that clients name.
 
     Raises UserError where the model did not embed the folder, or the port is taken.
+
+    Examples:
+        worldclip serve runs/emoji embedded
+        worldclip serve runs/emoji embedded --port 8080
     """
     require_packages("serve", extra="serve")
     from worldclip.plugins.server.app import create_app

@@ -39,6 +39,10 @@ def pool_world(
     train_on_stamps: put stamps and photographs into the pool instead of holding them out.
     image_px: side of a picture in pixels.
     samples_per_shard: samples per tar.
+
+    Examples:
+        worldclip pool world --out world
+        worldclip pool world --out world --workers 4
     """
     parts = {
         "cldr": cldr,

@@ -52,6 +52,10 @@ def fetch_cldr(
 
     Raises UserError for a version that is no number and for a folder with another version, StageFailed if the archive
     cannot be fetched, is damaged or of another version; the same call then starts again where it can.
+
+    Examples:
+        worldclip fetch cldr --out cldr
+        worldclip fetch cldr --out cldr --json
     """
     if not _VERSION.fullmatch(version):
         raise UserError(f"--version {version!r}: must be a number, for example {VERSION} or 46.1")
