@@ -194,3 +194,24 @@ def test_an_array_of_parts_is_the_file_of_the_whole(tmp_path: Path) -> None:
     write_array_parts(tmp_path / "parts.npy", array.shape, array.dtype, [array[:4], array[4:4], array[4:]])
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     np.testing.assert_array_equal(np.load(tmp_path / "parts.npy"), array)
+
+
+def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from worldclip.core.job import RunLock
+
+    printed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    host, dead, out = platform.node(), printed.stdout.strip(), tmp_path / "out"
+    (out / "evaluate").mkdir(parents=True)
+    left = [out / f".run.json.{host}.{dead}.tmp", out / "evaluate" / f".table.md.{host}.{dead}.tmp"]
+    kept = [out / f".a.{host}.{os.getpid()}.tmp", out / f".a.elsewhere-{host}x.{dead}.tmp", out / ".hidden"]
+    for path in [*left, *kept]:
+        path.touch()
+    retired = tmp_path / f".out.{host}.{dead}.removed"
+    (retired / "folder").mkdir(parents=True)
+    with RunLock(out):
+        pass
+    assert not any(path.exists() for path in [*left, retired])
+    assert all(path.exists() for path in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -143,6 +144,20 @@ def test_published_again_has_nothing_of_the_last_time(run) -> None:
     published(run)
     assert not list((run / "publish").rglob("*.tar"))
     assert front_matter(run)["license"] == "unknown"
+
+
+def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(run, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    published(run)
+    before = contents(run / "publish")
+    monkeypatch.setattr("worldclip.plugins.publish.publish.link_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        published(run)
+    assert Path(error.value.filename).parent == run
+    assert not (run / ".publish.new").exists()
+    assert contents(run / "publish") == before
 
 
 def test_credentials_in_the_recipe_are_not_published(run) -> None:

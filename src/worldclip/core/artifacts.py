@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -73,17 +74,17 @@ def remove(path: Path) -> None:
 
     A folder that is taken apart under its own name would, after a kill, hold markers of outputs that are gone.
     """
-    _remove_retired(path)  # of a removal that was killed
+    remove_retired(path)  # of a removal that was killed
     _retire(path)
-    _remove_retired(path)
+    remove_retired(path)
 
 
 def replace_folder(aside: Path, path: Path) -> None:
     """Give the finished folder `aside` the name `path`; an older folder of that name is removed."""
-    _remove_retired(path)
+    remove_retired(path)
     _retire(path)
     os.replace(aside, path)
-    _remove_retired(path)
+    remove_retired(path)
 
 
 def _retire(path: Path) -> None:
@@ -91,9 +92,37 @@ def _retire(path: Path) -> None:
         os.replace(path, path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.removed"))
 
 
-def _remove_retired(path: Path) -> None:
+def remove_retired(path: Path) -> None:
+    """Remove older folders of this name that a killed process had put aside."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.removed"):
         shutil.rmtree(folder, ignore_errors=True)  # what a file system still holds open goes with the next removal
+
+
+_LEFT = re.compile(r"\..+\.(\d+)\.(tmp|removed)")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left in a folder and its own folders: files aside, old folders."""
+    places = [folder, *(child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())]
+    for path in [path for place in places for path in place.glob(".*")]:
+        left = _LEFT.fullmatch(path.name)
+        if left is None or f".{platform.node()}.{left[1]}." not in path.name or _is_alive(int(left[1])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    remove_retired(folder)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:

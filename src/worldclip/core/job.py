@@ -26,6 +26,7 @@ from worldclip.core.artifacts import (
     manifest_digest,
     read_json,
     read_manifest,
+    sweep,
     write_json,
     write_manifest,
 )
@@ -396,6 +397,8 @@ class RunLock:
                 f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
             ) from error
         self._write("calls with --shards" if self.is_shared else f"process {os.getpid()}")
+        if not self.is_shared:
+            sweep(self.run_dir)
         return self
 
     def _write(self, *lines: str) -> None:

@@ -83,6 +83,19 @@ def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(
     assert not (tmp_path / "cldr" / "annotations" / "xx.xml").exists()
 
 
+def test_archive_that_a_killed_call_left_goes_with_the_next(
+    server: Server, members: dict[str, str | bytes], tmp_path: Path
+) -> None:
+    server.files[ARCHIVE] = zip_of(members)
+    out = tmp_path / "cldr"
+    fetch(server, out)
+    (out / "core-48.zip").write_bytes(b"killed after the record was written")
+    (out / "core-47.zip.part").touch()
+    (out / ".unpacked").mkdir()
+    assert fetch(server, out)["there_already"] == 4
+    assert not [path for path in out.iterdir() if path.name.startswith(("core-", ".unpacked"))]
+
+
 HOSTILE = {
     "../../annotations/evil.xml": "no path below",
     "/common/annotations/evil.xml": "no path below",

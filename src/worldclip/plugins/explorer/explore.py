@@ -77,6 +77,7 @@ def explore(run: Path, out: Path) -> Explored:
     if not out.name:
         raise UserError(f"--out {str(out)!r}: name a folder in the working directory, such as pages")
     older = _check_own(out)
+    artifacts.remove_retired(out)  # of a call that was killed after it had replaced the folder
     if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
         return cast(Explored, {**older["counts"], "out": str(out)})
     if _has_images(context):

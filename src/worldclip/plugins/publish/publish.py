@@ -138,8 +138,18 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     """Write RUN/publish, under the run's lock."""
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
+    artifacts.remove(aside)  # of a call that was killed
     digest = _require_current(run_dir)
-    artifacts.remove(aside)
+    try:
+        return _write_aside(aside, folder, run_dir, repository, data, license, digest)
+    finally:
+        artifacts.remove(aside)
+
+
+def _write_aside(
+    aside: Path, folder: Path, run_dir: Path, repository: str, data: Data, license: str | None, digest: str
+) -> Upload:
+    """Fill a folder aside, then put it in the place of an older upload."""
     with naming(folder):
         for source, name in _files(run_dir, data):
             (aside / name).parent.mkdir(parents=True, exist_ok=True)

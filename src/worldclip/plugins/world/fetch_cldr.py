@@ -63,6 +63,7 @@ def fetch_cldr(
     if record and record["version"] != version:
         raise UserError(f"--out {str(out)!r} holds CLDR {record['version']}; choose another folder for {version}")
     if record and all((out / name).is_dir() for name in FOLDERS):
+        _remove_archives(out)
         return {"files": 0, "bytes": 0, "there_already": record["files"]}
     archive = out / f"core-{version}.zip"
     url = mirrored(mirror, URL.format(version=version))
@@ -76,9 +77,16 @@ def fetch_cldr(
         out / RECORD,
         {"version": version, "url": url, "sha256": file_digest(archive, "sha256"), "files": num_files},
     )
-    archive.unlink()
+    _remove_archives(out)
     say("fetch", f"CLDR {version}: {num_files:,} files of annotations")
     return {"files": num_files, "bytes": size, "there_already": 0}
+
+
+def _remove_archives(out: Path) -> None:
+    """Remove what was downloaded and unpacked on the way, also by a call that was killed."""
+    for path in out.glob("core-*.zip*"):
+        path.unlink()
+    shutil.rmtree(out / ".unpacked", ignore_errors=True)
 
 
 def _unpack(archive: Path, out: Path, version: str) -> int:
