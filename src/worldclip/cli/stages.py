@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.export.push import check_push
 from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
+from worldclip.tools.ending import ending
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
@@ -58,13 +60,14 @@ def run_recipe(
         worldclip run recipes/emoji.toml --until curate
         worldclip run runs/my_images --set balance.tail_fraction=0.06 --dry-run
     """
+    started_at = time.perf_counter()
     run_dir = run(
         load_recipe(recipe, set), run_folder(recipe, out),
         from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
         return None, ""
-    return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1])
+    return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1], started_at)
 
 
 def _key_of_flag(flag: str) -> str:
@@ -79,14 +82,17 @@ RUN = Command(run_recipe, remedy_of=_key_of_flag)
 """Run a whole recipe; skip finished and unchanged stages."""
 
 
-def results(run_dir: Path, stages: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Return the reports of `stages`, and the table of results if evaluate is among them."""
+def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[dict[str, Any], str]:
+    """Return the reports of `stages`, and the table of results if evaluate is among them; print what came out.
+
+    started_at: of the call, by time.perf_counter.
+    """
     paths = {stage: layout.report_json(run_dir / stage) for stage in stages}
     reports = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
     table = layout.results_table(run_dir)
     text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
-    if layout.report_html(run_dir).exists():
-        note(f"report: {layout.report_html(run_dir)}")
+    for line in ending(run_dir, stages[-1], time.perf_counter() - started_at):
+        note(line)
     return {"run": str(run_dir), "stages": reports}, text
 
 
@@ -115,6 +121,7 @@ def run_stage(
         would be uploaded, and upload nothing.
     watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
+    started_at = time.perf_counter()
     if push:
         check_push(push, dry_run=dry_run)
     flagged = dataclasses.replace(base, **{stage: config})
@@ -142,7 +149,7 @@ def run_stage(
     )
     if push:
         push_exports(layout.exported(run_dir), push, dry_run)
-    return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage])
+    return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage], started_at)
 
 
 def _contradictions(overrides: Sequence[str], base: Recipe, flagged: Recipe) -> Iterator[str]:

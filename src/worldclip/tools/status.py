@@ -78,7 +78,7 @@ def status(run: Path) -> RunStatus:
     """
     if not layout.recipe(run).is_file():
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
-    rows = [_stage_status(run, stage) for stage in STAGES]
+    rows = [stage_status(run, stage) for stage in STAGES]
     is_done = all(row["state"] == "finished" for row in rows)
     command = None if is_done else f"worldclip run {run}"
     record: RunStatus = {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": command}
@@ -163,7 +163,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _stage_status(run_dir: Path, stage: str) -> StageStatus:
+def stage_status(run_dir: Path, stage: str) -> StageStatus:
+    """Return the state of a stage, and what its manifest counts."""
     folder = run_dir / stage
     manifest = read_manifest(folder)
     if manifest is None:
@@ -200,7 +201,7 @@ def to_text(record: RunStatus) -> str:
     """Return the status as a table, then what happens now, the next command, and the page of the run."""
     columns = [text_column(title) for title in ("stage", "state", "since", "counts")]
     rows = [
-        [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), _counts_text(row)]
+        [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), counts_text(row)]
         for row in record["stages"]
     ]
     lines = [to_markdown(Table(columns, rows)), ""]
@@ -228,7 +229,8 @@ def _now_text(now: StageNow) -> str:
     return ", ".join(parts)
 
 
-def _counts_text(row: StageStatus) -> str:
+def counts_text(row: StageStatus) -> str:
+    """Return what a stage counts in a few words: `300 pairs in, 281 pairs out`."""
     counts = row["counts"]
     if row["stage"] == "metadata" and row["state"] == "finished":
         return f"{len(counts):,} lists, {sum(counts.values()):,} entries"
