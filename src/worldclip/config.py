@@ -67,9 +67,13 @@ def load_recipe(
     if not isinstance(source, Mapping):
         require_local(source, "recipe")
         ours = own_recipe(source)
-        if ours is None:
+    folder = Path.cwd() if ours else None
+    try:
+        recipe: Recipe = load_config(Recipe, ours or source, overrides, folder, is_final=is_final)
+    except UserError:
+        if not isinstance(source, Mapping) and ours is None:
             _refuse_unknown_name(Path(source))
-    recipe: Recipe = load_config(Recipe, ours or source, overrides, Path.cwd() if ours else None, is_final=is_final)
+        raise
     return recipe
 
 
