@@ -27,6 +27,7 @@ from worldclip.core.console import complain, set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
 from worldclip.recipe import stage_names
 
+MAX_SHOWN = 300  # characters of a text that is refused
 RESUME = "rerun the same command to resume"
 REMEDIES = {
     errno.ENOSPC: "free disk space",
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain([str(error)], 1)
     except ImportError as error:
         return _complain([str(error)], 2)
+    except UnicodeEncodeError as error:  # Arrow, JSON and pages take no name that is not UTF-8
+        if not isinstance(error.object, str) or not _are_surrogates(error.object[error.start : error.end]):
+            raise
+        return _complain([f"{error.object[:MAX_SHOWN]!r} holds bytes that are not UTF-8; rename the file or folder"], 2)
     except BrokenPipeError:  # the reader is gone, as in `worldclip ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the flush at exit fails again
         return 1
@@ -57,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
         return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
+
+
+def _are_surrogates(text: str) -> bool:
+    """Return whether a text holds nothing but surrogates, as Python reads bytes of names that are not UTF-8."""
+    return all("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _choose_level(arguments: Sequence[str]) -> list[str]:

@@ -11,8 +11,13 @@ from worldclip.core.errors import UserError
 _URL = re.compile(r"((?:[\w+.-]+::)*[A-Za-z][\w+.-]+):/+(.*)", re.DOTALL)
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-in for a byte of a name that is not UTF-8
+
+
 def url_problem(path: str | Path, setting: str) -> str | None:
-    """Return what is wrong with a path that must be local; None if it is no URL.  setting: what names the path."""
+    """Return what is wrong with a path that must be local and UTF-8; None if nothing is.  setting: what names it."""
+    if _SURROGATE.search(str(path)):
+        return f"{setting} {str(path)!r}: its bytes are not UTF-8, which Arrow and JSON need; choose another name"
     match = _URL.fullmatch(str(path))
     if match is None:
         return None
@@ -24,7 +29,10 @@ def url_problem(path: str | Path, setting: str) -> str | None:
 
 
 def require_local(path: str | Path, setting: str) -> Path:
-    """Return a path to read or write as a file or folder of this machine.  Raises UserError for a URL."""
+    """Return a path to read or write as a file or folder of this machine.
+
+    Raises UserError for a URL, and for a name that is not UTF-8.
+    """
     if (problem := url_problem(path, setting)) is not None:
         raise UserError(problem)
     return Path(path)
