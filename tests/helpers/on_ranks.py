@@ -451,6 +451,65 @@ def train_disturbed(folder: Path) -> None:
     train(folder)
 
 
+WEEK_WRITE_S = 2.0  # in place of half an hour
+
+
+def train_week(folder: Path) -> None:
+    """Run the stage with the faults of faults.json, [step, rank, kind], each once in all starts.
+
+    kill: this process; slow: a step; EIO, full, hang: the next write of this rank's part.
+    """
+    import json
+    import threading
+    import time
+
+    import safetensors
+    import safetensors.torch
+
+    from worldclip.contracts.layout import latest_checkpoint, step_of
+    from worldclip.train import checkpoint_writer, loop
+
+    faults = [
+        fault for fault in json.loads((folder / "faults.json").read_text()) if str(fault[1]) == os.environ["RANK"]
+    ]
+    newest = latest_checkpoint(folder / "run")
+    steps_before = step_of(newest) if newest else 0
+    launch_step, save_file = loop.launch_step, safetensors.torch.save_file
+    launched: list[int] = []
+    writes: list[str] = []
+
+    def save(*args: Any, **keys: Any) -> None:
+        kind = writes.pop() if writes else ""
+        if kind == "hang":
+            threading.Event().wait()
+        if kind == "full":
+            raise OSError(28, "No space left on device", str(folder))
+        if kind == "EIO":
+            raise safetensors.SafetensorError("I/O error: Input/output error (os error 5)")
+        save_file(*args, **keys)
+
+    def launch(*args: Any, **keys: Any) -> Any:
+        step = steps_before + len(launched)
+        launched.append(step)
+        for fault_step, rank, kind in faults:
+            done = folder / f"done.{fault_step}.{rank}.{kind}"
+            if step != fault_step or done.exists():
+                continue
+            done.touch()
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif kind == "slow":
+                time.sleep(2 * LATE_S)
+            else:
+                writes.append(kind)
+        return launch_step(*args, **keys)
+
+    checkpoint_writer.WRITE_TIMEOUT_S = WEEK_WRITE_S
+    safetensors.torch.save_file = save
+    loop.launch_step = launch
+    train(folder)
+
+
 COLLECTIVES = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
     *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
@@ -491,4 +550,6 @@ def count_collectives() -> list[dict[str, int]]:
     return counts_at_steps
 
 
-TASKS = {function.__name__: function for function in (hang, steps, train, train_disturbed, train_late, waits)}
+TASKS = {
+    function.__name__: function for function in (hang, steps, train, train_disturbed, train_late, train_week, waits)
+}

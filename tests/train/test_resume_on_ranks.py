@@ -151,3 +151,37 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(tmp_path, parallel):
         assert {**found, "model_digest": ""} == {**expected, "model_digest": ""}, file
     kept = {folder.name for folder in checkpoints(run_dir / "train")}
     assert f"step_{json.loads((run_dir / 'train/best.json').read_text())['step']:09}" in kept
+
+
+WEEK = {
+    "samples_seen": 300 * 16,
+    "checkpoint_every_samples": 10 * 16,
+    "evaluate_every_samples": 0,
+    "keep_last": 3,
+    "parallel": "fsdp",
+}
+FAULTS = [(50, 1, "slow"), (100, 2, "EIO"), (150, 3, "full"), (200, 1, "hang"), (250, 0, "kill"), (270, 3, "kill")]
+
+
+@pytest.mark.slow
+def test_a_simulated_week_ends_with_the_weights_of_an_undisturbed_run_and_lists_its_faults(tmp_path):
+    """Four processes, a fault every 50 steps: a slow rank, failed and hung writes, kills; restarted as by train.sh."""
+    make_world(tmp_path / "whole", **WEEK)
+    run_on_ranks("train", tmp_path / "whole", 4)
+    run_dir = make_world(tmp_path / "week", **WEEK)
+    (tmp_path / "week" / "faults.json").write_text(json.dumps(FAULTS))
+    said, num_starts = "", 0
+    while not (run_dir / "train" / "manifest.json").exists():
+        num_starts += 1
+        assert num_starts <= 4, said
+        processes = start_ranks("train_week", tmp_path / "week", 4)
+        said += "".join(process.communicate(timeout=300)[1] for process in processes)
+    assert num_starts == 4  # after the hung write and two kills
+    weights, expected = (latest_checkpoint(tmp_path / name / "run") for name in ("week", "whole"))
+    assert weights.name == expected.name == "step_000000300"
+    for folder in (weights, expected):
+        consolidate(folder)
+    assert (weights / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    for event in ("os error 5", "No space left", "rank 1 has not written its part", "resumes from step_"):
+        assert event in said, event
+    assert len(list((tmp_path / "week").glob("done.*"))) == len(FAULTS)
