@@ -12,7 +12,7 @@ import pytest
 from worldclip.cli.command import Command, run_command
 from worldclip.core import console
 from worldclip.core.printable import MAX_CHARS, one_line, printable
-from worldclip.tools.inspect_run import key_to_text
+from worldclip.tools.explain_text import key_to_text
 from worldclip.tools.search import SEARCH
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07 a\x9b2J \x7f\u202e b\r\udc80"
@@ -68,7 +68,14 @@ def test_keys_and_captions_of_a_search_stay_in_their_line() -> None:
 
 
 def test_an_inspected_key_stays_in_its_line() -> None:
-    explained: Any = {"key": f"{EVIL}\nx", "shard": "0.tar", "kept": False, "texts": [], "not_valid_because": [EVIL]}
+    explained: Any = {
+        "key": f"{EVIL}\nx",
+        "shard": "0.tar",
+        "kept": False,
+        "texts": [],
+        "not_valid_because": [EVIL],
+        "left_out_because": [f"{EVIL}\n"],
+    }
     lines = key_to_text(explained).split("\n")
     assert len(lines) == 2
     assert all(map(_is_clean, lines))

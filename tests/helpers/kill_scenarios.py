@@ -188,6 +188,7 @@ def _pools(inputs: Path) -> list[Scenario]:
         *_image_files(inputs),
         *_packs(inputs),
         *_tokenizer(inputs),
+        *_explorer_and_upload(inputs),
     ]
 
 
@@ -261,6 +262,37 @@ def _tokenizer(inputs: Path) -> list[Scenario]:
             train_on_run(run_dir, folder / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
 
     return [Scenario(name="tokenizer train", start=nothing, call=train)]
+
+
+def _explorer_and_upload(inputs: Path) -> list[Scenario]:
+    """Return what is written of a curated run: the explorer, and the folder that is uploaded."""
+    import worldclip
+    from worldclip.plugins.explorer.explore import explore
+    from worldclip.plugins.publish.publish import prepare
+
+    recipes = {name: _toy(inputs / f"shown {name}") for name in ("old", "new")}
+    _change(inputs / "shown new")
+
+    def run(name: str) -> Call:
+        return lambda folder: worldclip.run(recipes[name], out=folder / "run", until="curate", executor=QUIET)
+
+    def in_order(*calls: Call) -> Call:
+        def call(folder: Path) -> None:
+            for one in calls:
+                one(folder)
+
+        return call
+
+    def pages(folder: Path) -> None:
+        explore(folder / "run", folder / "pages")
+
+    def upload(folder: Path) -> None:
+        prepare(folder / "run", "owner/name")
+
+    return [
+        Scenario(name="explore", start=in_order(run("old"), pages, run("new")), call=pages, is_light=False),
+        Scenario(name="publish", start=in_order(run("old"), upload, run("new")), call=upload, is_light=False),
+    ]
 
 
 # --- training and models ----------------------------------------------------------------------------------------------
