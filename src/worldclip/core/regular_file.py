@@ -6,10 +6,10 @@ A path is opened first and looked at afterwards, so that no link can change in b
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFCHR: "a device",
@@ -39,7 +39,7 @@ def open_regular_fd(path: str | Path) -> int:
     raise NotRegular(path, _KINDS.get(stat.S_IFMT(mode), "of another kind"))
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file for reads, buffered.  Raises as `open_regular_fd`."""
     return os.fdopen(open_regular_fd(path), "rb")
 
