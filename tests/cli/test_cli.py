@@ -261,7 +261,11 @@ def test_every_list_of_a_recipe_is_one_of_names_or_of_paths() -> None:
     sections = [getattr(Recipe(), section.name) for section in dataclasses.fields(Recipe)]
     flags = [flag for section in sections for flag in config_flags(section) if flag.is_many]
     lists = [flag for flag in flags if typing.get_origin(flag.kinds[0]) is tuple]
-    assert {flag.key.rpartition(".")[2] for flag in lists if not flag.takes_commas} == {"deny_keys", "corpus"}
+    assert {flag.key.rpartition(".")[2] for flag in lists if not flag.takes_commas} == {
+        "deny_keys",
+        "corpus",
+        "skip_samples",  # pairs of numbers, FIRST,LAST
+    }
 
 
 @pytest.mark.parametrize("first", ["fetch", "tokenizer", "pool", "evaluate"])
