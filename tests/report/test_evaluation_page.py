@@ -156,7 +156,7 @@ def test_compare_writes_a_page(evaluate, tmp_path, capsys):
     assert main(["compare", str(first), str(second), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "A star marks differences" in page
-    assert cells(page)[0] == ["dataset", "task", "metric", "weak", "strong", "difference", "95% interval"]
+    assert cells(page)[0] == ["dataset", "task", "metric", "weak", "strong", "difference", "95% interval", "chance"]
     assert cells(page)[1][:3] == ["emoji_base", "zero-shot classification", "top-1"]
     assert "*</b>" in page
     assert "| emoji_base | zeroshot_classification" in capsys.readouterr().out
