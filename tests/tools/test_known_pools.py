@@ -125,6 +125,10 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
     "tars with captions under another name": (
         tar(("0.jpg", IMAGES[0]), ("0.json", {"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
     ),
+    "imagefolder with captions under another name": (
+        table(file_name=["1.jpg", "2.jpg"], llava_caption=[DOG, HUND]),
+        "file_name", ["llava_caption"], None, [DOG, HUND],
+    ),
     "imagefolder": (
         text_file("metadata.jsonl", json.dumps({"file_name": "1.jpg", "text": DOG})),
         "file_name", ["text"], None, [DOG],

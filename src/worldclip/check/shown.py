@@ -1,4 +1,4 @@
-"""What the report of a check shows of removed.parquet: sampled removals and groups of duplicates, and their images."""
+"""Read from removed.parquet what a check's report shows: sampled removals, groups of duplicates, and their images."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | Non
     """Return the places of the texts; empty where the pool's default finds them."""
     if not isinstance(pool_format, TableFormat):
         return ()
-    return tuple(name for name in known.texts if name in names) if known else text_columns(names)
+    of_known = [name for name in known.texts if name in names] if known else []
+    return tuple(of_known) or text_columns(names)
 
 
 def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:
