@@ -78,7 +78,7 @@ BOTH: list[tuple[str, str, str, Settings]] = [
     ),
     (
         "evaluate",
-        "--set evaluate.folders.a=captions:/a",
+        "--set evaluate.datasets=a,b --set evaluate.folders.a=captions:/a",
         "--folders b captions:/b --batch-size 7",
         {"evaluate.folders": {"a": "captions:/a", "b": "captions:/b"}, "evaluate.batch_size": 7},
     ),

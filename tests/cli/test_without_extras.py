@@ -34,7 +34,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
         "train R --out O --wandb a --trackio b --lora-rank 4 --initial-weights owner/name",
         "train wandb trackio lora",
     ),
-    ("evaluate R --out O --also linear_probe", "train eval"),
+    ("evaluate R --out O --datasets d --folders d D --also linear_probe", "train eval"),
     ("evaluate RUN --out O --datasets d --folders d D", "train"),
     ("evaluate RUN --out O --datasets d --folders d D --also linear_probe", "eval"),
     ("export R --out O --formats huggingface", "train"),

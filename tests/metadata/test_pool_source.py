@@ -177,14 +177,14 @@ def test_changed_pool_leaves_metadata_alone_where_it_is_no_source(tmp_path: Path
 
 
 def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
-    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba"), ("swa", "paka")])
+    write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba"), ("qsw", "paka")])
     build(recipe(tmp_path, ["sw"]), tmp_path)
     assert set(entries_of(tmp_path, "sw")) == {"simba"}
-    merged = recipe(tmp_path, ["sw"], match={"merge_labels": {"swa": "sw"}})
+    merged = recipe(tmp_path, ["sw"], match={"merge_labels": {"qsw": "sw"}})
     assert "merge_labels" in str(why_run("metadata", merged, tmp_path / "run"))
     build(merged, tmp_path)
     assert set(entries_of(tmp_path, "sw")) == {"paka", "simba"}
-    frequent = recipe(tmp_path, ["sw"], match={"merge_labels": {"swa": "sw"}}, metadata={"pool_min_count": 2})
+    frequent = recipe(tmp_path, ["sw"], match={"merge_labels": {"qsw": "sw"}}, metadata={"pool_min_count": 2})
     assert why_run("metadata", frequent, tmp_path / "run") == "metadata.pool_min_count was 1, is 2"
 
 

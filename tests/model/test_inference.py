@@ -188,6 +188,7 @@ def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
         "not in the layout 'timm': no config.json with timm's architecture",
         "not in the layout 'onnx': no vision_model*.onnx with text_model*.onnx, and no model*.onnx, there or in onnx",
         "not in the layout 'peft': no adapter_config.json",
+        "not in the layout 'immich': no visual/model.onnx and no textual/model.onnx",
     ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(UserError, match="does not load as a clip model"):
