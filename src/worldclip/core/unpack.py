@@ -126,7 +126,8 @@ class _Stream:
                 yield self._bz2.decompress(b"", CHUNK_BYTES)
             return
         yield self._gzip.decompress(data, CHUNK_BYTES)
-        while self._gzip.unconsumed_tail:
+        # At its end, zlib keeps an unconsumed tail of before, besides the unused data that hold it too.
+        while self._gzip.unconsumed_tail and not self._gzip.eof:
             yield self._gzip.decompress(self._gzip.unconsumed_tail, CHUNK_BYTES)
 
 
