@@ -174,6 +174,35 @@ def test_checkpoints_are_also_written_by_time(tmp_path):
     assert len(checkpoints(tmp_path / "run" / "train")) == 4
 
 
+def test_the_first_step_is_saved_where_the_first_checkpoint_is_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SOON_STEPS", 4)
+    train(tmp_path / "run", samples_seen=6 * 16, keep_last=99)
+    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == [
+        f"step_{step:09}" for step in (1, 5, 6)
+    ]
+
+
+@pytest.mark.parametrize("key", ["checkpoint_every_samples", "evaluate_every_samples"])
+def test_the_first_step_is_not_saved_where_a_checkpoint_comes_soon(tmp_path, key, monkeypatch):
+    monkeypatch.setattr(loop.Trainer, "_evaluate", lambda trainer: None)
+    rare = {"checkpoint_every_samples": 10**9, "samples_seen": 200 * 16}
+    train_until(3, tmp_path / "run", **rare | {key: 2 * 16})
+    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == ["step_000000002"]
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_training_after_the_first_step(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(loop, "SOON_STEPS", 4)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    launch_step, launched = loop.launch_step, []
+    monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: launched.append(1) or launch_step(*args, **keys))
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "run")
+    assert len(launched) == 1
+
+
 def test_a_checkpoint_contains_no_pickle(whole):
     suffixes = {path.suffix for path in latest_checkpoint(whole).rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors"}

@@ -121,7 +121,7 @@ def test_a_job_saves_at_the_signal_requeues_itself_and_resumes(scheduler, tmp_pa
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
     for name, value in {**job, "RUN": str(run_dir), "GPUS": "2", "PORT": "29541"}.items():
         monkeypatch.setenv(name, value)
-    first = subprocess.Popen([SCRIPT], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([SCRIPT], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not checkpoints(run_dir / "train") and first.poll() is None:
         time.sleep(0.05)
     signal_steps(first.pid)
@@ -131,7 +131,7 @@ def test_a_job_saves_at_the_signal_requeues_itself_and_resumes(scheduler, tmp_pa
     assert (scheduler / "requeue").read_text().split() == ["requeue", "7"]
     saved = read_state(checkpoints(run_dir / "train")[-1])["step"]
     assert 40 <= saved < 400
-    subprocess.run([SCRIPT], check=True, capture_output=True)
+    subprocess.run([SCRIPT], cwd=tmp_path, check=True, capture_output=True)
     assert read_state(checkpoints(run_dir / "train")[-1])["step"] == 400
     assert (run_dir / "train" / "manifest.json").exists()
     assert (scheduler / "requeue").read_text().split() == ["requeue", "7"]
