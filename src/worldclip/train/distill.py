@@ -79,13 +79,15 @@ class Student:
     updates: int = 0
     skipped_in_a_row: int = 0
 
-    def step(self, batch: Batch, lr: float, teacher_features: Features) -> None:
-        """Take a step on the same pairs, at this student's size and with its tokenizer."""
+    def own_batch(self, batch: Batch) -> Batch:
+        """Return the same pairs at this student's size and with its tokenizer."""
         size = self.state.config.model.architecture().image_size
-        own_batch = dataclasses.replace(
-            batch, images=resize(batch.images, size), tokens=self.tokenizer.encode(batch.texts)
-        )
-        is_applied = train_step(self.state, own_batch, lr, teacher_features).is_applied
+        images, tokens = resize(batch.images, size), self.tokenizer.encode(batch.texts)
+        return dataclasses.replace(batch, images=images, tokens=tokens)
+
+    def step(self, batch: Batch, lr: float, teacher_features: Features) -> None:
+        """Take a step on the same pairs."""
+        is_applied = train_step(self.state, self.own_batch(batch), lr, teacher_features).is_applied
         self.updates += is_applied
         self.skipped_in_a_row = 0 if is_applied else self.skipped_in_a_row + 1
 

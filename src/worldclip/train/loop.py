@@ -25,6 +25,7 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
+from worldclip.train.buckets import assign_buckets
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
@@ -152,6 +153,8 @@ class Trainer:
             self.started_at = time.perf_counter()
             self.idle_since = Moment.now(self.device)
             for batch in self._batches(first_step):
+                if self.progress.step == first_step:
+                    self._assign_buckets(batch)
                 self._take_step(batch, exit_code_of_signal)
                 if self.progress.step == first_step + 1:
                     limit_steps(self.world, STEP_TIMEOUT)
@@ -164,6 +167,12 @@ class Trainer:
         if self.teacher is not None:  # it reads images in its own size
             return batches
         return copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks)
+
+    def _assign_buckets(self, batch: Batch) -> None:
+        """Let the model, and further students, sum gradients from the first step on as in all later ones."""
+        assign_buckets(self.state, self._own_batch(batch))
+        for student in self.students:
+            assign_buckets(student.state, student.own_batch(batch))
 
     def _take_step(self, batch: Batch, exit_code_of_signal: Callable[[], int]) -> None:
         """Launch a step and read the steps before it; save, evaluate or exit where that is due.
@@ -265,12 +274,16 @@ class Trainer:
         if self.teacher is None:
             return launch_step(self.state, batch, lr, requests=requests, busy_s=self.busy_s)
         teacher_features = self.teacher.encode(batch)
-        size = self.config.model.architecture().image_size  # crops are as large as the largest student's
-        own_batch = replace(batch, images=resize(batch.images, size))
-        launched = launch_step(self.state, own_batch, lr, teacher_features, requests, self.busy_s)
+        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, requests, self.busy_s)
         for student in self.students:
             student.step(batch, lr, teacher_features)
         return launched
+
+    def _own_batch(self, batch: Batch) -> Batch:
+        """Return the batch at the model's size: with a teacher, crops are as large as the largest student's."""
+        if self.teacher is None:
+            return batch
+        return replace(batch, images=resize(batch.images, self.config.model.architecture().image_size))
 
     def _log_step(self, result: StepResult, lr: float) -> None:
         progress = self.progress
