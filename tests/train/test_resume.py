@@ -177,9 +177,7 @@ def test_checkpoints_are_also_written_by_time(tmp_path):
 def test_the_first_step_is_saved_where_the_first_checkpoint_is_far(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SOON_STEPS", 4)
     train(tmp_path / "run", samples_seen=6 * 16, keep_last=99)
-    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == [
-        f"step_{step:09}" for step in (1, 5, 6)
-    ]
+    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == [f"step_{step:09}" for step in (1, 5, 6)]
 
 
 @pytest.mark.parametrize("key", ["checkpoint_every_samples", "evaluate_every_samples"])
