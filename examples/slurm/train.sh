@@ -6,16 +6,25 @@
 # Two minutes before its time is over Slurm sends SIGUSR1 to every process: training saves and ends, and the job puts
 # itself in the queue again.  So it does after a lost node, but not after a mistake that a person must correct (exit code
 # 2), nor after three starts without a newer checkpoint.  `scancel JOB` ends it for good.
+#
+# First each node with GPUs is measured (check_node.sh).  If one fails, another job is submitted without it.
 set -euo pipefail
 
-if [[ -z ${SLURM_JOB_ID:-} ]]; then # on the login node: submit this file
-    run=$(realpath "$1") nodes=$2 gpus=${3:-8}
-    exec sbatch --parsable --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus" \
+submit() { # RUN NODES GPUS: submit this file, without the nodes in EXCLUDED
+    sbatch --parsable --nodes="$2" --ntasks-per-node=1 --gpus-per-node="$3" \
         --cpus-per-task="${CPUS_PER_NODE:-96}" --signal=USR1@120 --requeue --open-mode=append \
-        --export=ALL,RUN="$run",GPUS="$gpus" "$0"
+        ${EXCLUDED:+--exclude="$EXCLUDED"} --export=ALL,RUN="$1",GPUS="$3" "$EXAMPLES/train.sh"
+}
+
+if [[ -z ${SLURM_JOB_ID:-} ]]; then # on the login node
+    EXAMPLES=$(dirname "$(realpath "$0")") # Slurm runs a copy of this file in another folder
+    export EXAMPLES
+    submit "$(realpath "$1")" "$2" "${3:-8}"
+    exit
 fi
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes[0]}
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / GPUS)) # of each process
 # batches differ in the length of their texts: blocks of fixed size would leave gaps between them
 export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
@@ -28,9 +37,29 @@ export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$records/rank_}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN} # says why a connection failed
 mkdir -p "$records" "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)" # sockets to all ranks, and open tars
+
+find_failed_nodes() {
+    rm -rf "$records/bandwidth"
+    mkdir "$records/bandwidth"
+    srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+        "$EXAMPLES/check_node.sh" "$records/bandwidth" "${nodes[@]}" >&2 || true
+    python "$EXAMPLES/bandwidth.py" --judge "$records/bandwidth" "${nodes[@]}"
+}
+
 options=()
 if command -v nvidia-smi >/dev/null; then
     options+=(--numa-binding node) # each process on the cores beside its GPU
+    failed=$(find_failed_nodes)
+    if [[ -n $failed ]]; then
+        export EXCLUDED=${EXCLUDED:+$EXCLUDED,}$failed
+        num_nodes=$SLURM_JOB_NUM_NODES
+        for name in "${!SLURM_@}"; do # sbatch would take the limits of this job from them
+            if [[ $name != SLURM_CONF ]]; then unset "$name"; fi
+        done
+        job=$(submit "$RUN" "$num_nodes" "$GPUS")
+        echo "train.sh: submitted again as job $job without $failed, which failed the test of bandwidth" >&2
+        exit 0
+    fi
 fi
 exec {errors}> >(trap "" USR1 && exec tee "$records/stderr" >&2)
 tee=$! code=0

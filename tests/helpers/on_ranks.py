@@ -334,6 +334,14 @@ def waits(folder: Path) -> None:
         os._exit(0)  # after a time-out the groups cannot be closed in order
 
 
+def measure_bandwidth(folder: Path) -> None:
+    """Run examples/slurm/bandwidth.py, as if each rank were a node."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "slurm"))
+    import bandwidth
+
+    sys.exit(bandwidth.main([str(folder / f"n{os.environ['RANK']}"), "--mib", "1"]))
+
+
 def hang(folder: Path) -> None:
     """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
     import threading
@@ -551,5 +559,6 @@ def count_collectives() -> list[dict[str, int]]:
 
 
 TASKS = {
-    function.__name__: function for function in (hang, steps, train, train_disturbed, train_late, train_week, waits)
+    function.__name__: function
+    for function in (hang, measure_bandwidth, steps, train, train_disturbed, train_late, train_week, waits)
 }

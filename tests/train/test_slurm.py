@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from on_ranks import run_on_ranks
 from small_world import make_recipe, write_world
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.artifacts import write_text
 from worldclip.core.settings import to_toml
 from worldclip.train.checkpoint import read_state
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "train.sh"
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "slurm"))
+
+import bandwidth
+
+SCRIPT = Path(bandwidth.__file__).with_name("train.sh")
 SCHEDULER = {
     "sbatch": 'echo "$@" > "$CALLS/sbatch"',
     "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$CALLS/requeue" ;; esac',
@@ -58,10 +63,12 @@ def write_program(path: Path, lines: str) -> None:
 def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     lines = 'printenv > "$CALLS/environment"; ulimit -n > "$CALLS/ulimit"; echo "$@" > "$CALLS/torchrun"'
+    lines = f'case "$*" in *bandwidth.py*) {MEASURED} ;; *) {lines} ;; esac'
     write_program(programs / "torchrun", lines)
     write_program(programs / "nvidia-smi", "")
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "96"}
-    for name, value in {**job, "RUN": str(tmp_path), "GPUS": "8", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}.items():
+    job |= {"RUN": str(tmp_path), "GPUS": "8", "SLURMD_NODENAME": "localhost", "EXAMPLES": str(SCRIPT.parent)}
+    for name, value in {**job, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}.items():
         monkeypatch.setenv(name, value)
     subprocess.run([SCRIPT], check=True, cwd=tmp_path)
     environment = dict(
@@ -77,6 +84,97 @@ def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, m
     assert (scheduler / "srun").read_text() == "--kill-on-bad-exit=1 --cpus-per-task=96\n"
     assert int((scheduler / "ulimit").read_text()) == min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     assert "--nnodes 3 --nproc-per-node 8 --numa-binding node --rdzv-backend" in (scheduler / "torchrun").read_text()
+
+
+MEASURED = 'echo "$2 100" >> "${@: -1}"'  # what bandwidth.py does: "nodes GB/s" into the node's file
+
+
+def run_check_node(folder: Path, node: str, nodes: list[str]) -> None:
+    environment = os.environ | {"SLURMD_NODENAME": node, "GPUS": "8", "SLURM_JOB_ID": "7", "PORT": "29500"}
+    subprocess.run([SCRIPT.parent / "check_node.sh", folder, *nodes], env=environment, check=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_nodes_meet_in_pairs_and_each_has_two_partners(scheduler, tmp_path, count):
+    """Both nodes of a pair must name the same first node, port and id: else they never meet."""
+    write_program(tmp_path / "bin" / "torchrun", 'echo "$2 $8 ${10} $SLURMD_NODENAME" >> "$CALLS/measured"')
+    nodes = [f"n{i}" for i in range(count)]
+    for node in nodes:
+        run_check_node(tmp_path, node, nodes)
+    members: dict[str, list[str]] = {}
+    for line in (scheduler / "measured").read_text().splitlines():
+        meeting, _, node = line.rpartition(" ")
+        members.setdefault(meeting, []).append(node)
+    partners: dict[str, set[str]] = {node: set() for node in nodes}
+    for meeting, met in members.items():
+        num_nodes, endpoint, _ = meeting.split()
+        assert len(met) == int(num_nodes)
+        assert endpoint.partition(":")[0] in met
+        for node in met:
+            partners[node] |= set(met) - {node}
+    assert sum(meeting.startswith("1 ") for meeting in members) == count
+    assert {len(met) for met in partners.values()} == {min(2, count - 1)}
+
+
+def test_a_node_that_fails_is_left_out_and_the_job_is_submitted_again(scheduler, tmp_path, monkeypatch):
+    slow = f'case "$SLURMD_NODENAME" in n2) ;; *) {MEASURED} ;; esac'
+    write_program(tmp_path / "bin" / "torchrun", slow)
+    write_program(tmp_path / "bin" / "nvidia-smi", "")
+    write_program(tmp_path / "bin" / "scontrol", 'printf "%s\\n" n0 n1 n2 n3')
+    each = 'shift 2; for node in n0 n1 n2 n3; do SLURMD_NODENAME=$node "$@"; done'
+    write_program(tmp_path / "bin" / "srun", each)
+    write_program(
+        tmp_path / "bin" / "sbatch", 'echo "$@" "$EXCLUDED" "${SLURM_JOB_ID:-none}" > "$CALLS/sbatch"; echo 8'
+    )
+    monkeypatch.setenv("EXAMPLES", str(SCRIPT.parent))
+    monkeypatch.setenv("EXCLUDED", "n9")
+    job = start_job(tmp_path, monkeypatch)
+    assert job.returncode == 0
+    assert "n2 fails: no measurement among its GPUs" in job.stderr
+    assert "submitted again as job 8 without n2" in job.stderr
+    submitted = (scheduler / "sbatch").read_text()
+    assert "--nodes=1 " in submitted
+    assert "--exclude=n9,n2 " in submitted
+    assert submitted.endswith("train.sh n9,n2 none\n")
+
+
+SPEEDS = {
+    "n0": "1 400\n2 300\n2 310\n",
+    "n1": "1 410\n2 90\n2 300\n",
+    "n2": "1 405\n2 90\n2 95\n",
+    "n3": "1 150\n2 310\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [
+        ({}, {"n2": "95.0 GB/s to other nodes, the median node 305.0", "n3": "150.0 GB/s among its GPUs"}),
+        ({"n2": "1 400\n2 290\n", "n3": "1 400\n2 320\n"}, {}),
+        ({"n2": None, "n3": "1 400\n"}, {"n2": "no measurement among its GPUs", "n3": "no measurement to other nodes"}),
+    ],
+)
+def test_a_node_fails_that_is_slower_than_others_with_all_its_partners(tmp_path, changes, failed):
+    for node, lines in (SPEEDS | changes).items():
+        if lines is not None:
+            (tmp_path / node).write_text(lines)
+    found = bandwidth.find_failed(tmp_path, list(SPEEDS))
+    assert found.keys() == failed.keys()
+    assert all(found[node].startswith(reason) for node, reason in failed.items())
+
+
+def test_no_node_is_left_out_where_many_fail(tmp_path, capsys):
+    assert bandwidth.main(["--judge", str(tmp_path), "n0", "n1", "n2", "n3"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "4 of 4 nodes fail" in captured.err
+
+
+def test_two_processes_measure_their_bandwidth(tmp_path):
+    run_on_ranks("measure_bandwidth", tmp_path, 2)
+    for rank in (0, 1):
+        assert 0 < bandwidth.read_speeds(tmp_path / f"n{rank}")[2] < 1000
+    assert bandwidth.find_failed(tmp_path, ["n0", "n1"]).keys() == {"n0", "n1"}  # nobody measured a node by itself
 
 
 def start_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
