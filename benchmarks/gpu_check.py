@@ -4,10 +4,11 @@
     torchrun --nproc-per-node 8 benchmarks/gpu_check.py              a machine; adds fsdp and hsdp
     python benchmarks/gpu_check.py --models b32 --steps 5 --write    --write, of a GPU: benchmarks/results/gpu_check.md
 
-Per model and variant (compile, rows of the token table, ways of sharding): time of a step (slowest rank), share of the
-peak, memory that torch allocated and reserved, the attention kernels, the lines that wait for the GPU, how long a
-checkpoint (in a folder of TMPDIR) stops training, and the loss beside that of a float32 step on the CPU.  Without a GPU
-the models are reduced to two narrow blocks, and what only a GPU shows reads "not on CPU".
+Per model and variant (compile, rows of the token table, ways of sharding) the loop of `worldclip train` runs on a
+made-up batch: time of a step (slowest rank), share of the peak, memory that torch allocated and reserved, the attention
+kernels, the lines that wait for the GPU, how long a checkpoint (in a folder of TMPDIR) stops training, and the loss
+beside that of a float32 step on the CPU; with several ranks also exchanges of a step's sizes by themselves.  Without a
+GPU the models are reduced to two narrow blocks, and what only a GPU shows reads "not on CPU".
 
 The expectation is reckoned, never measured: the model's operations (recomputed ones too) at 45% of the peak, the
 optimizer's 40 bytes per parameter at 80% of 3.35 TB/s, and src/worldclip/train/budget.py for memory.
@@ -28,7 +29,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,26 +37,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from exchanges import Exchange, exchange_table, measure_exchanges
 
+from worldclip.core.job import Run
 from worldclip.core.settings import load_config
 from worldclip.model.tokenizer import Tokens
 from worldclip.train import budget
-from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (
     ALONE,
+    FIRST_STEP_TIMEOUT,
     World,
     barrier,
     broadcast_record,
     connected_ranks,
     gather_records,
+    limit_steps,
     pick_rank_device,
 )
 from worldclip.train.loader import Batch
+from worldclip.train.loop import Trainer
 from worldclip.train.schedule import Schedule
+from worldclip.train.start import Start
 from worldclip.train.step import train_step
-from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state
+from worldclip.train.train_state import TrainState, create_train_state
 
 RESULTS = Path(__file__).parent / "results" / "gpu_check.md"
 NOT_ON_CPU = "not on CPU"
@@ -91,7 +97,6 @@ class Measured:
     stop_ms: float
     write_s: float
     expected: str
-    losses: list[float] = field(default_factory=list)
 
 
 def variants_of(world_size: int, is_gpu: bool) -> dict[str, dict[str, Any]]:
@@ -100,6 +105,8 @@ def variants_of(world_size: int, is_gpu: bool) -> dict[str, dict[str, Any]]:
     if is_gpu:  # on a CPU compilation takes a minute per model and says nothing of a GPU
         variants["compile"] = {"compile": True}
         variants["compile rows"] = {"compile": True, "token_table": "rows"}
+        if world_size > 1:
+            variants["compile hsdp"] = {"compile": True, "parallel": "hsdp"}
     if world_size > 1:
         ways = typing.get_args(typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)["parallel"])[0])
         variants |= {way: {"parallel": way} for way in ways if way != "ddp"}
@@ -114,13 +121,16 @@ def make_config(model: str, settings: dict[str, Any], is_gpu: bool, world_size: 
         sizes |= {**REDUCED, "vision_width": REDUCED_WIDTH[model], "image_size": 2 * patch}
     batch = (pairs or (own_pairs if is_gpu else REDUCED_PAIRS)) * world_size
     keys = {"model": sizes, "global_batch_size": batch, "precision": "bf16", "activation_checkpointing": recomputes}
+    keys |= {"checkpoint_every_samples": 10**15, "checkpoint_every_minutes": 1e6}  # only the last step's
     return load_config(TrainConfig, keys | {"device": "cuda" if is_gpu else "cpu"} | settings)
 
 
 def make_tokenizer(config: TrainConfig, is_gpu: bool) -> Any:
-    """Return what a model needs of a tokenizer: the numbers of special ids and rows."""
+    """Return what a training needs of a tokenizer: the numbers of special ids and rows; it writes no file."""
     rows, context = XLM_V_ROWS if is_gpu else REDUCED_ROWS, config.model.architecture().context_length
-    return SimpleNamespace(bos_id=0, pad_id=1, eos_id=2, vocab_size=rows, context_length=context)
+    return SimpleNamespace(
+        bos_id=0, pad_id=1, eos_id=2, vocab_size=rows, context_length=context, save=lambda folder: None
+    )
 
 
 def make_batch(config: TrainConfig, tokenizer: Any, pairs: int, rank: int) -> Batch:
@@ -135,49 +145,111 @@ def make_batch(config: TrainConfig, tokenizer: Any, pairs: int, rank: int) -> Ba
     return Batch(images, Tokens(ids, offsets, tokenizer.pad_id), [], np.zeros(0), Counter())
 
 
+class MadeUpLoader:
+    """Hands out one batch again and again, and notes when.  On a GPU it lists the lines that wait in the last step."""
+
+    num_without_image, epoch_length = 0, 1
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        self.batch, self.device = batch, device
+        self.asked_at: list[float] = []
+        """Seconds, of each batch."""
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield the batches of steps [first_step, last_step)."""
+        for step in range(first_step, last_step):
+            if step == last_step - 2 and self.device.type == "cuda":  # a save follows the last step
+                torch.cuda.set_sync_debug_mode("warn")
+            if step == last_step - 1 and self.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+            self.asked_at.append(time.perf_counter())
+            yield self.batch
+
+    def epochs_of(self, samples: int) -> float:
+        """Return 0: there are none."""
+        return 0.0
+
+
+class TimedTrainer(Trainer):
+    """Training as `worldclip train` does it, on made-up batches; notes what its last checkpoint takes."""
+
+    stop_s: float
+    written_from: float
+    """time.perf_counter when training went on after the checkpoint."""
+
+    def open_loader(self, run: Run, start: Start) -> Any:
+        """Return made-up batches."""
+        pairs = start.schedule.global_batch_size // self.world.size
+        batch = make_batch(self.config, self.tokenizer, pairs, self.world.rank)
+        if self.device.type == "cuda":
+            batch = dataclasses.replace(batch, images=batch.images.pin_memory())
+        return MadeUpLoader(batch, self.device)
+
+    def _save(self) -> None:
+        started_at = time.perf_counter()
+        super()._save()
+        self.written_from = time.perf_counter()
+        self.stop_s = self.written_from - started_at
+
+
+def train(config: TrainConfig, world: World, steps: int) -> tuple[TimedTrainer, float]:
+    """Train for WARM_UP_STEPS, the steps to be timed and two more, the last with a checkpoint.
+
+    Return the trainer and the seconds that the checkpoint took in the background.
+    """
+    limit_steps(world, FIRST_STEP_TIMEOUT)  # each variant compiles anew
+    run_dir = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
+    (run_dir / "train").mkdir(exist_ok=True)
+    batch, num_steps = config.global_batch_size, WARM_UP_STEPS + steps + 2
+    schedule = Schedule(
+        samples_seen=batch * num_steps, global_batch_size=batch, num_steps=num_steps, warmup_steps=num_steps
+    )
+    start = Start(schedule=schedule, checkpoint=None, num_streams=0, shards=[], images=None)
+    tokenizer = make_tokenizer(config, config.device == "cuda")
+    trainer = TimedTrainer(Run.of(run_dir, config), world, start, tokenizer)
+    trainer.run()
+    write_s = time.perf_counter() - trainer.written_from
+    if world.is_first:
+        shutil.rmtree(run_dir)
+    return trainer, write_s
+
+
 def measure(
     model: str, variant: str, config: TrainConfig, world: World, device: torch.device, steps: int
 ) -> tuple[Measured, TrainState]:
     """Run steps of one model and variant."""
     is_gpu = device.type == "cuda"
-    tokenizer = make_tokenizer(config, is_gpu)
-    pairs = config.global_batch_size // world.size
-    batch = make_batch(config, tokenizer, pairs, world.rank)
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    state = create_train_state(config, tokenizer, world, device, None)
-    losses = [train_step(state, batch, config.lr).loss for _ in range(WARM_UP_STEPS)]
-    times_s = [timed_step(state, batch, config.lr, device) for _ in range(steps)]
-    step_s = max(gather_records(statistics.median(times_s), world))
-    kernels = attention_kernels(state, batch, config.lr, is_gpu)
-    num_syncs, sync_lines = synchronising_lines(state, batch, config.lr) if is_gpu else (NOT_ON_CPU, [])
-    stop_s, write_s = checkpoint_times(state, world)
-    length = len(batch.tokens.ids) / pairs
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer, write_s = train(config, world, steps)
+    loader, state = trainer.loader, trainer.state
+    step_s = max(
+        gather_records(statistics.median(np.diff(loader.asked_at)[WARM_UP_STEPS : WARM_UP_STEPS + steps]), world)
+    )
+    allocated, reserved = (
+        (torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)) if is_gpu else (0, 0)
+    )
+    num_syncs, sync_lines = waiting_lines(caught) if is_gpu else (NOT_ON_CPU, [])
+    pairs = config.global_batch_size // world.size
+    length = len(loader.batch.tokens.ids) / pairs
     flops = pairs * budget.flops_per_pair(config.model.architecture(), length)
     peak = peak_flops(device, config.precision)
     measured = Measured(
         name=f"{model} {variant}",
         step_ms=1000 * step_s,
         utilisation=f"{flops / step_s / peak:.1%}" if peak else NOT_ON_CPU if not is_gpu else "peak unknown",
-        allocated=gib(torch.cuda.max_memory_allocated(device)) if is_gpu else NOT_ON_CPU,
-        reserved=gib(torch.cuda.max_memory_reserved(device)) if is_gpu else NOT_ON_CPU,
-        kernels=kernels,
+        allocated=gib(allocated) if is_gpu else NOT_ON_CPU,
+        reserved=gib(reserved) if is_gpu else NOT_ON_CPU,
+        kernels=attention_kernels(state, loader.batch, config.lr, is_gpu),
         syncs=num_syncs,
         sync_lines=sync_lines,
-        stop_ms=1000 * stop_s,
+        stop_ms=1000 * trainer.stop_s,
         write_s=write_s,
-        expected=expectation(config, tokenizer.vocab_size, world.size, flops),
-        losses=losses,
+        expected=expectation(config, trainer.tokenizer.vocab_size, world.size, flops),
     )
     return measured, state
-
-
-def timed_step(state: TrainState, batch: Batch, lr: float, device: torch.device) -> float:
-    started_at = time.perf_counter()
-    train_step(state, batch, lr)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started_at
 
 
 def attention_kernels(state: TrainState, batch: Batch, lr: float, is_gpu: bool) -> list[str]:
@@ -195,38 +267,14 @@ def attention_kernels(state: TrainState, batch: Batch, lr: float, is_gpu: bool) 
     return [f"{name} x {count}" for name, count in calls.most_common(4)]
 
 
-def synchronising_lines(state: TrainState, batch: Batch, lr: float) -> tuple[str, list[str]]:
+def waiting_lines(caught: Sequence[warnings.WarningMessage]) -> tuple[str, list[str]]:
     """Return (how often a step waits for the GPU, file:line of each place and how often)."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            train_step(state, batch, lr)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     places = Counter(
         f"{Path(warning.filename).name}:{warning.lineno}"
         for warning in caught
         if "synchronizing" in str(warning.message)
     )
     return str(sum(places.values())), [f"{place} x {count}" for place, count in places.most_common()]
-
-
-def checkpoint_times(state: TrainState, world: World) -> tuple[float, float]:
-    """Return seconds that (a checkpoint stops training, its writing takes in the background)."""
-    folder = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
-    writer = CheckpointWriter(folder, world, keep_last=1)
-    started_at = time.perf_counter()
-    record = {"updates": 0, "samples_seen": 0}
-    writer.start(1, copy_to_cpu(state), record, lambda place: None)
-    stopped_at = time.perf_counter()
-    writer.wait()
-    written_at = time.perf_counter()
-    writer.close()
-    barrier(world)
-    if world.is_first:
-        shutil.rmtree(folder)
-    return stopped_at - started_at, written_at - stopped_at
 
 
 def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: float) -> str:
@@ -288,6 +336,7 @@ def check(models: Sequence[str], steps: int, pairs: int | None, world: World, de
     rows: list[Measured] = []
     problems: list[str] = []
     parity: dict[str, tuple[float, float]] = {}
+    exchanges: dict[str, list[Exchange]] = {}
     for model in models:
         for variant, settings in variants_of(world.size, is_gpu).items():
             with said_if_too_large(f"{model} {variant}", problems):
@@ -296,17 +345,22 @@ def check(models: Sequence[str], steps: int, pairs: int | None, world: World, de
                 rows.append(measured)
                 del state
             free()
+        with said_if_too_large(f"{model} exchanges", problems):
+            config = make_config(model, {}, is_gpu, world.size, pairs)
+            exchanges[model] = measure_exchanges(config, make_tokenizer(config, is_gpu).vocab_size, world, device)
+        free()
         if world.is_first:
             with said_if_too_large(f"{model} loss", problems):
                 parity[model] = loss_parity(make_config(model, {}, is_gpu, 1, pairs), device)
             free()
         barrier(world)  # a large model's step on the CPU takes minutes, longer than a collective may wait
-    return page(rows, parity, problems, world, device)
+    return page(rows, parity, exchanges, problems, world, device)
 
 
 def page(
     rows: Sequence[Measured],
     parity: dict[str, tuple[float, float]],
+    exchanges: dict[str, list[Exchange]],
     problems: Sequence[str],
     world: World,
     device: torch.device,
@@ -334,6 +388,7 @@ def page(
         "expected on an H100 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
         *lines,
+        *exchange_table(exchanges),
         *(["", "Failed:", "", *(f"- {problem}" for problem in problems)] if problems else []),
         "", "Attention:", "", *kernels,
         "", "Lines that wait for the GPU, in one step:", "", *waits,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from on_ranks import run_on_ranks
 from worldclip.train.distributed import ALONE
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -52,6 +53,23 @@ def test_expectations_are_the_budgets_at_the_recipes_sizes():
 def test_each_way_of_sharding_that_the_config_knows_is_run():
     assert {"fsdp", "hsdp"} <= set(gpu_check.variants_of(8, True))
     assert "compile" in gpu_check.variants_of(1, True)
+
+
+def test_compilation_is_checked_with_hsdp_where_there_are_several_gpus():
+    assert gpu_check.variants_of(8, True)["compile hsdp"] == {"compile": True, "parallel": "hsdp"}
+    assert not any("hsdp" in name for name in gpu_check.variants_of(1, True))
+
+
+@pytest.mark.slow
+def test_four_processes_run_each_way_of_sharding_and_exchanges_of_a_steps_sizes(tmp_path):
+    run_on_ranks("check_gpu", tmp_path, 4)
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    names = [line[2:].partition(" | ")[0] for line in lines if line.endswith(" GiB |")]
+    assert names == [f"b32 {way}" for way in ("ddp", "rows", "fsdp", "hsdp")]
+    (gradients,) = (line for line in lines if line.startswith("| b32: all-reduce, all gradients"))
+    (gathered,) = (line for line in lines if line.startswith("| b32: all-gather, features"))
+    assert gathered.split(" | ")[1] == f"{4 * 8 * 32 * 4 / 2**20:.1f} MiB"
+    assert float(gradients.split(" | ")[2].removesuffix(" ms").replace(",", "")) > 0
 
 
 def test_nothing_is_written_without_a_gpu(monkeypatch, capsys):

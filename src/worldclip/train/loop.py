@@ -41,7 +41,7 @@ from worldclip.train.distributed import (
     limited_waits,
     pick_rank_device,
 )
-from worldclip.train.loader import UNREADABLE, Batch
+from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import RankCounts, read_progress
@@ -90,7 +90,7 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         start, held_out = hold_out(start, config)
-        self.loader = create_loader(run, start, tokenizer, world, pin_memory=self.device.type == "cuda")
+        self.loader = self.open_loader(run, start)
         if world.is_first:  # before training allocates memory
             self._say_budget()
         self.validation = create_validation(run, start, held_out, tokenizer, world)
@@ -108,6 +108,10 @@ class Trainer:
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
         self.started_at = 0.0  # time.perf_counter when the step before was done
         self.busy_s = 0.0
+
+    def open_loader(self, run: Run, start: Start) -> Loader:
+        """Return the loader of the pairs to train on; benchmarks/gpu_check.py has another one."""
+        return create_loader(run, start, self.tokenizer, self.world, pin_memory=self.device.type == "cuda")
 
     def _say_budget(self) -> None:
         config = self.config
