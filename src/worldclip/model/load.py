@@ -4,6 +4,7 @@
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
+    text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
     peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
     onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or next to config.json
 
@@ -29,6 +30,7 @@ from worldclip.model.formats import MODEL_FORMATS, readable_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
+from worldclip.model.formats.text_tower_folder import JoinedBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.preprocess import RULES, Rule, reference
 from worldclip.model.records import check_folder
@@ -45,6 +47,8 @@ def load(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
+    image_tower: str | Path | None = None,
+    language: str | None = None,
     preprocess: Rule = "source",
 ) -> Clip:
     """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
@@ -52,7 +56,9 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; of an ONNX folder
-    as its files are named (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).
+    as its files are named (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the
+    CLIP whose images a text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of
+    the texts, for NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -60,12 +66,18 @@ def load(
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
-    name = None if tokenizer is None else str(tokenizer)
-    options = LoadOptions(device=device, arch=arch, tokenizer=name, precision=precision)
+    options = LoadOptions(
+        device=device,
+        arch=arch,
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        precision=precision,
+        image_tower=None if image_tower is None else str(image_tower),
+        language=language,
+    )
     clip = read(find(source, layout, precision), options)
     if preprocess == "source":
         return clip
-    is_numpy = isinstance(clip.backend, OnnxBackend)
+    is_numpy = isinstance(getattr(clip.backend, "images", clip.backend), OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 
@@ -107,7 +119,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     formats = readable_formats()
     used = formats[source.layout]
     problems = missing_of(source, options)
-    for name in ("arch", "tokenizer", "precision"):
+    for name in ("arch", "tokenizer", "precision", "image_tower"):
         value = getattr(options, name)
         if value is not None and name not in used.OPTIONS:
             layouts = ", ".join(layout for layout, module in formats.items() if name in module.OPTIONS)
@@ -118,9 +130,13 @@ def read(source: Source, options: LoadOptions) -> Clip:
         raise UserError(problems)
     dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
     clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
-    if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
+    if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend | JoinedBackend):
         clip.backend.model.to(dtype)
-    return clip
+    if options.language is None:
+        return clip
+    if clip.language is None:
+        raise UserError(f"language = {options.language!r}: this model is not told the language of a text; omit it")
+    return clip.in_language(options.language)
 
 
 def _load_base(name: str, options: LoadOptions) -> Clip:

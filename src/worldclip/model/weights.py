@@ -23,15 +23,27 @@ _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's
 
 def read_json_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration.  Raises UserError where the file holds anything else, or NaN."""
+    record = _read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds a JSON {type(record).__name__}, not an object; copy or download it again")
+    return record
+
+
+def read_json_objects(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON list of objects in a file.  Raises UserError where it holds anything else, or NaN."""
+    records = _read_json(path)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} holds no JSON list of objects; copy or download it again")
+    return records
+
+
+def _read_json(path: Path) -> Any:
     try:
-        record = json.loads(read_regular(path).decode(), parse_constant=_refuse_constant)
+        return json.loads(read_regular(path).decode(), parse_constant=_refuse_constant)
     except NotRegular as error:
         raise UserError(f"{path} {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} holds a JSON {type(record).__name__}, not an object; copy or download it again")
-    return record
 
 
 def _refuse_constant(name: str) -> Any:

@@ -18,3 +18,8 @@ MODEL_FORMATS = Registry("model format", "worldclip.model_formats")
 def readable_formats() -> dict[str, Format]:
     """Return the formats that worldclip.load reads, by name."""
     return {name: item for name, item in MODEL_FORMATS.items() if hasattr(item, "read")}
+
+
+def is_written(item: object) -> bool:
+    """Return whether a format can be exported to; some are only read."""
+    return hasattr(item, "write") or hasattr(item, "writer")

@@ -66,8 +66,12 @@ class LoadOptions:
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
     """fp32, fp16, bf16 (torch), or of an ONNX folder as its files are named: fp16, int8, uint8, quantized, q4, bnb4."""
+    image_tower: str | None = None
+    """Folder or hub id of the CLIP whose images a text tower was aligned with."""
+    language: str | None = None
+    """Language of the texts, for a text tower that is told it: a FLORES code or worldclip's."""
     load_base: Callable[[str, LoadOptions], Clip] | None = None
-    """Loads another model by its path or hub id, for formats of adapters; worldclip.load sets it."""
+    """Loads another model by its path or hub id, for formats of adapters and of text towers; worldclip.load sets it."""
 
 
 class Writer(Protocol):
@@ -109,7 +113,7 @@ class Format(Protocol):
 
     requires: Requirement
     OPTIONS: tuple[str, ...]
-    """The fields of LoadOptions, device apart, that it reads."""
+    """The fields of LoadOptions, device and language apart, that it reads."""
     has_torch_weights: bool
     """Whether `precision` is a dtype of torch; else it names files."""
     yields_to: str

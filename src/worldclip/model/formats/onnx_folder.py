@@ -40,7 +40,7 @@ from worldclip.model.tokenizer import Tokens
 logger = logging.getLogger(__name__)
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 requires = Requirement(("onnx", "onnx_ir", "onnxscript", "onnxruntime"), extra="export")
-has_torch_weights, yields_to = False, ""
+has_torch_weights, yields_to = False, "text"  # repositories of text towers hold their graphs, too
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # smallest cosine of embeddings with the model's
 JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images and texts of joint graphs
 

@@ -8,6 +8,7 @@ B a batch, D embed_dim, S image side, T tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from worldclip.core.errors import UserError, require
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.language_tokens import LanguageTokens
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.records import check_normaliser, tokenizer_faults
@@ -36,6 +38,9 @@ FAMILIES = {
 }
 OLD_BUFFER = "position_ids"  # older transformers saved it
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # open_clip's own
+# SigLIP 2 lowers texts' case before Gemma's tokenizer, which does not (arXiv:2502.14786, section 2.1).  Its folders
+# state one of these classes: Siglip2Tokenizer, of transformers from 5.0 on, does it itself.
+GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
 PADDED = ("siglip",)  # trained on texts that are padded to the whole context, without a mask
 
 
@@ -48,6 +53,14 @@ class OtherTokenizer:
     pad_id: int
     context_length: int
     specials: list[str]
+    languages: LanguageTokens | None = None
+    """Of a tokenizer that writes the language of a text before it."""
+
+    def in_language(self, lang: str) -> OtherTokenizer:
+        """Return the tokenizer for texts of a language.  Raises UserError for a language that it does not know."""
+        if self.languages is None:
+            return self
+        return dataclasses.replace(self, languages=self.languages.in_language(lang))
 
     def encode(self, texts: Any) -> Tokens:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
@@ -57,30 +70,23 @@ class OtherTokenizer:
             rows = self.to_ids([break_specials(text, self.specials) for text in texts]) if len(texts) else []
         offsets = np.cumsum([0, *map(len, rows)])
         ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
+        if self.languages is not None:
+            ids = self.languages.put(ids)
         return Tokens(ids, offsets, self.pad_id)
 
 
 @dataclass(frozen=True, slots=True)
-class OtherBackend:
-    """Two towers of another family, as functions of pixels and of padded ids with their mask."""
+class TextTower:
+    """A text tower as a function of padded ids and their mask."""
 
     model: Any
-    image_tower: Callable[[torch.Tensor], torch.Tensor]
-    text_tower: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     embed_dim: int
-    padded_length: int | None
+    padded_length: int | None = None
     """Length to which every text is padded; None: that of its chunk."""
     pads_left: bool = False
 
-    @property
-    def logit_scale(self) -> float:
-        return math.exp(float(self.model.logit_scale.detach()))
-
-    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        """Return (B, D) float32 of unit length."""
-        return self._unit(self.image_tower, pixels_B3SS)
-
-    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+    def encode(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
         import torch
 
@@ -95,17 +101,44 @@ class OtherBackend:
                     [np.roll(ids_T, width - n) for ids_T, n in zip(ids_BT, tokens.lengths[rows], strict=True)]
                 )
                 mask_BT = mask_BT[:, ::-1].copy()
-            features_BD[rows] = self._unit(self.text_tower, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
+            features_BD[rows] = _unit(self.model, self.run, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
         return features_BD
 
-    def _unit(self, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> np.ndarray:
-        import torch
 
-        weights = next(self.model.parameters())
-        moved = (tensor.to(weights.device, weights.dtype if tensor.is_floating_point() else None) for tensor in inputs)
-        with torch.inference_mode():
-            features = tower(*moved).float()
-            return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+@dataclass(frozen=True, slots=True)
+class OtherBackend:
+    """Two towers of another family."""
+
+    model: Any
+    image_tower: Callable[[torch.Tensor], torch.Tensor]
+    texts: TextTower
+
+    @property
+    def embed_dim(self) -> int:
+        return self.texts.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        return math.exp(float(self.model.logit_scale.detach()))
+
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
+        """Return (B, D) float32 of unit length."""
+        return _unit(self.model, self.image_tower, pixels_B3SS)
+
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+        """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
+        return self.texts.encode(tokens, num_chunks)
+
+
+def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> np.ndarray:
+    """Return a tower's features of unit length, float32; inputs go to the model's device, floats to its dtype."""
+    import torch
+
+    weights = next(model.parameters())
+    moved = (tensor.to(weights.device, weights.dtype if tensor.is_floating_point() else None) for tensor in inputs)
+    with torch.inference_mode():
+        features = tower(*moved).float()
+        return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
 
 
 def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
@@ -124,6 +157,8 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         raise UserError(
             f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"
         ) from error
+    if config.model_type == "siglip" and _is_gemma(hf):
+        lower_case(hf)
     context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
     is_padded = config.model_type in PADDED
 
@@ -135,15 +170,18 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         mask = None if is_padded else mask_BT.long()
         return _pooled(model.get_text_features(input_ids=ids_BT, attention_mask=mask))
 
-    backend = OtherBackend(
-        model.to(pick_device(options.device)),
-        lambda pixels_B3SS: _pooled(model.get_image_features(pixel_values=pixels_B3SS)),
+    texts = TextTower(
+        model,
         text_tower,
         _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
         context_length if is_padded else None,
         pads_left=is_padded and hf.padding_side == "left",
     )
-    return Clip(backend, _tokenizer_of(hf, to_ids, context_length), processor)
+    model.to(pick_device(options.device))
+    backend = OtherBackend(
+        model, lambda pixels_B3SS: _pooled(model.get_image_features(pixel_values=pixels_B3SS)), texts
+    )
+    return Clip(backend, tokenizer_of(hf, to_ids, context_length), processor)
 
 
 def _pooled(output: Any) -> torch.Tensor:
@@ -152,7 +190,24 @@ def _pooled(output: Any) -> torch.Tensor:
     return features
 
 
-def _tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], context_length: int) -> OtherTokenizer:
+def _is_gemma(hf: Any) -> bool:
+    """Return whether a tokenizer is Gemma's, with which SigLIP 2 was trained; the first SigLIP has a T5 vocabulary."""
+    names = [type(hf).__name__, str(hf.init_kwargs.get("tokenizer_class", ""))]
+    return any(name.removesuffix("Fast") in GEMMA for name in names)
+
+
+def lower_case(hf: Any) -> None:
+    """Let a tokenizer lower texts' case first, unless it does."""
+    from tokenizers import normalizers
+
+    own = hf.backend_tokenizer.normalizer
+    if own is not None and '"Lowercase"' in own.__getstate__().decode():
+        return
+    parts = [normalizers.Lowercase()] if own is None else [normalizers.Lowercase(), own]
+    hf.backend_tokenizer.normalizer = normalizers.Sequence(parts)
+
+
+def tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], context_length: int) -> OtherTokenizer:
     pad_id = hf.pad_token_id
     if pad_id is None:
         raise UserError("the tokenizer has no pad token; set one in its tokenizer_config.json")
@@ -189,13 +244,13 @@ def read_open_clip(
         ) from error
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
     facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std)
-    backend = OtherBackend(
-        model.to(pick_device(options.device)),
-        model.encode_image,
+    texts = TextTower(
+        model,
         lambda ids_BT, mask_BT: model.encode_text(ids_BT),
         model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1],
         tokenizer.context_length,
     )
+    backend = OtherBackend(model.to(pick_device(options.device)), model.encode_image, texts)
     return Clip(backend, tokenizer, PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts))
 
 
@@ -242,4 +297,5 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
     hf = getattr(own, "tokenizer", None)
     check_normaliser(getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None), source)
     specials = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
-    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials))
+    languages = None if hf is None else LanguageTokens.of(hf)
+    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials), languages)

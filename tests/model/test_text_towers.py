@@ -1,0 +1,248 @@
+"""Text towers for another CLIP's images: Sentence Transformers' modules against its own library, M-CLIP's layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from test_other_clips import save_tokenizer, small_model, unit
+
+import worldclip
+from worldclip.core.errors import UserError
+from worldclip.export import export_model
+from worldclip.export.config import ExportConfig
+from worldclip.model.sample_inputs import images as sample_images
+
+TEXTS = ["a red apple", "apple", "a long text of many words", "Many WORDS", "", "a text " * 40]
+IDS = {"vocab_size": 12, "pad_token_id": 1}
+
+
+def save_clip(folder: Path) -> Path:
+    """Write the CLIP whose images the text towers were aligned with: 24 dimensions."""
+    model, processor, context_length = small_model("clip")
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    save_tokenizer(folder, context_length)
+    return folder
+
+
+def save_encoder(folder: Path, family: str) -> Any:
+    """Write a small text encoder with its tokenizer and return it."""
+    torch.manual_seed(1)
+    if family == "distilbert":
+        sizes = {"dim": 20, "hidden_dim": 40, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32}
+        model = transformers.DistilBertModel(transformers.DistilBertConfig(**IDS, **sizes))
+    else:
+        sizes = {"hidden_size": 20, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.XLMRobertaConfig(**IDS, **sizes, max_position_embeddings=34)
+        model = transformers.XLMRobertaModel(config)
+    model.eval().save_pretrained(folder)
+    save_tokenizer(folder, 32)
+    return model
+
+
+def save_sentence_transformer(folder: Path, pooling: str = "mean", lower: bool = False, activation: str = "") -> Any:
+    """Write a folder with Sentence Transformers itself and return its model."""
+    library = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    from sentence_transformers.base.modules import Dense, Transformer
+
+    encoder = folder.parent / "encoder"
+    save_encoder(encoder, "distilbert")
+    torch.manual_seed(2)
+    function = torch.nn.Tanh() if activation else torch.nn.Identity()
+    parts = [
+        Transformer(str(encoder), max_seq_length=16, do_lower_case=lower),
+        modules.Pooling(20, pooling_mode=pooling),
+        Dense(20, 24, bias=bool(activation), activation_function=function),
+    ]
+    model = library.SentenceTransformer(modules=parts, device="cpu")
+    model.save(str(folder))
+    return library.SentenceTransformer(str(folder), device="cpu")
+
+
+def as_version_2(folder: Path, lower: bool) -> None:
+    """Write the records as the published folder has them, from a time when they had other keys and class names."""
+    models = "sentence_transformers.models"
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    records = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{models}.{kind}"} for i, (path, kind) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(records))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16, "do_lower_case": lower}))
+    pooling = {"word_embedding_dimension": 20, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return save_clip(tmp_path / "images")
+
+
+def check(clip: worldclip.Clip, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(clip.encode_text(TEXTS), expected, atol=2e-6)
+    one_by_one = np.concatenate([clip.encode_text([text]) for text in TEXTS])
+    np.testing.assert_allclose(clip.encode_text(TEXTS), one_by_one, atol=2e-6)
+
+
+@pytest.mark.parametrize(("pooling", "lower", "activation"), [("mean", False, ""), ("cls", True, "Tanh")])
+def test_texts_are_those_of_sentence_transformers_and_images_those_of_the_clip(
+    pooling: str, lower: bool, activation: str, images: Path, tmp_path: Path
+) -> None:
+    model = save_sentence_transformer(tmp_path / "texts", pooling, lower, activation)
+    clip = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    check(clip, unit(torch.from_numpy(model.encode(TEXTS))))
+    alone = worldclip.load(images, device="cpu")
+    pictures = sample_images()
+    np.testing.assert_array_equal(clip.encode_image(pictures), alone.encode_image(pictures))
+    assert clip.logit_scale == alone.logit_scale
+    assert clip.embed_dim == 24
+    assert clip.tokenizer.context_length == 16
+    np.testing.assert_allclose(clip.classify(pictures, ["apple", "text"]).sum(axis=1), 1, atol=1e-5)
+    assert clip.tokenizer.encode(["apple </s> apple"]).ids.tolist().count(2) == 1
+
+
+def test_folders_of_old_versions_load_too(images: Path, tmp_path: Path) -> None:
+    model = save_sentence_transformer(tmp_path / "texts")
+    expected = unit(torch.from_numpy(model.encode(TEXTS)))
+    as_version_2(tmp_path / "texts", lower=False)
+    check(worldclip.load(tmp_path / "texts", device="cpu", image_tower=images), expected)
+
+
+def save_mclip(folder: Path, base: Path) -> Any:
+    """Write a folder as multilingual_clip does, and return its own way to embed texts (pt_multilingual_clip.py)."""
+    encoder = save_encoder(base, "xlm-roberta")
+    torch.manual_seed(3)
+    layer = torch.nn.Linear(20, 24)
+    save_tokenizer(folder, 32)
+    record = {"model_type": "M-CLIP", "modelBase": str(base), "numDims": 24, "transformerDimensions": 20}
+    (folder / "config.json").write_text(json.dumps(record))
+    state = {f"transformer.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    state |= {f"LinearTransformation.{name}": tensor for name, tensor in layer.state_dict().items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")  # theirs fails for long texts
+        mask = inputs["attention_mask"]
+        hidden = encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})[0]
+        return layer((hidden * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1)[:, None])
+
+    return embed
+
+
+def test_texts_are_those_of_m_clip(images: Path, tmp_path: Path) -> None:
+    embed = save_mclip(tmp_path / "texts", tmp_path / "base")
+    clip = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    check(clip, unit(embed(TEXTS)))
+    assert clip.tokenizer.context_length == 32  # of 34 positions, two are before the first token
+
+
+def test_published_towers_know_their_clip_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worldclip.model.formats import text_tower_folder
+
+    images = save_clip(tmp_path / "images")
+    folder = tmp_path / "models--M-CLIP--XLM-Roberta-Large-Vit-L-14" / "snapshots" / "0123"
+    save_mclip(folder, tmp_path / "base")
+    with pytest.raises(UserError, match="openai/clip-vit-large-patch14 is neither"):
+        worldclip.load(folder, device="cpu")
+    monkeypatch.setitem(text_tower_folder.IMAGE_TOWERS, "XLM-Roberta-Large-Vit-L-14", str(images))
+    assert worldclip.load(folder, device="cpu").embed_dim == 24
+
+
+def test_precision_is_that_of_both_towers(images: Path, tmp_path: Path) -> None:
+    save_mclip(tmp_path / "texts", tmp_path / "base")
+    clip = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    half = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images, precision="bf16")
+    assert {tensor.dtype for tensor in half.backend.model.parameters()} == {torch.bfloat16}
+    assert "bfloat16" in repr(half)
+    for encode, inputs in ((clip.encode_text, TEXTS), (clip.encode_image, sample_images())):
+        other = getattr(half, encode.__name__)(inputs)
+        assert 0 < np.abs(encode(inputs) - other).max() < 0.05
+
+
+def change(path: Path, **keys: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "2_Dense" / "model.safetensors").unlink()
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "pooling": (lambda f: change(f / "1_Pooling/config.json", pooling_mode="max"), "pooling max; worldclip knows mean"),
+    "activation": (
+        lambda f: change(f / "2_Dense/config.json", activation_function="os.system"),
+        "activation_function = 'os.system'; worldclip knows",
+    ),
+    "residual": (lambda f: change(f / "2_Dense/config.json", use_residual=True), "without a residual"),
+    "prompt": (
+        lambda f: change(f / "config_sentence_transformers.json", default_prompt_name="query"),
+        "default_prompt_name = 'query' puts words before each text",
+    ),
+    "another module": (
+        lambda f: (f / "modules.json").write_text((f / "modules.json").read_text().replace("Dense", "CNN")),
+        "Transformer, Pooling, CNN; worldclip loads",
+    ),
+    "a folder elsewhere": (
+        lambda f: (f / "modules.json").write_text((f / "modules.json").read_text().replace("2_Dense", "../images")),
+        "'../images' is not a path below",
+    ),
+    "no weights": (remove_weights, "2_Dense holds none of its weights"),
+    "another encoder": (lambda f: change(f / "config.json", model_type="t5"), "'t5' text encoder; worldclip loads bert"),
+    "code of its own": (
+        lambda f: change(f / "config.json", model_type="x", auto_map={"AutoConfig": "evil.Config"}),
+        "evil|does not load",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_what_the_tower_would_make_otherwise_is_refused(damage: str, images: Path, tmp_path: Path) -> None:
+    save_sentence_transformer(tmp_path / "texts")
+    (tmp_path / "texts" / "evil.py").write_text("raise SystemExit('code of the folder ran')")
+    do, said = REFUSED[damage]
+    do(tmp_path / "texts")
+    with pytest.raises(UserError, match=said):
+        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+
+
+def test_the_image_tower_must_be_named_and_fit(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    save_mclip(folder, tmp_path / "base")
+    with pytest.raises(UserError, match="holds a text tower alone; name the CLIP whose images"):
+        worldclip.load(folder, device="cpu")
+    with pytest.raises(UserError, match=r"image_tower = .*: not used for the layout 'huggingface' \(only for text\)"):
+        worldclip.load(images, device="cpu", image_tower=images)
+    save_file(
+        {"transformer.a": torch.zeros(1), "LinearTransformation.weight": torch.zeros(8, 20)},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(UserError, match=f"the weights are not those of {tmp_path / 'base'}"):
+        worldclip.load(folder, device="cpu", image_tower=images)
+    (folder / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(UserError, match="modelBase = .*does not load"):
+        worldclip.load(folder, device="cpu", image_tower=images)
+
+
+def test_towers_of_another_size_do_not_fit(images: Path, tmp_path: Path) -> None:
+    save_mclip(tmp_path / "texts", tmp_path / "base")
+    state = torch.load(tmp_path / "texts" / "pytorch_model.bin", weights_only=True)
+    state |= {"LinearTransformation.weight": torch.zeros(8, 20), "LinearTransformation.bias": torch.zeros(8)}
+    torch.save(state, tmp_path / "texts" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="embeds texts in 8 dimensions, .*images in 24"):
+        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+
+
+def test_text_towers_are_not_exported(images: Path, tmp_path: Path) -> None:
+    save_mclip(tmp_path / "texts", tmp_path / "base")
+    with pytest.raises(UserError, match="text can be loaded, not written"):
+        export_model(images, tmp_path / "out", ExportConfig(formats=("text",)))
