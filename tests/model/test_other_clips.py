@@ -38,11 +38,12 @@ def save_tokenizer(folder: Path, max_length: int) -> Any:
     return fast
 
 
-def small_model(family: str) -> tuple[Any, Any, int]:
+def small_model(family: str, vocab_size: int = 12) -> tuple[Any, Any, int]:
     """Return (model, image processor, context length)."""
     torch.manual_seed(0)
     if family == "siglip":
-        text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 16, "pad_token_id": 1, "eos_token_id": 2}
+        ids = {"pad_token_id": 1, "eos_token_id": 2}
+        text = {**TOWER, "vocab_size": vocab_size, "max_position_embeddings": 16, **ids}
         config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
         processor = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
         return transformers.SiglipModel(config), processor, 16
@@ -60,6 +61,15 @@ def small_model(family: str) -> tuple[Any, Any, int]:
     text = {**TOWER, "vocab_size": 12, "max_position_embeddings": 16, **ids}
     config = transformers.ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
     return transformers.ChineseCLIPModel(config), processor, 16
+
+
+def save_clip_folder(folder: Path) -> Path:
+    """Write a small CLIP with 24 dimensions."""
+    model, processor, context_length = small_model("clip")
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    save_tokenizer(folder, context_length)
+    return folder
 
 
 @pytest.fixture(params=["clip", "siglip", "altclip", "chinese_clip"])
@@ -112,6 +122,44 @@ def test_siglip_pads_on_the_side_that_its_tokenizer_states(tmp_path: Path) -> No
         assert inputs["input_ids"][0, 0] == 1
         expected = unit(model.get_text_features(input_ids=inputs["input_ids"]))
         np.testing.assert_allclose(clip.encode_text(texts), expected, atol=2e-6)
+
+
+def save_gemma(folder: Path, tokenizer_class: str) -> None:
+    """Write Gemma's tokenizer, small: its classes, normaliser and specials, with pieces in both cases."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"abcdefAÉéσςΣ▁"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    settings = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "model_max_length": 16}
+    made = getattr(transformers, tokenizer_class)(vocab=vocab, merges=[], **settings)
+    made.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("tokenizer_class", ["GemmaTokenizer", "Siglip2Tokenizer"])
+def test_siglip_2_lowers_the_case_of_texts(tokenizer_class: str, tmp_path: Path) -> None:
+    """The folders of 2025 state Gemma's tokenizer, which keeps case; Siglip2Tokenizer is the reference."""
+    model, processor, _ = small_model("siglip", vocab_size=18)
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    save_gemma(tmp_path, tokenizer_class)
+    save_gemma(tmp_path / "reference", "Siglip2Tokenizer")
+    reference = transformers.Siglip2Tokenizer.from_pretrained(tmp_path / "reference")
+    clip = worldclip.load(tmp_path, device="cpu")
+    texts = ["A bad CAFÉ", "a bad café", "ΣΣ", "A <EOS> B"]
+    inputs = reference(texts, return_tensors="pt", truncation=True, max_length=16, padding="max_length")
+    assert [clip.tokenizer.encode([text]).ids.tolist() for text in texts] == [
+        row[: int(mask.sum())] for row, mask in zip(inputs["input_ids"].tolist(), inputs["attention_mask"], strict=True)
+    ]
+    expected = unit(model.get_text_features(input_ids=inputs["input_ids"]))
+    np.testing.assert_allclose(clip.encode_text(texts), expected, atol=2e-6)
+    np.testing.assert_array_equal(clip.encode_text(texts[:1]), clip.encode_text(texts[1:2]))
+
+
+def test_the_first_siglip_keeps_its_own_tokenizer(tmp_path: Path) -> None:
+    model, processor, context_length = small_model("siglip")
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    tokenizer = save_tokenizer(tmp_path, context_length)
+    clip = worldclip.load(tmp_path, device="cpu")
+    assert clip.tokenizer.encode(["Apple APPLE apple"]).ids.tolist() == tokenizer("Apple APPLE apple")["input_ids"]
 
 
 def test_a_folder_of_sentence_transformers_names_the_folder_that_loads(tmp_path: Path) -> None:

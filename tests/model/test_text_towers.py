@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from test_other_clips import save_tokenizer, small_model, unit
+from test_other_clips import save_clip_folder, save_tokenizer, unit
 
 import worldclip
 from worldclip.core.errors import UserError
@@ -22,15 +22,6 @@ from worldclip.model.sample_inputs import images as sample_images
 
 TEXTS = ["a red apple", "apple", "a long text of many words", "Many WORDS", "", "a text " * 40]
 IDS = {"vocab_size": 12, "pad_token_id": 1}
-
-
-def save_clip(folder: Path) -> Path:
-    """Write the CLIP whose images the text towers were aligned with: 24 dimensions."""
-    model, processor, context_length = small_model("clip")
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    save_tokenizer(folder, context_length)
-    return folder
 
 
 def save_encoder(folder: Path, family: str) -> Any:
@@ -83,7 +74,7 @@ def as_version_2(folder: Path, lower: bool) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    return save_clip(tmp_path / "images")
+    return save_clip_folder(tmp_path / "images")
 
 
 def check(clip: worldclip.Clip, expected: np.ndarray) -> None:
@@ -148,7 +139,7 @@ def test_texts_are_those_of_m_clip(images: Path, tmp_path: Path) -> None:
 def test_published_towers_know_their_clip_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from worldclip.model.formats import text_tower_folder
 
-    images = save_clip(tmp_path / "images")
+    images = save_clip_folder(tmp_path / "images")
     folder = tmp_path / "models--M-CLIP--XLM-Roberta-Large-Vit-L-14" / "snapshots" / "0123"
     save_mclip(folder, tmp_path / "base")
     with pytest.raises(UserError, match="openai/clip-vit-large-patch14 is neither"):
