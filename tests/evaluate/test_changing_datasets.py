@@ -70,7 +70,7 @@ def world(request, tmp_path, monkeypatch):
     def call(name: str, model: WordModel) -> list[bytes]:
         run_dir = tmp_path / name / "run"
         write_checkpoint(run_dir)
-        monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
+        monkeypatch.setattr(model_load, "load", lambda source, **options: model)
         finish("evaluate", recipe, run_dir, LocalExecutor(quiet=True))
         return [(run_dir / name).read_bytes() for name in FILES]
 
@@ -109,11 +109,11 @@ def test_a_model_of_the_hub_fails_on_a_dataset_that_changes_and_caches_nothing_o
     expected = call("fresh", WordModel())
     config = load_recipe(tmp_path / "fresh" / "run" / "recipe.toml").evaluate
     model = MeddlingModel(lambda: write(WORDS[::-1]))
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
+    monkeypatch.setattr(model_load, "load", lambda source, **options: model)
     with pytest.raises(StageFailed, match="changed while its images were read"):
         evaluate.evaluate_model("someone/model", config, tmp_path / "hub")
     write()
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     evaluate.evaluate_model("someone/model", config, tmp_path / "hub")
     accuracy = [record["metrics"] for record in map(json.loads, expected[0].splitlines())]
     found = (tmp_path / "hub" / "results.jsonl").read_text().splitlines()

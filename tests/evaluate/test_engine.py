@@ -105,6 +105,42 @@ def test_text_features_are_equal_after_eviction_from_memory(monkeypatch):
         np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])
 
 
+class ToldModel(WordModel):
+    """Is told the language of a text, of three; notes it with each text."""
+
+    def __init__(self, language="en", told=None):
+        super().__init__()
+        self.language = language
+        self.told = [] if told is None else told
+
+    def in_language(self, lang):
+        if lang not in ("en", "de", "sw"):
+            raise UserError("language")
+        return ToldModel(lang, self.told)
+
+    def encode_text(self, texts):
+        self.told += [(self.language, text) for text in texts]
+        return super().encode_text(texts)
+
+
+def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_path):
+    """NLLB-CLIP: what it does not know is told to be in the default language, with a message."""
+    model, messages = ToldModel(), []
+    dataset = word_dataset("a", WORDS, ("en", "de", "sw", "th"))
+    records, _, encode = engine.evaluate(model, MODEL, [dataset], [], tmp_path / "r.jsonl", say=messages.append)
+    assert {(told, text.split("/")[0]) for told, text in model.told} == {
+        ("en", "en"), ("de", "de"), ("sw", "sw"), ("en", "th")
+    }  # fmt: skip
+    assert "the model has no token of th; their texts have that of its default language, en" in messages
+    assert all(record["metrics"].get("acc1", 1.0) == 1.0 for record in records)
+    encode.in_language("de")(["x"])
+    assert model.told[-1] == ("de", "x")
+    again, _, _ = engine.evaluate(ToldModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
+    assert again == records
+    untold, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
+    assert {record["digest"] for record in untold}.isdisjoint(record["digest"] for record in records)
+
+
 def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
     model = WordModel()
     languages = ("en", "de", "sw", "th")

@@ -28,7 +28,7 @@ def run_dir(tmp_path, monkeypatch):
     """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout next to it."""
     write_files(tmp_path / "mini", caption_files(("cat", "dog")))
     write_checkpoint(tmp_path / "run")
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     return tmp_path / "run"
 
 
@@ -61,7 +61,7 @@ def test_stage_writes_records_table_and_report(run_dir):
 def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
     loaded = []
 
-    def load(source, device, preprocess):
+    def load(source, device, preprocess, image_tower):
         loaded.append(preprocess)
         model = WordModel()
         sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}

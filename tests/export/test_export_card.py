@@ -16,7 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import model_card
-from worldclip.model.formats import MODEL_FORMATS
+from worldclip.model.formats import MODEL_FORMATS, written_formats
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
@@ -100,7 +100,7 @@ def test_cards_without_a_text_tower_or_of_pages_have_no_results_as_metadata(name
     assert "model-index" not in render(run_dir, name)
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_FORMATS.names() if name not in ("onnx", "web")])
+@pytest.mark.parametrize("name", [name for name in written_formats() if name not in ("onnx", "web")])
 def test_front_matter_of_every_format_is_yaml_that_the_hub_takes(name, run_dir):
     data = ModelCard(render(run_dir, name)).data
     assert data.license == "unknown"

@@ -1,4 +1,4 @@
-"""NLLB-CLIP: the token of a text's language is that of NLLB's own tokenizer in open_clip, for many languages in turns."""
+"""NLLB-CLIP: the token of a text's language is that of NLLB's own tokenizer, for languages in turns."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def save_nllb_clip(folder: Path, *, is_legacy: bool = False) -> Any:
     """Write an open_clip folder with the text_cfg of nllb-clip-base, and return open_clip's model."""
     save_nllb(folder / "nllb", is_legacy=is_legacy)
     tower = str(folder / "nllb")
-    text = {"hf_model_name": tower, "hf_tokenizer_name": tower, "hf_proj_type": "linear", "hf_pooler_type": "cls_pooler"}
+    text = {
+        "hf_model_name": tower,
+        "hf_tokenizer_name": tower,
+        "hf_proj_type": "linear",
+        "hf_pooler_type": "cls_pooler",
+    }
     config = {"embed_dim": 24, "custom_text": True, "vision_cfg": VISION, "text_cfg": text}
     record = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(record))

@@ -16,20 +16,22 @@ from test_other_clips import save_clip_folder, save_tokenizer, unit
 
 import worldclip
 from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
 from worldclip.export import export_model
 from worldclip.export.config import ExportConfig
 from worldclip.model.sample_inputs import images as sample_images
 
 TEXTS = ["a red apple", "apple", "a long text of many words", "Many WORDS", "", "a text " * 40]
-IDS = {"vocab_size": 12, "pad_token_id": 1}
+IDS: dict[str, Any] = {"vocab_size": 12, "pad_token_id": 1}
 
 
 def save_encoder(folder: Path, family: str) -> Any:
     """Write a small text encoder with its tokenizer and return it."""
     torch.manual_seed(1)
+    model: Any
     if family == "distilbert":
-        sizes = {"dim": 20, "hidden_dim": 40, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32}
-        model = transformers.DistilBertModel(transformers.DistilBertConfig(**IDS, **sizes))
+        sizes: dict[str, Any] = {"dim": 20, "hidden_dim": 40, "n_layers": 2, "n_heads": 2}
+        model = transformers.DistilBertModel(transformers.DistilBertConfig(**IDS, **sizes, max_position_embeddings=32))
     else:
         sizes = {"hidden_size": 20, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = transformers.XLMRobertaConfig(**IDS, **sizes, max_position_embeddings=34)
@@ -124,7 +126,8 @@ def save_mclip(folder: Path, base: Path) -> Any:
         inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")  # theirs fails for long texts
         mask = inputs["attention_mask"]
         hidden = encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})[0]
-        return layer((hidden * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1)[:, None])
+        features: torch.Tensor = layer((hidden * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1)[:, None])
+        return features
 
     return embed
 
@@ -152,7 +155,8 @@ def test_precision_is_that_of_both_towers(images: Path, tmp_path: Path) -> None:
     save_mclip(tmp_path / "texts", tmp_path / "base")
     clip = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
     half = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images, precision="bf16")
-    assert {tensor.dtype for tensor in half.backend.model.parameters()} == {torch.bfloat16}
+    text_tower: Any = half.backend
+    assert {tensor.dtype for tensor in text_tower.model.parameters()} == {torch.bfloat16}
     assert "bfloat16" in repr(half)
     for encode, inputs in ((clip.encode_text, TEXTS), (clip.encode_image, sample_images())):
         other = getattr(half, encode.__name__)(inputs)
@@ -187,7 +191,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "'../images' is not a path below",
     ),
     "no weights": (remove_weights, "2_Dense holds none of its weights"),
-    "another encoder": (lambda f: change(f / "config.json", model_type="t5"), "'t5' text encoder; worldclip loads bert"),
+    "another encoder": (
+        lambda f: change(f / "config.json", model_type="t5"),
+        "'t5' text encoder; worldclip loads bert",
+    ),
     "code of its own": (
         lambda f: change(f / "config.json", model_type="x", auto_map={"AutoConfig": "evil.Config"}),
         "evil|does not load",
@@ -220,7 +227,7 @@ def test_the_image_tower_must_be_named_and_fit(images: Path, tmp_path: Path) -> 
         worldclip.load(folder, device="cpu", image_tower=images)
     (folder / "model.safetensors").unlink()
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UserError, match="modelBase = .*does not load"):
+    with pytest.raises(UserError, match=r"modelBase = .*does not load"):
         worldclip.load(folder, device="cpu", image_tower=images)
 
 
@@ -229,7 +236,7 @@ def test_towers_of_another_size_do_not_fit(images: Path, tmp_path: Path) -> None
     state = torch.load(tmp_path / "texts" / "pytorch_model.bin", weights_only=True)
     state |= {"LinearTransformation.weight": torch.zeros(8, 20), "LinearTransformation.bias": torch.zeros(8)}
     torch.save(state, tmp_path / "texts" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="embeds texts in 8 dimensions, .*images in 24"):
+    with pytest.raises(UserError, match=r"embeds texts in 8 dimensions, .*images in 24"):
         worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
 
 
@@ -237,3 +244,34 @@ def test_text_towers_are_not_exported(images: Path, tmp_path: Path) -> None:
     save_mclip(tmp_path / "texts", tmp_path / "base")
     with pytest.raises(UserError, match="text can be loaded, not written"):
         export_model(images, tmp_path / "out", ExportConfig(formats=("text",)))
+
+
+def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(images: Path, tmp_path: Path) -> None:
+    from worldclip.evaluate.config import EvaluateConfig
+    from worldclip.evaluate.stage import evaluate_model
+    from worldclip.tools.embed import embed
+    from worldclip.tools.search import search
+
+    texts = tmp_path / "texts"
+    save_mclip(texts, tmp_path / "base")
+    for name, picture in zip(("apple", "text"), sample_images(), strict=False):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        picture.save(folder / "0.png")
+    options: dict[str, Any] = {"device": "cpu", "executor": LocalExecutor(quiet=True)}
+    embed(texts, tmp_path / "pictures", tmp_path / "embedded", image_tower=images, **options)
+    clip = worldclip.load(texts, device="cpu", image_tower=images)
+    best = search(tmp_path / "embedded", ["apple"], device="cpu")[0]["hits"][0]
+    paths = sorted((tmp_path / "pictures").rglob("*.png"))
+    assert best["score"] == pytest.approx((clip.encode_image(paths) @ clip.encode_text(["apple"]).T).max(), abs=1e-5)
+    config = EvaluateConfig(
+        datasets=("mine",), folders={"mine": f"folders:{tmp_path / 'pictures'}"}, device="cpu", gallery_size=0
+    )
+    report = evaluate_model(texts, config, tmp_path / "one", image_tower=str(images))
+    assert report["datasets"]["mine"]["num_images"] == 2
+    other = save_clip_folder(tmp_path / "other")
+    change(other / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
+    change(other / "config.json", logit_scale_init_value=2.0)
+    digests = [evaluate_model(texts, config, tmp_path / name, image_tower=str(tower))["model_digest"]
+               for name, tower in (("one", images), ("two", other))]  # fmt: skip
+    assert digests[0] == report["model_digest"] != digests[1]

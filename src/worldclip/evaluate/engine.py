@@ -34,12 +34,33 @@ Pair = tuple[Dataset, str]
 
 
 class TextFeatures:
-    """Texts -> features; a text that is still in memory is not encoded again."""
+    """Texts -> features; a text that is still in memory is not encoded again.
+
+    A model that is told the language of a text (NLLB-CLIP) has other features per language: `in_language` gives them.
+    """
 
     def __init__(self, model: Model, batch_size: int) -> None:
         self._model = model
         self._batch_size = batch_size
         self._features: dict[str, np.ndarray] = {}
+        self._in_language: tuple[str, TextFeatures] | None = None  # the last one: a sweep goes language by language
+
+    def in_language(self, lang: str) -> TextFeatures:
+        """Return the features of texts of a language; itself for a model that is told none, or does not know it."""
+        if not is_told_language(self._model):
+            return self
+        if self._in_language is None or self._in_language[0] != lang:
+            try:
+                model = self._model.in_language(lang)  # type: ignore[attr-defined]
+            except UserError:
+                return self
+            self._in_language = (lang, TextFeatures(model, self._batch_size))
+        return self._in_language[1]
+
+    def encode_of(self, pairs: Sequence[Pair]) -> None:
+        """Encode the texts of several languages together; a model that is told the language encodes them later."""
+        if not is_told_language(self._model):
+            self.encode(texts_of(pairs))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, D) float32."""
@@ -56,6 +77,22 @@ class TextFeatures:
             batch = missing[start : start + self._batch_size]
             features = np.asarray(self._model.encode_text(batch), np.float32)
             self._features.update(zip(batch, features, strict=True))
+
+
+def is_told_language(model: Model) -> bool:
+    """Return whether the features of a text depend on the language that the model is told."""
+    return getattr(model, "language", None) is not None
+
+
+def languages_untold(model: Model, languages: Sequence[str]) -> list[str]:
+    """Return the languages that such a model does not know: their texts are told to be in its default language."""
+    unknown = []
+    for lang in languages if is_told_language(model) else ():
+        try:
+            model.in_language(lang)  # type: ignore[attr-defined]
+        except UserError:
+            unknown.append(lang)
+    return unknown
 
 
 def evaluate(
@@ -85,13 +122,16 @@ def evaluate(
         if cache is not None:
             folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
+    if untold := languages_untold(model, list(dict.fromkeys(lang for _, lang in pairs))):
+        default = getattr(model, "language", "")
+        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language, {default}")
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
     num_done = 0
     written_at = time.monotonic()
     for group in grouped(todo):
         # All texts of the group first: batches of similar length from several languages waste no padding.
-        encode_text.encode(texts_of(group))
+        encode_text.encode_of(group)
         for pair in group:
             image_ND = features[pair[0].name].features_ND
             scored = score_language(model_id, pair, image_ND, encode_text, results_path.parent, records)
@@ -122,8 +162,12 @@ def _progress_line(pair: Pair, num_done: int, num_pairs: int) -> str:
 
 
 def identify(model: Model, model_id: Json) -> Json:
-    """Return `model_id`, the model and model_digest of records, with what the model does to images."""
-    return {**model_id, "preprocess": preprocess_of(model)}
+    """Return `model_id`, the model and model_digest of records, with what the model does to images.
+
+    The digest of a model that is told languages differs from that of the same files under one language for all texts.
+    """
+    told = {"model_digest": digest([model_id.get("model_digest"), "told"])} if is_told_language(model) else {}
+    return {**model_id, "preprocess": preprocess_of(model), **told}
 
 
 def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pair]:
@@ -194,11 +238,12 @@ def score_language(
     The ranks of new records are written below `folder`.
     """
     scored = []
+    _, lang = pair
     for task in tasks_of(pair):
         identity = _identity(model_id, pair, task)
         record = records.get(digest(identity))
         if record is None:
-            score = task.score(image_ND, encode_text)
+            score = task.score(image_ND, encode_text.in_language(lang))
             for kind, ranks in score.ranks.items():
                 write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
                 write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))

@@ -31,7 +31,8 @@ def gallery(
     if not tasks or not size:
         return []
     class_CD = {
-        lang: zeroshot.class_embeddings(task.class_names, task.templates, encode) for lang, task in tasks.items()
+        lang: zeroshot.class_embeddings(task.class_names, task.templates, encode.in_language(lang))
+        for lang, task in tasks.items()
     }
     first_lang, first = next(iter(tasks.items()))
     rows = _choose(dataset, first, image_ND, class_CD[first_lang], size)

@@ -42,6 +42,8 @@ class Sweep:
     """The folder with the emoji pool."""
     languages: Languages = INSTALLED
     """Of the recipe."""
+    image_tower: str | None = None
+    """Of worldclip.load, for a text tower."""
 
     def load_datasets(self) -> dict[str, Dataset]:
         """Return the datasets by name."""
@@ -133,7 +135,8 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
     global _worker
     end_with_parent()
     _choose_device(device_numbers.get())
-    model = load(sweep.source, device=sweep.config.device, preprocess=sweep.config.preprocess_rule)
+    config = sweep.config
+    model = load(sweep.source, device=config.device, image_tower=sweep.image_tower, preprocess=config.preprocess_rule)
     _worker = _Worker(
         sweep=sweep,
         folder=folder,
@@ -165,7 +168,7 @@ def _score(group: Sequence[tuple[str, str]]) -> list[ResultRecord]:
     """Return the records of some (name of the dataset, language); their texts are encoded together."""
     worker = _worker
     pairs = [(worker.datasets[name], lang) for name, lang in group]
-    worker.encode_text.encode(engine.texts_of(pairs))
+    worker.encode_text.encode_of(pairs)
     records = []
     for pair in pairs:
         image_ND = worker.features_of(pair[0])

@@ -108,13 +108,13 @@ def _evaluate(run: Run, job: Job) -> Result:
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 
-def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Json:
+def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path, *, image_tower: str | None = None) -> Json:
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
     emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
-    run by its best checkpoint, a hub id by its name.  An interrupted call resumes.  Raises UserError with all problems
-    of `config`.
+    run by its best checkpoint, a hub id by its name.  image_tower: as in worldclip.load, for a text tower.  An
+    interrupted call resumes.  Raises UserError with all problems of `config`.
     """
     if problems := [*config.problems(), *_missing_of_probes(config)]:
         raise UserError(problems)
@@ -127,11 +127,17 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path) -> Jso
     if checkpoint is not None:
         pool_dir = path
         path = checkpoint
-    source_digest = model_digest(path) if path.exists() else digest(str(source))
+    source_digest = _digest_of(path, str(source))
+    if image_tower is not None:
+        source_digest = digest([source_digest, _digest_of(Path(image_tower), image_tower)])
     model_id = {"model": str(source), "model_digest": source_digest}
-    return _measure(
-        Sweep(source, model_id, config, pool_dir, languages_of(pool_dir)), out, lambda loaded: list(config.languages)
-    )
+    sweep = Sweep(source, model_id, config, pool_dir, languages_of(pool_dir), image_tower)
+    return _measure(sweep, out, lambda loaded: list(config.languages))
+
+
+def _digest_of(path: Path, name: str) -> str:
+    """Return the digest of a model's files, or of its name where it is no path."""
+    return model_digest(path) if path.exists() else digest(name)
 
 
 @contextmanager
@@ -160,7 +166,9 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = languages_of(loaded)
-        model = load(sweep.source, device=config.device, preprocess=config.preprocess_rule)
+        model = load(
+            sweep.source, device=config.device, image_tower=sweep.image_tower, preprocess=config.preprocess_rule
+        )
         if config.processes > 1:
             identified = dataclasses.replace(sweep, model_id=engine.identify(model, sweep.model_id))
             share(identified, loaded, langs, folder)

@@ -16,7 +16,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import explain
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import redact
-from worldclip.model.formats import MODEL_FORMATS, is_written
+from worldclip.model.formats import MODEL_FORMATS, written_formats
 from worldclip.model.weights import PICKLES
 
 Kind = Literal["model", "dataset", "space"]
@@ -116,7 +116,7 @@ def plan(folders: Sequence[Path], repository: str) -> list[Upload]:
 
 def _own_files(*, is_page: bool) -> tuple[str, ...]:
     """Return the patterns of all pages, or of all other formats: a repository may have held another one."""
-    cards = [item.CARD for _, item in MODEL_FORMATS.items() if is_written(item)]
+    cards = [item.CARD for item in written_formats().values()]
     patterns = [pattern for card in cards if card.is_page == is_page for pattern in card.files]
     return ("recipe.toml", *dict.fromkeys(patterns))
 

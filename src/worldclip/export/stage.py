@@ -23,7 +23,7 @@ from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
 from worldclip.model import sample_inputs
-from worldclip.model.formats import MODEL_FORMATS, huggingface_folder, is_written
+from worldclip.model.formats import MODEL_FORMATS, huggingface_folder, written_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions, Writer
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
@@ -51,7 +51,7 @@ def _format_problems(config: ExportConfig) -> Iterator[str]:
     """Yield why formats cannot be written in this installation."""
     for name in config.format_names:
         item = MODEL_FORMATS.load(name)
-        if not is_written(item):
+        if name not in written_formats():
             yield f"export.formats: {name} can be loaded, not written"
             continue
         if item.requires != TORCH:

@@ -60,6 +60,10 @@ NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 
 
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def embed(
     model: str | Path,
     pool: str | Path,
@@ -71,14 +75,16 @@ def embed(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
+    image_tower: str | Path | None = None,
+    language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision and device are as in worldclip.load, key replaces pool.key.  The executor is by
-    default one of processes on this machine, as many as num_processes returns.
+    layout, arch, tokenizer, precision, image_tower, language and device are as in worldclip.load, key replaces
+    pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
     out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
@@ -93,9 +99,11 @@ def embed(
     """
     folder = Path(out)
     source = model_load.find(model, layout, precision)
-    tokenizer_name = None if tokenizer is None else str(tokenizer)
-    loading = {"arch": arch, "tokenizer": tokenizer_name, "precision": precision}
-    options = LoadOptions(device=device, arch=arch, tokenizer=tokenizer_name, precision=precision)
+    loading: dict[str, Any] = {"arch": arch, "tokenizer": _text(tokenizer), "precision": precision}
+    # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
+    more = {"image_tower": _text(image_tower), "language": language}
+    loading |= {name: value for name, value in more.items() if value is not None}
+    options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
     run = pools.open_pool(pool, key)

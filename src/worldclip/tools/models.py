@@ -35,6 +35,8 @@ def classify(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
+    image_tower: str | None = None,
+    language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Print the probabilities of labels for images.
@@ -57,7 +59,16 @@ def classify(
     if len(labels) == 1 and "," in labels[0]:
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
     used = templates or ("{}",) if prompts is None else read_templates(Path(prompts))
-    clip = load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
+    clip = load(
+        model,
+        device,
+        layout=layout,
+        arch=arch,
+        tokenizer=tokenizer,
+        precision=precision,
+        image_tower=image_tower,
+        language=language,
+    )
     codes = langs[0] if len(langs) == 1 else langs or None
     scores = clip.classify(list(images), list(labels), used, codes, allow_urls=allow_urls)
     rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
@@ -70,7 +81,7 @@ def classify(
 
 
 @Command
-def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str]:
+def evaluate(model: str, out: Path, *, config: EvaluateConfig, image_tower: str | None = None) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
@@ -84,7 +95,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig) -> tuple[Any, str
     from worldclip.evaluate.stage import evaluate_model
     from worldclip.report import write_evaluation
 
-    report = evaluate_model(model, config, out)
+    report = evaluate_model(model, config, out, image_tower=image_tower)
     note(f"report: {write_evaluation(out)}")
     return report, (out / "table.md").read_text(encoding="utf-8")
 

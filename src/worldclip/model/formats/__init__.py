@@ -5,7 +5,7 @@ interface.py says what such a module holds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worldclip.core.registry import Registry
 
@@ -20,6 +20,6 @@ def readable_formats() -> dict[str, Format]:
     return {name: item for name, item in MODEL_FORMATS.items() if hasattr(item, "read")}
 
 
-def is_written(item: object) -> bool:
-    """Return whether a format can be exported to; some are only read."""
-    return hasattr(item, "write") or hasattr(item, "writer")
+def written_formats() -> dict[str, Any]:
+    """Return the formats that can be exported to, by name; some are only read."""
+    return {name: item for name, item in MODEL_FORMATS.items() if hasattr(item, "write") or hasattr(item, "writer")}

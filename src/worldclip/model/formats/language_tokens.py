@@ -53,8 +53,8 @@ class LanguageTokens:
         code = lang if lang in self.ids else self._code_of(lang)
         if code is None:
             raise UserError(
-                f"language = {lang!r}: the model's tokenizer has no token of this language; give one of its codes, such "
-                f"as {self.language}, or worldclip's code of one of its {len(self.ids)} languages"
+                f"language = {lang!r}: the model's tokenizer has no token of this language; give one of its codes, "
+                f"such as {self.language}, or worldclip's code of one of its {len(self.ids)} languages"
             )
         return dataclasses.replace(self, language=code)
 

@@ -215,7 +215,9 @@ def _check_encoder(config: Any, where: object) -> None:
     if config.model_type not in ENCODERS:
         raise UserError(f"{where} holds a {config.model_type!r} text encoder; worldclip loads {', '.join(ENCODERS)}")
     if not 1 <= config.num_hidden_layers <= weights.MAX_LAYERS:
-        raise UserError(f"{where}: the text encoder has {config.num_hidden_layers} layers; at most {weights.MAX_LAYERS}")
+        raise UserError(
+            f"{where}: the text encoder has {config.num_hidden_layers} layers; at most {weights.MAX_LAYERS}"
+        )
 
 
 def _pooling_of(path: Path) -> str:
@@ -239,7 +241,9 @@ def _read_dense(folder: Path) -> Any:
     is_plain = not record.get("use_residual") and all(name in (None, "sentence_embedding") for name in inputs)
     if activation not in _ACTIVATIONS or not is_plain:
         known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{path}: activation_function = {activation!r:.80}; worldclip knows {known}, without a residual")
+        raise UserError(
+            f"{path}: activation_function = {activation!r:.80}; worldclip knows {known}, without a residual"
+        )
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if file is None:
         raise UserError(f"{folder} holds none of its weights: {', '.join(WEIGHT_FILES)}; copy or download it whole")
@@ -271,8 +275,8 @@ def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
         config = transformers.AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{folder / 'config.json'}: modelBase = {base!r:.80} does not load ({error}); it is the hub id or the folder "
-            "of a text encoder, of which the configuration is read"
+            f"{folder / 'config.json'}: modelBase = {base!r:.80} does not load ({error}); it is the hub id or the "
+            "folder of a text encoder, of which the configuration is read"
         ) from error
     _check_encoder(config, base)
     state = {name: tensor for file in _mclip_files(folder) for name, tensor in weights.read_state(file).items()}
@@ -283,7 +287,9 @@ def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
     try:
         model.load_state_dict(own)
     except RuntimeError as error:
-        raise UserError(f"{folder}: the weights are not those of {base} ({error}); copy or download it whole") from error
+        raise UserError(
+            f"{folder}: the weights are not those of {base} ({error}); copy or download it whole"
+        ) from error
     hf = load_hugging_face(options.tokenizer or folder)
     layer = _linear(state, "LinearTransformation", folder)
     return _tower(model, hf, [layer], "mean", None, options)

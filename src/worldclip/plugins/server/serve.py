@@ -35,6 +35,8 @@ def serve(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
+    image_tower: str | None = None,
+    language: str | None = None,
     device: str = "auto",
 ) -> None:
     """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
@@ -63,7 +65,16 @@ def serve(
     raise_file_limit()
     listener = listen(host, port)
     with listener:
-        clip = model_load.load(model, device, layout=layout, arch=arch, tokenizer=tokenizer, precision=precision)
+        clip = model_load.load(
+            model,
+            device,
+            layout=layout,
+            arch=arch,
+            tokenizer=tokenizer,
+            precision=precision,
+            image_tower=image_tower,
+            language=language,
+        )
         clip.require_tokenizer()
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
