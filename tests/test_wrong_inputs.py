@@ -1,4 +1,7 @@
-"""A table of wrong inputs: each ends with 1 or 2 and a message that names what is wrong, none with a traceback."""
+"""Tables of wrong inputs: each ends with a message that names what is wrong and what to do, none with a traceback.
+
+WRONG are mistakes of the user (exit code 2), DAMAGED are files that fail alone while the others go on (exit code 1).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ import pytest
 
 from toy import ToyWorld
 from worldclip.cli import main
+from worldclip.cli.overview import ANY_MODEL, COMMANDS
+from worldclip.recipe import stage_names
 
-# R: a good recipe, P: its pool, B: the folder of broken files, N: a path that does not exist, O: a folder to write
+# (command line, what it must say).  R: a good recipe, T: its finished run, P: its pool, B: a folder of files that no
+# command reads, N: a path that does not exist, O: a folder to write.
 WRONG: list[tuple[str, str]] = [
     # commands
     ("mtach R --workers 2", "worldclip: unknown command mtach; did you mean match?\n"),
@@ -41,7 +47,8 @@ WRONG: list[tuple[str, str]] = [
     ("pack", "RUN is missing"),
     ("unpack", "SOURCE is missing"),
     ("classify", "MODEL is missing"),
-    ("classify N --labels a", "N"),
+    ("classify N --labels a", "no image is named; give image files"),
+    ("classify N x.png --labels a", "N does not exist; give a run, a model's folder or file, or a hub id"),
     ("consolidate", "CHECKPOINT is missing: "),
     ("tokenizer train", "RUN is missing"),
     ("tokenizer compare N", "--on"),
@@ -154,7 +161,7 @@ WRONG: list[tuple[str, str]] = [
     ("run B/unknown.toml", "did you mean"),
     ("run B/picture.png", "is not valid TOML"),
     ("pool B/empty.toml", "exactly one of path, roots and build"),
-    ("init N", "N"),
+    ("init N", "no such folder or file; name the folder of the shards"),
     ("init B/empty", "B/empty"),
     ("status N", "N"),
     ("status B", "B"),
@@ -168,7 +175,7 @@ WRONG: list[tuple[str, str]] = [
     ("compare N B", "N"),
     ("consolidate N", "N"),
     ("tokenizer train N", "N"),
-    ("tokenizer compare N --on B/empty", "N"),
+    ("tokenizer compare N --on B/empty", "no such folder; give a folder or a hub id (owner/name)"),
     ("search N word", "N"),
     ("search B word", "B"),
     ("index N", "N"),
@@ -179,8 +186,7 @@ WRONG: list[tuple[str, str]] = [
     ("pool hash N --out O/h.parquet", "N"),
     ("pool hash B/empty --out O/h.parquet", "B/empty"),
     ("pool wat N --out O", "N"),
-    ("pool R --out B/picture.png", "picture.png"),
-    ("pool R --out O --path B/cut", "cut off in the header"),
+    ("pool R --out B/picture.png", "picture.png is a file; give the folder to write"),
     ("pool R --out O --path B/table.parquet --key id", "did you mean 'uid'?"),
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),
@@ -193,9 +199,123 @@ WRONG: list[tuple[str, str]] = [
     ("run P", "for a folder of pairs: worldclip init"),
     ("run B/table.parquet", "for a file of pairs: worldclip init"),
     ("run R --tail-fraction 0.1", "it is a key of the recipe: --set balance.tail_fraction=NUMBER"),
-    ("run R --seed 1", "--set curate.seed=N or --set train.seed=N"),
+    ("run R --seed 1", "it is a key of the recipe: --set curate.seed="),
     ("run R --out O --set languages.codes=deu", 'did you mean "de"?'),
     ("metadata R --out O --lists DE list.txt", 'did you mean "de"?'),
+    ("run R --out O --set languages.codes=DE,zh-CN", 'did you mean "de"?'),
+    # tables of pairs
+    ("pool R --out O --path B/semicolons --key key", "the names of the columns hold semicolons"),
+    ("pool R --out O --path B/bars --key key", "the names of the columns hold vertical bars: 'key|caption'"),
+    ("pool R --out O --path B/headless --key url", "name the 2 columns in pool.columns"),
+    ("pool R --out O --path B/table.parquet", "set it to the column of the key: uid"),
+    ("pool R --out O --path B/table.parquet --key uid --texts caption", "pool.texts: no column or field 'caption'"),
+    ("pool R --out O --path B/photos", "worldclip pool pack FOLDER --out TARS"),
+    ("pool R --out O --path B/compressed", "compressed tar(s) such as a.tar.gz; unpack them to .tar"),
+    ("pool R --out O --texts json:caption", "there is: texts, lang_truth"),
+    ("pool R --out O --key json:uid", "pool.key: no column or field 'uid'; there is: texts, lang_truth"),
+    ("pool R --out O --where json:width 3", "pool.where: no column or field 'width'"),
+    ("pool R --out O --lang json:language", "pool.lang: no column or field 'language'"),
+    ("pool R --out s3://bucket/run", "must be a local path, not a URL"),
+    ("init B/semicolons", "the names of the columns hold semicolons"),
+    ("init B/photos", "worldclip pool pack FOLDER --out TARS"),
+    ("init P --key json:uid", "--key: no column or field 'uid'; there is: texts, lang_truth"),
+    ("init P --lang language", "--lang: no column or field 'language'; there is: texts, lang_truth"),
+    ("init P --texts json:caption", "hold no text; give --texts"),
+    ("init P --out R", "exists; choose another file with --out"),
+    ("embed T B/table.parquet --out O --key id", "did you mean 'uid'?"),
+    ("pool check B/table.parquet --out O", "set it to the column of the key: uid"),
+    ("pool dedup B/table.parquet --out O --key id", "did you mean 'uid'?"),
+    ("pool hash B/table.parquet --out O", "has no column of images"),
+    ("pool pack N --out O", "no such folder; give the one that holds the image files"),
+    ("pool pack B/empty --out O", "captions are .txt files next to the images"),
+    ("pool pack B/photos --out O --captions N", "cannot be read"),
+    ("pool pack B/photos --out O --captions B/captions.csv", "the column or field is one of file_name"),
+    ("pool pack B/photos --out O --samples-per-tar 0", "--samples-per-tar 0: must be at least 1"),
+    # lists of keys, before the first stage starts
+    ("run R --out O --until match --set pool.valid_keys=N", "which is not a file; give a keys.npy"),
+    ("run R --out O --until match --set pool.valid_keys=B/table.parquet", "has the columns uid, text"),
+    ("run R --out O --until match --set pool.deny_keys=B/captions.csv", "give a keys.npy of (u8,u8) or Parquet"),
+    # a run, and what it holds
+    ("balance T --tail-fractions sv 0.1", "has no list sv; its lists are ar, en, th, zh"),
+    ("balance T --rule table", "set thresholds alone, the threshold of each entry list"),
+    ("balance T --english-threshold 5", "set exactly one of english_threshold"),
+    ("balance T --thresholds en -1", "must be at least 1 (matches per entry)"),
+    ("match T --merge-labels nn no", "its languages are ar, en, th, zh"),
+    ("match T --merge-labels xx en", "unknown label; labels of the LID model look like 'en'"),
+    ("match T --isolate both", "must be one of language, merged, english"),
+    ("match R --set match.profile=unicode --profile reference", "leave out one of the two"),
+    ("curate T --include sv", "'sv' is not a language of this run"),
+    ("curate T --text-policy both", "must be one of one, all"),
+    ("curate T --max-pairs 0", "to drop a language, add it to curate.exclude"),
+    ("curate T --write parquet", 'is no Parquet file; set "list"'),
+    ("train R --tokenizer.vocab-size 3", "must be at least 16 (pieces)"),
+    ("train R --model.patch-size 7", "is not a multiple of the patch size 7; set 28"),
+    ("train R --samples-seen 0", "must be at least 1 (image-text pairs)"),
+    ("train T --resume-from 7", "it has those of steps 10, 20"),
+    ("train R --pool N", "did you mean --pool.key?"),
+    ("metadata R --sources wordnet", 'unused: metadata.sources lacks "list"'),
+    ("metadata R --lists en N", "no such file"),
+    ("evaluate R --folders x N", 'must be "layout:path"'),
+    ("evaluate R --folders x folder:N", "unknown dataset layout; did you mean folders?"),
+    ("evaluate T --folders x folders:N --datasets x", "N is not a folder"),
+    ("evaluate R --suite imagenet", "or set evaluate.folders.imagenet1k"),
+    ("evaluate T --watch --out O", "start the training first"),
+    ("export R --formats", "must not be empty (for example huggingface)"),
+    ("export T --formats peft --out O", "train with train.lora_rank, or leave peft out"),
+    ("run T --from evaluate --until train", "--from evaluate comes after --until train"),
+    ("run R --quiet --verbose", "exclude each other; leave out one"),
+    ("estimate T --threshold 0", "must be at least 1 (matches per entry)"),
+    ("estimate T --pairs 0", "must be above 0 (the number of pairs to keep)"),
+    ("inspect T --key nothing", "not a key of this run's pool"),
+    ("inspect T --entry nothing", "is not in list en; spell it as the list does"),
+    ("inspect T --entry red --lang sv", "its lists are ar, en, th, zh"),
+    ("inspect T/metadata --find red", "--find and --lang go together"),
+    ("languages --find zzz", "no such name, code or label"),
+    ("languages --find", "--find has no value; give one"),
+    ("doctor --jsn", "did you mean --json?"),
+    ("pack T --out P", "is a folder; give the file to write"),
+    ("unpack T --out O", "name a file that worldclip pack wrote"),
+    ("tokenizer compare T --on N", "is a run; name its tokenizer: T/train/tokenizer"),
+    ("tokenizer train T --out P", "tokenizers are never overwritten; choose another folder"),
+    ("consolidate P", "give RUN/train/step_... or a run"),
+    ("publish T noslash --dry-run", "a repository of the hub is owner/name"),
+    ("publish N owner/name --dry-run", "give the folder of one whose stage curate is finished"),
+    ("publish T owner/name --dry-run --data tars", 'run curate with curate.write = "tars"'),
+    ("publish T owner/name --data zip", "must be one of list, tars, parquet"),
+    ("explore T", "--out DIR is missing"),
+    ("explore R --out O", "is a file; give the folder of a run"),
+    ("explore T --out P", "holds no explorer; choose an empty directory"),
+    ("leaderboard", "takes one or more runs or folders of results"),
+    ("leaderboard N", "evaluate first: worldclip evaluate MODEL --out"),
+    ("leaderboard T", "is empty; evaluate again"),
+    ("compare T T --out P", "is a folder; give the file to write"),
+    ("compare T T", "evaluate all on the same datasets"),
+    # models and what they embed
+    ("classify T N --labels a", "N: does not exist"),
+    ("classify T P --labels a", "is a directory; name the image files in it"),
+    ("classify T B/captions.csv --labels a", "is not an image that can be decoded"),
+    ("classify T B/picture.png --labels", "labels is empty; give at least one"),
+    ("classify B/empty x.png --labels a", "not in the layout 'open_clip': no open_clip_config.json"),
+    ("embed T N --out O", "no such folder or file"),
+    ("embed T P --out P", "is not empty and was not written by worldclip; choose an empty directory"),
+    ("embed T P --out O --precision int8", "this model runs in torch, in one of fp32, fp16, bf16"),
+    ("search P word --html P", "is a folder; give the file to write"),
+    ("search P", "no query; give a text or an image"),
+    ("serve N", "N does not exist; give a run"),
+    ("serve T P", "holds no embeddings; give a folder that"),
+    ("serve T --port 80x", "must be a whole number"),
+    ("serve T --port 99999", "cannot listen there"),
+    ("export T --out B/captions.csv", "is a file; give the folder to write"),
+    ("fetch cldr", "--out DIR is missing"),
+    ("fetch cldr --out O --version abc", "must be a number, for example 48 or 46.1"),
+    ("fetch cldr --out B/captions.csv", "is a file; give the folder to write"),
+]
+DAMAGED: list[tuple[str, str]] = [
+    ("pool R --out O --path B/cut", "0.tar: cut off in the header"),
+    ("pool R --out O --path B/cut_table --key uid", "a.parquet: not a Parquet file, or damaged"),
+    ("pool R --out O --path B/no_rows --key uid", "a.csv: is empty; its first line has the names of the columns"),
+    ("metadata R --out O --lists en B/latin1.txt", "latin1.txt, line 1: not UTF-8"),
+    ("pool wat B/captions.csv --out O", "captions.csv: not a WARC file, or damaged"),
 ]
 
 
@@ -212,11 +332,20 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cut.tar": "not a tar",
         "cut/0.tar": "not a tar",
         "empty/.hidden": "",
+        "semicolons/a.tsv": "key;caption\n1;a red circle\n",
+        "bars/a.csv": "key|caption\n1|a red circle\n",
+        "headless/a.csv": "http://x/1.jpg,a red circle\n",
+        "photos/IMG_1465.jpg": "",
+        "compressed/a.tar.gz": "",
+        "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",
+        "cut_table/a.parquet": "PAR1xxxxPAR1",
+        "no_rows/a.csv": "",
     }
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "latin1.toml").write_bytes("[pool]\npath = 'Müll'".encode("latin-1"))
+    (folder / "latin1.txt").write_bytes("Müll".encode("latin-1"))
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
     pq.write_table(pa.table({"uid": ["a"], "text": ["red"]}), folder / "table.parquet")
     return folder
@@ -224,20 +353,30 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
     """Return the words of a command, with a path for each capital letter that stands for one."""
-    return [re.sub(r"^([RPBNO])(?=/|$)", lambda match: str(places[match[1]]), word) for word in command.split()]
+    letter = r"(?:^|(?<=[=:]))([RTPBNO])(?=/|$)"
+    return [re.sub(letter, lambda match: str(places[match[1]]), word) for word in command.split()]
 
 
-@pytest.mark.parametrize(("command", "message"), WRONG, ids=[command for command, _ in WRONG])
+@pytest.mark.parametrize(
+    ("code", "command", "message"),
+    [pytest.param(2, *row, id=row[0]) for row in WRONG] + [pytest.param(1, *row, id=row[0]) for row in DAMAGED],
+)
 def test_wrong_inputs_end_with_a_message(
-    command: str, message: str, toy_world: ToyWorld, broken: Path, tmp_path: Path,
+    code: int, command: str, message: str, toy_world: ToyWorld, toy_run: Path, broken: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    places = {"R": toy_world.recipe, "P": toy_world.pool, "B": broken, "N": tmp_path / "N", "O": tmp_path / "O"}
-    code = main(to_arguments(command, places))
+    places = {
+        "R": toy_world.recipe, "T": toy_run, "P": toy_world.pool, "B": broken, "N": tmp_path / "N", "O": tmp_path / "O",
+    }  # fmt: skip
+    assert main(to_arguments(command, places)) == code
     captured = capfd.readouterr()
-    assert code in (1, 2), captured.out
     assert "worldclip: " in captured.err
-    named = " ".join(to_arguments(message, places)) if message in ("N", "B") or message.startswith("B/") else message
-    assert named in captured.err
+    assert " ".join(to_arguments(message, places)) in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_every_command_has_wrong_inputs() -> None:
+    lines = [line for line, _ in WRONG]
+    names = [*stage_names(), *COMMANDS.names()]
+    assert [name for name in names if not any(line.startswith(name.removesuffix(ANY_MODEL)) for line in lines)] == []

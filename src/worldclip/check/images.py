@@ -127,6 +127,8 @@ def source_units(source: Path) -> list[Shard]:
     none of them.
     """
     if source.is_file() and source.suffix in (".tar", ".parquet"):
+        if source.suffix == ".parquet" and not _is_table_of_images(source):
+            raise UserError(f"{source} has no column of images (binary, or a struct with bytes); give one that has")
         return [Shard.of_file(source.name, str(source))]
     if not source.is_dir():
         raise UserError(

@@ -50,6 +50,7 @@ from worldclip.model.load import missing_of
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
+from worldclip.pool.stage import check_names
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
 NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
@@ -156,6 +157,7 @@ def _plan(
     similarity_model = _find_mistakes(rules, sets)
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
+    check_names(shards, run.section(PoolConfig))
     _refuse_pool_without_images(rules, shards, run.section(PoolConfig))
     if rules.reference_sets or (needs_images(rules) and pools.holds_images(shards, run.section(PoolConfig))):
         _require_packages(rules, similarity_model)

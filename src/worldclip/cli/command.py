@@ -114,7 +114,7 @@ def parse_command(
     summary += examples_text(command.function) or examples_text(type(config))
     given = parse_flags(flags, summary, arguments, f"worldclip {words}", command.remedy_of)
     parsed = {flag.key: given.get(flag.key, flag.default) for flag in flags}
-    if problems := list(_url_problems(flags, parsed)):
+    if problems := [*_url_problems(flags, parsed), *_kind_problems(flags, parsed)]:
         raise UserError(problems)
     parameters = inspect.signature(command.function).parameters
     values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
@@ -225,6 +225,19 @@ def _url_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[
             is_local = isinstance(path, Path) or (flag.key in WRITTEN and isinstance(path, str))
             if is_local and (problem := url_problem(path, flag.word.partition(" ")[0])):
                 yield problem
+
+
+def _kind_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each folder given for a file to write, and each file given for a folder to write."""
+    for flag in flags:
+        value = values[flag.key]
+        if flag.key not in WRITTEN or flag.is_positional or value is None:
+            continue
+        path = Path(value)
+        if flag.help.lower().startswith("folder") and path.is_file():
+            yield f"{flag.word} {path} is a file; give the folder to write"
+        elif flag.metavar != "DIR" and path.is_dir():
+            yield f"{flag.word} {path} is a folder; give the file to write"
 
 
 def described_parameters(function: Callable[..., Any]) -> dict[str, str]:

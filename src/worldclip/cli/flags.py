@@ -226,7 +226,9 @@ def _wrap_line(line: str, width: int) -> str:
 def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
     """Return the help of a command: flags by group."""
     required = [flag.label for flag in flags if flag.default is REQUIRED and not flag.is_positional]
-    positional = [flag.metavar for flag in flags if flag.is_positional]
+    positional = [
+        flag.metavar if flag.default is REQUIRED else f"[{flag.metavar}]" for flag in flags if flag.is_positional
+    ]
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=" ".join([prog, *positional, *required, "[OPTIONS]"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.preflight import problems_of
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.config import LanguagesConfig
@@ -43,7 +44,11 @@ NUM_MISSING_NAMED = 8  # languages without a list that a line names
 
 def match(run: Run) -> None:
     """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
-    run.stage("match", inputs=_inputs, work=_match, check=_check, work_on_part=_match_part)
+    run.stage("match", inputs=_inputs, work=_match, needs=_needs, check=_check, work_on_part=_match_part)
+
+
+def _needs(run: Run) -> Iterator[str]:
+    yield from problems_of(pool.key_lists, run)  # else a misspelt list would stop the run after hours of metadata
 
 
 def _inputs(run: Run) -> Record:

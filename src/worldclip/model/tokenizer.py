@@ -33,6 +33,7 @@ MAX_TRAINING_CHARS = 1_000  # longer alt-texts are page dumps
 CHARACTER_COVERAGE = 0.9998  # share of characters that get a piece; rarer ones become unknown
 MAX_PIECE_CHARS = 16  # sentencepiece's default max_sentencepiece_length, used for both models
 WORD_START = "\u2581"  # sentencepiece's mark for the space before a word
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 SCORE_DIGITS = 6  # scores are rounded so that equal pieces compare equal and are ordered by their text
 
 
@@ -185,6 +186,8 @@ def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
 
 def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
+    if not Path(source).exists() and not _HUB_ID.fullmatch(str(source)):
+        raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
     transformers = require_transformers()
     try:
         with tokenizer_faults(source):

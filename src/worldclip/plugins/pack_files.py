@@ -146,7 +146,11 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     """
     if captions is None:
         captions = next((path for path in map(folder.joinpath, METADATA_FILES) if path.is_file()), None)
-    rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
+    rows = list(_rows_next_to_images(folder) if captions is None else _rows_of(captions))
+    if rows and all(file is None for file, _ in rows):
+        raise UserError(
+            f"{captions}: no record names its image; the column or field is one of {', '.join(FILE_FIELDS)}"
+        )
     counts = dict.fromkeys(REASONS, 0)
     texts_of: dict[str, list[str]] = {}
     for file, texts in rows:

@@ -59,6 +59,11 @@ def compare_tokenizers(
         for name, value in (("context-length", context_length), ("texts", texts))
         if value < 1
     ]
+    problems += [
+        f"TOKENIZER {source!r} is a run; name its tokenizer: {layout.tokenizer(Path(source))}"
+        for source in tokenizers
+        if layout.is_run(Path(source))
+    ]
     problems += missing_packages("tokenizer compare", ("transformers", "tokenizers"), extra="train")
     if problems:
         raise UserError(problems)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # of fields in CSV files
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
 
@@ -43,12 +44,23 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
                 f" {_join(names)}"
             )
     if problems:
-        raise WrongColumns(problems)
+        raise WrongColumns([*problems, *separator_problems(names)])
     return key, columns
 
 
-def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str]) -> None:
-    """Raise WrongColumns if no record at the head of a shard has the key, or none has any of `texts`.
+def separator_problems(names: Sequence[str]) -> Iterator[str]:
+    """Yield what to do where the names of columns hold a mark that usually separates them."""
+    for mark, name in SEPARATORS.items():
+        if any(mark in column for column in names):
+            yield (
+                f"the names of the columns hold {name}: {' '.join(map(repr, names))}; separate the fields by tabs in a"
+                " .tsv, by commas, tabs or semicolons only in a .csv"
+            )
+            return
+
+
+def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str], lang: str | None = None) -> None:
+    """Raise WrongColumns if no record at the head of a shard has the key or the language, or none has any of `texts`.
 
     names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
     """
@@ -58,6 +70,8 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str])
     problems += where_problems(names, config)
     if texts and not any(bare(name) in names for name in texts):
         problems += [missing_column("pool.texts", bare(name), names) for name in texts]
+    if lang is not None and bare(lang) not in names:
+        problems.append(missing_column("pool.lang", bare(lang), names))
     if problems:
         raise WrongColumns(problems)
 

@@ -43,7 +43,7 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> Listing:
     if root.is_file():
         return Listing(files=[PoolFile(root.name, str(root))])
     if not root.is_dir():
-        raise UserError(f"{str(root)!r}: no such folder or file; set it to the folder of the shards")
+        raise UserError(f"{str(root)!r}: no such folder or file; name the folder of the shards")
     try:
         os.scandir(root).close()
     except OSError as error:

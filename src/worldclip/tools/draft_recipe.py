@@ -23,6 +23,7 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.marks import Commas
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier
+from worldclip.pool.columns import ROW, bare, missing_column, separator_problems
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import PoolFormat, TableFormat
@@ -117,6 +118,7 @@ def draft(
     pool_format = format_of(shards[0].name)
     config = PoolConfig(path=path, columns=tuple(columns) or _names_of_columns(shards, pool_format))
     names = _read_first(shards, lambda shard: _field_names(shard, pool_format, config))
+    _check_names(names, key, lang)
     known = find_pool(names) if isinstance(pool_format, TableFormat) else None
     config = dataclasses.replace(
         config,
@@ -152,6 +154,18 @@ def draft(
     }
     drafted["recipe"] = _to_toml(drafted, config, codes)
     return drafted
+
+
+def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> None:
+    """Raise UserError for a --key or --lang that the pool has not, and for one column that is several."""
+    named = [("--key", key if key not in ("member", ROW) else None), ("--lang", lang)]
+    problems = [
+        missing_column(flag, bare(name), names) for flag, name in named if name is not None and bare(name) not in names
+    ]
+    if len(names) == 1:
+        problems += separator_problems(names)
+    if problems:
+        raise UserError(problems)
 
 
 def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Read:

@@ -54,6 +54,8 @@ def classify(
     from worldclip.model.labels import read_templates
     from worldclip.model.load import load
 
+    if not images:
+        raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
     if prompts is not None and templates:
         raise UserError("--templates and --prompts are both set; set one of them")
     if len(labels) == 1 and "," in labels[0]:

@@ -66,8 +66,8 @@ def explore(run: Path, out: Path) -> Explored:
     Raises UserError for an unfinished run, and for a folder that holds other files.
 
     Examples:
-        worldclip explore runs/my_images
         worldclip explore runs/my_images --out explorer
+        worldclip explore runs/emoji --out runs/emoji_explorer
     """
     context = open_run(run)
     inputs = {

@@ -54,7 +54,7 @@ class JsonlFormat(TableFormat):
         names = self.field_names(shard, config)
         if config.key == "member":
             choose_columns(names, config)  # fails, and says which keys there are
-        check_fields(names, config, config.texts)
+        check_fields(names, config, config.texts, config.lang)
 
 
 JSONL = JsonlFormat()

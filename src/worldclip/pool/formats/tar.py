@@ -79,7 +79,7 @@ class TarFormat(PoolFormat):
         samples = read_samples(shard)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
         fields = [] if has_txt else [place for place in config.texts if place != "txt"]
-        check_fields(records.field_names(samples.read_records(records.NUM_PROBED)), config, fields)
+        check_fields(records.field_names(samples.read_records(records.NUM_PROBED)), config, fields, config.lang)
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
