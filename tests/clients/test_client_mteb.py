@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import worldclip
-from client_tools import installed
-from small_models import save_hugging_face
+from client_tools import installed, run_python
+from fake_hub import hub as hub  # the fixture
+from small_models import TEXTS, save_hugging_face
+from worldclip.export import export_model
+from worldclip.export.push import list_files
 from worldclip.model import published
 from worldclip.plugins.leaderboard.mieb import mteb_model
 
@@ -106,9 +111,14 @@ def scores_of(clip, task):
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
     return worldclip.load(folder, device="cpu")
 
 
@@ -142,3 +152,23 @@ def test_image_with_text_gives_one_embedding():
     batch = {"image": [Image.new("RGB", (2, 2), COLOURS["red"])], "text": ["green"]}
     rows = model.encode([batch])
     np.testing.assert_allclose(rows, [[0.5**0.5, 0.5**0.5, 0]], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_pushed_export_is_found_and_loaded(hub, folder, clip, tmp_path):
+    export_model(folder, tmp_path / "export")
+    exported = tmp_path / "export" / "huggingface"
+    files = {name: (exported / name).read_bytes() for name, _ in list_files(exported)}
+    commit = hub.commit("me/clip", files)
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    out = tmp_path / "out.npz"
+    answer = run_python(None, "mteb_from_hub.py", hub.url, "me/clip", tmp_path / "cache", tmp_path / "texts.json", out)
+    size = clip.model.config
+    expected = {"name": "me/clip", "revision": commit, "modalities": ["image", "text"], "embed_dim": clip.embed_dim}
+    expected |= {"max_tokens": size.text_config.max_position_embeddings, "languages": None, "license": None}
+    assert answer["meta"] == expected | {"n_parameters": sum(p.numel() for p in clip.model.parameters())}
+    assert answer["own"] == "me/clip"
+    rows = np.load(out)
+    np.testing.assert_allclose(rows["text"], clip.encode_text(TEXTS), atol=1e-5)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    np.testing.assert_allclose(rows["image"], clip.encode_image([picture]), atol=1e-5)

@@ -109,6 +109,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status, headers, record = self.create(json.loads(body)) if path.endswith("create") else (200, {}, {})
             return self.send(status, headers, json.dumps(record).encode())
         api, resolved = API.fullmatch(path), RESOLVE.fullmatch(path)
+        if not (api or resolved):
+            return self.send(404, {}, b"{}")
         name = (api or resolved)[1]
         kind = (api[2] or "info").replace("revision", "info") if api else "resolve"
         hub.asked[kind] += 1
@@ -124,9 +126,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if files is None:
             return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
         if resolved:
-            return self.send_file(files, unquote(resolved[3]))
+            commit = next((commit for commit, at in hub.commits[name].items() if at is files), "0" * 40)
+            return self.send_file(files, unquote(resolved[3]), commit)
         answers = {
             "info": lambda: self.info(name, files),
+            "commits": lambda: self.history(name),
             "tree": lambda: self.tree(files, unquote(api[4] or "")),
             "paths-info": lambda: self.paths_info(files, body),
             "preupload": lambda: self.preupload(files, json.loads(body)),
@@ -155,6 +159,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         card = hub.cards[name]
         record = {"id": name, "sha": commit, "cardData": card, "siblings": [], "tags": card.get("tags", [])}
         return 200, {}, record | {"private": name in hub.private}
+
+    def history(self, name: str) -> Answer:
+        """List the commits, the newest first."""
+        about = {"title": "", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
+        return 200, {}, [{"id": commit, **about} for commit in reversed(self.hub.commits[name])]
 
     def tree(self, files: dict[str, bytes], prefix: str) -> Answer:
         entries = [entry(name, content) for name, content in files.items() if name.startswith(prefix)]
@@ -215,14 +224,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "events": [],
         }
 
-    def send_file(self, files: Mapping[str, bytes], name: str) -> None:
+    def send_file(self, files: Mapping[str, bytes], name: str, commit: str) -> None:
+        at = {"X-Repo-Commit": commit}
         if name not in files:
-            return self.send(404, {"X-Error-Code": "EntryNotFound"}, b"{}")
+            return self.send(404, {"X-Error-Code": "EntryNotFound", **at}, b"{}")
         content = files[name]
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         part = content[int(wanted[1]) : int(wanted[2]) + 1] if wanted else content
         self.hub.bytes_sent += len(part)
-        return self.send(206 if wanted else 200, {"ETag": entry(name, content)["oid"]}, part)
+        return self.send(206 if wanted else 200, {"ETag": entry(name, content)["oid"], **at}, part)
 
     def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)

@@ -6,11 +6,39 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.errors import require
+from worldclip.core.errors import UserError, require
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.image_features import Model
 
 TEXT_BATCH = 256
+
+
+def mteb_meta(repository: str, revision: str | None = None) -> Any:
+    """Return the ModelMeta of a pushed export (format huggingface); mteb's loader of Sentence Transformers loads it.
+
+    `mteb.evaluate(meta, tasks)` evaluates the repository; `meta.to_python()` is the entry of mteb's list of models.
+    mteb's own look at a repository takes it for a model of texts only, without the size of its embeddings.
+
+    repository: owner/name on the hub.  revision: a commit; None: the newest.  Raises UserError for any other model.
+    """
+    mteb = require("mteb", extra="dev")
+    model_meta = mteb.models.model_meta
+    found = model_meta.ModelMeta.from_hub(repository, revision)
+    config = model_meta._get_json_from_hub(repository, "config.json", "model", revision=found.revision) or {}
+    if config.get("model_type") != "metaclip_2":
+        raise UserError(f"{repository} is not a model of the hub that worldclip exported in the format huggingface")
+    text = config["text_config"]
+    return found.model_copy(
+        update={
+            "embed_dim": config["projection_dim"],
+            "max_tokens": text["max_position_embeddings"],
+            "modalities": ["image", "text"],
+            "framework": ["Sentence Transformers", "PyTorch"],
+            "license": None if found.license == "unknown" else found.license,
+            "open_weights": True,
+            "use_instructions": False,
+        }
+    )
 
 
 def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") -> Any:
