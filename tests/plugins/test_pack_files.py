@@ -146,7 +146,7 @@ def test_a_second_call_writes_only_what_changed(tmp_path: Path, capsys: pytest.C
     captions = coco(tmp_path)
     arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars"), "--captions", str(captions)]
     assert main([*arguments, "--samples-per-tar", "1"]) == 0
-    assert "next: worldclip init" in capsys.readouterr().out
+    assert "next: worldclip init" in capsys.readouterr().err
     before = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}
     assert main([*arguments, "--samples-per-tar", "2"]) == 0
     assert {path.name for path in (tmp_path / "tars").glob("*.tar")} == {"000000.tar", "000001.tar"}

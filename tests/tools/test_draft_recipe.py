@@ -38,6 +38,31 @@ def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world: ToyWorld, 
     assert recipe.train.model.preset == "vit_b32"
 
 
+def test_file_names_bring_no_language(tmp_path: Path) -> None:
+    names = ["IMG_1465.jpg", "DSC00012.JPG", "20190506_123456.jpg", "IMG_1466", "https://x.org/a.jpg"]
+    texts = [CAPTIONS["en"]] * 6 + names * 2
+    folder = write_table(tmp_path / "pool", {"uid": [str(i) for i in range(16)], "text": texts})
+    drafted = draft(str(folder))
+    assert drafted["languages"] == {"en": 6}
+    assert drafted["num_file_names"] == 10
+    assert "# 10 more texts are file names (IMG_1465.jpg), in no language." in drafted["recipe"]
+
+
+def test_stated_tags_of_one_language_are_one(tmp_path: Path) -> None:
+    tags = ["de-DE", "de_AT", "deu", "German", "en-US"]
+    columns = {"uid": list("abcde"), "text": [CAPTIONS["de"]] * 5, "lang": tags}
+    assert draft(str(write_table(tmp_path / "pool", columns)), lang="lang")["languages"] == {"de": 4, "en": 1}
+
+
+def test_fields_of_tars_give_commented_lines(tmp_path: Path) -> None:
+    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "punsafe": 0.01, "similarity": 0.3, "text": CAPTIONS["en"]}
+    write_tar(tmp_path / "pool/0.tar", [("0.png", b""), ("0.json", json.dumps(fields).encode())])
+    recipe = draft(str(tmp_path / "pool"))["recipe"]
+    assert '# where = { "json:NSFW" = "UNLIKELY", "json:punsafe" = { "<" = 0.5 }, "json:similarity"' in recipe
+    assert '# key = "json:url"' in recipe
+    assert '# valid_keys = "checked/valid_keys.parquet"' in recipe
+
+
 def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path: Path) -> None:
     texts = [text for text in CAPTIONS.values() for _ in range(10)]
     folder = write_table(tmp_path / "pool", {"URL": [f"u{i}" for i in range(30)], "Caption": texts})

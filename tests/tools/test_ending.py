@@ -1,13 +1,18 @@
-"""The last lines of a run say how long it took, what came out, where, and what to do next."""
+"""The last lines of a command say how long it took, what came out, where, and what to do next."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from toy import ToyWorld
 from worldclip.cli import main
+from worldclip.cli.command import flags_of
+from worldclip.cli.ending import NEXT_OF_COMMAND, command_ending
+from worldclip.cli.overview import COMMANDS
 from worldclip.tools.ending import ending
 
 NEXT = {"pool": None, "balance": None, "curate": "explore", "train": "embed", "evaluate": "embed", "export": "embed"}
@@ -31,3 +36,26 @@ def test_unfinished_run_goes_on(toy_run: Path, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "4 lists, 600 matches; in" in said
     assert f"next: worldclip run {run}\n" in said
+
+
+def test_check_of_a_pool_prints_the_line_to_paste(
+    toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "checked"
+    assert main(["pool", "check", str(toy_world.pool), "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f'valid_keys = "{out}/valid_keys.parquet"'
+    *_, done, following = captured.err.splitlines()
+    assert done.startswith("done in ")
+    assert done.endswith(f"; in {out}")
+    assert following.startswith("next: paste the line valid_keys = ...")
+
+
+@pytest.mark.parametrize("name", NEXT_OF_COMMAND)
+def test_next_line_names_flags_of_the_command(name: str) -> None:
+    command = COMMANDS.load(name)
+    flags = {flag.key: f"a {flag.key}" for flag in flags_of(command, None)}
+    done, following = command_ending(name, SimpleNamespace(**flags), 61.0)
+    assert done.startswith("done in 61 s")
+    assert following.startswith("next: ")
+    assert "{" not in following

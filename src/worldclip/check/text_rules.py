@@ -15,9 +15,8 @@ from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.core.regular_file import read_regular
 from worldclip.kernels.compiled import compiled
-from worldclip.language.assign import code_of_stated
 from worldclip.language.identify import Identifier
-from worldclip.language.table import INSTALLED, Languages, scheme_of
+from worldclip.language.table import INSTALLED, Languages, code_of_stated, scheme_of
 from worldclip.match import Matcher
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 

@@ -126,7 +126,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
         from worldclip.config import load_recipe
 
         section = getattr(load_recipe(arguments[0]), words)
-    return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, config=section)
+    return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, name=name, config=section)
 
 
 def _names_model(rest: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,9 +21,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from worldclip.cli.ending import command_ending
 from worldclip.cli.flags import REQUIRED, Flag, options_of, parse_flags
 from worldclip.core.command import Command as Command
 from worldclip.core.command import Flags as Flags
+from worldclip.core.console import note
 from worldclip.core.docstrings import field_docstrings
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
@@ -64,11 +67,16 @@ SHARED = {
 }
 
 
-def run_command(command: Command, words: str, summary: str, arguments: Sequence[str], **options: Any) -> int:
-    """Parse the arguments, call the function, and print its result; return exit code 0.
+def run_command(
+    command: Command, words: str, summary: str, arguments: Sequence[str], *, name: str = "", **options: Any
+) -> int:
+    """Parse the arguments, call the function, and print its result and the ending; return exit code 0.
 
-    words: the command as typed.  options: of `parse_command`.  Raises UserError for wrong flags.
+    words: the command as typed.  name: of the item in the registry.  options: of `parse_command`.
+
+    Raises UserError for wrong flags.
     """
+    started_at = time.perf_counter()
     flags, values = parse_command(command, words, summary, arguments, **options)
     if "executor" in inspect.signature(command.function).parameters:
         is_default = (flags.executor, flags.workers) == ("local", None)
@@ -80,6 +88,8 @@ def run_command(command: Command, words: str, summary: str, arguments: Sequence[
         print(printable(redact(json.dumps(result, ensure_ascii=False, default=str))))
     elif text:
         print(_for_output(printable(redact(text))))
+    for line in command_ending(name, flags, time.perf_counter() - started_at):
+        note(line)
     return 0
 
 

@@ -6,7 +6,7 @@ Legend: T texts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.language import identify as lid
-from worldclip.language.table import INSTALLED, OTHER, Languages, scheme_of
+from worldclip.language.table import INSTALLED, Languages, code_of_stated, scheme_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,14 +66,6 @@ class LanguageRules:
         if label in merged:
             return merged[label]
         return code_of_stated(label, self.languages, self.table)
-
-
-def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
-    """Return our code of a label that a pool states (pool.lang): one of `codes`, a LID model's label, a tag (de-DE)."""
-    if label in codes:
-        return label
-    code = table.from_lid(label, scheme=scheme_of(label))
-    return code if code != OTHER else table.from_tag(label) or OTHER
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, NamedTuple
@@ -196,6 +196,14 @@ def scheme_of(label: str) -> Scheme:
     code, separator, script = label.removeprefix("__label__").partition("_")
     is_iso = len(code) == 3 and separator == "_" and len(script) == 4 and script.istitle()
     return "glotlid" if is_iso else "lid176"
+
+
+def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
+    """Return our code of a label that a pool states (pool.lang): one of `codes`, a LID model's label, a tag (de-DE)."""
+    if label in codes:
+        return label
+    code = table.from_lid(label, scheme=scheme_of(label))
+    return code if code != OTHER else table.from_tag(label) or OTHER
 
 
 def how_to_know(code: str) -> str:

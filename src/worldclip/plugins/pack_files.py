@@ -230,11 +230,11 @@ def _named(counts: Mapping[str, Any]) -> str:
 
 
 def to_text(report: Report, out: Path) -> str:
-    """Return what was packed, what was not, and the next command."""
+    """Return what was packed, and what was not."""
     lines = [f"{report['pairs']:,} pairs, {report['texts']:,} texts: {out}"]
     if any(report[name] for name in REASONS):
         lines.append(f"left out: {_named(report)}")
-    return "\n".join([*lines, f"next: worldclip init {out}"])
+    return "\n".join(lines)
 
 
 POOL_PACK = Command(pack_files, lambda report, flags: to_text(report, flags.out))

@@ -42,7 +42,8 @@ def check_pool(
     counts = report["counts"]
     lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {out / 'valid_keys.parquet'}"]
     lines += [f"  {rule:<24} {count:>12,}" for rule, count in counts["removed"].items()]
-    return report, "\n".join([*lines, f"report: {out / 'report.html'}"])
+    lines.append(f"report: {out / 'report.html'}")
+    return report, "\n".join([*lines, f'valid_keys = "{(out / "valid_keys.parquet").resolve()}"'])
 
 
 @Command

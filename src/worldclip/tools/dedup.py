@@ -152,6 +152,6 @@ def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Execut
         f"{report['copies']:,} of {report['pairs']:,} pairs repeat a key of an earlier shard: {path}",
         f"{report['repeated_in_shard']:,} repeat a key of their own shard (match drops them), "
         f"{report['no_identity']:,} have no key",
-        f'to drop the copies: pool.deny_keys = ["{path}"]',
+        f'deny_keys = ["{path.resolve()}"]',
     ]
     return report, "\n".join(lines)

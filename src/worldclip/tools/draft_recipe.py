@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,11 +31,13 @@ from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.formats.delimited import DelimitedFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, KnownPool, find_pool, key_column, name_columns, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool, key_column, name_columns, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.005  # of the texts, for a language to stand in the recipe: below it are mostly errors of identification
+# IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
+_FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
 NUM_RECORDS = 100  # whose fields are listed
 
 
@@ -58,6 +61,8 @@ class Draft(TypedDict):
     """Which dataset has these columns; empty for a table that is not known."""
     num_texts: int
     """Texts that were identified."""
+    num_file_names: int
+    """Further texts that are file names (IMG_1465.jpg), which are in no language."""
     languages: dict[str, int]
     """Number of these texts by language, most frequent first."""
     without_words: list[str]
@@ -133,6 +138,9 @@ def draft(
     if not sample:
         where = "; ".join(problems) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
         raise UserError(f"{source}: {where}; give --texts, where the texts of a pair are")
+    with_words = [(text, label) for text, label in sample if label or not _FILE_NAME.fullmatch(text.strip())]
+    num_file_names = len(sample) - len(with_words)
+    sample = with_words or sample
     by_language = _count_languages(sample)
     codes = [
         code for code, count in by_language.items() if count >= MIN_SHARE * len(sample) and code != languages.OTHER
@@ -149,6 +157,7 @@ def draft(
         "columns": names,
         "known_as": known.name if known else "",
         "num_texts": len(sample),
+        "num_file_names": num_file_names,
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
@@ -229,10 +238,11 @@ def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tup
 
 def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]:
     """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
-    labels = [label for _, label in sample if label]
+    known = languages.by_code()
+    codes = [languages.code_of_stated(label, known, languages.INSTALLED) for _, label in sample if label]
     if without_label := [text for text, label in sample if not label]:
-        labels += [str(label) for label in Identifier().predict(without_label)[0]]
-    return dict(Counter(languages.from_lid(label) for label in labels).most_common())
+        codes += [languages.from_lid(str(label)) for label in Identifier().predict(without_label)[0]]
+    return dict(Counter(codes).most_common())
 
 
 def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
@@ -257,8 +267,13 @@ def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
     if drafted["lang"]:
         lines.append(f"lang = {_string(drafted['lang'])}")
     lines += _filters(drafted)
+    if drafted["format"] == "tar" and (name := next((name for name in TAR_KEYS if name in drafted["columns"]), None)):
+        lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
+    lines.append('# valid_keys = "checked/valid_keys.parquet" # of: worldclip pool check THIS_FILE --out checked')
     lines += ["", "[languages]"]
     lines += _comment(f"found: {', '.join(shares)}. Without this key all languages are used.")
+    if drafted["num_file_names"]:
+        lines += _comment(f"{drafted['num_file_names']:,} more texts are file names (IMG_1465.jpg), in no language.")
     lines += [
         f"codes = {json.dumps(list(codes))}",
         "",

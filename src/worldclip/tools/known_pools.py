@@ -48,6 +48,8 @@ TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "ti
 """Columns that usually hold texts, in any case."""
 TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
+TAR_KEYS = ("uid", "url", "URL")
+"""Fields of a tar's .json that identify a pair in any download of a pool."""
 FILTERS = {
     "NSFW": '"UNLIKELY"',
     "nsfw": '"UNLIKELY"',

@@ -159,7 +159,7 @@ def export(
     report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
-        checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes")
+        checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes" and value is not None)
         lines.append(f"{out / name}: {facts['bytes']:,} bytes, {checks}")
     if push:
         push_exports(out, push, dry_run)

@@ -46,6 +46,16 @@ def test_stated_languages_are_kept(tmp_path: Path, toy_world: ToyWorld) -> None:
     assert list(load("toy", toy_world.pool).languages) == ["ar", "en", "th", "zh"]
 
 
+def test_tags_of_one_language_are_one_row(tmp_path: Path) -> None:
+    for tag in ("de-DE", "de_AT", "deu", "tlh"):
+        write_pool(tmp_path / tag, {"de": 2}, lang_truth=tag)
+    dataset = load("held", tmp_path)
+    assert list(dataset.languages) == ["de", "tlh"]
+    (task,) = dataset.tasks("de")
+    assert isinstance(task, Retrieval)
+    assert len(task.texts) == 6
+
+
 def test_languages_at_chance_are_named() -> None:
     chance = {"acc1": 0.5}
     records = [

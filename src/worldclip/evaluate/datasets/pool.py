@@ -3,8 +3,9 @@
     FOLDER/**/*.tar   images with .txt (one caption) or .json ("texts", "text", "caption" or "TEXT"; their languages in
                       "lang_truth", as many as texts)
 
-The language of a text that states none is identified (lid.176).  Languages that fewer than 20 such texts seem to be in
-are mostly mistakes: their texts are evaluated as `und`.
+A stated language may be our code, a LID model's label or a tag: `de-DE` and `de_AT` are one language.  The language of
+a text that states none is identified (lid.176).  Languages that fewer than 20 such texts seem to be in are mostly
+mistakes: their texts are evaluated as `und`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import decode, parse_record
 from worldclip.evaluate.tasks import Dataset
-from worldclip.language.table import INSTALLED, OTHER, Languages
+from worldclip.language.table import INSTALLED, OTHER, Languages, code_of_stated
 from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
 from worldclip.report.results import NO_LANGUAGE
 
@@ -49,12 +50,18 @@ def load(name: str, folder: Path, captions: str = "all_captions", languages: Lan
 
 
 def _by_language(texts: Sequence[Text], languages: Languages) -> dict[str, list[Caption]]:
-    """Return the captions of each language, stated or identified, in the order of the languages' names."""
+    """Return the captions of each language, stated or identified, in the order of the languages' names.
+
+    A stated label that is no language (de-DE is one) is a row by itself.
+    """
     unstated = [text for _, lang, text in texts if lang is None]
+    known = languages.by_code()
+    ours = {lang: code_of_stated(lang, known, languages) for _, lang, _ in texts if lang is not None}
     identified = iter(_identify(unstated, languages) if unstated else ())
     by_language: dict[str, list[Caption]] = {}
     for i, lang, text in texts:
-        by_language.setdefault(next(identified) if lang is None else lang, []).append((i, text))
+        code = next(identified) if lang is None else ours[lang]
+        by_language.setdefault(str(lang) if code == OTHER else code, []).append((i, text))
     return dict(sorted(by_language.items()))
 
 

@@ -71,7 +71,7 @@ def pool_world(
 
 def _cldr_text(counts: Mapping[str, int], flags: Flags) -> str:
     numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{flags.out}: {numbers}; next: worldclip pool world --cldr {flags.out} --out DIR"
+    return f"{flags.out}: {numbers}"
 
 
 FETCH_CLDR = Command(fetch_cldr, _cldr_text)
