@@ -74,7 +74,7 @@ def test_only_valid_keys_are_curated_and_counts_add_up(
     copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
     assert main(["inspect", str(run), "--key", copy["key"]]) == 0
     printed = capsys.readouterr().out
-    assert "not kept" in printed
+    assert "dropped: not among the valid keys, or denied" in printed
     assert f"removed by {copy['rule']} in {copy['shard']} for {copy['other_key']}" in printed
 
 

@@ -40,8 +40,11 @@ def run(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below `folder` by its relative path."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Return the content of every file below `folder` by its relative path.
+
+    Without the hashes of a pool's files: a file is among them once it has not changed for a while.
+    """
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".stamps."))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -28,7 +28,12 @@ HARMLESS = {
         "import unicodedata": "of the letter below",
         "char.isalpha()": "whether a language is shown beside a caption",
     },
-    "language/table.py": {"script.istitle()": NAME},
+    "language/table.py": {
+        "script.istitle()": NAME,
+        "tag.casefold()": NAME,
+        "code.casefold()": "of a word that a user typed, to name a code that is near",
+        "tag.strip().casefold()": "of a word that a user typed, compared with names in ASCII",
+    },
     "match/stage.py": {"name.upper()": NAME},
     "metadata/config.py": {"[A-Za-z][\\w.+-]+:[\\w.+-]+": NAME},
     "metadata/dump_files.py": {
