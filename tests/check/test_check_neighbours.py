@@ -52,6 +52,7 @@ def test_every_plan_finds_the_same_pairs(num_equal: int, monkeypatch: pytest.Mon
     assert as_tuples(near_pairs(hashes, 5)) == compare_all_with_all(hashes, 5)
 
 
+@pytest.mark.slow
 def test_full_buffers_lose_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.arange(300, dtype=np.uint64)  # every pair is near
     expected = as_tuples(near_pairs(hashes, 9))

@@ -299,6 +299,7 @@ def test_interrupted_map_leaves_no_task_and_resumes(cluster, toy_world, curated,
     assert digests_of_curation(tmp_path / "run") == curated
 
 
+@pytest.mark.slow
 def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) -> None:
     program = tmp_path / "worldclip"
     program.write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
@@ -375,6 +376,7 @@ def test_missing_ray_or_cluster_is_explained(flags, words, tmp_path) -> None:
     assert words in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_local_ray_is_started_without_a_cluster(toy_world, tmp_path) -> None:
     command = [sys.executable, "-m", "worldclip", "pool", str(toy_world.recipe), "--out", str(tmp_path / "run")]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}

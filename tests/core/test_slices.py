@@ -63,6 +63,7 @@ def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) 
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the example is a script of bash")
+@pytest.mark.slow
 def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()

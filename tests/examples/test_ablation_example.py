@@ -112,6 +112,7 @@ def pictures(tars: list[Path]) -> dict[str, bytes]:
     return dict(zip([sample.key for sample in samples], reader(samples)(0, len(samples)), strict=True))
 
 
+@pytest.mark.slow
 def test_no_two_pairs_or_test_pictures_are_alike(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(the_world, "NUM_RENDERINGS", 1)
     executor = LocalExecutor(quiet=True)

@@ -43,6 +43,7 @@ def save_model(folder: Path):
     return model
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_hugging_face_folder(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wordfreq")
     monkeypatch.chdir(tmp_path)

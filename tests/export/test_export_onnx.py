@@ -289,6 +289,7 @@ def test_invalid_graph_is_not_exported(exported, folder, tmp_path, monkeypatch):
         export_model(exported / "source", tmp_path, ExportConfig(formats=("onnx",), onnx_precisions=("fp16",)))
 
 
+@pytest.mark.slow
 def test_large_weights_are_shared_by_the_joint_graph(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graphs, "MAX_FILE_BYTES", 100_000)
     config = ExportConfig(formats=("onnx",), onnx_precisions=("fp32",))

@@ -100,6 +100,7 @@ def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_p
         assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
 
 
+@pytest.mark.slow
 def test_every_real_wordnet_gives_a_list(shared: Path) -> None:
     paths = sorted((shared / "data/omw").rglob("*.tab.gz"))
     assert len(paths) == 34

@@ -131,6 +131,7 @@ def test_languages_without_spaces_are_segmented(tmp_path: Path) -> None:
     assert "北京大学" in entries_of(tmp_path, "zh")
 
 
+@pytest.mark.slow
 def test_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
     for shard in range(4):
         rows = [(lang, f"{lang}{n % (shard + 2)} word{n % 5}") for n in range(30) for lang in ("sw", "ady")]

@@ -131,6 +131,7 @@ def test_page_of_all_languages_has_map_groups_and_held_out_table(page):
         assert forbidden not in page
 
 
+@pytest.mark.slow
 def test_made_up_datasets_are_those_of_the_world_pool():
     report = made_up_world(num_gallery=1)
     assert list(report["datasets"]) == list(dict.fromkeys(image["dataset"] for image in report["gallery"]))

@@ -101,6 +101,7 @@ VARIANTS = (
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
 def test_estimated_memory_is_within_a_fifth_of_two_measured_steps():
     """Measure in a subprocess whose allocator returns freed tensors to the system at once."""
     settings = [SMALL | changes for changes in VARIANTS]
