@@ -31,7 +31,7 @@ quick: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile $$($(BIN)/python tests/helpers/changed_tests.py $(TESTS_OF))
 
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --timeout 0
 
 # tests/clients: other software on what worldclip writes; each client has its own environment in .clients
 CLIENTS = transformers-4.56 transformers-4.57 optimum openvino img2dataset search node
