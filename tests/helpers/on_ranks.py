@@ -224,6 +224,21 @@ def count_exchanges() -> list[Any]:
     return exchanges
 
 
+def count_read() -> list[int]:
+    """Return a list that gets the bytes of each tensor, or part of one, that a checkpoint is asked for from now on."""
+    from worldclip.train.checkpoint import CheckpointReader
+
+    sizes, read = [], CheckpointReader.read
+
+    def counted(*args: Any) -> Any:
+        tensor = read(*args)
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    CheckpointReader.read = counted
+    return sizes
+
+
 def digests_of(tensors: dict[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of each tensor's bytes."""
     import hashlib
@@ -245,13 +260,14 @@ def steps(folder: Path) -> None:
 
     from worldclip.train.distributed import connected_ranks, gather_records
     from worldclip.train.replicas import require_equal_replicas
+    from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
     from worldclip.train.step import train_step
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
     bytes_of, differing = {}, {}
-    exchanges = count_exchanges()
+    exchanges, bytes_read = count_exchanges(), count_read()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
             exchanges.clear()
@@ -282,10 +298,15 @@ def steps(folder: Path) -> None:
             if name == "rows" and world.size > 1:
                 assert len(exchanges) == 3 * 4  # how many ids, ids, rows, gradients
             if name in SAVED:
-                bytes_of[name] = gather_records(save(state, folder / f"{name}.{world.size}"), world)
+                sizes = save(state, folder / f"{name}.{world.size}")
+                bytes_read.clear()
                 resumed = make_state(variant, world, folder / f"{name}.1" / f"step_{3:09}")
+                bytes_of[name] = gather_records(sizes | {"read": sum(bytes_read)}, world)
                 tensors["resumed loss"] = torch.tensor(train_step(resumed, batch, 1e-3).loss)
                 tensors["resumed norm"] = torch.tensor(train_step(resumed, batch, 1e-3).grad_norm)
+                if resumed.ema is not None:  # of a table that ranks cannot share equally
+                    shards = gather_records(resumed.ema.shadow[TOKEN_EMBEDDING].tolist(), world)
+                    tensors["resumed ema"] = torch.tensor([row for shard in shards for row in shard])
             if world.is_first:
                 save_file(tensors, folder / f"{name}.{world.size}.safetensors")
         if world.is_first:

@@ -148,6 +148,16 @@ def test_each_rank_copies_and_writes_its_share_of_a_checkpoint(folder, variant):
         assert 0 < rank["written"] - rank["copied"] < 40_000  # the header, with a name for each tensor
 
 
+@pytest.mark.parametrize(("variant", "shares"), [("ddp", (1, 0)), ("fsdp ema", (0.5, 0.5)), ("hsdp", (1, 1))])
+def test_a_resume_reads_each_tensor_once_or_each_rank_its_own_rows(folder, variant, shares):
+    """Under HSDP two ranks are two machines, each of which holds the whole model."""
+    (alone,) = json.loads((folder / "bytes.1.json").read_text())[variant]
+    ranks = json.loads((folder / "bytes.2.json").read_text())[variant]
+    assert alone["read"] == alone["copied"]
+    for rank, share in zip(ranks, shares, strict=True):
+        assert rank["read"] == pytest.approx(share * alone["read"], rel=0.02)
+
+
 @pytest.mark.parametrize("variant", SAVED)
 def test_a_checkpoint_of_two_ranks_is_that_of_one(folder, variant):
     assert_checkpoints_agree(folder, variant, 2)

@@ -119,16 +119,27 @@ def create_model(config: MetaClip2Config, seed: int, init: Init = "scaled") -> M
     return model
 
 
-def create_empty_model(config: MetaClip2Config) -> MetaClip2Model:
-    """Return a model whose weights are read next, float32 on the CPU: nothing is drawn, memory is not filled."""
+def create_empty_model(config: MetaClip2Config, device: str = "cpu") -> MetaClip2Model:
+    """Return a model whose weights are read next, in float32: nothing is drawn, memory is not filled.
+
+    device: "meta" for a model without memory; after `to_empty` it needs `fill_position_ids`.
+    """
     torch = require("torch", extra="train")
     with torch.device("meta"):
         model: MetaClip2Model = require_transformers().MetaClip2Model(config)
-    model.to_empty(device="cpu")
-    for name, buffer in model.named_buffers():
-        assert name.endswith("position_ids"), name  # the only values that are no weights
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+    if device != "meta":
+        model.to_empty(device=device)
+        fill_position_ids(model)
     return model
+
+
+def fill_position_ids(model: MetaClip2Model) -> None:
+    """Fill the only values of a model that are no weights."""
+    import torch
+
+    for name, buffer in model.named_buffers():
+        assert name.endswith("position_ids"), name
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
 
 
 def _initialise(model: MetaClip2Model, init: Init) -> None:

@@ -92,13 +92,22 @@ class IdleUpdates:
 class SparseEmbedding(torch.nn.Module):
     """Replaces the model's token embedding.  Its rows are plain tensors, so that DDP and FSDP leave them alone."""
 
-    def __init__(self, weight_VD: torch.Tensor, world: World, config: TrainConfig, pad_id: int) -> None:
+    def __init__(
+        self,
+        weight_VD: torch.Tensor,
+        world: World,
+        config: TrainConfig,
+        pad_id: int,
+        device: torch.device | None = None,
+    ) -> None:
+        """device: that of the rows, if weight_VD has no memory (meta) and they are read from a checkpoint."""
         super().__init__()
         self.world, self.config, self.pad_id = world, config, pad_id
         self.num_rows = len(weight_VD)
         self.own_rows = slice(world.rank, self.num_rows, world.size)
         """This rank's rows of the whole table."""
-        self.weight = weight_VD[self.own_rows].detach().clone()
+        own_RD = weight_VD[self.own_rows].detach()
+        self.weight = torch.empty_like(own_RD, device=device) if own_RD.is_meta else own_RD.clone()
         self.exp_avg = torch.zeros_like(self.weight)
         self.exp_avg_sq = torch.zeros_like(self.weight)
         self.row_updates = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
@@ -219,10 +228,15 @@ class SparseEmbedding(torch.nn.Module):
         return out
 
 
-def replace_token_embedding(model: MetaClip2Model, world: World, config: TrainConfig) -> SparseEmbedding:
-    """Replace the model's token embedding by a SparseEmbedding with the same rows, and return it."""
+def replace_token_embedding(
+    model: MetaClip2Model, world: World, config: TrainConfig, device: torch.device
+) -> SparseEmbedding:
+    """Replace the model's token embedding by a SparseEmbedding with the same rows, and return it.
+
+    device: see SparseEmbedding.
+    """
     embeddings = model.text_model.embeddings
     text_config: Any = model.config.text_config
-    sparse = SparseEmbedding(embeddings.token_embedding.weight, world, config, text_config.pad_token_id)
+    sparse = SparseEmbedding(embeddings.token_embedding.weight, world, config, text_config.pad_token_id, device)
     embeddings.token_embedding = sparse
     return sparse

@@ -15,7 +15,14 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.contracts import layout
 from worldclip.core.errors import UserError
-from worldclip.model.clip import create_empty_model, create_model, image_processor, model_config
+from worldclip.model.clip import (
+    create_empty_model,
+    create_model,
+    fill_position_ids,
+    image_processor,
+    model_config,
+    pixel_statistics,
+)
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
@@ -25,13 +32,13 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
+from worldclip.train.restore import MOMENTS, Restorer, fill_rows
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 HeldTensors = dict[str, LocalTensor]
 """By their names in a checkpoint.  Memory is shared with the model and its optimizer."""
 
@@ -44,14 +51,15 @@ class Ema:
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self._weights = {name: local_tensor(parameter.detach()) for name, parameter in parameters.items()}
-        self.shadow = {name: weight.clone() for name, weight in self._weights.items()}
+        self._parameters = list(parameters.values())
+        self.shadow = {name: local_tensor(parameter.detach()).clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self, is_applied: torch.Tensor) -> None:
         """Move the EMA towards the present weights, unless the step did not change them.  is_applied: bool scalar."""
         share = is_applied.float() * (1 - self.decay)
-        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), [share] * len(self.shadow))
+        weights = [local_tensor(parameter.detach()) for parameter in self._parameters]  # FSDP may have moved them
+        torch._foreach_lerp_(list(self.shadow.values()), weights, [share] * len(weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +86,12 @@ def create_train_state(
     Raises UserError if config.initial_weights is a model of another architecture.
     """
     architecture = model_config(config.model, tokenizer)
+    is_fsdp = config.parallel != "ddp" and world.size > 1
+    is_sharded_first = is_fsdp and checkpoint is not None  # no rank ever holds the whole model
     if checkpoint is None:
         clip = create_model(architecture, config.seed, config.model.init)
     else:
-        clip = create_empty_model(architecture)
+        clip = create_empty_model(architecture, "meta" if is_sharded_first else "cpu")
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
@@ -89,7 +99,6 @@ def create_train_state(
         load_initial_weights(clip, config.initial_weights)
     if config.lora_rank is not None:
         add_adapters(clip, config)
-    is_fsdp = config.parallel != "ddp" and world.size > 1
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
     model = DualEncoder(
         clip,
@@ -98,20 +107,23 @@ def create_train_state(
         text_chunks=1 if is_fsdp else TEXT_CHUNKS,
         world=world if config.accum_steps == 1 else None,  # with accumulation, features are computed before
     )
-    reader = CheckpointReader(checkpoint) if checkpoint is not None else None
-    if reader is not None:
-        _load_parameters(model, reader)
-    model.to(device)
+    if not is_sharded_first:
+        model.to(device)
     for name in config.freeze:
         (clip.vision_model if name == "vision" else clip.text_model).requires_grad_(False)
-    sparse_embedding = replace_token_embedding(clip, world, config) if config.token_table == "rows" else None
+    sparse_embedding = replace_token_embedding(clip, world, config, device) if config.token_table == "rows" else None
     clip.train()
     if config.activation_checkpointing:
         _recompute_blocks(clip, config)
     if config.compile:
         model.compile_towers()
-    barrier(world)  # reading weights takes some ranks minutes longer, and wrapping exchanges tensors
+    barrier(world)  # drawing weights takes some ranks minutes longer, and wrapping exchanges tensors
     wrapped = _wrap(model, config, world, device)
+    if is_sharded_first:
+        model.to_empty(device=device)
+        fill_position_ids(clip)
+        for buffer, values in zip((model.pixel_mean, model.pixel_std), pixel_statistics(device), strict=True):
+            buffer.copy_(values)
     state = TrainState(
         config=config,
         world=world,
@@ -122,9 +134,21 @@ def create_train_state(
         sparse_embedding=sparse_embedding,
         ema=Ema(model.checkpoint_parameters(), config.ema_decay) if config.ema_decay else None,
     )
-    if reader is not None:
-        _load_optimizer(state, reader)
+    if checkpoint is not None:
+        _restore(state, CheckpointReader(checkpoint))
     return state
+
+
+def _restore(state: TrainState, reader: CheckpointReader) -> None:
+    restorer = Restorer(
+        reader, state.model.checkpoint_parameters(), state.world, sharding_ranks(state.config, state.world)
+    )
+    restorer.fill_weights()
+    restorer.fill_moments(state.optimizer)
+    if state.ema is not None:
+        restorer.fill_ema(state.ema.shadow)
+    if state.sparse_embedding is not None:
+        fill_rows(state.sparse_embedding, reader)
 
 
 def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
@@ -316,48 +340,3 @@ def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTenso
         for kind, tensor in embedding.idle.state().items():
             replicated[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, tuple(tensor.shape), 0)
     return replicated, sharded, own
-
-
-@torch.no_grad()
-def _load_parameters(model: DualEncoder, reader: CheckpointReader) -> None:
-    """Read every parameter: of an adapted layer what its adapter is added to, not the sum."""
-    for name, parameter in model.checkpoint_parameters().items():
-        kind = next((kind for kind in ("adapter", "base") if f"{kind}.{name}" in reader), "weights")
-        parameter.copy_(reader.read(f"{kind}.{name}"))
-
-
-@torch.no_grad()
-def _load_optimizer(state: TrainState, reader: CheckpointReader) -> None:
-    """Read moments, EMA and sparse embedding: this rank's rows, whatever the world size that wrote them."""
-    parameters = state.model.checkpoint_parameters()
-    sharding = sharding_ranks(state.config, state.world)
-    rows = {
-        name: slice(*shard_rows(len(parameter), sharding)) if isinstance(parameter, DTensor) else None
-        for name, parameter in parameters.items()
-    }
-    names = {parameter: name for name, parameter in parameters.items()}
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            name = names[parameter]
-            if f"exp_avg.{name}" not in reader:  # the checkpoint comes before the first update
-                continue
-            moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            for moment, tensor in moments.items():
-                local_tensor(tensor).copy_(reader.read(f"{moment}.{name}", rows[name]))
-            # fused AdamW keeps its step count on the parameter's device, the others on the CPU
-            step = torch.tensor(float(reader.updates), device=parameter.device if group.get("fused") else "cpu")
-            state.optimizer.state[parameter] = {"step": step, **moments}
-    if state.ema is not None:
-        for name, tensor in state.ema.shadow.items():
-            tensor.copy_(reader.read(f"ema.{name}", rows[name]))
-    embedding = state.sparse_embedding
-    if embedding is not None:
-        _load_rows(embedding, reader)
-
-
-def _load_rows(embedding: SparseEmbedding, reader: CheckpointReader) -> None:
-    """Read this rank's rows of the sparse embedding, and the history of updates that all ranks share."""
-    for kind, tensor in embedding.state().items():
-        tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
-    idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}
-    embedding.idle.restore(reader.updates, idle)
