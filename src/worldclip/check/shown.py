@@ -164,12 +164,12 @@ class Images:
         return cls(readers, _places(sorted((folder / "images").rglob("*.parquet")), pairs), references)
 
     def of_pair(self, key: str) -> Html:
-        return _read_thumbnail(self.pairs.get(key))
+        return _read_thumbnail(self.pairs.get(key), key)
 
     def of_reference(self, set_name: str, name: str) -> Html:
         if set_name in self.readers:
-            return _thumbnail(self.readers[set_name](name))
-        return _read_thumbnail(self.references[set_name].get(name))
+            return _thumbnail(self.readers[set_name](name), name)
+        return _read_thumbnail(self.references[set_name].get(name), name)
 
 
 def _places(files: Sequence[Path], names: set[str]) -> dict[str, Place]:
@@ -198,19 +198,19 @@ def _own_places(file: Path, names: set[str]) -> dict[str, Place]:
     return places
 
 
-def _read_thumbnail(place: Place | None) -> Html:
+def _read_thumbnail(place: Place | None, name: str) -> Html:
     """Return the image; nothing if its file is gone: hash files outlive images, and the caption has the name."""
     if place is None:
         return Html()
     try:
-        return _thumbnail(read_member(*place))
+        return _thumbnail(read_member(*place), name)
     except (OSError, BadShard, ValueError, TypeError):  # the latter: sizes in the file of somebody else
         return Html()
 
 
-def _thumbnail(content: bytes) -> Html:
+def _thumbnail(content: bytes, name: str) -> Html:
     """Return the image; nothing if it cannot be decoded."""
     try:
-        return tag("img", src=data_uri(shrink(content, THUMBNAIL_PX)), alt="")
+        return tag("img", src=data_uri(shrink(content, THUMBNAIL_PX)), alt=name)
     except BadImage:
         return Html()

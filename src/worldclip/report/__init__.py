@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from worldclip.report import balance, curate, evaluate, match, metadata, next_st
 from worldclip.report.page import Card, Section, cards, write_page
 
 STAGES = next_steps.ORDER  # those with a part of the page
+FIRST_GROUP = "Model"
+GROUPS = {FIRST_GROUP: ("evaluate", "train"), "Pairs": ("curate",), "Entries": ("balance", "match", "metadata")}
+"""Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -32,9 +36,14 @@ def write_report(run_dir: Path) -> Path:
         if sections and (run_dir / stage).is_dir():
             head = [evaluate.summary_section(reports[stage])] if stage == "evaluate" else []
             write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, [*head, *sections])
-    all_sections = [section for sections in by_stage.values() for section in sections]
-    pages = [_summary(reports, log), *all_sections, *next_steps.sections(run_dir, reports)]
-    return write_page(layout.report_html(run_dir), title, subtitle, pages)
+    parts: list[Section] = []
+    for group, stages in GROUPS.items():
+        members = [section for stage in stages for section in by_stage.get(stage, [])]
+        if group == FIRST_GROUP:
+            members = [_summary(reports, log), *members]
+        parts += [dataclasses.replace(section, group=group) for section in members]
+    parts += [dataclasses.replace(section, group=FIRST_GROUP) for section in next_steps.sections(run_dir, reports)]
+    return write_page(layout.report_html(run_dir), title, subtitle, parts)
 
 
 def write_evaluation(folder: Path) -> Path:

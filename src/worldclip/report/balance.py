@@ -25,6 +25,7 @@ from worldclip.report.page import (
 )
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
+OPEN_CURVES = 3  # in sight, the others are folded
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 MAX_ROWS = 40  # thresholds in sight
 CURVE_PX = (290, 200)  # width, height
@@ -69,7 +70,7 @@ def _thresholds(report: BalanceReport, languages: Languages) -> Section:
             [
                 *map(note, report["warnings"]),
                 legend(colours),
-                grid(curves),
+                first_and_more(curves, OPEN_CURVES, "more lists", grid),
                 first_and_more(rows, MAX_ROWS, "lists with fewer matches", lambda some: to_html(Table(columns, some))),
             ]
         ),
@@ -78,7 +79,7 @@ def _thresholds(report: BalanceReport, languages: Languages) -> Section:
 
 def _curve(name: str, curve: HeadTailCurve, threshold: int, languages: Languages) -> Html:
     lines = [
-        Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)"),
+        Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
         Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
     ]
     rule = f"threshold {count(threshold)}"

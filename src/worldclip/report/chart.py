@@ -40,6 +40,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     colour: str = "var(--s1)"
+    is_below: bool = False
+    """Whether a later curve may lie on this one: it is drawn broader, so that both are seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +177,8 @@ def line_chart(
             if x_axis.has(x) and frame.y_axis.has(y)
         ]
         path = f"M{' L'.join(points)}" if points else ""
-        marks.append(tag("path", tag("title", line.name), class_="curve", d=path, stroke=line.colour))
+        name = "curve below" if line.is_below else "curve"
+        marks.append(tag("path", tag("title", line.name), class_=name, d=path, stroke=line.colour))
     names = ", ".join(line.name for line in lines)
     return frame.svg(f"{y_label} by {x_label}: {names}", x_label, marks)
 

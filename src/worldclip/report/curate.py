@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import CurateReport, SampledCurve
 from worldclip.language.table import Languages
-from worldclip.report.balance import NUM_CURVES, rank_chart
+from worldclip.report.balance import NUM_CURVES, OPEN_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short, unit
@@ -145,8 +145,8 @@ def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section
     for name in by_size[:NUM_CURVES]:
         curve = curves[name]
         lines = [
-            Line(name=meaning, x=curve["rank"], y=y, colour=colour)
-            for y, (colour, meaning) in zip((curve["matches"], curve["kept"]), BEFORE_AFTER, strict=True)
+            Line(name=meaning, x=curve["rank"], y=curve[key], colour=colour, is_below=key == "matches")
+            for key, (colour, meaning) in zip(("matches", "kept"), BEFORE_AFTER, strict=True)
         ]
         before, after = curve["effective_entries"]
         change = f"effective entries {short(before)} → {short(after)}"
@@ -158,7 +158,13 @@ def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section
         "Entries before and after",
         "Matches of each entry, by its rank in the pool, before and after sampling (means over near ranks). "
         "Effective entries: the number of equally frequent entries of the same diversity.",
-        join([legend(BEFORE_AFTER), grid(figures), folded("In numbers", numbers)]),
+        join(
+            [
+                legend(BEFORE_AFTER),
+                first_and_more(figures, OPEN_CURVES, "more lists", grid),
+                folded("In numbers", numbers),
+            ]
+        ),
     )
 
 
@@ -176,7 +182,7 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
                 text_column("key", code),
             ]
             heading = reason.label.replace("_", " ").capitalize()
-            parts += [tag("h3", heading), to_html(Table(columns, rows))]
+            parts += [tag("h3", heading), to_html(Table(columns, rows, has_long_texts=True))]
     if not parts:
         return None
     return Section(
@@ -196,4 +202,4 @@ def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
     ]
     decision = f": keep probability {sample['keep_prob']:.3f}, coin {sample['coin']:.3f}"
     over = "; over the cap of its language" if sample["is_over"] else ""
-    return join([join(entries, ", "), decision, over])
+    return tag("span", join(entries, ", "), decision, over)

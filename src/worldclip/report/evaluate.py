@@ -107,7 +107,12 @@ def results_section(report: EvaluateReport) -> Section | None:
     if not rows:
         return None
     labels = map(text_column, ("dataset", "task", "metric"))
-    numbers = [Column("value"), text_column(""), *columns_of(("languages", "95% interval")), Column("queries", count)]
+    numbers = [
+        Column("value"),
+        text_column("chart"),
+        *columns_of(("languages", "95% interval")),
+        Column("queries", count),
+    ]
     results = Table([*labels, *numbers], rows)
     if "protocol" in report:
         notes.append(note(report["protocol"]))

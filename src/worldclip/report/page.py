@@ -29,6 +29,8 @@ class Section:
     lead: str
     """What the section shows, in a sentence or two."""
     body: Html
+    group: str = ""
+    """Heading of the links to this part and its neighbours; "" where a page has few parts."""
 
     @property
     def anchor(self) -> str:
@@ -61,7 +63,6 @@ class Bar:
 
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write a self-contained page (no script, no font, no image from elsewhere) and return its path."""
-    links = [tag("a", section.heading, href=f"#{section.anchor}") for section in sections]
     parts = [
         tag("section", tag("h2", section.heading), tag("p", section.lead, class_="lead"), section.body,
             id=section.anchor)
@@ -76,9 +77,18 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
         tag("style", style()),
     )
     header = tag("header", tag("p", "worldclip", class_="brand"), tag("h1", title), tag("p", subtitle, class_="sub"))
-    body = tag("body", header, tag("nav", *links), tag("main", *parts))
+    body = tag("body", header, _navigation(sections), tag("main", *parts))
     write_text(path, f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
     return path
+
+
+def _navigation(sections: Sequence[Section]) -> Html:
+    """Return links to all parts, one line per group."""
+    links: dict[str, list[Html]] = {}
+    for section in sections:
+        links.setdefault(section.group, []).append(tag("a", section.heading, href=f"#{section.anchor}"))
+    lines = [tag("div", tag("b", name) if name else None, *of_group) for name, of_group in links.items()]
+    return tag("nav", *lines, aria_label="Parts of this page")
 
 
 @functools.cache
