@@ -36,7 +36,7 @@ class Weak(WordModel):
 def evaluate(tmp_path, monkeypatch):
     def run(model, name, **values):
         words = [f"word{i}" for i in range(12)]
-        monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: model)
+        monkeypatch.setattr(model_load, "load", lambda source, **options: model)
         monkeypatch.setattr(
             datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words, LANGUAGES)
         )
@@ -166,7 +166,7 @@ def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeyp
     from worldclip.cli import main
 
     words = [f"word{i}" for i in range(6)]
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     monkeypatch.setattr(datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words))
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--datasets", "emoji_base"]
     assert main([*arguments, "--clip-benchmark", str(tmp_path / "json")]) == 0
@@ -193,7 +193,7 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
     texts = {"classnames.txt": "cat\ndog\n", "zeroshot_classification_templates.txt": "{c}\n"}
     write_files(tmp_path / "data/pets", {**images, **texts})
     write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
-    monkeypatch.setattr(model_load, "load", lambda source, device, preprocess: WordModel())
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
     arguments += ["--classes", "folder"]  # SLIP's names need all 37 breeds
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
