@@ -14,6 +14,7 @@ import torch
 from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
 from worldclip.model.towers import pooled_image, pooled_text, pooling_block
+from worldclip.train.bfloat16 import Product, use_bfloat16
 from worldclip.train.distributed import Gathering, World, start_gathering
 from worldclip.train.lora import stored_name
 
@@ -44,7 +45,8 @@ class DualEncoder(torch.nn.Module):
         """world: the ranks to which image features are sent while the texts are encoded; None: they are not sent."""
         super().__init__()
         self.clip = clip
-        self.precision = precision
+        self.autocasts = precision == "bf16"
+        self._products: list[Product] = []
         self.text_chunks = text_chunks
         self.world = world
         self._all_images: Gathering | None = None
@@ -71,7 +73,7 @@ class DualEncoder(torch.nn.Module):
         images_B3SS = images_B3SS.to(device, non_blocking=True)
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocasts):
             image_BD = image_features(self.clip, pixels, self._run_vision)
             if self.world is not None and torch.is_grad_enabled():
                 self._all_images = start_gathering(image_BD.detach(), self.world)
@@ -81,6 +83,16 @@ class DualEncoder(torch.nn.Module):
         """Return the image features of all ranks, of the latest forward pass, once; None where they were not sent."""
         all_images, self._all_images = self._all_images, None
         return all_images
+
+    def multiply_in_bfloat16(self) -> None:
+        """Replace autocast on a CPU: see train/bfloat16.py."""
+        self.autocasts = False
+        self._products = use_bfloat16(self.clip)
+
+    def renew_copies(self) -> None:
+        """Copy the weights that are multiplied in bfloat16, after they have changed."""
+        for product in self._products:
+            product.renew()
 
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""

@@ -295,5 +295,6 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
         state.sparse_embedding.update(lr, float(clip_factor))
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
+    state.model.renew_copies()
     if state.ema is not None:
         state.ema.update(is_finite)
