@@ -9,6 +9,8 @@ import pytest
 
 from evaluated import Forgetful, evaluated
 from toy import markdown_rows
+from worldclip.cli import main
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import comparison_page
 from worldclip.evaluate.compare import (
@@ -238,3 +240,14 @@ def test_seeds_widen_the_interval_as_plain_resampling_does():
     np.testing.assert_allclose(bounds, np.quantile(differences, [0.025, 0.975]), atol=0.03)
     alone = quantiles(resampled_means(answers[3]) - resampled_means(answers[0]))
     assert bounds[1] - bounds[0] > alone[1] - alone[0]
+
+
+def test_runs_trained_in_different_precisions_are_noted(tmp_path, capsys):
+    for name, precision in (("a", "fp32"), ("b", "bf16"), ("c", None)):
+        run_folder(tmp_path, name, 0, ord(name) / 200, WordModel())
+        artifacts.write_json(tmp_path / name / "train/report.json", {"schedule": {"precision": precision}})
+    runs = [str(tmp_path / name) for name in "abc"]
+    assert main(["compare", *runs]) == 0
+    assert "trained in different precisions, which seeds do not explain: fp32: a; bf16: b" in capsys.readouterr().err
+    assert main(["compare", runs[0], runs[2]]) == 0
+    assert "precisions" not in capsys.readouterr().err

@@ -16,6 +16,7 @@ import numpy as np
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import read_results
+from worldclip.core import artifacts
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
@@ -116,6 +117,18 @@ def compare(*paths: Path) -> Comparison:
                 rows.append(row)
                 by_language += _compared_languages(row, values_AL)
     return Comparison(arms=arms, rows=rows, by_language=by_language)
+
+
+def trained_precisions(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """Return the runs of each precision that train.precision took; folders that are in no run are left out."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        for folder, name in zip(arm.folders, arm.runs, strict=True):
+            path = layout.stage_report(folder.parent, "train")
+            schedule = artifacts.read_json(path).get("schedule", {}) if path.is_file() else {}
+            if schedule.get("precision"):
+                found.setdefault(schedule["precision"], []).append(name)
+    return found
 
 
 def find_arms(paths: Sequence[Path]) -> list[Arm]:

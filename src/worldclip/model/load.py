@@ -26,17 +26,22 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
+from worldclip.model.clip import pick_device
 from worldclip.model.formats import MODEL_FORMATS, readable_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.formats.text_tower_folder import JoinedBackend
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.precision import pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
 from worldclip.model.records import check_folder
 
 if TYPE_CHECKING:
     import torch
+
+AUTO = "auto"
+TYPICAL_WIDTH = 768  # of ViT-B
 
 
 def load(
@@ -55,10 +60,11 @@ def load(
 
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
-    tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; of an ONNX folder
-    as its files are named (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the
-    CLIP whose images a text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of
-    the texts, for NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
+    tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
+    where the device multiplies it faster, else fp32 (model/precision.py); of an ONNX folder as its files are named
+    (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the CLIP whose images a
+    text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for
+    NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -66,19 +72,30 @@ def load(
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
+    found = find(source, layout, precision)
     options = LoadOptions(
         device=device,
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
-        precision=precision,
+        precision=choose_precision(precision, found, device),
         image_tower=None if image_tower is None else str(image_tower),
         language=language,
     )
-    clip = read(find(source, layout, precision), options)
+    clip = read(found, options)
     if preprocess == "source":
         return clip
     is_numpy = isinstance(getattr(clip.backend, "images", clip.backend), OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
+
+
+def choose_precision(precision: str | None, source: Source, device: str) -> str | None:
+    """Return what `auto` stands for: bf16 or fp32 by the device, None for a source whose precision is not chosen so."""
+    if precision != AUTO:
+        return precision
+    used = readable_formats()[source.layout]
+    if missing_of(source, LoadOptions(device=device)) or not used.has_torch_weights or "precision" not in used.OPTIONS:
+        return None
+    return pick_precision(pick_device(device), TYPICAL_WIDTH)
 
 
 def torch_dtype(precision: str) -> torch.dtype:
@@ -165,7 +182,7 @@ def find(source: str | Path, layout: str | None = None, precision: str | None = 
     formats = readable_formats()
     if layout is not None and layout not in formats:
         raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
-    path = _local_path(source, precision)
+    path = _local_path(source, None if precision == AUTO else precision)
     if path.is_dir():
         check_folder(best_checkpoint(path) or path)
     if path.is_file():

@@ -113,12 +113,16 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any,
         worldclip compare runs/a runs/b
         worldclip compare runs/a_0 runs/a_1 runs/b_0 --out comparison.html
     """
-    from worldclip.evaluate.compare import compare
+    from worldclip.evaluate.compare import compare, trained_precisions
     from worldclip.evaluate.comparison_page import comparison_text, write_comparison
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
     comparison = compare(*runs)
+    precisions = trained_precisions(comparison.arms)
+    if len(precisions) > 1:
+        groups = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in precisions.items())
+        note(f"these runs were trained in different precisions, which seeds do not explain: {groups}")
     if out is not None:
         write_comparison(out, comparison)
     record = {

@@ -1,7 +1,7 @@
 """bfloat16 on a CPU: the blocks' products in bfloat16, from copies of the weights that are renewed once per step.
 
-Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  Three things are faster here than what
-torch.autocast makes of the same model on a CPU (docs/log.md):
+Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  Three things are
+faster here than what torch.autocast makes of the same model on a CPU (docs/log.md):
 
 - Query, key and value are one product, of one cast of its input; a weight is cast once per step, not once per use.
 - A weight's gradient is a product of a transposed copy, where that is faster than a transposed view.

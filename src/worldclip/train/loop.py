@@ -81,7 +81,8 @@ class Trainer:
 
     def __init__(self, run: Run, world: World, start: Start, tokenizer: Tokenizer) -> None:
         """Create loader and model, fresh or from a checkpoint.  Rank 0 prints what the run needs and trains."""
-        self.config = config = run.section(TrainConfig)
+        config = run.section(TrainConfig)
+        self.config = config = replace(config, precision=start.schedule.precision or config.precision)
         self.evaluate_config = run.section(EvaluateConfig)
         self.languages = run.section(LanguagesConfig).table
         self.run_dir, self.train_dir = run.dir, layout.train_dir(run.dir)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
@@ -27,6 +28,8 @@ class Schedule:
     factor: float = 1.0
     """Samples and batch size relative to the English run."""
     english_fraction: float | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    """That the towers run in since the first start; None: before it, or as train.precision says."""
 
 
 def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:

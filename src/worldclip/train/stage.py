@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote, recall_fingerprints
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.preflight import missing_packages, missing_space
-from worldclip.model.clip import device_problems
+from worldclip.model.clip import device_problems, pick_device
+from worldclip.model.precision import Precision, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
@@ -302,6 +303,7 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     schedule, record = _plan_or_resume(run, job, world_size)
     if record is not None and record["schedule"] is not None:
         return schedule
+    schedule = replace(schedule, precision=_pick_precision(run.section(TrainConfig)))
     _write_record(job, asdict(schedule), is_empty=record is None)
     if run.section(TrainConfig).scale.is_set:
         say(
@@ -311,6 +313,16 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
             f"{schedule.global_batch_size:,}",
         )
     return schedule
+
+
+def _pick_precision(config: TrainConfig) -> Precision:
+    """Return train.precision, of `auto` what suits this rank's device."""
+    if config.precision != "auto":
+        return config.precision
+    device = pick_device(config.device)
+    precision = pick_precision(device, config.model.architecture().vision_width)
+    say("train", f"train.precision = auto: {precision} is faster on this {device.type}")
+    return precision
 
 
 def _write_record(job: Job, schedule: Report | None, *, is_empty: bool) -> None:

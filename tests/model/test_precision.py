@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import worldclip
+from worldclip.model import precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gain(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that sets how many times faster this processor multiplies in bfloat16."""
+
+    def set_gain(value: float) -> None:
+        monkeypatch.setattr(precision, "product_gain", lambda width: value)
+
+    return set_gain
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.9, "fp32"), (1.49, "fp32"), (1.5, "bf16"), (4, "bf16")])
+def test_auto_is_bfloat16_where_products_gain_enough(gain, value: float, expected: str) -> None:
+    gain(value)
+    assert precision.pick_precision(CPU, 64) == expected
+
+
+def test_other_devices_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(precision, "product_gain")
+    assert precision.pick_precision(torch.device("mps"), 64) == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert precision.pick_precision(torch.device("cuda:0"), 64) == expected
+
+
+def test_a_processor_without_bfloat16_takes_float32() -> None:
+    """Of oneDNN, the library that multiplies; AVX2 has no such instruction."""
+    code = (
+        "import torch; from worldclip.model.precision import pick_precision; "
+        "print(pick_precision(torch.device('cpu'), 512))"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert answer.stdout.strip() == "fp32"
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(1.0, torch.float32), (4.0, torch.bfloat16)])
+def test_load_takes_what_auto_picks(toy_run, gain, value: float, dtype: torch.dtype) -> None:
+    gain(value)
+    clip = worldclip.load(toy_run, device="cpu", precision="auto")
+    assert next(clip.model.parameters()).dtype == dtype
+    features = clip.encode_text(["simba", "paka"])
+    assert features.dtype == np.float32
+    plain = worldclip.load(toy_run, device="cpu").encode_text(["simba", "paka"])
+    assert (features * plain).sum(1).min() > 0.999
+    assert np.array_equal(features, plain) == (dtype == torch.float32)
