@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "distillation": {"distill": {"teacher": "nothing/is_read", "teacher_scale": 20.0}},
     "siglip distillation": {"loss": "siglip", "distill": {"teacher": "nothing/is_read", "weight": 0.5}},
     "hsdp siglip": {"parallel": "hsdp", "loss": "siglip"},
+    "bf16": {"precision": "bf16"},
 }
 ACCUMULATED = {
     name: f"{name} accumulation"

@@ -37,6 +37,10 @@ def results(folder):
     }
 
 
+def tolerance_of(variant: str) -> float:
+    return 0.05 if variant == "bf16" else 1e-5
+
+
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Compare norms of whole tensors: a single gradient that cancels to nothing has no relative precision."""
     return float((actual - expected).norm() / expected.norm().clamp_min(1e-6))
@@ -44,7 +48,7 @@ def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_give_the_loss_gradients_and_weights_of_one(results, variant):
-    assert_equal(results[2][variant], results[1][variant], 1e-5)
+    assert_equal(results[2][variant], results[1][variant], tolerance_of(variant))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -67,7 +71,7 @@ def test_four_ranks_on_two_machines_give_the_results_of_one_and_of_each_other(re
     run_on_ranks("steps", folder, 4)
     for variant in VARIANTS:
         four = load_file(folder / f"{variant}.4.safetensors")
-        assert_equal(four, results[1][variant], 1e-5)
+        assert_equal(four, results[1][variant], tolerance_of(variant))
     assert not any(json.loads((folder / "differing.4.json").read_text()).values())
     for variant in ("hsdp", "fsdp ema", "rows"):
         ranks = json.loads((folder / "bytes.4.json").read_text())[variant]

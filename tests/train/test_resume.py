@@ -18,7 +18,7 @@ from trainings import losses, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.model import clip
+from worldclip.model import clip, precision
 from worldclip.model.config import ModelConfig
 from worldclip.train import loop, step
 from worldclip.train.checkpoint import read_state
@@ -59,6 +59,24 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, in
     assert losses(tmp_path / "run") == losses(whole)
     assert report["seen"] == artifacts.read_json(whole / "train" / "report.json")["seen"]
     assert report["bad"] == artifacts.read_json(whole / "train" / "report.json")["bad"] != {}
+
+
+def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypatch):
+    def train_on(gain: float, *, until: int | None, name: str) -> None:
+        monkeypatch.setattr(precision, "product_gain", lambda width: gain)
+        if until is None:
+            train(tmp_path / name / "run", precision="auto")
+        else:
+            train_until(until, tmp_path / name / "run", precision="auto")
+
+    train_on(4.0, until=None, name="whole")
+    train_on(4.0, until=7, name="moved")
+    train_on(0.5, until=None, name="moved")  # a processor that gains nothing
+    whole, moved = tmp_path / "whole/run", tmp_path / "moved/run"
+    assert artifacts.read_json(moved / "train/report.json")["schedule"]["precision"] == "bf16"
+    assert result_bytes(moved) == result_bytes(whole)
+    train_on(0.5, until=None, name="plain")
+    assert result_bytes(tmp_path / "plain/run") != result_bytes(whole)
 
 
 def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
