@@ -1,10 +1,9 @@
 """bfloat16 on a CPU: the blocks' products in bfloat16, from copies of the weights that are renewed once per step.
 
-Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  Three things are
+Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  Two things are
 faster here than what torch.autocast makes of the same model on a CPU (docs/log.md):
 
 - Query, key and value are one product, of one cast of its input; a weight is cast once per step, not once per use.
-- A weight's gradient is a product of a transposed copy, where that is faster than a transposed view.
 - torch's attention and convolution have a backward pass in bfloat16 that is slower than in float32.  Short sequences
   are attended by plain products, long ones in float32; patches are cut out and multiplied.
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 # Up to this many tokens, attention by plain products is faster than torch's in float32, forward and backward together.
 SHORT = 64
-# From this many elements on, the product of a transposed copy is faster than that of a transposed view: 2 to 4 times.
-LARGE = 2**21
 
 
 def use_bfloat16(clip: MetaClip2Model) -> list[Product]:
@@ -109,10 +106,7 @@ class _Product(torch.autograd.Function):
         needs_rows, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4 : 4 + num_layers])
         found: list[torch.Tensor | None] = [None] * len(ctx.shapes)
         if needs_weight:
-            turned_OR = grad_RO.t()
-            if turned_OR.numel() >= LARGE:
-                turned_OR = turned_OR.contiguous()
-            grad_OI = (turned_OR @ rows_RI).float()
+            grad_OI = (grad_RO.t() @ rows_RI).float()
             found[:num_layers] = grad_OI.split(ctx.sizes)
         if ctx.has_bias and any(ctx.needs_input_grad[4 + num_layers :]):
             found[num_layers:] = grad_RO.sum(0).float().split(ctx.sizes)
