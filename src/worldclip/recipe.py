@@ -115,12 +115,13 @@ def run_stages(
 ) -> Run:
     """Walk `recipe` for some of its stages, under the lock of RUN; return the context with the stages' reports.
 
-    restarted: stages whose results are taken back first.  part: work on these shards of one stage alone.  recorded:
-    what RUN/recipe.toml then holds (default: config).
+    restarted: stages whose results are taken back, each after its checks.  part: work on these shards of one stage
+    alone.  recorded: what RUN/recipe.toml then holds (default: config).
     """
-    from worldclip.core.artifacts import MANIFEST, describe_run, remove, write_json
+    from worldclip.core.artifacts import describe_run, write_json
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
+    from worldclip.core.restart import put_back_all
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
@@ -144,10 +145,7 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        for stage in restarted:
-            (run_dir / stage / MANIFEST).unlink(missing_ok=True)
-        for stage in {*restarted[:1], "train"} & {*restarted}:  # the first one and train start empty
-            remove(run_dir / stage)
+        put_back_all(run_dir)
         with _recorded(recorded or config, context):
             recipe(context)
     return context

@@ -26,6 +26,7 @@ from worldclip.core.artifacts import (
     manifest_digest,
     read_json,
     read_manifest,
+    remove,
     sweep,
     write_json,
     write_manifest,
@@ -35,12 +36,14 @@ from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
+from worldclip.core.restart import OlderResult
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 
 ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # of work whose inputs change while it runs
 NUM_NAMED = 3  # changed inputs that a message names
 MAX_SAID = 60  # characters of a changed value in a message
+_ASKED_FOR = "asked for by --from"
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
@@ -187,7 +190,7 @@ class Run:
     folder: Path | None = None  # of that TOML file: relative paths in its tables start there
     executor: Executor = field(default_factory=LocalExecutor)
     only: frozenset[str] | None = None  # stages to run; None: all
-    restarted: frozenset[str] = frozenset()  # stages that a dry run reports as asked for
+    restarted: frozenset[str] = frozenset()  # stages that run whether or not they are finished: --from
     part: slice | None = None  # work on these shards of the stage alone and leave it unfinished
     is_dry: bool = False  # say what would run, and do nothing
     preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
@@ -196,6 +199,8 @@ class Run:
     visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
+    _is_taken_back: bool = False  # the first restarted stage has begun
+    _older: OlderResult = field(default_factory=OlderResult)  # of the restarted stage that begins
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
@@ -251,25 +256,27 @@ class Run:
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
         is_redone: bool = True,
+        is_set_aside: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
         packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
         stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
-        Job.
+        Job.  is_set_aside: a restart begins with an empty folder, and the older one is put back if `work` raises
+        UserError before it calls `accept`.
         """
         if not self.asks_for(name):
             return False
         job = self.job(name, inputs, config, is_redone)
         if self.preflight is not None:
-            if needs is not None and not job.is_finished_under_config():
+            if needs is not None and (name in self.restarted or not job.is_finished_under_config()):
                 self.preflight += needs(self)
             return False
         if self.is_dry:
             self._say_plan(job, plan)
             return False
-        reason = job.reason_to_run()
+        reason = _ASKED_FOR if name in self.restarted else job.reason_to_run()
         if reason is None:
             say(name, "is finished and unchanged")
             return False
@@ -286,14 +293,39 @@ class Run:
             check(self, job)
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
-        self.reports[name] = job.run(lambda: work(self, job))
+        if name in self.restarted:
+            self._take_back(job.folder, is_set_aside)
+        try:
+            self.reports[name] = job.run(lambda: work(self, job))
+        except UserError:
+            self._older.put_back()
+            raise
+        self.accept()
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
         if self.after_stage is not None:
             self.after_stage(self.dir)
         return True
 
+    def _take_back(self, folder: Path, is_set_aside: bool) -> None:
+        """Take back the older result of a restarted stage whose checks have passed; with the first one all manifests.
+
+        The first restarted stage starts empty, and those whose older result is set aside.
+        """
+        is_first, self._is_taken_back = not self._is_taken_back, True
+        if is_set_aside:
+            self._older.set_aside(folder)
+        if is_first:
+            for stage in self.restarted:
+                (self.dir / stage / MANIFEST).unlink(missing_ok=True)
+            remove(folder)
+
+    def accept(self) -> None:
+        """Let the stage that runs replace its older result: nothing of its recipe can be refused any more."""
+        self.is_accepted = True
+        self._older.give_up()
+
     def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
-        reason: str | None = "asked for by --from" if job.name in self.restarted else None
+        reason: str | None = _ASKED_FOR if job.name in self.restarted else None
         if reason is None:
             reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")

@@ -140,16 +140,19 @@ class Trainer:
             f"{loader.epoch_length:,} pairs per epoch{missing}"
         )
 
-    def run(self) -> None:
+    def run(self, accept: Callable[[], object] | None = None) -> None:
         """Train to the last step, with checkpoints in RUN/train.
 
-        Raises SystemExit after SIGTERM or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
+        accept: called before the first step, when all is loaded that the recipe names.  Raises SystemExit after SIGTERM
+        or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
         """
         first_step = self.progress.step
         if first_step == self.schedule.num_steps and not self._lacks_scores():
             return
         self.teacher = Teacher.load(self.config, self.device)
         self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
+        if accept is not None:
+            accept()
         self.saved_at = time.monotonic()
         is_saved_within = limited_waits(self.world, SAVE_TIMEOUT)
         with is_saved_within, closing(self.writer), catch_signals() as exit_code_of_signal, self.log:

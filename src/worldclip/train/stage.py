@@ -63,6 +63,7 @@ def train(run: Run) -> None:
         check=_check,
         plan=_plan,
         is_redone=False,  # checkpoints are not trained again because a file changed since
+        is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
@@ -158,7 +159,7 @@ def _train_once(run: Run, job: Job) -> Result:
         start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
-        trainer.run()
+        trainer.run(run.accept)
         for folder in (train_dir, *train_dir.glob("students/*")):
             # a kill leaves old checkpoints, and so does a best step that was found since
             remove_old(folder, config.keep_last, config.keep_every_samples)
@@ -260,7 +261,11 @@ def _help_train(run: Run) -> None:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for checkpoints of another config or other inputs, and a batch that the ranks cannot share."""
-    _plan_or_resume(run, job, num_ranks())
+    if "train" not in run.restarted:
+        _plan_or_resume(run, job, num_ranks())
+        return
+    config = run.section(TrainConfig)
+    check_batch(plan_schedule(config, run.dir, num_ranks()).global_batch_size, num_ranks(), config.accum_steps)
 
 
 def _plan_or_resume(run: Run, job: Job, world_size: int) -> tuple[Schedule, Report | None]:
