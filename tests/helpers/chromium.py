@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from client_tools import clients_folder
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 60
 DROP = """(() => {
@@ -36,6 +38,7 @@ class Page:
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._rest, self._number = send, receive, b"", 0
         self.errors: list[str] = []  # exceptions and messages of the console that are errors
+        self.messages: list[str] = []  # all that the console shows
         self.requests: list[str] = []  # addresses that the page asked for
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -68,8 +71,12 @@ class Page:
         if message.get("method") == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
-        elif message.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.errors.append(params["entry"]["text"])
+            self.messages.append(self.errors[-1])
+        elif message.get("method") == "Log.entryAdded":
+            self.messages.append(params["entry"]["text"])
+            self.errors += self.messages[-1:] if params["entry"]["level"] == "error" else []
+        elif message.get("method") == "Runtime.consoleAPICalled":
+            self.messages.append(" ".join(str(argument.get("value", "")) for argument in params["args"]))
         elif message.get("method") == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         return message
@@ -106,6 +113,19 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
+
+    def axe_problems(self) -> list[tuple[str, str, str]]:
+        """Return what axe finds wrong: rule, impact, the first element; skip the test where axe is not installed."""
+        axe = clients_folder() / "node/node_modules/axe-core/axe.min.js"
+        if not axe.exists():
+            pytest.skip(f"{axe} does not exist; run: make clients")
+        self.run(f"{axe.read_text(encoding='utf-8')}; 0")
+        rules = self.run("axe.run(document).then((result) => result.violations)")
+        return [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in rules]
+
+    def is_cut(self) -> bool:
+        """Return whether the page is wider than the window."""
+        return bool(self.run("document.documentElement.scrollWidth > innerWidth"))
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """Write what is in sight, or the whole page, as PNG."""

@@ -15,7 +15,7 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.report import write_report
 from worldclip.report.evaluate import in_turn
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "link"}
 HEADINGS = {
     "metadata": ["Entries"],
     "match": ["Match rates", "Language identification"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-VOID_TAGS = frozenset({"img", "meta"})
+VOID_TAGS = frozenset({"img", "link", "meta"})
 
 
 class Html(str):

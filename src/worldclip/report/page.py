@@ -74,6 +74,7 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
+        tag("link", rel="icon", href="data:,"),  # else a browser asks the server for one that is not there
         tag("style", style()),
     )
     header = tag("header", tag("p", "worldclip", class_="brand"), tag("h1", title), tag("p", subtitle, class_="sub"))

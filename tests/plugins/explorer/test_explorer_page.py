@@ -9,7 +9,6 @@ import pytest
 from test_explore import read_chunk
 
 from chromium import Page, open_page
-from client_tools import clients_folder
 from worldclip.tools.inspect_run import inspect_key
 
 VIEWS = {
@@ -46,7 +45,7 @@ def test_each_view_opens_from_disk_without_errors_and_without_the_network(page, 
         page.resize(width, 900, dark=dark)
         show(page, explored, view, VIEWS[view])
         assert page.errors == []
-        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert not page.is_cut()
         outside = [url for url in page.requests if not url.startswith((explored.folder.as_uri(), "about:"))]
         assert outside == []
 
@@ -136,13 +135,7 @@ def test_right_to_left_texts_stand_right(page, explored):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_violation(page, explored, dark):
-    axe = clients_folder() / "node/node_modules/axe-core/axe.min.js"
-    if not axe.exists():
-        pytest.skip(f"{axe} does not exist; run: make clients")
     for view in [*VIEWS, "why/00007"]:
         page.resize(1400, 900, dark=dark)
         show(page, explored, view, VIEWS.get(view, "document.querySelector('.verdict')"))
-        page.run(f"{axe.read_text(encoding='utf-8')}; 0")
-        found = page.run("axe.run(document).then((result) => result.violations)")
-        problems = [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found]
-        assert problems == [], view
+        assert page.axe_problems() == [], view

@@ -66,8 +66,9 @@ function chart(description, xName, yName, xAxis, yAxis) {
       yName,
     ),
   );
-  function line(colour, dashes = null) {
-    const curve = svgElement("polyline", { class: "curve", stroke: `var(--${colour})`, "stroke-dasharray": dashes });
+  function line(colour, isBelow = false) {
+    const name = isBelow ? "curve below" : "curve";
+    const curve = svgElement("polyline", { class: name, stroke: `var(--${colour})` });
     node.append(curve);
     return (points) =>
       curve.setAttribute("points", points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "));
@@ -85,7 +86,7 @@ function headTailChart(name, list) {
     logAxis(1, list.rank.at(-1) || 1),
     logAxis(1, highest),
   );
-  plot.line("s7")(list.rank.map((rank, i) => [rank, list.matches[i]]));
+  plot.line("s7", true)(list.rank.map((rank, i) => [rank, list.matches[i]]));
   const balanced = plot.line("s1");
   return {
     node: plot.node,
