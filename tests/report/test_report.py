@@ -101,7 +101,7 @@ def test_page_is_self_contained(html):
         assert forbidden not in html
     sources = [value for _, name, value in Page(html).attributes if name in ("src", "href")]
     assert sources
-    assert all(value.startswith(("data:image/", "#")) for value in sources)
+    assert all(value.startswith(("data:image/", "data:,", "#")) for value in sources)
 
 
 @pytest.mark.parametrize("stage", HEADINGS)

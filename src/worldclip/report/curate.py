@@ -144,9 +144,10 @@ def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section
     figures = []
     for name in by_size[:NUM_CURVES]:
         curve = curves[name]
+        (grey, in_pool), (blue, among_kept) = BEFORE_AFTER
         lines = [
-            Line(name=meaning, x=curve["rank"], y=curve[key], colour=colour, is_below=key == "matches")
-            for key, (colour, meaning) in zip(("matches", "kept"), BEFORE_AFTER, strict=True)
+            Line(name=in_pool, x=curve["rank"], y=curve["matches"], colour=grey, is_below=True),
+            Line(name=among_kept, x=curve["rank"], y=curve["kept"], colour=blue),
         ]
         before, after = curve["effective_entries"]
         change = f"effective entries {short(before)} → {short(after)}"
