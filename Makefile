@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo world test quick lint slow clients web docs clean
+.PHONY: demo world test quick lint slow clients web docs clean FORCE
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -33,10 +33,26 @@ quick: .venv/dev.stamp
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
-# tests/clients: other software on what worldclip writes; each client has its own environment in .clients
-CLIENTS = transformers-4.56 transformers-4.57 optimum openvino img2dataset search node
-clients: .venv/dev.stamp $(CLIENTS:%=.clients/%.stamp)
-	$(BIN)/python -m pytest -m "slow or not slow" tests/clients
+# tests/clients: other software on what worldclip writes, in the newest release of each, and what they write.  A part is
+# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Clients that cannot share .venv have
+# environments of their own in .clients.
+CLIENTS = datasets img2dataset mteb open_clip openvino optimum search sentence_transformers transformers transformers_js
+NEWEST_datasets = datasets
+NEWEST_mteb = mteb sentence-transformers
+NEWEST_open_clip = open_clip_torch
+NEWEST_sentence_transformers = sentence-transformers transformers
+NEWEST_transformers = transformers
+clients: $(CLIENTS:%=clients-%)
+clients-img2dataset: .clients/img2dataset
+clients-openvino: .clients/openvino
+clients-optimum: .clients/optimum
+clients-search: .clients/search
+clients-sentence_transformers: .clients/transformers-4.57
+clients-transformers: .clients/transformers-4.56 .clients/transformers-4.57
+clients-transformers_js: .clients/node .clients/node-newest
+clients-%: .venv/dev.stamp FORCE
+	$(if $(NEWEST_$*),$(BIN)/python -m pip install -q -U $(NEWEST_$*))
+	$(PYTEST) -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
 JS = src/worldclip/plugins/browser/js
@@ -80,18 +96,24 @@ lint: .venv/dev.stamp
 	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,world,train,eval,export,serve,docs,dev]'
 	touch $@
 
-.clients/%.stamp: tests/clients/requirements-%.txt
-	$(PYTHON) -m venv .clients/$*
-	.clients/$*/bin/python -m pip install -q -r $<
-	touch $@
+.clients/%: tests/clients/requirements-%.txt FORCE
+	test -d $@ || $(PYTHON) -m venv $@
+	$@/bin/python -m pip install -q -U -r $<
 
 # onnxruntime-node ships its CPU library and would download another one for GPUs; axe-core checks the pages of tests/plugins
+NPM_INSTALL = ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit
 AXE = axe-core@4.14.1
-.clients/node.stamp: web/package.json
-	mkdir -p .clients/node
-	cp $< .clients/node/
-	if command -v npm; then cd .clients/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit $(AXE); fi
-	touch $@
+.clients/node: web/package.json FORCE
+	mkdir -p $@
+	cp $< $@/
+	if command -v npm; then cd $@ && $(NPM_INSTALL) $(AXE); fi
+
+# transformers.js as it is today, next to the release that web/package.json names
+.clients/node-newest: FORCE
+	mkdir -p $@
+	if command -v npm; then cd $@ && $(NPM_INSTALL) @huggingface/transformers@latest; fi
+
+FORCE:
 
 clean:
 	rm -rf .venv .clients runs build dist *.egg-info src/*.egg-info

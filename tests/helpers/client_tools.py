@@ -57,9 +57,9 @@ def run_python(environment: str | None, script: str, *arguments: str | Path) -> 
     return _run([python, SCRIPTS / script, *arguments])
 
 
-def run_node(script: str, *arguments: str | Path) -> Any:
+def run_node(script: str, *arguments: str | Path, environment: str = "node") -> Any:
     """Run a script of tests/clients/scripts in Node.js with transformers.js; return the JSON of its last line."""
-    modules = clients_folder() / "node" / "node_modules"
+    modules = clients_folder() / environment / "node_modules"
     node = shutil.which("node")
     if node is None or not modules.exists():
         pytest.skip(f"Node.js or {modules} does not exist; run: make clients")

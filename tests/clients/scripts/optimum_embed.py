@@ -1,6 +1,6 @@
-"""Embed and classify with optimum's ONNX Runtime models: FOLDER FILE TEXTS.json IMAGE OUT.npz.
+"""Embed and classify with optimum's ONNX Runtime models: FOLDER FILE TEXTS.json IMAGE OUT.npz SHAPE ...
 
-FILE: a joint graph (model*.onnx) of FOLDER/onnx.
+FILE: a joint graph (model*.onnx) of FOLDER/onnx.  SHAPE: numbers of images and texts, 2x1.
 """
 
 import json
@@ -13,18 +13,23 @@ from optimum.onnxruntime import ORTModelForCustomTasks, ORTModelForZeroShotImage
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-folder, file, texts_file, image, out = sys.argv[1:]
+folder, file, texts_file, image, out, *shapes = sys.argv[1:]
 texts = json.loads(Path(texts_file).read_text(encoding="utf-8"))
 model = ORTModelForZeroShotImageClassification.from_pretrained(folder, subfolder="onnx", file_name=file)
 processor = AutoProcessor.from_pretrained(folder)
-inputs = processor(text=texts, images=Image.open(image), return_tensors="pt", padding=True, truncation=True)
-outputs = model(**inputs)
+rows = {}
+for shape in shapes:
+    num_images, num_texts = map(int, shape.split("x"))
+    pictures = [Image.open(image)] * num_images
+    inputs = processor(text=texts[:num_texts], images=pictures, return_tensors="pt", padding=True, truncation=True)
+    outputs = model(**inputs)
+    rows |= {f"{shape}_text": outputs.text_embeds, f"{shape}_image": outputs.image_embeds}
 encoder = ORTModelForCustomTasks.from_pretrained(
     folder, subfolder="onnx", file_name=file.replace("model", "text_model", 1)
 )
-text_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-text = encoder(**text_inputs)["text_embeds"]
-np.savez(out, joint_text=outputs.text_embeds, joint_image=outputs.image_embeds, text=text)
+inputs = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+text = encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})["text_embeds"]
+np.savez(out, text=text, **rows)
 
 classify = pipeline(
     "zero-shot-image-classification",

@@ -1,4 +1,5 @@
-// Classify and embed with transformers.js: NODE_MODULES FOLDER IMAGE TEXTS.json DTYPE
+// Classify and embed with transformers.js: NODE_MODULES FOLDER IMAGE TEXTS.json DTYPE [SHAPES]
+// SHAPES: JSON list of numbers of images and texts, "2x1"; without it, two.
 // Prints {versions, labels, joint: {"2x1": {image, text}, ...}: rows of model.onnx for numbers of images and texts,
 // text: rows of text_model.onnx, image: rows of vision_model.onnx}.
 import { existsSync, readFileSync } from "node:fs";
@@ -6,7 +7,7 @@ import { dirname, basename } from "node:path";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [modules, folder, image, textsFile, dtype] = process.argv.slice(2);
+const [modules, folder, image, textsFile, dtype, shapes = '["1x1", "2x1"]'] = process.argv.slice(2);
 const require = createRequire(pathToFileURL(modules + "/"));
 const js = await import(pathToFileURL(require.resolve("@huggingface/transformers")).href);
 js.env.allowRemoteModels = false;
@@ -29,11 +30,11 @@ if (existsSync(`${folder}/onnx/model.onnx`)) {
   const classify = await js.pipeline("zero-shot-image-classification", name, { dtype });
   labels = await classify(image, texts.slice(0, 3), { hypothesis_template: "{}" });
   const both = await js.AutoModel.from_pretrained(name, { dtype });
-  for (const [numImages, numTexts] of [[1, 1], [2, 1], [1, 2], [16, 2]]) {
+  for (const shape of JSON.parse(shapes)) {
+    const [numImages, numTexts] = shape.split("x").map(Number);
     const images = await processor(Array(numImages).fill(await js.RawImage.read(image)));
     const output = await both({ ...tokenizer(texts.slice(0, numTexts), { padding: true, truncation: true }), ...images });
-    const rows = { image: output.image_embeds.tolist(), text: output.text_embeds.tolist() };
-    joint[`${numImages}x${numTexts}`] = rows;
+    joint[shape] = { image: output.image_embeds.tolist(), text: output.text_embeds.tolist() };
   }
 }
 const versions = [`transformers.js ${js.env.version} in Node.js ${process.version}`];

@@ -1,0 +1,42 @@
+"""optimum embeds and classifies with the ONNX export as worldclip does; its own export is refused where it is fixed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import worldclip
+from client_tools import run_python
+from exported_onnx import MIN_COSINE, SHAPES, SUFFIXES, check_labels, check_shape, check_texts
+from exported_onnx import clip as clip  # fixtures
+from exported_onnx import exported as exported
+from worldclip.core.errors import UserError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("precision", SUFFIXES)
+def test_texts_pictures_and_labels_are_ours_in_every_shape(precision, exported, clip, tmp_path):
+    image = exported / "image.png"
+    answer = run_python(
+        "optimum",
+        "optimum_embed.py",
+        exported / "onnx",
+        f"model{SUFFIXES[precision]}.onnx",
+        exported / "texts.json",
+        image,
+        tmp_path / "out.npz",
+        *SHAPES,
+    )
+    rows = np.load(tmp_path / "out.npz")
+    check_texts(rows["text"], clip, MIN_COSINE[precision])
+    for shape in SHAPES:
+        joint = {"image": rows[f"{shape}_image"], "text": rows[f"{shape}_text"]}
+        check_shape(shape, joint, clip, image, MIN_COSINE[precision])
+    check_labels(answer["labels"], clip, image, precision)
+
+
+def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(exported, tmp_path):
+    run_python("optimum", "optimum_export.py", exported / "source", tmp_path / "theirs")
+    with pytest.raises(UserError, match="was traced for 2 rows of text_embeds"):
+        worldclip.load(tmp_path / "theirs")
