@@ -5,7 +5,7 @@
     build/docs/site/           the site
 
 Links work in the repository and in the site alike, since paths stay.  Only a link to a folder is changed, into a page
-that lists the folder's files.
+that lists the folder's files, and a link that shows a file's name: it shows the title of the page.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from reference import write_pages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+FILE_NAME = re.compile(r"\[[\w./-]+\.md\]\(([^)\s#]+\.md)\)")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 HOME = "README.md"
 INDEX = "docs/index.md"
@@ -58,7 +59,8 @@ def copy_pages(repository: Path, pages: Path) -> list[str]:
             text = source.read_text(encoding="utf-8")
             linked = [path for _, path in links_of(text, page)]
             problems += [f"{page} links to {path}" for path in linked if not (repository / path).exists()]
-            target.write_text(with_folder_pages(text, page, repository), encoding="utf-8")
+            text = with_titles(with_folder_pages(text, page, repository), source.parent)
+            target.write_text(text, encoding="utf-8")
         new = [path for path in linked if path not in seen and (repository / path).exists()]
         seen.update(new)
         waiting += new
@@ -81,6 +83,17 @@ def with_folder_pages(text: str, page: str, repository: Path) -> str:
 
     pieces = CODE.split(text)
     return "".join(piece if piece.startswith("`") else LINK.sub(changed, piece) for piece in pieces)
+
+
+def with_titles(text: str, folder: Path) -> str:
+    """Return a page whose links that show a file's name ([pool.md](pool.md)) show the title of its page."""
+
+    def changed(match: re.Match[str]) -> str:
+        path = folder / match[1]
+        return f"[{title_of(path)}]({match[1]})" if path.is_file() else match[0]
+
+    pieces = CODE.split(text)
+    return "".join(piece if piece.startswith("`") else FILE_NAME.sub(changed, piece) for piece in pieces)
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -115,6 +115,13 @@ def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path: 
     assert (pages / "recipes/index.md").read_text() == "# recipes\n\n- [one.toml](one.toml)\n"
 
 
+def test_links_that_show_a_file_show_its_title(tmp_path: Path) -> None:
+    write(tmp_path, {"pool.md": "# The pool\n"})
+    text = "[pool.md](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
+    expected = "[The pool](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
+    assert build_site.with_titles(text, tmp_path) == expected
+
+
 def test_page_that_the_index_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
     write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
