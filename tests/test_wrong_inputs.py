@@ -252,6 +252,7 @@ WRONG: list[tuple[str, str]] = [
     ("train R --model.patch-size 7", "is not a multiple of the patch size 7; set 28"),
     ("train R --samples-seen 0", "must be at least 1 (image-text pairs)"),
     ("train T --resume-from 7", "it has those of steps 10, 20"),
+    ("train R --measure", "--measure is part of a plan; add --dry-run"),
     ("train R --pool N", "did you mean --pool.key?"),
     ("metadata R --sources wordnet", 'unused: metadata.sources lacks "list"'),
     ("metadata R --lists en N", "no such file"),

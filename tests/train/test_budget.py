@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,7 +19,16 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
 from worldclip.model.clip import model_config
 from worldclip.model.config import PRESETS, ModelConfig
-from worldclip.train.budget import GIB, OUTSIDE_BYTES, changes_that_fit, count_parameters, estimate, to_lines
+from worldclip.train.budget import (
+    GIB,
+    KNOWN_DEVICES,
+    OUTSIDE_BYTES,
+    changes_that_fit,
+    count_parameters,
+    estimate,
+    known_devices_line,
+    to_lines,
+)
 from worldclip.train.config import TrainConfig
 from worldclip.train.dual_encoder import DualEncoder
 from worldclip.train.schedule import Schedule, check_batch
@@ -197,6 +207,21 @@ def test_device_hours_are_flops_over_the_stated_rate():
     lines = to_lines(config, 49_408, make_schedule(4_096, steps=3_125), 4, memory_bytes=None, flops_per_s=1e15)
     assert any(line.startswith("hours") and "at 50% of 1,000 TFLOP/s" in line for line in lines)
     assert any("set train.hardware.memory_gib" in line for line in lines)
+
+
+def test_hours_on_known_devices_follow_their_rates():
+    config = make_config(model={"preset": "vit_b32"}, precision="bf16", hardware={"utilisation": 0.5})
+    budget = estimate(config, 49_408, make_schedule(4_096, steps=31_250), 1)
+    line = known_devices_line(config, budget)
+    assert f"H100 {budget.device_hours(9.89e14, 0.5):.1f} h" in line
+    assert [word for word in line.split() if word in KNOWN_DEVICES] == list(KNOWN_DEVICES)
+
+
+def test_measure_times_steps_of_the_recipes_model(toy_world, tmp_path, capsys):
+    assert main(["train", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run", "--measure"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"measured +[\d,.]+ samples/s on this \w+ in 10 steps of 32 made-up pairs", said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_on_a_gpu_gaps_and_libraries_take_memory_too():

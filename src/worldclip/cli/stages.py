@@ -19,7 +19,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.command import Command, PushFlag, SetFlag, ShardsFlag, read_slice
-from worldclip.core.console import note
+from worldclip.core.console import note, say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
@@ -106,6 +106,7 @@ def run_stage(
     shards: ShardsFlag = None,
     push: PushFlag = None,
     dry_run: bool = False,
+    measure: bool = False,
     watch: bool = False,
     executor: Executor,
     config: Any,
@@ -119,6 +120,7 @@ def run_stage(
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
     dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
         would be uploaded, and upload nothing.
+    measure: with --dry-run: also time ten steps on this machine, on made-up pairs, and say the hours.
     watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
     started_at = time.perf_counter()
@@ -135,7 +137,13 @@ def run_stage(
     if stage == "train" and dry_run:
         names = stage_names()[: stage_names().index(stage) + 1]
         run_stages(flagged, run_dir, names, executor=executor, dry_run=True)
+        if measure:
+            from worldclip.train.measure import measure as measure_steps
+
+            say("train", measure_steps(flagged.train, run_dir))
         return None, ""
+    if measure:
+        raise UserError("--measure is part of a plan; add --dry-run")
     part = read_slice(shards) if shards else None
     # an export is one of many: its flags are no part of the run, and the next call does not repeat them
     recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
@@ -195,6 +203,7 @@ STAGES_WITH = {
     "shards": ("pool", "match", "curate"),
     "push": ("export",),
     "dry_run": ("train", "export"),
+    "measure": ("train",),
     "watch": ("evaluate",),
 }
 

@@ -20,7 +20,7 @@ from worldclip.core.job import Report
 from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
-from worldclip.train.device import device_memory_bytes, peak_flops
+from worldclip.train.device import PEAK_FLOPS, device_memory_bytes, peak_flops
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule, worlds_that_divide
 
 GIB = 2**30
@@ -34,6 +34,7 @@ DOES_NOT_EXIST = 2**62  # bytes of a config that is invalid
 GAPS = 1.1  # reserved over allocated memory of a GPU, an assumption
 OUTSIDE_BYTES = 2 * GIB  # CUDA's context, cuBLAS' workspaces and NCCL's buffers, an assumption too
 GPUS_PER_NODE = 8
+KNOWN_DEVICES = ("B200", "H100", "A100", "L40S", "L4")  # whose hours the table states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +292,8 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
     schedule = plan_schedule(config, run_dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
     memory_bytes, flops_per_s = planned_device(config)
-    return to_lines(config, vocab_size, schedule, world_size, memory_bytes=memory_bytes, flops_per_s=flops_per_s)
+    lines = to_lines(config, vocab_size, schedule, world_size, memory_bytes=memory_bytes, flops_per_s=flops_per_s)
+    return [*lines, known_devices_line(config, estimate(config, vocab_size, schedule, world_size))]
 
 
 def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
@@ -408,6 +410,21 @@ def to_lines(
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
+
+
+def known_devices_line(config: TrainConfig, budget: Budget) -> str:
+    """Return the hours of all devices together on each of KNOWN_DEVICES."""
+    utilisation = config.hardware.utilisation
+    rates = {name: PEAK_FLOPS[name][config.precision == "fp32"] for name in KNOWN_DEVICES}
+    hours = [f"{name} {hours_text(budget.device_hours(rate, utilisation))}" for name, rate in rates.items()]
+    return f"elsewhere   all devices together, at {utilisation:.0%} of the peak: {', '.join(hours)}"
+
+
+def hours_text(hours: float) -> str:
+    """Return hours as text, in minutes below two hours, in seconds below two minutes."""
+    if hours >= 2:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 30 else f"{3600 * hours:.0f} s"
 
 
 def allocatable(memory_bytes: int) -> int:
