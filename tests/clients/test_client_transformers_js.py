@@ -1,4 +1,4 @@
-"""transformers.js in Node.js, as web/package.json names it and as it is today, embeds and classifies as worldclip does."""
+"""transformers.js in Node.js, as web/package.json names it and as it is today, embeds and classifies as worldclip."""
 
 from __future__ import annotations
 

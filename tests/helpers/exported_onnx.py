@@ -68,4 +68,6 @@ def check_labels(labels: Any, clip: Any, image: Path, precision: str) -> None:
     """Check the label scores of the image for the first three texts."""
     scores = {label["label"]: label["score"] for label in labels}
     expected = clip.classify(image, EQUAL[:3])[0]
-    np.testing.assert_allclose([scores[text] for text in EQUAL[:3]], expected, atol=1e-4 if precision == "fp32" else 0.05)
+    np.testing.assert_allclose(
+        [scores[text] for text in EQUAL[:3]], expected, atol=1e-4 if precision == "fp32" else 0.05
+    )
