@@ -70,7 +70,7 @@ def commands(code: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("code", of_language("bash") + of_language("sh"))
 def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def parse(*arguments: Any, **values: Any) -> int:
+    def parse(*arguments: Any, name: str = "", **values: Any) -> int:
         command.parse_command(*arguments, **values)
         return 0
 
