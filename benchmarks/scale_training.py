@@ -25,7 +25,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,8 @@ def make_run(folder: Path, num_shards: int, num_pairs: int) -> tuple[list[Shard]
         name = f"{number:06}.tar"
         (pool_dir / name).touch()
         write_shard(run_dir, name, number, num_pairs)
-    work = curate_work(Run(dir=run_dir, sections=sections_of(recipe)))
-    work.entry_probs("en")  # mapped once per process, whatever the shards
+    work = replace(curate_work(Run(dir=run_dir, sections=sections_of(recipe))), is_mapped=False)  # as training has it
+    work.entry_probs("en")  # read once per process, whatever the shards
     with mock.patch.object(artifacts, "HASHED_BELOW_BYTES", 0):
         return list_shards(PoolConfig(path=str(pool_dir))), work
 

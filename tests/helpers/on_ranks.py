@@ -395,8 +395,8 @@ def count_epoch(folder: Path) -> None:
     from worldclip.train.pairs import PairSource
 
     run = Run.open(folder / "run")
-    shards, work = pool.shards(run), curate_work(run)
-    work.entry_probs("en")
+    shards, work = pool.shards(run), dataclasses.replace(curate_work(run), is_mapped=False)
+    work.entry_probs("en")  # read once per process, whatever the shards
     opens = []
     with connected_ranks("cpu") as world:
         for _ in range(2):

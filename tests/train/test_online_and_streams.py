@@ -18,9 +18,9 @@ from worldclip import pool
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
-from worldclip.curate import Curator
+from worldclip.curate import Curator, candidates
 from worldclip.curate.stage import curate_work
-from worldclip.train import plan
+from worldclip.train import plan, retries
 from worldclip.train.distributed import World
 from worldclip.train.pairs import PairSource
 
@@ -66,6 +66,28 @@ def test_each_epoch_equals_what_the_curator_keeps(matched_run):
         epoch, read = read[: len(kept)], read[len(kept) :]
         assert set(epoch) == kept
         assert len(set(epoch)) == len(epoch)
+
+
+def test_entry_probabilities_are_copied_and_read_again_after_an_error_of_the_disk(matched_run, monkeypatch):
+    """Such an error under a memory map would end the process with SIGBUS."""
+    run_dir, recipe = matched_run
+    expected = pairs_of(make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir))).batch(0))
+    load, failed, modes = np.load, set(), set()
+
+    def fail_once(path, mmap_mode=None, **keys):
+        if path.match("balance/*.npy") and path not in failed:
+            failed.add(path)
+            raise OSError(5, "Input/output error")
+        modes.add(mmap_mode)
+        return load(path, mmap_mode=mmap_mode, **keys)
+
+    candidates._load_probs.cache_clear()
+    monkeypatch.setattr(np, "load", fail_once)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    loader = make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)))
+    assert pairs_of(loader.batch(0)) == expected
+    assert {path.stem for path in failed} == set(TEXTS)
+    assert modes == {None}
 
 
 def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run):

@@ -88,10 +88,14 @@ class CurateWork:
     balance_digest: str
     place_weights: tuple[float, ...] | None = None  # see PoolConfig.place_weights
     bounds: Mapping[str, float] = field(default_factory=dict)  # of languages over their cap, see curate/caps.py
+    is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:
-        """Return the probabilities of a list's entries, (num_entries,) float32, memory-mapped once per process."""
-        return _load_probs(self.run_dir, list_name, self.balance_digest)
+        """Return the probabilities of a list's entries, (num_entries,) float32, loaded once per process.
+
+        A disk that fails under a memory map ends the process (SIGBUS); a copy raises OSError while it is read.
+        """
+        return _load_probs(self.run_dir, list_name, self.balance_digest, self.is_mapped)
 
     def read(self, shard: str, *, with_texts: bool = False) -> tuple[pa.Table, Candidates, np.ndarray]:
         """Return the matched texts of a shard: the table, grouped by key, and their keep probabilities (T,) float64.
@@ -104,10 +108,10 @@ class CurateWork:
 
 
 @functools.cache
-def _load_probs(run_dir: Path, list_name: str, balance_digest: str) -> np.ndarray:
+def _load_probs(run_dir: Path, list_name: str, balance_digest: str, is_mapped: bool) -> np.ndarray:
     """Load the probabilities of a list; balance_digest: so that those of another balance are loaded again."""
     path = layout.entry_probs(run_dir, list_name)
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    return np.asarray(np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False))
 
 
 def read_matched(

@@ -6,6 +6,7 @@ matched texts and the entry probabilities, by the code that wrote the list: epoc
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -77,7 +78,9 @@ class PairSource:
         epochs_dir: Path | None = None,
     ) -> None:
         """epochs_dir: see EpochCounts."""
-        self.run_dir, self.shards, self.image_shards, self.work = run_dir, shards, image_shards, work
+        self.run_dir, self.shards, self.image_shards = run_dir, shards, image_shards
+        # 4 bytes per entry, 108 MB for 27 million; a map could not be read again after an error of the disk
+        self.work = None if work is None else dataclasses.replace(work, is_mapped=False)
         cache = functools.lru_cache(maxsize=num_cached)
         self._curated = cache(self._read_curated)
         self._candidates = cache(self._read_candidates)
