@@ -532,7 +532,7 @@ WEEK_WRITE_S = 2.0  # in place of half an hour
 def train_week(folder: Path) -> None:
     """Run the stage with the faults of faults.json, [step, rank, kind], each once in all starts.
 
-    kill: this process; slow: a step; EIO, full, hang: the next write of this rank's part.
+    kill: this process; slow: a step; read: the next image; EIO, full, hang: the next write of this rank's part.
     """
     import json
     import threading
@@ -542,7 +542,9 @@ def train_week(folder: Path) -> None:
     import safetensors.torch
 
     from worldclip.contracts.layout import latest_checkpoint, step_of
-    from worldclip.train import checkpoint_writer, loop
+    from worldclip.core.errors import BadShard
+    from worldclip.train import checkpoint_writer, loader, loop
+    from worldclip.train.image_files import ImageFiles
 
     faults = [
         fault for fault in json.loads((folder / "faults.json").read_text()) if str(fault[1]) == os.environ["RANK"]
@@ -552,6 +554,14 @@ def train_week(folder: Path) -> None:
     launch_step, save_file = loop.launch_step, safetensors.torch.save_file
     launched: list[int] = []
     writes: list[str] = []
+    reads: list[str] = []
+    read_once = ImageFiles._read_once
+
+    def read(*args: Any) -> Any:
+        if reads:
+            reads.pop()
+            raise BadShard("Input/output error")
+        return read_once(*args)
 
     def save(*args: Any, **keys: Any) -> None:
         kind = writes.pop() if writes else ""
@@ -576,10 +586,12 @@ def train_week(folder: Path) -> None:
             elif kind == "slow":
                 time.sleep(2 * LATE_S)
             else:
-                writes.append(kind)
+                (reads if kind == "read" else writes).append(kind)
         return launch_step(*args, **keys)
 
     checkpoint_writer.WRITE_TIMEOUT_S = WEEK_WRITE_S
+    loader.CACHE_BYTES = 0  # else no image is read twice
+    ImageFiles._read_once = read
     safetensors.torch.save_file = save
     loop.launch_step = launch
     train(folder)

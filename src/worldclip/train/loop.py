@@ -41,6 +41,7 @@ from worldclip.train.distributed import (
     limited_waits,
     pick_rank_device,
 )
+from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
@@ -155,7 +156,13 @@ class Trainer:
             accept()
         self.saved_at = time.monotonic()
         is_saved_within = limited_waits(self.world, SAVE_TIMEOUT)
-        with is_saved_within, closing(self.writer), catch_signals() as exit_code_of_signal, self.log:
+        with (
+            is_saved_within,
+            closing(self.writer),
+            catch_signals() as exit_code_of_signal,
+            self.log,
+            collected_by_step(),
+        ):
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate()
             self.started_at = time.perf_counter()
@@ -201,7 +208,9 @@ class Trainer:
             self._validate()
         if self.world.size == 1:  # nobody else is to agree
             requests = self._requests(exit_code_of_signal())
-        if not (is_due or requests.is_overdue or requests.exit_code):
+        is_saved = is_due or requests.is_overdue or requests.exit_code > 0
+        collect_at(num_launched, is_saved=is_saved)
+        if not is_saved:
             return
         self._read_steps(0)
         self._save()
