@@ -39,7 +39,7 @@ def model(request):
 
 @pytest.fixture(params=[1, 10**9], ids=["onednn", "plain"])
 def onednn_rows(request, monkeypatch) -> None:
-    if request.param == 1 and not forward._has_onednn():
+    if request.param == 1 and not forward._has_onednn(torch.float32):
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(forward, "ONEDNN_ROWS", request.param)
 

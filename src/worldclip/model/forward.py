@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Product: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 """A linear layer."""
 
-# Tokens of images in a chunk on a CPU.  The widest activations of ViT-B/32 then take 12 MB: below glibc's threshold,
+FLOAT_BYTES = 4
+# Tokens of images in a chunk on a CPU, in float32.  The widest activations of ViT-B/32 then take 12 MB: below glibc's threshold,
 # above which each tensor is memory fresh from the kernel, and within a level-3 cache.
 CPU_TOKENS = 1024
 # From this many rows on, oneDNN's gain outweighs its reordering of the weights (by their times, from about 400 on).
@@ -98,7 +99,8 @@ def embed_pixels(model: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
     encoder = model.vision_model
     at_once = max(1, len(pixels_B3SS))
     if pixels_B3SS.device.type == "cpu":
-        at_once = max(1, CPU_TOKENS // encoder.embeddings.num_positions)
+        fitting = CPU_TOKENS * FLOAT_BYTES // pixels_B3SS.element_size()
+        at_once = max(1, fitting // encoder.embeddings.num_positions)
     parts = pixels_B3SS.tensor_split(max(1, -(-len(pixels_B3SS) // at_once)))
     pooled_BW = _run_blocks(encoder, [_image_chunk(encoder, part) for part in parts])
     return _unit(model.visual_projection(encoder.post_layernorm(pooled_BW)))
@@ -219,14 +221,14 @@ def _product(layer: Any, num_rows: int) -> Product:
     """Return what computes layer(rows) in oneDNN, with weights in the order that suits chunks of num_rows rows.
 
     torch multiplies float32 on x86 in MKL.  oneDNN, which torch.compile uses, takes 0.90 of its time on an AMD EPYC
-    (Zen 4, the shapes of ViT-B/32), and 0.95 if each call reorders the weights.  The layer itself is returned for
-    other layers, devices and precisions.
+    (Zen 4, the shapes of ViT-B/32), and 0.95 if each call reorders the weights.  bfloat16 is multiplied in oneDNN
+    anyway, with a reordering in each call.  The layer itself is returned for other layers, devices and precisions.
     """
     import torch
 
     weight = layer.weight
-    is_plain = type(layer) is torch.nn.Linear and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not (is_plain and _has_onednn()):
+    is_plain = type(layer) is torch.nn.Linear and weight.device.type == "cpu"
+    if not (is_plain and _has_onednn(weight.dtype)):
         return cast(Product, layer)
     onednn, bias = torch.ops.mkldnn, layer.bias
     reordered = onednn._reorder_linear_weight(weight.detach(), num_rows)
@@ -238,7 +240,11 @@ def _product(layer: Any, num_rows: int) -> Product:
     return multiply
 
 
-def _has_onednn() -> bool:
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN takes reordered weights of this dtype on this processor."""
     import torch
 
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    onednn = torch.ops.mkldnn
+    if not (torch.backends.mkldnn.is_available() and hasattr(onednn, "_linear_pointwise")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported())
