@@ -16,6 +16,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, write_array, write_text
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
+from worldclip.core.same_name import refuse_equal_names
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, Score, Task
 from worldclip.language.table import INSTALLED
@@ -114,6 +115,7 @@ def evaluate(
     interrupted resumes there.
     """
     pairs = list_pairs(datasets, languages)
+    refuse_equal_names((dataset.name for dataset in datasets), results_path.parent)
     model_id = identify(model, model_id)
     records = by_digest(read_results(results_path))
     features = {}

@@ -22,6 +22,7 @@ from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.console import progress_bar, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
+from worldclip.core.same_name import refuse_equal_names
 
 Report: TypeAlias = Json
 RETRY = "run the same command: only they are tried again"
@@ -178,9 +179,11 @@ def map_shards(
 ) -> Reports:
     """Return the reports of all shards in their order; `run` processes the unfinished ones in any order.
 
-    Raises StageFailed at the end if shards failed.
+    Raises StageFailed at the end if shards failed, and UserError before any work where two are one file here.
     """
     todo = [shard for shard in shards if work.finished_report(shard) is None]
+    if todo:
+        refuse_equal_names((shard.name for shard in shards), work.done_dir)
     failures: dict[str, Failure] = {}
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
     with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
