@@ -53,6 +53,11 @@ if command -v nvidia-smi >/dev/null; then
     if [[ -n $failed ]]; then
         export EXCLUDED=${EXCLUDED:+$EXCLUDED,}$failed
         num_nodes=$SLURM_JOB_NUM_NODES
+        IFS=, read -ra excluded <<<"$EXCLUDED"
+        if ((${#excluded[@]} > (num_nodes < 8 ? 2 : num_nodes / 4))); then
+            echo "train.sh: not submitted again, since many nodes have failed: $EXCLUDED; is it the test?" >&2
+            exit 1
+        fi
         for name in "${!SLURM_@}"; do # sbatch would take the limits of this job from them
             if [[ $name != SLURM_CONF ]]; then unset "$name"; fi
         done

@@ -136,6 +136,12 @@ def test_a_node_that_fails_is_left_out_and_the_job_is_submitted_again(scheduler,
     assert "--nodes=1 " in submitted
     assert "--exclude=n9,n2 " in submitted
     assert submitted.endswith("train.sh n9,n2 none\n")
+    (scheduler / "sbatch").unlink()
+    monkeypatch.setenv("EXCLUDED", "n8,n9")
+    job = start_job(tmp_path, monkeypatch)
+    assert job.returncode == 1
+    assert "not submitted again, since many nodes have failed: n8,n9,n2" in job.stderr
+    assert not (scheduler / "sbatch").exists()
 
 
 SPEEDS = {
