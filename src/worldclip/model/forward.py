@@ -30,8 +30,8 @@ Product: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 """A linear layer."""
 
 FLOAT_BYTES = 4
-# Tokens of images in a chunk on a CPU, in float32.  The widest activations of ViT-B/32 then take 12 MB: below glibc's threshold,
-# above which each tensor is memory fresh from the kernel, and within a level-3 cache.
+# Tokens of images in a chunk on a CPU, in float32.  The widest activations of ViT-B/32 then take 12 MB: below glibc's
+# threshold, above which each tensor is memory fresh from the kernel, and within a level-3 cache.
 CPU_TOKENS = 1024
 # From this many rows on, oneDNN's gain outweighs its reordering of the weights (by their times, from about 400 on).
 ONEDNN_ROWS = 1024
@@ -117,7 +117,7 @@ def embed_tokens(model: Any, tokens: Tokens, num_chunks: int) -> torch.Tensor:
     chunks = tokens.chunks_by_length(num_chunks)
     parts = []
     for together in _limit_tokens(chunks, tokens):
-        text_chunks = [_text_chunk(encoder, tokens, texts) for texts in together]
+        text_chunks = [Chunk(*text_rows(encoder, tokens, texts)) for texts in together]
         parts.append(_run_blocks(encoder, text_chunks))
     sorted_BD = _unit(model.text_projection(encoder.final_layer_norm(torch.cat(parts))))
     features_BD = torch.empty_like(sorted_BD)
@@ -154,8 +154,11 @@ def _image_chunk(encoder: Any, pixels_N3SS: torch.Tensor) -> Chunk:
     return Chunk(embedded.reshape(number * length, width), Sequences([(number, length)], pooled_N, is_causal=False))
 
 
-def _text_chunk(encoder: Any, tokens: Tokens, texts: np.ndarray) -> Chunk:
-    """texts: their rows in tokens, sorted by length."""
+def text_rows(encoder: Any, tokens: Tokens, texts: np.ndarray) -> tuple[torch.Tensor, Sequences]:
+    """Return the embedded tokens of texts, (R, W), and how they are divided.
+
+    texts: their rows in tokens, sorted by length.
+    """
     import torch
 
     lengths = tokens.lengths[texts]
@@ -163,11 +166,11 @@ def _text_chunk(encoder: Any, tokens: Tokens, texts: np.ndarray) -> Chunk:
     position_R = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
     ids_R = tokens.ids[np.repeat(tokens.offsets[texts], lengths) + position_R]
     table, positions = encoder.embeddings.token_embedding, encoder.embeddings.position_embedding
-    device = table.weight.device
+    device = positions.weight.device
     rows_RW = table(torch.from_numpy(ids_R).to(device)) + positions(torch.from_numpy(position_R).to(device))
     values, counts = np.unique(lengths, return_counts=True)
     groups = list(zip(counts.tolist(), values.tolist(), strict=True))
-    return Chunk(rows_RW, Sequences(groups, torch.from_numpy(ends - 1).to(device), is_causal=True))
+    return rows_RW, Sequences(groups, torch.from_numpy(ends - 1).to(device), is_causal=True)
 
 
 def _run_blocks(encoder: Any, chunks: list[Chunk]) -> torch.Tensor:

@@ -1,13 +1,16 @@
-"""bfloat16 on a CPU: the blocks' products in bfloat16, from copies of the weights that are renewed once per step.
+"""bfloat16 on a CPU: both towers from norm to norm, with copies of the weights that are renewed once per step.
 
-Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  Two things are
-faster here than what torch.autocast makes of the same model on a CPU (docs/log.md):
+Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  What torch.autocast
+makes of the same model on a CPU takes twice the time (docs/log.md):
 
-- Query, key and value are one product, of one cast of its input; a weight is cast once per step, not once per use.
-- torch's attention and convolution have a backward pass in bfloat16 that is slower than in float32.  Short sequences
-  are attended by plain products, long ones in float32; patches are cut out and multiplied.
+- A weight is cast once per step, not once per use; query, key and value are one product.
+- The tokens of all texts are rows of one matrix, so that none is padding and every layer is one product.  Texts of one
+  length are attended together.
+- torch's attention and convolution have a backward pass in bfloat16 that is slower than in float32.  Images of few
+  tokens are attended by plain products, others and texts in float32; patches are cut out and multiplied.
 
-B batch, T tokens, W width, R rows, I inputs, O outputs.
+R rows: the tokens of sequences, one sequence after another.  N sequences, B pairs, D embed_dim, W width, I inputs,
+O outputs, H heads.
 """
 
 from __future__ import annotations
@@ -16,31 +19,73 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
+
+from worldclip.model.forward import Sequences, text_rows
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
+
+    from worldclip.model.tokenizer import Tokens
 
 # Up to this many tokens, attention by plain products is faster than torch's in float32, forward and backward together.
 SHORT = 64
 
 
-def use_bfloat16(clip: MetaClip2Model) -> list[Product]:
-    """Let the towers' blocks and the patch embedding of a float32 model on a CPU multiply in bfloat16.
+class Towers:
+    """The towers of a float32 model on a CPU, multiplied in bfloat16."""
 
-    Return the products, which copy the present weights here, and must copy them again after each change.
-    """
-    patches: Any = clip.vision_model.embeddings.patch_embedding
-    embed = Product([patches])
-    patches.forward = functools.partial(_embed_patches, patches, embed)
-    products = [embed]
-    for tower in (clip.vision_model, clip.text_model):
-        *others, last = cast(Any, tower.encoder.layers)
-        for module in (*others, last):
-            block = Block(module, is_last=module is last)
-            module.forward = block.forward
-            products += block.products
-    return products
+    def __init__(self, clip: MetaClip2Model) -> None:
+        """Copy the present weights; `renew` must follow each change of them."""
+        self.clip: Any = clip
+        patches = self.clip.vision_model.embeddings.patch_embedding
+        self.patches = Product([patches])
+        patches.forward = functools.partial(_embed_patches, patches, self.patches)
+        self.image_blocks, self.text_blocks = (
+            [Block(module, is_last=module is tower.encoder.layers[-1]) for module in tower.encoder.layers]
+            for tower in (self.clip.vision_model, self.clip.text_model)
+        )
+
+    def renew(self) -> None:
+        """Copy the weights after a change.  Their versions do not show it: fused AdamW leaves them."""
+        self.patches.renew()
+        for block in (*self.image_blocks, *self.text_blocks):
+            for product in block.products:
+                product.renew()
+
+    def image_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
+        """Map normalised pixels to (B, D) float32 of unit length."""
+        tower = self.clip.vision_model
+        embedded_BTW = tower.pre_layrnorm(tower.embeddings(pixels_B3SS))
+        batch, length, width = embedded_BTW.shape
+        sequences = Sequences([(batch, length)], torch.arange(0, batch * length, length), is_causal=False)
+        pooled_BW = _run(self.image_blocks, embedded_BTW.reshape(-1, width), sequences)
+        return _unit(self.clip.visual_projection(tower.post_layernorm(pooled_BW)))
+
+    def text_features(self, tokens: Tokens) -> torch.Tensor:
+        """Map texts to (B, D) float32 of unit length."""
+        tower = self.clip.text_model
+        order = np.argsort(tokens.lengths, kind="stable")
+        rows_RW, sequences = text_rows(tower, tokens, order)
+        pooled_BW = _run(self.text_blocks, rows_RW, sequences)
+        sorted_BD = self.clip.text_projection(tower.final_layer_norm(pooled_BW))
+        return _unit(sorted_BD[torch.from_numpy(np.argsort(order))])
+
+
+def _run(blocks: list[Block], rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+    """Return (N, W) float32 of the pooled rows."""
+    for block in blocks:
+        if block.module.gradient_checkpointing and torch.is_grad_enabled():
+            rows_RW = cast(torch.Tensor, checkpoint(block.run, rows_RW, sequences, use_reentrant=False))
+        else:
+            rows_RW = block.run(rows_RW, sequences)
+    return rows_RW.float()
+
+
+def _unit(features_BD: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features_BD.float(), dim=-1)
 
 
 class Product:
@@ -57,20 +102,19 @@ class Product:
         self._bias_O = torch.empty(num_outputs, dtype=torch.bfloat16) if layers[0].bias is not None else None
         self.renew()
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map (..., I) bfloat16 to (..., O) bfloat16."""
+    def __call__(self, rows_RI: torch.Tensor) -> torch.Tensor:
+        """Map (R, I) bfloat16 to (R, O) bfloat16."""
         if not self.is_plain:  # an adapter's layers cast on their own
             with torch.autocast("cpu", torch.bfloat16):
-                return torch.cat([layer(inputs) for layer in self.layers], dim=-1)
+                return torch.cat([layer(rows_RI) for layer in self.layers], dim=-1)
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
-        rows_RI = inputs.reshape(-1, inputs.shape[-1])
         rows_RO = _Product.apply(rows_RI, self._weight_OI, self._bias_O, self.sizes, *weights, *biases)
-        return cast(torch.Tensor, rows_RO).view(*inputs.shape[:-1], -1)
+        return cast(torch.Tensor, rows_RO)
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Copy the present weights.  Tensors' versions do not show the change: fused AdamW leaves them."""
+        """Copy the present weights."""
         if not self.is_plain:
             return
         for part_OI, layer in zip(self._weight_OI.split(self.sizes), self.layers, strict=True):
@@ -115,83 +159,72 @@ class _Product(torch.autograd.Function):
 
 
 class Block:
-    """A transformer block of transformers as a step on a CPU runs it, in bfloat16 from norm to norm."""
+    """A transformer block of transformers, in bfloat16."""
 
     def __init__(self, module: Any, *, is_last: bool) -> None:
-        """is_last: of its tower; it computes one token, whose query is a product of its own."""
+        """is_last: of its tower; it computes the pooled rows only, whose query is a product of its own."""
         attention, mlp = module.self_attn, module.mlp
-        self.module = module
+        self.module, self.is_last = module, is_last
         inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.inputs = [Product(inputs[:1]), Product(inputs[1:])] if is_last else [Product(inputs)]
         self.output = Product([attention.out_proj])
         self.hidden, self.result = Product([mlp.fc1]), Product([mlp.fc2])
         self.products = [*self.inputs, self.output, self.hidden, self.result]
 
-    def forward(
-        self,
-        hidden_BTW: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        *,
-        token: Any = None,
-        is_causal: bool = False,
-        **keys: Any,
-    ) -> torch.Tensor:
-        """Return what model/towers.py asks of a block: (B, T, W), with `token` the (B, W) rows at this index.
-
-        mask: with `token`, (B, 1, 1, T) bool, True for the tokens that it attends to.
-        """
-        run = functools.partial(self._run, mask=mask, token=token, is_causal=is_causal)
-        module = self.module
-        if module.gradient_checkpointing and module.training and torch.is_grad_enabled():
-            return cast(torch.Tensor, module._gradient_checkpointing_func(run, hidden_BTW))
-        return run(hidden_BTW)
-
-    def _run(self, hidden_BTW: torch.Tensor, *, mask: Any, token: Any, is_causal: bool) -> torch.Tensor:
-        hidden_BTW = hidden_BTW.bfloat16()  # of the first block; the others get it so
-        normed_BTW = self.module.layer_norm1(hidden_BTW)  # computed in float32, as its weights are
-        if token is None:
-            query, key, value = self._by_head(self.inputs[0](normed_BTW), 3)
-            attended_BTW = _attend(query, key, value, None, is_causal=is_causal)
+    def run(self, rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """Return (R, W) bfloat16 after this block; after the last one, (N, W) of the pooled rows."""
+        rows_RW = rows_RW.bfloat16()  # of the first block; the others get them so
+        normed_RW = self.module.layer_norm1(rows_RW)  # computed in float32, as its weights are
+        width = rows_RW.shape[1]
+        if self.is_last:
+            rows_RW = rows_RW[sequences.pooled_N]
+            of_query, of_others = self.inputs
+            queries = of_query(normed_RW[sequences.pooled_N])
+            keys_RW, values_RW = of_others(normed_RW).split(width, dim=1)
         else:
-            (query,) = self._by_head(self.inputs[0](normed_BTW[token][:, None]), 1)
-            key, value = self._by_head(self.inputs[1](normed_BTW), 2)
-            hidden_BTW = hidden_BTW[token]
-            attended_BTW = _attend(query, key, value, mask, is_causal=False)[:, 0]
-        hidden_BTW = hidden_BTW + self.output(attended_BTW)
-        wide_BT4W = self.module.mlp.activation_fn(self.hidden(self.module.layer_norm2(hidden_BTW)))
-        result_BTW = hidden_BTW + self.result(wide_BT4W)
-        return result_BTW if token is None else result_BTW.float()  # what follows the last block is float32
+            (of_all,) = self.inputs
+            queries, keys_RW, values_RW = of_all(normed_RW).split(width, dim=1)
+        attended = self._attend(queries, keys_RW, values_RW, sequences)
+        rows_RW = rows_RW + self.output(attended)
+        wide_R4W = self.module.mlp.activation_fn(self.hidden(self.module.layer_norm2(rows_RW)))
+        return rows_RW + self.result(wide_R4W)
 
-    def _by_head(self, products: torch.Tensor, number: int) -> tuple[torch.Tensor, ...]:
-        """Return `number` tensors of (B, heads, T, W / heads) of one product's outputs."""
+    def _attend(
+        self, queries: torch.Tensor, keys_RW: torch.Tensor, values_RW: torch.Tensor, sequences: Sequences
+    ) -> torch.Tensor:
+        """Return the attended values of each query; in the last block each sequence has one query, which sees all."""
+        attended, first, first_query = [], 0, 0
+        for number, length in sequences.groups:
+            last, last_query = first + number * length, first_query + number * (1 if self.is_last else length)
+            heads = [
+                self._by_head(rows, number)
+                for rows in (queries[first_query:last_query], keys_RW[first:last], values_RW[first:last])
+            ]
+            mixed = _mix(*heads, is_causal=sequences.is_causal and not self.is_last)
+            attended.append(mixed.transpose(1, 2).reshape(last_query - first_query, -1))
+            first, first_query = last, last_query
+        return torch.cat(attended) if len(attended) > 1 else attended[0]
+
+    def _by_head(self, rows_RW: torch.Tensor, number: int) -> torch.Tensor:
+        """Return (number, H, length, W / H) of the rows of `number` sequences of one length."""
         attention = self.module.self_attn
-        batch, length, _ = products.shape
-        return (
-            products.view(batch, length, number, attention.num_heads, attention.head_dim)
-            .permute(2, 0, 3, 1, 4)
-            .unbind()
-        )
+        return rows_RW.view(number, -1, attention.num_heads, attention.head_dim).transpose(1, 2)
 
 
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, is_causal: bool
-) -> torch.Tensor:
-    """Return (B, T, W) bfloat16: the attended values, heads next to each other."""
-    batch, _, length, head_dim = query.shape
-    if mask is None and not is_causal and key.shape[2] <= SHORT:
-        scores = (query * head_dim**-0.5) @ key.transpose(-1, -2)
-        mixed = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).bfloat16() @ value
-    else:
-        mixed = torch.nn.functional.scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), attn_mask=mask, is_causal=is_causal
-        ).bfloat16()
-    return mixed.transpose(1, 2).reshape(batch, length, -1)
+def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
+    """Return the values mixed by each query's softmax over keys, (N, H, queries, W / H) bfloat16."""
+    if not is_causal and key.shape[2] <= SHORT:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).bfloat16() @ value
+    return torch.nn.functional.scaled_dot_product_attention(
+        query.float(), key.float(), value.float(), is_causal=is_causal
+    ).bfloat16()
 
 
 def _embed_patches(module: Any, product: Product, pixels_B3SS: torch.Tensor) -> torch.Tensor:
     """Return (B, W, grid, grid) as the convolution does, whose patches do not overlap."""
     (side, _), batch = module.kernel_size, len(pixels_B3SS)
     grid = pixels_B3SS.shape[-1] // side
-    cut = pixels_B3SS[..., : grid * side, : grid * side].view(batch, -1, grid, side, grid, side)
-    rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid, grid, -1)
-    return product(rows.bfloat16()).permute(0, 3, 1, 2)
+    cut = pixels_B3SS[..., : grid * side, : grid * side].reshape(batch, -1, grid, side, grid, side)
+    rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch * grid * grid, -1)
+    return product(rows.bfloat16()).view(batch, grid, grid, -1).permute(0, 3, 1, 2)

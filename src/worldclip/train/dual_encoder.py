@@ -14,7 +14,7 @@ import torch
 from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
 from worldclip.model.towers import pooled_image, pooled_text, pooling_block
-from worldclip.train.bfloat16 import Product, use_bfloat16
+from worldclip.train.bfloat16 import Towers
 from worldclip.train.distributed import Gathering, World, start_gathering
 from worldclip.train.lora import stored_name
 
@@ -46,7 +46,7 @@ class DualEncoder(torch.nn.Module):
         super().__init__()
         self.clip = clip
         self.autocasts = precision == "bf16"
-        self._products: list[Product] = []
+        self._towers: Towers | None = None  # that replace autocast
         self.text_chunks = text_chunks
         self.world = world
         self._all_images: Gathering | None = None
@@ -74,10 +74,21 @@ class DualEncoder(torch.nn.Module):
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocasts):
-            image_BD = image_features(self.clip, pixels, self._run_vision)
+            image_BD = self._image_features(pixels)
             if self.world is not None and torch.is_grad_enabled():
                 self._all_images = start_gathering(image_BD.detach(), self.world)
-            return image_BD, text_features(self.clip, texts, self.text_chunks, self._run_text)
+            return image_BD, self._text_features(texts)
+
+    def _image_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
+        if self._towers is not None:
+            return self._towers.image_features(pixels_B3SS)
+        return image_features(self.clip, pixels_B3SS, self._run_vision)
+
+    def _text_features(self, texts: Tokens | TextChunks) -> torch.Tensor:
+        if self._towers is not None:
+            assert isinstance(texts, Tokens)  # chunks are made for GPUs
+            return self._towers.text_features(texts)
+        return text_features(self.clip, texts, self.text_chunks, self._run_text)
 
     def take_all_images(self) -> Gathering | None:
         """Return the image features of all ranks, of the latest forward pass, once; None where they were not sent."""
@@ -87,12 +98,12 @@ class DualEncoder(torch.nn.Module):
     def multiply_in_bfloat16(self) -> None:
         """Replace autocast on a CPU: see train/bfloat16.py."""
         self.autocasts = False
-        self._products = use_bfloat16(self.clip)
+        self._towers = Towers(self.clip)
 
     def renew_copies(self) -> None:
         """Copy the weights that are multiplied in bfloat16, after they have changed."""
-        for product in self._products:
-            product.renew()
+        if self._towers is not None:
+            self._towers.renew()
 
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""
