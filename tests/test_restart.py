@@ -27,7 +27,7 @@ REFUSED = [
     ("train", "train.accum_steps", 3, "must be a multiple of 3"),
     ("train", "train.initial_weights", "RUN", "its architecture differs"),
     ("train", "train.validation_shards", 99, "the pool has only 3 shards"),
-    ("train", "train.tokenizer.path", "no_such_tokenizer", "no_such_tokenizer"),
+    ("train", "train.tokenizer.path", "/no_such_folder/tokenizer", "/no_such_folder/tokenizer"),
     ("evaluate", "evaluate.languages", ["fr"], "fr"),
     ("evaluate", "evaluate.datasets", ["no_such_dataset"], "no_such_dataset"),
     ("export", "export.languages", ["zz"], "zz"),
