@@ -190,7 +190,7 @@ WRONG: list[tuple[str, str]] = [
     ("pool R --out O --path B/table.parquet --key id", "did you mean 'uid'?"),
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),
-    ("report N", "unknown command report; worldclip --help lists all commands"),
+    ("report N", "did you mean export?"),
     # nothing to do
     ("evaluate R --out O", "no dataset to evaluate; set evaluate.datasets"),
     # what was meant

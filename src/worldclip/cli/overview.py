@@ -19,7 +19,6 @@ ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
 RARE = frozenset({"pack", "unpack", "consolidate", "pool wat", "pool pack", "fetch cldr", "tokenizer compare"})
 """Commands that only `worldclip --help --all` lists."""
-LIKENESS = 0.7  # of an unknown command to the one that is suggested; `report` and `export` have 0.67
 REMARKS = {
     "Recipe": " (RECIPE is a .toml file or the folder of a run)",
     "Models": " (MODEL is a run, a checkpoint, a folder of another library, or a hub id)",
@@ -100,7 +99,7 @@ def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
     if second_words and len(arguments) == 1:
         raise UserError(f"unknown command {first}; {first} has {', '.join(second_words)}")
     for name in (two_words,) if second_words else (two_words, first):
-        for near in difflib.get_close_matches(name, _names(), 1, LIKENESS):
+        for near in difflib.get_close_matches(name, _names(), 1):
             raise UserError(f"unknown command {name}; did you mean {near}?")
     remedy = f"{first} has {', '.join(second_words)}" if second_words else "worldclip --help lists all commands"
     raise UserError(f"unknown command {two_words if second_words else first}; {remedy}")
