@@ -224,11 +224,16 @@ class Harness:
 def run(
     scenarios: Sequence[Scenario], num_points: int | None, seed: int, seconds: float
 ) -> tuple[dict[str, Outcome], list[str]]:
-    """Try `num_points` points at random (None: all) until `seconds` have passed; return outcomes and differences."""
+    """Try `num_points` points at random (None: all), one of each scenario first, until `seconds` have passed.
+
+    Returns outcomes and differences.
+    """
     with tempfile.TemporaryDirectory(prefix="kill_points_") as root:
         harness = Harness(Path(root), scenarios)
         points = [(name, point) for name, of_name in harness.points.items() for point in of_name]
         random.Random(seed).shuffle(points)
+        firsts = {name: (name, point) for name, point in points}.values()  # one of each scenario before all others
+        points = [*firsts, *(point for point in points if point not in firsts)]
         outcomes = {name: Outcome() for name in harness.points}
         end = time.monotonic() + seconds
         for name, point in points[:num_points]:
@@ -248,12 +253,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--light", action="store_true", help="only scenarios whose calls take a few ms")
     parser.add_argument("--only", default="", help="names of scenarios, separated by commas")
+    parser.add_argument("--group", default="", help="a group of scenarios (kill_scenarios.MAKERS; default: all)")
     options = parser.parse_args()
     from kill_scenarios import all_scenarios
 
     with tempfile.TemporaryDirectory(prefix="kill_inputs_") as inputs:
         started_at = time.monotonic()
-        scenarios = all_scenarios(Path(inputs), is_light=options.light, only=options.only)
+        scenarios = all_scenarios(Path(inputs), is_light=options.light, group=options.group, only=options.only)
         outcomes, differences = run(scenarios, options.points, options.seed, options.seconds)
         record = {
             "seed": options.seed,

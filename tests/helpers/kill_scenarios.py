@@ -12,39 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from kill_elsewhere import drawings, hub, web
 from kill_points import Scenario
-from toy import TOY_WORDS, build_toy_world
-from worldclip.core.execute import LocalExecutor
-
-QUIET = LocalExecutor(quiet=True)
-Call = Callable[[Path], object]
+from kill_toy import QUIET, Call, change, nothing, toy
+from toy import TOY_WORDS
 
 
-def all_scenarios(inputs: Path, *, is_light: bool = False, only: str = "") -> list[Scenario]:
-    """Return the scenarios; `inputs` gets what they read.  only: names, separated by commas."""
-    makers = [_curation, _pools] if is_light else [_curation, _pools, _training, _embedding]
+def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "", only: str = "") -> list[Scenario]:
+    """Return the scenarios; `inputs` gets what they read.  group: one of MAKERS.  only: names, separated by commas."""
+    groups = [group] if group else LIGHT if is_light else list(MAKERS)
     names = {name for name in only.split(",") if name}
     scenarios: list[Scenario] = []
-    for make in makers:
-        scenarios += make(inputs)
+    for name in groups:
+        scenarios += MAKERS[name](inputs)
     return [one for one in scenarios if (not names or one.name in names) and (one.is_light or not is_light)]
 
 
-def nothing(folder: Path) -> None:
-    """Start in an empty folder."""
-
-
 # --- the stages before training ---------------------------------------------------------------------------------------
-
-CURATE = """
-text_policy = "all"
-write = "tars"
-samples_per_tar = 20
-max_pairs = 60
-"""
 
 
 def _curation(inputs: Path) -> list[Scenario]:
@@ -52,13 +37,13 @@ def _curation(inputs: Path) -> list[Scenario]:
     from worldclip.contracts import entry_counts
 
     entry_counts.sum_shards.__defaults__ = (2, 16)  # sums in groups and ranges, as for very many shards
-    old, new = (_toy(inputs / name) for name in ("old", "new"))
-    _change(inputs / "new")
+    old, new = (toy(inputs / name) for name in ("old", "new"))
+    change(inputs / "new")
 
     def run(recipe: Path, until: str = "curate", **options: Any) -> Call:
         return lambda folder: worldclip.run(recipe, out=folder / "run", until=until, executor=QUIET, **options)
 
-    def after_change(until: str | None) -> Call:
+    def afterchange(until: str | None) -> Call:
         """Return what finishes a run of the old pool, and the stages of the new one up to `until`."""
 
         def start(folder: Path) -> None:
@@ -73,7 +58,7 @@ def _curation(inputs: Path) -> list[Scenario]:
     for before, stage in zip((None, *stages), stages, strict=False):
         start = nothing if before is None else run(new, before)
         scenarios.append(Scenario(name=stage, start=start, call=run(new, stage)))
-        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=after_change(before), call=run(new, stage)))
+        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=afterchange(before), call=run(new, stage)))
     words = _wikipedia(inputs)
     from_match = run(new, from_stage="match")
 
@@ -90,28 +75,6 @@ def _curation(inputs: Path) -> list[Scenario]:
         Scenario(name="metadata of dumps", start=nothing, call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
     ]
-
-
-def _toy(folder: Path) -> Path:
-    """Write the toy world with lists of keys, caps and tars; return its recipe."""
-    recipe = build_toy_world(folder).recipe
-    for name, keys in (("valid", [f"{n:05}" for n in range(70)]), ("denied", ["00003", "00030"])):
-        pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), folder / f"{name}.parquet")
-    lists = f'valid_keys = "{folder}/valid.parquet"\ndeny_keys = ["{folder}/denied.parquet"]\n'
-    text = recipe.read_text().replace("[pool]\n", f"[pool]\n{lists}")
-    text = text.replace('\ntext_policy = "all"\n', CURATE).replace("[match]", '[match]\nisolate = "merged"')
-    recipe.write_text(text)
-    return recipe
-
-
-def _change(world: Path) -> None:
-    """Remove a shard, change another, add a third; change a word list."""
-    pool = world / "pool"
-    shutil.copy(pool / "00000.tar", pool / "00003.tar")
-    shutil.copy(pool / "00002.tar", pool / "00000.tar")
-    (pool / "00002.tar").unlink()
-    with open(world / "lists" / "en.txt", "a", encoding="utf-8") as file:
-        file.write("photo\n")
 
 
 def _wikipedia(inputs: Path) -> dict[str, Call]:
@@ -161,9 +124,9 @@ def _pools(inputs: Path) -> list[Scenario]:
     pools = {}
     for name in ("old", "new"):
         folder = inputs / f"tools {name}"
-        _toy(folder)
+        toy(folder)
         pools[name] = PoolConfig(path=str(folder / "pool"))
-    _change(inputs / "tools new")
+    change(inputs / "tools new")
     phrases = inputs / "phrases.txt"
     phrases.write_text("red circle\n", encoding="utf-8")
     rules = load_config({"write": "tars", "merge_texts": True, "texts": {"deny_phrases": [str(phrases)]}})
@@ -238,7 +201,7 @@ def _packs(inputs: Path) -> list[Scenario]:
     import worldclip
     from worldclip.tools.pack import pack, unpack
 
-    recipe = _toy(inputs / "packed")
+    recipe = toy(inputs / "packed")
     worldclip.run(recipe, out=inputs / "packed run", until="metadata", executor=QUIET)
     pack(inputs / "packed run", inputs / "lists.tar")
     return [
@@ -255,7 +218,7 @@ def _tokenizer(inputs: Path) -> list[Scenario]:
     from worldclip.train.tokenizer import train_on_run
 
     run_dir = inputs / "curated run"
-    worldclip.run(_toy(inputs / "curated"), out=run_dir, until="curate", executor=QUIET)
+    worldclip.run(toy(inputs / "curated"), out=run_dir, until="curate", executor=QUIET)
 
     def train(folder: Path) -> None:
         if not (folder / "tokenizer").exists():  # a finished one is refused, as the command says
@@ -270,8 +233,8 @@ def _explorer_and_upload(inputs: Path) -> list[Scenario]:
     from worldclip.plugins.explorer.explore import explore
     from worldclip.plugins.publish.publish import prepare
 
-    recipes = {name: _toy(inputs / f"shown {name}") for name in ("old", "new")}
-    _change(inputs / "shown new")
+    recipes = {name: toy(inputs / f"shown {name}") for name in ("old", "new")}
+    change(inputs / "shown new")
 
     def run(name: str) -> Call:
         return lambda folder: worldclip.run(recipes[name], out=folder / "run", until="curate", executor=QUIET)
@@ -325,7 +288,7 @@ def _training(inputs: Path) -> list[Scenario]:
     from toy import draw_shape
 
     world = inputs / "trained"
-    recipe = _toy(world)
+    recipe = toy(world)
     for shape, word in enumerate(TOY_WORDS["en"][1].split()):
         for number in range(2):
             image = draw_shape(shape, np.array([220, 30, 30], np.uint8), number)
@@ -387,3 +350,15 @@ def _embedding(inputs: Path) -> list[Scenario]:
             name="index --library exact", start=index("faiss", done), call=index("exact", nothing), is_light=False
         ),
     ]
+
+
+MAKERS: dict[str, Callable[[Path], list[Scenario]]] = {
+    "curation": _curation,
+    "pools": _pools,
+    "training": _training,
+    "embedding": _embedding,
+    "web": web,
+    "drawings": drawings,
+    "hub": hub,
+}
+LIGHT = ["curation", "pools"]
