@@ -188,6 +188,8 @@ WRONG: list[tuple[str, str]] = [
     ("pool wat N --out O", "N"),
     ("pool R --out B/picture.png", "picture.png is a file; give the folder to write"),
     ("pool R --out O --path B/table.parquet --key id", "did you mean 'uid'?"),
+    ("run R --out P", "holds files of pairs such as 00000.tar; choose a folder of the run's own"),
+    ("match R --out P", "holds files of pairs such as 00000.tar"),
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),
     ("report N", "did you mean export?"),

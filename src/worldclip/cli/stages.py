@@ -33,6 +33,8 @@ from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
 
+SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
+
 
 def run_recipe(
     recipe: str,
@@ -62,12 +64,24 @@ def run_recipe(
     """
     started_at = time.perf_counter()
     run_dir = run(
-        load_recipe(recipe, set), run_folder(recipe, out),
+        load_recipe(recipe, set), _own_folder(recipe, out),
         from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
         return None, ""
     return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1], started_at)
+
+
+def _own_folder(recipe: str, out: str | None) -> Path:
+    """Return the folder of the run.  Raises UserError for one that holds a pool, which would read the run's tables."""
+    folder = run_folder(recipe, out)
+    if not layout.is_run(folder) and folder.is_dir():
+        shards = sorted(path.name for path in folder.iterdir() if path.name.endswith(SHARD_SUFFIXES))
+        if shards:
+            raise UserError(
+                f"--out {folder} holds files of pairs such as {shards[0]}; choose a folder of the run's own"
+            )
+    return folder
 
 
 def _key_of_flag(flag: str) -> str:
@@ -131,7 +145,7 @@ def run_stage(
         raise UserError(problems)
     if stage == "evaluate" and not watch and not flagged.evaluate.dataset_names:
         raise UserError(NO_DATASET)
-    run_dir = run_folder(recipe, out)
+    run_dir = _own_folder(recipe, out)
     if watch:
         return _watch(run_dir, flagged)
     if stage == "train" and dry_run:
