@@ -188,7 +188,7 @@ WRONG: list[tuple[str, str]] = [
     ("pool wat N --out O", "N"),
     ("pool R --out B/picture.png", "picture.png is a file; give the folder to write"),
     ("pool R --out O --path B/table.parquet --key id", "did you mean 'uid'?"),
-    ("run R --out P", "holds files of pairs such as 00000.tar; choose a folder of the run's own"),
+    ("run R --out P", "holds files of pairs such as 00000.tar; choose another folder for the run"),
     ("match R --out P", "holds files of pairs such as 00000.tar"),
     ("balance R --out O", "run first: worldclip match"),
     ("curate R --out O", "is not finished; run first"),

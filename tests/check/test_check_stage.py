@@ -82,6 +82,7 @@ def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path)
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
     page = (pool / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") >= 4
+    assert page.count(" alt=") == page.count("<img"), "each picture has its key as a name"
     assert "<h2>Groups of duplicates</h2>" in page
     assert "2 of 2, chosen by hash." in page
     assert re.search(r"sub/a_large stays .*?<summary>1 removed for it</summary><p>a</p>", page)

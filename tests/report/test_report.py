@@ -96,6 +96,21 @@ def test_page_shows_every_stage_and_every_language(html, text):
     assert "chance 0.13%" in text
 
 
+def test_links_stand_in_three_groups(html):
+    (navigation,) = re.findall(r"<nav.*?</nav>", html, re.DOTALL)
+    assert re.findall(r"<b>(.*?)</b>", navigation) == ["Model", "Pairs", "Entries"]
+    assert navigation.count("<a ") == html.count("<h2>")
+
+
+@pytest.mark.parametrize("part", ["balance", "entries-before-and-after"])
+def test_three_curves_are_in_sight_and_the_others_folded(html, part):
+    (section,) = re.findall(rf'<section id="{part}">.*?</section>', html, re.DOTALL)
+    in_sight, _, others = section.partition("<details>")
+    assert in_sight.count("<figure>") == 3
+    assert others.count("<figure>") == 9
+    assert section.count('class="curve below"') == 12  # grey is broader than the blue on it
+
+
 def test_page_is_self_contained(html):
     for forbidden in ("<script", "@import", "url("):
         assert forbidden not in html

@@ -79,7 +79,7 @@ def _own_folder(recipe: str, out: str | None) -> Path:
         shards = sorted(path.name for path in folder.iterdir() if path.name.endswith(SHARD_SUFFIXES))
         if shards:
             raise UserError(
-                f"--out {folder} holds files of pairs such as {shards[0]}; choose a folder of the run's own"
+                f"--out {folder} holds files of pairs such as {shards[0]}; choose another folder for the run"
             )
     return folder
 
