@@ -246,7 +246,9 @@ def test_text_towers_are_not_exported(images: Path, tmp_path: Path) -> None:
         export_model(images, tmp_path / "out", ExportConfig(formats=("text",)))
 
 
-def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(images: Path, tmp_path: Path) -> None:
+def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from worldclip.evaluate.config import EvaluateConfig
     from worldclip.evaluate.stage import evaluate_model
     from worldclip.tools.embed import embed
@@ -259,7 +261,9 @@ def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(images
         folder.mkdir(parents=True)
         picture.save(folder / "0.png")
     options: dict[str, Any] = {"device": "cpu", "executor": LocalExecutor(quiet=True)}
-    embed(texts, tmp_path / "pictures", tmp_path / "embedded", image_tower=images, **options)
+    monkeypatch.chdir(tmp_path)
+    embed("texts", tmp_path / "pictures", tmp_path / "embedded", image_tower="images", **options)
+    monkeypatch.chdir("/")  # search finds both towers from anywhere
     clip = worldclip.load(texts, device="cpu", image_tower=images)
     best = search(tmp_path / "embedded", ["apple"], device="cpu")[0]["hits"][0]
     paths = sorted((tmp_path / "pictures").rglob("*.png"))

@@ -64,6 +64,11 @@ def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
+def _place(path: str | Path | None) -> str | None:
+    """Return a folder's absolute path, which search finds from anywhere; a hub id as it is."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else _text(path)
+
+
 def embed(
     model: str | Path,
     pool: str | Path,
@@ -102,7 +107,7 @@ def embed(
     precision = model_load.choose_precision(precision, source, device)  # by this machine for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": _text(tokenizer), "precision": precision}
     # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
-    more = {"image_tower": _text(image_tower), "language": language}
+    more = {"image_tower": _place(image_tower), "language": language}
     loading |= {name: value for name, value in more.items() if value is not None}
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
