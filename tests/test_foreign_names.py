@@ -33,7 +33,7 @@ OWN_CALLS = ("os.getpid", "platform.node", "digest", "artifacts.digest")
 CHOSEN_BY = {
     "a stage of recipe.py": """
         cli/stages.py stage, contracts/layout.py stage, core/artifacts.py stage, export/model_card.py stage,
-        recipe.py stage, report/__init__.py stage, tools/branch.py stage, tools/status.py stage""",
+        report/__init__.py stage, tools/branch.py stage, tools/status.py stage, core/job.py stage""",
     "a language or Wikipedia of the table": """
         metadata/counting.py wiki, metadata/dump_files.py wiki, metadata/sources/wordnet.py inputs.lang,
         contracts/layout.py f'{list_name}.matcher'""",
@@ -65,7 +65,8 @@ CHOSEN_BY = {
     "found by listing that folder": """
         check/images.py name, evaluate/datasets/folders.py class_folder, evaluate/datasets/mvl_sib.py lang,
         export/push.py name, model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
-        model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name""",
+        model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
+        core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """
         core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
         plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
