@@ -279,3 +279,21 @@ def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(
     digests = [evaluate_model(texts, config, tmp_path / name, image_tower=str(tower))["model_digest"]
                for name, tower in (("one", images), ("two", other))]  # fmt: skip
     assert digests[0] == report["model_digest"] != digests[1]
+
+
+def test_a_repository_gives_the_weights_of_its_parts_and_no_other_runtimes(tmp_path: Path) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    from worldclip.model.load import _weights_of
+
+    save_mclip(tmp_path / "mclip", tmp_path / "base")
+    (tmp_path / "sentences").mkdir()
+    shutil.copy(tmp_path / "base" / "config.json", tmp_path / "sentences")
+    (tmp_path / "sentences" / "modules.json").write_text(
+        json.dumps([{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}])
+    )
+    weights = ["model.safetensors", "pytorch_model.bin", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"]
+    others = ["onnx/model.onnx", "tf_model.h5", "openvino/openvino_model.bin", "2_Dense/other.bin", "rust_model.ot"]
+    for name in ("mclip", "sentences"):
+        patterns = _weights_of(tmp_path / name, "owner/name", "fp32")
+        assert list(filter_repo_objects([*weights, *others], allow_patterns=patterns)) == weights, name
