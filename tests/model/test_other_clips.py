@@ -182,8 +182,8 @@ def test_a_folder_of_sentence_transformers_names_the_folder_that_loads(tmp_path:
             "code of its own",
         ),
         (
-            {"model_type": "M-CLIP", "modelBase": "xlm-roberta-large"},
-            "'M-CLIP' model, which transformers does not know",
+            {"model_type": "nobodys-clip", "modelBase": "xlm-roberta-large"},
+            "'nobodys-clip' model, which transformers does not know",
         ),
     ],
 )
