@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from toy import ToyWorld, draw_shape
 from without_extras import Ended, run_without
@@ -19,6 +18,7 @@ from worldclip.evaluate import engine
 from worldclip.recipe import stage_names
 from worlds import WordModel, word_dataset
 
+REPOSITORY = Path(__file__).parents[2]
 # R: a recipe, P: its pool, RUN: its finished run, C: a run curated without extras,
 # E: embedded images, F: embedded texts with an index of faiss, ONNX: an exported model, D: a folder of a dataset,
 # S: results of an evaluation, O: a folder to write, which must not exist afterwards
