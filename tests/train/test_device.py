@@ -11,17 +11,19 @@ from worldclip.train import device
 
 
 @pytest.mark.parametrize(
-    ("threads", "others", "is_said"), [(1, 2.0, False), (2, 0.1, False), (2, None, False), (2, 1.6, True)]
+    ("threads", "others", "is_said"),
+    [(1, 2.0, False), (4, 0.1, False), (4, None, False), (2, 1.6, False), (4, 1.6, True)],
 )
 def test_several_threads_next_to_other_processes_are_advised_against(
     monkeypatch: pytest.MonkeyPatch, threads: int, others: float | None, is_said: bool
 ) -> None:
     monkeypatch.setattr(device, "cores_of_others", lambda: others)
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 4)
     message = device.busy_machine(threads)
     assert (message is not None) == is_said
     if message is not None:
-        assert "1.6 cores" in message
-        assert "OMP_NUM_THREADS=1" in message
+        assert "1.6 of this machine's 4 cores" in message
+        assert "OMP_NUM_THREADS=2" in message
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the time of all cores is read as Linux says it")

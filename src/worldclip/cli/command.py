@@ -57,7 +57,7 @@ SHARED = {
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where it is faster) in torch; of an ONNX folder as its "
     "files are named (int8, q4, ...).",
     "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
-    "language": "Language of the texts (deu_Latn or de), for a model that is told it (NLLB-CLIP).",
+    "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",

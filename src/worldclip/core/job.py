@@ -200,7 +200,7 @@ class Run:
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
-    _older: OlderResult = field(default_factory=OlderResult)  # of the restarted stage that begins
+    _older: OlderResult = field(default_factory=OlderResult)  # of the present stage, under --from
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:

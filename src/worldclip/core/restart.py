@@ -1,4 +1,4 @@
-"""The older result of a stage that --from runs anew: set aside until the new start is accepted, and put back if not.
+"""Set the older result of a stage aside under --from, until the new start is accepted; put it back if it is not.
 
 RUN/.train.set_aside      the older RUN/train, while what starts in its place may still be refused
 """
@@ -14,7 +14,7 @@ _SUFFIX = ".set_aside"
 
 
 class OlderResult:
-    """The folder that a stage which begins anew has set aside, if any."""
+    """The older folder of the present stage, if one is set aside."""
 
     def __init__(self) -> None:
         self._aside: Path | None = None

@@ -23,7 +23,8 @@ PEAK_FLOPS = {
     "L40S": (3.62e14, 9.16e13),
     "L4": (1.21e14, 3.03e13),
 }
-# That others use: threads wait at every operation for one that shares a core (benchmarks/results/busy_machine.md).
+# Cores wanted beyond those there are: threads wait at every operation for one that shares a core
+# (benchmarks/results/busy_machine.md).
 BUSY_CORES = 0.5
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -89,13 +90,15 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def busy_machine(threads: int) -> str | None:
-    """Return a message where other processes use this machine's cores and this one computes in several threads."""
+    """Return a message where threads of this process must share cores with other processes."""
     others = cores_of_others() if threads > 1 else None
-    if others is None or others < BUSY_CORES:
+    cores = os.cpu_count() or 1
+    if others is None or threads + others < cores + BUSY_CORES:
         return None
+    free = max(1, int(cores - others))
     return (
-        f"other processes use {others:.1f} cores of this machine, and threads that wait for each other train at a "
-        "third of their speed; OMP_NUM_THREADS=1 trains faster next to them"
+        f"other processes use {others:.1f} of this machine's {cores} cores, and {threads} threads that wait for each "
+        f"other lose up to two thirds of their speed; OMP_NUM_THREADS={free} trains faster next to them"
     )
 
 
