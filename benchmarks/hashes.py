@@ -81,9 +81,9 @@ def page(rows: list[str]) -> str:
     return f"""# Hashes of images against their number
 
 {date.today()}, {describe_processor()}, {platform.machine()}, one core shared with other work; {known}. \
-`worldclip pool hash` over images of 16 x 16 pixels in tars of {IMAGES_PER_TAR:,}: what grows with their number; decoding \
-a photograph takes longer ([dedup.md](dedup.md)). One process per size, loading of compiled code included. Written by \
-`benchmarks/hashes.py`.
+`worldclip pool hash` over images of 16 x 16 pixels in tars of {IMAGES_PER_TAR:,}: what grows with their number; \
+decoding a photograph takes longer ([dedup.md](dedup.md)). One process per size, loading of compiled code included. \
+Written by `benchmarks/hashes.py`.
 
 {table}
 """
