@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -136,16 +136,13 @@ def measure_stages(world: World) -> str:
     shutil.rmtree(out)
     num_rows = dict.fromkeys(costs, world.num_pairs) | {"a tenth": min(num_small * ROWS_PER_SHARD, world.num_pairs)}
     sizes = "\n".join(f"| {name} | {size / world.num_pairs:.1f} |" for name, size in disk.items())
-    growth = (
-        largest(costs["all"].values(), "driver_bytes") / largest(costs["a tenth"].values(), "driver_bytes"),
-        largest(costs["all"].values(), "worker_bytes") / largest(costs["a tenth"].values(), "worker_bytes"),
-    )
     return f"""{about(world)}
 
 {cost_table(costs, num_rows)}
 
-Memory with all pairs, by that with a tenth of them: driver {growth[0]:.2f}, largest worker {growth[1]:.2f}. {kept:,} \
-pairs are kept. The last two runs left the same bytes; SHA-256 of those of the second: `{digest}`.
+Memory with all pairs, by that with a tenth of them: driver {growth(costs, "driver_bytes")}, largest worker \
+{growth(costs, "worker_bytes")}. {kept:,} pairs are kept. The last two runs left the same bytes; SHA-256 of those of \
+the second: `{digest}`.
 
 | on disk | bytes per pair of the pool |
 |---|---:|
@@ -156,8 +153,10 @@ pairs are kept. The last two runs left the same bytes; SHA-256 of those of the s
 """
 
 
-def largest(costs: Sequence[Cost], name: str) -> float:
-    return max(getattr(cost, name) for cost in costs)
+def growth(costs: Mapping[str, Mapping[str, Cost]], name: str) -> str:
+    """Return the largest of a kind of memory with all pairs, divided by that with a tenth of them."""
+    all_pairs, tenth = (max(getattr(cost, name) for cost in costs[run].values()) for run in ("all", "a tenth"))
+    return f"{all_pairs / tenth:.2f}" if tenth else "unknown (one shard needs no worker)"
 
 
 def num_kept(run_dir: Path) -> int:
