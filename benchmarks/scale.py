@@ -4,7 +4,8 @@
 
 The process that maps a stage over shards lists and knows them, starts tasks, reads markers, adds up reports.  Measured
 on a few thousand synthetic shards with reports of 100 languages; CPU time, since waiting for a disk or a network is
-another machine's matter.  What the stages take per pair: benchmarks/hundred_million.py.
+another machine's matter.  Beside it, the stages that go through the pool on the captions of benchmarks/curation.py: CPU
+time and bytes a text.
 """
 
 from __future__ import annotations
@@ -24,15 +25,20 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from worldclip.contracts.entry_counts import _group
-from worldclip.core.artifacts import fingerprint, versions
-from worldclip.core.execute import RayExecutor, Shard
+from curation import read_world, write_world
+
+from worldclip import balance, curate, match, pool
+from worldclip.config import load_recipe
+from worldclip.core.artifacts import fingerprint, versions, write_text
+from worldclip.core.execute import FileGroups, LocalExecutor, RayExecutor, Shard, equal_starts
 from worldclip.core.execute import ray as ray_executor
 from worldclip.core.execute.shards import Reports, ShardWork
-from worldclip.core.job import remove_stale
+from worldclip.core.job import FilePerShard, Run, remove_stale
+from worldclip.core.settings import to_toml
 from worldclip.match.accounting import sum_reports
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
+from worldclip.recipe import sections_of
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 NUM_SHARDS, NUM_TASKS, NUM_LANGUAGES = 4000, 2000, 100
@@ -65,6 +71,28 @@ def cpu_us(work: Callable[[], object], num: int) -> float:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measure_stages(folder: Path) -> list[tuple[str, float, float]]:
+    """(stage, CPU time of one core in us a text, bytes of its Parquet a text)."""
+    texts, lists = read_world()
+    write_world(folder, texts, lists)
+    sections = {"languages": {"codes": list(lists)}, "match": {"profile": "reference"}}
+    of_pool = {"path": str(folder / "pool"), "key": "uid", "texts": ["text"]}
+    recipe = load_recipe({"pool": of_pool, "balance": {"tail_fraction": 0.06}, **sections})
+    run, rows = folder / "run", []
+    write_text(run / "recipe.toml", to_toml(recipe))
+    context = Run(dir=run, sections=sections_of(recipe), executor=LocalExecutor(quiet=True))
+    for name, stage in (
+        ("pool", pool.index),
+        ("match", match.match),
+        ("balance", balance.balance),
+        ("curate", curate.curate),
+    ):
+        us = cpu_us(functools.partial(stage, context), len(texts))
+        size = sum(path.stat().st_size for path in (run / name).rglob("*.parquet"))
+        rows.append((name, us, size / len(texts)))
+    return rows
 
 
 def make_pool(folder: Path) -> None:
@@ -107,9 +135,10 @@ def measure_tasks(folder: Path) -> tuple[Tasks, Tasks]:
 def measure(folder: Path) -> str:
     make_pool(folder / "pool")
     rows: list[tuple[str, float]] = []
-    shards: list[Shard] = []
     before = resident_bytes()
-    list_us = cpu_us(lambda: shards.extend(list_shards(PoolConfig(path=str(folder / "pool")))), NUM_SHARDS)
+    listed = []
+    list_us = cpu_us(lambda: listed.append(list_shards(PoolConfig(path=str(folder / "pool")))), NUM_SHARDS)
+    shards = listed[0]
     shard_bytes = (resident_bytes() - before) / NUM_SHARDS
     rows.append(("list the pool, know each file (empty files)", list_us))
     work = ShardWork(fn=report_of, done_dir=folder / "match" / "done", key="k")
@@ -120,15 +149,17 @@ def measure(folder: Path) -> str:
     add_us = cpu_us(lambda: sum_reports(Reports(work, shards)), NUM_SHARDS)
     rows.append(("read the report from its marker, add it up", add_us))
     report_bytes = (resident_bytes() - before) / NUM_SHARDS
-    markers = [work.marker_path(shard) for shard in shards]
-    rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", markers), NUM_SHARDS)))
-    rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: _group(0, markers), NUM_SHARDS)))
+    names = [shard.name for shard in shards]
+    markers = FilePerShard(work.done_dir, frozenset(names), ".json")
+    rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", [markers]), NUM_SHARDS)))
+    groups = FileGroups(work.done_dir, names, ".json", equal_starts(NUM_SHARDS, NUM_SHARDS))
+    rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: groups[0], NUM_SHARDS)))
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as markers_dir:
         several, one = measure_tasks(Path(markers_dir))
     rows.insert(2, ("start it on Ray in a task of several, take its outcome", several.cpu_us))
     rows.insert(3, ("(start it in a task of its own, take its outcome)", one.cpu_us))
     hash_s = hash_seconds(folder / "large")
-    return page(rows, (shard_bytes, report_bytes), (several, one), hash_s)
+    return page(rows, (shard_bytes, report_bytes), (several, one), hash_s, measure_stages(folder / "stages"))
 
 
 def hash_seconds(path: Path) -> float:
@@ -142,8 +173,10 @@ def page(
     memory: tuple[float, float],
     tasks: tuple[Tasks, Tasks],
     hash_s: float,
+    stages: Sequence[tuple[str, float, float]],
 ) -> str:
     several, one = tasks
+    of_stages = "\n".join(f"| {name} | {us:.2f} | {size:.0f} |" for name, us, size in stages)
     lines = "\n".join(f"| {name} | {us:,.0f} us | {us * FULL_SHARDS / 6e7:,.1f} min |" for name, us in rows)
     known = ", ".join(f"{name} {version}" for name, version in versions(("numpy", "numba", "pyarrow", "ray")).items())
     return f"""# What one process does for every shard
@@ -167,6 +200,13 @@ times as many, {FULL_SHARDS:,} in {FULL_SHARDS / several.per_s / 60:,.1f} minute
 process that maps was busy for {several.per_s * several.cpu_us / 1e4:.0f}% of the time, and for \
 {one.per_s * one.cpu_us / 1e4:.0f}% with one shard per task. Its CPU time alone allows \
 {1e6 / several.cpu_us:,.0f} shards a second instead of {1e6 / one.cpu_us:,.0f}.
+
+The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
+the language model is in it):
+
+| stage | us a text | bytes a text |
+|---|---|---|
+{of_stages}
 """
 
 

@@ -150,7 +150,10 @@ class Natural:
 
     def _entry_counts(self) -> dict[str, dict[int, int]]:
         """List -> entry -> number of the pool's texts that match it."""
-        files = [artifacts.read_table(path, schemas.MATCH_COUNTS) for path in layout.counted_shards(self.matched())]
+        files = [
+            artifacts.read_table(layout.match_counts(self.matched(), shard), schemas.MATCH_COUNTS)
+            for shard in layout.counted_shards(self.matched())
+        ]
         table = pa.concat_tables(files).unify_dictionaries()
         table = table.set_column(0, "entries_lang", pc.cast(table["entries_lang"], pa.string()))
         sums = table.group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")])

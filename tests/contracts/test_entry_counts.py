@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +64,11 @@ def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest):
         for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             plain[row["entries_lang"]][row["entry_id"]] += row["count"]
     executor = Counting(quiet=True)
-    add = partial(sum_shards, lists, folder=tmp_path / "sums", executor=executor, group_size=3, range_size=16)
+    options = {"folder": tmp_path / "sums", "executor": executor, "group_size": 3, "range_size": 16}
+
+    def add(paths):
+        return sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], **options)
+
     assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
     assert executor.num_done == {"groups": 4, "ranges": 5}
     assert {name: counts.tolist() for name, counts in add(paths).items()} == plain

@@ -12,7 +12,17 @@ import pytest
 from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Change, Job, Result, Run, RunLock, changed_inputs, changed_keys, remove_stale
+from worldclip.core.job import (
+    Change,
+    FilePerShard,
+    Job,
+    Result,
+    Run,
+    RunLock,
+    changed_inputs,
+    changed_keys,
+    remove_stale,
+)
 from worldclip.curate import CurateConfig
 
 
@@ -271,6 +281,27 @@ def test_only_stale_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").touch()
     remove_stale(tmp_path, [tmp_path / "y.parquet"])
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["y.parquet"]
+
+
+def test_files_of_shards_are_kept_by_name(tmp_path: Path) -> None:
+    write_in(tmp_path, "t/a/x.tar.parquet", "t/b.tar.parquet", "t/old.tar.parquet", "t/b.tar.json", "t/b.tar")
+    write_in(tmp_path, "done/t/b.tar.json", "done/t/old.tar.json", "whole/x/y.npy")
+    names = frozenset(["a/x.tar", "b.tar"])
+    tables, markers = FilePerShard(tmp_path / "t", names, ".parquet"), FilePerShard(tmp_path / "done/t", names, ".json")
+    remove_stale(tmp_path, [tables, markers, tmp_path / "whole"])
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert files == ["done/t/b.tar.json", "t/a/x.tar.parquet", "t/b.tar.parquet", "whole/x/y.npy"]
+
+
+def test_links_to_folders_and_nothing_are_left(tmp_path: Path) -> None:
+    write_in(tmp_path, "else/x.npy")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "folder").symlink_to(tmp_path / "else")
+    (tmp_path / "job" / "nothing").symlink_to(tmp_path / "none")
+    remove_stale(tmp_path / "job", [])
+    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["folder", "nothing"]
+    assert (tmp_path / "else/x.npy").exists()
+    remove_stale(tmp_path / "none", [])
 
 
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:

@@ -69,8 +69,10 @@ class _Probe(Run):
 
     job: Job | None = None
 
-    def stage(self, name: str, *, inputs: Any, work: Any, config: Any = None, **other: Any) -> bool:
-        self.job = Job(name, self.dir / name, self.deciding(name) if config is None else config, lambda: inputs(self))
+    def stage(
+        self, name: str, *, inputs: Any, work: Any, config: Any = None, changes: Any = None, **other: Any
+    ) -> bool:
+        self.job = Run.job(self, name, inputs, config, changes=changes)
         return True
 
 

@@ -14,8 +14,8 @@ from fake_hub import FakeHub, serve_hub
 from pools import pool_recipe, run_pool, structs
 from tars import sample, write_tar
 from worldclip import pool
-from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute.shard_list import read_shards
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.hub import DatasetUrl, _ask, parse
 
@@ -143,12 +143,17 @@ def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None
     assert hub.bytes_sent < 1_000
 
 
+def recorded(run: Path) -> dict[str, dict]:
+    """Return the fingerprints of the indexed shards by name."""
+    return {shard.name: shard.fingerprint for shard in read_shards(run / "pool/shards.parquet")}
+
+
 def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path: Path) -> None:
     first = hub.commit("o/n", FILES)
     run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
     assert hub.asked["tree"] == 1
     assert hub.asked["paths-info"] == 0
-    shards = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
+    shards = recorded(tmp_path / "run")
     assert [shard["path"] for shard in shards.values()] == TRAIN
     assert all(len(shard["stamp"]) == 40 for shard in shards.values())
     hub.asked.clear()
@@ -157,10 +162,10 @@ def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path:
 
     hub.commit("o/n", FILES | {TRAIN[1]: parquet(["d", "x"])})
     assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
-    changed = read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"]
+    changed = recorded(tmp_path / "run")
     assert [name for name in TRAIN if shards[name] != changed[name]] == [TRAIN[1]]
     assert run_pool(tmp_path / "run", path=f"hf://datasets/o/n@{first}", key="id")
-    assert read_json(tmp_path / "run/pool/manifest.json")["inputs"]["shards"] == shards
+    assert recorded(tmp_path / "run") == shards
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

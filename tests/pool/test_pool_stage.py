@@ -15,7 +15,7 @@ from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.pool import stage
+from worldclip.pool import shard_files
 from worldclip.pool.config import PoolConfig
 
 
@@ -95,6 +95,55 @@ def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Pat
     assert not list(run_dir.rglob("*00000*"))
 
 
+@pytest.mark.parametrize("kind", ["folder", "roots", "file"])
+def test_a_part_of_an_indexed_pool_is_not_listed(folder: Path, tmp_path: Path, kind: str, monkeypatch) -> None:
+    write_tar(folder / "00002.tar", sample("000020000", "two"))
+    places = {
+        "folder": {"path": f"{folder}/"},
+        "roots": {"roots": {"b": str(folder / "sub"), "a": str(folder)}},
+        "file": {"path": str(folder / "00002.tar")},
+    }[kind]
+    recipe, run_dir = pool_recipe(**places), tmp_path / "run"
+    run_pool(run_dir, **places)
+    run = context(recipe, run_dir)
+    whole = list(pool.indexed_shards(run))
+    stamps = [shard.stamp for shard in whole]
+    monkeypatch.setattr(shard_files, "_list_pool", lambda *_: pytest.fail("the pool is listed"))
+    monkeypatch.setattr(shard_files, "_recent", {})
+    for number in (2, 3):
+        for first in range(number):
+            part = slice(first, None, number)
+            found = list(pool.indexed_shards(run, part))
+            assert found == whole[part]
+            assert [shard.stamp for shard in found] == stamps[part]
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, None, 2)])
+def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: Path, part: slice) -> None:
+    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
+    run_pool(run_dir, path=str(folder))
+    write_tar(folder / "00001.tar", sample("000010000", "other"))
+    with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
+        pool.indexed_shards(context(recipe, run_dir), part)
+    (folder / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
+        pool.indexed_shards(context(recipe, run_dir), part)
+
+
+def test_the_manifest_of_a_pool_does_not_grow_with_its_shards(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    run_dir = tmp_path / "run"
+    run_pool(run_dir, path=str(folder))
+    before = read_json(run_dir / "pool" / "manifest.json")
+    assert set(before["inputs"]["shards"]) == {"number", "digest"}
+    write_tar(folder / "00002.tar", sample("000020000", "two"))
+    assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: 00002.tar (new)"
+    (run_dir / "pool" / "shards.parquet").unlink()
+    monkeypatch.setattr(shard_files, "_recent", {})  # as in another process
+    assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: shards"
+    with pytest.raises(UserError, match=r"shards\.parquet is missing .* run: worldclip run"):
+        pool.indexed_shards(context(pool_recipe(path=str(folder)), run_dir))
+
+
 def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[:700])
@@ -106,7 +155,7 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
 
 
 def names_and_skipped(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    stage._say_skipped.cache_clear()
+    shard_files._say_skipped.cache_clear()
     shards = pool.list_shards(PoolConfig(path=str(path)))
     return [shard.name for shard in shards], capsys.readouterr().err
 

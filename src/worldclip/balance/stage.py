@@ -75,22 +75,22 @@ def _sum_counts(run: Run, job: Job) -> tuple[Mapping[str, int], dict[str, np.nda
     """Return the number of entries of each list, and the matches of each entry, summed over all shards."""
     matched = artifacts.require_manifest(run.dir, "match")
     lists = matched["lists"]
-    files = count_files(run.dir, matched["counts"].get("shards"))
-    return lists, sum_shards(lists, files, job.folder / "sums", run.executor)
+    shards = counted_shards(run.dir, matched["counts"].get("shards"))
+    return lists, sum_shards(lists, layout.all_match_counts(run.dir), shards, job.folder / "sums", run.executor)
 
 
-def count_files(run_dir: Path, num_shards: int | None = None) -> list[Path]:
-    """Return the count files of match, sorted.  Raises UserError if there are not `num_shards` of them.
+def counted_shards(run_dir: Path, num_shards: int | None = None) -> list[str]:
+    """Return the names of the shards that match has counted, sorted.  Raises UserError if there are not `num_shards`.
 
     A network folder may show new files late, and a sum over some of the shards would look like any other.
     """
-    files = layout.counted_shards(run_dir)
-    if num_shards is not None and len(files) != num_shards:
+    shards = layout.counted_shards(run_dir)
+    if num_shards is not None and len(shards) != num_shards:
         raise UserError(
-            f"{run_dir}/match/counts: {len(files):,} files are visible, match wrote {num_shards:,}. If others write to "
-            f"this folder, wait a minute and run again. Otherwise run: worldclip match {run_dir}"
+            f"{run_dir}/match/counts: {len(shards):,} files are visible, match wrote {num_shards:,}. If others write "
+            f"to this folder, wait a minute and run again. Otherwise run: worldclip match {run_dir}"
         )
-    return files
+    return shards
 
 
 def list_probs(counts: np.ndarray, threshold: int | None) -> np.ndarray:

@@ -135,7 +135,7 @@ class _Work:
     """A check and what it runs on."""
 
     context: CheckContext
-    shards: list[Shard]
+    shards: Sequence[Shard]
     executor: Executor
     sets: EvaluationSets
     inputs: Record

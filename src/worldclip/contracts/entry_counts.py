@@ -9,7 +9,6 @@ numbers as there are entries.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow as pa
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, list_buffers, names_of, seal
-from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.execute import Executor, FileGroups, Report, Shard, equal_starts, files_of, repeatable
 from worldclip.core.job import remove_stale
 from worldclip.kernels.compiled import compiled
 
@@ -129,59 +128,52 @@ def _split(total: np.ndarray, num_entries: Mapping[str, int]) -> dict[str, np.nd
 
 def sum_shards(
     num_entries: Mapping[str, int],
-    files: Sequence[Path],
+    root: Path,
+    shards: Sequence[str],
     folder: Path,
     executor: Executor,
     group_size: int = GROUP_SIZE,
     range_size: int = RANGE_SIZE,
 ) -> dict[str, np.ndarray]:
-    """Return `sum_counts` of all count files; with more files than one group, sums of groups and ranges go to `folder`.
+    """Return `sum_counts` of the count files `root`/<shard>.parquet; shards: names.
 
-    A group is added up again only if one of its files changed.
+    With more files than one group, sums of groups and ranges go to `folder`.  A group is added up again only if one of
+    its files changed.
     """
-    if len(files) <= group_size:
+    if len(shards) <= group_size:
         remove_stale(folder, [])
-        return sum_counts(num_entries, files)
+        return sum_counts(num_entries, (root / f"{name}.parquet" for name in shards))
     lists = dict(num_entries)
-    groups = [_group(i // group_size, files[i : i + group_size]) for i in range(0, len(files), group_size)]
+    groups = FileGroups(root, shards, ".parquet", equal_starts(len(shards), group_size))
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
     executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder, "groups"), key=lists)
-    groups_digest = artifacts.digest([group.fingerprint for group in groups])
+    groups_digest = groups.digest()
     ranges = [
         Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": range_size})
         for start in range(0, sum(lists.values()), range_size)
     ]
-    group_paths = [_sum_path(folder, "groups", group) for group in groups]
-    range_paths = [_sum_path(folder, "ranges", part) for part in ranges]
+    group_paths = [_sum_path(folder, "groups", name) for name in groups.unit_names()]
+    range_paths = [_sum_path(folder, "ranges", part.name) for part in ranges]
     add_range = functools.partial(_add_range, groups=group_paths, folder=folder)
     executor.map(add_range, ranges, label="sum", done_dir=layout.done_dir(folder, "ranges"), key=lists)
-    markers = [layout.marker(folder, group.name, "groups") for group in groups]
+    markers = [layout.marker(folder, name, "groups") for name in groups.unit_names()]
     markers += [layout.marker(folder, part.name, "ranges") for part in ranges]
     remove_stale(folder, [*group_paths, *range_paths, *markers])
     return _split(np.concatenate([np.load(path) for path in range_paths]), lists)
 
 
-def _group(number: int, files: Sequence[Path]) -> Shard:
-    """Return a unit of work that names its own files: a list of all files would go to every worker with every group."""
-    root = os.path.commonpath([file.parent for file in files])
-    stats = [(file, file.stat()) for file in files]
-    fingerprints = [[os.path.relpath(file, root), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
-    return Shard(name=f"{number:06}", path=root, fingerprint={"files": fingerprints})
-
-
-def _sum_path(folder: Path, part: str, unit: Shard) -> Path:
+def _sum_path(folder: Path, part: str, unit: str) -> Path:
     """Return the file of one sum; part: groups or ranges."""
-    return folder / part / f"{unit.name}.npy"
+    return folder / part / f"{unit}.npy"
 
 
 @repeatable
 def _add_group(group: Shard, *, num_entries: Mapping[str, int], folder: Path) -> Report:
     """Write the sum of a group's files, all lists end to end, in the smallest unsigned type that holds it."""
-    files = [Path(group.path) / name for name, _, _ in group.fingerprint["files"]]
-    total = _add_files(num_entries, files)
+    total = _add_files(num_entries, files_of(group))
     smallest = np.min_scalar_type(int(total.max(initial=0)))
-    artifacts.write_array(_sum_path(folder, "groups", group), total.astype(smallest))
-    return {"shards": len(files)}
+    artifacts.write_array(_sum_path(folder, "groups", group.name), total.astype(smallest))
+    return {"shards": len(group.fingerprint["files"])}
 
 
 @repeatable
@@ -192,7 +184,7 @@ def _add_range(part: Shard, *, groups: Sequence[Path], folder: Path) -> Report:
     total: np.ndarray = np.load(groups[0], mmap_mode="r", allow_pickle=False)[rows].astype(np.uint64)
     for group in groups[1:]:
         total += np.load(group, mmap_mode="r", allow_pickle=False)[rows]
-    artifacts.write_array(_sum_path(folder, "ranges", part), total)
+    artifacts.write_array(_sum_path(folder, "ranges", part.name), total)
     return {"entries": len(total)}
 
 

@@ -6,6 +6,7 @@ A shard is named by its path relative to the pool, with its extension; its artif
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
-stamps = _path_of(".stamps.{}.json")  # hashes of a pool's files under their stamps, core/inputs.py
+stamps = _path_of(".stamps.{}.parquet")  # hashes of a pool's files under their stamps, core/execute/shard_list.py
 run_record = _path("run.json")  # what made the run: versions and git revision
 report_html = _path("report.html")  # of RUN, of RUN/<stage>, or of any job's folder
 estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
@@ -43,6 +44,7 @@ estimates = _path("estimate.json")  # what other thresholds would keep, as the r
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
 built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
 held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
+pool_shards = _path("pool/shards.parquet")  # name and fingerprint of each file of the pool, when it was indexed
 pool_indexes = _path("pool/index")  # folder of all of them
 pool_index = _path_of("pool/index/{}.parquet")  # where the images of a shard are
 
@@ -50,6 +52,7 @@ entries = _path_of("metadata/{}.parquet")  # an entry list
 
 matched_texts = _path("match/texts")  # folder of all of them
 match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
+all_match_counts = _path("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
@@ -59,6 +62,7 @@ entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries 
 
 curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
 curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
+all_curated_counts = _path("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
 curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
@@ -98,13 +102,22 @@ def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
 
 def matched_shards(run_dir: Path) -> list[str]:
     """Return the names of the shards with matched texts, sorted."""
-    folder = matched_texts(run_dir)
-    return sorted(path.relative_to(folder).as_posix().removesuffix(".parquet") for path in folder.rglob("*.parquet"))
+    return _shards_in(matched_texts(run_dir))
 
 
-def counted_shards(run_dir: Path) -> list[Path]:
-    """Return the files of matches per entry, one per shard, sorted."""
-    return sorted((run_dir / "match" / "counts").rglob("*.parquet"))
+def counted_shards(run_dir: Path) -> list[str]:
+    """Return the names of the shards with matches per entry, sorted."""
+    return _shards_in(all_match_counts(run_dir))
+
+
+def _shards_in(folder: Path) -> list[str]:
+    """Return the names of shards whose Parquet files are in a folder, sorted."""
+    names = []
+    start = len(f"{folder}/")
+    for place, _, files in os.walk(folder):
+        prefix = f"{place}/"[start:]
+        names += [f"{prefix}{file.removesuffix('.parquet')}" for file in files if file.endswith(".parquet")]
+    return sorted(names)
 
 
 def step_folder(train_dir: Path, step: int) -> Path:

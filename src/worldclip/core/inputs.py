@@ -2,21 +2,19 @@
 
 A *fingerprint* is recorded in manifests and markers.  A *stamp* is what the file system says of a file at this moment:
 every write, rename and change of the modification time moves it.  Hashing 400,000 small files takes hours of one core,
-so that RUN/.stamps.*.json keep the hash of each under its stamp.
+so that RUN/.stamps.*.parquet keep the hash of each under its stamp (core/execute/shard_list.py).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from worldclip.core.artifacts import Json, fingerprint, write_artifact
+from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.hub_errors import explain, explain_answer
 
 # What the backends of fsspec call a file's hash, entity tag or modification time; the first that is there is taken.
@@ -25,8 +23,6 @@ STAMPS = ("blob_id", "xet_hash", "ETag", "etag", "LastModified", "last_modified"
 Stamp: TypeAlias = tuple[int, ...]
 """Device, inode, size, and times of the last change of contents and of inode in ns."""
 
-
-SETTLED_NS = 2 * 10**9  # a file that changed later than this before it was hashed may change again under its stamp
 
 _PINNED = re.compile(r"hf://(datasets|spaces)?/?[^/@]+/[^/@]+@[0-9a-f]{40}/")
 
@@ -76,40 +72,10 @@ def fingerprint_of(path: str, name: str) -> Json:
         return {"path": name, "unreadable": refusal}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2**14)
 def _fingerprint_local(path: str, stamp: Stamp) -> Json:
     """Hash the contents once per process; the stamp is an argument so that a changed file is hashed again."""
-    known = _known.get(path)
-    if known is not None and known[0] == _settled_part(stamp):
-        return {"path": Path(path).name, **known[1]}
     return fingerprint(Path(path), Path(path).parent)
-
-
-_known: dict[str, tuple[tuple[int, ...], Json]] = {}
-"""By path the stamp under which a file was hashed, and its fingerprint: what `recall_fingerprints` has read."""
-
-
-def _settled_part(stamp: Stamp) -> tuple[int, ...]:
-    """Return a stamp without the device, whose number differs between machines that share a file system."""
-    return stamp[1:]
-
-
-def recall_fingerprints(record: Path) -> None:
-    """Read what `record_fingerprints` wrote, if anything: these files are hashed only if their stamps moved."""
-    if record.exists():
-        with open(record, encoding="utf-8") as file:
-            _known.update({path: (tuple(stamp), known) for path, (stamp, known) in json.load(file).items()})
-
-
-def record_fingerprints(record: Path, files: Mapping[str, tuple[Stamp, Json]]) -> None:
-    """Write the hashes of local files by path, each under its stamp; files that changed just now are left out."""
-    latest = time.time_ns() - SETTLED_NS
-    hashed = {
-        path: (_settled_part(stamp), {key: value for key, value in known.items() if key != "path"})
-        for path, (stamp, known) in files.items()
-        if stamp and "sha256" in known and max(stamp[-2:]) < latest
-    }
-    write_artifact(record, lambda aside: aside.write_text(json.dumps(hashed), encoding="utf-8"))
 
 
 def _fingerprint_remote(url: str, name: str) -> Json:

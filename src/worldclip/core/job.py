@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,6 +38,8 @@ from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
 from worldclip.core.restart import OlderResult
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
+from worldclip.core.stale_files import FilePerShard as FilePerShard
+from worldclip.core.stale_files import remove_stale as remove_stale
 
 ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # of work whose inputs change while it runs
@@ -57,7 +59,7 @@ class Result:
 
     report: Record  # written as report.json
     counts: Record  # the manifest's counts
-    outputs: Iterable[Path] | None = None
+    outputs: Sequence[Path | FilePerShard] | None = None
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
     manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
@@ -101,6 +103,8 @@ class Job:
     config: Record
     read_inputs: Callable[[], Record]
     is_redone: bool = True  # do the work again if its inputs changed meanwhile; False: the next call says so
+    changes: Callable[[Record, Record], list[Change]] = field(default_factory=lambda: changed_inputs)
+    """Names what changed between two records of the inputs."""
 
     @cached_property
     def inputs(self) -> Record:
@@ -119,7 +123,7 @@ class Job:
             return "not finished before" if self.folder.exists() else "new"
         if changes := changed_keys(manifest["config"], self.config):
             return "; ".join(map(str, changes))
-        changes = changed_inputs(manifest["inputs"], self.inputs)
+        changes = self.changes(manifest["inputs"], self.inputs)
         more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
         return f"its inputs changed: {_named(changes)}{more}" if changes else None
 
@@ -170,7 +174,7 @@ class Job:
         """Read the inputs again; return what changed."""
         before = self.inputs
         del self.inputs
-        return changed_inputs(before, self.inputs)
+        return self.changes(before, self.inputs)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work under the folder's lock unless it is finished and unchanged; return the report."""
@@ -233,11 +237,17 @@ class Run:
         return {name: values for name, values in keys.items() if values}
 
     def job(
-        self, name: str, inputs: Callable[[Run], Record], config: Record | None = None, is_redone: bool = True
+        self,
+        name: str,
+        inputs: Callable[[Run], Record],
+        config: Record | None = None,
+        is_redone: bool = True,
+        changes: Callable[[Run, Record, Record], list[Change]] | None = None,
     ) -> Job:
         """Return the job of a stage; the arguments are those of `stage`."""
         keys = self.deciding(name) if config is None else config
-        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone)
+        named = changed_inputs if changes is None else partial(changes, self)
+        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone, named)
 
     def asks_for(self, stage: str) -> bool:
         """Return whether a stage, which calls this first, is to run."""
@@ -256,19 +266,20 @@ class Run:
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
         is_redone: bool = True,
+        changes: Callable[[Run, Record, Record], list[Change]] | None = None,
         is_set_aside: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
         packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
-        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone: of
-        Job.  is_set_aside: a restart begins with an empty folder, and the older one is put back if `work` raises
-        UserError before it calls `accept`.
+        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone,
+        changes: of Job.  is_set_aside: a restart begins with an empty folder, and the older one is put back if `work`
+        raises UserError before it calls `accept`.
         """
         if not self.asks_for(name):
             return False
-        job = self.job(name, inputs, config, is_redone)
+        job = self.job(name, inputs, config, is_redone, changes)
         if self.preflight is not None:
             if needs is not None and (name in self.restarted or not job.is_finished_under_config()):
                 self.preflight += needs(self)
@@ -376,24 +387,6 @@ def _parts(record: Any, name: str) -> dict[str, Any] | None:
 
 def _path_of(record: Any, name: str) -> str:
     return str(record.get("path", name)) if isinstance(record, Mapping) else name
-
-
-def remove_stale(folder: Path, keep: Iterable[Path]) -> None:
-    """Remove what is in `folder` and not in `keep`, so that it holds exactly what its manifest says.
-
-    keep: files, and folders that are kept whole.  Markers go first: a marker of outputs that are gone would say that
-    they are finished.
-    """
-    wanted = set(keep)
-    paths = sorted(folder.rglob("*"), reverse=True)  # a folder after what is in it
-    paths.sort(key=lambda path: job_files.DONE not in path.relative_to(folder).parts)
-    for path in paths:
-        if path in wanted or not wanted.isdisjoint(path.parents):
-            continue
-        if path.is_file():
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 class RunLock:

@@ -10,9 +10,12 @@ import os
 import platform
 import shutil
 import unicodedata
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
@@ -20,14 +23,20 @@ from worldclip.core.safe_path import safe_join
 NUM_NAMED = 5  # pairs of names that a message names
 
 
-def refuse_equal_names(names: Iterable[str], folder: Path) -> None:
+def refuse_equal_names(names: Collection[str], folder: Path) -> None:
     """Raise UserError where two names would be one file below `folder`, which is made if it is missing.
 
     Only where names are equal without case and accents' composition, the file system is asked.
     """
+    hashes = np.array(array("q", (hash(_folded(name)) for name in names)))  # 8 bytes for each of a million names
+    values, counts = np.unique(hashes, return_counts=True)
+    shared = set(values[counts > 1].tolist())
+    if not shared:
+        return
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[unicodedata.normalize("NFC", name).casefold()].append(name)
+        if hash(_folded(name)) in shared:
+            groups[_folded(name)].append(name)
     pairs = [(group[0], other) for group in groups.values() for other in group[1:] if other != group[0]]
     if not pairs:
         return
@@ -52,3 +61,7 @@ def _is_one_file(place: Path, first: str, second: str) -> bool:
     written.parent.mkdir(parents=True, exist_ok=True)
     written.touch()
     return safe_join(place, second).exists()
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

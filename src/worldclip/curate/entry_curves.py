@@ -19,8 +19,8 @@ def sampled_curves(
     run_dir: Path, num_entries: Mapping[str, int], shards: Sequence[Shard], executor: Executor
 ) -> dict[str, SampledCurve]:
     """Return the curve of each list with a match; num_entries: of each list."""
-    paths = [layout.curated_counts(run_dir, shard.name) for shard in shards]
-    after = sum_shards(num_entries, paths, layout.entry_sums(run_dir), executor)
+    names = [shard.name for shard in shards]
+    after = sum_shards(num_entries, layout.all_curated_counts(run_dir), names, layout.entry_sums(run_dir), executor)
     curves = {}
     for name in num_entries:
         before = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)

@@ -26,7 +26,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
-from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.job import FilePerShard, Job, Record, Result, Run
 from worldclip.core.preflight import problems_of
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
@@ -186,10 +186,14 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
     return {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
 
 
-def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[Path]:
-    tables = [path_of(run_dir, shard.name) for path_of in (layout.match_texts, layout.match_counts) for shard in shards]
-    done_dirs = [_done_dir(run_dir, part) for part in ("texts", "counts")]
-    return [*tables, *(layout.marker_in(done_dir, shard.name) for done_dir in done_dirs for shard in shards)]
+def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[FilePerShard]:
+    names = frozenset(shard.name for shard in shards)
+    tables = (layout.matched_texts(run_dir), layout.all_match_counts(run_dir))
+    done_dirs = (_done_dir(run_dir, part) for part in ("texts", "counts"))
+    return [
+        *(FilePerShard(folder, names, ".parquet") for folder in tables),
+        *(FilePerShard(folder, names, ".json") for folder in done_dirs),
+    ]
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import rows_of_keys as rows_of_keys
+    from worldclip.pool.shard_files import list_shards as list_shards
+    from worldclip.pool.shard_files import recall_shards as recall_shards
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import key_lists as key_lists
-    from worldclip.pool.stage import list_shards as list_shards
     from worldclip.pool.stage import open_pool as open_pool
-    from worldclip.pool.stage import record_shards as record_shards
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
@@ -45,7 +45,8 @@ _NAMES = {
         "read_texts",
         "rows_of_keys",
     ),
-    "stage": ("index", "indexed_shards", "key_lists", "list_shards", "open_pool", "record_shards", "shards"),
+    "shard_files": ("list_shards", "recall_shards"),
+    "stage": ("index", "indexed_shards", "key_lists", "open_pool", "shards"),
     "texts": ("PoolTexts",),
 }
 _HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}

@@ -174,7 +174,7 @@ def _with_usual_key(run: Run) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": dataclasses.replace(config, key=usual)})
 
 
-def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
+def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
     """Return the shards of the images and of the texts to embed.  Raises UserError where the pool has none."""
     config = run.section(PoolConfig)
     path = config.path or ""
@@ -186,7 +186,7 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, list[Shard]]:
             raise
         return {"images": source_units(Path(path))}  # a folder of image files is not a pool of shards
     with_images = pools.holds_images(shards, config)
-    units: dict[Of, list[Shard]] = {}
+    units: dict[Of, Sequence[Shard]] = {}
     for kind in dict.fromkeys(of or (("images",) if with_images else ("texts",))):
         if kind == "texts":
             units["texts"] = shards
@@ -211,7 +211,7 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def _num_worthwhile(units: dict[Of, list[Shard]]) -> int:
+def _num_worthwhile(units: dict[Of, Sequence[Shard]]) -> int:
     """Return the number of processes that the pool keeps busy."""
     return 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
 
@@ -223,7 +223,12 @@ def _num_bytes(shard: Shard) -> int:
 
 
 def _embed(
-    model: WorkerModel, config: Report, pool: PoolConfig, folder: Path, units: dict[Of, list[Shard]], executor: Executor
+    model: WorkerModel,
+    config: Report,
+    pool: PoolConfig,
+    folder: Path,
+    units: dict[Of, Sequence[Shard]],
+    executor: Executor,
 ) -> Result:
     report: Report = {}
     has_vectors = config.get("vectors_in_table", False)

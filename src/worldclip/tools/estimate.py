@@ -14,7 +14,7 @@ import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction
-from worldclip.balance.stage import count_files, list_probs
+from worldclip.balance.stage import counted_shards, list_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
@@ -126,7 +126,9 @@ class MatchedRun:
             curate=run.section(CurateConfig),
             pool=run.section(PoolConfig),
             entry_lists=entry_lists,
-            counts=sum_counts(manifest["lists"], count_files(run_dir)),
+            counts=sum_counts(
+                manifest["lists"], (layout.match_counts(run_dir, shard) for shard in counted_shards(run_dir))
+            ),
             list_of_lang={lang: entry_lists.list_of(lang) for lang in manifest["languages"]},
         )
 

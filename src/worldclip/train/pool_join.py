@@ -26,6 +26,7 @@ from worldclip.core import artifacts, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.curate import read_curated
@@ -33,7 +34,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.train.config import TrainConfig
 
 
-def image_shards(config: TrainConfig) -> list[Shard] | None:
+def image_shards(config: TrainConfig) -> ShardList | None:
     """Return the files of train.pool, sorted by name; None where it is unset and the matched pool holds the images.
 
     Raises UserError where none of them holds images.
@@ -47,7 +48,7 @@ def image_shards(config: TrainConfig) -> list[Shard] | None:
     return shards
 
 
-def joined_shards(config: TrainConfig, run_dir: Path) -> list[Shard] | None:
+def joined_shards(config: TrainConfig, run_dir: Path) -> ShardList | None:
     """Return `image_shards` as they were joined.  Raises UserError that names those that changed meanwhile."""
     images = image_shards(config)
     done = layout.done_dir(layout.join_dir(run_dir), "images")

@@ -14,7 +14,8 @@ from worldclip.contracts.layout import checkpoints
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
-from worldclip.core.inputs import is_remote, recall_fingerprints
+from worldclip.core.execute.shard_list import write_stamps
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.preflight import missing_packages, missing_space
 from worldclip.model.clip import device_problems, pick_device
@@ -134,7 +135,7 @@ def streams_of(run: Run) -> int:
 def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
-    recall_fingerprints(layout.stamps(run.dir, "train.pool"))
+    pool.recall_shards(layout.stamps(run.dir, "train.pool"), "train.pool")
     inputs: Report = {name: artifacts.require_manifest(run.dir, name)["digest"] for name in ("pool", "curate")}
     path = config.tokenizer.path
     if path is not None and Path(path).is_dir():
@@ -175,21 +176,22 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     from worldclip.train.start import Start
 
     config = run.section(TrainConfig)
-    shards, images = pool.indexed_shards(run), image_shards(config)
-    pool.record_shards(layout.stamps(run.dir, "pool"), shards)
+    indexed, images = pool.indexed_shards(run), image_shards(config)
+    write_stamps(layout.stamps(run.dir, "pool"), indexed)
+    shards = list(indexed)  # the loader asks for each many times
     require_images(config, run.section(PoolConfig), shards)
     if images is not None:
         join_images(run, shards, images)
         images = joined_shards(config, run.dir)
         assert images is not None
-        pool.record_shards(layout.stamps(run.dir, "train.pool"), images)
+        write_stamps(layout.stamps(run.dir, "train.pool"), images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
     start = Start(
         schedule=schedule,
         checkpoint=latest_valid_checkpoint(layout.train_dir(run.dir)),
         num_streams=streams_of(run),
         shards=shards,
-        images=images,
+        images=None if images is None else list(images),
     )
     return start, tokenizer
 

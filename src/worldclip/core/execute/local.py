@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +24,7 @@ from worldclip.core.execute.shards import (
     Report,
     Reports,
     Shard,
+    ShardQueue,
     ShardWork,
     cause_of_death,
     lost_worker,
@@ -56,12 +57,12 @@ class LocalExecutor:
             for shard in todo:
                 yield shard.name, work.run(shard)
             return
-        queue, tries = deque(todo), Counter[str]()
+        queue, tries = ShardQueue(todo), Counter[str]()
         while queue:
             yield from self._run_until_broken(work, queue, tries)
 
     def _run_until_broken(
-        self, work: ShardWork, queue: deque[Shard], tries: Counter[str]
+        self, work: ShardWork, queue: ShardQueue, tries: Counter[str]
     ) -> Iterator[tuple[str, Outcome]]:
         """Run until the queue is empty or a worker dies, which ends all workers; their shards are queued again."""
         num_workers = min(self.workers, len(queue))
@@ -76,11 +77,11 @@ class LocalExecutor:
             while running or (queue and not is_broken):
                 while queue and not is_broken:
                     # A shard whose worker died before runs alone: if it kills a worker again, no other shard suffers.
-                    if len(running) >= (1 if tries[queue[0].name] else QUEUED_PER_WORKER * num_workers):
+                    if len(running) >= (1 if tries[queue.peek().name] else QUEUED_PER_WORKER * num_workers):
                         break
                     try:
                         with interrupts_held_back():
-                            running[pool.submit(work.run, queue[0])] = queue[0]
+                            running[pool.submit(work.run, queue.peek())] = queue.peek()
                     except BrokenProcessPool:
                         is_broken = True
                     else:
@@ -91,6 +92,7 @@ class LocalExecutor:
                     shard = running.pop(future)
                     if not isinstance(future.exception(), BrokenProcessPool):
                         yield shard.name, future.result()
+                        del tries[shard.name]
                         continue
                     is_broken = True
                     if tries[shard.name] < MAX_TRIES:

@@ -14,6 +14,7 @@ import socket
 import statistics
 import time
 import uuid
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,13 @@ from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.execute.shards import (
     MAX_TRIES,
+    Chosen,
     Failure,
     Outcome,
     Report,
     Reports,
     Shard,
+    ShardQueue,
     ShardWork,
     is_marked,
     lost_worker,
@@ -80,12 +83,13 @@ class RayExecutor:
             tasks = _Tasks(ray, work, place)
             try:
                 # by falling size: a large shard that starts last would delay the end
-                by_size = sorted(todo, key=lambda shard: -shard.fingerprint.get("size", 0))
-                yield from self._run_tasks(ray, tasks, deque(by_size))
+                sizes = array("q", (shard.fingerprint.get("size") or 0 for shard in todo))
+                by_size = array("q", sorted(range(len(sizes)), key=lambda row: -sizes[row]))
+                yield from self._run_tasks(ray, tasks, ShardQueue(Chosen(todo, by_size)))
             finally:
                 tasks.cancel_all()
 
-    def _run_tasks(self, ray: Any, tasks: _Tasks, queue: deque[Shard]) -> Iterator[tuple[str, Outcome]]:
+    def _run_tasks(self, ray: Any, tasks: _Tasks, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
         tries: Counter[str] = Counter()
         while queue or tasks.running:
             cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
@@ -98,6 +102,8 @@ class RayExecutor:
             for shards, outcome in tasks.wait():
                 if not isinstance(outcome, LostTask):
                     yield from zip((shard.name for shard in shards), outcome, strict=True)
+                    for shard in shards:
+                        del tries[shard.name]
                     continue
                 for shard in shards:
                     if tries[shard.name] < MAX_TRIES:
@@ -106,11 +112,11 @@ class RayExecutor:
                         yield shard.name, lost_worker(outcome.cause)
 
 
-def _take_group(queue: deque[Shard], tries: Counter[str], num_shards: int) -> tuple[Shard, ...]:
+def _take_group(queue: ShardQueue, tries: Counter[str], num_shards: int) -> tuple[Shard, ...]:
     """Take the shards of a task from the queue and count the try; a shard that lost a worker before is alone."""
     group = [queue.popleft()]
     if not tries[group[0].name]:
-        while queue and len(group) < num_shards and not tries[queue[0].name]:
+        while queue and len(group) < num_shards and not tries[queue.peek().name]:
             group.append(queue.popleft())
     tries.update(shard.name for shard in group)
     return tuple(group)

@@ -12,7 +12,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -166,8 +168,81 @@ class Reports(Sequence[Report]):
     def __getitem__(self, at: int | slice) -> Report | Reports:
         if isinstance(at, slice):
             return Reports(self.work, self.shards[at])
-        report: Report = read_json(self.work.marker_path(self.shards[at]))["report"]
+        return self._read(self.shards[at])
+
+    def __iter__(self) -> Iterator[Report]:
+        return map(self._read, self.shards)
+
+    def _read(self, shard: Shard) -> Report:
+        report: Report = read_json(self.work.marker_path(shard))["report"]
         return report
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen(Sequence[Shard]):
+    """Some of the shards, by their positions; each is made when it is asked for, if `shards` makes it then."""
+
+    shards: Sequence[Shard]
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Shard: ...
+    @overload
+    def __getitem__(self, at: slice) -> Chosen: ...
+    def __getitem__(self, at: int | slice) -> Shard | Chosen:
+        return Chosen(self.shards, self.rows[at]) if isinstance(at, slice) else self.shards[self.rows[at]]
+
+
+class ShardQueue:
+    """The shards that an executor has not started: those of `todo` by position, and those that run again."""
+
+    def __init__(self, todo: Sequence[Shard]) -> None:
+        self._todo, self._next = todo, 0
+        self._again: deque[Shard] = deque()
+        self._first: Shard | None = None
+
+    def __len__(self) -> int:
+        return len(self._todo) - self._next + len(self._again)
+
+    def peek(self) -> Shard:
+        """Return the shard that is next."""
+        if self._next == len(self._todo):
+            return self._again[0]
+        if self._first is None:
+            self._first = self._todo[self._next]
+        return self._first
+
+    def popleft(self) -> Shard:
+        """Take the shard that is next."""
+        if self._next == len(self._todo):
+            return self._again.popleft()
+        shard = self.peek()
+        self._next += 1
+        self._first = None
+        return shard
+
+    def append(self, shard: Shard) -> None:
+        """Put a shard at the end, to run again."""
+        self._again.append(shard)
+
+
+class _Names(Collection[str]):
+    """The names of shards, which are not kept."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __iter__(self) -> Iterator[str]:
+        return (shard.name for shard in self._shards)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == other for other in self)
 
 
 def map_shards(
@@ -181,9 +256,10 @@ def map_shards(
 
     Raises StageFailed at the end if shards failed, and UserError before any work where two are one file here.
     """
-    todo = [shard for shard in shards if work.finished_report(shard) is None]
+    rows = array("q", (i for i, shard in enumerate(shards) if work.finished_report(shard) is None))
+    todo = shards if len(rows) == len(shards) else Chosen(shards, rows)
     if todo:
-        refuse_equal_names((shard.name for shard in shards), work.done_dir)
+        refuse_equal_names(_Names(shards), work.done_dir)
     failures: dict[str, Failure] = {}
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
     with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:

@@ -187,7 +187,7 @@ def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     matched = [_matched_names(layout.match_texts(run_dir, shard), names) for shard in layout.matched_shards(run_dir)]
     rows = [row for of_shard in matched for row in of_shard]
     lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
-    files = [read_table(path, MATCH_COUNTS) for path in layout.counted_shards(run_dir)]
+    files = [read_table(layout.match_counts(run_dir, shard), MATCH_COUNTS) for shard in layout.counted_shards(run_dir)]
     counts = pa.concat_tables(table.filter(pc.is_in(table["entries_lang"].cast(pa.string()), lists)) for table in files)
     sums = counts.unify_dictionaries().group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")]).to_pylist()
     entry_counts = {(row["entries_lang"], row["entry_id"]): row["count_sum"] for row in sums}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -20,6 +21,7 @@ from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.execute import Shard
 from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
@@ -192,6 +194,7 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
     work = online_work(run)
     examples = choose_examples(work, {name: _top_entries(run.dir, name) for name in lists})
     places = list(zip(examples["shard"].to_pylist(), examples["key"].to_pylist(), strict=True))
+    shards: Sequence[Shard]
     try:
         shards = pool.indexed_shards(run)
         pairs = read_pairs(run, work, shards, languages)

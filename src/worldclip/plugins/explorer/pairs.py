@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Pairs:
     of_shards: int
 
 
-def read_pairs(run: Run, work: CurateWork, shards: list[Shard], languages: list[str]) -> Pairs:
+def read_pairs(run: Run, work: CurateWork, shards: Sequence[Shard], languages: list[str]) -> Pairs:
     """Match shards again, in the order of a hash, until they hold MAX_TEXTS texts."""
     order, _ = coin.sample_rows([shard.name for shard in shards], 0, len(shards))
     matching = match_work(run)
