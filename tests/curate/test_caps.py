@@ -6,9 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip import curate
@@ -16,7 +15,7 @@ from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute import FileGroups, LocalExecutor, equal_starts
 from worldclip.curate import caps
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
@@ -151,16 +150,62 @@ def test_inspect_names_the_cap_that_excludes_a_pair(world) -> None:
     assert texts[capped[0]["text_idx"]]["reason"] == "kept"
 
 
-@given(st.lists(st.lists(st.sampled_from(np.linspace(0, 1, 40).tolist()), max_size=30), max_size=6), st.integers(1, 50))
-def test_the_bound_leaves_at_most_the_cap_and_all_that_it_can(parts, cap) -> None:
-    whole = sorted(number for part in parts for number in part)
-    if len(whole) <= cap:
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caps, "MERGED_AT_ONCE", 7)
-        bound = caps.bound_of(map(np.array, parts), cap)
-    assert bound == whole[cap]
-    assert sum(number < bound for number in whole) <= cap
+def write_ratios(folder: Path, ratios: dict[str, np.ndarray], num_shards: int) -> FileGroups:
+    """Deal ratios of languages to files; return groups of two of them."""
+    for i in range(num_shards):
+        parts = {lang: values[i::num_shards] for lang, values in ratios.items()}
+        langs = np.repeat(list(parts), [len(part) for part in parts.values()])
+        table = pa.table({"lang": langs, "number": np.concatenate([*parts.values(), np.empty(0)])})
+        artifacts.write_table(folder / f"{i}.tar.parquet", table, schemas.CAP_NUMBERS)
+    return FileGroups(folder, [f"{i}.tar" for i in range(num_shards)], ".parquet", equal_starts(num_shards, 2))
+
+
+SHAPES = {
+    "uniform": lambda n: np.random.default_rng(n).random(n),
+    "low": lambda n: np.random.default_rng(n).random(n) ** 4,  # the first window misses
+    "equal": lambda n: np.full(n, 0.25),
+    "few values": lambda n: np.arange(n) % 3 / 4,
+}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3000])
+def test_windows_hold_the_first_ratio_over_the_cap_or_are_widened(tmp_path, number) -> None:
+    ratios = {name: shape(number) for name, shape in SHAPES.items()}
+    groups = write_ratios(tmp_path / "caps", ratios, 5)
+    missed = Counter()
+    for cap in {1, 2, number // 3, number - 1} & set(range(1, number)):
+        caps_of = dict.fromkeys(ratios, cap)
+        found, width = {}, caps.FIRST_WIDTH
+        while len(found) < len(ratios):
+            windows = {lang: caps.window_of(cap, number, width) for lang in ratios if lang not in found}
+            found |= caps._bounds_in(windows, caps_of, groups, tmp_path / "windows", LocalExecutor(quiet=True))
+            missed.update(windows.keys() - found.keys())
+            width *= caps.WIDER
+        assert found == {lang: np.sort(values)[cap] for lang, values in ratios.items()}
+        assert all((values < found[lang]).sum() <= cap for lang, values in ratios.items())
+    assert missed["uniform"] == 0
+    assert number == 1 or number == 2 or missed["low"] > 0
+
+
+def test_windows_are_narrow() -> None:
+    """Of a billion ratios the driver reads some hundred thousand."""
+    low, high = caps.window_of(300_000_000, 10**9, caps.FIRST_WIDTH)
+    assert (high - low) * 10**9 < 300_000
+
+
+def test_all_caps_are_found_in_one_map_over_the_ratios(world) -> None:
+    folder, run, policy, _ = world
+    labels = []
+
+    class Noting(LocalExecutor):
+        def map(self, fn, shards, *, label, **options):
+            labels.append((label, len(shards)))
+            return super().map(fn, shards, label=label, **options)
+
+    report = run_stages(recipe_of(folder, policy, 3), run, Noting(quiet=True), stages="curate")["curate"]
+    assert len(report["caps"]) > 1
+    assert [label for label, _ in labels].count("bounds") == 1
+    assert not (run / "curate" / ".work" / "caps" / "windows").exists()
 
 
 @pytest.mark.parametrize(

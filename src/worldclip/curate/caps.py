@@ -9,8 +9,10 @@ is never exceeded.
 from __future__ import annotations
 
 import functools
+import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,14 @@ import pyarrow as pa
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, names_of
-from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts, repeatable
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.config import CurateConfig
 
-MERGED_AT_ONCE = 1 << 20  # ratios, at least, that wait before the smallest of them are taken
+GROUP_ROWS = 2**23  # ratios that one worker looks through
+FIRST_WIDTH = 8  # standard deviations on each side of where the bound is expected
+WIDER = 8  # times as wide, if it is not there
+ABOVE_ALL = 2.0  # u / p is at most 1
 
 
 def find_bounds(
@@ -31,7 +36,9 @@ def find_bounds(
 ) -> dict[str, float]:
     """Return {language over its cap: the bound on u / p below which its pairs stay}, from all shards.
 
-    key: what decides the kept pairs besides the shards.  The ratios of each shard go to `folder`/<shard>.parquet.
+    key: what decides the kept pairs besides the shards.  The ratios of each shard go to `folder`/<shard>.parquet, and
+    one map over them finds all bounds: the ratios are uniform, so a bound is close to cap / number of pairs, and only
+    the ratios in a narrow window around that are compared.  A window that misses its bound is widened.
     """
     reports = executor.map(
         functools.partial(_write_ratios, work=work, folder=folder),
@@ -41,35 +48,56 @@ def find_bounds(
         key=key,
     )
     num_kept: Counter[str] = Counter()
+    num_rows = array("q")
     for report in reports:
         num_kept.update(report["kept"])
-    paths = [folder / f"{shard.name}.parquet" for shard in shards]
+        num_rows.append(sum(report["kept"].values()))
+    caps = {lang: cap for lang in sorted(num_kept) if (cap := work.config.cap_of(lang)) and num_kept[lang] > cap}
+    groups = FileGroups(folder, [shard.name for shard in shards], ".parquet", group_starts(num_rows, GROUP_ROWS))
+    bounds: dict[str, float] = {}
+    width = FIRST_WIDTH
+    while len(bounds) < len(caps):
+        windows = {lang: window_of(cap, num_kept[lang], width) for lang, cap in caps.items() if lang not in bounds}
+        bounds |= _bounds_in(windows, caps, groups, folder / "windows", executor)
+        width *= WIDER
+    artifacts.remove(folder / "windows")
+    return {lang: bounds[lang] for lang in num_kept if lang in bounds}
+
+
+def window_of(cap: int, number: int, width: float) -> tuple[float, float]:
+    """Return the range [low, high) where the (cap + 1)-th smallest of `number` uniform ratios is expected.
+
+    width: in standard deviations on each side.
+    """
+    share = (cap + 0.5) / number
+    spread = width * (math.sqrt(max(0.0, share * (1 - share)) / number) + 1 / number)
+    low, high = share - spread, share + spread
+    return max(0.0, low), high if high < 1 else ABOVE_ALL
+
+
+def _bounds_in(
+    windows: Mapping[str, tuple[float, float]],
+    caps: Mapping[str, int],
+    groups: FileGroups,
+    folder: Path,
+    executor: Executor,
+) -> dict[str, float]:
+    """Return the (cap + 1)-th smallest ratio of each language whose window holds it: at most `cap` are below it."""
+    look = functools.partial(_look_through, windows=windows, folder=folder)
+    reports = executor.map(look, groups, label="bounds", done_dir=layout.done_dir(folder), key=windows)
+    num_below: Counter[str] = Counter()
+    inside: dict[str, list[np.ndarray]] = {lang: [np.empty(0)] for lang in windows}
+    for name, report in zip(groups.unit_names(), reports, strict=True):
+        num_below.update(report["below"])
+        for lang, values in _ratios_by_lang(folder / f"{name}.parquet"):
+            inside[lang].append(values)
     bounds = {}
-    for lang, number in num_kept.items():
-        cap = work.config.cap_of(lang)
-        if cap is not None and number > cap:
-            bounds[lang] = bound_of((_read_ratios(path, lang) for path in paths), cap)
+    for lang, parts in inside.items():
+        values = np.concatenate(parts)
+        rank = caps[lang] - num_below[lang]
+        if 0 <= rank < len(values):
+            bounds[lang] = float(np.partition(values, rank)[rank])
     return bounds
-
-
-def bound_of(parts: Iterable[np.ndarray], cap: int) -> float:
-    """Return the (cap + 1)-th smallest of all numbers: at most `cap` are below it.  Memory: a few times `cap`."""
-    smallest = np.empty(0)
-    waiting: list[np.ndarray] = []
-    num_waiting = 0
-    for part in parts:
-        waiting.append(part)
-        num_waiting += len(part)
-        if num_waiting > max(cap, MERGED_AT_ONCE):
-            smallest = _smallest([smallest, *waiting], cap + 1)
-            waiting = []
-            num_waiting = 0
-    return float(_smallest([smallest, *waiting], cap + 1).max())
-
-
-def _smallest(parts: Sequence[np.ndarray], number: int) -> np.ndarray:
-    values = np.concatenate(parts)
-    return np.partition(values, number - 1)[:number] if len(values) > number else values
 
 
 def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
@@ -103,7 +131,30 @@ def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
     return {"pairs": len(kept), "kept": by_lang}
 
 
-def _read_ratios(path: Path, lang: str) -> np.ndarray:
+# one group of shards
+
+
+@repeatable
+def _look_through(group: Shard, *, windows: Mapping[str, tuple[float, float]], folder: Path) -> Report:
+    """Write the ratios of a group that lie in their language's window; report how many lie below it."""
+    below: Counter[str] = Counter()
+    tables = []
+    for path in files_of(group):
+        table = artifacts.read_table(path, schemas.CAP_NUMBERS)
+        code, names = codes_of(table.column("lang"))
+        low, high = np.array([windows.get(name, (0.0, 0.0)) for name in names]).reshape(-1, 2)[code].T
+        ratio = table.column("number").to_numpy()
+        num_below = np.bincount(code[ratio < low], minlength=len(names)).tolist()
+        below.update({name: number for name, number in zip(names, num_below, strict=True) if number})
+        tables.append(table.filter(pa.array((ratio >= low) & (ratio < high))))
+    artifacts.write_tables(folder / f"{group.name}.parquet", tables, schemas.CAP_NUMBERS)
+    return {"pairs": sum(table.num_rows for table in tables), "below": dict(below)}
+
+
+def _ratios_by_lang(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the languages of a file of ratios, each with its ratios."""
     table = artifacts.read_table(path, schemas.CAP_NUMBERS)
     code, names = codes_of(table.column("lang"))
-    return table.column("number").to_numpy()[code == names.index(lang)] if lang in names else np.empty(0)
+    ratio = table.column("number").to_numpy()
+    for i in np.unique(code).tolist():  # a dictionary may have names of no row
+        yield names[i], ratio[code == i]
