@@ -25,4 +25,4 @@ def test_hex_keys_are_datacomps_pairs():
     kept = keys.sort_pairs(pairs[[1, 0, 1]])
     assert kept.dtype == np.dtype("u8,u8")
     assert kept.tolist() == sorted(expected)
-    assert keys._hex_strings(kept).to_pylist() == names[:2]
+    assert keys.hex_strings(kept).to_pylist() == names[:2]

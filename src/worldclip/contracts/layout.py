@@ -61,10 +61,10 @@ entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, f
 entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries over the whole pool, uint64
 
 curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
-curated_keys = _path("curate/keys.npy")  # kept keys as DataComp's sorted u8,u8
 all_curated_counts = _path("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
+key_work = _path("curate/.work/keys")  # sorted groups and ranges of the kept keys, while they are sorted
 curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
 entry_sums = _path("curate/sums")  # matches per entry of the kept texts over all shards
 exported = _path("export")  # folder of one folder per format
@@ -118,6 +118,17 @@ def _shards_in(folder: Path) -> list[str]:
         prefix = f"{place}/"[start:]
         names += [f"{prefix}{file.removesuffix('.parquet')}" for file in files if file.endswith(".parquet")]
     return sorted(names)
+
+
+def key_file(number: int | None) -> str:
+    """Return the name in RUN/curate of the kept keys, DataComp's sorted u8,u8; number: of one of several files."""
+    return "keys.npy" if number is None else f"keys/{number:06}.npy"
+
+
+def curated_keys(run_dir: Path) -> list[Path]:
+    """Return the files of the kept keys: keys.npy, or keys/<number>.npy in their order; none where there is no list."""
+    folder = stage_dir(run_dir, "curate")
+    return [*folder.glob("keys.npy"), *sorted(folder.glob("keys/*.npy"))]
 
 
 def step_folder(train_dir: Path, step: int) -> Path:

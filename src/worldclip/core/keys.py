@@ -71,14 +71,17 @@ def hex_pairs(keys: Strings) -> tuple[np.ndarray, np.ndarray]:
 
 def sort_pairs(pairs: np.ndarray) -> np.ndarray:
     """Return pairs (n, 2) uint64 sorted and unique, as DataComp's keys.npy holds them (HEX_PAIR)."""
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    pairs = pairs[order]
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]  # half the time of a sort by both halves
+    high, low = pairs[:, 0], pairs[:, 1]
+    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():
+        pairs = pairs[np.lexsort((low, high))]
     is_new = np.ones(len(pairs), np.bool_)
     is_new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
     return np.ascontiguousarray(pairs[is_new]).view(HEX_PAIR).reshape(-1)
 
 
-def _hex_strings(pairs: np.ndarray) -> pa.Array:
+def hex_strings(pairs: np.ndarray) -> pa.Array:
+    """Return keys (n,) HEX_PAIR as 32 lower-case hex digits each."""
     digits = pairs.astype(">u8,>u8").tobytes().hex().encode()
     offsets = np.arange(len(pairs) + 1, dtype=np.int64) * _HEX_CHARS
     return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(digits))
@@ -87,7 +90,7 @@ def _hex_strings(pairs: np.ndarray) -> pa.Array:
 def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
     """Return the keys of a keys.npy of (u8,u8), or of the column `key` of a Parquet file (of one shard if given)."""
     if path.suffix == ".npy":
-        return _hex_strings(np.load(path, allow_pickle=False))
+        return hex_strings(np.load(path, allow_pickle=False))
     is_of_shard = None if shard is None else [("shard", "==", shard)]
     return pq.read_table(path, columns=["key"], filters=is_of_shard).column("key").cast(pa.large_string()).drop_null()
 

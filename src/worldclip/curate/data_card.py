@@ -181,8 +181,8 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
 def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
     lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    keys = layout.curated_keys(run_dir)
-    if keys.exists():
-        with open(keys, "rb") as file:
-            lines.append(f"- keys.npy, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
+    for path in layout.curated_keys(run_dir):
+        name = path.relative_to(layout.stage_dir(run_dir, "curate")).as_posix()
+        with open(path, "rb") as file:
+            lines.append(f"- {name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
     return "\n".join([f"Versions: {versions}. Digests of the format, config and inputs of each stage:", "", *lines])

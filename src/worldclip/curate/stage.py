@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
+from worldclip.contracts.reasons import Reason
 from worldclip.contracts.records import CurateReport, PairCounts, read_accounting
 from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
-from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.job import FilePerShard, Job, Record, Result, Run
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
-from worldclip.curate.candidates import CurateWork, decide_on, read_curated
+from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.entry_curves import sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
+from worldclip.curate.sort_keys import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
@@ -64,17 +66,20 @@ def _curate(run: Run, job: Job) -> Result:
     shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)
     settled: LanguageCounts = {}
+    num_kept = array("q")
     for shard_report in reports:
         add_counts(settled, shard_report["languages"])
+        num_kept.append(sum(row[Reason.KEPT.column] for row in shard_report["languages"].values()))
     languages, total = account_for_all(accounting, settled, config)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
+    key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
     report: CurateReport = {
         "text_policy": config.text_policy,
         "languages": languages,
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()},
-        "num_keys_in_list": _write_keys(run.dir, shards),
+        "num_keys_in_list": num_keys,
         "effect": sampled_curves(run.dir, num_entries, shards, run.executor),
         "samples": merge_samples(run.dir, reports, accounting["samples"], work.key_lists),
     }
@@ -100,7 +105,7 @@ def _curate(run: Run, job: Job) -> Result:
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
-        outputs=_outputs(run.dir, config, shards),
+        outputs=[*key_files, *_outputs(run.dir, config, shards)],
     )
 
 
@@ -134,20 +139,20 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
     return work, reports
 
 
-def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path]:
+def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path | FilePerShard]:
     hidden = layout.curate_work(run_dir)
-    outputs = [
-        layout.curated_keys(run_dir),
+    names = frozenset(shard.name for shard in shards)
+    outputs: list[Path | FilePerShard] = [
         layout.data_card(run_dir),
         layout.curate_readme(run_dir),
         layout.entry_sums(run_dir),
+        FilePerShard(layout.done_dir(hidden), names, ".json"),
+        FilePerShard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
+        FilePerShard(layout.all_curated_counts(run_dir), names, ".parquet"),
     ]
-    outputs += [layout.marker(hidden, shard.name) for shard in shards]
-    for path_of in (layout.curated, layout.curated_counts):
-        outputs += [path_of(run_dir, shard.name) for shard in shards]
     if config.max_pairs is not None:
-        outputs += [layout.marker(hidden / "caps", shard.name) for shard in shards]
-        outputs += [hidden / "caps" / f"{shard.name}.parquet" for shard in shards]
+        outputs.append(FilePerShard(layout.done_dir(hidden / "caps"), names, ".json"))
+        outputs.append(FilePerShard(hidden / "caps", names, ".parquet"))
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))
     if config.write == "parquet":
@@ -191,9 +196,9 @@ def _check(run: Run, job: Job) -> None:
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"
         )
-    others = [shard.name for shard in pool.shards(run) if not shard.name.endswith(".parquet")]
-    if config.write == "parquet" and others:
-        problems.append(f'curate.write = "parquet": {others[0]} is no Parquet file; set "list", or "tars" for tars')
+    names = (shard.name for shard in pool.shards(run)) if config.write == "parquet" else ()
+    if other := next((name for name in names if not name.endswith(".parquet")), None):
+        problems.append(f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars')
     if problems:
         raise UserError(problems)
 
@@ -211,20 +216,3 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
         "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),
         "samples": sample_shard(table, candidates, keep_prob, decision, work.config, work.entry_probs),
     }
-
-
-def _write_keys(run_dir: Path, shards: Sequence[Shard]) -> int | None:
-    """Write the kept keys as DataComp's sorted u8,u8 to RUN/curate/keys.npy if all are 128-bit hex; return how many."""
-    path = layout.curated_keys(run_dir)
-    path.unlink(missing_ok=True)
-    parts = []
-    for shard in shards:
-        pairs, is_hex = keys.hex_pairs(read_curated(run_dir, shard, ["key"]).column("key"))
-        if not is_hex.all():
-            return None
-        parts.append(pairs)
-    if not any(len(part) for part in parts):
-        return None
-    sorted_keys = keys.sort_pairs(np.concatenate(parts))
-    artifacts.write_array(path, sorted_keys)
-    return len(sorted_keys)

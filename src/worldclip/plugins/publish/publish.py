@@ -48,7 +48,7 @@ SIZE_CLASSES = {
     10_000_000_000: "1B<n<10B",
 }
 LARGEST = "n>1T"
-OWN_FILES = ("data/*", "keys.npy", "pairs.parquet")  # patterns of the files of earlier uploads
+OWN_FILES = ("data/*", "keys.npy", "keys/*", "pairs.parquet")  # patterns of the files of earlier uploads
 
 
 @Command
@@ -224,7 +224,8 @@ def _tars(run_dir: Path) -> list[Path]:
 
 def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
     """Return (file of RUN/curate, its name in the dataset)."""
-    keys = [(layout.curated_keys(run_dir), "keys.npy")] if layout.curated_keys(run_dir).exists() else []
+    curated = layout.stage_dir(run_dir, "curate")
+    keys = [(path, path.relative_to(curated).as_posix()) for path in layout.curated_keys(run_dir)]
     if data != "list":
         suffix = ".tar" if data == "tars" else ".parquet"
         return [*keys, *((path, f"data/{path.stem}{suffix}") for path in _tars(run_dir))]

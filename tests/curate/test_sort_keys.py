@@ -1,0 +1,154 @@
+"""The kept keys in one sorted list, by groups and ranges: the same bytes as one sort of them all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from plain_recipe import LISTS, make_recipe, run_stages, write_metadata, write_pool
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts, keys
+from worldclip.core.execute import LocalExecutor, Shard, group_starts
+from worldclip.curate import sort_keys
+from worldclip.curate.sort_keys import write_keys
+
+SMALL = {"group_keys": 40, "range_keys": 30}
+
+
+def hex_keys(kind: str, number: int) -> list[str]:
+    """Return keys with repeats: random ones, or ones that differ in few digits only."""
+    digits = [hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest() for i in range(number)]
+    names = {"random": digits, "low": [f"{i:032x}" for i in range(number)], "one": [f"{7:032x}"] * number}[kind]
+    return [*names, *names[::5]]
+
+
+def write_curated(run: Path, names: list[str], num_shards: int) -> tuple[list[Shard], list[int]]:
+    """Write kept pairs of these keys, dealt to shards of differing sizes, one of them empty."""
+    shards, num_kept = [], []
+    at = np.linspace(0, 1, num_shards + 1) ** 2 * len(names)
+    edges = [0, 0, *at.astype(int)[1:].tolist()]
+    for i, (start, stop) in enumerate(pairwise(edges)):
+        part = names[start:stop]
+        columns = {"key": part, "text_idx": [0] * len(part), "text": part, "lang": ["en"] * len(part)}
+        table = pa.table({**columns, "keep_prob": [1.0] * len(part)})
+        shard = Shard(name=f"{i % 2}/{i:03}.tar", path="")
+        artifacts.write_table(layout.curated(run, shard.name), table, schemas.CURATED)
+        shards.append(shard)
+        num_kept.append(len(part))
+    return shards, num_kept
+
+
+def plain_list(names: list[str]) -> bytes:
+    pairs = sorted({(int(name[:16], 16), int(name[16:], 16)) for name in names})
+    file = io.BytesIO()
+    np.save(file, np.array(pairs, keys.HEX_PAIR))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["random", "low", "one"])
+def test_groups_and_ranges_give_the_bytes_of_one_sort(tmp_path, kind, monkeypatch) -> None:
+    names = hex_keys(kind, 300)
+    shards, num_kept = write_curated(tmp_path, names, 9)
+    sizes = []
+    sort = keys.sort_pairs
+    monkeypatch.setattr(keys, "sort_pairs", lambda pairs: sizes.append(len(pairs)) or sort(pairs))
+    paths, number = write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL)
+    assert paths == [tmp_path / "curate" / "keys.npy"] == layout.curated_keys(tmp_path)
+    assert paths[0].read_bytes() == plain_list(names)
+    assert number == len(set(names))
+    assert not layout.key_work(tmp_path).exists()
+    if kind != "one":  # a single key is in one range
+        sample = max(sizes)  # every key, where ranges are this small; it is sorted between groups and ranges
+        largest = max(SMALL["group_keys"], *num_kept)
+        assert sorted(sizes)[-2] <= largest < sample
+
+
+def test_many_keys_are_several_files_which_make_the_one_list(tmp_path) -> None:
+    names = hex_keys("random", 300)
+    shards, num_kept = write_curated(tmp_path, names, 9)
+    executor = LocalExecutor(workers=2, quiet=True)
+    write_keys(tmp_path, shards, num_kept, executor, **SMALL)
+    paths, number = write_keys(tmp_path, shards, num_kept, executor, **SMALL, file_keys=100)
+    assert len(paths) > 2
+    assert paths == layout.curated_keys(tmp_path), "the single file of before is gone"
+    parts = [np.load(path) for path in paths]
+    assert max(map(len, parts)) <= 100
+    assert number == sum(map(len, parts))
+    file = io.BytesIO()
+    np.save(file, np.concatenate(parts))
+    assert file.getvalue() == plain_list(names)
+    write_keys(tmp_path, shards, num_kept, executor, **SMALL)
+    assert [path.name for path in layout.curated_keys(tmp_path)] == ["keys.npy"]
+
+
+@pytest.mark.parametrize("stopped_at", ["sort keys", "merge keys", "keys"])
+def test_a_sort_that_stops_is_resumed(tmp_path, stopped_at) -> None:
+    names = hex_keys("random", 200)
+    shards, num_kept = write_curated(tmp_path, names, 6)
+    with pytest.raises(KeyboardInterrupt):
+        write_keys(tmp_path, shards, num_kept, Stopping(label=stopped_at, quiet=True), **SMALL)
+    counting = Stopping(label="", quiet=True)
+    (path,), _ = write_keys(tmp_path, shards, num_kept, counting, **SMALL)
+    assert path.read_bytes() == plain_list(names)
+    assert "sort keys" not in counting.worked if stopped_at != "sort keys" else "sort keys" in counting.worked
+
+
+class Stopping(LocalExecutor):
+    """Stops after half of the units of the map with this label; notes the labels of maps that had work."""
+
+    def __init__(self, *, label: str, **options) -> None:
+        super().__init__(**options)
+        self.label, self.now, self.worked = label, "", set()
+
+    def map(self, fn, shards, *, label, **options):
+        self.now = label
+        return super().map(fn, shards, label=label, **options)
+
+    def _run(self, work, todo):
+        self.worked.add(self.now)
+        for i, outcome in enumerate(super()._run(work, todo)):
+            if self.now == self.label and i >= len(todo) // 2:
+                raise KeyboardInterrupt
+            yield outcome
+
+
+def test_a_key_that_is_no_hex_leaves_no_list(tmp_path) -> None:
+    names = hex_keys("random", 100)
+    shards, num_kept = write_curated(tmp_path, names, 5)
+    write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL)
+    shards, num_kept = write_curated(tmp_path, [*names, "not hex"], 5)
+    assert write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL) == ([], None)
+    assert layout.curated_keys(tmp_path) == []
+    assert not layout.key_work(tmp_path).exists()
+
+
+def test_groups_hold_at_most_so_many_pairs_and_files() -> None:
+    assert group_starts([5, 5, 5, 50, 1, 0, 0], 10).tolist() == [0, 2, 3, 4, 7]
+    assert group_starts([1] * 7, 10, 3).tolist() == [0, 3, 6, 7]
+    assert group_starts([], 10).tolist() == [0, 0]
+
+
+def test_the_list_is_left_out_if_the_recipe_says_so(tmp_path) -> None:
+    run = tmp_path / "run"
+    write_metadata(run, LISTS)
+    text = "the old red house on the mountain by the sea"
+    write_pool(tmp_path / "pool", {f"{i}.tar": [(name, [text])] for i, name in enumerate(hex_keys("random", 3)[:3])})
+    report = run_stages(make_recipe(tmp_path / "pool"), run)["curate"]
+    assert report["num_keys_in_list"] == 3
+    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.glob("curate/*.tar.parquet")}
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"write_keys": False}), run)["curate"]
+    assert report["num_keys_in_list"] is None
+    assert layout.curated_keys(run) == []
+    assert kept == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.glob("curate/*.tar.parquet")}
+
+
+def test_the_sizes_of_ranges_follow_the_sample() -> None:
+    pairs = keys.hex_pairs(pa.array(hex_keys("low", 1000), pa.large_string()))[0]
+    samples = keys.sort_pairs(pairs)[::10]
+    assert len(sort_keys._bounds(samples, 25)) == 3
