@@ -4,8 +4,7 @@
 
 The process that maps a stage over shards lists and knows them, starts tasks, reads markers, adds up reports.  Measured
 on a few thousand synthetic shards with reports of 100 languages; CPU time, since waiting for a disk or a network is
-another machine's matter.  Beside it, the stages that go through the pool on the captions of benchmarks/curation.py: CPU
-time and bytes a text.
+another machine's matter.  What the stages take per pair: benchmarks/hundred_million.py.
 """
 
 from __future__ import annotations
@@ -25,20 +24,14 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from curation import read_world, write_world
-
-from worldclip import balance, curate, match, pool
-from worldclip.config import load_recipe
-from worldclip.core.artifacts import fingerprint, versions, write_text
-from worldclip.core.execute import FileGroups, LocalExecutor, RayExecutor, Shard, equal_starts
+from worldclip.core.artifacts import fingerprint, versions
+from worldclip.core.execute import FileGroups, RayExecutor, Shard, equal_starts
 from worldclip.core.execute import ray as ray_executor
 from worldclip.core.execute.shards import Reports, ShardWork
-from worldclip.core.job import FilePerShard, Run, remove_stale
-from worldclip.core.settings import to_toml
+from worldclip.core.job import FilePerShard, remove_stale
 from worldclip.match.accounting import sum_reports
+from worldclip.pool import list_shards
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import list_shards
-from worldclip.recipe import sections_of
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 NUM_SHARDS, NUM_TASKS, NUM_LANGUAGES = 4000, 2000, 100
@@ -71,28 +64,6 @@ def cpu_us(work: Callable[[], object], num: int) -> float:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def measure_stages(folder: Path) -> list[tuple[str, float, float]]:
-    """(stage, CPU time of one core in us a text, bytes of its Parquet a text)."""
-    texts, lists = read_world()
-    write_world(folder, texts, lists)
-    sections = {"languages": {"codes": list(lists)}, "match": {"profile": "reference"}}
-    of_pool = {"path": str(folder / "pool"), "key": "uid", "texts": ["text"]}
-    recipe = load_recipe({"pool": of_pool, "balance": {"tail_fraction": 0.06}, **sections})
-    run, rows = folder / "run", []
-    write_text(run / "recipe.toml", to_toml(recipe))
-    context = Run(dir=run, sections=sections_of(recipe), executor=LocalExecutor(quiet=True))
-    for name, stage in (
-        ("pool", pool.index),
-        ("match", match.match),
-        ("balance", balance.balance),
-        ("curate", curate.curate),
-    ):
-        us = cpu_us(functools.partial(stage, context), len(texts))
-        size = sum(path.stat().st_size for path in (run / name).rglob("*.parquet"))
-        rows.append((name, us, size / len(texts)))
-    return rows
 
 
 def make_pool(folder: Path) -> None:
@@ -159,7 +130,7 @@ def measure(folder: Path) -> str:
     rows.insert(2, ("start it on Ray in a task of several, take its outcome", several.cpu_us))
     rows.insert(3, ("(start it in a task of its own, take its outcome)", one.cpu_us))
     hash_s = hash_seconds(folder / "large")
-    return page(rows, (shard_bytes, report_bytes), (several, one), hash_s, measure_stages(folder / "stages"))
+    return page(rows, (shard_bytes, report_bytes), (several, one), hash_s)
 
 
 def hash_seconds(path: Path) -> float:
@@ -173,10 +144,8 @@ def page(
     memory: tuple[float, float],
     tasks: tuple[Tasks, Tasks],
     hash_s: float,
-    stages: Sequence[tuple[str, float, float]],
 ) -> str:
     several, one = tasks
-    of_stages = "\n".join(f"| {name} | {us:.2f} | {size:.0f} |" for name, us, size in stages)
     lines = "\n".join(f"| {name} | {us:,.0f} us | {us * FULL_SHARDS / 6e7:,.1f} min |" for name, us in rows)
     known = ", ".join(f"{name} {version}" for name, version in versions(("numpy", "numba", "pyarrow", "ray")).items())
     return f"""# What one process does for every shard
@@ -200,13 +169,6 @@ times as many, {FULL_SHARDS:,} in {FULL_SHARDS / several.per_s / 60:,.1f} minute
 process that maps was busy for {several.per_s * several.cpu_us / 1e4:.0f}% of the time, and for \
 {one.per_s * one.cpu_us / 1e4:.0f}% with one shard per task. Its CPU time alone allows \
 {1e6 / several.cpu_us:,.0f} shards a second instead of {1e6 / one.cpu_us:,.0f}.
-
-The stages on captions of 62 characters (4 Parquet shards, one core; first calls, so that loading what is compiled and
-the language model is in it):
-
-| stage | us a text | bytes a text |
-|---|---|---|
-{of_stages}
 """
 
 
