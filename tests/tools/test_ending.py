@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.cli.command import flags_of
 from worldclip.cli.ending import NEXT_OF_COMMAND, command_ending
+from worldclip.cli.flags import REQUIRED
 from worldclip.cli.overview import COMMANDS
 from worldclip.tools.ending import ending
 
@@ -51,11 +53,40 @@ def test_check_of_a_pool_prints_the_line_to_paste(
     assert following.startswith("next: paste the line valid_keys = ...")
 
 
+@pytest.mark.parametrize("is_set", [True, False])
 @pytest.mark.parametrize("name", NEXT_OF_COMMAND)
-def test_next_line_names_flags_of_the_command(name: str) -> None:
-    command = COMMANDS.load(name)
-    flags = {flag.key: f"a {flag.key}" for flag in flags_of(command, None)}
-    done, following = command_ending(name, SimpleNamespace(**flags), 61.0)
+def test_next_line_names_flags_of_the_command(name: str, is_set: bool) -> None:
+    flags = {flag.key: flag for flag in flags_of(COMMANDS.load(name), None)}
+    given = {key: Path(f"a {key}") for key, flag in flags.items() if is_set or flag.default is REQUIRED}
+    values = SimpleNamespace(**{key: given.get(key, flag.default) for key, flag in flags.items()})
+    done, following = command_ending(name, values, 61.0)
     assert done.startswith("done in 61 s")
     assert following.startswith("next: ")
-    assert "{" not in following
+    assert not re.search(r"[{}]|\bNone\b", done + following)
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_each_command_that_writes_or_answers_has_an_ending(name: str) -> None:
+    only_looks = {"status", "languages", "doctor", "estimate", "inspect", "tokenizer compare", "serve"}
+    has_own = {"run"}
+    assert (name in NEXT_OF_COMMAND) == (name not in only_looks | has_own)
+
+
+def test_draft_of_a_recipe_ends_with_time_file_and_next_command(
+    toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", str(toy_world.pool)]) == 0
+    name = f"{toy_world.pool.name}.toml"
+    *_, done, following = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"done in [\d.]+ s; in {name}", done)
+    assert following == f"next: worldclip run {name} --until curate"
+
+
+def test_publishing_ends_in_the_folder_of_the_run_whose_part_was_named(toy_run: Path) -> None:
+    flags = SimpleNamespace(run=toy_run / "curate", repository="me/pairs", dry_run=True)
+    done, following = command_ending("publish", flags, 2.0)
+    assert done == f"done in 2.0 s; in {toy_run}/publish"
+    assert "--dry-run" in following
+    flags.dry_run = False
+    assert 'load_dataset("me/pairs")' in list(command_ending("publish", flags, 2.0))[1]

@@ -1,12 +1,34 @@
-"""The last lines of a command that writes and is no stage: how long it took, in which folder, and what to do next."""
+"""The last lines of a command that is no stage: how long it took, in which folder or file, and what to do next."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-NEXT_OF_COMMAND = {
+from worldclip.contracts import layout
+
+
+def _next_of_publish(flags: Any) -> str:
+    if flags.dry_run:
+        return "the same command without --dry-run, which uploads these files"
+    return 'datasets.load_dataset("{repository}") in Python, as the card shows'
+
+
+def _drafted(flags: Any) -> Any:
+    from worldclip.tools.draft_recipe import default_path
+
+    return flags.out or default_path(str(flags.source))
+
+
+def _unpacked(flags: Any) -> Any:
+    from worldclip.tools.pack import default_folder
+
+    return flags.out or default_folder(str(flags.source))
+
+
+NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
+    "init": "worldclip run {out} --until curate",
     "pool check": "paste the line valid_keys = ... below [pool], then: worldclip run RECIPE --until curate",
     "pool hash": "worldclip pool check POOL --out checked --set against.mine={out}",
     "pool dedup": "paste the line deny_keys = ... below [pool], then: worldclip run RECIPE --until curate",
@@ -19,28 +41,43 @@ NEXT_OF_COMMAND = {
     "fetch cldr": "worldclip pool world --cldr {out} --out DIR",
     "pack": "worldclip unpack {out} --out OTHER_RUN",
     "unpack": "worldclip inspect {out}/metadata",
+    "classify": "worldclip embed {model} PHOTOS --out embedded, then search among many pictures",
     "evaluate MODEL": "worldclip compare {out} OTHER_RESULTS --out comparison.html",
     "export MODEL": "worldclip classify {out}/FORMAT a.jpg --labels cat dog",
-    "compare": "open {out} in a browser",
-    "leaderboard": "open {out} in a browser",
+    "consolidate": "worldclip export {checkpoint} --out exports --formats open_clip",
+    "compare": lambda flags: "open {out} in a browser" if flags.out else "add --out comparison.html for a page",
+    "leaderboard": lambda flags: "open {out} in a browser" if flags.out else "add --out board.html for a page",
     "embed": 'worldclip search {out} "a red apple"; in a browser: worldclip serve {model} {out}',
     "index": 'worldclip search {folder} "a red apple"',
-    "tokenizer train": "worldclip train {run} --tokenizer.path FOLDER",
+    "search": lambda flags: "open {html} in a browser" if flags.html else "add --html hits.html to see the pictures",
+    "tokenizer train": "worldclip train {run} --tokenizer.path {out}",
     "explore": "worldclip inspect {run} --key KEY, which says why one pair was kept or dropped",
+    "publish": _next_of_publish,
 }
-"""Command that writes -> what its user does next.  Names in braces are its flags."""
+"""Command -> what its user does next, or (flags) -> that.  Names in braces are its flags."""
+PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
+    "init": _drafted,
+    "unpack": _unpacked,
+    "consolidate": lambda flags: flags.checkpoint,
+    "index": lambda flags: flags.folder,
+    "search": lambda flags: flags.html,
+    "tokenizer train": lambda flags: flags.out or flags.run / "tokenizer",
+    "publish": lambda flags: layout.published(layout.run_of(flags.run, "curate")),
+}
+"""Command whose results are not always in --out -> (flags) -> the file or folder; None where it wrote none."""
 
 
 def command_ending(name: str, flags: Any, seconds: float) -> Iterator[str]:
-    """Yield the lines after a command that writes and is no stage; none for other commands, and none without --out.
+    """Yield the lines after a command that is no stage; none after those that only look at something.
 
     flags: an object with the value of each flag, those in NEXT_OF_COMMAND among them.
     """
-    if name not in NEXT_OF_COMMAND or ("{out}" in NEXT_OF_COMMAND[name] and flags.out is None):
+    following = NEXT_OF_COMMAND.get(name)
+    if following is None:
         return
     from worldclip.report.numbers import duration  # a second of import, for commands that end here only
 
-    words = {key: shlex.quote(str(value)) for key, value in vars(flags).items()}
-    out = getattr(flags, "out", None)
-    yield f"done in {duration(seconds)}{f'; in {out}' if out else ''}"
-    yield f"next: {NEXT_OF_COMMAND[name].format_map(words)}"
+    place = PLACE_OF_COMMAND[name](flags) if name in PLACE_OF_COMMAND else getattr(flags, "out", None)
+    words = {key: shlex.quote(str(value)) for key, value in {**vars(flags), "out": place}.items()}
+    yield f"done in {duration(seconds)}{f'; in {place}' if place else ''}"
+    yield f"next: {(following if isinstance(following, str) else following(flags)).format_map(words)}"

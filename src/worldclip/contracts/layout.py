@@ -90,6 +90,11 @@ def stage_dir(run_dir: Path, stage: str) -> Path:
     return run_dir / stage
 
 
+def run_of(path: Path, stage: str) -> Path:
+    """Return the run whose folder of a stage is given; any other path unchanged."""
+    return path.parent if path.name == stage and recipe(path.parent).is_file() else path
+
+
 def stage_report(run_dir: Path, stage: str) -> Path:
     """Return the report.json of a stage."""
     return report_json(stage_dir(run_dir, stage))

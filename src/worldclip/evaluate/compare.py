@@ -136,7 +136,7 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
 
     Raises UserError for a path without an evaluation.
     """
-    paths = [_run_of(path.absolute()) for path in paths]
+    paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
     missing = []
     for path, folder in zip(paths, folders, strict=True):
@@ -155,12 +155,6 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
         name = f"{names[runs[0]]}{seeds}"
         arms.append(Arm(name=name, folders=[folders[run] for run in runs], runs=[names[run] for run in runs]))
     return arms
-
-
-def _run_of(path: Path) -> Path:
-    """Return the run whose folder `evaluate` is given; any other path as it is."""
-    is_of_run = path.name == "evaluate" and layout.recipe(path.parent).is_file()
-    return path.parent if is_of_run else path
 
 
 def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:

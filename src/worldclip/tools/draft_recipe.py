@@ -334,7 +334,7 @@ def _string(text: str) -> str:
 
 
 def to_text(drafted: Draft, path: Path) -> str:
-    """Return what was found, what is missing, and the next command."""
+    """Return what was found and what is missing."""
     counts = ", ".join(f"{code} {count:,}" for code, count in list(drafted["languages"].items())[:12])
     images = "with images" if drafted["has_images"] else "without images: it can be curated, not trained on"
     lines = [
@@ -346,7 +346,6 @@ def to_text(drafted: Draft, path: Path) -> str:
             f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or "
             "remove these languages from languages.codes"
         )
-    lines += [f"wrote {path}", f"next: worldclip run {path} --until curate"]
     return "\n".join(lines)
 
 

@@ -79,7 +79,7 @@ def publish(
     """
     if not dry_run:
         require_packages("publish", extra="hub")
-    run_dir = _run_of(run)
+    run_dir = layout.run_of(run, "curate")
     _require_run(run_dir, repository, data, license)
     with RunLock(run_dir):  # until the upload ends: another call would replace the files
         upload = _write(run_dir, repository, data, license)
@@ -108,14 +108,10 @@ def prepare(run: Path, repository: str, data: Data = "list", license: str | None
 
     Raises UserError for a run without what `data` names, and where curate would run again: a deny list may have grown.
     """
-    run_dir = _run_of(run)
+    run_dir = layout.run_of(run, "curate")
     _require_run(run_dir, repository, data, license)
     with RunLock(run_dir):
         return _write(run_dir, repository, data, license)
-
-
-def _run_of(run: Path) -> Path:
-    return run.parent if run.name == "curate" and layout.is_run(run.parent) else run
 
 
 def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
