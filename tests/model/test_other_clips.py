@@ -18,6 +18,7 @@ import worldclip
 from worldclip.core.errors import UserError
 from worldclip.export import export_model
 from worldclip.export.config import ExportConfig
+from worldclip.model.formats.other_clips import CausalTextTower
 from worldclip.model.sample_inputs import images as sample_images
 
 TEXTS = ["a red apple", "apple", "a long text of many words " * 30, "</s> apple", ""]
@@ -26,13 +27,13 @@ TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 VISION = {**TOWER, "image_size": 32, "patch_size": 8}
 
 
-def save_tokenizer(folder: Path, max_length: int) -> Any:
+def save_tokenizer(folder: Path, max_length: int, end: str = "</s>") -> Any:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single=f"<s> $A {end}", special_tokens=[("<s>", 0), (end, WORDS.index(end))]
     )
-    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": end, "unk_token": "<unk>"}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **special)
     fast.save_pretrained(folder)
     return fast
@@ -106,6 +107,21 @@ def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any])
     assert clip.embed_dim == expected.shape[1]
     probabilities = clip.classify(pictures, ["apple", "text"])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("end", "end_token"), [(2, "words"), (2, "</s>"), (11, "words")])
+def test_texts_of_openai_s_clip_end_where_transformers_pools(end: int, end_token: str, tmp_path: Path) -> None:
+    """End token 2 means the largest id.  Features are equal whether that is the tokenizer's last token or not."""
+    model, processor, context_length = small_model("clip")
+    model.config.text_config.eos_token_id = model.text_model.config.eos_token_id = end
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    tokenizer = save_tokenizer(tmp_path, context_length, end_token)
+    clip = worldclip.load(tmp_path, device="cpu")
+    assert isinstance(clip.backend.texts, CausalTextTower) == (end_token == "words")
+    model = transformers.CLIPModel.from_pretrained(tmp_path).eval()
+    expected = [unit(model.get_text_features(**tokenizer(text, return_tensors="pt"))) for text in TEXTS[:2]]
+    np.testing.assert_allclose(clip.encode_text(TEXTS[:2]), np.concatenate(expected), atol=2e-6)
 
 
 def test_siglip_pads_on_the_side_that_its_tokenizer_states(tmp_path: Path) -> None:

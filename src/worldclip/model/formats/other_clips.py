@@ -21,6 +21,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.language_tokens import LanguageTokens
+from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.records import check_normaliser, tokenizer_faults
@@ -106,12 +107,27 @@ class TextTower:
 
 
 @dataclass(frozen=True, slots=True)
+class CausalTextTower:
+    """The text tower of OpenAI's CLIP: Meta CLIP 2's blocks.  Its feature is the last token, so no text is padded."""
+
+    model: Any
+    embed_dim: int
+
+    def encode(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+        """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
+        import torch
+
+        with torch.inference_mode():
+            return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
 class OtherBackend:
     """Two towers of another family."""
 
     model: Any
     image_tower: Callable[[torch.Tensor], torch.Tensor]
-    texts: TextTower
+    texts: TextTower | CausalTextTower
 
     @property
     def embed_dim(self) -> int:
@@ -170,17 +186,25 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         mask = None if is_padded else mask_BT.long()
         return _pooled(model.get_text_features(input_ids=ids_BT, attention_mask=mask))
 
-    texts = TextTower(
-        model,
-        text_tower,
-        _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
-        context_length if is_padded else None,
-        pads_left=is_padded and hf.padding_side == "left",
+    def image_tower(pixels_B3SS: torch.Tensor) -> torch.Tensor:
+        if config.model_type == "clip":  # its blocks are those of Meta CLIP 2
+            return embed_pixels(model, pixels_B3SS)
+        return _pooled(model.get_image_features(pixel_values=pixels_B3SS))
+
+    embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
+    texts = (
+        CausalTextTower(model, embed_dim)
+        if config.model_type == "clip" and _pools_last_token(config.text_config, hf)
+        else TextTower(
+            model,
+            text_tower,
+            embed_dim,
+            context_length if is_padded else None,
+            pads_left=is_padded and hf.padding_side == "left",
+        )
     )
     model.to(pick_device(options.device))
-    backend = OtherBackend(
-        model, lambda pixels_B3SS: _pooled(model.get_image_features(pixel_values=pixels_B3SS)), texts
-    )
+    backend = OtherBackend(model, image_tower, texts)
     return Clip(backend, tokenizer_of(hf, to_ids, context_length), processor)
 
 
@@ -188,6 +212,15 @@ def _pooled(output: Any) -> torch.Tensor:
     """Return the features: transformers 5 wraps them in an output, version 4 does not."""
     features: torch.Tensor = getattr(output, "pooler_output", output)
     return features
+
+
+def _pools_last_token(text_config: Any, hf: Any) -> bool:
+    """Return whether the token that becomes a text's feature is always its last one.
+
+    transformers takes the first end token; where that is 2, as in OpenAI's folders, the first one of the largest id.
+    """
+    last, end = hf("a")["input_ids"][-1], text_config.eos_token_id
+    return bool(last == (text_config.vocab_size - 1 if end == 2 else end))
 
 
 def _is_gemma(hf: Any) -> bool:
