@@ -46,6 +46,28 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_first_page_and_index_say_what_a_clip_is_in_the_same_words() -> None:
+    pages = [read(REPOSITORY / name) for name in ("README.md", "docs/index.md")]
+    sentences = [
+        re.findall(r"^(Find pictures .+|\*\*What is a CLIP\?\*\*(?:.+\n)+?.+beforehand\.)$", page, re.M)
+        for page in pages
+    ]
+    assert len(sentences[0]) == 2
+    assert sentences[0] == sentences[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.md", *(f"docs/start_{x}.md" for x in ("curate", "train", "use"))]
+)
+def test_first_pages_link_their_first_use_of_a_term_to_the_glossary(name: str) -> None:
+    prose = re.sub(
+        r"^```.*?^```|`[^`\n]*`|(?<=\]\()(?!\S*glossary)[^)]*", "", read(REPOSITORY / name), flags=re.M | re.S
+    )
+    for term in ("entr(?:y|ies)", "heads?", "tails?", "pools?"):
+        first = re.search(rf"(?<![\w/.#-]){term}\b(?!\.md)", prose)
+        assert first is None or re.match(r"[^]]*\]\((docs/)?glossary", prose[first.start() :]), f"{name}: {term}"
+
+
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
 def test_paths_in_the_repository_exist(page: Path) -> None:
     paths = set(re.findall(r"`((?:src|tests|docs|recipes|benchmarks|examples)/[\w./-]*)`", read(page)))
