@@ -11,12 +11,15 @@ import pytest
 from test_docs import REPOSITORY
 
 import worldclip
+from chromium import open_page, problems_shown
+from served import static_host
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
 
 import build_site
 import reference
 
+LOADED = "document.readyState === 'complete'"
 STYLE = '<link rel="stylesheet" href="https://example.org/a.css">'
 
 
@@ -158,3 +161,17 @@ def test_site_is_built_without_a_problem(tmp_path: Path) -> None:
     page = (tmp_path / "docs/site/docs/commands.html").read_text(encoding="utf-8")
     assert 'id="pool-check"' in page
     assert "runs/&lt;name of the recipe&gt;" in page
+
+
+@pytest.mark.slow
+def test_every_page_of_the_site_can_be_shown(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
+    site = tmp_path / "docs/site"
+    build_site.build(site.parent)
+    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    assert len(pages) > 40
+    with static_host(site) as address, open_page() as page:
+        found = {
+            name: problems_shown(page, f"{address}/{name}", "document.readyState === 'complete'") for name in pages
+        }
+    assert {name: problems for name, problems in found.items() if problems} == {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ import pytest
 
 from client_tools import clients_folder
 
+WIDTHS = (1400, 400)
+"""Pixels of a window on a desk, and of a phone."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 60
 DROP = """(() => {
@@ -131,6 +134,19 @@ class Page:
         """Write what is in sight, or the whole page, as PNG."""
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
+
+
+def problems_shown(page: Page, address: str, until: str) -> list[object]:
+    """Return what is wrong with a page: messages of the console, what is cut, what axe finds; wide, narrow, dark."""
+    problems: list[object] = []
+    for width, dark in itertools.product(WIDTHS, (False, True)):
+        page.resize(width, 900, dark=dark)
+        page.open("about:blank")
+        page.messages.clear()
+        page.open(address, until)
+        cut = ["wider than the window"] if page.is_cut() else []
+        problems += [(width, dark, problem) for problem in (*page.messages, *cut, *page.axe_problems())]
+    return problems
 
 
 def chromium() -> str:
