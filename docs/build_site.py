@@ -31,6 +31,7 @@ CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 HOME = "README.md"
 INDEX = "docs/index.md"
 REFERENCE = ["docs/commands.md", "docs/api.md"]
+EXTRA_CSS, EXTRA_JAVASCRIPT = ["docs/site.css"], ["docs/site.js"]
 
 Nav = list[dict[str, Any]]
 
@@ -210,6 +211,8 @@ def configuration(nav: Nav) -> dict[str, Any]:
             "site_dir": "site",
             "use_directory_urls": False,
             "nav": nav,
+            "extra_css": EXTRA_CSS,
+            "extra_javascript": EXTRA_JAVASCRIPT,
             "theme": {
                 "language": "en",
                 "font": False,
@@ -232,12 +235,21 @@ def build(out: Path) -> list[str]:
     shutil.rmtree(out, ignore_errors=True)
     problems = copy_pages(REPOSITORY, pages)
     write_pages(pages / "docs")
+    for name in (*EXTRA_CSS, *EXTRA_JAVASCRIPT):
+        shutil.copyfile(REPOSITORY / name, pages / name)
     nav = navigation(pages)
     problems += pages_without_place(pages, nav)
     config = out / "zensical.toml"
     config.write_text(tomli_w.dumps(configuration(nav)), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "zensical", "build", "--clean", "--config-file", config], check=True)
+    for page in (out / "site").rglob("*.html"):
+        page.write_text(without_empty_headers(page.read_text(encoding="utf-8")), encoding="utf-8")
     return problems + dead_links(out / "site")
+
+
+def without_empty_headers(text: str) -> str:
+    """Return a page whose empty cells in the heads of tables are no headers: those are read out for each cell below."""
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", text)
 
 
 def main() -> int:

@@ -125,6 +125,11 @@ def test_links_that_show_a_file_show_its_title(tmp_path: Path) -> None:
     assert build_site.with_titles(text, tmp_path) == expected
 
 
+def test_empty_cell_of_a_head_is_no_header() -> None:
+    row = '<tr><th style="text-align: right;"></th><th>a</th><th></th></tr>'
+    assert build_site.without_empty_headers(row) == '<tr><td style="text-align: right;"></td><th>a</th><td></td></tr>'
+
+
 def test_page_that_the_index_lacks_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
     write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
