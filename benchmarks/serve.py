@@ -1,11 +1,13 @@
 """Requests a second and latency of the server at 1, 8 and 64 clients, beside the same model one request at a time.
 
-    python benchmarks/serve.py MODEL [--infinity COMMAND] [--write]      --write renews benchmarks/results/serve.md
+    python benchmarks/serve.py [MODEL] [--infinity COMMAND] [--write]      --write renews benchmarks/results/serve.md
 
-MODEL: anything worldclip.load takes.  --infinity: the command infinity_emb of another environment, which serves the
-same folder, if it can.  Each request is one text, different from all others, or one photograph of 320 x 240 pixels.
-Servers run as processes of their own and take turns; clients are one process with that many connections, each of
-which sends its next request when it has the answer to the last.  "one at a time": our server with batches of one.
+MODEL: anything worldclip.load takes; by default ViT-B/32 with random weights in OpenAI's layout. --infinity: the
+command infinity_emb of another environment, which serves the same folder, if it can. Each request is one text,
+different from all others, or one photograph of 320 x 240 pixels. Servers run as processes of their own and take
+turns; clients are one process with that many connections, each of which sends its next request when it has the answer
+to the last.
+"one at a time": our server with batches of one.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import itertools
+import json
 import os
 import platform
 import shutil
@@ -27,12 +31,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from open_clip.tokenizer import bytes_to_unicode
 from PIL import Image
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
@@ -54,7 +60,8 @@ def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     """Start a server; yields its address once it answers."""
     log = Path(tempfile.mkdtemp()) / "log.txt"
     with open(log, "w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=one_thread)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 180
@@ -94,28 +101,6 @@ def bodies(kind: str, model: str, names_modality: bool) -> Iterator[dict[str, An
         number += 1
 
 
-async def measure(address: str, path: str, clients: int, source: Iterator[dict[str, Any]]) -> tuple[float, list[float]]:
-    """Return (seconds in all, seconds of each request)."""
-    seconds: list[float] = []
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=address, limits=limits, timeout=120) as client:
-
-        async def ask_until(deadline: float) -> None:
-            while time.perf_counter() < deadline:
-                start = time.perf_counter()
-                (await client.post(path, json=next(source))).raise_for_status()
-                seconds.append(time.perf_counter() - start)
-
-        start = time.perf_counter()
-        await asyncio.gather(*(ask_until(start + SECONDS) for _ in range(clients)))
-        return time.perf_counter() - start, seconds
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server; path: where it embeds."""
@@ -123,6 +108,30 @@ class Server:
     name: str
     address: str
     path: str
+
+
+async def measure(
+    server: Server, clients: int, source: Iterator[dict[str, Any]], seconds_of_turn: float
+) -> tuple[float, list[float]]:
+    """Return (seconds in all, seconds of each request)."""
+    seconds: list[float] = []
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=server.address, limits=limits, timeout=120) as client:
+
+        async def ask_until(deadline: float) -> None:
+            while time.perf_counter() < deadline:
+                start = time.perf_counter()
+                (await client.post(server.path, json=next(source))).raise_for_status()
+                seconds.append(time.perf_counter() - start)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(ask_until(start + seconds_of_turn) for _ in range(clients)))
+        return time.perf_counter() - start, seconds
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -155,19 +164,30 @@ def all_running(model: str, name: str, infinity: str | None) -> Iterator[tuple[l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?")
     parser.add_argument("--infinity", metavar="COMMAND")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each turn (default: %(default)s)")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    folder = Path(arguments.model)
-    name = folder.resolve().name if folder.exists() else arguments.model
+    with tempfile.TemporaryDirectory() as scratch:
+        model = arguments.model or str(write_clip(Path(scratch) / "clip"))
+        rows, problems = compare(model, arguments.infinity, arguments.seconds)
+    print("\n".join(problems))
+    if arguments.write:
+        RESULTS.write_text("\n".join([*head(arguments), *rows, *problems, ""]), encoding="utf-8")
+
+
+def compare(model: str, infinity: str | None, seconds_of_turn: float) -> tuple[list[str], list[str]]:
+    """Return the rows of the table, and a line for each server that does not serve the model."""
+    folder = Path(model)
+    name = folder.resolve().name if folder.exists() else model
     rows = []
-    with all_running(arguments.model, name, arguments.infinity) as (servers, problems):
+    with all_running(model, name, infinity) as (servers, problems):
         for kind, clients in itertools.product(KINDS, CLIENTS):
             totals = {server.name: [0.0, []] for server in servers}
             for server in [*servers, *reversed(servers)]:
                 source = bodies(kind, name, server.path == "/embeddings")
-                elapsed, seconds = asyncio.run(measure(server.address, server.path, clients, source))
+                elapsed, seconds = asyncio.run(measure(server, clients, source, seconds_of_turn))
                 totals[server.name][0] += elapsed
                 totals[server.name][1] += seconds
             first = None
@@ -178,20 +198,39 @@ def main() -> None:
                 figures = f"{rate:.1f} | {rate / first:.2f} | {p50:.0f} | {p99:.0f}"
                 rows.append(f"| {kind} | {clients} | {title} | {figures} |")
                 print(rows[-1], flush=True)
-    print("\n".join(problems))
-    if arguments.write:
-        RESULTS.write_text("\n".join([*head(), *rows, *problems, ""]), encoding="utf-8")
+    return rows, problems
 
 
-def head() -> list[str]:
+def write_clip(folder: Path) -> Path:
+    """Write OpenAI's ViT-B/32 with random weights and its tokenizer, as transformers lays them out."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    transformers.CLIPModel(transformers.CLIPConfig()).save_pretrained(folder)
+    transformers.CLIPImageProcessor().save_pretrained(folder)
+    merges = gzip.decompress((resources.files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
+    pairs = merges.splitlines()[1 : 49152 - 256 - 2 + 1]
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair.split()) for pair in pairs)]
+    vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]), encoding="utf-8")
+    special = {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": 77}
+    special |= {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special), encoding="utf-8")
+    return folder
+
+
+def head(arguments: argparse.Namespace) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "starlette", "uvicorn", "httpx"))
     return [
         "# Server",
         "",
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
         "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server. "
-        f"One input per request; all servers are up and take turns twice, {SECONDS:g} s each. "
-        "Written by `benchmarks/serve.py`; others used the machine.",
+        f"One input per request; all servers are up and take turns twice, {arguments.seconds:g} s each. "
+        "Written by `benchmarks/serve.py`.",
         "",
         "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
         "|---|---:|---|---:|---:|---:|---:|",
