@@ -3,8 +3,10 @@
     python benchmarks/encoders.py [--threads 2] [--rounds 9] [--write]    --write renews benchmarks/results/encoders.md
 
 transformers: the encoders of MetaClip2Model, called as its get_image_features and get_text_features call them.  towers:
-model/towers.py, the last block for the pooled token alone, which training and the export to ONNX run.  forward:
+model/towers.py, the last block for the pooled token only, which training and the export to ONNX run.  forward:
 model/forward.py, which inference runs.  All have the same weights, random ones, and the same inputs; they take turns.
+bfloat16: in the training step transformers' forward pass under torch's autocast, and train/bfloat16.py; for features
+both with weights in bfloat16.  The last lines of the output are the least cosine of its features to those of float32.
 Features: ViT-B/32, 64 random images, 256 texts of 4 to 40 tokens, padded by batches of 64 of like length.  Training
 step: the emoji demo's model, 128 pairs.  ONNX: ViT-B/32's image encoder in onnxruntime, 8 images.
 """
@@ -32,7 +34,7 @@ from worldclip.model.config import ModelConfig, PresetName
 from worldclip.model.tokenizer import Tokens
 
 RESULTS = Path(__file__).parent / "results" / "encoders.md"
-PEER = "transformers"
+PEER, PEER_BF16 = "transformers", "transformers, bfloat16"
 VOCAB = 16_000
 Sides = Mapping[str, Callable[[], Any]]
 
@@ -63,25 +65,40 @@ def text_of_transformers(tower: Any, ids: torch.Tensor) -> torch.Tensor:
 
 def features(images: int = 64, texts: int = 256) -> dict[str, Sides]:
     model = make_model("vit_b32").eval()
+    small = make_model("vit_b32").eval().bfloat16()
     pixels, tokens = torch.randn(images, 3, 224, 224), make_tokens(texts, 40)
+    small_pixels = pixels.bfloat16()
     num_chunks = texts // 64
     cases: dict[str, Sides] = {
         f"{images} images": {
             PEER: lambda: clip.image_features(model, pixels, image_of_transformers),
             "towers": lambda: clip.image_features(model, pixels),
             "forward": lambda: forward.embed_pixels(model, pixels),
+            PEER_BF16: lambda: clip.image_features(small, small_pixels, image_of_transformers),
+            "forward, bfloat16": lambda: forward.embed_pixels(small, small_pixels),
         },
         f"{texts} texts": {
             PEER: lambda: clip.text_features(model, tokens, num_chunks, text_of_transformers),
             "towers": lambda: clip.text_features(model, tokens, num_chunks),
             "forward": lambda: forward.embed_tokens(model, tokens, num_chunks),
+            PEER_BF16: lambda: clip.text_features(small, tokens, num_chunks, text_of_transformers),
+            "forward, bfloat16": lambda: forward.embed_tokens(small, tokens, num_chunks),
         },
     }
     for sides in cases.values():
-        expected, *others = (call() for call in sides.values())
-        for other in others:
-            torch.testing.assert_close(other, expected, atol=1e-5, rtol=1e-4)
+        expected = sides[PEER]()
+        for name, call in sides.items():
+            if "bfloat16" not in name:
+                torch.testing.assert_close(call(), expected, atol=1e-5, rtol=1e-4)
     return cases
+
+
+def least_cosines(sides: Sides) -> dict[str, float]:
+    """Return of each side in bfloat16 the least cosine of a feature to the same one in float32."""
+    expected = sides[PEER]()
+    return {
+        name: float((call().float() * expected).sum(dim=-1).min()) for name, call in sides.items() if "bfloat16" in name
+    }
 
 
 def training_step(pairs: int = 128) -> dict[str, Sides]:
@@ -90,21 +107,28 @@ def training_step(pairs: int = 128) -> dict[str, Sides]:
     from worldclip.train.distributed import ALONE
     from worldclip.train.loader import Batch
     from worldclip.train.step import train_step
-    from worldclip.train.train_state import create_train_state
+    from worldclip.train.train_state import TrainState, create_train_state
 
-    config = load_config(TrainConfig, {"model": {"preset": "tiny"}, "global_batch_size": pairs})
-    sizes = config.model.architecture()
-    state = create_train_state(config, tokenizer(sizes.context_length), ALONE, torch.device("cpu"), None)
+    def create(precision: str) -> TrainState:
+        settings = {"model": {"preset": "tiny"}, "global_batch_size": pairs, "precision": precision}
+        return create_train_state(load_config(TrainConfig, settings), ids, ALONE, torch.device("cpu"), None)
+
+    sizes = ModelConfig(preset="tiny").architecture()
+    ids = tokenizer(sizes.context_length)
+    state, state_bf16, state_autocast = create("fp32"), create("bf16"), create("bf16")
+    state_autocast.model._towers, state_autocast.model.autocasts = None, True
     images = torch.randint(0, 256, (pairs, 3, sizes.image_size, sizes.image_size), dtype=torch.uint8)
     batch: Any = Batch(images, make_tokens(pairs, 16), [], np.zeros(0), {})  # type: ignore[arg-type]
 
-    def step(vision: Any, text: Any) -> None:
-        state.model._run_vision, state.model._run_text = vision, text
-        train_step(state, batch, 1e-4)
+    def step(of: TrainState, vision: Any, text: Any) -> None:
+        of.model._run_vision, of.model._run_text = vision, text
+        train_step(of, batch, 1e-4)
 
     sides = {
-        PEER: lambda: step(image_of_transformers, text_of_transformers),
-        "towers": lambda: step(towers.pooled_image, towers.pooled_text),
+        PEER: lambda: step(state, image_of_transformers, text_of_transformers),
+        "towers": lambda: step(state, towers.pooled_image, towers.pooled_text),
+        PEER_BF16: lambda: step(state_autocast, image_of_transformers, text_of_transformers),
+        "train/bfloat16.py": lambda: train_step(state_bf16, batch, 1e-4),
     }
     return {f"training step, {pairs} pairs": sides}
 
@@ -170,8 +194,9 @@ def main() -> None:
         "# Encoders",
         "",
         f"{date.today()}, {platform.machine()}, {arguments.threads} thread(s) of {os.cpu_count()} cores; torch "
-        f"{torch.__version__}, transformers {version('transformers')}, onnxruntime {version('onnxruntime')}. Float32, "
-        f"random weights, {arguments.rounds} rounds in turns. Written by `benchmarks/encoders.py`.",
+        f"{torch.__version__}, transformers {version('transformers')}, onnxruntime {version('onnxruntime')}. Random "
+        f"weights, float32 where nothing else is said, {arguments.rounds} rounds in turns. "
+        "Written by `benchmarks/encoders.py`.",
         "",
         "| what | by | ms | transformers / it |",
         "|---|---|---:|---:|",
@@ -181,10 +206,17 @@ def main() -> None:
             row for what, sides in training_step().items() for row in to_rows(what, measure(sides, arguments.rounds))
         ]
         with torch.inference_mode():
-            for what, sides in features().items():
+            cases = features()
+            for what, sides in cases.items():
                 lines += to_rows(what, measure(sides, arguments.rounds))
+            cosines = [
+                f"{what}, {name}: {cosine:.5f}"
+                for what, sides in cases.items()
+                for name, cosine in least_cosines(sides).items()
+            ]
         for what, sides in onnx_graphs(Path(temporary), arguments.threads).items():
             lines += to_rows(what, measure(sides, arguments.rounds))
+    lines += ["", f"Least cosine to the features of {PEER} in float32: {'; '.join(cosines)}."]
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.write:

@@ -2,10 +2,11 @@
 
     python benchmarks/train_step.py CAPTIONS [--vocab 49408] [--batch 256] [--rounds 2] [--threads 2] [--records FILE]
     python benchmarks/train_step.py CAPTIONS --write --records FILE
+    python benchmarks/train_step.py CAPTIONS --arch demo --batch 128 --threads 1 --steps 30 --precision bf16
     python benchmarks/train_step.py CAPTIONS --arch ViT-L-14 --device cuda --precision bf16 --compile --steps 20
 
-CAPTIONS: a Parquet file with `lang` and `caption` (Multi30K).  Context 77, random images, the same token ids for both
-sides: those of open_clip's tokenizer.  The second table has XLM-V's 901,629 rows; the ids are spread over them.  A step
+CAPTIONS: a Parquet file with `lang` and `caption` (Multi30K).  Random images, the same token ids for both
+sides: those of open_clip's tokenizer, folded into the demo's 16,000 rows and spread over XLM-V's 901,629.  A step
 of each runs in a process of its own, in turns; a process's first two under --compile, else its first, are not counted.
 On CPUs our trainer has the C library keep freed memory; open_clip's step is measured with that setting too.
 FILE gathers the measurements of several calls, a line each; --write makes benchmarks/results/train_step.md of them.
@@ -31,11 +32,15 @@ from typing import Any
 
 import numpy as np
 
-CONTEXT, CLIP_VOCAB, XLM_V_VOCAB = 77, 49_408, 901_629
-PRESETS = {"ViT-B-32": "vit_b32", "ViT-B-16": "vit_b16", "ViT-L-14": "vit_l14", "ViT-H-14": "vit_h14"}
+CONTEXT = 77  # of the published sizes
+DEMO_VOCAB, CLIP_VOCAB, XLM_V_VOCAB = 16_000, 49_408, 901_629
+DEMO = "demo"
+PRESETS = {DEMO: "tiny", "ViT-B-32": "vit_b32", "ViT-B-16": "vit_b16", "ViT-L-14": "vit_l14", "ViT-H-14": "vit_h14"}
 OURS, OURS_DENSE = "ours", "ours, dense table"
 PEER, PEER_KEPT = "open_clip", "open_clip, freed memory kept"  # by our trainer's setting of the allocator
 CASES = (
+    (PEER, DEMO_VOCAB),
+    (OURS, DEMO_VOCAB),
     (PEER, CLIP_VOCAB),
     (OURS, CLIP_VOCAB),
     (PEER_KEPT, CLIP_VOCAB),
@@ -46,19 +51,46 @@ CASES = (
 RESULTS = Path(__file__).parent / "results" / "train_step.md"
 
 
-def token_ids(captions: Path, batch: int, vocab_size: int) -> list[list[int]]:
+def token_ids(captions: Path, batch: int, vocab_size: int, context_length: int = CONTEXT) -> list[list[int]]:
     """Ids of English captions, start and end token included; the end token is the table's last row."""
     import pyarrow.parquet as pq
     from open_clip import get_tokenizer
 
     table = pq.read_table(captions, columns=["lang", "caption"]).to_pydict()
     english = [text for lang, text in zip(table["lang"], table["caption"], strict=True) if lang == "en"]
-    padded = get_tokenizer("ViT-B-32")(english[:: len(english) // batch][:batch]).numpy()
-    spread = (vocab_size - 1) // (CLIP_VOCAB - 1)
-    rows = [row[row > 0] * spread for row in padded]
+    padded = get_tokenizer("ViT-B-32")(english[:: len(english) // batch][:batch], context_length).numpy()
+    spread = max(1, (vocab_size - 1) // (CLIP_VOCAB - 1))
+    rows = [row[row > 0] * spread % (vocab_size - 1) for row in padded]
     for row in rows:
         row[-1] = vocab_size - 1
     return [row.tolist() for row in rows]
+
+
+def peer_sizes(arch: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a model, or one of the same sizes as the demo's."""
+    import open_clip
+
+    from worldclip.model.config import PRESETS as SIZES
+
+    if arch != DEMO:
+        return open_clip.get_model_config(arch)
+    own = SIZES[PRESETS[arch]]
+    return {
+        "embed_dim": own.embed_dim,
+        "vision_cfg": {
+            "image_size": own.image_size,
+            "patch_size": own.patch_size,
+            "layers": own.vision_layers,
+            "width": own.vision_width,
+            "head_width": own.vision_head_width,
+        },
+        "text_cfg": {
+            "context_length": own.context_length,
+            "width": own.text_width,
+            "heads": own.text_width // own.text_head_width,
+            "layers": own.text_layers,
+        },
+    }
 
 
 def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace) -> Callable[[], float]:
@@ -68,7 +100,7 @@ def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.N
     from open_clip.model import CLIP
 
     device = torch.device(arguments.device)
-    sizes = open_clip.get_model_config(arguments.arch)
+    sizes = peer_sizes(arguments.arch)
     sizes["text_cfg"]["vocab_size"] = vocab_size
     model = CLIP(**sizes, output_dict=True).train().to(device)
     is_plain = [(p, p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n)
@@ -80,8 +112,9 @@ def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.N
     optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
     loss_of = open_clip.ClipLoss()
     run_model = torch.compile(model) if arguments.compile else model
-    images = torch.randn(len(rows), 3, 224, 224, device=device)
-    texts = torch.zeros(len(rows), CONTEXT, dtype=torch.int64)
+    side = sizes["vision_cfg"]["image_size"]
+    images = torch.randn(len(rows), 3, side, side, device=device)
+    texts = torch.zeros(len(rows), sizes["text_cfg"]["context_length"], dtype=torch.int64)
     for i, row in enumerate(rows):
         texts[i, : len(row)] = torch.tensor(row)
     texts = texts.to(device)
@@ -104,6 +137,7 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     import torch
 
     from worldclip.core.settings import load_config
+    from worldclip.model.config import PRESETS as SIZES
     from worldclip.model.tokenizer import Tokens
     from worldclip.train.config import TrainConfig
     from worldclip.train.distributed import World
@@ -112,10 +146,11 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     from worldclip.train.train_state import create_train_state
 
     class Ids:  # what create_train_state reads of a tokenizer
-        bos_id, pad_id, eos_id, context_length = 1, 0, vocab_size - 1, CONTEXT
+        bos_id, pad_id, eos_id = 1, 0, vocab_size - 1
 
     ids: Any = Ids()
-    ids.vocab_size = vocab_size
+    sizes = SIZES[PRESETS[arguments.arch]]
+    ids.vocab_size, ids.context_length = vocab_size, sizes.context_length
     settings = {
         "model": {"preset": PRESETS[arguments.arch]},
         "global_batch_size": len(rows),
@@ -127,7 +162,7 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     state = create_train_state(load_config(TrainConfig, settings), ids, World(), device, None)
     offsets = np.cumsum([0, *map(len, rows)])
     tokens = Tokens(np.concatenate(rows).astype(np.int64), offsets, Ids.pad_id)
-    images = torch.randint(0, 256, (len(rows), 3, 224, 224), dtype=torch.uint8)
+    images = torch.randint(0, 256, (len(rows), 3, sizes.image_size, sizes.image_size), dtype=torch.uint8)
     batch: Any = Batch(images, tokens, [], np.zeros(0), {})  # type: ignore[arg-type]
     return lambda: train_step(state, batch, 5e-4).loss
 
@@ -191,7 +226,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
     torch.set_num_threads(arguments.threads)
     if which != PEER and arguments.device == "cpu":
         assert keep_freed_memory()
-    rows = token_ids(arguments.captions, arguments.batch, vocab_size)
+    rows = token_ids(arguments.captions, arguments.batch, vocab_size, SIZES[PRESETS[arguments.arch]].context_length)
     if which in (PEER, PEER_KEPT):
         step = open_clip_step(rows, vocab_size, arguments)
     else:
@@ -258,7 +293,10 @@ def main() -> None:
         return
     for _ in range(arguments.rounds):
         for which, vocab in CASES:
-            if arguments.vocab not in (None, vocab) or which not in (arguments.only or [which]):
+            is_demo = arguments.arch == DEMO
+            if is_demo != (vocab == DEMO_VOCAB) or arguments.vocab not in (None, vocab):
+                continue
+            if which not in (arguments.only or [which]):
                 continue
             command = [sys.executable, *sys.argv, "--case", which, str(vocab)]
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -316,8 +354,9 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
         "",
         f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
         f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
-        f"{lengths} tokens in the mean (by batch), context {CONTEXT}; medians, the sides taking turns, a process each. "
-        "GFLOP are those that the features of an image and of the text's own tokens need; matrix products: torch's "
+        f"{lengths} tokens in the mean (by batch), context {CONTEXT} (the demo's model: 32); medians, "
+        "the sides taking turns, a process each. GFLOP are those that the features of an image and of the text's own "
+        "tokens need; matrix products: torch's "
         "alone, in the shapes of the image encoder's layers, forward and backward, in the same process. "
         "Written by `benchmarks/train_step.py`.",
     ]

@@ -193,16 +193,16 @@ class Block:
         self, queries: torch.Tensor, keys_RW: torch.Tensor, values_RW: torch.Tensor, sequences: Sequences
     ) -> torch.Tensor:
         """Return the attended values of each query; in the last block each sequence has one query, which sees all."""
-        attended, first, first_query = [], 0, 0
-        for number, length in sequences.groups:
-            last, last_query = first + number * length, first_query + number * (1 if self.is_last else length)
-            heads = [
-                self._by_head(rows, number)
-                for rows in (queries[first_query:last_query], keys_RW[first:last], values_RW[first:last])
-            ]
-            mixed = _mix(*heads, is_causal=sequences.is_causal and not self.is_last)
-            attended.append(mixed.transpose(1, 2).reshape(last_query - first_query, -1))
-            first, first_query = last, last_query
+        key_rows = [number * length for number, length in sequences.groups]
+        query_rows = [number for number, _ in sequences.groups] if self.is_last else key_rows
+        # split, since the backward pass of each slice would fill a matrix of all rows with zeros
+        parts = zip(queries.split(query_rows), keys_RW.split(key_rows), values_RW.split(key_rows), strict=True)
+        attended = []
+        for (number, _), rows in zip(sequences.groups, parts, strict=True):
+            mixed = _mix(
+                *(self._by_head(part, number) for part in rows), is_causal=sequences.is_causal and not self.is_last
+            )
+            attended.append(mixed.transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def _by_head(self, rows_RW: torch.Tensor, number: int) -> torch.Tensor:
