@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MetaClip2Config, MetaClip2Model
 
-from worldclip.model import forward
+from worldclip.model import forward, onednn
 from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.tokenizer import Tokens
 
@@ -39,7 +39,7 @@ def model(request):
 
 @pytest.fixture(params=[1, 10**9], ids=["onednn", "plain"])
 def onednn_rows(request, monkeypatch) -> None:
-    if request.param == 1 and not forward._has_onednn(torch.float32):
+    if request.param == 1 and not onednn.has_onednn(torch.float32):
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(forward, "ONEDNN_ROWS", request.param)
 

@@ -15,19 +15,17 @@ R rows: the tokens of a chunk's sequences, one sequence after another.  N sequen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldclip.model.onednn import Product, prepare
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
     import torch
-
-Product: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
-"""A linear layer."""
 
 FLOAT_BYTES = 4
 # Tokens of images in a chunk on a CPU, in float32.  The widest activations of ViT-B/32 then take 12 MB: below glibc's
@@ -77,7 +75,7 @@ class Block:
         attention, mlp = module.self_attn, module.mlp
         layers = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, mlp.fc1, mlp.fc2]
         if sum(num_rows) >= ONEDNN_ROWS:
-            layers = [_product(layer, num_rows[0]) for layer in layers]
+            layers = [prepare(layer, num_rows[0]) for layer in layers]
         return cls(module, *layers)
 
     def run(self, chunk: Chunk, *, is_last: bool) -> torch.Tensor:
@@ -218,36 +216,3 @@ def _attend(
 def _by_head(attention: Any, rows_RW: torch.Tensor, number: int) -> torch.Tensor:
     """Return (number, heads, length, W / heads) of the rows of `number` sequences of one length."""
     return rows_RW.view(number, -1, attention.num_heads, attention.head_dim).transpose(1, 2)
-
-
-def _product(layer: Any, num_rows: int) -> Product:
-    """Return what computes layer(rows) in oneDNN, with weights in the order that suits chunks of num_rows rows.
-
-    torch multiplies float32 on x86 in MKL.  oneDNN, which torch.compile uses, takes 0.90 of its time on an AMD EPYC
-    (Zen 4, the shapes of ViT-B/32), and 0.95 if each call reorders the weights.  bfloat16 is multiplied in oneDNN
-    anyway, with a reordering in each call.  The layer itself is returned for other layers, devices and precisions.
-    """
-    import torch
-
-    weight = layer.weight
-    is_plain = type(layer) is torch.nn.Linear and weight.device.type == "cpu"
-    if not (is_plain and _has_onednn(weight.dtype)):
-        return cast(Product, layer)
-    onednn, bias = torch.ops.mkldnn, layer.bias
-    reordered = onednn._reorder_linear_weight(weight.detach(), num_rows)
-
-    def multiply(rows_RW: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = onednn._linear_pointwise(rows_RW, reordered, bias, "none", [], "")
-        return product
-
-    return multiply
-
-
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Return whether oneDNN takes reordered weights of this dtype on this processor."""
-    import torch
-
-    onednn = torch.ops.mkldnn
-    if not (torch.backends.mkldnn.is_available() and hasattr(onednn, "_linear_pointwise")):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported())

@@ -14,7 +14,7 @@ import torch
 from worldclip.model.clip import TextChunks, image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.tokenizer import Tokens
 from worldclip.model.towers import pooled_image, pooled_text, pooling_block
-from worldclip.train.bfloat16 import Towers
+from worldclip.train.cpu_towers import Towers
 from worldclip.train.distributed import Gathering, World, start_gathering
 from worldclip.train.lora import stored_name
 
@@ -46,7 +46,7 @@ class DualEncoder(torch.nn.Module):
         super().__init__()
         self.clip = clip
         self.autocasts = precision == "bf16"
-        self._towers: Towers | None = None  # that replace autocast
+        self._towers: Towers | None = None  # set on a CPU
         self.text_chunks = text_chunks
         self.world = world
         self._all_images: Gathering | None = None
@@ -95,10 +95,10 @@ class DualEncoder(torch.nn.Module):
         all_images, self._all_images = self._all_images, None
         return all_images
 
-    def multiply_in_bfloat16(self) -> None:
-        """Replace autocast on a CPU: see train/bfloat16.py."""
+    def multiply_by_onednn(self) -> None:
+        """Run both towers as train/cpu_towers.py does, from the present weights on."""
+        self._towers = Towers(self.clip, torch.bfloat16 if self.autocasts else torch.float32)
         self.autocasts = False
-        self._towers = Towers(self.clip)
 
     def renew_copies(self) -> None:
         """Copy the weights that are multiplied in bfloat16, after they have changed."""

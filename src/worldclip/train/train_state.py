@@ -136,8 +136,8 @@ def create_train_state(
     )
     if checkpoint is not None:
         _restore(state, CheckpointReader(checkpoint))
-    if config.precision == "bf16" and device.type == "cpu" and not (config.compile or is_fsdp):
-        model.multiply_in_bfloat16()  # of the weights that are there now; FSDP's own are bfloat16
+    if device.type == "cpu" and not (config.compile or is_fsdp):
+        model.multiply_by_onednn()  # copies the weights that are there now; FSDP has copies of its own
     return state
 
 

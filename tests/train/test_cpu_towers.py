@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from on_ranks import make_batch, make_state
-from worldclip.train.bfloat16 import Product
+from worldclip.train.cpu_towers import Product
 from worldclip.train.distributed import ALONE
 from worldclip.train.step import train_step
 
@@ -64,12 +64,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_up_to_rounding() -> 
 
 def test_product_is_that_of_the_renewed_copies() -> None:
     layer = torch.nn.Linear(3, 5)
-    product, inputs = Product([layer]), torch.eye(3, dtype=torch.bfloat16)
+    product, inputs = Product([layer], torch.bfloat16), torch.eye(3, dtype=torch.bfloat16)
     for factor in (1, 2):
         layer.weight.data.mul_(factor)
         product.renew()
         expected = layer.weight.bfloat16().T + layer.bias.bfloat16()
-        assert torch.equal(product(inputs), expected)
+        (own,) = product(inputs)
+        assert torch.equal(own, expected)
 
 
 def take_steps(variant: dict[str, Any]) -> list[float]:

@@ -1,11 +1,14 @@
-"""bfloat16 on a CPU: both towers from norm to norm, with copies of the weights that are renewed once per step.
+"""Both towers on a CPU: products by oneDNN, in float32 or bfloat16, and texts without padding.
 
-Weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  What torch.autocast
-makes of the same model on a CPU takes twice the time (docs/log.md):
-
-- A weight is cast once per step, not once per use; query, key and value are one product.
 - The tokens of all texts are rows of one matrix, so that none is padding and every layer is one product.  Texts of one
   length are attended together.
+- Products are oneDNN's, forward and backward (model/onednn.py).
+
+In bfloat16, weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  What
+torch.autocast makes of the same model on a CPU takes twice the time (docs/log.md):
+
+- A weight is cast once per step, not once per use: each product has a copy, which is renewed after each step.  Query,
+  key and value are one product.
 - torch's attention and convolution have a backward pass in bfloat16 that is slower than in float32.  Images of few
   tokens are attended by plain products, others and texts in float32; patches are cut out and multiplied.
 
@@ -24,33 +27,38 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from worldclip.model.forward import Sequences, text_rows
+from worldclip.model.onednn import multiply
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
     from worldclip.model.tokenizer import Tokens
 
-# Up to this many tokens, attention by plain products is faster than torch's in float32, forward and backward together.
+# Up to this many tokens, attention by plain bfloat16 products is faster than by torch in float32, forward and backward
+# together.
 SHORT = 64
 
 
 class Towers:
-    """The towers of a float32 model on a CPU, multiplied in bfloat16."""
+    """The towers of a float32 model on a CPU, multiplied in float32 or bfloat16."""
 
-    def __init__(self, clip: MetaClip2Model) -> None:
-        """Copy the present weights; `renew` must follow each change of them."""
+    def __init__(self, clip: MetaClip2Model, dtype: torch.dtype) -> None:
+        """Copy the present weights if dtype is bfloat16; `renew` must follow each change of them."""
         self.clip: Any = clip
-        patches = self.clip.vision_model.embeddings.patch_embedding
-        self.patches = Product([patches])
-        patches.forward = functools.partial(_embed_patches, patches, self.patches)
+        self.patches: Product | None = None
+        if dtype == torch.bfloat16:
+            embedding = self.clip.vision_model.embeddings.patch_embedding
+            self.patches = Product([embedding], dtype)
+            embedding.forward = functools.partial(_embed_patches, embedding, self.patches)
         self.image_blocks, self.text_blocks = (
-            [Block(module, is_last=module is tower.encoder.layers[-1]) for module in tower.encoder.layers]
+            [Block(module, dtype, is_last=module is tower.encoder.layers[-1]) for module in tower.encoder.layers]
             for tower in (self.clip.vision_model, self.clip.text_model)
         )
 
     def renew(self) -> None:
         """Copy the weights after a change.  Their versions do not show it: fused AdamW leaves them."""
-        self.patches.renew()
+        if self.patches is not None:
+            self.patches.renew()
         for block in (*self.image_blocks, *self.text_blocks):
             for product in block.products:
                 product.renew()
@@ -89,33 +97,37 @@ def _unit(features_BD: torch.Tensor) -> torch.Tensor:
 
 
 class Product:
-    """rows @ weights.T + biases, for layers of one input whose outputs stand next to each other."""
+    """rows @ weights.T + biases, for layers of one input."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.layers = layers
+    def __init__(self, layers: Sequence[Any], dtype: torch.dtype) -> None:
+        """dtype: of the products; bfloat16 makes a copy of all weights, whose product is one."""
+        self.layers, self.dtype = layers, dtype
         self.sizes = [len(layer.weight) for layer in layers]
         self.is_plain = all(type(layer) in (torch.nn.Linear, torch.nn.Conv2d) for layer in layers)
-        if not self.is_plain:
+        self.has_copy = self.is_plain and dtype != torch.float32
+        if not self.has_copy:
             return
         num_inputs, num_outputs = layers[0].weight[0].numel(), sum(self.sizes)
-        self._weight_OI = torch.empty(num_outputs, num_inputs, dtype=torch.bfloat16)
-        self._bias_O = torch.empty(num_outputs, dtype=torch.bfloat16) if layers[0].bias is not None else None
+        self._weight_OI = torch.empty(num_outputs, num_inputs, dtype=dtype)
+        self._bias_O = torch.empty(num_outputs, dtype=dtype) if layers[0].bias is not None else None
         self.renew()
 
-    def __call__(self, rows_RI: torch.Tensor) -> torch.Tensor:
-        """Map (R, I) bfloat16 to (R, O) bfloat16."""
+    def __call__(self, rows_RI: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map (R, I) to (R, O) of each layer, all of self.dtype."""
         if not self.is_plain:  # an adapter's layers cast on their own
-            with torch.autocast("cpu", torch.bfloat16):
-                return torch.cat([layer(rows_RI) for layer in self.layers], dim=-1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                return tuple(layer(rows_RI) for layer in self.layers)
+        if not self.has_copy:
+            return tuple(_multiply_own(rows_RI, layer) for layer in self.layers)
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
         rows_RO = _Product.apply(rows_RI, self._weight_OI, self._bias_O, self.sizes, *weights, *biases)
-        return cast(torch.Tensor, rows_RO)
+        return cast("tuple[torch.Tensor, ...]", rows_RO.split(self.sizes, dim=1))
 
     @torch.no_grad()
     def renew(self) -> None:
         """Copy the present weights."""
-        if not self.is_plain:
+        if not self.has_copy:
             return
         for part_OI, layer in zip(self._weight_OI.split(self.sizes), self.layers, strict=True):
             part_OI.copy_(layer.weight.reshape(part_OI.shape))
@@ -124,8 +136,16 @@ class Product:
                 part_O.copy_(layer.bias)
 
 
+def _multiply_own(rows_RI: torch.Tensor, layer: Any) -> torch.Tensor:
+    """Return layer(rows), by the layer's own weights."""
+    parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    weight_OI, *bias = (parameter.detach() for parameter in parameters)
+    rows_RO = _Product.apply(rows_RI, weight_OI, bias[0] if bias else None, [len(weight_OI)], *parameters)
+    return cast(torch.Tensor, rows_RO)
+
+
 class _Product(torch.autograd.Function):
-    """Multiply by the copies; the gradients go to the float32 parameters."""
+    """Multiply by weights or copies of them; the gradients go to the float32 parameters."""
 
     @staticmethod
     def forward(
@@ -136,11 +156,11 @@ class _Product(torch.autograd.Function):
         sizes: list[int],
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        """parameters: the layers' weights, then their biases, which the copies were made of."""
+        """parameters: the layers' weights, then their biases, which weight_OI and bias_O hold."""
         ctx.save_for_backward(rows_RI, weight_OI)
         ctx.sizes, ctx.has_bias = sizes, bias_O is not None
         ctx.shapes = [parameter.shape for parameter in parameters]
-        return torch.nn.functional.linear(rows_RI, weight_OI, bias_O)
+        return multiply(rows_RI, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
@@ -150,44 +170,46 @@ class _Product(torch.autograd.Function):
         needs_rows, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4 : 4 + num_layers])
         found: list[torch.Tensor | None] = [None] * len(ctx.shapes)
         if needs_weight:
-            grad_OI = (grad_RO.t() @ rows_RI).float()
+            grad_OI = multiply(grad_RO.t(), rows_RI.t()).float()
             found[:num_layers] = grad_OI.split(ctx.sizes)
         if ctx.has_bias and any(ctx.needs_input_grad[4 + num_layers :]):
             found[num_layers:] = grad_RO.sum(0).float().split(ctx.sizes)
         shaped = [None if grad is None else grad.view(shape) for grad, shape in zip(found, ctx.shapes, strict=True)]
-        return (grad_RO @ weight_OI if needs_rows else None, None, None, None, *shaped)
+        grad_RI = multiply(grad_RO, weight_OI.t()) if needs_rows else None
+        return (grad_RI, None, None, None, *shaped)
 
 
 class Block:
-    """A transformer block of transformers, in bfloat16."""
+    """A transformer block of transformers."""
 
-    def __init__(self, module: Any, *, is_last: bool) -> None:
+    def __init__(self, module: Any, dtype: torch.dtype, *, is_last: bool) -> None:
         """is_last: of its tower; it computes the pooled rows only, whose query is a product of its own."""
         attention, mlp = module.self_attn, module.mlp
-        self.module, self.is_last = module, is_last
+        self.module, self.dtype, self.is_last = module, dtype, is_last
         inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.inputs = [Product(inputs[:1]), Product(inputs[1:])] if is_last else [Product(inputs)]
-        self.output = Product([attention.out_proj])
-        self.hidden, self.result = Product([mlp.fc1]), Product([mlp.fc2])
+        groups = [inputs[:1], inputs[1:]] if is_last else [inputs]
+        self.inputs = [Product(group, dtype) for group in groups]
+        self.output = Product([attention.out_proj], dtype)
+        self.hidden, self.result = Product([mlp.fc1], dtype), Product([mlp.fc2], dtype)
         self.products = [*self.inputs, self.output, self.hidden, self.result]
 
     def run(self, rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        """Return (R, W) bfloat16 after this block; after the last one, (N, W) of the pooled rows."""
-        rows_RW = rows_RW.bfloat16()  # of the first block; the others get them so
+        """Return (R, W) of self.dtype after this block; after the last one, (N, W) of the pooled rows."""
+        rows_RW = rows_RW.to(self.dtype)  # of the first block; the others get them so
         normed_RW = self.module.layer_norm1(rows_RW)  # computed in float32, as its weights are
-        width = rows_RW.shape[1]
         if self.is_last:
             rows_RW = rows_RW[sequences.pooled_N]
             of_query, of_others = self.inputs
-            queries = of_query(normed_RW[sequences.pooled_N])
-            keys_RW, values_RW = of_others(normed_RW).split(width, dim=1)
+            (queries,) = of_query(normed_RW[sequences.pooled_N])
+            keys_RW, values_RW = of_others(normed_RW)
         else:
             (of_all,) = self.inputs
-            queries, keys_RW, values_RW = of_all(normed_RW).split(width, dim=1)
-        attended = self._attend(queries, keys_RW, values_RW, sequences)
-        rows_RW = rows_RW + self.output(attended)
-        wide_R4W = self.module.mlp.activation_fn(self.hidden(self.module.layer_norm2(rows_RW)))
-        return rows_RW + self.result(wide_R4W)
+            queries, keys_RW, values_RW = of_all(normed_RW)
+        (attended,) = self.output(self._attend(queries, keys_RW, values_RW, sequences))
+        rows_RW = rows_RW + attended
+        (hidden_R4W,) = self.hidden(self.module.layer_norm2(rows_RW))
+        (result_RW,) = self.result(self.module.mlp.activation_fn(hidden_R4W))
+        return rows_RW + result_RW
 
     def _attend(
         self, queries: torch.Tensor, keys_RW: torch.Tensor, values_RW: torch.Tensor, sequences: Sequences
@@ -212,13 +234,14 @@ class Block:
 
 
 def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
-    """Return the values mixed by each query's softmax over keys, (N, H, queries, W / H) bfloat16."""
-    if not is_causal and key.shape[2] <= SHORT:
+    """Return the values mixed by each query's softmax over keys, (N, H, queries, W / H)."""
+    dtype = value.dtype
+    if dtype == torch.bfloat16 and not is_causal and key.shape[2] <= SHORT:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).bfloat16() @ value
+        return torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(dtype) @ value
     return torch.nn.functional.scaled_dot_product_attention(
         query.float(), key.float(), value.float(), is_causal=is_causal
-    ).bfloat16()
+    ).to(dtype)
 
 
 def _embed_patches(module: Any, product: Product, pixels_B3SS: torch.Tensor) -> torch.Tensor:
@@ -227,4 +250,5 @@ def _embed_patches(module: Any, product: Product, pixels_B3SS: torch.Tensor) -> 
     grid = pixels_B3SS.shape[-1] // side
     cut = pixels_B3SS[..., : grid * side, : grid * side].reshape(batch, -1, grid, side, grid, side)
     rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch * grid * grid, -1)
-    return product(rows.bfloat16()).view(batch, grid, grid, -1).permute(0, 3, 1, 2)
+    (embedded,) = product(rows.bfloat16())
+    return embedded.view(batch, grid, grid, -1).permute(0, 3, 1, 2)
