@@ -5,7 +5,7 @@
 transformers: the encoders of MetaClip2Model, called as its get_image_features and get_text_features call them.  towers:
 model/towers.py, the last block for the pooled token only, which training and the export to ONNX run.  forward:
 model/forward.py, which inference runs.  All have the same weights, random ones, and the same inputs; they take turns.
-bfloat16: in the training step transformers' forward pass under torch's autocast, and train/bfloat16.py; for features
+bfloat16: in the training step transformers' forward pass under torch's autocast, and train/cpu_towers.py; for features
 both with weights in bfloat16.  The last lines of the output are the least cosine of its features to those of float32.
 Features: ViT-B/32, 64 random images, 256 texts of 4 to 40 tokens, padded by batches of 64 of like length.  Training
 step: the emoji demo's model, 128 pairs.  ONNX: ViT-B/32's image encoder in onnxruntime, 8 images.
@@ -128,7 +128,7 @@ def training_step(pairs: int = 128) -> dict[str, Sides]:
         PEER: lambda: step(state, image_of_transformers, text_of_transformers),
         "towers": lambda: step(state, towers.pooled_image, towers.pooled_text),
         PEER_BF16: lambda: step(state_autocast, image_of_transformers, text_of_transformers),
-        "train/bfloat16.py": lambda: train_step(state_bf16, batch, 1e-4),
+        "train/cpu_towers.py": lambda: train_step(state_bf16, batch, 1e-4),
     }
     return {f"training step, {pairs} pairs": sides}
 

@@ -3,8 +3,8 @@
     python benchmarks/text_padding.py [--batch 128] [--rounds 5] [--threads 2] [--write]
 
 Lengths in tokens: of web captions log-normal, 26 in the mean with a long tail, cut at 77; of names 3 to 9.  A batch's
-texts are sorted by length and cut into chunks, each padded to its longest; `rows` has none (train/bfloat16.py).  Shares
-are counted, of the FLOPs of an image and a text, with the last block computed as if it were any other.  Steps are those
+texts are sorted by length and cut into chunks, each padded to its longest.  Rows have none (train/cpu_towers.py).
+Shares are counted, of the FLOPs of an image and a text, with the last block computed as if it were any other.  Steps are those
 of our trainer in float32 and bfloat16, a model per number of chunks, taking turns.  --write renews
 benchmarks/results/text_padding.md.
 """
@@ -66,7 +66,7 @@ def count_shares(preset: str, lengths: np.ndarray, num_chunks: int) -> tuple[flo
 
 
 def make_step(preset: str, lengths: np.ndarray, precision: str, num_chunks: int | None) -> Callable[[], Any]:
-    """Return a training step; num_chunks: None takes the trainer's own."""
+    """Return a training step; num_chunks: by model/towers.py; None takes the trainer's own, without padding."""
     ids: Any = SimpleNamespace(bos_id=0, pad_id=1, eos_id=2, vocab_size=VOCAB, context_length=77)
     settings = {"model": {"preset": preset}, "global_batch_size": len(lengths), "precision": precision}
     config = load_config(TrainConfig, settings)
@@ -74,7 +74,7 @@ def make_step(preset: str, lengths: np.ndarray, precision: str, num_chunks: int 
     ids.context_length = sizes.context_length
     state = create_train_state(config, ids, ALONE, torch.device("cpu"), None)
     if num_chunks is not None:
-        state.model.text_chunks = num_chunks
+        state.model._towers, state.model.text_chunks = None, num_chunks
     generator = np.random.default_rng(0)
     rows = [[*generator.integers(3, VOCAB, length - 1), 2] for length in lengths]
     tokens = Tokens(np.concatenate(rows).astype(np.int64), np.cumsum([0, *map(len, rows)]), 1)
@@ -85,8 +85,9 @@ def make_step(preset: str, lengths: np.ndarray, precision: str, num_chunks: int 
 
 def time_steps(preset: str, lengths: np.ndarray, rounds: int) -> list[str]:
     """Return a row of the table for each way to run the texts."""
-    cases = [("fp32", f"{chunks} chunks", chunks) for chunks in CHUNKS[1:]] + [("bf16", "rows", None)]
-    steps = {(precision, name): make_step(preset, lengths, precision, chunks) for precision, name, chunks in cases}
+    chunks = [("fp32", f"{number} chunks", number) for number in CHUNKS[1:]]
+    cases = [*chunks, ("fp32", "rows", None), ("bf16", "rows", None)]
+    steps = {(precision, name): make_step(preset, lengths, precision, number) for precision, name, number in cases}
     times: dict[tuple[str, str], list[float]] = {case: [] for case in steps}
     for _ in range(rounds + 1):
         for case, step in steps.items():

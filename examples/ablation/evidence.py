@@ -108,6 +108,7 @@ def run_natural(training: Training, work: Path, folder: Path, fxemoji: Path | No
         f"train.lr={training.rate}",
         f"train.samples_seen={training.samples}",
         f"train.warmup_samples={round(natural.WARMUP_SHARE * training.samples)}",
+        "train.precision='fp32'",  # as all experiments
         "train.decode_threads=1",
     ]
     recipe = pool.recipe(training.arm, values)

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: close to float32, exact where float32 is exact."""
+"""Towers on a CPU against the plain ones: float32 up to rounding; bfloat16 close to it, exact where it is exact."""
 
 from __future__ import annotations
 
@@ -23,12 +23,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def gradients(variant: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Return loss and gradients of one step."""
+def gradients(variant: dict[str, Any], *, is_plain: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return loss and gradients of one step; is_plain: by model/towers.py, with padded texts."""
     state = make_state(variant, ALONE)
+    if is_plain:
+        state.model._towers = None
     loss = train_step(state, make_batch(variant, 0, 1), 0.0).loss
     parameters = state.model.checkpoint_parameters().items()
     return loss, {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_float32_gradients_are_those_of_the_plain_towers(
+    name: str, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    loss, expected = gradients(VARIANTS[name], is_plain=True)
+    own_loss, own = gradients(VARIANTS[name])
+    assert own_loss == pytest.approx(loss, rel=1e-5)
+    assert own.keys() == expected.keys()
+    for key, grad in expected.items():
+        assert (own[key] - grad).norm() <= 3e-5 * grad.norm() + 1e-6, key
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -38,8 +38,13 @@ def results(folder):
 
 
 def tolerance_of(variant: str) -> float:
-    """AdamW moves a bias from 0 by the gradient's sign, and rounding decides that of small ones in bfloat16."""
-    return 0.15 if variant == "bf16" else 1e-5
+    """AdamW moves a bias from 0 by the gradient's sign, and rounding decides that of small ones in bfloat16.
+
+    FSDP runs other products than one rank does (train/cpu_towers.py).
+    """
+    if variant == "bf16":
+        return 0.15
+    return 3e-5 if "fsdp" in variant or "hsdp" in variant else 1e-5
 
 
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -175,7 +180,8 @@ def assert_checkpoints_agree(folder: Path, variant: str, world_size: int) -> Non
     assert set(readers[0].tensors) == set(readers[1].tensors)
     for name in readers[0].tensors:
         if "k_proj.bias" not in name:  # changes no softmax: its gradient is only rounding
-            assert relative_difference(readers[1].read(name).double(), readers[0].read(name).double()) < 1e-5, name
+            own, expected = (reader.read(name).double() for reader in (readers[1], readers[0]))
+            assert relative_difference(own, expected) < tolerance_of(variant), name
     losses = [
         train_step(make_state(VARIANTS[variant], ALONE, checkpoint), make_batch(VARIANTS[variant], 0, 1), 1e-3).loss
         for checkpoint in (one, two)
@@ -211,10 +217,13 @@ def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):
     assert not list(tmp_path.glob("step_*"))
 
 
+@pytest.mark.parametrize("is_plain", [False, True], ids=["cpu_towers", "towers"])
 @pytest.mark.parametrize(("chosen", "times"), [(False, [1, 1]), (1, [2, 1]), (True, [2, 2])])
-def test_every_chosen_block_is_recomputed_once_and_the_last_one_too(chosen, times):
+def test_every_chosen_block_is_recomputed_once_and_the_last_one_too(chosen, times, is_plain):
     """The last block has a forward of its own, which computes one token."""
     state, batch = make_state({"activation_checkpointing": chosen}, ALONE), make_batch({}, 0, 1)
+    if is_plain:
+        state.model._towers = None
     calls: dict[tuple[str, int], int] = {}
     for name, tower in (("image", state.model.clip.vision_model), ("text", state.model.clip.text_model)):
         for i, block in enumerate(tower.encoder.layers):
@@ -223,8 +232,8 @@ def test_every_chosen_block_is_recomputed_once_and_the_last_one_too(chosen, time
             def count(*_: object, key: tuple[str, int] = (name, i)) -> None:
                 calls[key] += 1
 
-            block.mlp.register_forward_pre_hook(count)  # recomputing stops before the end
+            block.layer_norm1.register_forward_pre_hook(count)  # recomputing stops before the end
     train_step(state, batch, 1e-3)
     expected = {("image", i): times[i] for i in (0, 1)}
-    expected |= {("text", i): times[i] * state.model.text_chunks for i in (0, 1)}
+    expected |= {("text", i): times[i] * (state.model.text_chunks if is_plain else 1) for i in (0, 1)}
     assert calls == expected

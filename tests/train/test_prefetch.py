@@ -21,6 +21,8 @@ CPU = torch.device("cpu")
 def test_copied_inputs_give_the_same_step(variant):
     batch = make_batch(variant, 0, 1)
     plain, copied = make_state(variant, ALONE), make_state(variant, ALONE)
+    for state in (plain, copied):
+        state.model._towers = None  # as on a GPU
     with_copies = with_inputs(batch, CPU, plain.config.accum_steps, plain.model.text_chunks)
     assert len(with_copies.inputs) == variant.get("accum_steps", 1)
     for _ in range(2):
