@@ -4,8 +4,8 @@
 
 Lengths in tokens: of web captions log-normal, 26 in the mean with a long tail, cut at 77; of names 3 to 9.  A batch's
 texts are sorted by length and cut into chunks, each padded to its longest.  Rows have none (train/cpu_towers.py).
-Shares are counted, of the FLOPs of an image and a text, with the last block computed as if it were any other.  Steps are those
-of our trainer in float32 and bfloat16, a model per number of chunks, taking turns.  --write renews
+Shares are counted, of the FLOPs of an image and a text, with the last block computed as if it were any other.  Steps
+are those of our trainer in float32 and bfloat16, a model per number of chunks, taking turns.  --write renews
 benchmarks/results/text_padding.md.
 """
 
