@@ -59,6 +59,7 @@ def _curation(inputs: Path) -> list[Scenario]:
         start = nothing if before is None else run(new, before)
         scenarios.append(Scenario(name=stage, start=start, call=run(new, stage)))
         scenarios.append(Scenario(name=f"{stage} of a changed pool", start=afterchange(before), call=run(new, stage)))
+    scenarios += _kept_keys()
     words = _wikipedia(inputs)
     from_match = run(new, from_stage="match")
 
@@ -74,6 +75,32 @@ def _curation(inputs: Path) -> list[Scenario]:
         Scenario(name="--from-run", start=run(new), call=branch),
         Scenario(name="metadata of dumps", start=nothing, call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
+    ]
+
+
+def _kept_keys() -> list[Scenario]:
+    """Sort kept keys into one file, and into pieces in place of it."""
+    from kept_keys import hex_keys, write_curated
+    from worldclip.curate.sort_keys import write_keys
+
+    def sort(file_keys: int) -> Call:
+        def call(folder: Path) -> None:
+            shards, num_kept = write_curated(folder / "run", hex_keys("random", 60), 4, is_new=False)
+            sizes = {"group_keys": 30, "range_keys": 20, "file_keys": file_keys}
+            write_keys(folder / "run", shards, num_kept, QUIET, **sizes)
+
+        return call
+
+    def write(folder: Path) -> None:
+        write_curated(folder / "run", hex_keys("random", 60), 4)
+
+    def write_and_sort(folder: Path) -> None:
+        write(folder)
+        sort(100)(folder)
+
+    return [
+        Scenario(name="kept keys", start=write, call=sort(100)),
+        Scenario(name="kept keys in pieces", start=write_and_sort, call=sort(25)),
     ]
 
 

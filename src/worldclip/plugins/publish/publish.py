@@ -2,7 +2,7 @@
 
 RUN/publish/README.md        the card: languages, licence, sizes, thresholds, what was removed and why
 RUN/publish/croissant.json   the same for machines (mlcommons.org/croissant/1.0)
-RUN/publish/keys.npy         the kept keys, where all are 128-bit hex
+RUN/publish/keys.npy         the kept keys, where all are 128-bit hex; very many are in several files, keys/
 RUN/publish/data/            the lists, or the tars, of RUN/curate as hard links; or Parquet with the images inside
 RUN/publish/pairs.parquet    with tars: which image has which text
 """
