@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from worldclip.core import remote
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.core.hub_errors import explain, explain_answer
@@ -112,6 +113,8 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], N
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr(remote, "BUSY_S", 0.0)
+    monkeypatch.setattr(remote, "_patience", remote._Patience())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         options = {

@@ -14,6 +14,7 @@ from fake_hub import FakeHub, serve_hub
 from pools import pool_recipe, run_pool, structs
 from tars import sample, write_tar
 from worldclip import pool
+from worldclip.core import remote
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute.shard_list import read_shards
 from worldclip.pool.config import PoolConfig
@@ -26,6 +27,8 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 def hub(monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(remote, "BUSY_S", 0.0)
+    monkeypatch.setattr(remote, "_patience", remote._Patience())
     with serve_hub() as served:
         monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": served.url, "token": "hf_of_the_test"})
         yield served

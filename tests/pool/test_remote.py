@@ -96,6 +96,25 @@ def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Pat
             assert actual.reason.tolist() == expected.reason.tolist()
 
 
+def test_a_shard_costs_two_requests_per_stage(at_s3: str, tmp_path: Path, monkeypatch) -> None:
+    """One for its bytes and one for its tag, whatever its format; the first one is also looked at before the map."""
+    serving = pytest.importorskip("werkzeug.serving")
+    requests: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        serving.WSGIRequestHandler, "log_request", lambda self, *_: requests.append((self.command, self.path))
+    )
+    for kind, key in (("tars", "member"), ("tables", "uid"), ("lines", "uid")):
+        write_table(tmp_path / "more.parquet", {"uid": ["c"], "text": ["blue"]})
+        fsspec.filesystem("s3").put(str(tmp_path / "more.parquet"), "world/tables/1.parquet")
+        requests.clear()
+        assert run_pool(tmp_path / kind, path=f"{at_s3}/{kind}", key=key)
+        for name in {path for _, path in requests if "." in path and "0." not in path}:
+            assert sorted(method for method, path in requests if path == name) == ["GET", "HEAD"]
+        heads = [path for method, path in requests if method == "HEAD"]
+        assert len(heads) == len(set(heads)), "the tag of each shard is asked for once"
+        assert heads
+
+
 def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
     recipe = pool_recipe(path=f"{url}/tars")
     run_pool(tmp_path / "run", path=f"{url}/tars")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from worldclip.core.redact import redact
 
+NUM_NAMED = 10  # shards with the same reason that a message names
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -34,6 +35,10 @@ class InputChanged(BadShard):
     """An input that is not the one that was listed; the work is done again (core/job.py)."""
 
 
+class Unreadable(BadShard):
+    """A shard that a store does not let us read now, which says nothing about its contents."""
+
+
 class WorkStopped(RuntimeError):
     """Work that stopped at a fault of the machine; the same command resumes it.  Exit code 1."""
 
@@ -48,8 +53,19 @@ class StageFailed(RuntimeError):
     def __init__(self, stage: str, failures: dict[str, str], remedy: str) -> None:
         self.stage = stage
         self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
-        lines = [f"  {shard}: {reason}" for shard, reason in sorted(self.failures.items())]
-        super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *lines, remedy]))
+        super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *_lines(self.failures), remedy]))
+
+
+def _lines(failures: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line per shard, and one for all shards of a reason that more than NUM_NAMED have."""
+    shards_of: dict[str, list[str]] = {}
+    for shard, reason in sorted(failures.items()):
+        shards_of.setdefault(reason, []).append(shard)
+    for reason, shards in shards_of.items():
+        if len(shards) > NUM_NAMED:
+            yield f"  {', '.join(shards[:NUM_NAMED])} and {len(shards) - NUM_NAMED:,} more: {reason}"
+        else:
+            yield from (f"  {shard}: {reason}" for shard in shards)
 
 
 def disk_error(error: BaseException, path: Path) -> OSError | None:

@@ -32,6 +32,8 @@ _S3_CODES: Mapping[str, str] = {
     "the store failed ({code}); run the same command again later": "InternalError 500",
     _REFUSED: "400",
 }  # fmt: skip
+# Codes that say: later.
+_BUSY_CODES = "SlowDown ServiceUnavailable RequestLimitExceeded TooManyRequests InternalError 429 500 502 503 504"
 # Reason -> classes of botocore's errors without an answer.
 _CLIENT_CLASSES: Mapping[str, str] = {
     "no valid credentials were found ({code}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
@@ -60,6 +62,19 @@ def explain_answer(error: BaseException) -> str | None:
         if reason is not None:
             return reason
     return None
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether the hub or a store refused a request only for now: too many requests, or a fault of its own."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, Mapping):
+            codes = {response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response.get("Error", {}).get("Code")}
+        else:
+            codes = {getattr(response, "status_code", None)}
+        if not set(_BUSY_CODES.split()).isdisjoint(map(str, codes)):
+            return True
+    return False
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.hub_errors import explain, explain_answer
+from worldclip.core.remote import patiently
 
 # What the backends of fsspec call a file's hash, entity tag or modification time; the first that is there is taken.
 STAMPS = ("blob_id", "xet_hash", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
@@ -82,7 +83,7 @@ def _fingerprint_remote(url: str, name: str) -> Json:
     import fsspec
 
     files, place = fsspec.url_to_fs(url)
-    info = files.info(place)
+    info = patiently(lambda: files.info(place))
     stamps = [str(info[key]) for key in STAMPS if info.get(key)]
     return {"path": name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
 

@@ -14,11 +14,13 @@ import numpy as np
 from worldclip.contracts import layout
 from worldclip.core import job_files
 from worldclip.core.artifacts import read_manifest
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, Unreadable, UserError
 from worldclip.core.hub_errors import explain, explain_answer
-from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of_stat
+from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
 from worldclip.core.local_path import require_local
 from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
+from worldclip.core.remote import kept_file, patiently
+from worldclip.core.remote import read_range as read_remote_range
 from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
@@ -79,8 +81,7 @@ class FileBytes:
         self._fd = -1
         with _saying_refusals():
             if is_remote(path):
-                files, place = fsspec.url_to_fs(path)
-                self.window = read_at.window_of_bytes(np.frombuffer(files.cat_file(place), np.uint8))
+                self.window = read_at.window_of_bytes(np.frombuffer(_read_whole(path), np.uint8))
             else:
                 self._fd = open_regular_fd(path)
                 self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
@@ -135,9 +136,16 @@ def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
     with _saying_refusals():
         if is_remote(path):
-            files, place = fsspec.url_to_fs(path)
-            return bytes(files.cat_file(place))
+            return _read_whole(path)
         return read_regular(path)
+
+
+def _read_whole(url: str) -> bytes:
+    file = kept_file(url)
+    if file is not None and file.is_small:
+        return file.read(0, file.size)
+    files, place = fsspec.url_to_fs(url)
+    return bytes(patiently(lambda: files.cat_file(place)))  # S3 gives parts of a large file at once
 
 
 @contextmanager
@@ -148,13 +156,21 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
     """
     with _saying_refusals():
         if is_remote(path):
-            files, place = fsspec.url_to_fs(path)
-            is_exact = not reads_ahead and not path.startswith("http")  # of its servers some know no ranges
-            file = files.open(place, "rb", **({"cache_type": "none"} if is_exact else {}))
+            file = _open_remote(path, reads_ahead)
         else:
             file = open_regular(path)  # closed below
     with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
+
+
+def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
+    is_exact = not reads_ahead and not url.startswith("http")  # of its servers some know no ranges
+    kept = kept_file(url)
+    if kept is not None and (kept.is_small or is_exact):
+        return kept.open()
+    files, place = fsspec.url_to_fs(url)
+    opened: BinaryIO = patiently(lambda: files.open(place, "rb", **({"cache_type": "none"} if is_exact else {})))
+    return opened
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
@@ -167,11 +183,7 @@ def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
     if not is_remote(path):
         return StampedFile(path).read(start, size)
     with _saying_refusals():
-        files, place = fsspec.url_to_fs(path)
-        exactly = {"cache_type": "none"} if is_pinned(path) else {}  # else the hub's reader reads 5 MiB ahead
-        content = bytes(files.cat_file(place, start=start, end=start + size, **exactly))
-    # A server that does not support ranges sends the whole file.
-    return content[start : start + size] if len(content) > size else content, ()
+        return read_remote_range(path, start, start + size), ()
 
 
 class StampedFile:
@@ -206,7 +218,8 @@ class StampedFile:
 
 def unreadable(error: Exception) -> BadShard:
     """Return the error of a file that the system or its server does not let us read."""
-    return BadShard(f"cannot be read ({explain(error)})")
+    kind = BadShard if explain_answer(error) is None else Unreadable
+    return kind(f"cannot be read ({explain(error)})")
 
 
 @contextmanager

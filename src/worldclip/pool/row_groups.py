@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, Unreadable
 from worldclip.core.hub_errors import explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.core.parquet_size import check_parquet
@@ -58,7 +58,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 def damaged(error: Exception) -> BadShard:
     """Return the error of a file that pyarrow cannot read."""
     if (refusal := explain_answer(error)) is not None:
-        return BadShard(f"cannot be read ({refusal})")
+        return Unreadable(f"cannot be read ({refusal})")
     return BadShard(f"not a Parquet file, or damaged ({error})")
 
 

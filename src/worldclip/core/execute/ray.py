@@ -27,6 +27,7 @@ from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.execute.shards import (
     MAX_TRIES,
+    WAITED,
     Chosen,
     Failure,
     Outcome,
@@ -279,8 +280,13 @@ def run_on_node(work: ShardWork, shards: Sequence[Shard], place: _Place) -> _Don
     for shard in shards:
         report = work.finished_report(shard)
         outcome = work.run(shard) if report is None else report
-        outcomes.append(outcome if isinstance(outcome, Failure) else {"pairs": outcome.get("pairs", 0)})
+        outcomes.append(outcome if isinstance(outcome, Failure) else _brief(outcome))
     return _Done(outcomes, time.perf_counter() - started_at)
+
+
+def _brief(report: Report) -> Report:
+    """Return what the driver needs of a report now; the marker has all of it."""
+    return {name: report[name] for name in ("pairs", WAITED) if name in report}
 
 
 @contextmanager

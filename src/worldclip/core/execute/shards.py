@@ -19,16 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
-from worldclip.core import inputs, job_files
+from worldclip.core import inputs, job_files, remote
 from worldclip.core.artifacts import Json, digest, read_json, write_json
-from worldclip.core.console import progress_bar, say_detail
-from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError, disk_error
+from worldclip.core.console import progress_bar, say, say_detail
+from worldclip.core.errors import BadShard, InputChanged, StageFailed, Unreadable, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
 from worldclip.core.same_name import refuse_equal_names
 
 Report: TypeAlias = Json
 RETRY = "run the same command: only they are tried again"
 NUM_NAMED = 10  # damaged files that a message names
+WAITED = "waited"  # key of a report on its way to the driver: how long the store was busy
 MAX_TRIES = 3  # of a shard whose worker was lost, for example out of memory
 OPEN_FILES = 8_192  # that a process may open; macOS begins with 256, Linux with 1,024
 
@@ -122,8 +123,9 @@ class ShardWork:
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error), is_damage=isinstance(error, BadShard))
-        return report
+            return Failure(_reason(error), is_damage=isinstance(error, BadShard) and not isinstance(error, Unreadable))
+        wait = remote.take_wait()
+        return report if wait is None else {**report, WAITED: wait}
 
     def finish(self, shard: Shard, report: Report) -> None:
         """Write the marker of a shard, whose outputs are there."""
@@ -261,6 +263,7 @@ def map_shards(
     if todo:
         refuse_equal_names(_Names(shards), work.done_dir)
     failures: dict[str, Failure] = {}
+    is_wait_told = False
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
     with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
         pairs, started_at = 0, time.perf_counter()
@@ -271,6 +274,9 @@ def map_shards(
             else:
                 say_detail(label, f"{name} is done")
                 pairs += int(outcome.get("pairs", 0))
+                if WAITED in outcome and not is_wait_told:
+                    is_wait_told = True
+                    say(label, f"{name}: {outcome[WAITED]}")
             rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
             advance(1, f"shards{rate}")
     if failures:
@@ -342,6 +348,8 @@ def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
 
     A file that is touched and stays the same is read again.  Raises InputChanged.
     """
+    if inputs.is_remote(shard.path):
+        return _read_remote(fn, shard)
     for _ in range(MAX_TRIES):
         before = shard.present_stamp()
         if before != shard.stamp and shard.present_fingerprint() != shard.fingerprint:
@@ -355,6 +363,36 @@ def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
         if shard.present_stamp() == before:
             return report
     raise InputChanged(f"changed while it was read, {MAX_TRIES} times")
+
+
+def _read_remote(fn: Callable[[Shard], Report], shard: Shard) -> Report:
+    """Do as `read_unchanged` for a shard at a URL.
+
+    One question after the work is enough: a file that then has the listed tag had it all the time.
+    """
+    with remote.kept(shard.path, shard.fingerprint.get("size")):
+        try:
+            report = fn(shard)
+        except Unreadable:
+            raise
+        except Exception as error:
+            if "size" in _other_fingerprint(shard):
+                raise InputChanged("changed after it was listed") from error
+            raise
+    other = _other_fingerprint(shard)
+    if "size" in other:
+        raise InputChanged("changed after it was listed")
+    if other:
+        raise Unreadable(f"cannot be read ({other['unreadable']})")
+    return report
+
+
+def _other_fingerprint(shard: Shard) -> Json:
+    """Return the fingerprint that a file at a URL has now, {} if it is the listed one."""
+    if not inputs.is_pinned(shard.path):  # a file at a commit of the hub does not change, and nobody is asked
+        inputs.forget_listing(shard.path)
+    present = shard.present_fingerprint()
+    return {} if present == shard.fingerprint else present
 
 
 def raise_file_limit() -> None:

@@ -1,0 +1,167 @@
+"""Read files at URLs with few requests, and wait for a store that is busy.
+
+A store takes tens of milliseconds per request, whatever the size.  So a small file is read whole, with one request for
+all that the work on a shard asks of it.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, TypeVar, cast
+
+from worldclip.core.hub_errors import explain, is_busy
+
+WHOLE_BYTES = 32 * 2**20  # a larger file is read by ranges: its images or its other columns are not asked for
+KEPT_BYTES = 2**20  # of a range that is kept: a footer is read several times, a column once
+BUSY_S = 300.0  # a store that refuses requests for so long fails the shard
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+
+T = TypeVar("T")
+
+
+class KeptFile:
+    """A file of known size at a URL: what was read of it stays in memory while the work on a shard goes on."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.url = url
+        self.size = size
+        self._parts: dict[tuple[int, int], bytes] = {}
+
+    @property
+    def is_small(self) -> bool:
+        return self.size <= WHOLE_BYTES
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes [start, stop), fewer if the file ends before."""
+        stop = min(stop, self.size)
+        if start >= stop:
+            return b""
+        if self.is_small:
+            return self._range(0, self.size)[start:stop]
+        return self._range(start, stop)
+
+    def _range(self, start: int, stop: int) -> bytes:
+        part = self._parts.get((start, stop))
+        if part is None:
+            part = read_range(self.url, start, stop)
+            if self.is_small or stop - start <= KEPT_BYTES:
+                self._parts[start, stop] = part
+        return part
+
+    def open(self) -> BinaryIO:
+        """Return the file, open for reads at any position."""
+        if self.is_small:
+            return io.BytesIO(self.read(0, self.size))
+        return cast(BinaryIO, io.BufferedReader(_Ranges(self), 1))
+
+
+class _Ranges(io.RawIOBase):
+    """Reads exactly the ranges that are asked for."""
+
+    def __init__(self, file: KeptFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._file.read(self._position, self._position + len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+_kept: dict[str, KeptFile] = {}
+"""The files that this process works on, by URL."""
+
+
+@contextmanager
+def kept(url: str, size: int | None) -> Iterator[None]:
+    """Read the file at a URL with few requests while the block runs; size: as listed, None if its server says none."""
+    if size is None:
+        yield
+        return
+    _kept[url] = KeptFile(url, size)
+    try:
+        yield
+    finally:
+        del _kept[url]
+
+
+def kept_file(url: str) -> KeptFile | None:
+    """Return the file if the work that goes on is about it; None for any other."""
+    return _kept.get(url)
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """Return the bytes [start, stop) of a file that has them, with one request."""
+    import fsspec
+
+    files, place = fsspec.url_to_fs(url)
+    exactly = {"cache_type": "none"} if url.startswith("hf://") else {}  # else the hub's reader reads 5 MiB ahead
+    content = bytes(patiently(lambda: files.cat_file(place, start=start, end=stop, **exactly)))
+    # A server that does not support ranges sends the whole file.
+    return content[start:stop] if len(content) > stop - start else content
+
+
+# --- a busy store -----------------------------------------------------------------------------------------------------
+
+
+class _Patience:
+    """How long this process has waited for a busy store since it last said so, and how long it goes on."""
+
+    def __init__(self) -> None:
+        self.left_s = BUSY_S
+        self.waited_s = 0.0
+        self.reason = ""
+
+
+_patience = _Patience()
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """Return request(); repeat it while a store is busy.
+
+    Raises its error after BUSY_S seconds.  Then no request waits until one succeeds: all shards would wait in turn.
+    """
+    started_at = time.monotonic()
+    wait_s = FIRST_WAIT_S
+    while True:
+        try:
+            answer = request()
+        except Exception as error:
+            waited_s = time.monotonic() - started_at
+            if not is_busy(error):
+                raise
+            if waited_s + wait_s > _patience.left_s:
+                _patience.left_s = 0.0
+                raise
+            _patience.reason = explain(error)
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        else:
+            _patience.left_s = BUSY_S
+            if wait_s > FIRST_WAIT_S:
+                _patience.waited_s += time.monotonic() - started_at
+            return answer
+
+
+def take_wait() -> str | None:
+    """Return how long this process has waited for a busy store since the last call, and why; None if it has not."""
+    if not _patience.waited_s:
+        return None
+    wait = f"waited {_patience.waited_s:,.0f} s for the store: {_patience.reason}"
+    _patience.waited_s = 0.0
+    return wait
