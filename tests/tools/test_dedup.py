@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -238,3 +239,51 @@ def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
         build_wat([], folder, executor=QUIET)
     assert killed.contents(folder) == before
+
+
+def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path: Path, monkeypatch) -> None:
+    """The same bytes, and no file is opened once per range."""
+    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (20,))
+    opened: Counter[str] = Counter()
+    plain = shuffle._read
+    monkeypatch.setattr(shuffle, "_read", lambda path, *rest: opened.update([path.parent.name]) or plain(path, *rest))
+    found = []
+    for seed in (3, 4):
+        shards = random_shards(seed=seed, num_shards=30, num_keys=40)
+        folder = write_pool(tmp_path / f"pool{seed}", shards)
+        for max_opens in (10**9, 0):
+            monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
+            monkeypatch.setattr("worldclip.tools.dedup.SHARDS_PER_GROUP", 4)
+            out = tmp_path / f"out{seed}-{max_opens}"
+            opened.clear()
+            report = dedup(pool_of(folder), out, executor=QUIET)
+            found.append((report, (out / "duplicates.parquet").read_bytes(), opened.total()))
+        assert listed(out) == plain_copies(shards)
+        assert {path.name for path in out.iterdir()} >= {"groups", "copies"}
+        num_ranges = len(list((out / "ranges").iterdir()))
+        assert opened["keys"] < len(shards) * num_ranges / 3
+        assert opened["groups"] == 5 * num_ranges
+    for one_by_one, merged in zip(found[::2], found[1::2], strict=True):
+        assert merged[:2] == one_by_one[:2]
+        assert merged[2] < one_by_one[2]
+
+
+def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (50,))
+    monkeypatch.setattr(shuffle, "MAX_OPENS", 0)
+    shards = random_shards(seed=5, num_shards=16)
+    pool = pool_of(write_pool(tmp_path / "pool", shards))
+    dedup(pool, tmp_path / "out", executor=QUIET)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "groups").iterdir()}
+    shards["005.parquet"] = ["3", "4", "new"]
+    write_pool(tmp_path / "pool", {"005.parquet": shards["005.parquet"]})
+    dedup(pool, tmp_path / "out", executor=QUIET)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "groups").iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["000001.arrow"]
+    assert listed(tmp_path / "out") == plain_copies(shards)
+    monkeypatch.setattr(shuffle, "MAX_OPENS", 10**9)
+    shards["005.parquet"] = ["3"]
+    write_pool(tmp_path / "pool", {"005.parquet": shards["005.parquet"]})
+    dedup(pool, tmp_path / "out", executor=QUIET)
+    assert not (tmp_path / "out" / "groups").exists(), "what a smaller pool does not need is removed"
+    assert listed(tmp_path / "out") == plain_copies(shards)

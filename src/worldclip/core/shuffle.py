@@ -4,12 +4,18 @@
     2  each range    read_range: the rows of all shards with hashes in one range; write_results: the range's results
     3  each shard    read_results: the results of all ranges for it
 Files are Arrow IPC and memory-mapped: a range reads only its own pages of them.
+
+Every range opens every file of step 1.  Where that is too often, `merge` first makes one file of each group of files:
+with groups of sqrt(shards), 1.6 million shards and 25,000 ranges are 64 million opens, not 40 billion.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +24,7 @@ from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
 
 ROWS_PER_RANGE = 4_000_000  # in memory at once: under 1 GiB with keys of 100 bytes
+MAX_OPENS = 200_000  # of files, some 10 s: above it they are merged in groups first
 
 
 def write_rows(path: Path, rows: pa.Table) -> None:
@@ -32,17 +39,51 @@ def num_ranges(num_rows: int, rows_per_range: int = ROWS_PER_RANGE) -> int:
     return max(1, -(-num_rows // rows_per_range))
 
 
+def range_bounds(of: int) -> list[int | None]:
+    """Return where each of `of` ranges of hashes begins, and None at the end."""
+    return [(number << 64) // of for number in range(of)] + [None]
+
+
 def read_range(paths: Sequence[Path], number: int, of: int) -> pa.Table:
-    """Return the rows of range `number` of `of`, file by file; column `shard` (int32) is the file's position."""
-    low, high = (number << 64) // of, (number + 1 << 64) // of
+    """Return the rows of range `number` of `of`, file by file; column `shard` (int32) is the file's position.
+
+    Files of `merge` have that column.
+    """
+    low, high = range_bounds(of)[number : number + 2]
+    return _read_all(paths, "hash", low, high)
+
+
+def group_size(num_files: int, num_readers: int) -> int:
+    """Return how many files `merge` should make one of, before `num_readers` open all of them; 1: none."""
+    return 1 if num_files * num_readers <= MAX_OPENS else math.ceil(math.sqrt(num_files))
+
+
+def merge(path: Path, paths: Sequence[Path], column: str, bounds: Sequence[int | None], first_shard: int = 0) -> None:
+    """Write the rows of several files, each sorted by `column`, as one that is.
+
+    Of equal ones those of the first file come first.  column: hash or shard.  bounds: of the parts that are sorted in
+    memory, the last is None.  first_shard: position of the first file, see `read_range`.
+    """
+
+    def write(aside: Path) -> None:
+        schema = _read_all(paths[:1], column, 0, 0).schema
+        with pa.ipc.new_file(aside, schema) as file:
+            for low, high in pairwise(bounds):
+                part = _read_all(paths, column, low, high, first_shard)
+                order = np.argsort(part[column].to_numpy(), kind="stable")
+                file.write_table(part.take(pa.array(order)).combine_chunks())
+
+    write_artifact(path, write)
+
+
+def _read_all(paths: Sequence[Path], column: str, low: int | None, high: int | None, first_shard: int = 0) -> pa.Table:
+    """Return the rows of all files whose `column` is in [low, high), with the column `shard`, as one chunk."""
     parts = []
-    for shard, path in enumerate(paths):
-        rows = _open(path)
-        hashes = rows["hash"].to_numpy()
-        start = int(np.searchsorted(hashes, np.uint64(low)))
-        stop = int(np.searchsorted(hashes, np.uint64(high))) if number + 1 < of else len(hashes)
-        part = rows.slice(start, stop - start)
-        parts.append(part.append_column("shard", pa.array(np.full(stop - start, shard, np.int32))))
+    for shard, path in enumerate(paths, first_shard):
+        part = _read(path, column, low, high)
+        if "shard" not in part.column_names:
+            part = part.append_column("shard", pa.array(np.full(len(part), shard, np.int32)))
+        parts.append(part)
     return pa.concat_tables(parts).combine_chunks()
 
 
@@ -53,12 +94,7 @@ def write_results(path: Path, rows: pa.Table) -> None:
 
 def read_results(paths: Sequence[Path], first: int, stop: int) -> pa.Table:
     """Return the results of all ranges for the shards first ... stop - 1."""
-    parts = []
-    for path in paths:
-        rows = _open(path)
-        start, end = np.searchsorted(rows["shard"].to_numpy(), np.array([first, stop], np.int32))
-        parts.append(rows.slice(start, end - start))
-    return pa.concat_tables(parts).combine_chunks()
+    return _read_all(paths, "shard", first, stop)
 
 
 def _write(path: Path, rows: pa.Table) -> None:
@@ -69,6 +105,19 @@ def _write(path: Path, rows: pa.Table) -> None:
     write_artifact(path, write)
 
 
-def _open(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+def _read(path: Path, column: str, low: int | None, high: int | None) -> pa.Table:
+    """Return the rows of a file whose sorted `column` is in [low, high), None: without a bound; nothing is copied."""
+    batches = []
+    with pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source)
+        for number in range(file.num_record_batches):
+            batch = file.get_batch(number)
+            start, stop = _slice_of(batch.column(column).to_numpy(), low, high)
+            batches.append(batch.slice(start, stop - start))
+        return pa.Table.from_batches(batches, file.schema)
+
+
+def _slice_of(values: np.ndarray, low: Any, high: Any) -> tuple[int, int]:
+    start = 0 if low is None else int(np.searchsorted(values, values.dtype.type(low)))
+    stop = len(values) if high is None else int(np.searchsorted(values, values.dtype.type(high)))
+    return start, stop

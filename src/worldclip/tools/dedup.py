@@ -6,6 +6,8 @@ key.  As `pool.deny_keys` it removes these copies, and only these, from counts a
     OUT/duplicates.parquet     shard, key, first_shard of each copy, by shard, in the order of the shard
     OUT/keys/<shard>.arrow     the shard's keys, kept so that a later call reads new and changed shards only
     OUT/ranges/<n>.arrow       the copies in a range of hashes
+    OUT/groups/<n>.arrow       of many shards: the keys of a group of shards
+    OUT/copies/<n>.arrow       of many ranges: the copies of a group of ranges
 
 Memory is bounded: one worker holds the keys of one shard or of one range at a time (core/shuffle.py).
 """
@@ -71,25 +73,88 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
     num_ranges = shuffle.num_ranges(num_keys)
     names = [f"{number:06}.arrow" for number in range(num_ranges)]
     ranges = [Shard(name=name, path=str(folder / "ranges" / name)) for name in names]
+    groups = _merge_shards(shards, num_keys, config, folder, executor)
+    key = {"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.identity, "of": num_ranges}
     range_reports = executor.map(
-        partial(find_copies, paths=paths, num_ranges=num_ranges),
+        partial(find_copies, paths=[Path(group.path) for group in groups] or paths, num_ranges=num_ranges),
         ranges,
         label="copies",
         done_dir=layout.done_dir(folder, "ranges"),
-        key={"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.identity, "of": num_ranges},
+        key=key,
     )
-    range_paths = [Path(shard.path) for shard in ranges]
-    write_list(folder / "duplicates.parquet", [shard.name for shard in shards], range_paths)
-    markers = [f"keys/{shard.name}" for shard in shards] + [f"ranges/{name}" for name in names]
-    outputs = [*paths, *range_paths, *(layout.marker(folder, name) for name in markers)]
-    outputs.append(folder / "duplicates.parquet")
     copies = sum(report["copies"] for report in range_reports)
+    merged = _merge_ranges(ranges, copies, len(shards), key, folder, executor)
+    write_list(
+        folder / "duplicates.parquet", [shard.name for shard in shards], [Path(unit.path) for unit in merged or ranges]
+    )
+    units = {"keys": shards, "ranges": ranges, "groups": groups, "copies": merged}
+    outputs = [*paths, *(Path(unit.path) for unit in (*ranges, *groups, *merged)), folder / "duplicates.parquet"]
+    outputs += [layout.marker(folder, f"{step}/{unit.name}") for step, of_step in units.items() for unit in of_step]
     report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
     return Result(report=report, counts=report, outputs=outputs)
 
 
 def keys_path(folder: Path, shard: Shard) -> Path:
-    return folder / "keys" / f"{shard.name}.arrow"
+    return _keys_path(folder, shard.name)
+
+
+def _keys_path(folder: Path, shard_name: str) -> Path:
+    return folder / "keys" / f"{shard_name}.arrow"
+
+
+def _merge_shards(
+    shards: Sequence[Shard], num_keys: int, config: PoolConfig, folder: Path, executor: Executor
+) -> list[Shard]:
+    """Write the keys of each group of shards into one file; return the groups, [] where the shards are few enough."""
+    size = shuffle.group_size(len(shards), shuffle.num_ranges(num_keys))
+    if size == 1:
+        return []
+    groups = []
+    for number, start in enumerate(range(0, len(shards), size)):
+        name = f"{number:06}.arrow"
+        members = {shard.name: shard.fingerprint for shard in shards[start : start + size]}
+        fingerprint = {"first": start, "shards": members}
+        groups.append(Shard(name=name, path=str(folder / "groups" / name), fingerprint=fingerprint))
+    num_parts = shuffle.num_ranges(num_keys * size // len(shards))
+    merge = partial(merge_shards, folder=folder, num_parts=num_parts)
+    executor.map(merge, groups, label="groups", done_dir=layout.done_dir(folder, "groups"), key=config.identity)
+    return groups
+
+
+@repeatable
+def merge_shards(unit: Shard, *, folder: Path, num_parts: int) -> Report:
+    """Write the keys of a group of shards, sorted by hash; num_parts: that are sorted one after the other."""
+    paths = [_keys_path(folder, name) for name in unit.fingerprint["shards"]]
+    bounds = shuffle.range_bounds(num_parts)
+    shuffle.merge(Path(unit.path), paths, "hash", bounds, unit.fingerprint["first"])
+    return {"shards": len(paths)}
+
+
+def _merge_ranges(
+    ranges: Sequence[Shard], num_copies: int, num_shards: int, key: Record, folder: Path, executor: Executor
+) -> list[Shard]:
+    """Write the copies of each group of ranges into one file; return the groups, [] where the ranges are few enough."""
+    size = shuffle.group_size(len(ranges), -(-num_shards // SHARDS_PER_GROUP))
+    if size == 1:
+        return []
+    groups = []
+    for number, start in enumerate(range(0, len(ranges), size)):
+        name = f"{number:06}.arrow"
+        fingerprint = {"ranges": [unit.name for unit in ranges[start : start + size]]}
+        groups.append(Shard(name=name, path=str(folder / "copies" / name), fingerprint=fingerprint))
+    num_parts = min(num_shards, shuffle.num_ranges(num_copies * size // len(ranges)))
+    bounds = [part * num_shards // num_parts for part in range(num_parts)]
+    merge = partial(merge_ranges, folder=folder, bounds=[*bounds, None])
+    executor.map(merge, groups, label="merge", done_dir=layout.done_dir(folder, "copies"), key=key)
+    return groups
+
+
+@repeatable
+def merge_ranges(unit: Shard, *, folder: Path, bounds: Sequence[int | None]) -> Report:
+    """Write the copies of a group of ranges, sorted by shard; bounds: of the parts that are sorted one by one."""
+    paths = [folder / "ranges" / name for name in unit.fingerprint["ranges"]]
+    shuffle.merge(Path(unit.path), paths, "shard", bounds)
+    return {"ranges": len(paths)}
 
 
 @repeatable
