@@ -239,7 +239,7 @@ def test_an_empty_shard_has_an_empty_report():
 def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
     code = (
         "import numpy as np; from worldclip.kernels.llvm import is_compiled; from worldclip.core.coin import xxh64;"
-        "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3); print(is_compiled(xxh64))"
+        "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3, np.uint64(0)); print(is_compiled(xxh64))"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -54,6 +54,7 @@ matched_texts = _path("match/texts")  # folder of all of them
 match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
 all_match_counts = _path("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
+sorted_lists = _path("match/keys")  # folder of long lists of keys, sorted, by the digest of the list
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
 thresholds = _path("balance/thresholds.json")  # of all entry lists

@@ -49,11 +49,11 @@ def _round(acc, word):
 
 
 @compiled
-def xxh64(data, start, stop):
-    """Return XXH64 with seed 0 of the bytes data[start:stop] (uint8) as uint64."""
+def xxh64(data, start, stop, seed):
+    """Return XXH64 of the bytes data[start:stop] (uint8) as uint64; seed: uint64."""
     i = start
     if stop - start >= 32:
-        acc_1, acc_2, acc_3, acc_4 = _P1_PLUS_P2, _P2, np.uint64(0), _MINUS_P1
+        acc_1, acc_2, acc_3, acc_4 = seed + _P1_PLUS_P2, seed + _P2, seed, seed + _MINUS_P1
         while i + 32 <= stop:
             acc_1 = _round(acc_1, _read_u64(data, i))
             acc_2 = _round(acc_2, _read_u64(data, i + 8))
@@ -65,7 +65,7 @@ def xxh64(data, start, stop):
         for acc in (acc_1, acc_2, acc_3, acc_4):
             h = (h ^ _round(np.uint64(0), acc)) * _P1 + _P4
     else:
-        h = _P5
+        h = seed + _P5
     h += np.uint64(stop - start)
     while i + 8 <= stop:
         h = _rotl(h ^ _round(np.uint64(0), _read_u64(data, i)), np.uint64(27)) * _P1 + _P4
@@ -106,9 +106,9 @@ def uniform_of_hash(key_hash, text_idx, seed, epoch, stream):
 
 
 @compiled
-def _hash_keys(data, offsets, hashes):
+def _hash_keys(data, offsets, seed, hashes):
     for i in range(len(hashes)):
-        hashes[i] = xxh64(data, offsets[i], offsets[i + 1])
+        hashes[i] = xxh64(data, offsets[i], offsets[i + 1], seed)
 
 
 @compiled
@@ -117,11 +117,11 @@ def _uniform_of_hashes(hashes, text_idx, seed, epoch, stream, out):
         out[i] = uniform_of_hash(hashes[i], np.uint64(text_idx[i]), seed, epoch, stream)
 
 
-def hash_keys(keys: Strings) -> np.ndarray:
-    """Return XXH64 (seed 0) of each key's UTF-8 bytes: (n,) uint64."""
+def hash_keys(keys: Strings, seed: int = 0) -> np.ndarray:
+    """Return XXH64 of each key's UTF-8 bytes: (n,) uint64."""
     data, offsets = string_buffers(keys)
     hashes = np.empty(len(offsets) - 1, np.uint64)
-    _hash_keys(data, offsets, hashes)
+    _hash_keys(data, offsets, _u64(seed), hashes)
     return hashes
 
 

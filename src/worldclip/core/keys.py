@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
 from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.inputs import fingerprint_of
+from worldclip.core.sorted_keys import SortedKeys, write_sorted
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
 from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32
+BATCH_KEYS = 2**20  # of a list that is sorted, in memory at once
+SORTED_FROM = 1_000_000  # keys of a list: a shorter one takes up to 80 MB of each worker, and is looked up exactly
 
 
 class KeyTable:
@@ -34,6 +38,11 @@ class KeyTable:
 
     def __len__(self) -> int:
         return len(self._strings[1])
+
+    def contains(self, keys: Strings) -> np.ndarray:
+        """Return whether each key is in the table: (n,) bool."""
+        is_in: np.ndarray = self.find(keys) >= 0
+        return is_in
 
     def find(self, keys: Strings) -> np.ndarray:
         """Return the position of each key, -1 where the table does not have it: (n,) int64."""
@@ -95,6 +104,26 @@ def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArra
     return pq.read_table(path, columns=["key"], filters=is_of_shard).column("key").cast(pa.large_string()).drop_null()
 
 
+def _num_rows(path: Path) -> int:
+    """Return the number of rows of a list of keys, from its header."""
+    if path.suffix == ".npy":
+        return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _batches(path: Path) -> Iterator[pa.Array]:
+    """Yield the keys of a list, BATCH_KEYS at a time; a map would hold all pages that were read."""
+    if path.suffix == ".npy":
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(mapped), BATCH_KEYS):
+            offset = mapped.offset + start * HEX_PAIR.itemsize
+            yield _hex_strings(np.fromfile(path, HEX_PAIR, BATCH_KEYS, offset=offset))
+        return
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
+            yield batch.column(0).cast(pa.large_string()).drop_null()
+
+
 def _problem_with(path: Path) -> str | None:
     """Return why a file is not a list of keys, from its header alone; None if it is one."""
     if not path.is_file():
@@ -120,11 +149,13 @@ class KeyList:
     path: str
     digest: str
     by_shard: bool  # true for Parquet with a column `shard`: a row then applies only to that shard's pair
+    sorted_as: Path | None = None  # file of its keys, sorted by `sort_lists`; None: it is short, and read whole
 
 
-def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList, ...]:
+def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | None = None) -> tuple[KeyList, ...]:
     """Return the valid list (pool.valid_keys) and the deny lists (pool.deny_keys).
 
+    folder: where `sort_lists` writes the sorted keys of long lists; None: all are read whole.
     Raises UserError that names every file that is not a list of keys.
     """
     named = [("pool.valid_keys", valid_keys)] if valid_keys is not None else []
@@ -137,15 +168,38 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str]) -> tuple[KeyList
             problems.append(f"{setting} is {path!r}, which {problem}; {remedy}")
     if problems:
         raise UserError(problems)
-    return tuple(
-        KeyList(
-            setting=setting,
-            path=path,
-            digest=_digest_of(path),
-            by_shard=not path.endswith(".npy") and "shard" in pq.read_schema(path).names,
-        )
-        for setting, path in named
-    )
+    return tuple(_key_list(setting, path, folder) for setting, path in named)
+
+
+def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
+    digest = _digest_of(path)
+    by_shard = not path.endswith(".npy") and "shard" in pq.read_schema(path).names
+    is_sorted = folder is not None and not by_shard and _num_rows(Path(path)) >= SORTED_FROM
+    sorted_as = folder / f"{digest}.npy" if folder is not None and is_sorted else None
+    return KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as)
+
+
+def sort_lists(key_lists: Sequence[KeyList]) -> None:
+    """Write the sorted keys of each long list, once; other calls wait for the one that does.
+
+    Raises InputChanged if a list is not the one of its digest.
+    """
+    for key_list in key_lists:
+        path = key_list.sorted_as
+        if path is None or path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_sorted(path, _unchanged(key_list), _num_rows(Path(key_list.path)))
+
+
+def _unchanged(key_list: KeyList) -> Iterator[pa.Array]:
+    """Yield the keys of a list.  Raises InputChanged after them if the file is not the one of its digest."""
+    yield from _batches(Path(key_list.path))
+    if _digest_of(key_list.path) != key_list.digest:
+        raise _changed(key_list)
 
 
 def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
@@ -154,12 +208,18 @@ def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
 
 
 @functools.lru_cache(maxsize=16)
-def _table(key_list: KeyList, shard: str | None = None) -> KeyTable:
+def _table(key_list: KeyList, shard: str | None = None) -> KeyTable | SortedKeys:
     """Return the keys of a list.  Raises InputChanged if the file is not the one of its digest."""
+    if key_list.sorted_as is not None and key_list.sorted_as.exists():
+        return SortedKeys(key_list.sorted_as)
     table = KeyTable(read_keys(Path(key_list.path), shard))
     if _digest_of(key_list.path) != key_list.digest:
-        raise InputChanged(f"{key_list.setting}: {key_list.path} changed after it was listed")
+        raise _changed(key_list)
     return table
+
+
+def _changed(key_list: KeyList) -> InputChanged:
+    return InputChanged(f"{key_list.setting}: {key_list.path} changed after it was listed")
 
 
 def _digest_of(path: str) -> str:
@@ -169,11 +229,12 @@ def _digest_of(path: str) -> str:
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
     """Return whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list: (n,) bool.
 
-    A list is read once per process; of a list with a column `shard`, the shard's rows are read at each call.
+    A list is read once per process, or mapped if it is long and `sort_lists` has sorted it; of a list with a column
+    `shard`, the shard's rows are read at each call.
     """
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
         table = _table(key_list, shard if key_list.by_shard else None)
-        is_listed = table.find(keys) >= 0
+        is_listed = table.contains(keys)
         valid &= is_listed if key_list.setting == "pool.valid_keys" else ~is_listed
     return valid

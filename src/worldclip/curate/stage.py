@@ -126,6 +126,7 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
     folder = layout.curate_work(run.dir)
     work = curate_work(run)
+    keys.sort_lists(work.key_lists)  # done by match, unless an older version did match
     key = {"config": run.deciding("curate.list"), "inputs": _inputs(run)}
     if work.config.max_pairs is not None:
         work = curate_work(run, find_bounds(work, folder / "caps", shards, run.executor, key))

@@ -75,7 +75,7 @@ def _match(run: Run, job: Job) -> Result:
     return Result(
         report=report,
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=[layout.match_accounting(run.dir), *_outputs(run.dir, shards)],
+        outputs=[layout.match_accounting(run.dir), *_sorted_lists(run), *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.languages},
     )
@@ -123,6 +123,7 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     """Write texts and counts of each shard; return the reports of the texts."""
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
+    keys.sort_lists(key_lists)
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
@@ -194,6 +195,10 @@ def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[FilePerShard]:
         *(FilePerShard(folder, names, ".parquet") for folder in tables),
         *(FilePerShard(folder, names, ".json") for folder in done_dirs),
     ]
+
+
+def _sorted_lists(run: Run) -> list[Path]:
+    return [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:

@@ -99,7 +99,7 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
     """Return the valid list and the deny lists of the recipe.  Raises UserError naming all other files."""
     config = run.section(PoolConfig)
-    return keys.key_lists(config.valid_keys, config.deny_keys)
+    return keys.key_lists(config.valid_keys, config.deny_keys, layout.sorted_lists(run.dir))
 
 
 def index(run: Run) -> None:

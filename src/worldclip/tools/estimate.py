@@ -180,7 +180,7 @@ class MatchedRun:
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
         config = self.curate
-        key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys)
+        key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys, layout.sorted_lists(self.run_dir))
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
         for shard in layout.matched_shards(self.run_dir):
             table = read_matched(self.run_dir, shard, self.pool.place_weights)
