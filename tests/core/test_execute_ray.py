@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def slow_number(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
-def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Path) -> None:
+def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Path, capfd) -> None:
     node = add_node(cluster)
     (tmp_path / "doomed").write_text(node.node_id)
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(16)]
@@ -178,6 +179,9 @@ def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Pat
     assert [report["number"] for report in reports] == list(range(16))
     tried = [path.name[:7] for path in tmp_path.glob("*.tar.*")]
     assert len(tried) - len(set(tried)) == 1, "the lost node had one shard running, and it was tried elsewhere"
+    assert re.findall("x  node .*", capfd.readouterr().err) == [
+        f"x  node {os.uname().nodename} ({node.node_ip_address}) was lost; 1 shard runs again"
+    ]
 
 
 @repeatable

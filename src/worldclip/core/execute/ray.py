@@ -10,7 +10,6 @@ own marker, failure and tries, and is alone in its task once it has lost a worke
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import time
 import uuid
@@ -19,12 +18,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.execute.ray_nodes import NODE_ID, Nodes, check_port
 from worldclip.core.execute.shards import (
     MAX_TRIES,
     WAITED,
@@ -45,7 +46,6 @@ VERSION = version("worldclip")
 QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
 POLL_S = 1.0  # interval of the search for late shards and new nodes while no task ends
 LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations, and after so many seconds
-CONNECT_S = 10.0  # timeout of the check that a cluster listens
 CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 LOCAL_STARTS = 3
 TASKS_PER_S = 350  # that this process shall start at most, half of what it can (benchmarks/results/scale.md)
@@ -76,24 +76,28 @@ class RayExecutor:
     ) -> Reports:
         """Do as Executor.map.  Raises UserError if no cluster answers, or its nodes do not share `done_dir`."""
         work = ShardWork(fn=fn, done_dir=done_dir.absolute(), key=digest(key))
-        return map_shards(self._run, work, shards, label, self.quiet)
+        return map_shards(partial(self._run, label), work, shards, label, self.quiet)
 
-    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+    def _run(self, label: str, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         ray = connect(self.address, self.workers)
         with _place(work.done_dir) as place:
+            nodes = Nodes(ray, label)
             tasks = _Tasks(ray, work, place)
             try:
                 # by falling size: a large shard that starts last would delay the end
                 sizes = array("q", (shard.fingerprint.get("size") or 0 for shard in todo))
                 by_size = array("q", sorted(range(len(sizes)), key=lambda row: -sizes[row]))
-                yield from self._run_tasks(ray, tasks, ShardQueue(Chosen(todo, by_size)))
+                yield from self._run_tasks(nodes, tasks, ShardQueue(Chosen(todo, by_size)))
+                nodes.say_losses()
             finally:
-                tasks.cancel_all()
+                if not nodes.is_headless:  # nobody is left who could cancel
+                    tasks.cancel_all()
 
-    def _run_tasks(self, ray: Any, tasks: _Tasks, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
+    def _run_tasks(self, nodes: Nodes, tasks: _Tasks, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
         tries: Counter[str] = Counter()
         while queue or tasks.running:
-            cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
+            nodes.look()
+            cpus = max(1, nodes.num_cpus)
             max_tasks = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
             while queue and len(tasks.running) < max_tasks:
                 num_shards = tasks.shards_per_task(cpus, len(queue))
@@ -109,6 +113,8 @@ class RayExecutor:
                 for shard in shards:
                     if tries[shard.name] < MAX_TRIES:
                         queue.append(shard)
+                        if outcome.node is not None:
+                            nodes.count_again(outcome.node)
                     else:
                         yield shard.name, lost_worker(outcome.cause)
 
@@ -140,6 +146,7 @@ class LostTask(NamedTuple):
     """A task whose worker or node was lost, and why, see lost_worker."""
 
     cause: str
+    node: str | None = None  # id of the node that was lost with it, "" if it is not known
 
 
 class _Tasks:
@@ -216,8 +223,9 @@ class _Tasks:
             done: _Done = self._ray.get(ref)
         except errors.OutOfMemoryError:
             return LostTask("ended by Ray because the node's memory ran out; use fewer --workers")
-        except (errors.NodeDiedError, errors.ObjectLostError):
-            return LostTask("with its node; see the node's logs")
+        except (errors.NodeDiedError, errors.ObjectLostError) as error:
+            node = NODE_ID.search(str(error))
+            return LostTask("with its node; see the node's logs", node[1] if node is not None else "")
         except errors.WorkerCrashedError:  # Ray's error does not say by which signal
             return LostTask("by a signal: a crash of a library on its contents, or memory that ran out; see Ray's logs")
         except errors.RayTaskError as error:  # fatal: every shard would fail in the same way
@@ -316,7 +324,7 @@ def connect(address: str | None, workers: int | None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        _check_port(target)
+        check_port(target)
         _init(ray, target, options)
     except (OSError, ValueError) as error:
         raise UserError(
@@ -336,10 +344,3 @@ def _init(ray: Any, address: str, options: Json) -> None:
             if not tries_left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-
-
-def _check_port(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
