@@ -117,7 +117,7 @@ def _batches(path: Path) -> Iterator[pa.Array]:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         for start in range(0, len(mapped), BATCH_KEYS):
             offset = mapped.offset + start * HEX_PAIR.itemsize
-            yield _hex_strings(np.fromfile(path, HEX_PAIR, BATCH_KEYS, offset=offset))
+            yield hex_strings(np.fromfile(path, HEX_PAIR, BATCH_KEYS, offset=offset))
         return
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
