@@ -101,13 +101,24 @@ ARMS_OF_THE_MAIN_TABLE: dict[str, dict[str, Any]] = {
 }
 
 
+# The recipe that goes on at 378 px, in place of the values of the run at 224 px, besides its devices
+AT_378_PX = {
+    "train.initial_weights": "runs/vit_h14_worldwide",
+    "train.samples_seen": 1_280_000_000,
+    "train.global_batch_size": 192 * 170,
+    "train.warmup_samples": 500 * 192 * 170,
+    "train.lr": 4e-5,
+    "train.model.image_size": 378,
+}
+
+
 def load(name: str):
     return load_recipe(RECIPES / f"{name}.toml")
 
 
 def test_all_recipes_at_scale_exist():
     names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14", "bigg14")} | set(ARMS_OF_THE_MAIN_TABLE)
-    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
+    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")} | {"vit_h14_worldwide_378"}
     names |= {f"b32_ablation_{arm}" for arm in ARMS} | {f"b32_tokenizer_{name}" for name in TOKENIZERS}
     assert set(AT_SCALE) == names
 
@@ -150,6 +161,14 @@ def test_an_arm_of_the_main_table_differs_from_the_worldwide_recipe_in_what_it_a
     differing = differing_keys(arm, f"{size}_worldwide") - {"train.hardware.devices"}
     assert {key for key in differing if not key.startswith("train.scale.")} == set(own)
     assert values.get("train.scale.english_samples_seen") is None
+
+
+def test_the_recipe_at_378_px_differs_from_the_run_that_it_goes_on_from_in_what_it_says():
+    values = values_of("vit_h14_worldwide_378")
+    assert {key: values[key] for key in AT_378_PX} == AT_378_PX
+    differing = differing_keys("vit_h14_worldwide_378", "vit_h14_worldwide") - {"train.hardware.devices"}
+    assert {key for key in differing if not key.startswith("train.scale.")} == set(AT_378_PX)
+    assert load("vit_h14_worldwide_378").train.lr == load("vit_h14_worldwide").train.lr / 10
 
 
 @pytest.mark.parametrize("preset", ["vit_b32", "vit_l14"])

@@ -18,6 +18,7 @@ from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_chec
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
+from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -155,6 +156,21 @@ def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_
     wider = settings | {"model": TRAIN["model"] | {"embed_dim": 8}}
     with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
         run(tmp_path / "other" / "run", **wider)
+
+
+def test_training_goes_on_at_another_resolution(tmp_path, plain_run):
+    source = str(latest_checkpoint(plain_run))
+    larger = TRAIN["model"] | {"image_size": 48}
+    settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
+    trained, _ = stored(run(tmp_path / "run", **settings | {"model": larger}))
+    initial, _ = stored(plain_run)
+    positions = "vision_model.embeddings.position_embedding.weight"
+    sides = [patches_per_side(weights[positions]) for weights in (initial, trained)]
+    assert sides == [32 // 8, 48 // 8]
+    assert torch.equal(trained.pop(positions), resize_positions(initial.pop(positions), sides[1]))
+    frozen = [name for name in trained if name.startswith(("vision", "text_model"))]
+    assert all(torch.equal(initial[name], trained[name]) for name in frozen)
+    assert worldclip.load(tmp_path / "run").encode_text(["a red bar"]).shape == (1, 16)
 
 
 def test_pairs_seen_are_logged_by_language(tmp_path):

@@ -25,6 +25,7 @@ from worldclip.model.clip import (
 )
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import load
+from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.checkpoint_writer import LocalTensor, cut_share
@@ -39,6 +40,7 @@ from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embe
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 HeldTensors = dict[str, LocalTensor]
 """By their names in a checkpoint.  Memory is shared with the model and its optimizer."""
 
@@ -185,12 +187,15 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
 
 
 def load_initial_weights(model: MetaClip2Model, source: str) -> None:
-    """Fill `model` with the weights of a run, a Hugging Face folder or a hub id.
+    """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
 
     Raises UserError if shapes differ, or the heads or the activation, which shapes do not show.
     """
     other: Any = load(source, device="cpu").model
     weights, own_weights = other.state_dict(), model.state_dict()
+    side = patches_per_side(own_weights[POSITIONS])
+    if side is not None and patches_per_side(weights[POSITIONS]) is not None:
+        weights[POSITIONS] = resize_positions(weights[POSITIONS], side)
     problems = []
     for name, own in own_weights.items():
         shape = tuple(weights[name].shape) if name in weights else "missing"
