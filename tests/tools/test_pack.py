@@ -351,3 +351,25 @@ def test_run_continues_from_unpacked_lists(tmp_path: Path, capsys: pytest.Captur
     kept = [sorted((run / "curate").rglob("*.parquet")) for run in (tmp_path / "first", tmp_path / "mine")]
     assert kept[0]
     assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]
+
+
+def test_the_english_list_of_version_1_is_packed_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack of a JSON array gives English; another recipe builds the other language itself."""
+    page = (Path(__file__).parents[2] / "docs" / "1_metadata.md").read_text()
+    section = page.partition("## The English list of version 1")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
+    text = "\n".join(lines)
+    monkeypatch.chdir(tmp_path)
+    Path("english.toml").write_text(text[text.index("[pool]") : text.index("worldclip metadata")])
+    published = ["0", "dog", "New York", "Dog", "na\u00efve", "C++", "dog", "!!!"]
+    Path("metadata.json").write_text(json.dumps(published))
+    for command in text[text.index("worldclip metadata") :].splitlines()[:2]:
+        assert main(command.split()[1:]) == 0
+    lists = write_lists(tmp_path, de=["Hund"])
+    build(recipe(["en", "de"], pack="english.tar", sources=["list"], lists=lists), tmp_path / "run")
+    assert words(tmp_path / "run", "en") == published[:6]
+    assert words(tmp_path / "run", "de") == ["Hund"]
+    sources = manifest_of(tmp_path / "run")["sources"]["en"]
+    assert "CC-BY-NC-4.0" in json.dumps(sources), sources
