@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,6 +39,7 @@ from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
+from worldclip.match.texts import match_texts as match_entries
 from worldclip.pool.config import PoolConfig
 
 NUM_MISSING_NAMED = 8  # languages without a list that a line names
@@ -127,7 +130,7 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
-        _compile(run, min(shards, key=lambda shard: shard.fingerprint.get("size", 0)), work_on_shard, matched_by)
+        _compile(run, work)
     reports = run.executor.map(
         work_on_shard, shards, label="match", done_dir=_done_dir(run.dir, "texts"), key=matched_by
     )
@@ -136,11 +139,24 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     return reports
 
 
-def _compile(run: Run, shard: Shard, work_on_shard: Callable[[Shard], Report], key: Record) -> None:
-    """Match one shard alone, which compiles the matcher; the workers then load it, and do not each compile it."""
-    say("match", "compiles the matcher for this processor, once per installation (10 to 20 s)")
-    with contextlib.suppress(StageFailed):  # a bad shard is reported with all others
-        run.executor.map(work_on_shard, [shard], label="compiling", done_dir=_done_dir(run.dir, "texts"), key=key)
+def _compile(run: Run, work: MatchWork) -> None:
+    """Compile the kernels, both parts at once; the workers then load them, and do not each compile them."""
+    say("match", "compiles the matcher for this processor, once per installation (5 to 20 s)")
+    parts = [Shard(name=name, path="") for name in ("language", "entries")]
+    done_dir = _done_dir(run.dir, "compiling")
+    use = functools.partial(_use_kernels, work=work)
+    with contextlib.suppress(StageFailed):  # the shards meet the same problem, and name it
+        run.executor.map(use, parts, label="compiling", done_dir=done_dir, key={})
+    shutil.rmtree(done_dir, ignore_errors=True)
+
+
+def _use_kernels(part: Shard, work: MatchWork) -> Report:
+    """Find the language or the entries of one text, which compiles what does it."""
+    if part.name == "entries":
+        match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)
+    elif work.pool.lang is None:
+        lid.identify(["a"], work.lid_model)
+    return {}
 
 
 def match_work(run: Run) -> MatchWork:
