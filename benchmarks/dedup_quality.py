@@ -1,10 +1,11 @@
 """What each radius finds: planted copies of real images by kind of change, and CIFAR-10's own train-test duplicates.
 
-    python benchmarks/dedup_quality.py ../shared/data [--num-images 300] [--pairs PNG]
+    python benchmarks/dedup_quality.py ../shared/data [--num-images 300] [--pairs PNG] [--model MODEL]
 
 Recall: copies within the radius of their own original.  Precision: of all (copy, original) pairs within the radius,
 those that belong together; so it falls with every look-alike in the set.  Prints Markdown; --pairs draws CIFAR-10's
-nearest train-test pairs to look at.
+nearest train-test pairs to look at.  --model: a run, folder or hub id, whose embeddings' signs (`hash = "embedding"`)
+are compared too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from worldclip.check.hashing import scan_image
+from worldclip.check.hashing import HashKind, scan_image, scan_images
 
 RADII = (0, 2, 4, 6, 8, 10)
 
@@ -95,23 +97,32 @@ def iter_images(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, tar.extractfile(member).read()  # type: ignore[union-attr]
 
 
-def hash_of(content: bytes) -> int:
-    facts = scan_image(content)
-    assert facts.hash is not None, "a photograph is not blank"
-    return facts.hash
+Hash = Callable[[list[bytes]], list[int]]
+"""64 bits of each image."""
 
 
-def table_of_changes(images: list[bytes], hashes: dict[str, Callable[[bytes], int]]) -> list[str]:
+def hashes_of(contents: list[bytes]) -> list[int]:
+    hashes = [scan_image(content).hash for content in contents]
+    assert None not in hashes, "a photograph is not blank"
+    return cast(list[int], hashes)
+
+
+def embedding_hash(model: str) -> Hash:
+    kind = HashKind(name="embedding", model=model)
+    return lambda contents: [cast(int, facts.hash) for facts in scan_images(contents, kind)]
+
+
+def table_of_changes(images: list[bytes], hashes: dict[str, Hash]) -> list[str]:
     """One table for the check's own hash, and a row for the mean over all changes of each of the others."""
     opened = [Image.open(io.BytesIO(content)).convert("RGB") for content in images]
     copies = {name: [change(image) for image in opened] for name, change in CHANGES.items()}
     lines = ["| change | " + " | ".join(f"r = {radius}" for radius in RADII) + " |", "|---" * (len(RADII) + 1) + "|"]
     means = []
-    for hash_name, hash_image in hashes.items():
-        originals = np.array([hash_image(content) for content in images], np.uint64)
+    for hash_name, hash_images in hashes.items():
+        originals = np.array(hash_images(images), np.uint64)
         rows = []
         for name, changed in copies.items():
-            found = np.array([hash_image(content) for content in changed], np.uint64)
+            found = np.array(hash_images(changed), np.uint64)
             distance = np.bitwise_count(found[:, None] ^ originals[None, :])
             own = np.diagonal(distance)
             recall = np.array([(own <= radius).mean() for radius in RADII])
@@ -131,11 +142,14 @@ def _row(name: str, recall: np.ndarray, precision: np.ndarray) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def other_hashes() -> dict[str, Callable[[bytes], int]]:
+def other_hashes() -> dict[str, Hash]:
     import imagehash
 
-    def of(function: Callable[[Image.Image], object]) -> Callable[[bytes], int]:
-        return lambda content: int(str(function(Image.open(io.BytesIO(content)).convert("RGB"))), 16)
+    def of(function: Callable[[Image.Image], object]) -> Hash:
+        def hash_one(content: bytes) -> int:
+            return int(str(function(Image.open(io.BytesIO(content)).convert("RGB"))), 16)
+
+        return lambda contents: [hash_one(content) for content in contents]
 
     names = {"dhash": imagehash.dhash, "average_hash": imagehash.average_hash, "phash": imagehash.phash}
     return {f"ImageHash {name}": of(function) for name, function in names.items()}
@@ -188,12 +202,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--model")
     parser.add_argument("--num-images", type=int, default=300, help="images of each set that copies are made of")
     arguments = parser.parse_args()
     imagenet = [content for _, content in iter_images(arguments.data / "imagenet_samples/samples-000000.tar")]
     imagenet = imagenet[:: max(1, len(imagenet) // arguments.num_images)]
     cifar = [content for _, content in iter_images(arguments.data / "cifar10/test-000000.tar")][: arguments.num_images]
-    hashes = {"ours": hash_of, **other_hashes()}
+    hashes: dict[str, Hash] = {"ours": hashes_of, **other_hashes()}
+    if arguments.model:
+        hashes["embedding"] = embedding_hash(arguments.model)
     for name, images in (("ImageNet photographs", imagenet), ("CIFAR-10 images of 32 px", cifar)):
         print(f"## {len(images):,} {name}: recall / precision in %\n")
         print("\n".join(table_of_changes(images, hashes)), flush=True)
