@@ -59,15 +59,12 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     files, skipped = _list_pool(pool, setting)
     if skipped:
         _say_skipped(setting, tuple(skipped.items()))
-    shards = ShardList.of_files(files[part], _known(setting))
     if part != ALL_SHARDS:
-        return shards
+        return ShardList.of_files(files[part], _known(setting))
     lists = _recent.setdefault(setting, [])
-    for older in lists:
-        if older.is_identical(shards):  # one of the two is enough in memory
-            return older
-    lists[:] = [*lists, shards][-NUM_RECENT:]
-    return shards
+    if not (lists and lists[-1].is_still(files)):  # else one list is enough in memory
+        lists[:] = [*lists, ShardList.of_files(files, _known(setting))][-NUM_RECENT:]
+    return lists[-1]
 
 
 def left_out(pool: PoolConfig) -> dict[str, str]:
@@ -123,7 +120,9 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[list[InputFile], dict[st
     for prefix, path in _roots(pool).items():
         key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
         shards, reasons = _shard_files(key, path, pool, problems)
-        files += [InputFile(f"{prefix}{name}" if prefix else name, path, name) for name, path in shards]
+        while shards:  # of a million files one list is enough
+            file = shards.pop()
+            files.append(InputFile(f"{prefix}{file.name}" if prefix else file.name, file.path, file.name))
         skipped |= {f"{prefix}{name}": reason for name, reason in reasons.items()}
     if problems:
         raise UserError(problems)
@@ -133,7 +132,7 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[list[InputFile], dict[st
 
 def _shard_files(
     setting: str, path: str, pool: PoolConfig, problems: list[str]
-) -> tuple[Sequence[PoolFile], dict[str, str]]:
+) -> tuple[list[PoolFile], dict[str, str]]:
     """Return (the files of pool.format, what is left out); under "auto", of the first of pool_formats() that has any.
 
     A link to nothing with the suffix of a shard is a shard, which fails when it is read.

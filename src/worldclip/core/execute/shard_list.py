@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from worldclip.core.execute.shards import Shard
 from worldclip.core.inputs import Stamp, fingerprint_of, stamp_of
 from worldclip.core.safe_path import UnsafeName, is_safe_name
 
-AT_ONCE = 2**14  # shards that are objects at the same time
+AT_ONCE = 2**12  # shards that are objects at the same time
 SETTLED_NS = 2 * 10**9  # a file that changed later than this before it was hashed may change again under its stamp
 _STAMP = struct.Struct("<QQQqq")  # see inputs.Stamp
 _COLUMNS = pa.schema(
@@ -56,11 +57,11 @@ class ShardList(Sequence[Shard]):
 
         Raises UnsafeName as a Shard does, and UserError for a name that is not UTF-8.
         """
-        rows = known.rows_of(files) if known is not None else [-1] * len(files)
+        rows = known.rows_of(files) if known is not None else np.full(len(files), -1)
         batches = []
         for start in range(0, len(files), AT_ONCE):
             columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS.names}
-            for file, row in zip(files[start : start + AT_ONCE], rows[start : start + AT_ONCE], strict=True):
+            for file, row in zip(files[start : start + AT_ONCE], rows[start : start + AT_ONCE].tolist(), strict=True):
                 if not is_safe_name(file.name):
                     raise UnsafeName(f"{file.name!r} is not a path below the folder of its outputs")
                 stamp = stamp_of(file.path)  # before the fingerprint: a change between the two is noticed
@@ -100,9 +101,19 @@ class ShardList(Sequence[Shard]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def is_identical(self, other: ShardList) -> bool:
-        """Return whether both have the same shards, under the same stamps."""
-        return bool(self._table.equals(other._table))
+    def is_still(self, files: Sequence[InputFile]) -> bool:
+        """Return whether these are the shards of local files whose stamps did not move.  Reads no file."""
+        if len(files) != len(self) or (files and self[0].fingerprint["path"] != files[0].recorded_as):
+            return False
+        start = 0
+        for batch in self._table.select(["name", "path", "stamp"]).to_batches(AT_ONCE):
+            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            for file, (name, path, stamp) in zip(files[start : start + len(batch)], rows, strict=True):
+                is_same = file.name == name and _to_bytes(file.path) == path
+                if not is_same or stamp is None or _pack(stamp_of(file.path)) != stamp:
+                    return False
+            start += len(batch)
+        return True
 
     def names(self) -> list[str]:
         """Return the names in their order."""
@@ -187,11 +198,11 @@ class KnownFiles:
         """Read what `write_stamps` wrote; None if the file is not there."""
         return cls(read_table(record, STAMPS)) if record.exists() else None
 
-    def rows_of(self, files: Sequence[InputFile]) -> list[int]:
-        """Return the row of each file, -1 for an unknown one."""
+    def rows_of(self, files: Sequence[InputFile]) -> np.ndarray:
+        """Return the row of each file, -1 for an unknown one: (files,) int32."""
         paths = pa.array((_to_bytes(file.path) for file in files), pa.binary())
         rows = pc.index_in(paths, value_set=self._table.column("path").combine_chunks())
-        found: list[int] = rows.fill_null(-1).to_pylist()
+        found: np.ndarray = rows.fill_null(-1).to_numpy()
         return found
 
     def fingerprint(self, row: int, stamp: Stamp) -> Json | None:
