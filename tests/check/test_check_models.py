@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,53 @@ def test_faces_are_listed_as_fractions_and_blurred_in_written_tars(pool: Path) -
     assert after[12:18, 18:28, 0].std() < before[12:18, 18:28, 0].std() / 2, "the face is blurred"
     same = (pixels_of(folder / "0.tar", "green.png") for folder in (pool / "pool", pool / "out" / "pairs"))
     assert (next(same) == next(same)).all()
+
+
+def section_of_page(title: str) -> list[str]:
+    """Return the indented blocks of a section of docs/pool_check.md, without their indentation."""
+    page = (Path(__file__).parents[2] / "docs" / "pool_check.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", section, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in blocks if block.strip()]
+
+
+def test_the_models_that_the_page_names_run_by_its_lines(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins of the same architecture, labels, inputs and outputs, with weights of the test."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    export, rules = section_of_page("Models of images that you can get")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = transformers.ViTForImageClassification(
+        transformers.ViTConfig(image_size=224, patch_size=112, num_labels=2, **sizes)
+    )
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 2.0]))  # softmax 0.88 for the label nsfw
+    model.save_pretrained(pool / "vit")
+    monkeypatch.chdir(pool)
+    exec(export.replace("Falconsai/nsfw_image_detection", str(pool / "vit")), {})
+    boxes, scores = np.zeros((1, 4420, 4), np.float32), np.zeros((1, 4420, 2), np.float32)
+    boxes[0, 7], scores[0, 7] = [0.25, 0.25, 0.5, 0.5], [0.1, 0.9]
+    nodes = [
+        helper.make_node("Identity", ["box_table"], ["boxes"]),
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),  # reads the input
+        helper.make_node("Add", ["score_table", "nothing"], ["scores"]),
+    ]
+    save(
+        pool / "version-RFB-320.onnx",
+        nodes,
+        [1, 3, 240, 320],
+        {"scores": [1, 4420, 2], "boxes": [1, 4420, 4]},
+        {"box_table": boxes, "score_table": scores, "zero": np.zeros(1, np.float32)},
+    )
+    assert run(pool, **tomllib.loads(rules)) == {
+        **dict.fromkeys(COLOURS, "classifier:nsfw"),
+        "broken": "undecodable",
+    }
+    tolerant = tomllib.loads(rules.replace("label = 1", "label = 0"))
+    assert run(pool, **tolerant) == {"broken": "undecodable"}
+    faces = pq.read_table(pool / "out" / "faces.parquet").to_pylist()
+    assert faces == [{"key": name, "face_bboxes": [[0.25, 0.25, 0.5, 0.5]]} for name in COLOURS]
 
 
 def pixels_of(tar_path: Path, name: str) -> np.ndarray:
