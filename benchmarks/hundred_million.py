@@ -59,6 +59,7 @@ KILLED = ("match", "curate")
 REPLACED = 100  # one shard of so many
 VALID_SHARE = 0.9  # of the keys, in pool.valid_keys
 CAP_SHARE = 0.1  # of a language's pairs, in curate.max_pairs
+CONTRACTS = ("match/texts", "match/counts", "curate, lists", "curate, keys")  # files that others read
 NEW_WORDS = (0, 1, 2, 4)  # of a caption
 NOVELTY_TEXTS, ROUNDS = 500_000, 3
 
@@ -141,8 +142,8 @@ def measure_stages(world: World) -> str:
 {cost_table(costs, num_rows)}
 
 Memory with all pairs, by that with a tenth of them: driver {growth(costs, "driver_bytes")}, largest worker \
-{growth(costs, "worker_bytes")}. {kept:,} pairs are kept. The last two runs left the same bytes; SHA-256 of those of \
-the second: `{digest}`.
+{growth(costs, "worker_bytes")}. {kept:,} pairs are kept. The last two runs left the same bytes; SHA-256 of \
+matched texts, counts, probabilities, kept pairs and keys of the second: `{digest}`.
 
 | on disk | bytes per pair of the pool |
 |---|---:|
@@ -183,13 +184,15 @@ def part_of(path: Path) -> str:
 
 
 def digest_of(run_dir: Path) -> str:
-    """Return the SHA-256 of all tables and arrays of the run, with their names."""
+    """Return the SHA-256 of matched texts, counts, probabilities, kept pairs and kept keys, with their names."""
     total = hashlib.sha256()
     for path in sorted(path for stage in STAGES for path in (run_dir / stage).rglob("*")):
-        if path.suffix in (".parquet", ".npy"):
+        name = path.relative_to(run_dir)
+        is_array = name.parent.as_posix() in ("balance", "balance/counts") and path.suffix == ".npy"
+        if path.is_file() and (is_array or part_of(name) in CONTRACTS):
             with open(path, "rb") as file:
                 contents = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(run_dir)} {contents}\n".encode())
+            total.update(f"{name} {contents}\n".encode())
     return total.hexdigest()
 
 
@@ -217,7 +220,7 @@ def measure_limits(world: World) -> str:
 
 {about(world)} `pool.valid_keys` has {num_valid:,} keys; `pool dedup` lists {num_copies:,} copies, which are \
 `pool.deny_keys`; {len(report["caps"])} of {len(LANGS)} languages are over their `curate.max_pairs`. \
-{report["total"]["pairs_out"]:,} pairs are kept; SHA-256 of what the stages left: `{digest_of(out)}`.
+{report["total"]["pairs_out"]:,} pairs are kept; SHA-256 of what the stages left, as above: `{digest_of(out)}`.
 
 {cost_table({"with limits": costs}, {"with limits": world.num_pairs})}
 """
