@@ -91,6 +91,15 @@ class World:
         say(f"worldclip {' '.join(map(str, words))}" + (f", killed after {kill_after_s:.0f} s" if kill_after_s else ""))
         return run([sys.executable, "-m", "worldclip", *map(str, words)], self.log, kill_after_s)
 
+    def new_run(self, name: str) -> Path:
+        """Return a new folder of a run with finished metadata, which are compiled once for all runs."""
+        first, out = self.folder / "metadata_only", self.folder / name
+        if not first.exists():
+            self.command("metadata", self.recipe("metadata_only", self.folder), "--out", first)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(first / "metadata", out / "metadata")
+        return out
+
     def run_stages(self, recipe: Path, out: Path, *flags: str) -> dict[str, Cost]:
         return {stage: self.command(stage, recipe, "--out", out, *flags) for stage in STAGES}
 
@@ -117,21 +126,16 @@ def measure_stages(world: World) -> str:
     small.mkdir()
     for shard in range(num_small):
         os.link(shard_path(world.pool, shard), shard_path(small, shard))
-    out = world.folder / "run"
     costs: dict[str, dict[str, Cost]] = {}
     for name, pool in (("a tenth", small), ("all", world.pool)):
-        shutil.rmtree(out, ignore_errors=True)
-        recipe = world.recipe(name.replace(" ", "_"), pool)
-        world.command("metadata", recipe, "--out", out)
+        recipe, out = world.recipe(name.replace(" ", "_"), pool), world.new_run("run")
         costs[name] = world.run_stages(recipe, out)
     disk, kept, digest = bytes_on_disk(out), num_kept(out), digest_of(out)
     replaced = range(0, world.num_shards, REPLACED)
     write_pool(world.pool, world.num_pairs, replaced, first_row=world.num_pairs)
     costs["1% of the shards replaced"] = world.run_stages(recipe, out)
     changed = digest_of(out)
-    shutil.rmtree(out)
-    world.command("metadata", recipe, "--out", out)
-    costs["killed in match and curate"] = world.run_killed(recipe, out, costs["all"])
+    costs["killed in match and curate"] = world.run_killed(recipe, world.new_run("run"), costs["all"])
     if digest_of(out) != changed:
         raise SystemExit("the killed run left other bytes than the one that was not killed")
     shutil.rmtree(out)
@@ -202,7 +206,7 @@ def digest_of(run_dir: Path) -> str:
 def measure_limits(world: World) -> str:
     if not world.pool.exists():
         write_pool(world.pool, world.num_pairs)
-    valid, copies, out = world.folder / "keys.npy", world.folder / "dedup", world.folder / "limited"
+    valid, copies, out = world.folder / "keys.npy", world.folder / "dedup", world.new_run("limited")
     num_valid = write_valid_keys(valid, world.num_pairs, VALID_SHARE)
     caps = {
         lang: max(1, int(CAP_SHARE * world.num_pairs * share))
@@ -212,7 +216,6 @@ def measure_limits(world: World) -> str:
     costs = {"dedup": world.command("pool", "dedup", plain, "--out", copies)}
     lists = {"valid_keys": str(valid), "deny_keys": [str(copies / "duplicates.parquet")]}
     recipe = world.recipe("limited", world.pool, of_pool=lists, curate={"max_pairs": caps})
-    world.command("metadata", recipe, "--out", out)
     costs |= world.run_stages(recipe, out)
     report = read_json(out / "curate" / "report.json")
     num_copies = read_json(copies / "report.json")["copies"]
@@ -234,10 +237,9 @@ def measure_limits(world: World) -> str:
 
 def measure_novelty(world: World) -> str:
     """Return the CPU time of match's two kernels in this process."""
-    out = world.folder / "novelty"
-    recipe = world.recipe("novelty", world.folder)
-    world.command("metadata", recipe, "--out", out)
-    work = match_work(Run.open(recipe.rename(out / "recipe.toml").parent))
+    out = world.new_run("novelty")
+    world.recipe("novelty", world.folder).rename(out / "recipe.toml")
+    work = match_work(Run.open(out))
     rows = np.arange(min(NOVELTY_TEXTS, world.num_pairs), dtype=np.uint64)
     lines = []
     for num_words in NEW_WORDS:

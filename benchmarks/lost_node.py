@@ -66,8 +66,7 @@ def measure(folder: Path, num_shards: int) -> str:
     costs: dict[str, dict[str, Cost]] = {}
     digests = {}
     for name in (LOCAL, NODES, LOST):
-        out = folder / name.replace(" ", "_")
-        world.command("metadata", recipe, "--out", out)
+        out = world.new_run(name.replace(" ", "_"))
         if name == LOCAL:
             costs[name] = world.run_stages(recipe, out, "--workers", "2")
         else:
