@@ -89,7 +89,9 @@ class World:
     def command(self, *words: str | Path, kill_after_s: float | None = None) -> Cost:
         """Run a command of worldclip; return its cost."""
         say(f"worldclip {' '.join(map(str, words))}" + (f", killed after {kill_after_s:.0f} s" if kill_after_s else ""))
-        return run([sys.executable, "-m", "worldclip", *map(str, words)], self.log, kill_after_s)
+        cost = run([sys.executable, "-m", "worldclip", *map(str, words)], self.log, kill_after_s)
+        say(f"{cost.wall_s:.1f} s, CPU {cost.cpu_s:.1f} s, MiB {cost.driver_bytes >> 20}, {cost.worker_bytes >> 20}")
+        return cost
 
     def new_run(self, name: str) -> Path:
         """Return a new folder of a run with finished metadata, which are compiled once for all runs."""

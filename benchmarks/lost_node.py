@@ -26,11 +26,13 @@ from match import describe_processor
 from processes import Cost
 from recombine import write_pool
 
+from worldclip.contracts import layout
 from worldclip.core.artifacts import versions, write_text
 
 RESULTS = Path(__file__).parent / "results" / "lost_node.md"
 NUM_SHARDS, TEXTS_PER_SHARD = 10_000, 20
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+POLL_S = 0.5  # interval at which the matched shards are counted
 LOCAL, NODES, LOST = "2 processes", "2 nodes", "2 nodes, one killed in match"
 
 
@@ -46,17 +48,32 @@ def cluster_of_two() -> Iterator[tuple[Any, Any]]:
         cluster.shutdown()
 
 
-def run_on_cluster(world: World, recipe: Path, out: Path, kill_after_s: float | None) -> dict[str, Cost]:
-    """Run the stages on a new cluster; kill_after_s: seconds of match after which a node is killed."""
+def run_on_cluster(world: World, recipe: Path, out: Path, *, num_matched: int | None = None) -> dict[str, Cost]:
+    """Run the stages on a new cluster; num_matched: matched shards after which a node is killed."""
     costs = {}
     with cluster_of_two() as (cluster, node):
         for stage in STAGES:
-            timer = threading.Timer(kill_after_s or 0, cluster.remove_node, (node,), {"allow_graceful": False})
-            if stage == "match" and kill_after_s is not None:
-                timer.start()
+            is_over = threading.Event()
+            arguments = (cluster, node, layout.matched_texts(out), num_matched, is_over)
+            killer = threading.Thread(target=kill_node, args=arguments)
+            is_killed = stage == "match" and num_matched is not None
+            if is_killed:
+                killer.start()
             costs[stage] = world.command(stage, recipe, "--out", out, "--executor", f"ray:{cluster.address}")
-            timer.cancel()
+            is_over.set()
+            if is_killed:
+                killer.join()
+                if len(cluster.list_all_nodes()) > 1:
+                    raise SystemExit("match was over before a node was killed; give more --shards")
     return costs
+
+
+def kill_node(cluster: Any, node: Any, texts: Path, num_files: int, is_over: threading.Event) -> None:
+    """Kill a node as soon as a folder has so many files, unless the work is over."""
+    while not is_over.wait(POLL_S):
+        if texts.is_dir() and len(os.listdir(texts)) >= num_files:
+            cluster.remove_node(node, allow_graceful=False)
+            return
 
 
 def measure(folder: Path, num_shards: int) -> str:
@@ -70,7 +87,7 @@ def measure(folder: Path, num_shards: int) -> str:
         if name == LOCAL:
             costs[name] = world.run_stages(recipe, out, "--workers", "2")
         else:
-            costs[name] = run_on_cluster(world, recipe, out, costs[NODES]["match"].wall_s / 2 if name == LOST else None)
+            costs[name] = run_on_cluster(world, recipe, out, num_matched=num_shards // 2 if name == LOST else None)
         digests[name] = digest_of(out)
     if len(set(digests.values())) > 1:
         raise SystemExit(f"the bytes differ: {digests}")
