@@ -79,12 +79,14 @@ def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypat
     assert result_bytes(tmp_path / "plain/run") != result_bytes(whole)
 
 
-def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path, precision):
     places = tmp_path / "interrupted", tmp_path / "whole"
     run_dir, whole = (place / "run" for place in places)
     for place in places:
         recipe = {"pool": {"path": str(write_world(place / "run"))}, "balance": {"tail_fraction": 0.1}}
-        (place / "recipe.json").write_text(json.dumps({**recipe, "train": TRAIN | {"samples_seen": 60 * 16}}))
+        settings = TRAIN | {"samples_seen": 60 * 16, "precision": precision}
+        (place / "recipe.json").write_text(json.dumps({**recipe, "train": settings}))
     (killed,) = start_ranks("train", places[0], 1)
     _await_checkpoint(run_dir, killed)
     time.sleep(random.Random(tmp_path.name).random() * 0.2)
