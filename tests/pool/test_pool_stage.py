@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -15,6 +16,7 @@ from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import shard_list
 from worldclip.pool import shard_files
 from worldclip.pool.config import PoolConfig
 
@@ -116,6 +118,21 @@ def test_a_part_of_an_indexed_pool_is_not_listed(folder: Path, tmp_path: Path, k
             found = list(pool.indexed_shards(run, part))
             assert found == whole[part]
             assert [shard.stamp for shard in found] == stamps[part]
+
+
+def test_a_part_of_the_index_looks_at_its_own_files_only(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
+    write_tar(folder / "00002.tar", sample("000020000", "two"))
+    looked_at = set()
+    fingerprint_of = shard_list.fingerprint_of
+    monkeypatch.setattr(
+        shard_list, "fingerprint_of", lambda path, name: looked_at.add(name) or fingerprint_of(path, name)
+    )
+    run = context(recipe, run_dir)
+    run.part = slice(0, None, 2)
+    pool.index(dataclasses.replace(run, preflight=[]))
+    pool.index(run)
+    assert looked_at == {"00001.tar", "sub/00000.tar"}
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(0, None, 2)])

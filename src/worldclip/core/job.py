@@ -249,6 +249,11 @@ class Run:
         named = changed_inputs if changes is None else partial(changes, self)
         return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone, named)
 
+    @property
+    def part_or_all(self) -> slice:
+        """Return `part`, or all shards."""
+        return ALL_SHARDS if self.part is None else self.part
+
     def asks_for(self, stage: str) -> bool:
         """Return whether a stage, which calls this first, is to run."""
         self.visited[stage] = None

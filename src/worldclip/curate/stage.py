@@ -192,13 +192,14 @@ def _check(run: Run, job: Job) -> None:
         for lang in langs
         if lang not in languages
     ]
-    if config.write == "tars" and not pool.holds_images(pool.shards(run), run.section(PoolConfig)):
+    shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
+    if config.write == "tars" and not pool.holds_images(shards, run.section(PoolConfig)):
         problems.append(
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"
         )
-    names = (shard.name for shard in pool.shards(run)) if config.write == "parquet" else ()
-    if other := next((name for name in names if not name.endswith(".parquet")), None):
+    other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
+    if config.write == "parquet" and other:
         problems.append(f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars')
     if problems:
         raise UserError(problems)

@@ -118,7 +118,7 @@ def _needs(run: Run) -> Iterator[str]:
     elif any(map(hub.is_dataset, places)):
         yield from missing_packages("pool", extra="hub")
     elif not any(map(is_remote, places)):  # a listing of a store may take minutes
-        yield from problems_of(lambda: check_names(shards(run), config))
+        yield from problems_of(lambda: check_names(shards(run, run.part_or_all), config))
 
 
 def _inputs(run: Run) -> Record:
@@ -187,7 +187,7 @@ def _check(run: Run, job: Job) -> None:
     """Raise UserError for a column that no shard has, and for slices of a pool that the run builds."""
     config = run.section(PoolConfig)
     if not config.build:
-        check_names(shards(run), config)
+        check_names(shards(run, run.part_or_all), config)
     elif run.part is not None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
