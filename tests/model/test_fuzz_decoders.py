@@ -17,6 +17,7 @@ from worldclip.model.decode import PILLOW, TORCHCODEC, TORCHVISION
 NATIVE = (TORCHVISION, TORCHCODEC)
 TRUSTED = [(library, name) for library in NATIVE for name in decoding._safe_formats(library)]
 READABLE = decoding._formats()
+KNOWN_CRASHES = decoding.known_crashes()
 SOURCES = Path(decoding.__file__).parents[2]
 
 
@@ -71,7 +72,7 @@ def test_many_damaged_files_end_no_process_in_pillow(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("crash", decoding.known_crashes(), ids=lambda crash: f"{crash.library}-{crash.format}")
+@pytest.mark.parametrize("crash", KNOWN_CRASHES, ids=[f"{crash.library}-{crash.format}" for crash in KNOWN_CRASHES])
 def test_formats_that_are_switched_off_still_crash(crash: decoding.Crash) -> None:
     """A release that raises an error instead is trusted again: give the row of CRASHES a last version."""
     skip_unless_installed(crash.library)

@@ -14,6 +14,7 @@ from toy import ToyWorld, write_tar
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
+from worldclip.tools import draft_recipe
 from worldclip.tools.draft_recipe import draft, init
 
 CAPTIONS = {
@@ -46,6 +47,15 @@ def test_file_names_bring_no_language(tmp_path: Path) -> None:
     assert drafted["languages"] == {"en": 6}
     assert drafted["num_file_names"] == 10
     assert "# 10 more texts are file names (IMG_1465.jpg), in no language." in drafted["recipe"]
+
+
+def test_first_call_says_that_it_compiles(
+    toy_world: ToyWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_compiled, said in ((True, 0), (False, 1)):
+        monkeypatch.setattr(draft_recipe, "is_compiled", lambda kernel, answer=is_compiled: answer)
+        draft(str(toy_world.pool))
+        assert capsys.readouterr().err.count("compiles language identification") == said
 
 
 def test_stated_tags_of_one_language_are_one(tmp_path: Path) -> None:

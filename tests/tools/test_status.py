@@ -30,6 +30,15 @@ def test_finished_run_has_counts_and_no_next_command(toy_run: Path) -> None:
     assert record["in_use_by"] is None
 
 
+def test_before_training_it_is_asked_what_it_takes(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    for stage in ("export", "evaluate", "train"):
+        shutil.rmtree(copy / stage)
+    assert status(copy)["next"] == f"worldclip train {copy} --dry-run"
+    shutil.rmtree(copy / "curate")
+    assert status(copy)["next"] == f"worldclip run {copy}"
+
+
 def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(toy_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
     for stage in ("match", "balance", "curate"):

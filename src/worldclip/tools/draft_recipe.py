@@ -18,11 +18,14 @@ from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import write_text
 from worldclip.core.command import Command
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.marks import Commas
+from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
+from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
 from worldclip.pool.columns import ROW, bare, missing_column, separator_problems
 from worldclip.pool.config import PoolConfig
@@ -241,6 +244,8 @@ def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]
     known = languages.by_code()
     codes = [languages.code_of_stated(label, known, languages.INSTALLED) for _, label in sample if label]
     if without_label := [text for text, label in sample if not label]:
+        if not is_compiled(kernels.predict):
+            say("init", "compiles language identification for this processor, once per installation (10 to 20 s)")
         codes += [languages.from_lid(str(label)) for label in Identifier().predict(without_label)[0]]
     return dict(Counter(codes).most_common())
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -79,12 +79,20 @@ def status(run: Path) -> RunStatus:
     if not layout.recipe(run).is_file():
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
-    is_done = all(row["state"] == "finished" for row in rows)
-    command = None if is_done else f"worldclip run {run}"
-    record: RunStatus = {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": command}
+    record: RunStatus = {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": _next_command(run, rows)}
     if record["in_use_by"] and (now := _running_stage(run)):
         record["now"] = now
     return record
+
+
+def _next_command(run_dir: Path, rows: Sequence[StageStatus]) -> str | None:
+    """Return what to call next: training, the long stage, first says what it takes."""
+    unfinished = [row for row in rows if row["state"] != "finished"]
+    if not unfinished:
+        return None
+    if (unfinished[0]["stage"], unfinished[0]["state"]) == ("train", "not started"):
+        return f"worldclip train {run_dir} --dry-run"
+    return f"worldclip run {run_dir}"
 
 
 def _running_stage(run_dir: Path) -> StageNow | None:
