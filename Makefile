@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo world test quick lint slow clients web docs clean FORCE
+.PHONY: demo world test quick lint slow oldest clients web docs clean FORCE
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -71,6 +71,20 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
+# The tests with the oldest releases that pyproject.toml allows, in an environment of their own
+OLDEST = .oldest/bin
+EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
+oldest: .oldest/stamp
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
+
+.oldest/stamp: pyproject.toml
+	test -d .oldest || $(PYTHON) -m venv .oldest
+	$(OLDEST)/python -m pip install -q uv
+	$(OLDEST)/uv pip compile -q --resolution lowest-direct $(EXTRAS:%=--extra %) --python $(OLDEST)/python \
+		-o .oldest/requirements.txt pyproject.toml
+	$(OLDEST)/uv pip install -q --python $(OLDEST)/python -r .oldest/requirements.txt
+	touch $@
+
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -116,4 +130,4 @@ AXE = axe-core@4.14.1
 FORCE:
 
 clean:
-	rm -rf .venv .clients runs build dist *.egg-info src/*.egg-info
+	rm -rf .venv .oldest .clients runs build dist *.egg-info src/*.egg-info

@@ -417,7 +417,8 @@ def known_devices_line(config: TrainConfig, budget: Budget) -> str:
     utilisation = config.hardware.utilisation
     rates = {name: PEAK_FLOPS[name][config.precision == "fp32"] for name in KNOWN_DEVICES}
     hours = [f"{name} {hours_text(budget.device_hours(rate, utilisation))}" for name, rate in rates.items()]
-    return f"elsewhere   all devices together, at {utilisation:.0%} of the peak: {', '.join(hours)}"
+    peak = f"{utilisation:.0%} of the peak of {config.precision}"
+    return f"elsewhere   all devices together, at {peak}: {', '.join(hours)}"
 
 
 def hours_text(hours: float) -> str:
