@@ -7,7 +7,8 @@ command infinity_emb of another environment, which serves the same folder, if it
 different from all others, or one photograph of 320 x 240 pixels. Servers run as processes of their own and take
 turns; clients are one process with that many connections, each of which sends its next request when it has the answer
 to the last.
-"one at a time": our server with batches of one.
+"one at a time": our server with batches of one.  infinity-emb 0.0.78 wants its own environment: pip install
+"infinity-emb[all]" aiohttp "torch==2.13.0" "torchvision==0.28.0"; it takes transformers 4.47.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def running(command: Sequence[str], port: int, health: str) -> Iterator[str]:
     """Start a server; yields its address once it answers."""
     log = Path(tempfile.mkdtemp()) / "log.txt"
     with open(log, "w") as file:
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=one_thread)
+        one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=os.environ | one_thread)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 180
