@@ -86,7 +86,8 @@ def sort_pairs(pairs: np.ndarray) -> np.ndarray:
         pairs = pairs[np.lexsort((low, high))]
     is_new = np.ones(len(pairs), np.bool_)
     is_new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
-    return np.ascontiguousarray(pairs[is_new]).view(HEX_PAIR).reshape(-1)
+    unique = pairs if is_new.all() else pairs[is_new]  # keys of many millions: no copy without need
+    return np.ascontiguousarray(unique).view(HEX_PAIR).reshape(-1)
 
 
 def hex_strings(pairs: np.ndarray) -> pa.Array:

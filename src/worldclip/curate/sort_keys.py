@@ -18,7 +18,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts, repeatable
 from worldclip.curate.candidates import read_curated
 
-GROUP_KEYS = 2**23  # sorted by one worker at once, in some 500 MB
+GROUP_KEYS = 2**23  # sorted by one worker at once, in some 400 MB
 RANGE_KEYS = 2**23  # collected by one worker at once, about
 SAMPLES_PER_RANGE = 2**10  # sampled keys of a range: its size differs from RANGE_KEYS by some percent
 FILE_KEYS = 2**31  # keys of one file, 34 GB; DataComp's largest pool has 13 billion
@@ -96,7 +96,9 @@ def _sort_group(group: Shard, *, folder: Path, every: int) -> Report:
         if not is_hex.all():
             return {"pairs": 0, "is_hex": False, "samples": []}
         parts.append(pairs)
-    sorted_keys = keys.sort_pairs(np.concatenate(parts))
+    pairs = np.concatenate(parts)
+    parts.clear()  # half of the memory
+    sorted_keys = keys.sort_pairs(pairs)
     artifacts.write_array(_sorted_path(folder, "groups", group.name), sorted_keys)
     samples = keys.hex_strings(sorted_keys[::every]).to_pylist()
     return {"pairs": len(sorted_keys), "is_hex": True, "samples": samples}
@@ -139,7 +141,9 @@ def _sort_range(part: Shard, *, groups: Sequence[str], folder: Path) -> Report:
         first = 0 if start is None else int(np.searchsorted(sorted_keys, start))
         end = len(sorted_keys) if stop is None else int(np.searchsorted(sorted_keys, stop))
         parts.append(np.array(sorted_keys[first:end]).view(np.uint64).reshape(-1, 2))
-    merged = keys.sort_pairs(np.concatenate(parts))
+    pairs = np.concatenate(parts)
+    parts.clear()
+    merged = keys.sort_pairs(pairs)
     artifacts.write_array(_sorted_path(folder, "ranges", part.name), merged)
     return {"pairs": len(merged)}
 
