@@ -6,10 +6,11 @@ all that the work on a shard asks of it.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO, TypeVar, cast
 
 from worldclip.core.hub_errors import explain, is_busy
@@ -87,17 +88,45 @@ _kept: dict[str, KeptFile] = {}
 """The files that this process works on, by URL."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def kept(url: str, size: int | None) -> Iterator[None]:
     """Read the file at a URL with few requests while the block runs; size: as listed, None if its server says none."""
     if size is None:
         yield
         return
-    _kept[url] = KeptFile(url, size)
+    _kept[url] = _take_ahead(url) or KeptFile(url, size)
     try:
         yield
     finally:
         del _kept[url]
+
+
+_ahead: dict[str, tuple[KeptFile, threading.Thread]] = {}
+
+
+def read_ahead(url: str, size: int | None) -> None:
+    """Begin to read a small file that `kept` asks for next, in a thread; an error comes when it is read again."""
+    if size is None or size > WHOLE_BYTES or not _patience.left_s:  # a store that stays busy is not asked ahead
+        return
+    if len(_ahead) > 1:  # one is read next; others are left of a task that was given up
+        _ahead.clear()
+    file = KeptFile(url, size)
+    thread = threading.Thread(target=_read_whole, args=(file,), daemon=True)
+    _ahead[url] = (file, thread)
+    thread.start()
+
+
+def _read_whole(file: KeptFile) -> None:
+    with contextlib.suppress(Exception):
+        file.read(0, file.size)
+
+
+def _take_ahead(url: str) -> KeptFile | None:
+    if url not in _ahead:
+        return None
+    file, thread = _ahead.pop(url)
+    thread.join()
+    return file
 
 
 def kept_file(url: str) -> KeptFile | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
+from worldclip.core.execute.groups import GroupDone, GroupSizes, run_group, take_group
 from worldclip.core.execute.shards import (
     MAX_TRIES,
     Outcome,
@@ -54,8 +55,7 @@ class LocalExecutor:
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         if min(self.workers, len(todo)) <= 1:
-            for shard in todo:
-                yield shard.name, work.run(shard)
+            yield from _run_here(work, ShardQueue(todo))
             return
         queue, tries = ShardQueue(todo), Counter[str]()
         while queue:
@@ -67,7 +67,8 @@ class LocalExecutor:
         """Run until the queue is empty or a worker dies, which ends all workers; their shards are queued again."""
         num_workers = min(self.workers, len(queue))
         is_broken = False
-        running: dict[Future[Outcome], Shard] = {}
+        running: dict[Future[GroupDone], tuple[Shard, ...]] = {}
+        sizes = GroupSizes()
         lost: list[str] = []
         workers: set[BaseProcess] = set()
         others = set(multiprocessing.active_children())
@@ -79,26 +80,31 @@ class LocalExecutor:
                     # A shard whose worker died before runs alone: if it kills a worker again, no other shard suffers.
                     if len(running) >= (1 if tries[queue.peek().name] else QUEUED_PER_WORKER * num_workers):
                         break
+                    group = take_group(queue, tries, sizes.of_next(queue.peek(), num_workers, len(queue)))
                     try:
                         with interrupts_held_back():
-                            running[pool.submit(work.run, queue.peek())] = queue.peek()
+                            running[pool.submit(run_group, work, group)] = group
                     except BrokenProcessPool:
                         is_broken = True
-                    else:
-                        tries[queue.popleft().name] += 1
+                        tries.subtract(shard.name for shard in group)
+                        for shard in group:
+                            queue.append(shard)
                 workers.update(multiprocessing.active_children())
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    shard = running.pop(future)
+                    group = running.pop(future)
                     if not isinstance(future.exception(), BrokenProcessPool):
-                        yield shard.name, future.result()
-                        del tries[shard.name]
+                        sizes.add(future.result())
+                        yield from zip((shard.name for shard in group), future.result().outcomes, strict=True)
+                        for shard in group:
+                            del tries[shard.name]
                         continue
                     is_broken = True
-                    if tries[shard.name] < MAX_TRIES:
-                        queue.append(shard)
-                    else:
-                        lost.append(shard.name)
+                    for shard in group:
+                        if tries[shard.name] < MAX_TRIES:
+                            queue.append(shard)
+                        else:
+                            lost.append(shard.name)
         except KeyboardInterrupt:
             for worker in {*multiprocessing.active_children()} - others:
                 worker.terminate()
@@ -108,6 +114,15 @@ class LocalExecutor:
         # A shard that lost a worker before runs alone, so that the exit code, known after shutdown, is its worker's.
         for name in lost:
             yield name, lost_worker(cause_of_death(worker.exitcode for worker in workers))
+
+
+def _run_here(work: ShardWork, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
+    sizes = GroupSizes()
+    while queue:
+        group = take_group(queue, Counter(), sizes.of_next(queue.peek(), 1, len(queue)))
+        done = run_group(work, group)
+        sizes.add(done)
+        yield from zip((shard.name for shard in group), done.outcomes, strict=True)
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 The nodes share the directories that the work reads and writes, at the same paths, and have the same worldclip.  Ray
 starts tasks and reports lost ones; this module decides what to retry and what to start twice.
 
-A driver starts some hundred tasks a second whatever they do, so a task takes several short shards.  Every shard has its
-own marker, failure and tries, and is alone in its task once it has lost a worker.
+A driver starts some hundred tasks a second whatever they do, so a task takes several short shards (groups.py).
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from typing import Any, NamedTuple
 
 from worldclip.core.artifacts import Json, digest
 from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.execute.groups import GroupDone, GroupSizes, run_group, take_group
 from worldclip.core.execute.ray_nodes import NODE_ID, Nodes, check_port
 from worldclip.core.execute.shards import (
     MAX_TRIES,
-    WAITED,
     Chosen,
     Failure,
     Outcome,
@@ -49,9 +48,6 @@ LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations
 CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 LOCAL_STARTS = 3
 TASKS_PER_S = 350  # that this process shall start at most, half of what it can (benchmarks/results/scale.md)
-TASK_S = 0.5  # that a task of several shards takes at least, so that workers do not wait between tasks
-MAX_SHARDS_PER_TASK = 1_000
-TASKS_LEFT_PER_CPU = 4  # that the rest of the queue makes, so that all CPUs end together
 OBJECT_STORE_BYTES = 128 * 2**20  # for a Ray started here: only functions and reports pass through it
 
 
@@ -100,8 +96,8 @@ class RayExecutor:
             cpus = max(1, nodes.num_cpus)
             max_tasks = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
             while queue and len(tasks.running) < max_tasks:
-                num_shards = tasks.shards_per_task(cpus, len(queue))
-                tasks.start(_take_group(queue, tries, num_shards))
+                num_shards = tasks.sizes.of_next(queue.peek(), cpus, len(queue), least_s=cpus / TASKS_PER_S)
+                tasks.start(take_group(queue, tries, num_shards))
             if not queue and len(tasks.running) < min(cpus, max_tasks):
                 tasks.copy_late_tasks()
             for shards, outcome in tasks.wait():
@@ -119,27 +115,9 @@ class RayExecutor:
                         yield shard.name, lost_worker(outcome.cause)
 
 
-def _take_group(queue: ShardQueue, tries: Counter[str], num_shards: int) -> tuple[Shard, ...]:
-    """Take the shards of a task from the queue and count the try; a shard that lost a worker before is alone."""
-    group = [queue.popleft()]
-    if not tries[group[0].name]:
-        while queue and len(group) < num_shards and not tries[queue.peek().name]:
-            group.append(queue.popleft())
-    tries.update(shard.name for shard in group)
-    return tuple(group)
-
-
 class _Task(NamedTuple):
     shards: tuple[Shard, ...]
     started_at: float
-
-
-class _Done(NamedTuple):
-    """What a task returns."""
-
-    outcomes: list[Outcome]
-    """Of its shards; a report has `pairs` alone, the marker has all of it."""
-    work_s: float
 
 
 class LostTask(NamedTuple):
@@ -162,18 +140,10 @@ class _Tasks:
         self._copied: set[str] = set()  # first shards of the tasks that were started twice
         self._cancelled: list[Any] = []
         self._durations_s: deque[float] = deque(maxlen=1000)  # of tasks, in the queue too
-        self._shard_s: deque[float] = deque(maxlen=1000)  # that a shard of a task took on its node
+        self.sizes = GroupSizes()
 
     def start(self, shards: tuple[Shard, ...]) -> None:
         self.running[self._task.remote(self._work, shards, self._place)] = _Task(shards, time.monotonic())
-
-    def shards_per_task(self, cpus: int, num_queued: int) -> int:
-        """Return how many shards the next task takes, from what shards took lately: 1 until the first ended."""
-        if not self._shard_s:
-            return 1
-        task_s = max(TASK_S, cpus / TASKS_PER_S)
-        num_shards = int(min(MAX_SHARDS_PER_TASK, task_s / max(1e-6, statistics.fmean(self._shard_s))))
-        return max(1, min(num_shards, num_queued // (TASKS_LEFT_PER_CPU * cpus)))
 
     def copy_late_tasks(self) -> None:
         """Start a second task for each that takes far longer than others did; call while CPUs are idle."""
@@ -199,15 +169,15 @@ class _Tasks:
                 continue
             done = self._result(ref)
             others = self._copies_of(task)
-            if others and not (isinstance(done, _Done) and _all_succeeded(done)):  # the other copy may succeed
+            if others and not (isinstance(done, GroupDone) and _all_succeeded(done)):  # the other copy may succeed
                 continue
             for other in others:
                 del self.running[other]
                 self._cancel(other)
             self._durations_s.append(time.monotonic() - task.started_at)
-            if isinstance(done, _Done):
-                self._shard_s.append(done.work_s / len(task.shards))
-            ended.append((task.shards, done.outcomes if isinstance(done, _Done) else done))
+            if isinstance(done, GroupDone):
+                self.sizes.add(done)
+            ended.append((task.shards, done.outcomes if isinstance(done, GroupDone) else done))
         return ended
 
     def _copies_of(self, task: _Task) -> list[Any]:
@@ -217,10 +187,10 @@ class _Tasks:
             return []
         return [other for other, its in self.running.items() if its.shards[0].name == name]
 
-    def _result(self, ref: Any) -> _Done | LostTask:
+    def _result(self, ref: Any) -> GroupDone | LostTask:
         errors = self._ray.exceptions
         try:
-            done: _Done = self._ray.get(ref)
+            done: GroupDone = self._ray.get(ref)
         except errors.OutOfMemoryError:
             return LostTask("ended by Ray because the node's memory ran out; use fewer --workers")
         except (errors.NodeDiedError, errors.ObjectLostError) as error:
@@ -276,25 +246,14 @@ class _Place:
             ) from error
 
 
-def _all_succeeded(done: _Done) -> bool:
+def _all_succeeded(done: GroupDone) -> bool:
     return not any(isinstance(outcome, Failure) for outcome in done.outcomes)
 
 
-def run_on_node(work: ShardWork, shards: Sequence[Shard], place: _Place) -> _Done:
-    """Run one task on a node.  A shard that another copy or an earlier try finished is not run again."""
+def run_on_node(work: ShardWork, shards: Sequence[Shard], place: _Place) -> GroupDone:
+    """Run one task on a node."""
     place.enter()
-    started_at = time.perf_counter()
-    outcomes: list[Outcome] = []
-    for shard in shards:
-        report = work.finished_report(shard)
-        outcome = work.run(shard) if report is None else report
-        outcomes.append(outcome if isinstance(outcome, Failure) else _brief(outcome))
-    return _Done(outcomes, time.perf_counter() - started_at)
-
-
-def _brief(report: Report) -> Report:
-    """Return what the driver needs of a report now; the marker has all of it."""
-    return {name: report[name] for name in ("pairs", WAITED) if name in report}
+    return run_group(work, shards)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from worldclip.core import inputs, job_files, remote
-from worldclip.core.artifacts import Json, digest, read_json, write_json
+from worldclip.core.artifacts import Json, digest, read_json, write_json_last
 from worldclip.core.console import progress_bar, say, say_detail
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, Unreadable, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
@@ -128,8 +128,8 @@ class ShardWork:
         return report if wait is None else {**report, WAITED: wait}
 
     def finish(self, shard: Shard, report: Report) -> None:
-        """Write the marker of a shard, whose outputs are there."""
-        write_json(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
+        """Write the marker of a shard, whose outputs are there, once they are on the disk."""
+        write_json_last(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
 
     def marker_path(self, shard: Shard) -> Path:
         return job_files.marker_in(self.done_dir, shard.name)
