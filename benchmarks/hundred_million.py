@@ -17,6 +17,7 @@ novelty: match on captions with words that no other caption has.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import platform
@@ -55,7 +56,7 @@ from worldclip.recipe import sections_of
 RESULTS = Path(__file__).parent / "results" / "hundred_million.md"
 NUM_PAIRS = 100_000_000
 STAGES = ("pool", "match", "balance", "curate")
-KILLED = ("match", "curate")
+KILLED = {"match": "match/texts", "curate": "curate"}  # stage: folder of a file per shard
 REPLACED = 100  # one shard of so many
 VALID_SHARE = 0.9  # of the keys, in pool.valid_keys
 CAP_SHARE = 0.1  # of a language's pairs, in curate.max_pairs
@@ -86,10 +87,10 @@ class World:
         write_text(path, to_toml(sections_of(load_recipe(recipe))))
         return path
 
-    def command(self, *words: str | Path, kill_after_s: float | None = None) -> Cost:
+    def command(self, *words: str | Path, kill_when: Callable[[], bool] | None = None) -> Cost:
         """Run a command of worldclip; return its cost."""
-        say(f"worldclip {' '.join(map(str, words))}" + (f", killed after {kill_after_s:.0f} s" if kill_after_s else ""))
-        cost = run([sys.executable, "-m", "worldclip", *map(str, words)], self.log, kill_after_s)
+        say(f"worldclip {' '.join(map(str, words))}" + (", killed half-way" if kill_when else ""))
+        cost = run([sys.executable, "-m", "worldclip", *map(str, words)], self.log, kill_when)
         say(f"{cost.wall_s:.1f} s, CPU {cost.cpu_s:.1f} s, MiB {cost.driver_bytes >> 20}, {cost.worker_bytes >> 20}")
         return cost
 
@@ -105,14 +106,21 @@ class World:
     def run_stages(self, recipe: Path, out: Path, *flags: str) -> dict[str, Cost]:
         return {stage: self.command(stage, recipe, "--out", out, *flags) for stage in STAGES}
 
-    def run_killed(self, recipe: Path, out: Path, usual: Mapping[str, Cost]) -> dict[str, Cost]:
-        """Run the stages; end those of KILLED half-way, and run them again."""
+    def run_killed(self, recipe: Path, out: Path) -> dict[str, Cost]:
+        """Run the stages; end those of KILLED when half of their files are there, and run them again."""
         costs = {}
         for stage in STAGES:
             words = (stage, recipe, "--out", out)
-            killed = [self.command(*words, kill_after_s=usual[stage].wall_s / 2)] if stage in KILLED else []
+            folder = out / KILLED.get(stage, "")
+            is_half = functools.partial(has_files, folder, self.num_shards // 2)
+            killed = [self.command(*words, kill_when=is_half)] if stage in KILLED else []
             costs[stage] = sum(killed, self.command(*words))
         return costs
+
+
+def has_files(folder: Path, number: int) -> bool:
+    """Return whether a folder holds so many files and folders."""
+    return folder.is_dir() and len(os.listdir(folder)) >= number
 
 
 def say(line: str) -> None:
@@ -137,7 +145,7 @@ def measure_stages(world: World) -> str:
     write_pool(world.pool, world.num_pairs, replaced, first_row=world.num_pairs)
     costs["1% of the shards replaced"] = world.run_stages(recipe, out)
     changed = digest_of(out)
-    costs["killed in match and curate"] = world.run_killed(recipe, world.new_run("run"), costs["all"])
+    costs["killed in match and curate"] = world.run_killed(recipe, world.new_run("run"))
     if digest_of(out) != changed:
         raise SystemExit("the killed run left other bytes than the one that was not killed")
     shutil.rmtree(out)

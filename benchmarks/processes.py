@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +85,14 @@ def family(process: int) -> Iterator[int]:
 
 
 def run(
-    command: Sequence[str], log: Path, kill_after_s: float | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    kill_when: Callable[[], bool] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Cost:
     """Run a command and return its cost; its output is appended to `log`.
 
-    kill_after_s: end the command and all its processes by SIGKILL after so many seconds.  Raises SystemExit with the
+    kill_when: end the command and all its processes by SIGKILL as soon as it returns True.  Raises SystemExit with the
     end of `log` if the command fails, or ends before it is killed.
     """
     with open(log, "ab") as output:
@@ -97,14 +100,14 @@ def run(
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=env)
         watch = _Watch(process.pid)
         watch.start()
-        timer = threading.Timer(kill_after_s or 0, os.killpg, (process.pid, signal.SIGKILL))
-        if kill_after_s is not None:
-            timer.start()
+        is_over = threading.Event()
+        if kill_when is not None:
+            threading.Thread(target=_kill, args=(process.pid, kill_when, is_over), daemon=True).start()
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started_at
-        timer.cancel()
+        is_over.set()
     process.returncode = os.waitstatus_to_exitcode(status)
-    expected = 0 if kill_after_s is None else -signal.SIGKILL
+    expected = 0 if kill_when is None else -signal.SIGKILL
     if process.returncode != expected:
         end = log.read_text(encoding="utf-8")[-4000:]
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}, not {expected}\n{end}")
@@ -120,3 +123,10 @@ def run(
         worker_own_bytes=peak((False, "RssAnon"), 0),
         open_files=max(peak((True, "files"), 0), peak((False, "files"), 0)),
     )
+
+
+def _kill(group: int, kill_when: Callable[[], bool], is_over: threading.Event) -> None:
+    while not is_over.wait(INTERVAL_S):
+        if kill_when():
+            os.killpg(group, signal.SIGKILL)
+            return
