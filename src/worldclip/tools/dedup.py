@@ -217,6 +217,7 @@ def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Execut
         f"{report['copies']:,} of {report['pairs']:,} pairs repeat a key of an earlier shard: {path}",
         f"{report['repeated_in_shard']:,} repeat a key of their own shard (match drops them), "
         f"{report['no_identity']:,} have no key",
-        f'deny_keys = ["{path.resolve()}"]',
     ]
+    if report["copies"]:
+        lines.append(f'deny_keys = ["{path.resolve()}"]')
     return report, "\n".join(lines)
