@@ -38,7 +38,10 @@ CHOSEN_BY = {
         metadata/counting.py wiki, metadata/dump_files.py wiki, metadata/sources/wordnet.py inputs.lang,
         contracts/layout.py f'{list_name}.matcher'""",
     "the name of a Shard": """
-        check/write.py _tar_name(shard), contracts/entry_counts.py name, contracts/layout.py relative.format(name),
+        check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet', contracts/entry_counts.py name,
+        contracts/layout.py relative.format(name), core/execute/file_groups.py f'{name}{self.suffix}',
+        core/execute/file_groups.py name, curate/caps.py f'{name}.parquet', curate/caps.py f'{group.name}.parquet',
+        tools/dedup.py f'{shard_name}.arrow',
         core/job_files.py f'{shard_name}.json', metadata/ngrams/runs.py f'{shard_name}.counts',
         metadata/ngrams/runs.py f'{shard_name}.json', plugins/world/build.py f'{shard_name}.jsonl',
         tools/embed.py f'{name}.parquet', tools/embed.py f'{name}.npy'""",
@@ -48,7 +51,9 @@ CHOSEN_BY = {
         core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name,
         train/going_back.py name""",
     "chosen by this code from its own constants": """
-        tools/models.py name, contracts/entry_counts.py part, contracts/layout.py profile,
+        tools/models.py name, contracts/entry_counts.py part, contracts/entry_counts.py f'{unit}.npy',
+        core/keys.py f'{digest}.npy', curate/sort_keys.py part, curate/sort_keys.py f'{name}.npy',
+        curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,
@@ -63,8 +68,9 @@ CHOSEN_BY = {
         train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
         train/going_back.py f'{step:09}_{number}'""",
     "found by listing that folder": """
-        check/images.py name, evaluate/datasets/folders.py class_folder, evaluate/datasets/mvl_sib.py lang,
-        export/push.py name, model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
+        check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
+        evaluate/datasets/mvl_sib.py lang, export/push.py name,
+        model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """

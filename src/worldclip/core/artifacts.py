@@ -18,6 +18,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -62,7 +63,8 @@ class _Unsynced(NamedTuple):
     """Records that may only be written after them."""
 
 
-_unsynced: _Unsynced | None = None
+# Of this thread: two runs in one process do not wait for each other's files.
+_unsynced: ContextVar[_Unsynced | None] = ContextVar("unsynced", default=None)
 SYNCS_AT_ONCE = 16  # a journal writes what waits for it at once
 
 
@@ -73,28 +75,30 @@ def synced_together() -> Iterator[None]:
     Nothing but the records of `write_json_last` says that these files are whole.  A disk needs milliseconds per wait,
     whatever the size: 70 shards a second with nine waits each, one after the other.
     """
-    global _unsynced
-    if _unsynced is not None:
+    if _unsynced.get() is not None:
         yield
         return
-    batch = _unsynced = _Unsynced([], [])
+    batch = _Unsynced([], [])
+    token = _unsynced.set(batch)
     try:
         yield
         _sync_all(batch.files)
-        records = _unsynced = _Unsynced([], [])
+        records = _Unsynced([], [])
+        _unsynced.set(records)
         for path, record in batch.last:
             write_json(path, record)
         _sync_all(records.files)
     finally:
-        _unsynced = None
+        _unsynced.reset(token)
 
 
 def write_json_last(path: Path, record: Any) -> None:
     """Write a small record that says that other files are whole: in a block of `synced_together` at its end."""
-    if _unsynced is None:
+    batch = _unsynced.get()
+    if batch is None:
         write_json(path, record)
     else:
-        _unsynced.last.append((path, record))
+        batch.last.append((path, record))
 
 
 def _sync_all(paths: Sequence[Path]) -> None:
@@ -119,11 +123,12 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with naming(path):  # a failed write does not say where the disk is full
             write(aside)
-            if _unsynced is None:
+            batch = _unsynced.get()
+            if batch is None:
                 _sync(aside)
             os.replace(aside, path)
-            if _unsynced is not None:
-                _unsynced.files.append(path)
+            if batch is not None:
+                batch.files.append(path)
     except PermissionError as error:
         raise PermissionError(error.errno, error.strerror, str(path)) from error
     finally:
