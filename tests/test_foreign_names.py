@@ -38,7 +38,7 @@ CHOSEN_BY = {
         metadata/counting.py wiki, metadata/dump_files.py wiki, metadata/sources/wordnet.py inputs.lang,
         contracts/layout.py f'{list_name}.matcher'""",
     "the name of a Shard": """
-        check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet', contracts/entry_counts.py name,
+        check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet',
         contracts/layout.py relative.format(name), core/execute/file_groups.py f'{name}{self.suffix}',
         core/execute/file_groups.py name, curate/caps.py f'{name}.parquet', curate/caps.py f'{group.name}.parquet',
         tools/dedup.py f'{shard_name}.arrow',

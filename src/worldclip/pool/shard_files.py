@@ -62,9 +62,11 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     if part != ALL_SHARDS:
         return ShardList.of_files(files[part], _known(setting))
     lists = _recent.setdefault(setting, [])
-    if not (lists and lists[-1].is_still(files)):  # else one list is enough in memory
-        lists[:] = [*lists, ShardList.of_files(files, _known(setting))][-NUM_RECENT:]
-    return lists[-1]
+    latest = lists[-1] if lists else None
+    if latest is None or not latest.is_still(files):  # else one list is enough in memory
+        latest = ShardList.of_files(files, _known(setting))
+        lists[:] = [*lists, latest][-NUM_RECENT:]
+    return latest  # another thread may have added one since
 
 
 def left_out(pool: PoolConfig) -> dict[str, str]:
