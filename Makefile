@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo world test quick lint slow oldest clients web docs clean FORCE
+.PHONY: demo world test quick lint slow second oldest clients web docs clean FORCE
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -71,6 +71,21 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
+# The tests of curation under another Python, the newest that this machine has; without torch, which takes 5 GB
+SECOND = .second/bin
+OWN_PYTHON = $(shell $(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)')
+PYTHONS = $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
+OTHER_PYTHON = $(firstword $(filter-out $(OWN_PYTHON),$(PYTHONS)))
+SECOND_TESTS = core kernels contracts language metadata match balance curate
+second: $(if $(OTHER_PYTHON),.second/stamp)
+	$(if $(OTHER_PYTHON),OMP_NUM_THREADS=1 $(SECOND)/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
+		@echo 'this machine has no second Python from 3.11 to 3.13')
+
+.second/stamp: pyproject.toml
+	test -d .second || $(OTHER_PYTHON) -m venv .second
+	$(SECOND)/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
+	touch $@
+
 # The tests with the oldest releases that pyproject.toml allows, in an environment of their own
 OLDEST = .oldest/bin
 EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
@@ -130,4 +145,4 @@ AXE = axe-core@4.14.1
 FORCE:
 
 clean:
-	rm -rf .venv .oldest .clients runs build dist *.egg-info src/*.egg-info
+	rm -rf .venv .second .oldest .clients runs build dist *.egg-info src/*.egg-info
