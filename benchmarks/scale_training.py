@@ -207,6 +207,7 @@ def list_on_each_rank(shards: Sequence[Shard]) -> Counts:
     pool_dir = str(Path(shards[0].path).parent)
     inputs._fingerprint_local.cache_clear()  # of an earlier listing
     shard_files._recent.clear()
+    shard_files._records.clear()
     with counting() as counts:
         list_shards(PoolConfig(path=pool_dir))
     return counts

