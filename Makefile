@@ -90,7 +90,7 @@ second: $(if $(OTHER_PYTHON),.second/stamp)
 OLDEST = .oldest/bin
 EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
 oldest: .oldest/stamp
-	PYTHONPATH=src OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
 
 .oldest/stamp: pyproject.toml
 	test -d .oldest || $(PYTHON) -m venv .oldest
@@ -98,6 +98,7 @@ oldest: .oldest/stamp
 	$(OLDEST)/uv pip compile -q --resolution lowest-direct $(EXTRAS:%=--extra %) --python $(OLDEST)/python \
 		-o .oldest/requirements.txt pyproject.toml
 	$(OLDEST)/uv pip install -q --python $(OLDEST)/python -r .oldest/requirements.txt
+	$(OLDEST)/uv pip install -q --python $(OLDEST)/python --no-deps -e .
 	touch $@
 
 lint: .venv/dev.stamp
