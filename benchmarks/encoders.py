@@ -115,7 +115,8 @@ def training_step(pairs: int = 128) -> dict[str, Sides]:
 
     sizes = ModelConfig(preset="tiny").architecture()
     ids = tokenizer(sizes.context_length)
-    state, state_bf16, state_autocast = create("fp32"), create("bf16"), create("bf16")
+    state, state_fp32, state_bf16, state_autocast = (create(name) for name in ("fp32", "fp32", "bf16", "bf16"))
+    state.model._towers = None
     state_autocast.model._towers, state_autocast.model.autocasts = None, True
     images = torch.randint(0, 256, (pairs, 3, sizes.image_size, sizes.image_size), dtype=torch.uint8)
     batch: Any = Batch(images, make_tokens(pairs, 16), [], np.zeros(0), {})  # type: ignore[arg-type]
@@ -128,7 +129,8 @@ def training_step(pairs: int = 128) -> dict[str, Sides]:
         PEER: lambda: step(state, image_of_transformers, text_of_transformers),
         "towers": lambda: step(state, towers.pooled_image, towers.pooled_text),
         PEER_BF16: lambda: step(state_autocast, image_of_transformers, text_of_transformers),
-        "train/cpu_towers.py": lambda: train_step(state_bf16, batch, 1e-4),
+        "train/cpu_towers.py": lambda: train_step(state_fp32, batch, 1e-4),
+        "train/cpu_towers.py, bfloat16": lambda: train_step(state_bf16, batch, 1e-4),
     }
     return {f"training step, {pairs} pairs": sides}
 
