@@ -55,7 +55,7 @@ _ENCODINGS = {  # of ids, by their path in Parquet
 
 
 class _Unsynced(NamedTuple):
-    """What the block of `synced_together` has written so far."""
+    """Files and records of a block of `synced_together`."""
 
     files: list[Path]
     """Files that have their names and may not be on the disk yet."""

@@ -98,7 +98,7 @@ def kept(url: str, size: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        del _kept[url]
+        _kept.pop(url, None)  # another thread may have worked on the same file
 
 
 _ahead: dict[str, tuple[KeptFile, threading.Thread]] = {}

@@ -12,7 +12,7 @@ from typing import overload
 from worldclip.core.artifacts import digest
 from worldclip.core.execute.shards import Shard
 
-MAX_FILES = 2048  # of a group by rows
+MAX_FILES = 2048  # maximum files of a group that is cut by rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,10 @@ class FileGroups(Sequence[Shard]):
     """Consecutive files below a folder, in groups whose fingerprints name their files: [name, size, mtime_ns] each."""
 
     root: Path
-    names: Sequence[str]  # of shards
-    suffix: str  # of the files, after the shard's name
+    names: Sequence[str]
+    """Names of the shards."""
+    suffix: str
+    """Ending of each file, after its shard's name."""
     starts: Sequence[int]  # position of each group's first name, and the number of names at the end
 
     def __len__(self) -> int:

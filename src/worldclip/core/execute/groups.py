@@ -1,6 +1,6 @@
 """Several short shards in one task: less traffic with the driver, and one wait for the disk.
 
-Every shard has its own marker, failure and tries, and is alone in its task once it has lost a worker.
+Every shard keeps its own marker, failure and tries.  A shard that lost a worker runs in a task without others.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from worldclip.core.execute.shards import (
     is_marked,
 )
 
-TASK_S = 0.5  # that a task of several shards takes at least; after a kill so much is done again
-REMOTE_TASK_S = 5.0  # of shards at URLs: the next one is read while one is worked on, the first one is waited for
+TASK_S = 0.5  # minimum seconds of a task of several shards; a kill repeats at most this work
+# Minimum seconds for shards at URLs: only the first one of a task is waited for, the next is read during the work.
+REMOTE_TASK_S = 5.0
 MAX_SHARDS_PER_TASK = 1_000
-TASKS_LEFT_PER_CPU = 4  # that the rest of the queue makes, so that all CPUs end together
+TASKS_LEFT_PER_CPU = 4  # minimum tasks in the rest of the queue, so that all CPUs end together
 
 
 class GroupDone(NamedTuple):
