@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,8 +154,12 @@ def test_training_pool_without_images_is_a_mistake(world, tmp_path) -> None:
         image_shards(dataclasses.replace(recipe.train, pool=settings))
 
 
-@pytest.mark.parametrize(("workers", "rows_per_range"), [(2, 4_000_000), (1, 3)])
-def test_places_do_not_depend_on_workers_or_ranges(world, monkeypatch, workers, rows_per_range) -> None:
+@pytest.mark.parametrize(
+    ("workers", "rows_per_range", "max_opens"), [(2, 4_000_000, 10**9), (1, 3, 10**9), (1, 3, 0), (2, 5, 0)]
+)
+def test_places_do_not_depend_on_workers_ranges_or_groups(
+    world, monkeypatch, workers, rows_per_range, max_opens
+) -> None:
     run, recipe, _ = world
     shards = pool.shards(context(recipe, run))
     join(run, recipe)
@@ -162,10 +167,42 @@ def test_places_do_not_depend_on_workers_or_ranges(world, monkeypatch, workers, 
     for shard in shards:
         places_path(run, shard).unlink()
     monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_per_range,))
+    monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
     for marker in (run / "train" / "join" / "done").rglob("*.json"):
         marker.unlink()
     join(run, recipe, LocalExecutor(workers=workers, quiet=True))
     assert [read_places(run, shard).sort_by("key").to_pylist() for shard in shards] == before
+    assert (run / "train" / "join" / "images_groups").exists() == (max_opens == 0)
+
+
+def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, monkeypatch) -> None:
+    """No file of keys is opened once per range, no file of places once per shard; then all fit as they are."""
+    run, recipe, _ = world
+    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (3,))
+    opened: Counter[str] = Counter()
+    plain = shuffle._read
+
+    def part_of(path: Path) -> str:
+        return path.relative_to(run / "train" / "join").parts[0]
+
+    monkeypatch.setattr(shuffle, "_read", lambda path, *rest: opened.update([part_of(path)]) or plain(path, *rest))
+    found = []
+    for max_opens in (0, 10**9):
+        monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
+        for marker in (run / "train" / "join" / "done").rglob("*.json"):
+            marker.unlink()
+        opened.clear()
+        join(run, recipe)
+        shards = pool.shards(context(recipe, run))
+        places = [read_places(run, shard).sort_by("key").to_pylist() for shard in shards]
+        found.append((dict(opened), places, {path.name for path in (run / "train" / "join").iterdir()}))
+    (merged, places, folders), (plain_opens, plain_places, plain_folders) = found
+    num_ranges = plain_opens["ranges"] // len(shards)
+    assert num_ranges > 4
+    assert merged["images_groups"] == 2 * num_ranges < plain_opens["images"]
+    assert merged["ranges_groups"] < plain_opens["ranges"]
+    assert places == plain_places
+    assert folders - plain_folders == {"images_groups", "kept_groups", "ranges_groups"}
 
 
 def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:

@@ -3,16 +3,17 @@
     1  each shard    write_rows: its rows in a file, sorted by the XXH64 of their keys
     2  each range    read_range: the rows of all shards with hashes in one range; write_results: the range's results
     3  each shard    read_results: the results of all ranges for it
-Files are Arrow IPC and memory-mapped: a range reads only its own pages of them.
+Files are Arrow IPC and memory-mapped while they are read: a range reads only its own pages of them.
 
-Every range opens every file of step 1.  Where that is too often, `merge` first makes one file of each group of files:
-with groups of sqrt(shards), 1.6 million shards and 25,000 ranges are 64 million opens, not 40 billion.
+Every range opens every file of step 1.  Where that is too often, `merge_groups` first makes one file of each group of
+files: with groups of sqrt(shards), 1.6 million shards and 25,000 ranges are 64 million opens, not 40 billion.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
+from worldclip.core.execute import Executor, Report, Shard, repeatable
 
 ROWS_PER_RANGE = 4_000_000  # in memory at once: under 1 GiB with keys of 100 bytes
 MAX_OPENS = 200_000  # of files, some 10 s: above it they are merged in groups first
@@ -54,8 +56,56 @@ def read_range(paths: Sequence[Path], number: int, of: int) -> pa.Table:
 
 
 def group_size(num_files: int, num_readers: int) -> int:
-    """Return how many files `merge` should make one of, before `num_readers` open all of them; 1: none."""
+    """Return how many files `merge_groups` makes one of, before `num_readers` open all of them; 1: none."""
     return 1 if num_files * num_readers <= MAX_OPENS else math.ceil(math.sqrt(num_files))
+
+
+def merge_groups(
+    units: Sequence[Shard],
+    folder: Path,
+    executor: Executor,
+    *,
+    num_readers: int,
+    num_rows: int,
+    num_shards: int | None = None,
+    label: str,
+    out: Path,
+    done_dir: Path,
+    key: Any,
+) -> list[Shard]:
+    """Make one file in `out` of each group of files, before `num_readers` open all of them.
+
+    units: what the files `folder`/<unit>.arrow were made of.  num_rows: of all files, about.
+    num_shards: of the pool, for results of ranges, which are sorted by shard; None: the files are of `write_rows`.
+    label, done_dir, key: as Executor.map takes them.
+    Return a Shard for each group, with the path of its file; [] where the files are few enough as they are.
+    """
+    size = group_size(len(units), num_readers)
+    if size == 1:
+        return []
+    groups = []
+    for number, start in enumerate(range(0, len(units), size)):
+        name = f"{number:06}"
+        members = {unit.name: unit.fingerprint for unit in units[start : start + size]}
+        groups.append(
+            Shard(name=name, path=str(out / f"{name}.arrow"), fingerprint={"first": start, "members": members})
+        )
+    num_parts = num_ranges(num_rows * size // len(units))
+    if num_shards is None:
+        merge_files = partial(_merge_group, folder=folder, column="hash", bounds=range_bounds(num_parts))
+    else:
+        num_parts = min(num_shards, num_parts)
+        bounds = [part * num_shards // num_parts for part in range(num_parts)]
+        merge_files = partial(_merge_group, folder=folder, column="shard", bounds=[*bounds, None])
+    executor.map(merge_files, groups, label=label, done_dir=done_dir, key=key)
+    return groups
+
+
+@repeatable
+def _merge_group(group: Shard, *, folder: Path, column: str, bounds: Sequence[int | None]) -> Report:
+    paths = [folder / f"{name}.arrow" for name in group.fingerprint["members"]]
+    merge(Path(group.path), paths, column, bounds, group.fingerprint["first"])
+    return {"files": len(paths)}
 
 
 def merge(path: Path, paths: Sequence[Path], column: str, bounds: Sequence[int | None], first_shard: int = 0) -> None:
@@ -106,14 +156,17 @@ def _write(path: Path, rows: pa.Table) -> None:
 
 
 def _read(path: Path, column: str, low: int | None, high: int | None) -> pa.Table:
-    """Return the rows of a file whose sorted `column` is in [low, high), None: without a bound; nothing is copied."""
+    """Return the rows of a file whose sorted `column` is in [low, high), None: without a bound.
+
+    They are copied, so that the map goes: the maps of 1,600 files would count as gigabytes of this process.
+    """
     batches = []
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
         for number in range(file.num_record_batches):
             batch = file.get_batch(number)
             start, stop = _slice_of(batch.column(column).to_numpy(), low, high)
-            batches.append(batch.slice(start, stop - start))
+            batches.append(batch.take(pa.array(np.arange(start, stop))))
         return pa.Table.from_batches(batches, file.schema)
 
 

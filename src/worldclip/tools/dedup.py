@@ -71,9 +71,19 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
     num_keys = totals.pop("keys")
     num_ranges = shuffle.num_ranges(num_keys)
-    names = [f"{number:06}.arrow" for number in range(num_ranges)]
-    ranges = [Shard(name=name, path=str(folder / "ranges" / name)) for name in names]
-    groups = _merge_shards(shards, num_keys, config, folder, executor)
+    names = [f"{number:06}" for number in range(num_ranges)]
+    ranges = [Shard(name=name, path=str(folder / "ranges" / f"{name}.arrow")) for name in names]
+    groups = shuffle.merge_groups(
+        shards,
+        folder / "keys",
+        executor,
+        num_readers=num_ranges,
+        num_rows=num_keys,
+        label="groups",
+        out=folder / "groups",
+        done_dir=layout.done_dir(folder, "groups"),
+        key=config.identity,
+    )
     key = {"shards": {shard.name: shard.fingerprint for shard in shards}, "key": config.identity, "of": num_ranges}
     range_reports = executor.map(
         partial(find_copies, paths=[Path(group.path) for group in groups] or paths, num_ranges=num_ranges),
@@ -83,7 +93,18 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
         key=key,
     )
     copies = sum(report["copies"] for report in range_reports)
-    merged = _merge_ranges(ranges, copies, len(shards), key, folder, executor)
+    merged = shuffle.merge_groups(
+        ranges,
+        folder / "ranges",
+        executor,
+        num_readers=-(-len(shards) // SHARDS_PER_GROUP),
+        num_rows=copies,
+        num_shards=len(shards),
+        label="merge",
+        out=folder / "copies",
+        done_dir=layout.done_dir(folder, "copies"),
+        key=key,
+    )
     write_list(
         folder / "duplicates.parquet", [shard.name for shard in shards], [Path(unit.path) for unit in merged or ranges]
     )
@@ -95,66 +116,7 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
 
 
 def keys_path(folder: Path, shard: Shard) -> Path:
-    return _keys_path(folder, shard.name)
-
-
-def _keys_path(folder: Path, shard_name: str) -> Path:
-    return folder / "keys" / f"{shard_name}.arrow"
-
-
-def _merge_shards(
-    shards: Sequence[Shard], num_keys: int, config: PoolConfig, folder: Path, executor: Executor
-) -> list[Shard]:
-    """Write the keys of each group of shards into one file; return the groups, [] where the shards are few enough."""
-    size = shuffle.group_size(len(shards), shuffle.num_ranges(num_keys))
-    if size == 1:
-        return []
-    groups = []
-    for number, start in enumerate(range(0, len(shards), size)):
-        name = f"{number:06}.arrow"
-        members = {shard.name: shard.fingerprint for shard in shards[start : start + size]}
-        fingerprint = {"first": start, "shards": members}
-        groups.append(Shard(name=name, path=str(folder / "groups" / name), fingerprint=fingerprint))
-    num_parts = shuffle.num_ranges(num_keys * size // len(shards))
-    merge = partial(merge_shards, folder=folder, num_parts=num_parts)
-    executor.map(merge, groups, label="groups", done_dir=layout.done_dir(folder, "groups"), key=config.identity)
-    return groups
-
-
-@repeatable
-def merge_shards(unit: Shard, *, folder: Path, num_parts: int) -> Report:
-    """Write the keys of a group of shards, sorted by hash; num_parts: that are sorted one after the other."""
-    paths = [_keys_path(folder, name) for name in unit.fingerprint["shards"]]
-    bounds = shuffle.range_bounds(num_parts)
-    shuffle.merge(Path(unit.path), paths, "hash", bounds, unit.fingerprint["first"])
-    return {"shards": len(paths)}
-
-
-def _merge_ranges(
-    ranges: Sequence[Shard], num_copies: int, num_shards: int, key: Record, folder: Path, executor: Executor
-) -> list[Shard]:
-    """Write the copies of each group of ranges into one file; return the groups, [] where the ranges are few enough."""
-    size = shuffle.group_size(len(ranges), -(-num_shards // SHARDS_PER_GROUP))
-    if size == 1:
-        return []
-    groups = []
-    for number, start in enumerate(range(0, len(ranges), size)):
-        name = f"{number:06}.arrow"
-        fingerprint = {"ranges": [unit.name for unit in ranges[start : start + size]]}
-        groups.append(Shard(name=name, path=str(folder / "copies" / name), fingerprint=fingerprint))
-    num_parts = min(num_shards, shuffle.num_ranges(num_copies * size // len(ranges)))
-    bounds = [part * num_shards // num_parts for part in range(num_parts)]
-    merge = partial(merge_ranges, folder=folder, bounds=[*bounds, None])
-    executor.map(merge, groups, label="merge", done_dir=layout.done_dir(folder, "copies"), key=key)
-    return groups
-
-
-@repeatable
-def merge_ranges(unit: Shard, *, folder: Path, bounds: Sequence[int | None]) -> Report:
-    """Write the copies of a group of ranges, sorted by shard; bounds: of the parts that are sorted one by one."""
-    paths = [folder / "ranges" / name for name in unit.fingerprint["ranges"]]
-    shuffle.merge(Path(unit.path), paths, "shard", bounds)
-    return {"ranges": len(paths)}
+    return folder / "keys" / f"{shard.name}.arrow"
 
 
 @repeatable
@@ -170,7 +132,7 @@ def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
 @repeatable
 def find_copies(unit: Shard, *, paths: Sequence[Path], num_ranges: int) -> Report:
     """Write the copies among the keys of one range of hashes: key, row, and the positions shard and first_shard."""
-    rows = shuffle.read_range(paths, int(Path(unit.name).stem), num_ranges)
+    rows = shuffle.read_range(paths, int(unit.name), num_ranges)
     # Rows come in the order of their shards, and a table keeps the first of equal keys: that of the first shard.
     first = KeyTable(rows["key"]).find(rows["key"])
     is_copy = first != np.arange(len(rows))

@@ -4,6 +4,8 @@ The matched pool may hold only texts (Parquet of URLs); `train.pool` names the t
 
     RUN/train/join/images/<tar>.arrow     the tar's keys and where their images are
     RUN/train/join/kept/<shard>.arrow     the kept keys of a shard of the matched pool
+    RUN/train/join/ranges/<n>.arrow       the places of a range of hashes
+    RUN/train/join/<part>_groups/<n>.arrow  of many files of a part: those of a group as one
     RUN/train/join/places/<shard>.parquet key, file, offset, size of each kept key that has an image
 
 If several tars hold a key, the image in the first tar by name is used.  A kept key without an image is counted
@@ -32,6 +34,8 @@ from worldclip.core.keys import KeyTable
 from worldclip.curate import read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.train.config import TrainConfig
+
+SHARDS_PER_GROUP = 256  # shards whose places are written together, in a large pool
 
 
 def image_shards(config: TrainConfig) -> ShardList | None:
@@ -81,35 +85,61 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> Sequence[Report]:
         return executor.map(work, units, label=label, done_dir=layout.done_dir(folder, label), key=key)
 
+    def merge(units: Sequence[Shard], label: str, num_readers: int, num_rows: int, key: Any, **options: Any) -> None:
+        """Merge the files of `units`, RUN/train/join/<label>, in groups where they are many; note what is read."""
+        groups = shuffle.merge_groups(
+            units,
+            folder / label,
+            executor,
+            num_readers=num_readers,
+            num_rows=num_rows,
+            label=f"{label} in groups",
+            out=folder / f"{label}_groups",
+            done_dir=layout.done_dir(folder, f"{label}_groups"),
+            key=key,
+            **options,
+        )
+        files[label] = [Path(group.path) for group in groups] or [_path(folder, label, unit) for unit in units]
+        made[label], made[f"{label}_groups"] = units, groups
+
+    files: dict[str, list[Path]] = {}  # to read, by label
+    made: dict[str, Sequence[Shard]] = {}  # units of work by label
     write_images = functools.partial(_write_images, config=config, folder=folder)
     write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)
-    reports = [
-        *map_units(write_images, images, "images", config.identity),
-        *map_units(write_kept, shards, "kept", {"curate": curated}),
-    ]
-    num_ranges = shuffle.num_ranges(sum(report["pairs"] for report in reports))
+    num_images = sum(report["pairs"] for report in map_units(write_images, images, "images", config.identity))
+    num_kept = sum(report["pairs"] for report in map_units(write_kept, shards, "kept", {"curate": curated}))
+    num_ranges = shuffle.num_ranges(num_images + num_kept)
+    merge(images, "images", num_ranges, num_images, config.identity)
+    merge(shards, "kept", num_ranges, num_kept, {"curate": curated})
     ranges = [Shard(name=f"{number:06}", path="") for number in range(num_ranges)]
-    image_paths = [_path(folder, "images", tar) for tar in images]
-    kept_paths = [_path(folder, "kept", shard) for shard in shards]
-    range_paths = [_path(folder, "ranges", unit) for unit in ranges]
     find_places = functools.partial(
-        _find_places, images=image_paths, kept=kept_paths, num_ranges=num_ranges, folder=folder
-    )
-    write_places = functools.partial(
-        _write_places,
-        order=[shard.name for shard in shards],
-        ranges=range_paths,
-        tars=[tar.name for tar in images],
-        folder=folder,
+        _find_places, images=files["images"], kept=files["kept"], num_ranges=num_ranges, folder=folder
     )
     tars = {tar.name: tar.fingerprint for tar in images}
     inputs = {"curate": curated, "images": tars, "of": num_ranges, **config.identity}
     map_units(find_places, ranges, "ranges", inputs)
-    map_units(write_places, shards, "places", inputs)
-    places = [places_path(run_dir, shard) for shard in shards]
-    units = {"images": images, "kept": shards, "ranges": ranges, "places": shards}
-    markers = [layout.marker(folder, unit.name, label) for label in units for unit in units[label]]
-    remove_stale(folder, [*image_paths, *kept_paths, *range_paths, *places, *markers])
+    writers = _groups_of(shards, num_ranges)
+    merge(ranges, "ranges", len(writers), num_kept, inputs, num_shards=len(shards))
+    write_places = functools.partial(
+        _write_places, ranges=files["ranges"], tars=[tar.name for tar in images], folder=folder
+    )
+    map_units(write_places, writers, "places", inputs)
+    made["places"] = writers
+    outputs = [places_path(run_dir, shard) for shard in shards]
+    for label, units in made.items():
+        outputs += [layout.marker(folder, unit.name, label) for unit in units]
+        outputs += [_path(folder, label, unit) for unit in units if label != "places"]
+    remove_stale(folder, outputs)
+
+
+def _groups_of(shards: Sequence[Shard], num_ranges: int) -> list[Shard]:
+    """Return units of work of one shard each, or of SHARDS_PER_GROUP where each would open all ranges too often."""
+    size = 1 if shuffle.group_size(len(shards), num_ranges) == 1 else SHARDS_PER_GROUP
+    groups = []
+    for number, start in enumerate(range(0, len(shards), size)):
+        names = [shard.name for shard in shards[start : start + size]]
+        groups.append(Shard(name=f"{number:06}", path="", fingerprint={"first": start, "shards": names}))
+    return groups
 
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:
@@ -158,16 +188,18 @@ def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], n
 
 
 @repeatable
-def _write_places(
-    shard: Shard, *, order: Sequence[str], ranges: Sequence[Path], tars: Sequence[str], folder: Path
-) -> Report:
-    """Write RUN/train/join/places of a shard from all ranges.  order: names of the shards, tars: of the tars."""
-    position = order.index(shard.name)
-    joined = shuffle.read_results(ranges, position, position + 1)
-    files = names_of(joined["file"].to_numpy(), tars)
-    table = joined.set_column(joined.schema.get_field_index("file"), "file", files)
-    artifacts.write_table(folder / "places" / f"{shard.name}.parquet", table, schemas.IMAGE_PLACES)
-    return {"pairs": len(table)}
+def _write_places(group: Shard, *, ranges: Sequence[Path], tars: Sequence[str], folder: Path) -> Report:
+    """Write RUN/train/join/places of a group of shards from all ranges.  tars: names of the tars."""
+    first, names = group.fingerprint["first"], group.fingerprint["shards"]
+    joined = shuffle.read_results(ranges, first, first + len(names))
+    order = np.argsort(joined["shard"].to_numpy(), kind="stable")
+    bounds = np.searchsorted(joined["shard"].to_numpy()[order], np.arange(first, first + len(names) + 1))
+    for name, start, stop in zip(names, bounds[:-1], bounds[1:], strict=True):
+        table = joined.take(pa.array(order[start:stop]))
+        files = names_of(table["file"].to_numpy(), tars)
+        table = table.set_column(table.schema.get_field_index("file"), "file", files)
+        artifacts.write_table(folder / "places" / f"{name}.parquet", table, schemas.IMAGE_PLACES)
+    return {"pairs": len(joined)}
 
 
 def file_positions(places: pa.Table, tars: Sequence[Shard]) -> np.ndarray:
