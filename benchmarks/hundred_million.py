@@ -1,6 +1,6 @@
 """A hundred million pairs on this machine: time, CPU, memory, disk and open files of the stages that curate.
 
-    python benchmarks/hundred_million.py [--pairs N] [--only stages|limits|novelty] [--write]
+    python benchmarks/hundred_million.py [--pairs N] [--only stages|limits|dedup|novelty] [--write]
         --write renews benchmarks/results/hundred_million.md; --pairs: 100,000,000 without it
 
 Captions of 22 languages, all different (benchmarks/recombine.py), in Parquet shards of 62,500.  Each stage is a command
@@ -11,6 +11,7 @@ stages: a tenth of the pairs; all of them; again after one shard of a hundred wa
 SIGKILL to all processes half-way through match and through curate.  The last two must leave the same bytes.
 limits: `pool dedup`, then all stages with its list as pool.deny_keys, with nine tenths of the keys in pool.valid_keys,
 and with curate.max_pairs for every language.
+dedup: `pool dedup`, and nothing else.
 novelty: match on captions with words that no other caption has.
 """
 
@@ -242,6 +243,24 @@ def measure_limits(world: World) -> str:
     return text
 
 
+# --- dedup
+
+
+def measure_dedup(world: World) -> str:
+    if not world.pool.exists():
+        write_pool(world.pool, world.num_pairs)
+    copies = world.folder / "dedup_only"
+    cost = world.command("pool", "dedup", world.recipe("dedup", world.pool), "--out", copies)
+    report = read_json(copies / "report.json")
+    shutil.rmtree(copies)
+    return f"""## Keys of several shards
+
+{about(world)} {report["keys"]:,} keys, {report["copies"]:,} copies.
+
+{cost_table({"pool dedup": {"dedup": cost}}, {"pool dedup": world.num_pairs})}
+"""
+
+
 # --- novelty
 
 
@@ -332,6 +351,7 @@ brackets what of it is no mapped file. CPU time is that of all processes; it lac
 PARTS: dict[str, Callable[[World], str]] = {
     "stages": measure_stages,
     "limits": measure_limits,
+    "dedup": measure_dedup,
     "novelty": measure_novelty,
 }
 
@@ -361,7 +381,8 @@ def read_parts() -> dict[str, str]:
         return dict.fromkeys(PARTS, "")
     texts = RESULTS.read_text(encoding="utf-8").split("\n## ")
     stages = texts[0].removeprefix(INTRODUCTION)
-    others = {("novelty" if text.startswith("New") else "limits"): f"## {text}" for text in texts[1:]}
+    name_of = {"With": "limits", "Keys": "dedup", "New": "novelty"}  # by the first word of its heading
+    others = {name_of[text.split(maxsplit=1)[0]]: f"## {text}" for text in texts[1:]}
     return {**dict.fromkeys(PARTS, ""), "stages": stages, **others}
 
 
