@@ -341,8 +341,8 @@ def photograph_places(world: World, start: int, stop: int) -> np.ndarray:
 
 
 def texture(name: str, seed: int) -> np.ndarray:
-    """(32, 32, 3) uint8: smooth patches of colour."""
-    cells = uniform_of_hashes(hash_keys([name]).repeat(4 * 4 * 3), np.arange(4 * 4 * 3), seed, 0)
+    """(32, 32, 3) uint8: smooth patches of colour; none of the pair's own `numbers` is in them."""
+    cells = uniform_of_hashes(hash_keys([f"texture {name}"]).repeat(4 * 4 * 3), np.arange(4 * 4 * 3), seed, 0)
     small = Image.fromarray((cells.reshape(4, 4, 3) * 255).astype(np.uint8))
     return np.asarray(small.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
 

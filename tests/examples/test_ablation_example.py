@@ -130,6 +130,16 @@ def test_no_two_pairs_or_test_pictures_are_alike(photographs, tmp_path, monkeypa
     assert of_class == photos & set(train.values())
 
 
+def test_a_texture_says_nothing_about_the_caption(world):
+    """A model learns to read a background that shares numbers with the caption, and fails on the test's pictures."""
+    names = the_world.pair_names(range(4_000))
+    cells = np.stack([the_world.texture(name, world.seed)[4::8, 4::8].ravel() for name in names])
+    drawn = the_world.draw_pairs(world, range(4_000))
+    about = [*the_world.numbers(names, world.seed).T, drawn.lang, drawn.concept, drawn.kind]
+    correlation = np.corrcoef(cells.T.astype(float), np.stack(about).astype(float))
+    assert abs(correlation[: cells.shape[1], cells.shape[1] :]).max() < 6 / 4_000**0.5
+
+
 def test_photographs_of_training_and_test_are_different_files(shared):
     folder = shared / "data" / "cifar10"
     if not folder.exists():
