@@ -1,6 +1,7 @@
 """Make the tables of docs/ablation.md from the committed hits, in less than a minute and without training.
 
     python examples/ablation/page_tables.py docs/ablation/hits
+    python examples/ablation/page_tables.py docs/ablation/hits --page docs/ablation.md
 
 An experiment whose runs are not all there has no table: nobody looks before.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from hits import Hits, read_hits
 from intervals import table as to_markdown
 from pilots import accuracies, choose, choose_rates
 from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
+
+from worldclip.report.chart import DOT_CHART_PX, Dot, dot_chart, svg_file
 
 ENGLISH, OTHERS, ALL = (0,), tuple(range(1, 14)), tuple(range(14))
 IN_WORLDS = {
@@ -49,6 +52,12 @@ TITLES = {
     "languages": "What other languages give",
     "natural": "A natural pool",
 }
+COLOURS = {
+    **dict.fromkeys(("English", "base", "base in English"), "var(--s1)"),
+    **dict.fromkeys(("others", "tone", "base in others"), "var(--s2)"),
+    "another artist": "var(--s3)",
+}
+BEGIN, END = "<!-- {}: written by examples/ablation/page_tables.py -->", "<!-- end of {} -->"
 Runs = dict[str, Hits]
 
 
@@ -180,21 +189,45 @@ def points(runs: Runs, experiment: str, contrast: Contrast) -> str:
     return ", ".join(shown)
 
 
-def arm_table(runs: Runs, experiment: str) -> str:
-    """Each arm's list and mean accuracies over worlds, in percent; top-1 unless it says top-5, and vice versa."""
-    measures = IN_NATURAL | IN_NATURAL_TOP1 if experiment == "natural" else IN_WORLDS | IN_WORLDS_TOP5
+def list_table(runs: Runs, experiment: str) -> str:
+    """What each arm trains on: mean over worlds."""
     rows = []
+    for width, arm, of_arm in arms_of(runs, experiment):
+        cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}"]
+        rows.append([*cells, *list_cells([run.record["list"] for run in of_arm])])
+    return to_markdown(["arm", "width", "runs", "samples", "pairs", "English pairs, %", "noise, %"], rows)
+
+
+def accuracy_table(runs: Runs, experiment: str, measures: dict[str, Measure]) -> str:
+    """Each arm's mean accuracy over worlds, in percent."""
+    rows = []
+    for width, arm, of_arm in arms_of(runs, experiment):
+        cells = [arm, str(width)]
+        for measure in measures.values():
+            accuracies = [measure.parts(run.sets[measure.set_name]).sum() for run in of_arm]
+            cells.append(percent(float(np.mean(accuracies))))
+        rows.append(cells)
+    return to_markdown(["arm", "width", *measures], rows)
+
+
+def arms_of(runs: Runs, experiment: str) -> Iterator[tuple[int, str, list[Hits]]]:
+    """Yield width, arm and its runs, one for each world."""
     for width, arms in ARMS[experiment].items():
         for arm in arms:
-            of_arm = [runs[f"{experiment}_{arm}_w{width}_s{seed}"] for seed in WORLDS[experiment]]
-            cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}"]
-            cells += list_cells([run.record["list"] for run in of_arm])
-            for measure in measures.values():
-                accuracies = [measure.parts(run.sets[measure.set_name]).sum() for run in of_arm]
-                cells.append(percent(float(np.mean(accuracies))))
-            rows.append(cells)
-    header = ["arm", "width", "runs", "samples", "pairs", "English pairs", "noise"]
-    return to_markdown([*header, *measures], rows)
+            yield width, arm, [runs[f"{experiment}_{arm}_w{width}_s{seed}"] for seed in WORLDS[experiment]]
+
+
+def arm_tables(runs: Runs, experiment: str) -> str:
+    """The lists, then accuracies: top-1 unless it says top-5, and vice versa in the natural pool."""
+    if experiment == "natural":
+        groups = [IN_NATURAL, IN_NATURAL_TOP1]
+    else:
+        all_measures = IN_WORLDS | IN_WORLDS_TOP5
+        groups = [
+            {name: measure for name, measure in all_measures.items() if name.startswith(lang)}
+            for lang in ("English", "others")
+        ]
+    return "\n".join([list_table(runs, experiment), *(accuracy_table(runs, experiment, group) for group in groups)])
 
 
 def list_cells(lists: Sequence[dict[str, Any]]) -> list[str]:
@@ -255,24 +288,68 @@ def names_of(experiment: str, folder: Path) -> list[str]:
     return [*of_rates, *(training.name for training in batch_pilots(choose_rates(folder)[64]))]
 
 
+def tables(experiment: str, folder: Path) -> str:
+    """All tables of an experiment; one line where runs are missing."""
+    paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
+    if num_missing := sum(not path.exists() for path in paths.values()):
+        return f"{num_missing} of {len(paths)} runs are missing: no table yet.\n"
+    runs = {name: read_hits(path) for name, path in paths.items()}
+    if experiment == "pilots":
+        return f"{cost(runs)}\n\n{pilot_table(runs, folder)}"
+    parts = [arm_tables(runs, experiment), contrast_table(runs, experiment), residual_table(runs, experiment)]
+    return f"{cost(runs)}\n\n" + "\n".join(parts)
+
+
+def chart(experiment: str, folder: Path) -> str | None:
+    """The planned contrasts with their 95% intervals, as an .svg file; None where runs are missing."""
+    paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
+    if not all(path.exists() for path in paths.values()):
+        return None
+    runs = {name: read_hits(path) for name, path in paths.items()}
+    dots = []
+    for contrast in planned(experiment):
+        if contrast.in_points or isinstance(contrast.width, tuple):
+            continue
+        found = estimate(runs, experiment, contrast)
+        low, high = (100 * float(np.expm1(end)) for end in found.interval(0.95))
+        width = f", {contrast.width}" if len(ARMS[experiment]) > 1 else ""
+        label = f"{contrast.second} / {contrast.first}{width}".replace("_", " ")
+        hover = f"{contrast.name}, {contrast.measure}: {show_relative(found.value)}"
+        colour = COLOURS[contrast.measure.partition(",")[0]]
+        dots.append(
+            Dot(label=label, hover=hover, y=100 * float(np.expm1(found.value)), interval=(low, high), colour=colour)
+        )
+    drawn = dot_chart(dots, y_label="difference, %", x_label="planned contrast")
+    measures = dict.fromkeys(contrast.measure.partition(",")[0] for contrast in planned(experiment))
+    legend = [(COLOURS[measure], measure) for measure in measures]
+    return svg_file(drawn, f"{TITLES[experiment]}: differences in percent, 95% intervals", legend, DOT_CHART_PX)
+
+
+def renew(page: str, folder: Path) -> str:
+    """Return the text of a page with the tables between its markers made anew."""
+    for experiment in EXPERIMENTS:
+        begin, end = BEGIN.format(experiment), END.format(experiment)
+        before, found, rest = page.partition(f"{begin}\n")
+        if found:
+            page = f"{before}{begin}\n{tables(experiment, folder)}{end}\n{rest.partition(f'{end}' + chr(10))[2]}"
+    return page
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of the hits")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--page", type=Path, help="a page whose marked tables are renewed, and the charts beside FOLDER"
+    )
+    options = parser.parse_args(arguments)
+    if options.page:
+        options.page.write_text(renew(options.page.read_text(encoding="utf-8"), options.folder), encoding="utf-8")
+        for experiment in EXPERIMENTS[1:]:
+            if (drawn := chart(experiment, options.folder)) is not None:
+                (options.folder.parent / f"{experiment}.svg").write_text(drawn, encoding="utf-8")
+        return
     for experiment in EXPERIMENTS:
-        print(f"## {TITLES[experiment]}\n")
-        paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
-        if num_missing := sum(not path.exists() for path in paths.values()):
-            print(f"{num_missing} of {len(paths)} runs are missing: no table yet.\n")
-            continue
-        runs = {name: read_hits(path) for name, path in paths.items()}
-        print(f"{cost(runs)}\n")
-        if experiment == "pilots":
-            print(pilot_table(runs, folder))
-        else:
-            print(arm_table(runs, experiment))
-            print(contrast_table(runs, experiment))
-            print(residual_table(runs, experiment))
+        print(f"## {TITLES[experiment]}\n\n{tables(experiment, options.folder)}")
 
 
 if __name__ == "__main__":

@@ -61,12 +61,38 @@ def test_with_few_seeds_it_holds_the_truth_where_one_over_concepts_alone_does_no
         assert held_over_concepts / num_worlds < 0.4
 
 
-def test_one_seed_has_no_interval_and_no_star():
+@pytest.mark.parametrize("num_seeds", [2, 3])
+def test_pooled_intervals_hold_the_truth_and_are_narrower(num_seeds):
+    random = np.random.default_rng(0)
+    held, widths, own_widths = 0, [], []
+    for _ in range(300):
+        # 10 arms with seeds of their own, and the same level: the truth is 0
+        top1 = {
+            ((str(arm), 64, "1.0"), "English"): dict(enumerate(random.normal(0.2, 0.01, num_seeds)))
+            for arm in range(10)
+        }
+        deviation, degrees = intervals._pooled_deviations(top1)[64, "English"]
+        assert degrees == 10 * (num_seeds - 1)
+        one, two = (np.array(list(top1[(arm, 64, "1.0"), "English"].values())) for arm in "01")
+        found = intervals.Difference(two - one, 0.001)
+        low, high = intervals.pooled(found, deviation, degrees).interval(0.95)
+        own_low, own_high = intervals.two_level_interval(found.gains_S, found.concepts_error)
+        held += low <= 0 <= high
+        widths.append(high - low)
+        own_widths.append(own_high - own_low)
+    assert held / 300 > 0.93
+    assert np.mean(widths) < 0.6 * np.mean(own_widths)
+
+
+def test_a_star_is_holms():
     pair = (("english", 64, "1.0"), ("worldwide", 128, "share"))
-    cells = intervals.row(pair, "English", intervals.Difference(np.array([0.05]), 0.001))
-    assert cells == ["worldwide 1/share x, width 128 - english", "English", "+5.0", "one seed", "+5.0"]
-    sure = intervals.Difference(np.array([0.05, 0.051, 0.049]), 0.001)
-    assert intervals.row(pair, "English", sure)[2] == "+5.0 *"
+    found = intervals.Difference(np.array([0.05, 0.06, 0.04]), 0.001)
+    estimate = intervals.pooled(found, 0.01, 26)
+    name = "worldwide 1/share x, width 128 - english"
+    assert intervals.row(pair, "English", found, estimate, 0.04) == [
+        name, "English", "+5.0 *", "+3.3 to +6.7", "+5.0, +6.0, +4.0"
+    ]  # fmt: skip
+    assert intervals.row(pair, "English", found, estimate, 0.06)[2] == "+5.0"
 
 
 def test_differences_survive_their_files(tmp_path):
@@ -74,10 +100,10 @@ def test_differences_survive_their_files(tmp_path):
     intervals.write_concept_intervals(tmp_path / "concept_intervals.csv", found)
     (tmp_path / "results.csv").write_bytes((REPOSITORY / "docs/ablation/results.csv").read_bytes())
     again = list(intervals.read_differences(tmp_path))
-    assert [intervals.row(*of_pair)[:3] for of_pair in again] == [intervals.row(*of_pair)[:3] for of_pair in found]
-    assert [of_pair.concepts_error for *_, of_pair in again] == pytest.approx(
-        [of_pair.concepts_error for *_, of_pair in found], abs=3e-5
-    )
+    assert [of_pair[:2] for of_pair in again] == [of_pair[:2] for of_pair in found]
+    for (*_, one), (*_, two) in zip(again, found, strict=True):
+        assert one.gains_S.tolist() == two.gains_S.tolist()
+        assert one.concepts_error == pytest.approx(two.concepts_error, abs=3e-5)
 
 
 def test_the_page_has_the_differences_that_the_script_computes(capsys):
@@ -90,7 +116,7 @@ def test_the_page_has_the_differences_that_the_script_computes(capsys):
 
 def test_no_arm_that_sees_all_languages_is_told_apart_from_another():
     worldwide_arms = {"raw", "merged", "same_t", "worldwide", "p02", "p12", "p25", "true_language"}
-    for (first, second), _, found in intervals.read_differences(REPOSITORY / "docs/ablation"):
+    for (first, second), _, _, estimate, _ in intervals.read_estimates(REPOSITORY / "docs/ablation"):
         if {first[0], second[0]} <= worldwide_arms:
-            low, high = found.interval
+            low, high = estimate.interval(0.95)
             assert low < 0 < high

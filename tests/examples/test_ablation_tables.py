@@ -244,3 +244,31 @@ def test_pilots_decide_rates_and_a_batch_that_is_much_better(tmp_path, capsys, a
     assert (
         f"Chosen: 0.004 at width 32, 0.001 at width 64, 0.002 at width 128; batch {batch}." in capsys.readouterr().out
     )
+
+
+def test_the_page_has_the_tables_and_charts_of_the_hits():
+    """After new hits: python examples/ablation/page_tables.py docs/ablation/hits --page docs/ablation.md"""
+    docs = REPOSITORY / "docs"
+    page = (docs / "ablation.md").read_text(encoding="utf-8")
+    assert page_tables.renew(page, docs / "ablation" / "hits") == page
+    for experiment in plan.EXPERIMENTS:
+        assert page.count(page_tables.BEGIN.format(experiment)) == page.count(page_tables.END.format(experiment)) == 1
+        path = docs / "ablation" / f"{experiment}.svg"
+        drawn = page_tables.chart(experiment, docs / "ablation" / "hits") if experiment != "pilots" else None
+        assert (path.read_text(encoding="utf-8") if path.exists() else None) == drawn
+        assert (f"(ablation/{experiment}.svg)" in page) == (drawn is not None)
+
+
+def test_a_page_is_renewed_between_its_markers(folder, tmp_path):
+    page = tmp_path / "page.md"
+    markers = [pattern.format("pairs") for pattern in (page_tables.BEGIN, page_tables.END)]
+    page.write_text("before\n{}\nold\n{}\nafter\n".format(*markers), encoding="utf-8")
+    page_tables.main([str(folder), "--page", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{markers[0]}\n48 runs")
+    assert text.endswith(f"{markers[1]}\nafter\n")
+    assert "old" not in text.split("\n")
+    assert page_tables.renew(text, folder) == text
+    drawn = (folder.parent / "pairs.svg").read_text(encoding="utf-8")
+    assert drawn.count("<circle") == 16
+    assert "own t / raw" in drawn

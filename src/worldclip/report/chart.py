@@ -184,14 +184,14 @@ def line_chart(
 
 
 def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
-    """Draw values side by side, from 0 up.  Up to MAX_LABELS of them are labelled."""
+    """Draw values side by side, on an axis that has 0.  Up to MAX_LABELS of them are labelled."""
     is_labelled = len(dots) <= MAX_LABELS
-    tops = [max(dot.y, dot.interval[1]) if dot.interval else dot.y for dot in dots]
+    ends = [value for dot in dots for value in (dot.y, *(dot.interval or ()))]
     width, height = DOT_CHART_PX
     frame = _Frame(
         width=width,
         height=height,
-        y_axis=axis_over(tops, from_zero=True),
+        y_axis=axis_over(ends, from_zero=True),
         margin_bottom=LABELLED_MARGIN_BOTTOM if is_labelled else MARGIN_BOTTOM,
     )
     step = (frame.right - MARGIN_LEFT) / len(dots)
