@@ -15,7 +15,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
@@ -235,11 +235,17 @@ def test_postscript_never_starts_another_program(monkeypatch):
     assert scan_image(data).error is not None
 
 
-def test_a_truncated_image_is_undecodable():
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("others_load_them", [False, True])
+def test_a_truncated_image_is_undecodable(monkeypatch, kind, others_load_them):
+    """Also where another package has told Pillow to fill what is missing; it finds its setting as it was."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", others_load_them)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    data = encode(Image.fromarray(noise), "PNG")
+    data = encode(Image.fromarray(noise), kind)
     with pytest.raises(BadImage):
         decode(data[: len(data) // 3])
+    assert decode(data).shape == (64, 64, 3)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is others_load_them
 
 
 @pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (20_000, 20_000), (60_000, 10)])

@@ -17,6 +17,7 @@ import importlib.metadata
 import io
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,35 @@ def _decode_natively(data: bytes, image: Image, applies_exif: bool) -> np.ndarra
     return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
 
 
+class _CutImagesAreRefused:
+    """Holds Pillow's LOAD_TRUNCATED_IMAGES off while any thread decodes.
+
+    It is one value for the process, and other packages set it: the missing part of an image would then be grey.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_threads = 0
+        self._before = False
+
+    def __enter__(self) -> None:
+        files: Any = require("PIL.ImageFile", extra="pool")
+        with self._lock:
+            if not self._num_threads:
+                self._before, files.LOAD_TRUNCATED_IMAGES = files.LOAD_TRUNCATED_IMAGES, False
+            self._num_threads += 1
+
+    def __exit__(self, *exception: object) -> None:
+        files: Any = require("PIL.ImageFile", extra="pool")
+        with self._lock:
+            self._num_threads -= 1
+            if not self._num_threads:
+                files.LOAD_TRUNCATED_IMAGES = self._before
+
+
+_cut_images_are_refused = _CutImagesAreRefused()
+
+
 @contextmanager
 def image_faults() -> Iterator[None]:
     """Raise whatever a decoder raises as BadImage.
@@ -143,7 +173,8 @@ def image_faults() -> Iterator[None]:
     NotImplementedError, MemoryError.  A list of them is never complete.  A missing package is no fault of an image.
     """
     try:
-        yield
+        with _cut_images_are_refused:
+            yield
     except (BadImage, MissingPackage):
         raise
     except Exception as error:

@@ -31,7 +31,8 @@ def pooled_text(tower: Any, ids_BT: torch.Tensor) -> torch.Tensor:
     from transformers.masking_utils import create_causal_mask
 
     hidden_BTW = tower.embeddings(input_ids=ids_BT)
-    mask = create_causal_mask(config=tower.config, inputs_embeds=hidden_BTW, attention_mask=None, cache=None)
+    # without mask and cache; positions, since releases differ in the cache's name
+    mask = create_causal_mask(tower.config, hidden_BTW, None, None)
     for block in tower.encoder.layers[:-1]:
         hidden_BTW = block(hidden_BTW, mask, is_causal=True)
     end_B = (ids_BT == tower.eos_token_id).int().argmax(dim=-1)
