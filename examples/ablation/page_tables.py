@@ -190,7 +190,7 @@ def points(runs: Runs, experiment: str, contrast: Contrast) -> str:
 
 
 def list_table(runs: Runs, experiment: str) -> str:
-    """What each arm trains on: mean over worlds."""
+    """Return the table of what each arm trains on: means over worlds."""
     rows = []
     for width, arm, of_arm in arms_of(runs, experiment):
         cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}"]
@@ -199,7 +199,7 @@ def list_table(runs: Runs, experiment: str) -> str:
 
 
 def accuracy_table(runs: Runs, experiment: str, measures: dict[str, Measure]) -> str:
-    """Each arm's mean accuracy over worlds, in percent."""
+    """Return the table of each arm's mean accuracy over worlds, in percent."""
     rows = []
     for width, arm, of_arm in arms_of(runs, experiment):
         cells = [arm, str(width)]
@@ -218,7 +218,7 @@ def arms_of(runs: Runs, experiment: str) -> Iterator[tuple[int, str, list[Hits]]
 
 
 def arm_tables(runs: Runs, experiment: str) -> str:
-    """The lists, then accuracies: top-1 unless it says top-5, and vice versa in the natural pool."""
+    """Return the tables of lists and of accuracies: top-1 unless it says top-5, and vice versa in the natural pool."""
     if experiment == "natural":
         groups = [IN_NATURAL, IN_NATURAL_TOP1]
     else:
@@ -288,12 +288,18 @@ def names_of(experiment: str, folder: Path) -> list[str]:
     return [*of_rates, *(training.name for training in batch_pilots(choose_rates(folder)[64]))]
 
 
-def tables(experiment: str, folder: Path) -> str:
-    """All tables of an experiment; one line where runs are missing."""
+def read_runs(experiment: str, folder: Path) -> tuple[Runs, int]:
+    """Return the runs of an experiment that left hits, and the number of those that did not."""
     paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
-    if num_missing := sum(not path.exists() for path in paths.values()):
-        return f"{num_missing} of {len(paths)} runs are missing: no table yet.\n"
-    runs = {name: read_hits(path) for name, path in paths.items()}
+    runs = {name: read_hits(path) for name, path in paths.items() if path.exists()}
+    return runs, len(paths) - len(runs)
+
+
+def tables(experiment: str, folder: Path) -> str:
+    """Return all tables of an experiment, or a line that says how many runs are missing."""
+    runs, num_missing = read_runs(experiment, folder)
+    if num_missing:
+        return f"{num_missing} of {len(runs) + num_missing} runs are missing: no table yet.\n"
     if experiment == "pilots":
         return f"{cost(runs)}\n\n{pilot_table(runs, folder)}"
     parts = [arm_tables(runs, experiment), contrast_table(runs, experiment), residual_table(runs, experiment)]
@@ -301,11 +307,10 @@ def tables(experiment: str, folder: Path) -> str:
 
 
 def chart(experiment: str, folder: Path) -> str | None:
-    """The planned contrasts with their 95% intervals, as an .svg file; None where runs are missing."""
-    paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
-    if not all(path.exists() for path in paths.values()):
+    """Return an .svg file of the planned contrasts with their 95% intervals; None if runs are missing."""
+    runs, num_missing = read_runs(experiment, folder)
+    if num_missing:
         return None
-    runs = {name: read_hits(path) for name, path in paths.items()}
     dots = []
     for contrast in planned(experiment):
         if contrast.in_points or isinstance(contrast.width, tuple):
@@ -326,12 +331,12 @@ def chart(experiment: str, folder: Path) -> str | None:
 
 
 def renew(page: str, folder: Path) -> str:
-    """Return the text of a page with the tables between its markers made anew."""
+    """Return a page with new tables between its markers.  Raises ValueError for a marker without its end."""
     for experiment in EXPERIMENTS:
-        begin, end = BEGIN.format(experiment), END.format(experiment)
-        before, found, rest = page.partition(f"{begin}\n")
-        if found:
-            page = f"{before}{begin}\n{tables(experiment, folder)}{end}\n{rest.partition(f'{end}' + chr(10))[2]}"
+        begin, end = f"{BEGIN.format(experiment)}\n", f"{END.format(experiment)}\n"
+        if begin in page:
+            start = page.index(begin) + len(begin)
+            page = page[:start] + tables(experiment, folder) + page[page.index(end, start) :]
     return page
 
 

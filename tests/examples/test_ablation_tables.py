@@ -269,6 +269,8 @@ def test_a_page_is_renewed_between_its_markers(folder, tmp_path):
     assert text.endswith(f"{markers[1]}\nafter\n")
     assert "old" not in text.split("\n")
     assert page_tables.renew(text, folder) == text
+    with pytest.raises(ValueError):
+        page_tables.renew(f"before\n{markers[0]}\nold\nafter\n", folder)
     drawn = (folder.parent / "pairs.svg").read_text(encoding="utf-8")
     assert drawn.count("<circle") == 16
     assert "own t / raw" in drawn

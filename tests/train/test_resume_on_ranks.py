@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load
 
 from on_ranks import LATE_S, run_on_ranks, start_ranks
@@ -24,6 +25,9 @@ from worldclip.train.signals import SIGNALS
 
 STEPS = 400
 NUM_INTERRUPTIONS = 10
+# Of a tensor, relative, at another number of ranks.  AdamW enlarges rounding where a gradient is near 0: 5e-4 in a bias
+# with torch 2.11.
+TOLERANCE = 1e-3 if torch.__version__ < (2, 13) else 1e-4
 EVALUATED = [step for step in range(1, STEPS + 1) if step % 40 == 0]
 SETTINGS = {
     "samples_seen": STEPS * 16,
@@ -76,8 +80,7 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
     assert set(weights) == set(expected)
     for name, tensor in expected.items():
         if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
-            # up to rounding, which AdamW enlarges where a gradient is near 0 (5e-4 with torch 2.11)
-            assert np.linalg.norm(weights[name] - tensor) < 1e-3 * np.linalg.norm(tensor) + 1e-6, name
+            assert np.linalg.norm(weights[name] - tensor) < TOLERANCE * np.linalg.norm(tensor) + 1e-6, name
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,9 @@ def _read(path: Path, column: str, low: int | None, high: int | None) -> pa.Tabl
     They are copied, so that the map goes: the maps of 1,600 files would count as gigabytes of this process.
     """
     batches = []
+    one_thread = pa.ipc.IpcReadOptions(use_threads=False)  # another thread may keep the map for a while
     with pa.memory_map(str(path)) as source:
-        file = pa.ipc.open_file(source)
+        file = pa.ipc.open_file(source, options=one_thread)
         for number in range(file.num_record_batches):
             batch = file.get_batch(number)
             start, stop = _slice_of(batch.column(column).to_numpy(), low, high)

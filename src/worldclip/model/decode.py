@@ -137,9 +137,10 @@ def _decode_natively(data: bytes, image: Image, applies_exif: bool) -> np.ndarra
 
 
 class _CutImagesAreRefused:
-    """Holds Pillow's LOAD_TRUNCATED_IMAGES off while any thread decodes.
+    """A context in which Pillow refuses truncated images, whatever LOAD_TRUNCATED_IMAGES is.
 
-    It is one value for the process, and other packages set it: the missing part of an image would then be grey.
+    The setting is one value per process, and other packages turn it on: Pillow then fills missing pixels with grey.
+    The last thread that decodes restores it.
     """
 
     def __init__(self) -> None:

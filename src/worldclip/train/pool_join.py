@@ -35,7 +35,8 @@ from worldclip.curate import read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.train.config import TrainConfig
 
-SHARDS_PER_GROUP = 256  # shards whose places are written together, in a large pool
+# Shards whose places one task of a large pool writes: 2 million rows of 60 bytes in memory.
+SHARDS_PER_GROUP = 32
 
 
 def image_shards(config: TrainConfig) -> ShardList | None:
@@ -192,8 +193,9 @@ def _write_places(group: Shard, *, ranges: Sequence[Path], tars: Sequence[str], 
     """Write RUN/train/join/places of a group of shards from all ranges.  tars: names of the tars."""
     first, names = group.fingerprint["first"], group.fingerprint["shards"]
     joined = shuffle.read_results(ranges, first, first + len(names))
-    order = np.argsort(joined["shard"].to_numpy(), kind="stable")
-    bounds = np.searchsorted(joined["shard"].to_numpy()[order], np.arange(first, first + len(names) + 1))
+    shard = joined["shard"].to_numpy()
+    order = np.argsort(shard, kind="stable")
+    bounds = np.searchsorted(shard[order], np.arange(first, first + len(names) + 1))
     for name, start, stop in zip(names, bounds[:-1], bounds[1:], strict=True):
         table = joined.take(pa.array(order[start:stop]))
         files = names_of(table["file"].to_numpy(), tars)
