@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import contrasts
 from contrasts import Estimate, Measure, Table
+from forest import forest_chart
 from hits import Hits, read_hits
 from intervals import table as to_markdown
 from pilots import accuracies, choose, choose_rates
 from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
 
-from worldclip.report.chart import DOT_CHART_PX, Dot, dot_chart, svg_file
+from worldclip.report.chart import Dot, svg_file
 
 ENGLISH, OTHERS, ALL = (0,), tuple(range(1, 14)), tuple(range(14))
 IN_WORLDS = {
@@ -317,17 +318,17 @@ def chart(experiment: str, folder: Path) -> str | None:
             continue
         found = estimate(runs, experiment, contrast)
         low, high = (100 * float(np.expm1(end)) for end in found.interval(0.95))
-        width = f", {contrast.width}" if len(ARMS[experiment]) > 1 else ""
-        label = f"{contrast.second} / {contrast.first}{width}".replace("_", " ")
+        width = f", width {contrast.width}" if len(ARMS[experiment]) > 1 else ""
+        label = f"{contrast.second} against {contrast.first}{width}: {contrast.measure}".replace("_", " ")
         hover = f"{contrast.name}, {contrast.measure}: {show_relative(found.value)}"
         colour = COLOURS[contrast.measure.partition(",")[0]]
         dots.append(
             Dot(label=label, hover=hover, y=100 * float(np.expm1(found.value)), interval=(low, high), colour=colour)
         )
-    drawn = dot_chart(dots, y_label="difference, %", x_label="planned contrast")
+    drawn, size_px = forest_chart(dots, "difference, %")
     measures = dict.fromkeys(contrast.measure.partition(",")[0] for contrast in planned(experiment))
     legend = [(COLOURS[measure], measure) for measure in measures]
-    return svg_file(drawn, f"{TITLES[experiment]}: differences in percent, 95% intervals", legend, DOT_CHART_PX)
+    return svg_file(drawn, f"{TITLES[experiment]}: differences in percent, 95% intervals", legend, size_px)
 
 
 def renew(page: str, folder: Path) -> str:

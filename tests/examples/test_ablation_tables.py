@@ -273,4 +273,4 @@ def test_a_page_is_renewed_between_its_markers(folder, tmp_path):
         page_tables.renew(f"before\n{markers[0]}\nold\nafter\n", folder)
     drawn = (folder.parent / "pairs.svg").read_text(encoding="utf-8")
     assert drawn.count("<circle") == 16
-    assert "own t / raw" in drawn
+    assert "own t against raw: English" in drawn
