@@ -85,7 +85,7 @@ def own_recipe(name: str | Path) -> Path | None:
 def own_recipes() -> dict[str, Path]:
     """Return the recipes that come with worldclip, by name."""
     package = Path(__file__).parent
-    folders = [package.parents[1] / "recipes", package / "recipes"]  # of a checkout, next to src; of a wheel
+    folders = [package.parents[1] / "recipes", package / "recipes"]  # checkout, wheel
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
 

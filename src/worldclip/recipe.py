@@ -12,7 +12,7 @@ from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
 
-if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs the names of the stages alone
+if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs only the names of the stages
     from worldclip.config import Recipe
     from worldclip.core.execute import Executor
     from worldclip.core.job import Run
@@ -138,7 +138,7 @@ def run_stages(
     if dry_run:
         recipe(context)
         return context
-    if is_helper_rank():  # torchrun started this process for training alone; the first rank does the rest
+    if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
         recipe(context)
         return context

@@ -213,7 +213,7 @@ def test_adapters_of_another_model_are_an_error(place, tmp_path):
     with pytest.raises(UserError, match="names no base model; set its base_model_name_or_path"):
         worldclip.load(adapters)
     name_base(adapters, None, peft_type="LOHA")
-    with pytest.raises(UserError, match="peft_type is 'LOHA'; worldclip loads LoRA adapters alone"):
+    with pytest.raises(UserError, match="peft_type is 'LOHA'; worldclip loads only LoRA adapters"):
         worldclip.load(adapters)
     name_base(adapters, str(latest_checkpoint(place / "base" / "run")), peft_type="LORA")
     tensors = load_file(adapters / "adapter_model.safetensors")

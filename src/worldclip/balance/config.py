@@ -12,8 +12,8 @@ _THRESHOLD = AtLeast(1, "matches per entry")
 # What each rule takes, in words and as the sets of keys that may be set.
 _TAKES = {
     "tail_fraction": "exactly one of english_threshold (for example 20000) and tail_fraction (0.06)",
-    "same_threshold": "english_threshold alone, the threshold of every entry list",
-    "table": "thresholds alone, the threshold of each entry list",
+    "same_threshold": "only english_threshold, the threshold of every entry list",
+    "table": "only thresholds, the threshold of each entry list",
 }
 _KEY_SETS = {
     "tail_fraction": (["english_threshold"], ["tail_fraction"]),
@@ -46,7 +46,7 @@ class BalanceConfig(Config):
     """Lower limit of every threshold; 0 as in the reference."""
 
     def own_problems(self) -> Problems:
-        """Yield a rule whose keys are not set, or beside others."""
+        """Yield a rule whose keys are not set, or set with others."""
         keys = [key for key in ("english_threshold", "tail_fraction", "thresholds") if getattr(self, key) is not None]
         if keys not in _KEY_SETS[self.rule]:
             yield "rule", f"set {_TAKES[self.rule]}; now set: {', '.join(keys) or 'none'}"

@@ -19,8 +19,8 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.match.config import MatchConfig
 
-CURVE_POINTS = 120  # of the head-tail curve in the report
-TOP_ENTRIES = 20  # of each list, in the report
+CURVE_POINTS = 120  # points of the head-tail curve in the report
+TOP_ENTRIES = 20  # entries per list in the report
 
 
 def balance(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What `worldclip pool check` removes: undecodable images and near duplicates; all other rules are off by default."""
+"""The options of `worldclip pool check`: it removes undecodable images and near duplicates by default."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class SimilarityRule(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig(Config):
-    """What to remove from a pool, and why."""
+    """The rules by which to remove pairs from a pool."""
 
     SECTION: ClassVar[str | None] = ""  # a file of its own, not a section of the recipe
 
@@ -167,7 +167,7 @@ class CheckConfig(Config):
     mirrored: bool = False
     """Treat an image and its mirror image as near duplicates, in decontamination as well."""
     hash: Literal["phash", "embedding"] = "phash"
-    """What to compare: perceptual hashes, or the signs of a random projection of a model's image embeddings."""
+    """The values to compare: perceptual hashes, or the signs of a random projection of a model's image embeddings."""
     embedding_model: Annotated[str | None, Place(or_name=True)] = None
     """For hash = "embedding": a run, a Hugging Face folder or a hub id."""
     merge_texts: bool = False

@@ -1,4 +1,4 @@
-"""What the steps of a check share, and where each keeps its table of a shard."""
+"""The context that the steps of a check share, and where each keeps its table of a shard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CheckContext:
 
     @property
     def pool_record(self) -> dict[str, Any]:
-        """What of the pool decides a check: all but the weights of texts, which only say what is drawn later."""
+        """The options of the pool that decide a check: all but the weights of texts, which matter only later."""
         return {key: value for key, value in to_dict(self.pool).items() if key != "text_weights"}
 
     def table_path(self, step: str, shard: Shard) -> Path:

@@ -179,7 +179,7 @@ def _read_keys(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchWork:
-    """What a worker needs for a search."""
+    """The inputs of a worker's search."""
 
     folder: Path
     plan: SearchPlan

@@ -94,7 +94,7 @@ def perceptual_hashes(grey_nYX):
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a scan measures of one image; fields are named as the columns of IMAGE_HASHES."""
+    """The measures of one image; fields are named as the columns of IMAGE_HASHES."""
 
     sha256: bytes
     """First 16 bytes of the SHA-256 of the file's bytes."""
@@ -207,7 +207,7 @@ def _on_white(image: Image) -> Image:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HashKind:
-    """What a 64-bit hash is computed from."""
+    """The input of a 64-bit hash."""
 
     name: str = "phash"
     """`phash`, or `embedding` and a digest of the model's weights."""

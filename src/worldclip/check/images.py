@@ -35,7 +35,7 @@ from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.read import is_table, read_images
 
 FILES_AT_ONCE = 1000  # image files per unit of work
-BY_ROW = PoolConfig(key="row")  # of tables outside of a pool
+BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
 
 

@@ -34,8 +34,8 @@ PAIRS_AT_ONCE = 1 << 20  # pairs that a scan holds before it hands them over
 
 # These only choose m.  The frequencies of photographs are correlated, so a bit of a band separates hashes like
 # _BIT_WORTH independent bits (0.9 to 0.97 on CIFAR-10).
-_SORT_NS = 15.0  # to sort one hash
-_COMPARE_NS = 1.2  # to compare one pair
+_SORT_NS = 15.0  # time to sort one hash
+_COMPARE_NS = 1.2  # time to compare one pair
 _BIT_WORTH = 0.9
 
 

@@ -37,7 +37,7 @@ ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairRules:
-    """What the verdicts of a shard depend on besides the shard."""
+    """The inputs of a shard's verdicts other than the shard."""
 
     context: CheckContext
     references: str

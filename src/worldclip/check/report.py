@@ -1,4 +1,4 @@
-"""report.html of a check: removals by rule and language, distances, and removed images beside what they copy."""
+"""report.html of a check: removals by rule and language, distances, and removed images next to what they copy."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from worldclip.report.page import (
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_FIGURES = 6  # groups, and removals of a rule, in sight; the others are folded
-MAX_LANGUAGES = 15  # with a bar in sight
+MAX_LANGUAGES = 15  # languages with a bar that is not folded
 RULE_COLOURS = ("var(--s2)", "var(--s4)", "var(--s3)", "var(--s6)", "var(--s5)", "var(--s7)")
 
 
 class Written(TypedDict):
-    """What a pool written by write = "tars" holds."""
+    """The content of a pool written by write = "tars"."""
 
     pairs: int
     texts: int
@@ -67,7 +67,7 @@ class Texts(TypedDict):
 
 
 class CheckReport(TypedDict):
-    """What report.json of a check holds."""
+    """The report.json of a check."""
 
     counts: Counts
     images: dict[str, int]
@@ -249,7 +249,7 @@ def _groups(report: CheckReport, removed: Removed, images: Images) -> list[Secti
 
 
 def _gallery(counts: Mapping[str, int], removed: Removed, images: Images) -> list[Section]:
-    """Return sampled removals per rule, beside the image that stays or the image of the evaluation set."""
+    """Return sampled removals per rule, next to the image that stays or the image of the evaluation set."""
     parts = []
     for rule, sample in sorted(removed.samples.items()):
         figures = [_removal(rule, row, images) for row in sample.to_pylist()]

@@ -25,7 +25,7 @@ from worldclip.report.html import Html, tag
 from worldclip.report.images import data_uri, shrink
 
 SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the gallery, chosen by hash
-COPIES_PER_GROUP = 11  # shown beside the pair that stays
+COPIES_PER_GROUP = 11  # copies shown next to the pair that stays
 THUMBNAIL_PX = 112
 NUM_DISTANCES = 65  # 0 to 64 bits
 REFUSED = (*REFUSALS, ELSEWHERE)  # rules whose images nobody wants to see; a key removed elsewhere may be one of them
@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(slots=True)
 class Removed:
-    """What the page shows of removed.parquet: some rows per rule, chosen by the hashes of their keys."""
+    """The part of removed.parquet that the page shows: some rows per rule, chosen by the hashes of their keys."""
 
     samples: dict[str, pa.Table] = field(default_factory=dict)
     """SAMPLES_PER_RULE rows of each rule, in the order of hashes."""

@@ -52,7 +52,7 @@ class LanguageSimilarity(TypedDict):
 
 
 class Similarities(TypedDict):
-    """What the model of [similarity] says, by language."""
+    """The similarities by the model of [similarity], by language."""
 
     unmeasured: int
     """Texts without an image that the model can use, which are not rejected."""
@@ -197,5 +197,5 @@ def summarise(context: CheckContext, shards: Sequence[Shard]) -> Similarities:
 def value_at(counts_V: np.ndarray, percent: float) -> float:
     """Return the largest value that at most `percent` of the texts are below; counts_V: texts by value."""
     total = int(counts_V.sum())
-    rank = min(int(percent * total / 100), total - 1)  # of the text that has the value, from 0 on
+    rank = min(int(percent * total / 100), total - 1)  # rank of the text that has the value, from 0 on
     return float(VALUES_V[np.searchsorted(np.cumsum(counts_V), rank, side="right")])

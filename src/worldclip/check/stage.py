@@ -53,7 +53,7 @@ from worldclip.pool.files import check_own
 from worldclip.pool.stage import check_names
 
 UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
-NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key from its own shard alone
+NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key only from its own shard
 
 
 _IN_A_POOL = "is a rule of pool check, and this file is the pool; move it to a file of rules for --config"

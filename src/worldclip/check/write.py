@@ -80,7 +80,7 @@ def _write_final(context: CheckContext, shard: Shard, duplicates: pa.Table) -> p
         rows = pc.index_in(duplicates["key"].cast(keys.type), keys).combine_chunks().to_numpy()
         is_duplicate = np.zeros(len(verdicts), bool)
         is_duplicate[rows] = True
-        in_row_order = duplicates.take(pa.array(np.argsort(rows)))  # as replace_with_mask takes its values
+        in_row_order = duplicates.take(pa.array(np.argsort(rows)))  # the order that replace_with_mask takes
         for name, kind in (("rule", pa.string()), ("other_key", pa.string()), ("distance", pa.int16())):
             old, new = (table[name].cast(kind).combine_chunks() for table in (verdicts, in_row_order))
             column = pc.replace_with_mask(old, pa.array(is_duplicate), new)

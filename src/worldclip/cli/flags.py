@@ -50,7 +50,7 @@ class Flag:
 
     @property
     def word(self) -> str:
-        """What the user types: `--model.preset`; the metavar of a positional argument."""
+        """The flag as typed: `--model.preset`; the metavar of a positional argument."""
         name = self.key.removeprefix("config.").rstrip("_").replace("_", "-")
         return self.metavar if self.is_positional else f"--{name}"
 

@@ -50,7 +50,7 @@ def to_text(*, shows_all: bool = False) -> str:
         "",
         "worldclip COMMAND --help lists the flags of a command, with examples.",
         *([] if shows_all else ["worldclip --help --all lists rare commands, too."]),
-        "--quiet shows errors alone, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
+        "--quiet shows only errors, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
     ]
     for title, summaries in rows.items():
         if summaries:

@@ -38,7 +38,7 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
 stamps = _path_of(".stamps.{}.parquet")  # hashes of a pool's files under their stamps, core/execute/shard_list.py
 run_record = _path("run.json")  # what made the run: versions and git revision
-report_html = _path("report.html")  # of RUN, of RUN/<stage>, or of any job's folder
+report_html = _path("report.html")  # report of RUN, of RUN/<stage>, or of any job's folder
 estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
 
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
@@ -46,7 +46,7 @@ built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run 
 held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
 pool_shards = _path("pool/shards.parquet")  # name and fingerprint of each file of the pool, when it was indexed
 pool_indexes = _path("pool/index")  # folder of all of them
-pool_index = _path_of("pool/index/{}.parquet")  # where the images of a shard are
+pool_index = _path_of("pool/index/{}.parquet")  # places of a shard's images
 
 entries = _path_of("metadata/{}.parquet")  # an entry list
 
@@ -57,7 +57,7 @@ match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a sha
 sorted_lists = _path("match/keys")  # folder of long lists of keys, sorted, by the digest of the list
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
-thresholds = _path("balance/thresholds.json")  # of all entry lists
+thresholds = _path("balance/thresholds.json")  # thresholds of all entry lists
 entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, float32
 entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries over the whole pool, uint64
 
@@ -66,19 +66,19 @@ all_curated_counts = _path("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
 key_work = _path("curate/.work/keys")  # sorted groups and ranges of the kept keys, while they are sorted
-curate_readme = _path("curate/README.md")  # which files are the list, for `datasets`
+curate_readme = _path("curate/README.md")  # tells `datasets` which files are the list
 entry_sums = _path("curate/sums")  # matches per entry of the kept texts over all shards
 exported = _path("export")  # folder of one folder per format
 curated_tables = _path("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
 curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
-tables_readme = _path("curate/parquet/README.md")  # for `datasets`, as curate_readme
+tables_readme = _path("curate/parquet/README.md")  # the same for the tables
 tars_readme = _path("curate/tars/README.md")
 published = _path("publish")  # folder that `worldclip publish` uploads
-data_card = _path("curate/DATA_CARD.md")  # of the kept pairs
+data_card = _path("curate/DATA_CARD.md")  # card of the kept pairs
 
 train_dir = _path("train")  # checkpoints, tokenizer, logs
-join_dir = _path("train/join")  # where the images of train.pool are, by key
-image_places = _path_of("train/join/places/{}.parquet")  # where the images of a shard are in train.pool
+join_dir = _path("train/join")  # places of train.pool's images, by key
+image_places = _path_of("train/join/places/{}.parquet")  # places of a shard's images in train.pool
 tokenizer = _path("train/tokenizer")  # folder of the tokenizer that the run trains with
 train_log = _path("train/log.jsonl")  # one line per record
 

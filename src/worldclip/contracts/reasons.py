@@ -1,4 +1,4 @@
-"""What becomes of a text or a key: the reasons why one is dropped, in the order in which they apply, and `kept`.
+"""The outcomes of a text or a key: the reasons why one is dropped, in the order in which they apply, and `kept`.
 
 A text has the first reason that applies.  Pool, match and curate hold it as int8 codes and each settles some reasons:
 what a stage does not drop stays `kept` for the next one.  Artifacts hold names.
@@ -47,5 +47,5 @@ class Reason(IntEnum):
         return "pairs_out" if self is Reason.KEPT else self.label
 
 
-REASONS = tuple(Reason)  # by code
-MATCHED = "matched"  # in the counts of match, the name of what it does not drop: curate settles that
+REASONS = tuple(Reason)  # indexed by code
+MATCHED = "matched"  # match's name for texts that it does not drop; curate decides on them

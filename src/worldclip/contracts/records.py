@@ -47,8 +47,8 @@ class MatchAccounting(TypedDict):
 
     pairs: int
     num_keys: int
-    texts: ReasonCounts  # of all texts; `matched` for those that go on
-    keys: ReasonCounts  # of the keys without a match
+    texts: ReasonCounts  # counts of all texts; `matched` for those that go on
+    keys: ReasonCounts  # counts of the keys without a match
     samples: dict[str, list[UnmatchedSample]]  # {reason: examples}
 
 
@@ -285,7 +285,7 @@ class SharedQueries(TypedDict):
 
 
 class HeldOut(TypedDict):
-    """Pictures whose name in a language was held out of training, beside those whose name was in it."""
+    """Pictures whose name in a language was held out of training, next to those whose name was in it."""
 
     dataset: str
     held: str
@@ -311,14 +311,14 @@ class TaskResult(TypedDict):
 
 class DatasetResult(TypedDict):
     about: NotRequired[str]
-    """What the dataset holds, in a sentence."""
+    """The content of the dataset in one sentence."""
     num_images: int
     num_bad_images: int
     tasks: dict[str, TaskResult]
 
 
 class PublishedRow(TypedDict):
-    """Our number beside a published one, in percent; None for a missing one."""
+    """Our number next to a published one, in percent; None for a missing one."""
 
     figure: NotRequired[str]
     title: str
@@ -352,7 +352,7 @@ class GalleryImage(TypedDict):
 
 
 class EvaluateReport(TypedDict):
-    """What the page shows of evaluate's report.json."""
+    """The part of evaluate's report.json that the page shows."""
 
     model: str
     datasets: dict[str, DatasetResult]

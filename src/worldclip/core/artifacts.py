@@ -37,7 +37,7 @@ Json: TypeAlias = dict[str, Any]  # a record
 FORMAT_VERSION = 1
 HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"
-NOT_INSTALLED = "not installed"  # as the version of a package
+NOT_INSTALLED = "not installed"  # instead of a package's version
 
 
 def table_schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
@@ -46,7 +46,7 @@ def table_schema(name: str, /, **fields: pa.DataType) -> pa.Schema:
     return pa.schema(list(fields.items()), metadata=metadata)
 
 
-_ENCODINGS = {  # of ids, by their path in Parquet
+_ENCODINGS = {  # encodings of ids, by their path in Parquet
     # Ids of a text rise, and their upper bytes repeat: apart, they take 18% less room and 40% less time.
     "entry_ids.list.element": "BYTE_STREAM_SPLIT",
     # Ids of counts rise by little: a twelfth of the room, a third of the time.
@@ -153,7 +153,7 @@ def remove(path: Path) -> None:
 
     A folder that is taken apart under its own name would, after a kill, hold markers of outputs that are gone.
     """
-    remove_retired(path)  # of a removal that was killed
+    remove_retired(path)  # a killed removal may have left files
     _retire(path)
     remove_retired(path)
 

@@ -1,4 +1,4 @@
-"""What a command says about its work, on standard error: standard output is for results."""
+"""Messages of a command about its work, on standard error: standard output is for results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _ToTerminal(logging.Handler):
 
 def _print_line(head: str, message: str, style: str = "bold") -> None:
     """Print a message after its head: one line in a file, on a terminal cut between words and never within a flag."""
-    from rich.console import Console  # not at the top: `worldclip --help` needs the level alone
+    from rich.console import Console  # not at the top: `worldclip --help` needs only the level
     from rich.table import Table
     from rich.text import Text
 

@@ -59,7 +59,7 @@ def stamps_of(paths: Iterable[str]) -> tuple[Stamp, ...]:
 def fingerprint_of(path: str, name: str) -> Json:
     """Return a file's fingerprint: `name`, size, and its hash (small local files), modification time or entity tag.
 
-    Of a file that cannot be read, the reason: its shard then fails alone, when it is read.
+    Of a file that cannot be read, the reason: only its shard fails then, when it is read.
     """
     try:
         if is_remote(path):
@@ -67,7 +67,7 @@ def fingerprint_of(path: str, name: str) -> Json:
         return {**_fingerprint_local(path, stamp_of(path)), "path": name}
     except OSError as error:
         return {"path": name, "unreadable": explain(error)}
-    except Exception as error:  # of a store's library without an answer, such as a lost network
+    except Exception as error:  # any error of a store's library, such as a lost network
         if (refusal := explain_answer(error)) is None:
             raise
         return {"path": name, "unreadable": refusal}

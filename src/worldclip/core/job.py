@@ -42,7 +42,7 @@ from worldclip.core.stale_files import FilePerShard as FilePerShard
 from worldclip.core.stale_files import remove_stale as remove_stale
 
 ALL_SHARDS = slice(None)
-MAX_TRIES = 3  # of work whose inputs change while it runs
+MAX_TRIES = 3  # attempts while inputs change during the work
 NUM_NAMED = 3  # changed inputs that a message names
 MAX_SAID = 60  # characters of a changed value in a message
 _ASKED_FOR = "asked for by --from"
@@ -55,7 +55,7 @@ _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a job's work hands to the bracket."""
+    """The result of a job's work, for the bracket."""
 
     report: Record  # written as report.json
     counts: Record  # the manifest's counts
@@ -98,7 +98,7 @@ def _named(changes: Sequence[Change]) -> str:
 class Job:
     """One piece of work, the folder that it fills, and what decides its output."""
 
-    name: str  # for messages, and in the manifest
+    name: str  # name in messages and in the manifest
     folder: Path
     config: Record
     read_inputs: Callable[[], Record]
@@ -191,11 +191,11 @@ class Run:
 
     dir: Path
     sections: Mapping[str, Any]  # section -> its config, or the raw table of a TOML file
-    folder: Path | None = None  # of that TOML file: relative paths in its tables start there
+    folder: Path | None = None  # folder of that TOML file: relative paths in its tables start there
     executor: Executor = field(default_factory=LocalExecutor)
     only: frozenset[str] | None = None  # stages to run; None: all
     restarted: frozenset[str] = frozenset()  # stages that run whether or not they are finished: --from
-    part: slice | None = None  # work on these shards of the stage alone and leave it unfinished
+    part: slice | None = None  # work only on these shards of the stage and leave it unfinished
     is_dry: bool = False  # say what would run, and do nothing
     preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
@@ -204,7 +204,7 @@ class Run:
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
-    _older: OlderResult = field(default_factory=OlderResult)  # of the present stage, under --from
+    _older: OlderResult = field(default_factory=OlderResult)  # earlier result of the current stage, under --from
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:

@@ -22,7 +22,7 @@ from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32
-BATCH_KEYS = 2**20  # of a list that is sorted, in memory at once
+BATCH_KEYS = 2**20  # keys in memory at once while a list is sorted
 SORTED_FROM = 1_000_000  # keys of a list: a shorter one takes up to 80 MB of each worker, and is looked up exactly
 
 
@@ -126,7 +126,7 @@ def _batches(path: Path) -> Iterator[pa.Array]:
 
 
 def _problem_with(path: Path) -> str | None:
-    """Return why a file is not a list of keys, from its header alone; None if it is one."""
+    """Return why a file is not a list of keys, read only from its header; None if it is one."""
     if not path.is_file():
         return "is not a file"
     try:

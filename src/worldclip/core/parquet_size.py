@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from worldclip.core import unpack
 
 MEMORY_PER_ROW, MEMORY_PER_VALUE = 400, 16
-COPIES = 4  # of values that exist at once: as read, cast, gathered and packed
+COPIES = 4  # copies of values at once: as read, cast, gathered and packed
 _BATCH_ROWS = 2**16
 
 

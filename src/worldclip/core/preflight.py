@@ -1,4 +1,4 @@
-"""What work needs before it starts: packages and free disk.  A run asks all its stages before the first one runs."""
+"""The needs of work before it starts: packages and free disk.  A run asks all its stages before the first one runs."""
 
 from __future__ import annotations
 

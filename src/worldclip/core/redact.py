@@ -31,16 +31,16 @@ _CREDENTIAL = (
     "private_?key|shared_?access_?key|shared_?access_?signature|connection_?string|api_?key|pass_?word|passwd|pwd|"
     "authorization|credentials?|sasl_password"
 )
-_SECRET_OPTION = re.compile(rf"(?:\w+_)?(?:{_CREDENTIAL})", re.IGNORECASE)  # `key` and `token` alone are words of ours
+_SECRET_OPTION = re.compile(rf"(?:\w+_)?(?:{_CREDENTIAL})", re.IGNORECASE)  # `key` and `token` are ordinary words
 _ASSIGNED = re.compile(
     rf"\b((?:\w{{1,40}}_)?(?:{_CREDENTIAL})[\"']?\s{{0,3}}=\s{{0,3}}[\"']?)([^\s;,&\"'<>]+)", re.IGNORECASE
 )
-# Each begins with its letters: a page of megabytes is searched for them alone.
+# Each begins with its letters: a page of megabytes is searched only for them.
 _USER = re.compile(r"://([^\s/?#\"'<>]{1,4000})@")
 _KEY_AND_SECRET = re.compile(r"://([^\s?#\"'<>@:/]{1,200}:[^\s?#\"'<>]{1,200})@")  # secret keys hold slashes
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _BUCKET_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2")  # their addresses have no port
-_LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # as recipes hold it: absolute, or `layout:path`
+_LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # form in recipes: absolute, or `layout:path`
 _ADDRESS = re.compile(r"://[^\s\"'<>]+")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 

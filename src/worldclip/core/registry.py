@@ -60,7 +60,7 @@ class Registry:
     """The items of one kind."""
 
     kind: str
-    """What messages call an item, for example `pool format`."""
+    """The word for an item in messages, for example `pool format`."""
     group: str
     """Group of the entry points, for example `worldclip.pool_formats`."""
 

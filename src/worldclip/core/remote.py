@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar, cast
 from worldclip.core.hub_errors import explain, is_busy
 
 WHOLE_BYTES = 32 * 2**20  # a larger file is read by ranges: its images or its other columns are not asked for
-KEPT_BYTES = 2**20  # of a range that is kept: a footer is read several times, a column once
+KEPT_BYTES = 2**20  # largest range that is kept: a footer is read several times, a column once
 BUSY_S = 300.0  # a store that refuses requests for so long fails the shard
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # of a file; file systems refuse longer ones, each in its own way
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # file systems refuse longer names and paths, each in its own way
 
 
 class UnsafeName(UserError):

@@ -275,7 +275,7 @@ class _Loader:
                 continue
             hint, marks = _fields(cls)[key]
             if isinstance(value, _Bare) and value.items() and _is_list(hint):
-                has_paths = any(isinstance(mark, Place) for mark in marks)  # which may hold commas
+                has_paths = any(isinstance(mark, Place) for mark in marks)  # paths may hold commas
                 value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
             try:
                 arguments[key] = self.convert(value, hint, f"{prefix}{key}")

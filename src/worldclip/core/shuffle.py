@@ -25,8 +25,8 @@ from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Executor, Report, Shard, repeatable
 
-ROWS_PER_RANGE = 4_000_000  # in memory at once: under 1 GiB with keys of 100 bytes
-MAX_OPENS = 200_000  # of files, some 10 s: above it they are merged in groups first
+ROWS_PER_RANGE = 4_000_000  # rows in memory at once: under 1 GiB with keys of 100 bytes
+MAX_OPENS = 200_000  # opened files, some 10 s: above it they are merged in groups first
 
 
 def write_rows(path: Path, rows: pa.Table) -> None:

@@ -15,8 +15,8 @@ class FilePerShard:
     """Files of a job, one per shard: a million paths take a gigabyte, the names of a million shards 0.2."""
 
     folder: Path
-    names: frozenset[str]  # of the shards
-    suffix: str  # of the files, after the shard's name
+    names: frozenset[str]  # names of the shards
+    suffix: str  # end of the file names, after the shard's name
 
     def has(self, path: str) -> bool:
         """Return whether a path is one of the files."""

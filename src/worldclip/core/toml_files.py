@@ -13,7 +13,7 @@ from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.regular_file import NotRegular, read_regular
 
-Table = dict[str, Any]  # of TOML
+Table = dict[str, Any]  # a TOML table
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
 """The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
 

@@ -23,7 +23,7 @@ from worldclip.core.regular_file import open_regular
 CHUNK_BYTES = 2**20  # read and unpacked at once
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
 SMALL_FILE_BYTES = 2**22
-MAX_LINE_BYTES = 2**26  # of a line or an element; the longest page of a Wikipedia has 2 MiB
+MAX_LINE_BYTES = 2**26  # a line or an element; the longest page of a Wikipedia has 2 MiB
 # Upper bounds of what Python's objects take, from measurements: a character of a string takes up to 4 bytes and exists
 # twice for a moment; "[]," makes a list of 56 bytes and a reference; "\n" a row with its record, key and complaint.
 MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_LINE = 8, 80, 400

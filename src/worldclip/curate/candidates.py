@@ -40,7 +40,7 @@ class Candidates:
     text_idx_T: np.ndarray
     lang_T: np.ndarray  # positions in lang_names
     lang_names: list[str]
-    is_excluded_T: np.ndarray  # in an excluded language, or from a place of weight 0
+    is_excluded_T: np.ndarray  # True: in an excluded language, or from a place of weight 0
     draw_weight_T: np.ndarray  # see decide.draw_weights
 
     @property
@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What was decided on a shard's candidates in one epoch."""
+    """The decisions on a shard's candidates in one epoch."""
 
     kept_T: np.ndarray
     drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
@@ -87,7 +87,7 @@ class CurateWork:
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
     place_weights: tuple[float, ...] | None = None  # see PoolConfig.place_weights
-    bounds: Mapping[str, float] = field(default_factory=dict)  # of languages over their cap, see curate/caps.py
+    bounds: Mapping[str, float] = field(default_factory=dict)  # bound of each language over its cap, see curate/caps.py
     is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What sampling did to the entries: how often each still matches among the kept texts."""
+"""The effect of sampling on entries: how often each still matches among the kept texts."""
 
 from __future__ import annotations
 

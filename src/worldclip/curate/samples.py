@@ -24,9 +24,9 @@ from worldclip.curate.candidates import Candidates, Decision, EntryProbs
 from worldclip.curate.config import CurateConfig
 
 SAMPLED = (Reason.KEPT, Reason.SAMPLED_OUT, Reason.EXCLUDED)
-NUM_SHOWN = 12  # of each reason
-MAX_CHARS = 300  # of a text
-NUM_ENTRIES = 3  # of a text, those that keep it best
+NUM_SHOWN = 12  # samples per reason
+MAX_CHARS = 300  # characters per text
+NUM_ENTRIES = 3  # entries per text: those with the highest probability
 
 
 def sample_shard(

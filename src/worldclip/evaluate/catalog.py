@@ -6,7 +6,7 @@ datasets.csv, one row per dataset:
     metric     the number that represents it, see suites.value; several are separated by ;
     languages  how many, or which
     classes    `imagenet` if names and templates are OpenAI's of ImageNet-1k
-    fields     the meaning of the numbers in a .npy beside .cls, in order (DataComp's copies)
+    fields     the meaning of the numbers in a .npy next to .cls, in order (DataComp's copies)
     parts      the fields whose groups are reported as parts; `region!5` leaves group 5 out (FMoW's "other")
     hub        dataset repository on the Hugging Face hub with a copy in CLIP_benchmark's layout
     address    the authors' page

@@ -1,6 +1,6 @@
 """Evaluations side by side, query by query: is a difference more than the choice of images and seeds?
 
-Runs whose recipes differ in seeds alone are one *arm*; each arm is compared with the first.
+Runs whose recipes differ only in seeds are one *arm*; each arm is compared with the first.
 A arms, L languages, I images, R runs or resamples.
 """
 
@@ -58,7 +58,7 @@ class ComparedMetric(TypedDict):
     seeds: NotRequired[list[list[float]]]
     """Of each arm with several seeds: the value of each, ascending; [] for one run."""
     chance: NotRequired[float]
-    """What guessing gives: the mean over the languages, where each has it."""
+    """Accuracy of guessing: the mean over the languages, if known for each."""
     is_at_chance: NotRequired[list[bool]]
     """Whether the 95% interval of each arm's value reaches chance."""
     preprocess: list[dict[str, Any]]
@@ -132,7 +132,7 @@ def trained_precisions(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 
 def find_arms(paths: Sequence[Path]) -> list[Arm]:
-    """Group runs whose recipes differ in seeds alone; any other folder is an arm of its own.
+    """Group runs whose recipes differ only in seeds; any other folder is an arm of its own.
 
     Raises UserError for a path without an evaluation.
     """
@@ -315,7 +315,7 @@ def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
     """Return the mean over languages of each one's mean answer, in NUM_RESAMPLES resamples of the images.
 
     With an image all queries about it in all languages are drawn; a language without a query in a resample does not
-    count in it.  The draws depend on the number of images alone.
+    count in it.  The draws depend only on the number of images.
     """
     images, position = np.unique(np.concatenate([of_query for _, of_query in answers]), return_inverse=True)
     starts = np.cumsum([0, *(len(of_query) for _, of_query in answers)])

@@ -28,8 +28,8 @@ from worldclip.report.page import (
 )
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html, to_markdown
 
-NUM_COLOURS = 6  # of a chart
-LANGUAGES_COLUMN = 3  # of the table
+NUM_COLOURS = 6  # colours per chart
+LANGUAGES_COLUMN = 3  # column of the table
 AT_CHANCE = " (at chance)"
 MARKS = (
     "A star marks differences whose 95% interval excludes 0; without it the two are not distinguishable. At chance: "

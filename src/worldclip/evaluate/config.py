@@ -1,4 +1,4 @@
-"""What a checkpoint is evaluated on."""
+"""The options of evaluation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EvaluateConfig(Config):
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
     protocol: Literal["auto", "own", "paper"] = "auto"
-    """What classes, ties and preprocess are by default: own, or the paper's (arXiv:2507.22062); auto: paper for suite
+    """Defaults of classes, ties and preprocess: own, or the paper's (arXiv:2507.22062); auto: paper for suite
     paper."""
     ties: Literal["auto", "against", "first"] = "auto"
     """Of equal scores: a wrong candidate wins (against, our own), or the first (the paper's); auto: by the protocol."""

@@ -15,7 +15,7 @@ from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.report.images import data_uri
 
 NUM_NAMES = 5
-MAX_TEXTS = 10_000  # per language: a dataset with more (ImageNet: 1,000 classes x 80 templates) is not encoded again
+MAX_TEXTS = 10_000  # texts per language; larger datasets (ImageNet: 1,000 classes x 80 templates) are skipped
 
 
 def gallery(

@@ -25,7 +25,7 @@ CHUNK_IMAGES = 4096  # a file of 16 MiB at 1,024 dimensions
 
 
 class Model(Protocol):
-    """What evaluation needs of a model, see model.inference.Clip."""
+    """The part of a model that evaluation needs, see model.inference.Clip."""
 
     def encode_image(self, images: Sequence[bytes]) -> np.ndarray: ...
     def encode_text(self, texts: Sequence[str]) -> np.ndarray: ...
@@ -132,7 +132,7 @@ def _encode_batch(model: Model, images: Sequence[bytes]) -> tuple[np.ndarray, np
     try:
         return model.encode_image(images), np.arange(len(images)), {}
     except UserError:
-        pass  # at least one cannot be decoded: encode them one by one to find out which
+        pass  # some image cannot be decoded; encoding one by one finds it
     rows: list[np.ndarray] = []
     positions: list[int] = []
     reasons: dict[int, str] = {}

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 LEVEL = 0.95
-NUM_RESAMPLES = 2_000  # of clusters; single queries need none, see mean_interval
-NUM_STATISTIC_RESAMPLES = 500  # of statistics that take a pass over all queries, see statistic_interval
+NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
+NUM_STATISTIC_RESAMPLES = 500  # resamples for statistics that need a pass over all queries, see statistic_interval
 
 Interval = tuple[float, float]
 

@@ -41,7 +41,7 @@ from worldclip.report.results import NO_LANGUAGE
 PROBED = {"few_shot": ("country", "region"), "linear_probe": ("class", "country", "region")}  # labels of each
 
 CONCEPTS = {"zeroshot_classification": "classes", "image_text_retrieval": "captions"}  # what two languages share
-NUM_PAIRS = 5_000  # as many as the paper takes, arXiv:2507.22062
+NUM_PAIRS = 5_000  # the paper's number, arXiv:2507.22062
 SCALE = 2.0  # t of the Gaussian potential, as Wang and Isola
 NUM_IMAGES = 10  # K
 METRIC = f"consistency@{NUM_IMAGES}"

@@ -1,4 +1,4 @@
-"""What frozen features know: few-shot and linear probes, e.g. of the country that a photograph was taken in.
+"""Probes of frozen features: few-shot and linear probes, e.g. of the country that a photograph was taken in.
 
 A hash of (seed, image key) makes the draws, so that the same images are drawn for every model.
 N images of the dataset, n images to learn from, m images to predict, D embed_dim, C classes.
@@ -21,17 +21,17 @@ from worldclip.evaluate.tasks import Encode, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
 NUM_SEEDS = 5
-RIDGE = 1.0  # weight of the squared norm in few-shot probes, beside squared errors of +-1 targets
-SCORE_DIGITS = 9  # of a ridge's scores, which are about 1; rounding errors of float64 stay far below
+RIDGE = 1.0  # weight of the squared norm in few-shot probes, whose loss is squared errors of +-1 targets
+SCORE_DIGITS = 9  # decimal digits of a ridge's scores, which are about 1; far above rounding errors of float64
 PENALTIES = tuple(10.0**power for power in range(-2, 5))  # C of the logistic regression, the best on held-out images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Probe:
-    """What both kinds of probe know of the images."""
+    """The images as both kinds of probe see them."""
 
     label: str
-    """What is predicted: country, region, ..."""
+    """The predicted attribute: country, region, ..."""
     values: Sequence[str]
     """(N,) its value for each image of the dataset; "" if unknown."""
     image_keys: Sequence[str]

@@ -77,7 +77,7 @@ class _Worker:
         return self.features[dataset.name]
 
 
-_worker: _Worker  # of this process, set by _start
+_worker: _Worker  # worker of this process, set by _start
 
 
 def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], folder: Path) -> None:

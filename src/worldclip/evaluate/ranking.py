@@ -21,7 +21,7 @@ import numpy as np
 Ties = Literal["against", "first"]
 
 RECALL_AT = (1, 5, 10)
-BLOCK_BYTES = 64 * 2**20  # of scores in memory at once; all of Q x C would be 40 GB at 100,000 x 100,000
+BLOCK_BYTES = 64 * 2**20  # scores in memory at once; all of Q x C would be 40 GB at 100,000 x 100,000
 
 
 def ranks(
@@ -59,7 +59,7 @@ def rank_scores(scores: np.ndarray, right_query: np.ndarray, right_candidate: np
     num_queries, num_candidates = scores.shape
     own = scores[right_query, right_candidate]
     best = np.full(num_queries, -np.inf, scores.dtype)
-    np.fmax.at(best, right_query, own)  # which ignores NaN
+    np.fmax.at(best, right_query, own)  # fmax ignores NaN
     # Count what is not clearly after the best right candidate: this includes NaN, and with `against` ties.
     is_after = scores < best[:, None]
     if ties == "first":

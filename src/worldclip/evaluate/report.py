@@ -1,4 +1,4 @@
-"""What report.json says of each task: its numbers by language, the few that stand for it, groups of languages."""
+"""Each task in report.json: its numbers by language, the few that summarise it, groups of languages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELD = "_held"  # a dataset of this ending asks for a part of the pictures of th
 NUM_NAMES = {"3,000 names or more": 3_000, "1,000 to 3,000 names": 1_000, "200 to 1,000 names": 200,
              "fewer than 200 names": 0}  # fmt: skip
 """Group of languages: the least number of class names in it."""
-LEVELS = ("high", "mid", "low")  # of resources, in the order of the report
+LEVELS = ("high", "mid", "low")  # resource levels in the order of the report
 
 
 def task_result(

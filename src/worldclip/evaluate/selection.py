@@ -124,8 +124,8 @@ class Matching:
         score_nIT = np.einsum("nid,ntd->nit", image_n2D, text_n2D)  # I images, T texts
         # The scores of an example are a 2 x 2 table of images and texts, its right pairs on the diagonal.
         own_n2 = np.diagonal(score_nIT, axis1=1, axis2=2)
-        other_text_n2 = score_nIT[:, [0, 1], [1, 0]]  # of each image
-        other_image_n2 = score_nIT[:, [1, 0], [0, 1]]  # of each text
+        other_text_n2 = score_nIT[:, [0, 1], [1, 0]]  # per image
+        other_image_n2 = score_nIT[:, [1, 0], [0, 1]]  # per text
         hits = {
             "text_acc": (own_n2 > other_text_n2).all(axis=1),
             "image_acc": (own_n2 > other_image_n2).all(axis=1),

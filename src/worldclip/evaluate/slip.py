@@ -1,6 +1,6 @@
 """SLIP's own class names and templates (arXiv:2112.12750) for the datasets of its suite: evaluate.classes = "slip".
 
-They are a second English task of a dataset, beside that of the folder's names: the mean over SLIP-26 takes the former,
+They are a second English task of a dataset, next to that of the folder's names: the mean over SLIP-26 takes the former,
 the mean over DataComp's datasets the latter.  slip.toml holds them, with their source.
 """
 
@@ -28,7 +28,7 @@ REMEDY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlipNames:
-    """What SLIP calls the classes of a dataset, in SLIP's order, and its templates."""
+    """SLIP's names for the classes of a dataset, in SLIP's order, and its templates."""
 
     classes: list[list[str]]
     """The synonyms of each class."""
@@ -86,7 +86,7 @@ def with_slip_names(dataset: Dataset) -> Dataset:
 def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
     """Return the position among SLIP's classes of each class of a dataset, in the order of its labels.
 
-    Names are compared by their letters and digits alone.  Raises UserError unless each class has exactly one partner.
+    Names are compared only by their letters and digits.  Raises UserError unless each class has exactly one partner.
     """
     positions = range(len(names.classes))
     if names.is_by_position:

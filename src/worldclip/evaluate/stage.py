@@ -31,7 +31,7 @@ from worldclip.report.metrics import CLASSIFICATION
 from worldclip.report.results import LOCAL, NO_LANGUAGE, ResultRecord, by_dataset
 
 GALLERY_LANGUAGES = 10
-LEVELS = ("high", "mid", "low")  # of resources, the best first
+LEVELS = ("high", "mid", "low")  # resource levels, the best first
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 

@@ -136,7 +136,7 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """What one column of a paper's table measures."""
+    """The measure in one column of a paper's table."""
 
     figure: str
     title: str

@@ -198,7 +198,7 @@ def suite_text(suite: str, records: Sequence[ResultRecord]) -> str:
 
 
 def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
-    """Return our numbers beside published ones in Markdown; `!` flags a difference over AGREES_WITHIN_PCT."""
+    """Return our numbers next to published ones in Markdown; `!` flags a difference over AGREES_WITHIN_PCT."""
     protocols = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
     return (
         f"### Beside {against}\n\nPercent; `!` flags a difference over {AGREES_WITHIN_PCT}.\n\n"

@@ -72,7 +72,7 @@ class Dataset:
     tasks: Callable[[str], Sequence[Task]]
     """The tasks of a language, one of `languages`."""
     images_digest: str = ""
-    """Of the images alone: the key of their cached features; empty: `digest`."""
+    """Digest of only the images: the key of their cached features; empty: `digest`."""
     labels: dict[str, Sequence[str]] = field(default_factory=dict)
     """A label of each image, e.g. its country or class, "" where it is unknown: what probes predict."""
     is_train: np.ndarray | None = None
@@ -87,7 +87,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _OfClasses:
-    """What tasks about classes have in common."""
+    """Fields that all tasks about classes have."""
 
     class_names: Sequence[Sequence[str]]
     """The synonyms of each class."""
@@ -107,7 +107,7 @@ class Classification(_OfClasses):
     target: np.ndarray
     """(n,) class of each image of the task."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
-    """Parts of the images, each a (n,) bool mask, reported beside the whole."""
+    """Parts of the images, each a (n,) bool mask, reported next to the whole."""
     also_right: tuple[np.ndarray, np.ndarray] = zeroshot.NO_PAIRS
     """(position among the n, class): further classes that are right for an image."""
     use_f1: bool = False

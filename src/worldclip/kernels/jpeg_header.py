@@ -16,7 +16,7 @@ _APP0, _APP2, _APP14, _COM = 0xE0, 0xE2, 0xEE, 0xFE
 _JFIF = np.frombuffer(b"JFIF\0", np.uint8)
 _ICC = np.frombuffer(b"ICC_PROFILE\0", np.uint8)
 _ADOBE = np.frombuffer(b"Adobe", np.uint8)
-_JFIF_BYTES, _ICC_BYTES, _ADOBE_BYTES = 14, 14, 12  # of these segments without thumbnail or profile
+_JFIF_BYTES, _ICC_BYTES, _ADOBE_BYTES = 14, 14, 12  # lengths of these segments without thumbnail or profile
 
 
 @compiled

@@ -173,7 +173,7 @@ def prefetch(context, builder, signature, array, at):
     pointer = _pointer(context, builder, signature.args[0], array, at, _I8)
     function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], function_type)
-    builder.call(hint, [pointer, _I32(0), _I32(3), _I32(1)])  # to read; keep in all caches; data
+    builder.call(hint, [pointer, _I32(0), _I32(3), _I32(1)])  # arguments: read, keep in all caches, data
 
 
 def _byte_mask(context, builder, signature, arguments, ranges, lowered=()):

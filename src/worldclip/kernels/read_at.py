@@ -15,7 +15,7 @@ from numba import types
 
 from worldclip.kernels.llvm import inner, kernel
 
-READ_BYTES = 4 << 10  # of one read: the .json, the .txt and the next header of a sample, without its image
+READ_BYTES = 4 << 10  # one read covers the .json, the .txt and the next header of a sample, without its image
 # Readers that skip less than NEAR_BYTES ask the system for the next AHEAD_BYTES, as page faults of a map do unasked.
 # It takes short jumps for random access otherwise, and a cold file is read four times slower.
 NEAR_BYTES, AHEAD_BYTES = 128 << 10, 8 << 20

@@ -21,9 +21,9 @@ from worldclip.language.table import INSTALLED, Languages, code_of_stated, schem
 class LanguageRules:
     """All that decides a text's language besides the text."""
 
-    languages: tuple[str, ...]  # of the run, sorted
+    languages: tuple[str, ...]  # languages of the run, sorted
     lid_model: str
-    lid_digest: str  # of the model's file, so that a changed file is loaded again
+    lid_digest: str  # digest of the model's file: a changed file is loaded again
     merge_labels: tuple[tuple[str, str], ...]  # (label, language it is sent to), sorted
     min_prob: float
     is_restricted: bool  # choose only among labels of the run's languages

@@ -76,7 +76,7 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 
 
 def identify_codes(texts: Texts) -> list[str]:
-    """Return our code of each text's language, to show it beside the text.
+    """Return our code of each text's language, to show it next to the text.
 
     It is "" where the language is less than MIN_SHOWN_PROB probable or written in another script: of a single word the
     likeliest label is often wrong.

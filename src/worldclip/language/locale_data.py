@@ -1,4 +1,4 @@
-"""What Unicode's CLDR says of a locale, as the package babel carries it."""
+"""Unicode's CLDR data of a locale, as the package babel carries it."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ CUT = "\x1f"  # unit separator: a segmenter puts it between two words
 TSHEG = "\u0f0b"  # the mark between Tibetan syllables
 TSHEG_WITHOUT_BREAK = "\u0f0c"
 ETHIOPIC_WORD_SPACE = "\u1361"
-LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"  # as str.splitlines
+LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"  # the line ends of str.splitlines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scheme:
     """How a language is cut into tokens, and how the two words of a bigram are written."""
 
-    name: str  # as in language/table.csv, column `words`
+    name: str  # name in language/table.csv, column `words`
     joiner: str  # stands between the words of a bigram
     classes: Callable[[], np.ndarray]  # class of each code point, (0x110000,) uint8
     locale: str | None = None  # ICU locale whose word dictionary finds the words; None: whitespace and marks do

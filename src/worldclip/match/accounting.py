@@ -1,4 +1,4 @@
-"""What became of each text of a shard, and the sum over shards."""
+"""The outcome of each text of a shard, and the sum over shards."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from worldclip.pool import PoolTexts
 
 SAMPLED = (Reason.NO_LANGUAGE, Reason.NO_MATCH)  # reasons with examples in the report
 UNDETERMINED = "und"  # the language of a text without one (BCP 47)
-NUM_BAD_SAMPLES = 20  # in the report
-NUM_SAMPLES = 12  # of each of SAMPLED
-MAX_CHARS = 300  # of a sample
+NUM_BAD_SAMPLES = 20  # bad texts shown in the report
+NUM_SAMPLES = 12  # samples per reason of SAMPLED
+MAX_CHARS = 300  # characters per sample
 
 
 # one shard

@@ -47,7 +47,7 @@ class MatchConfig(Config):
     """
 
     profile: Annotated[Literal["reference", "unicode"], Decides("metadata", "match")] = "unicode"
-    """What delimits a word: reference (spaces and ASCII punctuation, as the reference implementation), or unicode
+    """Delimiters of words: reference (spaces and ASCII punctuation, as the reference implementation), or unicode
     (Unicode's categories)."""
     fold_case: Annotated[bool, Decides("metadata", "match")] = False
     """Ignore case (profile unicode only)."""

@@ -118,7 +118,7 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Langua
 
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:
-    """Match and count some of the pool's shards alone; safe beside calls for other shards."""
+    """Match and count only some of the pool's shards; safe in parallel with calls for other shards."""
     return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))
 
 

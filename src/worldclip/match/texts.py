@@ -104,7 +104,7 @@ def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.
         num_matches[start:stop] = np.diff(offsets)
         ids.append(list_ids)
     grouped = pa.LargeListArray.from_arrays(_offsets(num_matches), pa.array(np.concatenate(ids)))
-    position = np.empty(len(order), np.int64)  # of each text among the grouped ones
+    position = np.empty(len(order), np.int64)  # position of each text among the grouped ones
     position[order] = np.arange(len(order))
     in_pool_order = grouped.take(pa.array(position))
     return in_pool_order.flatten().to_numpy(), in_pool_order.offsets.to_numpy()

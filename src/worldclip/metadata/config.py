@@ -68,7 +68,7 @@ class WikipediaRules:
     """How shares are rounded to whole entries."""
     punctuation: Literal["unicode", "ascii"] = "unicode"
     """Tokens that are no words and end a bigram, in languages written with spaces: unicode: those without a letter,
-    mark or digit; ascii: the 32 marks of ASCII alone."""
+    mark or digit; ascii: only the 32 marks of ASCII."""
     english_rule: Literal["v1", "as_others"] = "v1"
     """v1: English by counts, not shares, and no title with a colon, as in version 1 of the recipe; a small English
     corpus needs as_others."""

@@ -36,7 +36,7 @@ from worldclip.metadata.counting import Candidates, Record
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
-POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # of [metadata]; they decide nothing without the source
+POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # no effect without the source
 
 
 def pool_config(run: Run) -> Record:

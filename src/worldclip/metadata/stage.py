@@ -75,7 +75,7 @@ def _config(run: Run) -> Record:
     config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
     if POOL in run.section(MetadataConfig).sources:
         config[POOL] = pool_counting.pool_config(run)
-    if OTHER in run_codes(run):  # which Wikipedias no label reaches depends on the model's labels
+    if OTHER in run_codes(run):  # the list `other` depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
 

@@ -23,7 +23,7 @@ from worldclip.metadata.sources.pack import Pack, open_pack
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What lists are built from: a pack for the languages in it, sources for the others."""
+    """The inputs of all lists: a pack for the languages in it, sources for the others."""
 
     config: MetadataConfig
     codes: tuple[str, ...]

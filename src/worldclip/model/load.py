@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
-TYPICAL_WIDTH = 768  # of ViT-B
+TYPICAL_WIDTH = 768  # width of ViT-B
 
 
 def load(

@@ -27,10 +27,10 @@ OBJECTS = ("vision_config", "text_config", "pretrained_cfg", "model_cfg", "prepr
            "model_args", "weight_map")  # fmt: skip
 PARSED_BELOW_BYTES = 2**22  # larger ones are vocabularies, which the tokenizer's library parses
 MAX_RESIZE = 16  # times the crop
-MAX_SIDE = 4096  # of the pixels that a model reads; published models read up to 1024
-MAX_GROWTH = 18  # of a text by its normaliser; NFKC makes 18 characters of U+FDFA
-MAX_REPLACEMENT_BYTES = 256  # of one character in a table of sentencepiece
-DEFAULT_SIDE = 224  # in transformers' processors
+MAX_SIDE = 4096  # pixels per side of a model's input; published models read up to 1024
+MAX_GROWTH = 18  # factor by which a normaliser may lengthen a text; NFKC makes 18 characters of U+FDFA
+MAX_REPLACEMENT_BYTES = 256  # bytes for one character in a table of sentencepiece
+DEFAULT_SIDE = 224  # default of transformers' processors
 _SIDES = ("image_size", "img_size")
 _DEVIATIONS, _MEANS = ("image_std", "std"), ("image_mean", "mean")
 

@@ -13,7 +13,7 @@ from worldclip.model.inference import Clip
 if TYPE_CHECKING:
     import torch
 
-TOLERANCE = 1e-5  # per element of unit-length float32 embeddings: sums in another order, not another model
+TOLERANCE = 1e-5  # absolute, per element of unit-length float32 embeddings; allows another order of sums
 # five scripts, the empty text, and one that is truncated
 TEXTS = ("a red apple", "ein Hund", "赤いリンゴ", "قطة صغيرة", "แมว", "", "x " * 200)
 IMAGE_SIZES = ((48, 48), (100, 70), (70, 100), (300, 301))  # height, width: square, tall, wide, odd

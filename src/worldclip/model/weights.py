@@ -86,7 +86,7 @@ def _read_pickle(path: Path) -> Any:
         reason = next(iter(refused.splitlines()), "") if "GLOBAL" in str(error) else "a broken pickle"
         raise UserError(
             f"{path} holds more than tensors ({reason}); such a file can run code when it is loaded, and is refused. "
-            "Save its state_dict alone, best as .safetensors"
+            "Save only its state_dict, best as .safetensors"
         ) from error
     except Exception as error:  # damaged bytes make torch raise nearly anything
         if "TorchScript" in str(error):

@@ -1,4 +1,4 @@
-"""What the pools that worldclip draws have in common: OpenMoji's drawings, draws from a hash, held-out tones, tars.
+"""Common parts of the pools that worldclip draws: OpenMoji's drawings, draws from a hash, held-out tones, tars.
 
 Every random choice is a SHA-256 of the drawing's key.  So all machines with the same resvg write the same bytes, and a
 newer list of drawings moves none from one set to another.

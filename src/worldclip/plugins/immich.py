@@ -162,7 +162,7 @@ def _run(session: Any, argument: str, inputs: np.ndarray) -> np.ndarray:
 
 
 def _token_ids(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Return (B, context length) int32, by tokenizer.json alone."""
+    """Return (B, context length) int32, made only by tokenizer.json."""
     tokenizers = require("tokenizers", extra="export")
     length = read_json(folder / "config.json")["text_cfg"]["context_length"]
     pad_token = read_json(folder / TEXTUAL / "tokenizer_config.json")["pad_token"]

@@ -10,7 +10,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # of fields in CSV files
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # field separators of CSV files
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
 
@@ -94,7 +94,7 @@ def where_problems(names: Sequence[str], config: PoolConfig) -> list[str]:
 
 def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
     """Say that a table lacks the column that a key of the recipe names, and which name is near."""
-    lower = {other.lower(): other for other in reversed(names)}  # of names that differ in case only, the first
+    lower = {other.lower(): other for other in reversed(names)}  # the first of names that differ only in case
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     remedy = f"did you mean {lower[near[0]]!r}?" if near else f"there is: {_join(names)}"
     return f"{setting}: no column or field {name!r}; {remedy}"

@@ -1,7 +1,7 @@
 """`pool.where`: which rows, lines or samples are pairs, by conditions on their columns or fields.
 
 A value that is missing, or of another kind than the condition's, fulfils no condition.  A text that is a number
-compares as one, since CSV and TSV hold texts alone.
+compares as one, since CSV and TSV hold only texts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worldclip.pool.columns import WrongColumns, bare
 from worldclip.pool.config import PoolConfig
 
 _NUMBER = r"^-?\d+(\.\d+)?([eE][-+]?\d+)?$"
-_IS_NUMBER = re.compile(_NUMBER, re.ASCII)  # as Arrow reads it in `_numbers`: tars and tables must agree
+_IS_NUMBER = re.compile(_NUMBER, re.ASCII)  # Arrow's rule in `_numbers`: tars and tables must agree
 _COMPARE: dict[str, tuple[Callable[[Any, Any], bool], Callable[[Any, Any], pa.Array]]] = {
     "=": (operator.eq, pc.equal),
     "!=": (operator.ne, pc.not_equal),

@@ -73,12 +73,12 @@ class PoolConfig(Config):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides which pairs a shard holds, their keys and where their images are, for the keys of jobs."""
+        """The options that decide a shard's pairs, their keys and the places of their images, for the keys of jobs."""
         return {name: value for name, value in deciding(self, "pool.index").items() if value != []}
 
     @property
     def identity_of_texts(self) -> dict[str, Any]:
-        """What decides the pairs of a shard, their images and their texts, for the keys of jobs."""
+        """The options that decide a shard's pairs, their images and their texts, for the keys of jobs."""
         of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
         return {**self.identity, **of_texts, "texts": list(self.texts)}
 

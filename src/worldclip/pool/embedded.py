@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worldclip.model.inference import Clip
 
 Of = Literal["images", "texts"]
-CACHED_TABLES = 256  # of shards: a server asks the same ones again, and reading one takes milliseconds
+CACHED_TABLES = 256  # tables in memory: a server asks for the same ones again, and reading one takes milliseconds
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 
@@ -92,7 +92,7 @@ class Embedded:
         table = _read_columns(path, schema)
         has_null = any(column.null_count for column in table.columns)
         if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
-            raise UserError(f"{path} does not fit the .npy beside it; embed the pool again")
+            raise UserError(f"{path} does not fit its .npy; embed the pool again")
         return table
 
     def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:

@@ -164,7 +164,7 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
 
 
 def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
-    is_exact = not reads_ahead and not url.startswith("http")  # of its servers some know no ranges
+    is_exact = not reads_ahead and not url.startswith("http")  # some HTTP servers know no ranges
     kept = kept_file(url)
     if kept is not None and (kept.is_small or is_exact):
         return kept.open()

@@ -20,7 +20,7 @@ HIDDEN = "hidden: its name begins with a dot"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """What lies below a path."""
+    """The files below a path."""
 
     files: list[PoolFile] = field(default_factory=list)
     broken_links: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> Listing:
 def _list_local(root: Path, suffixes: tuple[str, ...]) -> Listing:
     listing = Listing()
     top = os.path.realpath(root)
-    names = {top: ""}  # of each folder that is listed, by its real path
+    names = {top: ""}  # name of each listed folder, by its real path
     folders, links = deque([("", str(root))]), deque[tuple[str, str]]()
     while folders or links:
         if not folders:  # links come after all real folders, so that a link never gives a folder its name

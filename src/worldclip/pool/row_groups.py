@@ -1,6 +1,6 @@
 """Images inside Parquet files, read by place: `offset` of a pool's index is a leaf column and a row.
 
-A row cannot be read alone: pages are compressed, and only row groups have known places.  So readers ask for many rows
+A single row cannot be read: pages are compressed, and only row groups have known places.  So readers ask for many rows
 at once, and each row group is read once per call, as a stream of batches of bounded size.
 """
 
@@ -24,10 +24,10 @@ from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.core.parquet_size import check_parquet
 from worldclip.pool.files import open_file
 
-ROW_BITS = 40  # of `offset`; the column stands above them
+ROW_BITS = 40  # low bits of `offset` hold the row; the column is above them
 UNKNOWN_SIZE = -1  # `size` of an image: the footer does not have it
-BATCH_BYTES = 32 * 2**20  # of images that are decoded at once
-READ_BYTES = 16 * 2**20  # of a column that are read at once
+BATCH_BYTES = 32 * 2**20  # images in memory at once
+READ_BYTES = 16 * 2**20  # bytes of a column read at once
 FOOTERS_KEPT = 1024
 FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)  # what pyarrow raises
 

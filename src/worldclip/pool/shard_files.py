@@ -122,7 +122,7 @@ def _list_pool(pool: PoolConfig, setting: str) -> tuple[list[InputFile], dict[st
     for prefix, path in _roots(pool).items():
         key = f"{setting}.roots.{prefix[:-1]}" if prefix else f"{setting}.path"
         shards, reasons = _shard_files(key, path, pool, problems)
-        while shards:  # of a million files one list is enough
+        while shards:  # frees names as it goes: one list of a million files is enough
             file = shards.pop()
             files.append(InputFile(f"{prefix}{file.name}" if prefix else file.name, file.path, file.name))
         skipped |= {f"{prefix}{name}": reason for name, reason in reasons.items()}
@@ -176,7 +176,7 @@ def _shard_files(
 
 
 def _other_shards(files: Sequence[PoolFile], shards: Sequence[PoolFile], suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Return the shards of later formats by suffix; one beside a shard of the same stem is its metadata."""
+    """Return the shards of later formats by suffix; one next to a shard of the same stem is its metadata."""
     if len(shards) == len(files):
         return {}
     chosen = {file.name for file in shards}

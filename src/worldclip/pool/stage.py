@@ -202,7 +202,7 @@ def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Ex
 def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:
     """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
 
-    is_key_only: check pool.key alone.  Stops at the first shard that has it, so it opens one shard of a right recipe.
+    is_key_only: check only pool.key.  Stops at the first shard that has it, so it opens one shard of a right recipe.
     """
     if pool.image_field is not None and not any(shard.name.endswith(PARQUET.suffixes) for shard in shards):
         raise UserError("pool.image_field: only Parquet files have columns of images; remove it")

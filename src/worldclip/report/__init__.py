@@ -1,4 +1,4 @@
-"""report.html of a run and of each stage: self-contained pages, drawn from the stages' report.json alone."""
+"""report.html of a run and of each stage: self-contained pages, drawn only from the stages' report.json."""
 
 from __future__ import annotations
 

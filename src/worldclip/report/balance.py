@@ -25,14 +25,14 @@ from worldclip.report.page import (
 )
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-OPEN_CURVES = 3  # in sight, the others are folded
+OPEN_CURVES = 3  # curves shown; the others are folded
 NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 MAX_ROWS = 40  # thresholds in sight
 CURVE_PX = (290, 200)  # width, height
 MAX_HEADS = 40  # lists with a table of head entries
 OPEN_LISTS = 4  # lists whose head entries are in sight, the others are folded
-HEAD_ENTRIES = 10  # of each list
-SIZE_CHART_PX = (640, 320)  # of the file
+HEAD_ENTRIES = 10  # entries per list
+SIZE_CHART_PX = (640, 320)  # width and height of the file
 SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
 LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
 
@@ -131,7 +131,7 @@ def _head_entries(report: BalanceReport, languages: Languages) -> Section:
         tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
     return Section(
         "Head entries",
-        "The most frequent entries of each list, and the probability that a match of the entry alone keeps a pair.",
+        "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair.",
         join(
             [
                 first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),

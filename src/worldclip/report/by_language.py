@@ -25,7 +25,7 @@ MAX_NAMED_LANGUAGES = 30  # languages of a mean that are named in sight
 MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
 SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
 LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
-NO_LEVEL_COLOUR = "var(--s7)"  # of codes that are not in the table of languages
+NO_LEVEL_COLOUR = "var(--s7)"  # colour of codes that are not in the table of languages
 MAX_SCRIPTS = 6  # columns of the grid; the others are taken together
 MAX_FAMILIES = 14  # rows of the grid; the others are taken together
 MAX_NAMED = 20  # languages in a cell's hover text
@@ -38,7 +38,7 @@ FIND = (
 
 
 def languages_section(datasets: Mapping[str, DatasetResult], languages: Languages) -> Section | None:
-    """Return each dataset by language beside chance; None if nothing was measured."""
+    """Return each dataset by language next to chance; None if nothing was measured."""
     if not datasets:
         return None
     colours = [

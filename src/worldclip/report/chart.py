@@ -17,12 +17,12 @@ MARGIN_TOP = 10
 MARGIN_BOTTOM = 34
 LABELLED_MARGIN_BOTTOM = 58  # below a dot chart whose labels are turned
 DOT_CHART_PX = (900, 300)
-MAX_LABELS = 45  # of a dot chart; more would run into each other
+MAX_LABELS = 45  # labels of a dot chart; more would overlap
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
 LEGEND_ROW = 18  # pixels of an entry in a chart's own file
 LEGEND_COLUMN = 150
-MAX_SCALE = 1.4  # by which a page enlarges a chart; its text grows with it
+MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this factor
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 

@@ -1,4 +1,4 @@
-"""What was kept and what was dropped, and why: by language, by entry, and as examples."""
+"""Kept and dropped pairs with the reasons: by language, by entry, and as examples."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _suite(suite: Mapping[str, Any] | None) -> Html:
 
 
 def held_out_section(report: EvaluateReport, languages: Languages) -> Section | None:
-    """Return pictures whose name was held out of training beside others, by language; None if no dataset has them."""
+    """Return pictures whose name was held out of training next to others, by language; None if no dataset has them."""
     parts = [_held_out(result, languages) for result in report.get("held_out", [])]
     lead = (
         "Pictures whose name in this language no training pair has, while their names in other languages occur: does "
@@ -192,7 +192,7 @@ def _held_out_cells(lang: str, pair: SharedQueries, metric: str) -> list[Any]:
 
 
 def published_section(report: EvaluateReport) -> Section | None:
-    """Return our numbers beside published ones; None if the evaluation did not ask for them."""
+    """Return our numbers next to published ones; None if the evaluation did not ask for them."""
     if "published" not in report:
         return None
     rows = report["published"]["rows"]
@@ -203,7 +203,7 @@ def published_section(report: EvaluateReport) -> Section | None:
 
 
 def published_table(rows: Sequence[PublishedRow]) -> Table:
-    """Return our numbers beside published ones; `!` flags a row that differs."""
+    """Return our numbers next to published ones; `!` flags a row that differs."""
     cells = []
     for row in rows:
         difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"

@@ -32,7 +32,7 @@ NUM_EXAMPLES = 8  # entries shown per script
 MERGED = "merged"
 
 METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
-_COLOURS = (8, 3, 1, 2, 5, 4, 9, 10, 6, 7)  # of the page's palette, by position in the registry
+_COLOURS = (8, 3, 1, 2, 5, 4, 9, 10, 6, 7)  # indices into the page's palette, by position in the registry
 DROP_RULES = {
     "duplicate": "duplicate",
     "punctuation": "punctuation only",
@@ -43,7 +43,7 @@ DROP_RULES = {
 
 
 Lists: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""What RUN/metadata/report.json says of each entry list.
+"""Each entry list as in RUN/metadata/report.json.
 
 entries; by_source: entries by the first source that gave them; dead: entries that never match, by matching profile;
 maybe rules: dropped candidates by source and rule; examples: entries by source, chosen by hash; bytes; matcher_bytes.

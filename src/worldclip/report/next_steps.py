@@ -1,4 +1,4 @@
-"""What next: the commands that make sense after the stages that are finished."""
+"""Next steps: the commands that make sense after the stages that are finished."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Section:
 
     heading: str
     lead: str
-    """What the section shows, in a sentence or two."""
+    """One or two sentences about the section."""
     body: Html
     group: str = ""
     """Heading of the links to this part and its neighbours; "" where a page has few parts."""
@@ -184,7 +184,7 @@ def language_label(lang: str, languages: Languages) -> str:
 
 
 def lang_name(lang: str, languages: Languages) -> Html:
-    """Return a language's English name with its code; a code outside the recipe's languages stands alone."""
+    """Return a language's English name with its code; a code outside the recipe's languages has no name."""
     name = language_name(lang, languages)
     return join([name, code(lang)], " ") if name else code(lang)
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from worldclip.contracts.records import Mean
 
-LOCAL = "local"  # in place of a language: each question in the language it was written in
-NO_LANGUAGE = "und"  # in place of a language: tasks without texts, such as probes of the images
+LOCAL = "local"  # instead of a language: each question in the language it was written in
+NO_LANGUAGE = "und"  # instead of a language: tasks without texts, such as probes of the images
 
 ResultRecord: TypeAlias = dict[str, Any]
 """A line of results.jsonl; docs/formats.md lists its keys."""
@@ -99,7 +99,7 @@ def by_task_of_runs(
 
 
 def groups_to_average(by_lang: Mapping[str, ResultRecord]) -> list[list[ResultRecord]]:
-    """Group a task's records by what one number may stand for: all languages, or each of English and local alone."""
+    """Group a task's records by what one number may stand for: all languages, or English and local one by one."""
     if is_averaged(by_lang):
         return [list(by_lang.values())]
     return [[record] for record in by_lang.values()]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
-_ESCAPE = re.compile(r"\\(?=[\\|`<\[\]~&*_])")  # as report/table.py writes them
+_ESCAPE = re.compile(r"\\(?=[\\|`<\[\]~&*_])")  # the escapes that report/table.py writes
 
 
 def fit_terminal(text: str, width: int) -> str:

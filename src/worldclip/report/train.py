@@ -12,7 +12,7 @@ from worldclip.report.html import Html, join
 from worldclip.report.numbers import count, short
 from worldclip.report.page import Card, Section, figure, grid, note
 
-MAX_POINTS = 300  # of a curve: more than a screen shows
+MAX_POINTS = 300  # points per curve: more than a screen shows
 CURVES = (  # key of the log, heading, colour
     ("loss", "Loss", "var(--s1)"),
     ("logit_scale", "Logit scale", "var(--s3)"),

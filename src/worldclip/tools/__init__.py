@@ -1,1 +1,1 @@
-"""Commands beside the recipe."""
+"""Commands around the recipe."""

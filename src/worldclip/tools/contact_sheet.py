@@ -17,8 +17,8 @@ from worldclip.report.page import Section, code, words, write_page
 if TYPE_CHECKING:
     from worldclip.pool.embedded import Embedded
 
-MAX_KEY_CHARS = 60  # in sight; the end of a key tells more than its beginning
-THUMBNAIL_PX = 480  # of the longer side: sharp at twice the density of a sheet's column
+MAX_KEY_CHARS = 60  # characters shown; the end of a key tells more than its beginning
+THUMBNAIL_PX = 480  # longer side: sharp at twice the density of a sheet's column
 UNREADABLE = (BadShard, OSError, ValueError)  # a file is gone or elsewhere, or it cannot be decoded
 
 

@@ -1,4 +1,4 @@
-"""What this installation can do: versions, extras, image decoders, devices, BLAS kernels, memory, disk, caches."""
+"""The abilities of this installation: versions, extras, image decoders, devices, BLAS kernels, memory, disk, caches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TESTED = (
 
 
 class Diagnosis(TypedDict):
-    """What `worldclip doctor` found."""
+    """The findings of `worldclip doctor`."""
 
     versions: dict[str, str]
     extras: dict[str, list[str]]

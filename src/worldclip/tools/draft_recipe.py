@@ -38,7 +38,7 @@ from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool,
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
-MIN_SHARE = 0.005  # of the texts, for a language to stand in the recipe: below it are mostly errors of identification
+MIN_SHARE = 0.005  # share of texts that puts a language into the recipe; below are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
 NUM_RECORDS = 100  # whose fields are listed

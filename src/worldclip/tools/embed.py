@@ -104,7 +104,7 @@ def embed(
     """
     folder = Path(out)
     source = model_load.find(model, layout, precision)
-    precision = model_load.choose_precision(precision, source, device)  # by this machine for all workers
+    precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": _text(tokenizer), "precision": precision}
     # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
     more = {"image_tower": _place(image_tower), "language": language}

@@ -1,4 +1,4 @@
-"""What other thresholds would keep, per language, from the match files; writes nothing.
+"""Estimate what other thresholds would keep, per language, from the match files; write nothing.
 
 Expected pairs are sums of keep probabilities, so they are exact up to the sampling itself.
 """
@@ -36,11 +36,11 @@ from worldclip.report.balance import size_svg
 GRID = 9  # values of the balance key tried in one pass over the match files when solving for a number of pairs
 CLOSE = 0.001  # relative error at which a solution is accepted
 MAX_PASSES = 8
-NUM_VALUES = 27  # of a curve: three passes
+NUM_VALUES = 27  # values per curve: three passes
 
 
 class LanguageEstimate(TypedDict):
-    """What is expected of one language, or of all."""
+    """The expected counts of one language, or of all."""
 
     pairs_in: int
     pairs_matched: int
@@ -51,7 +51,7 @@ class LanguageEstimate(TypedDict):
 
 
 class Candidate(TypedDict):
-    """What one value of a balance key would keep."""
+    """The expected result of one value of a balance key."""
 
     english_threshold: int | None
     tail_fraction: float | None
@@ -62,7 +62,7 @@ class Candidate(TypedDict):
 
 
 class Estimate(TypedDict):
-    """What each value would keep, in the unit of the text policy."""
+    """The expected result of each value, in the unit of the text policy."""
 
     text_policy: str
     candidates: list[Candidate]

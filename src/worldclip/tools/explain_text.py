@@ -1,4 +1,4 @@
-"""What `worldclip inspect` says of a key and of an entry: the verdict first, then how it came about."""
+"""The texts of `worldclip inspect` on a key and on an entry: the verdict first, then how it came about."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchConfig:
-    """What to download, from where, and how politely."""
+    """The downloads: files, server, pauses between requests."""
 
     langs: tuple[str, ...] = ()
     """Our language codes; empty: the recipe's languages."""

@@ -25,7 +25,7 @@ from worldclip.metadata.matchers import STAGE, load_matcher
 from worldclip.metadata.source import Source
 from worldclip.metadata.stage import read_entries
 
-NUM_NEAR = 10  # entries shown beside the one looked for
+NUM_NEAR = 10  # entries shown around the one looked for
 NEAR_AMONG = 200_000  # entries searched for similar spellings
 
 

@@ -305,7 +305,7 @@ def inspect(
 ) -> tuple[Any, str]:
     """Explain why a pair was kept or dropped and where an entry is from; show a file.
 
-    path: folder of a run (alone, or with --key or --entry), its metadata folder (alone, or with --lang and --find), or
+    path: folder of a run (also with --key or --entry), its metadata folder (also with --lang and --find), or
         a file.
     key: key of a pair: why it was kept or dropped.
     entry: an entry, with --lang: how often it matched, and its probability.

@@ -27,7 +27,7 @@ class LanguageRow(TypedDict):
     glotlid: list[str]
     wikipedia: list[str]
     sources: list[str]
-    """What can be had without a dump: wordfreq, cldr, wordnet."""
+    """Sources that need no dump: wordfreq, cldr, wordnet."""
     entries: NotRequired[int | None]
     """Entries in the run's list; None where it has no list."""
 

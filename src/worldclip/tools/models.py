@@ -43,7 +43,7 @@ def classify(
 
     images: image files.
     labels: words or sentences to choose from, in any language.
-    templates: sentences around a label, {} is the label (default: the label alone).
+    templates: sentences around a label, {} is the label (default: only the label).
     prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
     langs: language of all labels, or one per label.
 
@@ -106,7 +106,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, image_tower: str 
 def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
     """Compare evaluations query by query, with confidence intervals over images and seeds.
 
-    runs: runs, or folders that evaluate wrote.  Runs that differ in seeds alone count as one, with several seeds.
+    runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
     out: page to write (.html).
 
     Examples:

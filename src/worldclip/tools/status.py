@@ -1,4 +1,4 @@
-"""What a run has done: the state of each stage, what was kept, which process works on it, where the reports are."""
+"""The progress of a run: the state of each stage, what was kept, which process works on it, where the reports are."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StageStatus(TypedDict):
     finished_at: NotRequired[str]
     """Local time, ISO 8601."""
     counts: Mapping[str, Any]
-    """What the manifest counts; of an unfinished stage its finished shards, or the steps of training."""
+    """Counts of the manifest; for an unfinished stage, its finished shards or the steps of training."""
     report: NotRequired[str]
 
 
@@ -46,7 +46,7 @@ class StageNow(TypedDict):
     started_at: str
     """Local time, ISO 8601."""
     unit: NotRequired[str]
-    """What is counted: shards or steps."""
+    """Unit of progress: shards or steps."""
     finished: NotRequired[int]
     total: NotRequired[int]
     speed: NotRequired[str]
@@ -54,12 +54,12 @@ class StageNow(TypedDict):
 
 
 class RunStatus(TypedDict):
-    """What `worldclip status` says of a run."""
+    """The status of a run."""
 
     run: str
     in_use_by: str | None
     now: NotRequired[StageNow]
-    """What a live process does; left out between stages and for a run that nothing works on."""
+    """The work of a live process; missing between stages and for a run that nothing works on."""
     stages: list[StageStatus]
     next: str | None
     """The command that goes on; None of a finished run."""

@@ -15,7 +15,7 @@ import torch
 
 from worldclip.core.coin import CROP, splitmix64, uniform
 
-CROP_TRIES = 10  # as torchvision's RandomResizedCrop, which then takes the central part
+CROP_TRIES = 10  # torchvision's RandomResizedCrop has 10, too, and then takes the central part
 MAX_ASPECT = 4 / 3  # maximum aspect ratio of a crop, torchvision's
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that decide a crop: area and aspect of each try, then the position
 WARP_DRAWS = 6  # numbers that decide a warp: angle, size, red, green, blue, whether to warp

@@ -43,7 +43,7 @@ MAX_FAILED_SAVES = 3  # consecutive failures after which training stops
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
 _POLL_S = 0.02  # interval of looking for the notes of the other ranks
 WRITE_TIMEOUT_S = 30 * 60  # longest write: a file system that hangs raises no error
-CLOSE_TIMEOUT_S = 30  # as long as torchrun waits before it kills a process
+CLOSE_TIMEOUT_S = 30  # torchrun's own limit before it kills a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class CheckpointWriter:
         self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
         self.num_failed = 0  # consecutive failures
         self._running: futures.Future[None] | None = None
-        self._folder = train_dir  # of the checkpoint in progress
+        self._folder = train_dir  # parent of the checkpoint in progress
         self._started_at = 0.0
         self._is_closing = threading.Event()
 

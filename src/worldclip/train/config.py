@@ -1,4 +1,4 @@
-"""What is trained, on how many samples, and how."""
+"""The options of training: model, data, samples, schedule."""
 
 from __future__ import annotations
 

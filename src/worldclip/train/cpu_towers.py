@@ -195,7 +195,7 @@ class Block:
 
     def run(self, rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         """Return (R, W) of self.dtype after this block; after the last one, (N, W) of the pooled rows."""
-        rows_RW = rows_RW.to(self.dtype)  # of the first block; the others get them so
+        rows_RW = rows_RW.to(self.dtype)  # only the first block needs it; the others get this dtype
         normed_RW = self.module.layer_norm1(rows_RW)  # computed in float32, as its weights are
         if self.is_last:
             rows_RW = rows_RW[sequences.pooled_N]

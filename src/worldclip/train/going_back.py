@@ -1,6 +1,6 @@
 """Go back to a kept checkpoint and train on from it under changed keys: train.resume_from.
 
-RUN/train/config.json then lists the parts of the run, and newer checkpoints and the logs stand beside it:
+RUN/train/config.json then lists the parts of the run, and newer checkpoints and the logs are in the same folder:
 
     RUN/train/config.json                        parts: [{from_step, changes, set_aside}], oldest first
     RUN/train/set_aside/<step>_<number>/         step_*, students/<name>/step_*, best.json, copies of the logs

@@ -46,7 +46,7 @@ CACHED_IMAGE_BYTES = 64 * 2**10  # larger images (148 x 148 pixels) are decoded 
 # Minimum short side of a scaled decode, in crop sides.  The smallest crop of a square image at the recipe's settings
 # has sqrt(0.9 * 3 / 4) = 0.82 of its side, so that no crop is enlarged.
 SCALED_MARGIN = 1.25
-BATCHES_AT_ONCE = 4  # while images of one are decoded, texts of another are tokenised
+BATCHES_AT_ONCE = 4  # batches in work: images of one are decoded while texts of another are tokenised
 BATCHES_AHEAD = 16  # made while the step runs: some steps' time for a slow read
 AHEAD_BYTES = 2 * 2**30  # memory of their images, but never fewer than BATCHES_AT_ONCE batches
 IMAGES_PER_TASK = 4  # one hand-over to a decode thread costs about 50 us of the interpreter's lock

@@ -57,8 +57,8 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, write_f
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
-MAX_UNREADABLE_SHARE = 0.01  # of the samples between two checkpoints; more is a fault of the storage
-FEW_UNREADABLE = 20  # so many are chance: a checkpoint may come one step after another
+MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; more is a fault of the storage
+FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
 SOON_STEPS = 100  # a checkpoint within so many steps shows soon enough whether the disk works
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 2  # steps that are not timed: memory is allocated, kernels are chosen
 NUM_STEPS = 10
-MAX_PAIRS = {"cpu": 32, "cuda": 256, "mps": 64}  # of a step: enough to fill the device, and soon over
+MAX_PAIRS = {"cpu": 32, "cuda": 256, "mps": 64}  # pairs per step: enough to fill the device, and soon over
 MIN_TOKENS = 5
 
 

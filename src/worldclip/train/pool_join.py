@@ -103,7 +103,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
         files[label] = [Path(group.path) for group in groups] or [_path(folder, label, unit) for unit in units]
         made[label], made[f"{label}_groups"] = units, groups
 
-    files: dict[str, list[Path]] = {}  # to read, by label
+    files: dict[str, list[Path]] = {}  # input files by label
     made: dict[str, Sequence[Shard]] = {}  # units of work by label
     write_images = functools.partial(_write_images, config=config, folder=folder)
     write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)

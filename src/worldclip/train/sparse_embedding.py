@@ -49,8 +49,8 @@ class IdleUpdates:
         self.count = 0  # number of updates
         # MPS has no float64
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._log_decay = torch.zeros(1, dtype=dtype, device=device)  # by update: log of the product of decays so far
-        self._drift = torch.zeros(1, dtype=dtype, device=device)  # by update s: sum of the factors since
+        self._log_decay = torch.zeros(1, dtype=dtype, device=device)  # log of the product of decays so far, per update
+        self._drift = torch.zeros(1, dtype=dtype, device=device)  # sum of the factors since update s, per update
         ratio = config.beta1 / math.sqrt(config.beta2) if config.beta2 else 0.0
         window = math.ceil(math.log(NEGLIGIBLE) / math.log(ratio)) if ratio else 1
         self._fading = ratio ** torch.arange(window, 0, -1, dtype=dtype, device=device)

@@ -7,7 +7,7 @@ import numpy as np
 WINDOW_STEPS = 1_000
 MIN_STEPS = 100  # before that, mean and deviation say little
 NUM_DEVIATIONS = 6.0
-QUIET_STEPS = 100  # after a message: one for each spike
+QUIET_STEPS = 100  # steps without another message: one message per spike
 
 
 class SpikeWatch:

@@ -94,7 +94,7 @@ def _needs(run: Run) -> Iterator[str]:
 
         yield from going_back_problems(run, _config(run))
     yield from device_problems("train", config.device)
-    from worldclip.train.budget import checkpoint_bytes  # after the check: a budget may read the tokenizer
+    from worldclip.train.budget import checkpoint_bytes  # a budget may read the tokenizer
 
     size = checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
@@ -296,7 +296,7 @@ def _find_record(run: Run, job: Job) -> Report | None:
             )
         return None
     record: Report = artifacts.read_json(path)
-    if record["schedule"] is None:  # of --prepare: the first start decides the number of streams, like the batch
+    if record["schedule"] is None:  # written by --prepare: the first start decides the number of streams and the batch
         record["config"]["train"]["num_streams"] = job.config["train"]["num_streams"]
     changes = changed_keys(record["config"], job.config)
     changes += changed_keys(record["inputs"], job.inputs, "input")

@@ -1,4 +1,4 @@
-"""What rank 0 has found before the first step, and the loaders that all ranks make of it."""
+"""The findings of rank 0 before the first step, and the loaders that all ranks make from them."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def create_train_state(
         precision=config.precision,
         loss=config.loss,
         text_chunks=1 if is_fsdp else TEXT_CHUNKS,
-        world=world if config.accum_steps == 1 else None,  # with accumulation, features are computed before
+        world=world if config.accum_steps == 1 else None,  # accumulation gathers features itself
     )
     if not is_sharded_first:
         model.to(device)

@@ -32,7 +32,7 @@ TASKS_LEFT_PER_CPU = 4  # minimum tasks in the rest of the queue, so that all CP
 
 
 class GroupDone(NamedTuple):
-    """What a task returns."""
+    """The result of a task."""
 
     outcomes: list[Outcome]
     """Of its shards; a report has what the driver needs now, the marker has all of it."""
@@ -59,7 +59,7 @@ class GroupSizes:
 
 
 def take_group(queue: ShardQueue, tries: Counter[str], num_shards: int) -> tuple[Shard, ...]:
-    """Take the shards of a task from the queue and count the try; a shard that lost a worker before is alone."""
+    """Take the shards of a task from the queue and count the try; a shard that lost a worker gets a task by itself."""
     group = [queue.popleft()]
     if not tries[group[0].name]:
         while queue and len(group) < num_shards and not tries[queue.peek().name]:

@@ -77,7 +77,7 @@ class LocalExecutor:
         try:
             while running or (queue and not is_broken):
                 while queue and not is_broken:
-                    # A shard whose worker died before runs alone: if it kills a worker again, no other shard suffers.
+                    # A shard whose worker died runs by itself: if it kills a worker again, no other shard suffers.
                     if len(running) >= (1 if tries[queue.peek().name] else QUEUED_PER_WORKER * num_workers):
                         break
                     group = take_group(queue, tries, sizes.of_next(queue.peek(), num_workers, len(queue)))
@@ -111,7 +111,7 @@ class LocalExecutor:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        # A shard that lost a worker before runs alone, so that the exit code, known after shutdown, is its worker's.
+        # A shard that lost a worker runs by itself, so that the exit code, known after shutdown, is its worker's.
         for name in lost:
             yield name, lost_worker(cause_of_death(worker.exitcode for worker in workers))
 

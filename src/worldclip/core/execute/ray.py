@@ -47,8 +47,8 @@ POLL_S = 1.0  # interval of the search for late shards and new nodes while no ta
 LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations, and after so many seconds
 CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 LOCAL_STARTS = 3
-TASKS_PER_S = 350  # that this process shall start at most, half of what it can (benchmarks/results/scale.md)
-OBJECT_STORE_BYTES = 128 * 2**20  # for a Ray started here: only functions and reports pass through it
+TASKS_PER_S = 350  # limit of task starts, half of the possible rate (benchmarks/results/scale.md)
+OBJECT_STORE_BYTES = 128 * 2**20  # size in a Ray started here: only functions and reports pass through it
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ class _Tasks:
     """The tasks now in Ray: at most two for the same shards, of which the first outcome counts."""
 
     def __init__(self, ray: Any, work: ShardWork, place: _Place) -> None:
-        self.running: dict[Any, _Task] = {}  # by ObjectRef
+        self.running: dict[Any, _Task] = {}  # keys are ObjectRefs
         self._ray, self._may_repeat = ray, is_marked(work.fn, "is_repeatable")
         self._work = ray.put(work)  # sent once, not with each task
         self._place = place
@@ -139,7 +139,7 @@ class _Tasks:
         self._task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(run_on_node)
         self._copied: set[str] = set()  # first shards of the tasks that were started twice
         self._cancelled: list[Any] = []
-        self._durations_s: deque[float] = deque(maxlen=1000)  # of tasks, in the queue too
+        self._durations_s: deque[float] = deque(maxlen=1000)  # durations of tasks, time in the queue included
         self.sizes = GroupSizes()
 
     def start(self, shards: tuple[Shard, ...]) -> None:
@@ -223,7 +223,7 @@ class _Tasks:
 class _Place:
     """Where this process runs, and what a node needs to work for it."""
 
-    token: Path  # a file beside the markers; a node that does not see it would write to another disk
+    token: Path  # a file next to the markers; a node that does not see it would write to another disk
     version: str  # version of worldclip
     folder: Path  # working directory of this process, which relative paths (a recipe's too) start from
 

@@ -13,8 +13,8 @@ from worldclip.core.errors import WorkStopped
 
 LOOK_S = 1.0  # interval of the questions to the head
 CONNECT_S = 10.0  # timeout of the check that a cluster listens
-NODE_ID = re.compile(r"node ID: ([0-9a-f]+)")  # in Ray's error of a task whose node was lost
-SETTLE_S = 3.0  # after a node is lost, until Ray has reported the tasks that ran there
+NODE_ID = re.compile(r"node ID: ([0-9a-f]+)")  # part of Ray's error for a task whose node was lost
+SETTLE_S = 3.0  # time after which Ray has reported the tasks of a lost node
 
 
 class Nodes:
@@ -45,9 +45,9 @@ class Nodes:
             check_port(self._head)  # Ray itself would wait for a minute, then end the process
         except OSError as error:
             self.is_headless = True
-            os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of tasks that nobody can cancel
+            os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # such tasks cannot be cancelled
             problem = f"the head of the Ray cluster at {self._head} was lost"
-            say_detail(self._label, problem)  # for the log of the run
+            say_detail(self._label, problem)  # goes to the log of the run
             raise WorkStopped(
                 f"{self._label}: {problem}; start a cluster, then run the same command, which resumes"
             ) from error

@@ -39,7 +39,7 @@ STAMPS = table_schema("stamps", path=pa.binary(), fingerprint=pa.string(), stamp
 class InputFile(NamedTuple):
     """A file of a pool, not looked at yet."""
 
-    name: str  # of its shard
+    name: str  # name of its shard
     path: str
     recorded_as: str  # `path` of its fingerprint
 

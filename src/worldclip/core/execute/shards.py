@@ -30,8 +30,8 @@ Report: TypeAlias = Json
 RETRY = "run the same command: only they are tried again"
 NUM_NAMED = 10  # damaged files that a message names
 WAITED = "waited"  # key of a report on its way to the driver: how long the store was busy
-MAX_TRIES = 3  # of a shard whose worker was lost, for example out of memory
-OPEN_FILES = 8_192  # that a process may open; macOS begins with 256, Linux with 1,024
+MAX_TRIES = 3  # attempts per shard whose worker was lost, for example out of memory
+OPEN_FILES = 8_192  # limit of open files per process; macOS begins with 256, Linux with 1,024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -433,7 +433,7 @@ _SIGNALS = {
     "SIGILL": "a library uses instructions that this processor does not have; install one built for it",
     "SIGABRT": "a library gave up; its message stands above",
 }
-"""What signals mean that end a worker because of what it works on."""
+"""Meanings of signals that end a worker because of its shard."""
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,7 @@
     FOLDER/nllb_dist13b_prompts.json      {CODE: [template, ...]}, for prompts = "nllb"
     FOLDER/images/*.tar                   ImageNet images with .cls, or .json that has `class_index`
 
-An image is asked in a language only if its class has a label there.  Prompts `none`: the label alone; `english`:
+An image is asked in a language only if its class has a label there.  Prompts `none`: only the label; `english`:
 OpenAI's 80 templates around it; `nllb`: their translations, for the languages that have them.  The record says which,
 as the paper does not say which its averages over 280 languages use.
 """

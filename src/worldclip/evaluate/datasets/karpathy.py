@@ -17,7 +17,7 @@ from worldclip.evaluate.datasets.common.text_files import check_fields, read_jso
 from worldclip.evaluate.tasks import Dataset
 
 SPLIT = "test"
-FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # of the catalog's datasets
+FILES = {"mscoco": "dataset_coco.json", "flickr30k": "dataset_flickr30k.json"}  # file of each dataset in the catalog
 
 
 def load(name: str, folder: Path, captions: str = "all_captions") -> Dataset:

@@ -24,7 +24,7 @@ from worldclip.language.table import INSTALLED, OTHER, Languages, code_of_stated
 from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
 from worldclip.report.results import NO_LANGUAGE
 
-MIN_TEXTS = 20  # of an identified language
+MIN_TEXTS = 20  # texts that an identified language needs
 
 Text = tuple[int, str | None, str]
 """Position of the image, stated language, text."""
@@ -40,7 +40,7 @@ def load(name: str, folder: Path, captions: str = "all_captions", languages: Lan
         raise UserError(f"{folder}: its tars hold no image")
     texts = [(i, lang, text) for i, sample in enumerate(samples) for lang, text in _texts(sample)]
     if not texts:
-        raise UserError(f"{folder}: its tars hold no caption; put them into a .txt or .json beside each image")
+        raise UserError(f"{folder}: its tars hold no caption; put them into a .txt or .json next to each image")
     keys = (f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples)
     images = images_in_tars(samples, keys, tars, folder)
     by_language = _by_language(texts, languages)

@@ -9,7 +9,7 @@ FOLDER/train/                                  the same; read only for linear pr
 FOLDER/languages.json                          ours, optional: names in more languages,
                                                {LANG: {"classes": [...], "templates": [...]}}
 
-DataComp's copies of WILDS, Dollar Street and GeoDE carry group numbers in a .npy beside .cls; datasets.csv names its
+DataComp's copies of WILDS, Dollar Street and GeoDE carry group numbers in a .npy next to .cls; datasets.csv names its
 fields, and each group is a part that is reported.
 """
 

@@ -32,17 +32,17 @@ from worldclip.language.fasttext.labels import label_texts
 from worldclip.language.fasttext.model import MAX_NGRAM, is_end, is_label
 
 NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
-CACHE_BYTES = 4 * 2**20  # of summed rows, at most
+CACHE_BYTES = 4 * 2**20  # limit of the cache of summed rows
 CACHED_TOKEN_BYTES = 40  # longer tokens are hardly ever repeated
 PIECE = LANES * MAX_NGRAM  # rows after which a long token's are added, at the end of LANES characters
-BLOCK_TEXTS = 64  # of which the rows are summed, then the labels chosen: a call of each costs nothing per text
+BLOCK_TEXTS = 64  # texts per call: rows are summed, then labels chosen; the two calls cost nothing per text
 AHEAD = 64  # tokens of which the cache slots are prefetched before the first is needed
 
 _U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 _LARGEST = np.uint64(2**64 - 1)
 _MASKED = 64  # bytes that one mask covers
 _FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(FNV_STEP)  # FNV-1a's offset basis and prime
-_NO_WORD, _LAST = -1, -2  # in place of a token's number of rows
+_NO_WORD, _LAST = -1, -2  # marks instead of a token's number of rows
 _END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
 
 
@@ -158,7 +158,7 @@ def _scratch(model, offsets, num_cached):
     longest = 0
     for i in range(len(offsets) - 1):
         longest = max(longest, offsets[i + 1] - offsets[i])
-    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # of each slot's token, then of new tokens
+    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # sums of each slot's token, then of new tokens
     cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
     chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
     grams = np.empty(LANES * (model.maxn + 1), np.uint32)
@@ -285,7 +285,7 @@ def _find_rows(
         new = end
         for i in range(first, min(first + LANES, length)):
             for n in range(max(minn, 1), min(maxn, length - i) + 1):
-                if n > 1 or 0 < i < length - 1:  # neither `<` nor `>` alone is an n-gram
+                if n > 1 or 0 < i < length - 1:  # a single `<` or `>` is no n-gram
                     h = np.uint64(grams[LANES * n + i - first])
                     bucket_id = np.int64(multiply_high(inverse * h, modulus))
                     rows[end] = bucket_id

@@ -25,7 +25,7 @@ SUPERVISED = 3
 # Bounds of what the file's length does not bound.  Published models have 16 to 300 dimensions, 2 million buckets and
 # n-grams of up to 6; a longest n-gram of 2^31 would read every token from each of its characters to the end.
 MAX_DIM, MAX_BUCKET, MAX_NGRAM = 2**14, 2**27, 64
-ENTRY_BYTES = 10  # of the dictionary, beside the string: a zero, the count (8) and the kind (1)
+ENTRY_BYTES = 10  # bytes of a dictionary entry in addition to the string: a zero, the count (8) and the kind (1)
 UNBUILT = 10**15  # fastText's "infinite" count of nodes of the label tree that are not yet built
 LINE_FLOATS = 16  # float32 of a cache line
 DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
@@ -51,7 +51,7 @@ class Quantized(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What the kernels compute with.  D = dim; rows: words, then buckets of n-grams (if pruned, the kept ones)."""
+    """The arrays of the kernels.  D = dim; rows: words, then buckets of n-grams (if pruned, the kept ones)."""
 
     dim: int
     loss: int
@@ -74,7 +74,7 @@ class Model(NamedTuple):
     slots: np.ndarray  # table of the dictionary's words, see kernels/byte_table.py
     prune: int  # 0: no n-grams at all; 1: only the kept ones; -1: all
     kept: np.ndarray  # (bucket / 64 + 1,) uint64, a bit is set where a bucket was kept
-    kept_rows: np.ndarray  # for each of these words the row of its first kept bucket; int32
+    kept_rows: np.ndarray  # row of the first kept bucket of each of these words; int32
     left: np.ndarray  # (2 * num_labels - 1,) int32 children of the label tree, -1 at leaves
     right: np.ndarray
     eos: int  # entry id of "</s>", -1 without one

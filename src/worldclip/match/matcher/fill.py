@@ -30,7 +30,7 @@ LOAD, GROUP_EDGES = 0.8, 3
 
 _LINE_WORDS = 8  # uint64 per cache line
 _U0 = np.uint64(0)
-_LOW_BITS = HAS_ENTRY | HAS_CHILD | ENTRY_ID  # of an edge's word: all but the parent
+_LOW_BITS = HAS_ENTRY | HAS_CHILD | ENTRY_ID  # bits of an edge's word without the parent
 
 
 def fill_table(

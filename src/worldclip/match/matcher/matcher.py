@@ -26,7 +26,7 @@ from worldclip.match.matcher.trie import MAX_ENTRIES, has_whole_levels
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
-FORMAT_VERSION = 3  # of the compiled files; raised whenever the same entries would give another table
+FORMAT_VERSION = 3  # version of the compiled files; raised when the same entries would give another table
 META, TABLE = "matcher.json", "table.npy"
 AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
@@ -43,8 +43,8 @@ class Matcher:
 
     num_entries: int
     num_dead: int  # entries that can never match: empty after normalisation, or equal to an earlier one
-    profile: str  # with fold_case `unicode_fold`: also the name of the folder to save to
-    digest: str  # of the entries, see `entries_digest`
+    profile: str  # `unicode_fold` with fold_case; also the name of the folder to save to
+    digest: str  # digest of the entries, see `entries_digest`
 
     def __init__(self, entries: Texts, profile: str = "reference", fold_case: bool = False) -> None:
         self._compile(entries, profile_name(profile, fold_case), strict=True)

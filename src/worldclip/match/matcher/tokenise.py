@@ -1,7 +1,7 @@
 """Cut texts and entries into TOKENS, the letters of the alphabet that the matcher's trie is over; compiled.
 
 A boundary of a text is a position where the profile lets an entry begin or end.  Whether a position is one depends only
-on the two characters beside it, so an entry's inner boundaries are the same wherever the entry occurs.  Texts and
+on the two characters next to it, so an entry's inner boundaries are the same wherever the entry occurs.  Texts and
 entries are cut at their boundaries and at blanks, and longer pieces every 7 bytes: a token is one uint64, so equal
 numbers are equal tokens and no string is ever compared.  In scripts with spaces a token is a word, in those without it
 is a character.
@@ -24,7 +24,7 @@ from worldclip.kernels.utf8 import LOW_BYTES, decode, word_at
 REFERENCE, UNICODE, UNICODE_FOLD = 0, 1, 2  # positions in profiles.PROFILES
 
 MAX_TOKEN_BYTES = 7  # the eighth byte of a key holds the length
-AFTER_BLANK = 16  # a bit beside a token's length, which is at most 7
+AFTER_BLANK = 16  # a bit above a token's length, which is at most 7
 MAY_BEGIN, GOES_ON, MAY_END = 1 << 29, 1 << 30, 1 << 31  # trie.py compares the last two with bits of its own
 
 # What each byte is to the reference's spacing: [:256] in entries, where only the blank parts words, [256:] in texts.

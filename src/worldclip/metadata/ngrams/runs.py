@@ -15,7 +15,7 @@ import numpy as np
 
 from worldclip.kernels.llvm import inner, kernel
 
-RUNS_VERSION = 2  # of the files of runs
+RUNS_VERSION = 2  # version of the run files
 FAN_IN = 16  # runs merged at once: a merge holds the words twice and 4 bytes for each word of each run
 # Small runs are merged more at once, as long as they have few words together and few files are open.
 FAN_IN_OF_SMALL = 256

@@ -33,7 +33,7 @@ from worldclip.language.table import INSTALLED
 from worldclip.metadata.sources import wikitext
 
 # Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
-# English names, which work on every wiki beside the local ones.
+# English names, which work on every wiki in addition to the local ones.
 ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
 ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
@@ -41,10 +41,10 @@ SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
 MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
 _CUT = re.compile("[\n.,;:!?。、，]")
-MAX_PAGE_CHARS = 2**25  # of one element of XML; MediaWiki allows pages of 2 MiB
-MAX_DEPTH = 64  # of nested elements; dumps have 5
+MAX_PAGE_CHARS = 2**25  # characters of one XML element; MediaWiki allows pages of 2 MiB
+MAX_DEPTH = 64  # nested elements; dumps have 5
 MAX_NAMESPACES = 10_000
-MAX_TITLES = 2**17  # of a batch, for pages without text
+MAX_TITLES = 2**17  # titles per batch; limits batches of pages without text
 READ_BYTES = 2**20
 
 # A bzip2 stream begins at a byte boundary with `BZh`, its level and the magic of the first block, the digits of pi.
@@ -183,7 +183,7 @@ class _PageParser:
         self.page: dict[str, str] = {}
         self.is_redirect = False
         self.characters: list[str] = []
-        self.num_chars = 0  # of the present element
+        self.num_chars = 0  # characters of the current element
         self.num_bytes = 0  # given to the parser
         self.namespace_key: int | None = None
         self.parser: Any = expat.ParserCreate()

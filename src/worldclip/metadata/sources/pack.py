@@ -31,7 +31,7 @@ _REMEDY = "download it again, or ask who packed it"
 
 
 class PackedList(TypedDict):
-    """What `pack.json` says of one list."""
+    """The entry of one list in `pack.json`."""
 
     file: str
     size: int

@@ -32,11 +32,11 @@ from worldclip.metadata.sources.dumps import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
 BLOCK_BYTES = 2**25  # lines parsed at a time
-ROWS = "wikipedias.json"  # in the folder of a file's counts: [first row, row after the last] of each Wikipedia
-VIEWS_VERSION = 3  # of the files of such a folder
+ROWS = "wikipedias.json"  # [first row, row after the last] of each Wikipedia; in the folder of a file's counts
+VIEWS_VERSION = 3  # version of the files in such a folder
 WORD_COLUMNS = ("data", "offsets", "counts")  # word_<name>.npy in it: the fields of Words
 
-# MediaWiki's own names, which work on every wiki beside the local ones:
+# MediaWiki's own names, which work on every wiki in addition to the local ones:
 # https://www.mediawiki.org/wiki/Manual:Namespace.
 CANONICAL_NAMESPACES = (
     *("Media", "Special", "Talk", "User", "User talk", "Project", "Project talk", "File", "File talk", "Image"),

@@ -32,7 +32,7 @@ from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import NOT_STATED, Inputs, Source, describe_path, fingerprint_file
 from worldclip.metadata.sources.lists import iter_lines
 
-FOLDER = "wordnets"  # in metadata.dumps
+FOLDER = "wordnets"  # folder in metadata.dumps
 ENDINGS = (".tab", ".tab.gz", ".xml", ".xml.gz")
 HEAD_BYTES = 2**16  # read at a time until the root element begins
 BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
@@ -51,7 +51,7 @@ Lexicon = Mapping[str, Any]
 
 
 class WordnetHeader(NamedTuple):
-    """What a WordNet says of itself; fields that it lacks are empty, and the language is as it writes it."""
+    """A WordNet's description of itself: missing fields are empty, the language is spelled as in the file."""
 
     name: str = ""
     lang: str = ""
@@ -185,7 +185,7 @@ def _first_lemmas(lexicon: Lexicon) -> Iterator[str]:
             lemma_of_sense[sense["id"]] = lemma
             first_of_synset.setdefault(sense.get("synset", ""), lemma)
         if lemma:
-            lemma_of_sense[entry["id"]] = lemma  # in some WordNets members are entries, not senses
+            lemma_of_sense[entry["id"]] = lemma  # some WordNets list entries as members, not senses
     for synset in lexicon.get("synsets", ()):
         named = [lemma_of_sense[member] for member in synset.get("members", ()) if member in lemma_of_sense]
         first = named[0] if named else first_of_synset.get(synset["id"])

@@ -87,7 +87,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
     if not source:
         raise UserError(
-            f"{file} does not name its tokenizer, and none stands beside it; give tokenizer='FOLDER or hub id'"
+            f"{file} does not name its tokenizer, and the folder contains none; give tokenizer='FOLDER or hub id'"
         )
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
     config: Any = to_hugging_face_config(record["model_cfg"], str(file), tokenizer.pad_id)

@@ -76,7 +76,7 @@ def read_adapters(path: Path) -> Adapters:
     record = weights.read_json_config(path)
     kind = record.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{path}: peft_type is {kind!r:.100}; worldclip loads LoRA adapters alone")
+        raise UserError(f"{path}: peft_type is {kind!r:.100}; worldclip loads only LoRA adapters")
     if problems := [f"{path}: {problem}" for problem in _problems(record)]:
         raise UserError(problems)
     return Adapters(

@@ -9,7 +9,7 @@
     FOLDER/pictures/<thousands>/<row>.<jpg>    their thumbnails
     FOLDER/names.json, names.bin               [text, language] and vector of the folder's texts, each once
 
-Vectors are float32 beside float32 encoders, else int8: N float32 scales, then (N, D) int8.
+Vectors are float32 with float32 encoders, otherwise int8: N float32 scales, then (N, D) int8.
 
 N pictures or names, D embed_dim.
 """

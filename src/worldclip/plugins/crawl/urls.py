@@ -14,7 +14,7 @@ _KEPT = UNRESERVED | frozenset(b":/?#[]@!$&'()*+,;=%")
 _IS_PLAIN = re.compile(f"[{re.escape(''.join(map(chr, sorted(_KEPT - {ord('%')}))))}]*")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_REMOVED = re.compile("[\t\n\r]")  # as browsers do, https://url.spec.whatwg.org/#concept-basic-url-parser
+_REMOVED = re.compile("[\t\n\r]")  # browsers remove them, https://url.spec.whatwg.org/#concept-basic-url-parser
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -48,7 +48,7 @@ from worldclip.pool.files import PoolFile, check_own, open_file
 from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
 
-TEXT_FIELDS = ("alt", "title", "data-image-title")  # of an IMG link, in this order
+TEXT_FIELDS = ("alt", "title", "data-image-title")  # fields of an IMG link, in this order
 IMAGE_PATH = "IMG@/src"
 LINKS_PER_SHARD = 2_000_000  # links of one range of keys: about 1 GiB while it is merged
 ROWS_PER_GROUP = 1 << 16

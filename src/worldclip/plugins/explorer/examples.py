@@ -16,10 +16,10 @@ from worldclip.core import coin
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on
 
-PER_REASON = 30  # of a language: kept, sampled out, excluded
+PER_REASON = 30  # examples per language: kept, sampled out, excluded
 PER_ENTRY = 3  # kept, and as many dropped
-TOP_ENTRIES = 60  # of a list, that have examples of their own
-MAX_CHARS = 1000  # of a text
+TOP_ENTRIES = 60  # entries per list that have their own examples
+MAX_CHARS = 1000  # characters per text
 
 
 def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> pa.Table:

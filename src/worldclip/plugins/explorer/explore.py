@@ -39,16 +39,16 @@ from worldclip.pool.config import PoolConfig
 from worldclip.report.page import language_name, style
 
 PAGE = Path(__file__).parent / "page"
-TOOL = "explore"  # in the folder's manifest: the folder is ours to replace
-LOCK = ".lock"  # of RunLock, in the folder that is written aside
-MAX_SHOWN_ENTRIES = 60  # of an example's text
-NO_LANGUAGE = "und"  # in curate's report
-NUM_CONFUSED = 6  # languages named beside a true language or a rule
+TOOL = "explore"  # name in the manifest of a folder that may be replaced
+LOCK = ".lock"  # RunLock's file in the folder that is written aside
+MAX_SHOWN_ENTRIES = 60  # entries per text of an example
+NO_LANGUAGE = "und"  # name in curate's report
+NUM_CONFUSED = 6  # languages named next to a true language or a rule
 NUM_LABELS = 100  # labels without a list
 
 
 class Explored(TypedDict):
-    """What was written."""
+    """The written folder."""
 
     out: str
     files: int
@@ -79,7 +79,7 @@ def explore(run: Path, out: Path) -> Explored:
     if not out.name:
         raise UserError(f"--out {str(out)!r}: name a folder in the working directory, such as pages")
     older = _check_own(out)
-    artifacts.remove_retired(out)  # of a call that was killed after it had replaced the folder
+    artifacts.remove_retired(out)  # left by a call killed after it had replaced the folder
     if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
         return cast(Explored, {**older["counts"], "out": str(out)})
     if _has_images(context):

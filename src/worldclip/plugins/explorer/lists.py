@@ -23,7 +23,7 @@ from worldclip.plugins.explorer.chunks import Chunks
 NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
 CHUNK_ENTRIES = 4096
 SOURCE_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # an entry's source is a digit, its position in the registry
-MAX_ENTRIES = 30_000_000  # of all lists together, some 15 bytes each
+MAX_ENTRIES = 30_000_000  # entries of all lists together, some 15 bytes each
 
 
 def max_entries_per_list(num_entries: Mapping[str, int], max_total: int = MAX_ENTRIES) -> int:

@@ -1,4 +1,4 @@
-"""What was decided on each text of a key: of all pairs of a small pool, of some shards of a large one.
+"""The decision on each text of a key: of all pairs of a small pool, of some shards of a large one.
 
 Keys that are denied or not in the valid list are left out: nothing of them stands in any file after match.
 """
@@ -66,7 +66,7 @@ def _rows_of_shard(
     pool_texts = pool.read_texts(shard, matching.pool)
     matched = match_pool_texts(pool_texts, matching)
     table = matched_table(pool_texts, matched, matching)
-    for name in ("lang", "entries_lang"):  # as the artifact holds them
+    for name in ("lang", "entries_lang"):  # the artifact's columns
         table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
     candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.place_weights)
     probs = text_probs(table, work.entry_probs)

@@ -1,4 +1,4 @@
-"""What 41 values of the balance key would keep: the numbers that `worldclip estimate` gives for each of them."""
+"""The effect of 41 values of the balance key: the numbers that `worldclip estimate` gives for each of them."""
 
 from __future__ import annotations
 

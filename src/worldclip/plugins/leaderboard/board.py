@@ -56,7 +56,7 @@ class BoardColumn:
     """ALL, one of LEVELS, or the language itself where languages are not averaged (CVQA)."""
     languages: list[str]
     conditions: dict[str, Any]
-    """What must be equal: the dataset's digest, the protocol, and how images become pixels."""
+    """The conditions that must be equal: the dataset's digest, the protocol, and how images become pixels."""
     chance: float | None = None
     """The mean over the languages of what guessing gives; None where it is not known."""
     variant: int = 0
@@ -69,7 +69,7 @@ class BoardColumn:
 
     @property
     def without_conditions(self) -> tuple[str, ...]:
-        """What variants of a column have in common."""
+        """The common part of a column's variants."""
         return self.dataset, self.task, self.metric, self.group if self.is_main else ALL
 
 
@@ -101,7 +101,7 @@ class Leaderboard:
 def leaderboard(*paths: Path) -> Leaderboard:
     """Read evaluations and return their numbers side by side.
 
-    paths: runs, folders that evaluate wrote, or folders of mteb's results.  Runs that differ in seeds alone are one
+    paths: runs, folders that evaluate wrote, or folders of mteb's results.  Runs that differ only in seeds are one
     model; runs without results, and results named before, are left out.  Models are sorted by their mean over the
     columns that all of them have.  Raises UserError with all problems of the folders.
     """

@@ -15,7 +15,7 @@ from worldclip.report.results import ResultRecord
 
 META = "model_meta.json"
 DEPTHS = ("", "*/", "*/*/", "results/*/*/")  # a revision, a model, mteb's folder of results, the folder of that one
-METRIC = "main_score"  # which metric it is, the task decides; the file does not say
+METRIC = "main_score"  # the task decides which metric it is; the file does not say
 
 
 def model_folders(path: Path) -> list[Path]:

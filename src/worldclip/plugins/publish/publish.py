@@ -81,7 +81,7 @@ def publish(
         require_packages("publish", extra="hub")
     run_dir = layout.run_of(run, "curate")
     _require_run(run_dir, repository, data, license)
-    with RunLock(run_dir):  # until the upload ends: another call would replace the files
+    with RunLock(run_dir):  # held until the upload ends: another call would replace the files
         upload = _write(run_dir, repository, data, license)
         return _push(upload, private=private, pull_request=pull_request, dry_run=dry_run)
 
@@ -134,7 +134,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     """Write RUN/publish, under the run's lock."""
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
-    artifacts.remove(aside)  # of a call that was killed
+    artifacts.remove(aside)  # left by a killed call
     digest = _require_current(run_dir)
     try:
         return _write_aside(aside, folder, run_dir, repository, data, license, digest)

@@ -53,10 +53,10 @@ from worldclip.report.images import MAX_BYTES, shrink
 from worldclip.report.page import style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
-BYTES_PER_NUMBER = 64  # of an embedding on its way into JSON: array, list, text, bytes
+BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON: array, list, text, bytes
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
 SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
-BUSY_RETRY_S = 2  # where the bytes of other requests fill the memory
+BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 MAX_FETCHING = 8  # requests that wait for addresses
 SECURITY_HEADERS = {
@@ -146,7 +146,7 @@ class _Guard:
         try:
             await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
         finally:
-            path = getattr(scope.get("route"), "path", "other")  # as routed: no client can make up counters
+            path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
         return None

@@ -110,7 +110,7 @@ class SharedBatches(Generic[Item, Answer]):
         return jobs
 
     def _answer(self, jobs: Sequence[_Job[Item, Answer]]) -> None:
-        """Work on all jobs at once; where that fails, on each alone, so that one request's error stays its own."""
+        """Work on all jobs at once; where that fails, on one at a time, so that one request's error stays its own."""
         if not jobs:
             return
         try:

@@ -19,7 +19,7 @@ from worldclip.core.errors import UserError
 MAX_CONNECTIONS = 512  # half of the descriptors that a process usually has; pictures and shards need some too
 HEAD_SECONDS = 10.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOP_SECONDS = 20  # for the requests under way; what still runs then is cancelled
+STOP_SECONDS = 20  # time for running requests; later they are cancelled
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
 

@@ -30,7 +30,7 @@ REST_OF_ESCAPE = re.compile(rb"\\*[^\\]?", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a server takes; more is refused with what is allowed."""
+    """The limits of a request; more is refused with a message that names the limit."""
 
     body_bytes: int = 32 * 2**20
     """Of one request; pictures at addresses count too."""
@@ -47,7 +47,7 @@ class Limits:
     pictures: int = 64
     """Of one request."""
     text_chars: int = 20_000
-    """Of one text; the model reads its first tokens alone."""
+    """Characters of one text; the model reads only its first tokens."""
     top: int = 200
     """Results of one query."""
     hits: int = 10_000

@@ -1,4 +1,4 @@
-"""What the server does, without HTTP: embed, classify, search and show pairs, over one loaded model.
+"""The server's work without HTTP: embed, classify, search and show pairs, over one loaded model.
 
 D embed_dim, Q queries, N images, M labels.
 """
@@ -31,7 +31,7 @@ from worldclip.tools.search import FEW_QUERIES, Ranking
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
 PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB
-MAX_CAPTION_CHARS = 1000  # of a hit; /v1/pairs has all of a text
+MAX_CAPTION_CHARS = 1000  # characters of a hit's text; /v1/pairs has all of it
 UNREADABLE = "is not a picture that can be read"
 
 

@@ -83,7 +83,7 @@ def _list(value: object) -> list[object]:
 
 
 def _programs(path: Path, part: Part) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a catalogue, their fields of _FIELDS alone; bad ones are left out."""
+    """Yield the documents of a catalogue with only the fields of _FIELDS; bad ones are left out."""
     yaml = require("yaml", extra="world")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for number, document in enumerate(_documents(path, part)):

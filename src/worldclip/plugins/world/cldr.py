@@ -19,13 +19,13 @@ from worldclip.plugins.world.locales import is_main, parent_of
 from worldclip.plugins.world.parts import Part, Text, find_files, subject_of
 
 NAME = "cldr"
-INHERITED = "↑↑↑"  # in place of a value: the parent's
+INHERITED = "↑↑↑"  # stands for the parent's value
 _ROOTS = frozenset({"root", "und"})
 _DTD_VERSION = re.compile(r'cldrVersion CDATA #FIXED "([\d.]+)"')
 
 
 class Annotation(NamedTuple):
-    """What one locale says of one emoji; empty where it says nothing."""
+    """One locale's annotations of one emoji; empty where it has none."""
 
     name: str = ""
     keywords: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ def _list_files(folder: Path) -> Iterator[tuple[Path, str, Any]]:
 
 
 def _resolved(locale: str, own: dict[str, Annotations]) -> Annotations:
-    """Return a locale's annotations: of a language alone with those of its parents, of others its own."""
+    """Return a locale's annotations; those of a bare language include its parents'."""
     annotations = dict(own[locale])
     parent = parent_of(locale) if is_main(locale) else ""
     while parent:
@@ -152,7 +152,7 @@ def _annotation(name: str, keywords: list[str]) -> Annotation:
 
 
 def read_version(folder: Path) -> str:
-    """Return the version of CLDR: of the npm packages, or of the document type definition beside the XML."""
+    """Return the version of CLDR: of the npm packages, or of the document type definition next to the XML."""
     found = set()
     for path in find_files(folder, "package.json"):
         try:

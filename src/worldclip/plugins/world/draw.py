@@ -15,7 +15,7 @@ from worldclip.plugins.world.parts import Picture
 
 # What resvg, Pillow and the readers of files raise for a picture that will not decode.
 UNDRAWABLE = (ValueError, OSError, SyntaxError, EOFError, struct.error)
-MAX_PIXELS = 40_000_000  # of a picture to decode: a larger one is a decompression bomb
+MAX_PIXELS = 40_000_000  # largest picture to decode: a larger one is a decompression bomb
 
 
 def draw(picture: Picture, folders: Mapping[str, Path | str], image_px: int, is_varied: bool = False) -> bytes:

@@ -34,11 +34,11 @@ FOLDERS = ("annotations", "annotationsDerived")
 DTD = "ldml.dtd"
 MAX_MEMBERS = 50_000  # core.zip of version 46 has some 8,000
 MAX_FILE_BYTES = 2**24  # the largest file of annotations has 1 MB
-MAX_BYTES = 2**29  # of all files that are written
+MAX_BYTES = 2**29  # limit of all written files
 _VERSION = re.compile(r"\d+(\.\d+){0,2}")
 _LOCALE_FILE = re.compile(r"[A-Za-z0-9_]{1,32}\.xml", re.ASCII)
 _BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What zipfile raises for a cut, damaged, oddly compressed or encrypted archive."""
+"""Errors of zipfile for a cut, damaged, oddly compressed or encrypted archive."""
 
 
 def fetch_cldr(

@@ -19,7 +19,7 @@ from worldclip.plugins.world.parts import Part, Picture, Text, find_files, plain
 
 NAME = "gcompris"
 FILE = "lang.rcc"
-MAX_FILE_BYTES = 64 * 2**20  # of one unpacked file
+MAX_FILE_BYTES = 64 * 2**20  # limit of one unpacked file
 MAX_NODES = 100_000
 _HEADER = struct.Struct(">4siiii")  # magic, version, offsets of nodes, data and names
 _ZLIB, _FOLDER = 1, 2  # flags of a node

@@ -21,7 +21,7 @@ from worldclip.plugins.world.parts import Part, Picture, find_files, flag_of, ki
 
 FLUENT, FLAGS = "fluent", "flags"
 FILE = "icons.json"
-DEFAULT_SIDE = 16  # of a drawing, Iconify's
+DEFAULT_SIDE = 16  # Iconify's default side of a drawing
 MAX_ALIASES = 8  # links from an alias to a drawing
 _CODE_POINTS = re.compile(r"[0-9a-f]{4,6}(-[0-9a-f]{4,6})*")
 _TERRITORY = re.compile(r"([a-z]{2})(-4x3|-1x1)?")

@@ -39,7 +39,7 @@ def has_row(code: str) -> bool:
 
 
 def is_main(locale: str) -> bool:
-    """Return whether a locale is a language alone, without region, script or variant."""
+    """Return whether a locale is a bare language, without region, script or variant."""
     return len(_SEPARATORS.split(locale)) == 1
 
 

@@ -1,4 +1,4 @@
-"""What each part of the world pool gives: pictures, texts about their subjects, and what could not be read.
+"""The output of each part of the world pool: pictures, texts about their subjects, and what could not be read.
 
 A *subject* is what a picture shows: the code points of an emoji without variation selectors (`1F44B-1F3FB`), or a name
 within a part.  Two drawings of an emoji have one subject and thus the same texts.
@@ -23,7 +23,7 @@ SUBDIVISION = "1F3F4-E00"  # a black flag and tag characters: the flags of Engla
 REGIONAL_A = 0x1F1E6  # REGIONAL INDICATOR SYMBOL LETTER A; Z is 0x1F1FF
 _FLAG = re.compile(r"1F1(E[6-9A-F]|F[0-9A-F])-1F1(E[6-9A-F]|F[0-9A-F])")
 NUM_EXAMPLES = 5
-MAX_NAME_CHARS = 60  # of a name in a key: names of members of a tar are short
+MAX_NAME_CHARS = 60  # characters of a name in a key: names of members of a tar are short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +46,13 @@ class Text(NamedTuple):
     locale: str
     """As the source writes it: `de_CH`, `zh-Hant`, `ca@valencia`."""
     name: str
-    """Empty where the source has keywords alone."""
+    """Empty where the source has only keywords."""
     keywords: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
 class Part:
-    """What was read of one source."""
+    """The content of one source."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""What the world pool needs, packages and folders of its parts, and its held-out sets."""
+"""The needs of the world pool, packages and folders of its parts, and its held-out sets."""
 
 from __future__ import annotations
 

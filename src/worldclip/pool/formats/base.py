@@ -1,4 +1,4 @@
-"""What a format of pool shards can do."""
+"""The interface of a format of pool shards."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from worldclip.pool.formats.columns_format import ColumnsFormat
 
 MAX_FIELD_CHARS = 1 << 30
 HEADER_BYTES = 1 << 16
-CSV_DELIMITERS = ("\t", ",", ";")  # in this order: a tab within a field is rarer than a comma
+CSV_DELIMITERS = ("\t", ",", ";")  # tried in this order: a tab within a field is rarer than a comma
 
 
 class DelimitedFormat(ColumnsFormat):

@@ -104,7 +104,7 @@ class ParquetFormat(ColumnsFormat):
 
 
 PARQUET = ParquetFormat()
-_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # of bytes; img2dataset names them by the images' format
+_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # binary columns; img2dataset names them by the images' format
 
 
 def _read(shard: Shard, read: Callable[[pq.ParquetFile], T]) -> T:

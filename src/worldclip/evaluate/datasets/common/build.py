@@ -54,7 +54,7 @@ def classification_dataset(
     """Return a dataset that asks for the class of each image, in every language of `names`.
 
     classes: the class of each image (n,), or the list of classes that are right for it, at least one; images after
-    these n are not asked about (a train split).  protocol: what the record says beside the number of templates, in
+    these n are not asked about (a train split).  protocol: added in the record to the number of templates, in
     English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
     more: as of build_dataset.
     """

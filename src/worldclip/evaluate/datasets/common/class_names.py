@@ -2,7 +2,7 @@
 
     {LANG: {"classes": [NAME or [SYNONYM, ...], ...], "templates": ["... {} ...", ...]}}
 
-Classes are in the dataset's order; `templates` is optional (default: the name alone).  The file is languages.json in
+Classes are in the dataset's order; `templates` is optional (default: only the name).  The file is languages.json in
 the dataset's folder, or any file: evaluate.class_names = { pets = "names/pets.json" }.
 """
 
@@ -63,7 +63,7 @@ def _names(lang: str, record: Any, num_classes: int, path: Path) -> Names:
 def check_templates(templates: Sequence[str], path: Path) -> None:
     """Raise UserError if there is no template, or one without a place for the name."""
     if not templates:
-        raise UserError(f"{path} has no template; `{{}}` alone takes the names as they are")
+        raise UserError(f"{path} has no template; use `{{}}` to take the names unchanged")
     for template in templates:
         if "{}" not in template:
             raise UserError(f"{path}: {template!r} has no place for the class; write {{c}} or {{}} there")
