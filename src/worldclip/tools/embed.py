@@ -117,12 +117,8 @@ def embed(
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
     loaded = WorkerModel(source, options)
-    # What search loads again: the path of the checkpoint itself, or the hub id.
-    is_local = Path(str(model).removeprefix("local-dir:")).exists()
-    name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
-    model_id = {"source": name, "layout": source.layout, "digest": source.digest(), **loading}
     config: dict[str, Any] = {
-        "model": model_id,
+        "model": _identity(model, source) | loading,
         "pool": pool_config.identity_of_texts,
         "of": list(kinds),
     }
@@ -154,6 +150,13 @@ def embed(
             load_here.cache_clear()
 
     return Job("embed", folder, config, inputs).run_once(work)
+
+
+def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
+    """Return what search loads again: the checkpoint's own path or the hub id, the layout and the digest."""
+    is_local = Path(str(model).removeprefix("local-dir:")).exists()
+    name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
+    return {"source": name, "layout": source.layout, "digest": source.digest()}
 
 
 def _with_usual_key(run: Run) -> Run:
