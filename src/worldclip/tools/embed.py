@@ -117,11 +117,8 @@ def embed(
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
     loaded = WorkerModel(source, options)
-    config: dict[str, Any] = {
-        "model": _identity(model, source) | loading,
-        "pool": pool_config.identity_of_texts,
-        "of": list(kinds),
-    }
+    model_id = _identity(model, source) | loading
+    config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
     _check_out(folder, pool_config)
     roots = pool_config.roots or {"": pool_root(run)}
     pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
