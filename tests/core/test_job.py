@@ -78,6 +78,20 @@ def test_changed_inputs_are_named_by_file_stage_and_version() -> None:
     assert [change.name for change in changes] == ["match", "0.tar", "1.tar", "2.tar", "x", "b.txt", "old.npy"]
 
 
+def test_changed_inputs_of_one_path_are_told_apart() -> None:
+    def tar(content: str) -> Any:
+        return {"path": "0.tar", "size": 3, "sha256": content * 64}
+
+    def changed(old: Any, new: Any) -> list[str]:
+        return [str(change) for change in changed_inputs({"shards": old}, {"shards": new})]
+
+    old = {"a/0.tar": tar("a"), "b/0.tar": tar("b")}
+    assert changed(old, old | {"a/0.tar": tar("c")}) == ["a/0.tar"]
+    assert changed(old, old | {"b/0.tar": tar("c")}) == ["b/0.tar"]
+    assert changed({"b/0.tar": tar("b")}, old) == ["0.tar (gone)", "a/0.tar (new)", "b/0.tar (new)"]
+    assert changed([tar("a"), tar("b")], [tar("c"), tar("b")]) == ["shards 0"]
+
+
 def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
     Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.14"}}).run(no_work)
     assert Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": NOT_INSTALLED}}).reason_to_run() is None

@@ -346,7 +346,8 @@ def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path_f
     assert written == {**others, "key": "a", "texts": [text], "text_idx": [0], "lang": ["en"]}
 
 
-def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path_factory, run):
+@pytest.mark.parametrize("least", [0, 10])
+def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path_factory, run, least):
     folder = tmp_path_factory.mktemp("rows")
     text = "the old green tree on the mountain by the water"
     rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": text if i % 3 else "zzz", "n": i} for i in range(30)]
@@ -354,11 +355,14 @@ def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path_factory, run):
     table = pa.Table.from_pylist(rows)
     pq.write_table(table, folder / "part.parquet", row_group_size=7)
     pool_config = {"key": "uid", "texts": ["text"]}
+    if least:  # rows that pool.where leaves out shift none of the others
+        pool_config["where"] = {"n": {">=": least}}
     recipe = make_recipe(folder, pool=pool_config, curate={"write": "parquet"}, balance={"tail_fraction": 1.0})
     report = run_stages(recipe, run)["curate"]
     written = pq.read_table(run / "curate/parquet/part.parquet")
     assert written.column_names == [*table.column_names, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
-    expected = [row for row in rows[:30] if row["n"] % 3]
+    first = {row["uid"]: row for row in reversed(rows) if row["n"] >= least}
+    expected = [row for row in rows if row in first.values() and row["text"] == text]
     assert written.select(table.column_names).to_pylist() == expected
     assert report["parquet"] == {"rows": len(expected)} == {"rows": report["total"]["pairs_out"]}
     assert set(written["kept_text"].to_pylist()) == {text}

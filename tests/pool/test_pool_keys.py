@@ -263,7 +263,8 @@ def read_presence_of_images(shard: Shard, config: PoolConfig) -> None:
 
 
 def read_rows_of_keys(shard: Shard, config: PoolConfig) -> None:
-    pool.rows_of_keys(shard, config, pool.read_keys(shard, config)[0])
+    if shard.name.endswith(".parquet"):
+        pool.rows_of_keys(shard, config, pool.read_keys(shard, config)[0])
 
 
 def read_one_field(shard: Shard, config: PoolConfig) -> None:

@@ -380,14 +380,20 @@ def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
 
 
 def _parts(record: Any, name: str) -> dict[str, Any] | None:
-    """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version."""
+    """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version.
+
+    A file's name is its path, unless two of them have the same one: pools under several roots, lists in two folders.
+    """
     if record is None:
         return {}
     if isinstance(record, list):
-        return {_path_of(item, name if len(record) == 1 else f"{name} {i}"): item for i, item in enumerate(record)}
-    if not isinstance(record, Mapping) or not _FINGERPRINT_KEYS.isdisjoint(record):
+        inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
+    elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
+        inputs = {str(key): value for key, value in record.items()}
+    else:
         return None
-    return {_path_of(value, str(key)): value for key, value in record.items()}
+    by_path = {_path_of(value, key): value for key, value in inputs.items()}
+    return by_path if len(by_path) == len(inputs) else inputs
 
 
 def _path_of(record: Any, name: str) -> str:

@@ -55,15 +55,15 @@ def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
 
 
 def rows_of_keys(shard: Shard, config: PoolConfig, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return (K,) int64: the position of the first pair of the shard with each of these keys, which it must have."""
-    all_keys, has_key, _ = format_of(shard.name).read_keys(shard, config)
+    """Return (K,) int64: the row of a Parquet shard in which each of these keys, which it must have, comes first."""
+    (all_keys, has_key, _), table_rows = PARQUET.pairs_of(shard, config)
     is_first = has_key & ~find_duplicates(all_keys, has_key)
-    rows = np.flatnonzero(is_first)
+    rows = table_rows.numbers[np.flatnonzero(is_first)]
     found = KeyTable(all_keys.filter(pa.array(is_first))).find(keys)
     if (found < 0).any():
         raise BadShard(f"{shard.path}: lacks keys that were matched; the file changed meanwhile, run match again")
-    positions: np.ndarray = rows[found]
-    return positions
+    numbers: np.ndarray = rows[found]
+    return numbers
 
 
 def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
