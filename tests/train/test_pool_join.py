@@ -147,6 +147,48 @@ def test_duckdb_joins_the_same_places(world, tmp_path) -> None:
     assert places
 
 
+def test_online_curation_joins_the_keys_of_all_epochs(world) -> None:
+    """The list is what epoch 0 keeps; later epochs keep other keys of the matched texts."""
+    run, recipe, images = world
+    artifacts.write_manifest(run / "balance", config={}, inputs={}, counts={})
+    for shard in pool.shards(context(recipe, run)):
+        curated = artifacts.read_table(run / "curate" / f"{shard.name}.parquet", schemas.CURATED)
+        columns = {name: curated[name] for name in ("key", "text_idx", "text", "lang")}
+        columns |= {
+            "lang_prob": pa.array([1.0] * len(curated), pa.float32()),
+            "entries_lang": curated["lang"],
+            "entry_ids": pa.array([[0]] * len(curated), pa.large_list(pa.int32())),
+            "place": pa.array([0] * len(curated), pa.int16()),
+        }
+        artifacts.write_table(run / "match/texts" / f"{shard.name}.parquet", pa.table(columns), schemas.MATCH_TEXTS)
+        artifacts.write_table(run / "curate" / f"{shard.name}.parquet", curated.slice(0, 1), schemas.CURATED)
+    artifacts.write_manifest(run / "curate", config={}, inputs={"of": "one pair per shard"}, counts={})
+
+    def joined_keys(curation: str) -> set[str]:
+        online = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, curation=curation))
+        join(run, online)
+        return {
+            row["key"] for shard in pool.shards(context(recipe, run)) for row in read_places(run, shard).to_pylist()
+        }
+
+    assert joined_keys("offline") == {"u0", "u12"}
+    assert joined_keys("online") == {key for _, key, _ in images}
+    assert joined_keys("offline") == {"u0", "u12"}
+
+
+def test_training_pool_that_changes_while_it_is_joined_is_named(world, tmp_path) -> None:
+    _, recipe, _ = world
+    joined = image_shards(recipe.train)
+    assert [tar.name for tar in joined_shards(recipe.train, joined)] == [tar.name for tar in joined]
+    (tmp_path / "tars/00000.tar").rename(tmp_path / "tars/00002.tar")
+    with pytest.raises(UserError, match=r"00000\.tar, 00002\.tar changed while it was joined"):
+        joined_shards(recipe.train, joined)
+    (tmp_path / "tars/00002.tar").rename(tmp_path / "tars/00000.tar")
+    write_tar(tmp_path / "tars/00001.tar", members_of("a", "u1", image_bytes(1)))
+    with pytest.raises(UserError, match=r"train\.pool: 00001\.tar changed while"):
+        joined_shards(recipe.train, joined)
+
+
 def test_training_pool_without_images_is_a_mistake(world, tmp_path) -> None:
     _, recipe, _ = world
     settings = dataclasses.replace(recipe.train.pool, path=str(tmp_path / "tables"), key="uid")
@@ -217,7 +259,7 @@ def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
         tokenizer,
         config,
         global_batch_size=11,
-        images=joined_shards(config, run),
+        images=joined_shards(config, image_shards(config)),
     )
     kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
     assert loader.epoch_length == len(kept) == 33

@@ -103,8 +103,15 @@ class CurateWork:
         with_texts: all columns of the table, not only those that decide.
         """
         table = read_matched(self.run_dir, shard, self.place_weights, with_texts=with_texts)
-        candidates = find_candidates(table, self.config, self.key_lists, shard, self.place_weights)
-        return table, candidates, text_probs(table, self.entry_probs)
+        return table, self._candidates(table, shard), text_probs(table, self.entry_probs)
+
+    def drawable_keys(self, shard: str) -> pa.Array:
+        """Return the keys of a shard that some epoch may keep, each once."""
+        candidates = self._candidates(read_matched(self.run_dir, shard, self.place_weights), shard)
+        return candidates.keys_K.filter(pa.array(candidates.is_valid_K))
+
+    def _candidates(self, table: pa.Table, shard: str) -> Candidates:
+        return find_candidates(table, self.config, self.key_lists, shard, self.place_weights)
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 The matched pool may hold only texts (Parquet of URLs); `train.pool` names the tars that a downloader made from it.
 
     RUN/train/join/images/<tar>.arrow     the tar's keys and where their images are
-    RUN/train/join/kept/<shard>.arrow     the kept keys of a shard of the matched pool
+    RUN/train/join/kept/<shard>.arrow     the kept keys of a shard of the matched pool; under online curation, the keys
+                                          that any epoch may keep
     RUN/train/join/ranges/<n>.arrow       the places of a range of hashes
     RUN/train/join/<part>_groups/<n>.arrow  of many files of a part: those of a group as one
     RUN/train/join/places/<shard>.parquet key, file, offset, size of each kept key that has an image
@@ -31,7 +32,7 @@ from worldclip.core.execute import Report, Shard, reads_input, repeatable
 from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
-from worldclip.curate import read_curated
+from worldclip.curate import CurateWork, online_work, read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.train.config import TrainConfig
 
@@ -53,15 +54,14 @@ def image_shards(config: TrainConfig) -> ShardList | None:
     return shards
 
 
-def joined_shards(config: TrainConfig, run_dir: Path) -> ShardList | None:
-    """Return `image_shards` as they were joined.  Raises UserError that names those that changed meanwhile."""
+def joined_shards(config: TrainConfig, joined: Sequence[Shard]) -> ShardList | None:
+    """Return `image_shards`, which were `joined`.  Raises UserError that names those that changed meanwhile."""
     images = image_shards(config)
-    done = layout.done_dir(layout.join_dir(run_dir), "images")
-    changed = [
-        tar.name
-        for tar in images or ()
-        if artifacts.read_json(done / f"{tar.name}.json")["fingerprint"] != tar.fingerprint
-    ]
+    now = images or ()
+    changed = sorted({tar.name for tar in now} ^ {tar.name for tar in joined})
+    if not changed:
+        pairs = zip(now, joined, strict=True)
+        changed = [tar.name for tar, before in pairs if tar.fingerprint != before.fingerprint]
     if changed:
         raise UserError(f"train.pool: {', '.join(changed[:5])} changed while it was joined; run the same command again")
     return images
@@ -81,7 +81,11 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     folder, config = layout.join_dir(run.dir), run.section(TrainConfig).pool.as_pool()
     run_dir, executor = run.dir, run.executor
     assert config is not None
-    curated = artifacts.require_manifest(run_dir, "curate")["digest"]
+    kept_by = {"curate": artifacts.require_manifest(run_dir, "curate")["digest"]}
+    work = None
+    if run.section(TrainConfig).curation == "online":
+        work = online_work(run)
+        kept_by["curation"] = "online"
 
     def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> Sequence[Report]:
         return executor.map(work, units, label=label, done_dir=layout.done_dir(folder, label), key=key)
@@ -106,18 +110,18 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     files: dict[str, list[Path]] = {}  # input files by label
     made: dict[str, Sequence[Shard]] = {}  # units of work by label
     write_images = functools.partial(_write_images, config=config, folder=folder)
-    write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder)
+    write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder, work=work)
     num_images = sum(report["pairs"] for report in map_units(write_images, images, "images", config.identity))
-    num_kept = sum(report["pairs"] for report in map_units(write_kept, shards, "kept", {"curate": curated}))
+    num_kept = sum(report["pairs"] for report in map_units(write_kept, shards, "kept", kept_by))
     num_ranges = shuffle.num_ranges(num_images + num_kept)
     merge(images, "images", num_ranges, num_images, config.identity)
-    merge(shards, "kept", num_ranges, num_kept, {"curate": curated})
+    merge(shards, "kept", num_ranges, num_kept, kept_by)
     ranges = [Shard(name=f"{number:06}", path="") for number in range(num_ranges)]
     find_places = functools.partial(
         _find_places, images=files["images"], kept=files["kept"], num_ranges=num_ranges, folder=folder
     )
     tars = {tar.name: tar.fingerprint for tar in images}
-    inputs = {"curate": curated, "images": tars, "of": num_ranges, **config.identity}
+    inputs = {**kept_by, "images": tars, "of": num_ranges, **config.identity}
     map_units(find_places, ranges, "ranges", inputs)
     writers = _groups_of(shards, num_ranges)
     merge(ranges, "ranges", len(writers), num_kept, inputs, num_shards=len(shards))
@@ -166,9 +170,9 @@ def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 
 @repeatable
-def _write_kept(shard: Shard, *, run_dir: Path, folder: Path) -> Report:
-    """Write the kept keys of a shard."""
-    keys = read_curated(run_dir, shard, ["key"])["key"].unique()
+def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork | None) -> Report:
+    """Write the kept keys of a shard; with `work` those that any epoch may keep."""
+    keys = read_curated(run_dir, shard, ["key"])["key"].unique() if work is None else work.drawable_keys(shard.name)
     shuffle.write_rows(_path(folder, "kept", shard), pa.table({"key": keys}))
     return {"pairs": len(keys)}
 

@@ -182,7 +182,7 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     require_images(config, run.section(PoolConfig), shards)
     if images is not None:
         join_images(run, shards, images)
-        images = joined_shards(config, run.dir)
+        images = joined_shards(config, images)
         assert images is not None
         write_stamps(layout.stamps(run.dir, "train.pool"), images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
