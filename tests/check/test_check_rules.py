@@ -116,11 +116,14 @@ def test_first_rule_that_applies_is_the_reason() -> None:
 
 
 def test_deny_lists_cover_subdomains_and_spellings_of_an_address(tmp_path: Path) -> None:
-    (tmp_path / "hosts.txt").write_text("Example.org\n# c\nimages.test\n", encoding="utf-8")
+    hosts = "Example.org\n# c\nimages.test\nhttps://asked.test/to/go\n*.starred.test\n"
+    (tmp_path / "hosts.txt").write_text(hosts, encoding="utf-8")
     (tmp_path / "urls.txt").write_text("https://www.site.net/a.jpg\n", encoding="utf-8")
     lists = read_deny_lists(DenyRules(hosts=(str(tmp_path / "hosts.txt"),), urls=(str(tmp_path / "urls.txt"),)))
     assert lists.match_url("https://cdn.example.org:8080/x.png") == ("denied_host", "example.org")
     assert lists.match_url("http://notexample.org/x.png") is None
+    assert lists.match_url("http://img.asked.test/x.png") == ("denied_host", "asked.test")
+    assert lists.match_url("http://a.starred.test/x.png") == ("denied_host", "starred.test")
     assert lists.match_url("HTTP://SITE.net/a.jpg#top") == ("denied_url", "HTTP://SITE.net/a.jpg#top")
     assert lists.match_url("https://site.net/b.jpg") is None
     assert lists.match_url(None) is None
@@ -133,6 +136,8 @@ def test_deny_lists_cover_subdomains_and_spellings_of_an_address(tmp_path: Path)
         ("//cdn.example.org/", "cdn.example.org", "cdn.example.org"),
         ("example.org", "example.org", "example.org"),
         ("http://[broken", "[broken", ""),
+        ("ex.org/r?u=http://o.org/p", "ex.org/r?u=http://o.org/p", "ex.org"),
+        ("https://ex.org/r?u=http://o.org/p", "ex.org/r?u=http://o.org/p", "ex.org"),
     ],
 )
 def test_bare_url_and_host(url: str, bare: str, host: str) -> None:

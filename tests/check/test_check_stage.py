@@ -363,6 +363,31 @@ def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path)
     assert "Denied or opted out, so never shown: denied_host, denied_url, opt_out." in page
 
 
+def test_field_that_no_pair_has_is_named_before_any_work(tmp_path: Path) -> None:
+    """An address list would deny nothing, silently."""
+    (tmp_path / "urls.txt").write_text("http://x.org/1\n", encoding="utf-8")
+    rows = {"key": ["a", "b"], "URL": ["http://x.org/1", "http://y.org/2"], "texts": [["t"], ["u"]]}
+    (tmp_path / "pool").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "pool" / "0.parquet")
+    deny: dict[str, Any] = {"urls": [str(tmp_path / "urls.txt")]}
+    options: dict[str, Any] = {"pool": {"key": "key", "texts": ("texts",)}, "duplicates": "keep"}
+    with pytest.raises(UserError) as raised:
+        run(tmp_path, deny=deny | {"opt_out_fields": ["robot"]}, **options)
+    assert raised.value.problems == [
+        "deny.url_field: no column or field 'url'; did you mean 'URL'?",
+        "deny.opt_out_fields: robot: no column or field 'robot'; there is: key, URL, texts",
+    ]
+    run(tmp_path, deny=deny | {"url_field": "json:URL"}, **options)
+    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {"a": "denied_url"}
+
+
+def test_deny_list_of_single_shards_is_refused(pool: Path) -> None:
+    """A check removes a key from all shards; the list of `pool dedup` would lose the first copy as well."""
+    pq.write_table(pa.table({"key": ["a"], "shard": ["00000.tar"]}), pool / "duplicates.parquet")
+    with pytest.raises(UserError, match=r"deny\.keys names .*duplicates\.parquet.* name the file in pool\.deny_keys"):
+        run(pool, deny={"keys": [str(pool / "duplicates.parquet")]})
+
+
 def test_report_is_independent_of_batch_size(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"against": {"mine": str(write_images(pool / "eval", c=photograph(2)))}}
     run(pool, **settings)

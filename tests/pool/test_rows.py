@@ -135,6 +135,13 @@ def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
     ]
 
 
+def test_line_without_a_key_takes_no_other_pairs_key(tmp_path: Path) -> None:
+    lines = [{"url": "http://x.org/1"}, {"id": "None", "url": "http://y.org/2"}, {"id": 7, "url": "http://z.org/3"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    keys, _ = pool.read_records(shard_of(tmp_path / "a.jsonl"), PoolConfig(path=str(tmp_path), key="id"), ["url"])
+    assert keys == ["a.jsonl#0", "None", "7"]
+
+
 def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
     packed = gzip.compress(b'{"uid": "a", "text": "red"}\n' * 1000)
     for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):

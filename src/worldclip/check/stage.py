@@ -24,7 +24,7 @@ from worldclip.check import images, models, similarity, write
 from worldclip.check.against import EvaluationSets, hash_sets
 from worldclip.check.config import CheckConfig, ImageRules
 from worldclip.check.context import CheckContext
-from worldclip.check.deny import read_deny_lists
+from worldclip.check.deny import missing_fields, read_deny_lists
 from worldclip.check.hashing import HashKind
 from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
@@ -158,6 +158,8 @@ def _plan(
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
     check_names(shards, run.section(PoolConfig))
+    if problems := missing_fields(rules.deny, shards, run.section(PoolConfig)):
+        raise UserError(problems)
     _refuse_pool_without_images(rules, shards, run.section(PoolConfig))
     if rules.reference_sets or (needs_images(rules) and pools.holds_images(shards, run.section(PoolConfig))):
         _require_packages(rules, similarity_model)

@@ -11,7 +11,7 @@ from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.columns import WrongColumns, bare, key_problems
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.records import KeyedRecords
+from worldclip.pool.records import NUM_PROBED, KeyedRecords, field_names
 from worldclip.pool.texts import PairKeys, PoolTexts
 
 # pairs; images; members of a tar that belong to no sample; rows that pool.where leaves out
@@ -43,6 +43,10 @@ class PoolFormat(ABC):
 
         fields: None reads all that JSON can hold.
         """
+
+    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
+        """Return the columns of a table, or the fields of the first records."""
+        return field_names(self.read_records(shard, config, None)[1][:NUM_PROBED])
 
     @abstractmethod
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:

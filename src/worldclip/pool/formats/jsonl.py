@@ -36,8 +36,7 @@ class JsonlFormat(TableFormat):
 
     def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
         rows, _ = _pairs(shard, config)
-        key = bare(config.key)
-        return [str(row.get(key)) if isinstance(row, dict) else "" for row in rows], rows
+        return _keys(shard, rows, config).keys.to_pylist(), rows
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return records.field_names(read_lines(shard)[: records.NUM_PROBED])

@@ -75,17 +75,18 @@ class TarFormat(PoolFormat):
         samples = open_samples(shard, config)
         return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 
+    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
+        return open_samples(shard, config).field_names()
+
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         samples = read_samples(shard)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
         fields = [] if has_txt else [place for place in config.texts if place != "txt"]
-        check_fields(records.field_names(samples.read_records(records.NUM_PROBED)), config, fields, config.lang)
+        check_fields(samples.field_names(), config, fields, config.lang)
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            check_fields(
-                records.field_names(open_samples(shard, config).read_records(records.NUM_PROBED)), config, texts=()
-            )
+            check_fields(self.field_names(shard, config), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         return _index(open_samples(shard, config), config)
@@ -142,6 +143,10 @@ class Samples:
             None if member == NO_MEMBER else records.parse_record(values[start:end].tobytes())
             for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True)
         ]
+
+    def field_names(self) -> list[str]:
+        """Return the fields of the first records."""
+        return records.field_names(self.read_records(records.NUM_PROBED))
 
     def read_txt(self, sample: int) -> bytes | None:
         member = self.txt[sample]
