@@ -314,6 +314,29 @@ def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path)
     assert report["counts"]["written"] == {"pairs": 5, "texts": 8, "blurred": 0}
 
 
+def test_masked_text_does_not_survive_in_a_downloaders_caption(tmp_path: Path) -> None:
+    """img2dataset writes a sample's .txt into its .json as well."""
+    record = json.dumps({"caption": "mail me at me@site.net", "url": "http://x.org/1"}).encode()
+    members = [("a.png", encode(photograph(1))), ("a.txt", b"mail me at me@site.net"), ("a.json", record)]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    run(tmp_path, pool={"texts": ("txt",)}, write="tars", texts={"personal_data": "mask"})
+    written = json.loads(read_tar(tmp_path / "out" / "pairs" / "0.tar")["a.json"])
+    assert written == {"url": "http://x.org/1", "texts": ["mail me at █"]}
+
+
+def test_texts_of_a_key_that_two_shards_have_merge_by_shard(tmp_path: Path) -> None:
+    """A copy of a pair adds no text that the pair has; another picture under a removed key keeps its own texts."""
+    first, second = encode(photograph(0)), encode(photograph(1))
+    write_tar(tmp_path / "pool" / "0.tar", [*pair("k", first, "a cat"), *pair("j", second, "a dog")])
+    write_tar(tmp_path / "pool" / "1.tar", [*pair("k", first, "a cat", "my cat"), *pair("l", second, "a hound")])
+    run(tmp_path, merge_texts=True)
+    merged = pq.read_table(tmp_path / "out" / "merged_texts.parquet").to_pylist()
+    assert [(row["key"], row["text"], row["from_key"]) for row in merged] == [
+        ("j", "a hound", "l"),
+        ("k", "my cat", "k"),
+    ]
+
+
 def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
     run(pool, write="tars", texts={"languages": ["en"]})
     record = json.loads(read_tar(pool / "out" / "pairs" / "00000.tar")["b.json"])

@@ -205,7 +205,7 @@ def test_all_caps_are_found_in_one_map_over_the_ratios(world) -> None:
     report = run_stages(recipe_of(folder, policy, 3), run, Noting(quiet=True), stages="curate")["curate"]
     assert len(report["caps"]) > 1
     assert [label for label, _ in labels].count("bounds") == 1
-    assert not (run / "curate" / ".work" / "caps" / "windows").exists()
+    assert not (run / "curate" / ".work" / "caps" / ".windows").exists()
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,37 @@ def test_rows_of_a_pool_of_tars_are_refused(pool_folder, run):
         run_stages(make_recipe(pool_folder, curate={"write": "parquet"}), run)
 
 
+@pytest.mark.parametrize("write", ["tars", "list"])
+def test_pool_folder_named_as_an_output_loses_no_list(tmp_path_factory, run, write):
+    folder = tmp_path_factory.mktemp("named")
+    text = "the old green tree on the mountain by the water"
+    for name in ("tars/0.tar", "sums/0.tar", "windows/0.tar"):
+        write_tar(folder / name, [("a.json", json.dumps({"texts": [text]}).encode()), ("a.jpg", b"A")])
+    recipe = make_recipe(folder, curate={"write": write, "max_pairs": 3}, balance={"tail_fraction": 1.0})
+    if write == "tars":
+        with pytest.raises(UserError, match=r"list of the shard tars/0\.tar stands as well; rename the pool's folder"):
+            run_stages(recipe, run)
+        return
+    report = run_stages(recipe, run)["curate"]
+    lists = [path for path in (run / "curate").rglob("*.tar.parquet") if ".work" not in path.parts]
+    assert sum(pq.read_metadata(path).num_rows for path in lists) == report["total"]["pairs_out"] > 0
+    assert len(lists) == 3
+
+
+def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("all_denied")
+    text = "the old green tree on the mountain by the water"
+    write_tar(folder / "0.tar", [("a.json", json.dumps({"texts": [text]}).encode()), ("a.jpg", b"A")])
+    options = {"curate": {"write": "tars"}, "balance": {"tail_fraction": 1.0}}
+    run_stages(make_recipe(folder, **options), run)
+    assert (run / "curate/tars/000000.tar").exists()
+    pq.write_table(pa.table({"key": ["a"]}), folder / "deny.parquet")
+    with pytest.raises(UserError, match="0 of 1 images kept"):
+        run_stages(make_recipe(folder, pool={"deny_keys": [str(folder / "deny.parquet")]}, **options), run)
+    assert not list((run / "curate").glob("tars*"))
+    assert not list((run / "curate").glob("keys*"))
+
+
 def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path_factory, run, capsys):
     folder = tmp_path_factory.mktemp("nothing")
     write_tar(folder / "0.tar", [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")])

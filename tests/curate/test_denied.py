@@ -11,6 +11,9 @@ import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from worldclip import curate
+from worldclip.core import artifacts
+from worldclip.core.keys import key_lists
+from worldclip.curate.samples import merge_samples
 from worldclip.report import write_report
 
 SHARDS = make_shards(seed=21, num_shards=3, num_samples=12)
@@ -62,3 +65,14 @@ def test_denied_key_reaches_no_artifact_after_match(tmp_path, policy, how) -> No
     curator = curate.Curator(run)
     for epoch in range(3):
         assert len(curator.keep(sorted(gone), epoch)[0]) == 0
+
+
+def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:
+    """Match writes a key that is an address without its signature, so the deny list cannot be asked about it."""
+    key = "https://h.org/p.jpg?sig=1"
+    artifacts.write_json(tmp_path / "accounting.json", {"shard": "0.parquet", "key": key, "text": "private"})
+    sample = artifacts.read_json(tmp_path / "accounting.json")
+    pq.write_table(pa.table({"key": [key]}), tmp_path / "deny.parquet")
+    lists = key_lists(None, [str(tmp_path / "deny.parquet")])
+    assert merge_samples(tmp_path, [], {"no_match": [sample]}, lists) == {}
+    assert merge_samples(tmp_path, [], {"no_match": [sample]}, ()) == {"no_match": [sample]}

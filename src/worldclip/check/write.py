@@ -100,25 +100,25 @@ def _read_final(context: CheckContext, shards: Sequence[Shard], is_valid: bool) 
 
 def merge_texts(context: CheckContext, shards: Sequence[Shard]) -> None:
     """Write merged_texts.parquet: the texts of removed duplicates for the pairs that stay, each text once per pair."""
-    stays: dict[str, str] = {}
-    """removed key -> key that stays"""
+    stays: dict[tuple[str, str], str] = {}
+    """(shard, removed key) -> key that stays; another shard may hold another pair of the removed key"""
     for shard in shards:
         verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule", "other_key"])
         is_duplicate = pc.is_in(verdicts["rule"].cast(pa.string()), pa.array(DUPLICATE_RULES))
         removed = verdicts.filter(is_duplicate)
-        stays.update(zip(removed["key"].to_pylist(), removed["other_key"].to_pylist(), strict=True))
+        for key, other_key in zip(removed["key"].to_pylist(), removed["other_key"].to_pylist(), strict=True):
+            stays[shard.name, key] = other_key
     own_texts: dict[str, set[str]] = {}
-    candidates: list[tuple[str, int, str]] = []
-    involved = pa.array(sorted({*stays, *stays.values()}), pa.string())
+    candidates: list[tuple[str, int, str, str]] = []
+    involved = pa.array(sorted({*(key for _, key in stays), *stays.values()}), pa.string())
     for shard in shards:
         for key, text_idx, text in _read_usable(context, shard, involved):
-            if key in stays:
-                candidates.append((key, text_idx, text))
+            if (shard.name, key) in stays:
+                candidates.append((key, text_idx, text, stays[shard.name, key]))
             else:
                 own_texts.setdefault(key, set()).add(text)
     rows = []
-    for from_key, text_idx, text in sorted(candidates):
-        key = stays[from_key]
+    for from_key, text_idx, text, key in sorted(candidates):
         texts = own_texts.setdefault(key, set())
         if text not in texts:
             texts.add(text)

@@ -58,9 +58,9 @@ def find_bounds(
     width = FIRST_WIDTH
     while len(bounds) < len(caps):
         windows = {lang: window_of(cap, num_kept[lang], width) for lang, cap in caps.items() if lang not in bounds}
-        bounds |= _bounds_in(windows, caps, groups, folder / "windows", executor)
+        bounds |= _bounds_in(windows, caps, groups, folder / ".windows", executor)
         width *= WIDER
-    artifacts.remove(folder / "windows")
+    artifacts.remove(folder / ".windows")
     return {lang: bounds[lang] for lang in num_kept if lang in bounds}
 
 

@@ -20,6 +20,7 @@ from worldclip.contracts.records import CurateSample, UnmatchedSample
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.execute import Report
+from worldclip.core.redact import HIDDEN
 from worldclip.curate.candidates import Candidates, Decision, EntryProbs
 from worldclip.curate.config import CurateConfig
 
@@ -94,10 +95,15 @@ def merge_samples(
     _name_entries(run_dir, list(itertools.chain(*merged.values())))
     shown: dict[str, list[CurateSample] | list[UnmatchedSample]] = {**merged}
     for reason, samples in match_samples.items():
-        shown[reason] = [
-            sample for sample in samples if keys.is_valid(pa.array([sample["key"]]), key_lists, sample["shard"])[0]
-        ]
+        shown[reason] = [sample for sample in samples if _is_shown(sample, key_lists)]
     return {reason: samples for reason, samples in shown.items() if samples}
+
+
+def _is_shown(sample: UnmatchedSample, key_lists: Sequence[keys.KeyList]) -> bool:
+    """Return whether a sample's key is certainly on no deny list: match writes keys without their credentials."""
+    if key_lists and HIDDEN in sample["key"]:
+        return False
+    return bool(keys.is_valid(pa.array([sample["key"]]), key_lists, sample["shard"])[0])
 
 
 def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:

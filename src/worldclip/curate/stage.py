@@ -71,6 +71,9 @@ def _curate(run: Run, job: Job) -> Result:
         add_counts(settled, shard_report["languages"])
         num_kept.append(sum(row[Reason.KEPT.column] for row in shard_report["languages"].values()))
     languages, total = account_for_all(accounting, settled, config)
+    if not total["pairs_out"]:  # older files may hold pairs that a new deny list names
+        for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir), *layout.curated_keys(run.dir)):
+            artifacts.remove(path)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
@@ -197,6 +200,12 @@ def _check(run: Run, job: Job) -> None:
         problems.append(
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"
+        )
+    clash = next((shard.name for shard in shards if Path(shard.name).parts[0] == config.write), None)
+    if clash:
+        problems.append(
+            f"curate.write = {config.write!r} writes RUN/curate/{config.write}, where the list of the shard {clash} "
+            f'stands as well; rename the pool\'s folder {config.write}, or set "list"'
         )
     other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
     if config.write == "parquet" and other:

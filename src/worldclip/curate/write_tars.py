@@ -62,7 +62,7 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
         outputs,
         label="tars",
         done_dir=done,
-        key={"curate": curate_digest, "samples_per_tar": samples_per_tar, "fields": "all"},
+        key={"curate": curate_digest, "samples_per_tar": samples_per_tar, "fields": "all but texts"},
     )
     return add_counts(reports, COUNTS)
 

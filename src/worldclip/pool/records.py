@@ -27,8 +27,13 @@ NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or poo
 
 
 def without_texts(record: Record, config: PoolConfig) -> dict[str, Any]:
-    """Return a record without the fields that texts come from, where dropped texts would survive."""
-    fields = {place.removeprefix("json:") for place in config.texts} or set(DEFAULT_FIELDS)
+    """Return a record without the fields that texts come from, where dropped texts would survive.
+
+    Downloaders write a sample's .txt into its .json as well, so a pool of .txt has no field of DEFAULT_FIELDS either.
+    """
+    fields = {place.removeprefix("json:") for place in config.texts}
+    if not fields or "txt" in fields:
+        fields |= set(DEFAULT_FIELDS)
     return {name: value for name, value in record.items() if name not in fields} if isinstance(record, dict) else {}
 
 
