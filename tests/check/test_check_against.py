@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ def test_changed_dataset_is_hashed_again(world: Path) -> None:
     check_world(world, recipe, against_datasets=["pets"])
     Image.open(world / "pets" / "cat" / "1.jpg").rotate(90).save(world / "pets" / "cat" / "1.jpg")
     assert set(check_world(world, recipe, against_datasets=["pets"])) == {"p0", "p2"}
+
+
+def test_hashes_of_a_killed_check_do_not_pass_for_those_before(world: Path, monkeypatch) -> None:
+    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
+    expected = check_world(world, recipe, against_datasets=["pets"])
+    image = world / "pets" / "cat" / "1.jpg"
+    content, stamp = image.read_bytes(), image.stat()
+    Image.open(image).rotate(90).save(image)
+    with monkeypatch.context() as patch:
+        patch.setattr(against, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            check_world(world, recipe, against_datasets=["pets"])
+    image.write_bytes(content)
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert check_world(world, recipe, against_datasets=["pets"]) == expected
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_unknown_dataset_names_are_reported_with_the_other_problems(world: Path) -> None:

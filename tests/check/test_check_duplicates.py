@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from stages import QUIET
@@ -49,6 +51,24 @@ def test_search_on_disk_gives_the_clusters_of_near_pairs(
     again, counts = search(values, 4, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
     np.testing.assert_array_equal(np.concatenate(again, axis=1), np.concatenate(edges, axis=1))
     assert counts == histogram
+
+
+@pytest.mark.parametrize(("mirrored", "distance"), [(False, 6), (True, 2)])
+def test_distance_is_that_of_the_mirror_image_only_if_it_counts(monkeypatch, mirrored: bool, distance: int) -> None:
+    """Chains join images that are far from the one that stays."""
+    found = duplicates.Candidates(
+        shard=np.zeros(2, np.int32),
+        row=np.arange(2, dtype=np.int32),
+        digest=np.arange(4, dtype=np.uint64).reshape(2, 2),
+        has_hash=np.ones(2, bool),
+        hash=np.array([0b111111, 0], np.uint64),
+        mirrored=np.array([0b11, 0], np.uint64),
+        num_pixels=np.array([1, 2]),
+    )
+    monkeypatch.setattr(duplicates, "_read_keys", lambda *given: pa.array(["a", "b"], pa.large_string()))
+    context: Any = SimpleNamespace(config=SimpleNamespace(mirrored=mirrored))
+    (row,) = duplicates._choose(context, [], found, np.zeros(2, np.int64)).to_pylist()
+    assert (row["key"], row["other_key"], row["distance"]) == ("a", "b", distance)
 
 
 class _Idle(LocalExecutor):

@@ -48,6 +48,19 @@ def test_the_answers_are_those_of_a_set(small, tmp_path: Path, num_keys: int, se
     assert len(table.contains([])) == 0
 
 
+def test_few_files_are_open_where_the_system_allows_few(small, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sorted_keys, "ROWS_PER_RANGE", 1)
+    monkeypatch.setattr(sorted_keys, "raise_file_limit", lambda: None)
+    monkeypatch.setattr(sorted_keys.resource, "getrlimit", lambda kind: (40, 40))
+    opened = []
+    plain = sorted_keys._split_by_range
+    monkeypatch.setattr(sorted_keys, "_split_by_range", lambda *given: opened.append(len(given[0])) or plain(*given))
+    names = [f"key {number}" for number in range(500)]
+    write_sorted(tmp_path / "keys.npy", batches(names, 50), 500)
+    assert opened == [16]
+    assert SortedKeys(tmp_path / "keys.npy").contains(["other", *names]).tolist() == [False] + [True] * 500
+
+
 def test_the_file_holds_two_rows_of_hashes_sorted_by_the_first(small, tmp_path: Path) -> None:
     names = [f"key {number}" for number in range(500)]
     for size, about in ((500, 500), (7, 1), (100, 10_000)):

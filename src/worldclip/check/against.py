@@ -111,6 +111,7 @@ def hash_sets(sets: EvaluationSets, fingerprints: Record, kind: HashKind, folder
         record = [set_fingerprint, kind.name, decode.VERSION]
         if out.exists() and marker.exists() and read_json(marker) == record:
             continue
+        marker.unlink(missing_ok=True)  # a kill must not leave it with other hashes
         path = Path(sets.config.against.get(name, ""))
         if name in sets.config.against_datasets:
             _hash_dataset(name, sets, set_fingerprint, kind, out, executor)

@@ -146,10 +146,9 @@ def _choose(context: CheckContext, shards: Sequence[Shard], candidates: Candidat
     stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in `members`
     removed = np.flatnonzero(stays != np.arange(len(members)))
     a, b = members[removed], members[stays[removed]]
-    distance = np.minimum(
-        neighbours.hamming(candidates.hash[a], candidates.hash[b]),
-        neighbours.hamming(candidates.mirrored[a], candidates.hash[b]),
-    )
+    distance = neighbours.hamming(candidates.hash[a], candidates.hash[b])
+    if context.config.mirrored:
+        distance = np.minimum(distance, neighbours.hamming(candidates.mirrored[a], candidates.hash[b]))
     have_hashes = candidates.has_hash[a] & candidates.has_hash[b]
     is_same_file = (candidates.digest[a] == candidates.digest[b]).all(axis=1)
     columns = {

@@ -1,7 +1,8 @@
 """Download files: complete and verified, or not there at all.
 
 A file gets its final name once it is complete and its checksum is right.  Until then it is `<name>.part`, and the next
-call resumes it.
+call resumes it.  Of a file without a published checksum, `.<name>.source` holds the address and the version (ETag or
+Last-Modified) that the part came from: the rest of another version is never appended.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import gzip
 import hashlib
 import http.client
+import json
 import os
 import threading
 import urllib.error
@@ -45,6 +47,11 @@ class Download:
     sha256: str | None = None
     git_oid: str | None = None
     """SHA-1 of the file as a git blob, which the Hugging Face hub publishes for small files."""
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether a checksum is published."""
+        return any(checksum is not None for checksum in (self.sha1, self.sha256, self.git_oid))
 
 
 class Broken(RuntimeError):
@@ -83,31 +90,38 @@ class Client:
         try:
             download.path.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(MAX_COPIES):
-                self._retry(download.url, lambda: self._resume(download.url, part), lambda: _size(part))
+                self._retry(download.url, lambda: self._resume(download, part), lambda: _size(part))
                 problem = _problem_of(part, download)
                 if not problem:
                     os.replace(part, download.path)
+                    _source_file(part).unlink(missing_ok=True)
                     return download.path.stat().st_size
                 part.unlink()
         except OSError as error:
             error.filename = error.filename or str(download.path)  # a failed write does not say where the disk is full
             raise
+        _source_file(part).unlink(missing_ok=True)
         raise Broken(f"{download.url}: {problem}, {MAX_COPIES} times; try again later, or another mirror")
 
-    def _open(self, url: str, start: int) -> http.client.HTTPResponse:
+    def _open(self, url: str, start: int, version: str | None = None) -> http.client.HTTPResponse:
+        """Ask for a file from byte `start` on; of another version than `version` the server sends all of it."""
         if not url.startswith(("http://", "https://")):  # urllib opens file: too, and a listing may name it
             raise Broken(f"{url}: not an address of the web; only http:// and https:// are fetched")
         headers = {"User-Agent": self.user_agent} | ({"Range": f"bytes={start}-"} if start else {})
+        if start and version:
+            headers["If-Range"] = version
         answer: http.client.HTTPResponse = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
         )
         return answer
 
-    def _resume(self, url: str, part: Path) -> None:
+    def _resume(self, download: Download, part: Path) -> None:
         """Append the missing bytes to `part`; a server without support for ranges sends all of them again."""
+        url = download.url
+        version = None if download.has_checksum else _version_of_part(part, url)
         start = _size(part)
         try:
-            answer = self._open(url, start)
+            answer = self._open(url, start, version)
         except urllib.error.HTTPError as error:
             if error.code != RANGE_NOT_SATISFIABLE:
                 raise
@@ -118,6 +132,8 @@ class Client:
         with answer:
             is_rest = answer.status == PARTIAL_CONTENT
             start = start if is_rest else 0
+            if not is_rest and not download.has_checksum:
+                _note_source(part, url, answer)
             with open(part, "ab" if is_rest else "wb") as file:
                 # read1 returns what has arrived, so that `stop` works on a slow connection.
                 while chunk := answer.read1(CHUNK_BYTES):
@@ -156,6 +172,33 @@ class Client:
             pause(max(wait_s, 2.0 ** (tries - 1)))
             if self.is_stopped.is_set():
                 raise Broken(f"{url}: stopped; the next call resumes")
+
+
+def _source_file(part: Path) -> Path:
+    return part.with_name(f".{part.stem}.source")
+
+
+def _note_source(part: Path, url: str, answer: http.client.HTTPResponse) -> None:
+    """Write where a part comes from, before its first byte."""
+    tag = answer.headers.get("ETag", "")
+    version = (
+        answer.headers.get("Last-Modified") if tag.startswith("W/") else tag or answer.headers.get("Last-Modified")
+    )
+    part.unlink(missing_ok=True)
+    address = hashlib.sha256(url.encode()).hexdigest()  # it may hold a credential
+    _source_file(part).write_text(json.dumps({"address": address, "version": version}), encoding="utf-8")
+
+
+def _version_of_part(part: Path, url: str) -> str | None:
+    """Return the version that a part is of; remove a part that is not known to be of this address."""
+    try:
+        source = json.loads(_source_file(part).read_text(encoding="utf-8"))
+        if source["address"] == hashlib.sha256(url.encode()).hexdigest():
+            return source["version"] or None
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    part.unlink(missing_ok=True)
+    return None
 
 
 def _size(path: Path) -> int:

@@ -9,6 +9,7 @@ Sorting takes memory for ROWS_PER_RANGE keys, a lookup for KEPT_WINDOWS windows,
 from __future__ import annotations
 
 import functools
+import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -19,9 +20,10 @@ import numpy as np
 from worldclip.core.arrow import Strings
 from worldclip.core.artifacts import folder_aside, write_artifact
 from worldclip.core.coin import hash_keys
+from worldclip.core.execute.shards import raise_file_limit
 
 ROWS_PER_RANGE = 4_000_000  # 64 MB that are sorted in memory
-MAX_RANGES = 4_096  # files that are open at once
+MAX_RANGES = 4_096  # files that are open at once, fewer where the system allows less
 WINDOW_ROWS = 4_000_000  # 64 MB that are mapped at once
 KEPT_WINDOWS = 4
 # Rows that a window shares with the next: keys with one first hash may stand on both sides of the border.
@@ -91,7 +93,10 @@ def _find(window: Sequence[np.ndarray], first: np.ndarray, second: np.ndarray) -
 
 def write_sorted(path: Path, batches: Iterable[Strings], num_keys: int) -> None:
     """Write the set of all keys in `batches`; num_keys: about their number, which decides the number of ranges."""
-    bits = max(0, min(MAX_RANGES, -(-num_keys // ROWS_PER_RANGE)) - 1).bit_length()
+    raise_file_limit()
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    max_ranges = min(MAX_RANGES, max(1, soft_limit // 4)) if soft_limit != resource.RLIM_INFINITY else MAX_RANGES
+    bits = max(0, min(max_ranges, -(-num_keys // ROWS_PER_RANGE)) - 1).bit_length()
     with folder_aside(path) as folder:
         ranges = [folder / f"{number:04}" for number in range(1 << bits)]
         num_rows = _split_by_range(ranges, bits, batches)
