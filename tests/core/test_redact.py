@@ -117,6 +117,27 @@ def test_files_and_messages_hold_no_credential(tmp_path, capsys):
     assert json.loads((tmp_path / "run.json").read_text())["https://***@host/x"] == {"secret": "***"}
 
 
+CAPTIONS = [
+    f'<img src="https://cdn.shop.com/a.jpg?fit=crop&bg={SECRET}">',
+    f'password="{SECRET}", he said',
+    f"https://host/x?tok={SECRET}\nnext line",
+    f"C:\\https://host/x?tok={SECRET}\\",
+]
+
+
+@pytest.mark.parametrize("text", CAPTIONS)
+def test_json_stays_json_where_a_caption_holds_an_address(tmp_path, text):
+    """An escaped quote or line end after a credential is not taken for a part of it."""
+    artifacts.write_json(tmp_path / "a.json", {"text": text, text: 1})
+    artifacts.write_json(tmp_path / "b.json", [text], is_compact=True)
+    artifacts.write_json_lines(tmp_path / "c.jsonl", [[text], [text]])
+    for name in ("a.json", "b.json", "c.jsonl"):
+        assert SECRET not in (tmp_path / name).read_text()
+    assert artifacts.read_json(tmp_path / "a.json") == {"text": redact(text), redact(text): 1}
+    assert artifacts.read_json(tmp_path / "b.json") == [redact(text)]
+    assert [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()] == [[redact(text)]] * 2
+
+
 def test_local_paths_are_cut_to_their_last_part():
     paths = {
         "pool": "/home/ada/images",

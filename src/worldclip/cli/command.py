@@ -32,7 +32,7 @@ from worldclip.core.execute import create_executor
 from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, Metavar, Place
 from worldclip.core.printable import printable
-from worldclip.core.redact import redact
+from worldclip.core.redact import redact, redact_record
 from worldclip.core.settings import section_name, with_absolute_places, with_value
 
 JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
@@ -86,7 +86,8 @@ def run_command(
     result = command.function(**values)
     result, text = result if command.to_text is None else (result, command.to_text(result, flags))
     if flags.json and result is not None:
-        print(printable(redact(json.dumps(result, ensure_ascii=False, default=str))))
+        record = redact_record(json.loads(json.dumps(result, default=str)))
+        print(printable(json.dumps(record, ensure_ascii=False)))
     elif text:
         print(_for_output(printable(redact(text))))
     for line in command_ending(name, flags, time.perf_counter() - started_at):

@@ -301,9 +301,20 @@ def write_text(path: Path, text: str) -> None:
     write_artifact(path, lambda aside: aside.write_text(redact(text), encoding="utf-8"))
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Write a small record: keys in their order, non-ASCII characters as they are, a final line end, no credential."""
-    write_text(path, json.dumps(redact_record(record), ensure_ascii=False, indent=1) + "\n")
+def write_json(path: Path, record: Any, *, is_compact: bool = False) -> None:
+    """Write a small record: keys in their order, non-ASCII characters as they are, a final line end, no credential.
+
+    Credentials are looked for in the record: in JSON's own text they may end with the backslash of an escaped quote.
+    """
+    layout: dict[str, Any] = {"separators": (",", ":")} if is_compact else {"indent": 1}
+    content = json.dumps(redact_record(record), ensure_ascii=False, **layout) + "\n"
+    write_artifact(path, lambda aside: aside.write_text(content, encoding="utf-8"))
+
+
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """Write one record per line, as `write_json` does."""
+    lines = [json.dumps(redact_record(record), ensure_ascii=False) + "\n" for record in records]
+    write_artifact(path, lambda aside: aside.write_text("".join(lines), encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

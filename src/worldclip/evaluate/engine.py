@@ -5,7 +5,6 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.contracts.records import read_results
-from worldclip.core.artifacts import Json, digest, write_array, write_text
+from worldclip.core.artifacts import Json, digest, write_array, write_json_lines
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
 from worldclip.core.same_name import refuse_equal_names
@@ -300,8 +299,7 @@ def by_digest(records: Iterable[ResultRecord]) -> dict[str, ResultRecord]:
 
 def write_results(path: Path, records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> None:
     """Write results.jsonl: `records` by digest, in the order of the datasets."""
-    lines = [json.dumps(record, ensure_ascii=False) for record in _in_order(records, datasets)]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_json_lines(path, _in_order(records, datasets))
 
 
 def _in_order(records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import write_text
+from worldclip.core.artifacts import write_json_lines, write_text
 from worldclip.core.console import BAR_WIDTH, is_quiet, say
 from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
@@ -231,8 +231,7 @@ class Lines:
 
     def __init__(self, path: Path, step: int) -> None:
         """Open a log to append to it, after removing the records after `step`."""
-        kept = [record for record in read_log(path) if record["step"] <= step]
-        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        write_json_lines(path, (record for record in read_log(path) if record["step"] <= step))
         self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - until `close`
         self._waiting = b""

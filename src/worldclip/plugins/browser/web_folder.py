@@ -17,7 +17,6 @@ N pictures or names, D embed_dim.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.artifacts import write_text
+from worldclip.core.artifacts import write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Record, Report
@@ -120,7 +119,7 @@ class WebFolder:
             "files": _files_of(folder),
             "version": _version(folder),
         }
-        _write_json(folder / "facts.json", facts)
+        write_json(folder / "facts.json", facts, is_compact=True)
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
         """Compare the encoders in onnxruntime, as the format onnx does; `page_bytes`: see there."""
@@ -196,7 +195,8 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     if not records:
         raise UserError(f"none of the pictures of {embedded.folder} can be read; embed the pool again")
     langs = identify_codes([caption for *_, caption in records])
-    _write_json(folder / "pictures.json", [[*record, lang] for record, lang in zip(records, langs, strict=True)])
+    shown = [[*record, lang] for record, lang in zip(records, langs, strict=True)]
+    write_json(folder / "pictures.json", shown, is_compact=True)
     _write_vectors(folder / "pictures.bin", embedded.take(ids[is_shown]), precision)
     return len(records)
 
@@ -221,7 +221,8 @@ def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:
     chosen = np.sort(np.fromiter(first.values(), np.int64))
     chosen = chosen[_spread(len(chosen), MAX_NAMES)]
     names = [texts[i] for i in chosen]
-    _write_json(folder / "names.json", list(map(list, zip(names, identify_codes(names), strict=True))))
+    named = list(map(list, zip(names, identify_codes(names), strict=True)))
+    write_json(folder / "names.json", named, is_compact=True)
     _write_vectors(folder / "names.bin", embedded.take(ids[chosen]), precision)
     return len(names)
 
@@ -234,10 +235,6 @@ def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
     levels_ND = np.rint(rows_ND * (127 / np.abs(rows_ND).max(axis=1, keepdims=True)))
     scales_N = 1 / np.linalg.norm(levels_ND, axis=1)
     path.write_bytes(scales_N.astype("<f4").tobytes() + levels_ND.astype(np.int8).tobytes())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _checked(report: Record) -> str:

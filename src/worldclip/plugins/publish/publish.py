@@ -10,7 +10,6 @@ RUN/publish/pairs.parquet    with tars: which image has which text
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Run, RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
-from worldclip.core.redact import redact
 from worldclip.curate.stage import reason_to_run
 from worldclip.export.push import Upload, check_repository, list_files, push
 from worldclip.language.config import languages_of
@@ -156,9 +154,8 @@ def _write_aside(
         if data == "tars":
             write_members(_tars(run_dir), aside / "pairs.parquet")
         facts = _facts(run_dir, repository, data, license, digest, list_files(aside))
-        artifacts.write_text(aside / "README.md", redact(card(run_dir, facts)))
-        record = json.dumps(croissant(facts), ensure_ascii=False, indent=1)
-        artifacts.write_text(aside / "croissant.json", redact(record))
+        artifacts.write_text(aside / "README.md", card(run_dir, facts))
+        artifacts.write_json(aside / "croissant.json", croissant(facts))
         artifacts.replace_folder(aside, folder)
     return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import digest, versions, write_json, write_text
+from worldclip.core.artifacts import digest, versions, write_artifact, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
@@ -237,7 +237,7 @@ def _write_records(
         shard_name = f"{name}/{number:06}.tar"
         path = records_path(out, shard_name)
         content = "\n".join(lines)
-        write_text(path, content)
+        write_artifact(path, partial(Path.write_text, data=content, encoding="utf-8"))
         identity = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
         yield Shard(name=shard_name, path=str(path), fingerprint=identity)
 
@@ -353,7 +353,7 @@ def _subjects(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _write_compact(path: Path, record: Any) -> None:
-    write_text(path, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_json(path, record, is_compact=True)
 
 
 def _report(
