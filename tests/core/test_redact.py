@@ -154,8 +154,13 @@ def test_local_paths_are_cut_to_their_last_part():
         None,
         "a text / more",
         "https://x/y",
+        "a::b",
     ]
     assert shorten_paths(others) == others
+    assert shorten_paths(["simplecache::/home/me/a.tar", "zip://b.tar::file:///home/me/a.zip"]) == [
+        "simplecache::a.tar",
+        "zip://b.tar::a.zip",
+    ]
 
 
 def test_redaction_takes_linear_time():

@@ -36,6 +36,13 @@ def corpus(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("name", "kind"), [("texts.txt", "UTF-8"), ("texts.parquet", "Parquet")])
+def test_corpus_that_cannot_be_read_is_named(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=rf"the corpus .*{name} is not {kind}"):
+        list(prune_vocabulary.read_corpus([tmp_path / name], ["en"]))
+
+
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_path, capsys):
     arguments = [
         "export",

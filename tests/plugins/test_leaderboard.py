@@ -148,6 +148,20 @@ def test_results_of_mteb_are_read_from_each_level_of_their_folder(whole, tmp_pat
     assert board.columns[column(board, "mteb", ALL, "main_score")].languages == ["de", "en", "sw"]
 
 
+def test_two_scripts_of_a_language_both_count(tmp_path):
+    root = mteb_folder(tmp_path)
+    path = root / "results/org__one/abc/WIT.json"
+    result = json.loads(path.read_text())
+    result["scores"]["test"] += [
+        {"main_score": score, "hf_subset": subset, "languages": [code]}
+        for score, subset, code in ((0.1, "zh-CN", "zho-Hans"), (0.3, "zh-TW", "zho-Hant"))
+    ]
+    path.write_text(json.dumps(result))
+    board = leaderboard(root)
+    cell = cells_of(board, "org/one")[column(board, "mteb", ALL, "main_score")]
+    assert (cell.value, cell.num_languages) == (pytest.approx(1.9 / 5), 5)
+
+
 def test_mteb_writes_the_layout_that_is_read(tmp_path):
     mteb = pytest.importorskip("mteb")
     task = mteb.get_tasks(tasks=["WITT2IRetrieval"])[0]

@@ -170,5 +170,19 @@ def test_the_command_takes_commas_blanks_and_units(matched, capsys):
     found = json.loads(capsys.readouterr().out)["candidates"]
     assert [row["english_threshold"] for row in found] == [5, 1000, 20, None, None]
     assert [row["tail_fraction"] for row in found] == [None, None, None, 0.1, 0.2]
-    assert main(["estimate", str(run), "--threshold", "many"]) == 2
-    assert "--threshold 'many': must be a number" in capsys.readouterr().err
+    for flag, text in (
+        ("--threshold", "many"),
+        ("--threshold", "nan"),
+        ("--pairs", "inf"),
+        ("--tail-fraction", "-inf"),
+    ):
+        assert main(["estimate", str(run), f"{flag}={text}"]) == 2
+        assert f"{flag} '{text}': must be a number" in capsys.readouterr().err
+
+
+def test_thresholds_of_a_table_have_a_line_too(matched):
+    _, run, _ = matched
+    report = estimate(run, thresholds=[5])
+    (candidate,) = report["candidates"]
+    text = to_text({**report, "candidates": [{**candidate, "english_threshold": None, "tail_fraction": None}]})
+    assert text.startswith("balance.thresholds of the recipe: ")

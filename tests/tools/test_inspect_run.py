@@ -102,6 +102,12 @@ def test_inspect_path_describes_files(run, tmp_path):
     assert "lists" in inspect_path(run / "balance" / "thresholds.json")["record"]
     assert inspect_path(run / "balance")["manifest"]["counts"]["lists"] == len(LISTS)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    for wrong in (tmp_path, tmp_path / "absent.json", tmp_path / "broken.parquet"):
+    np.save(tmp_path / "one.npy", np.float32(3))
+    assert inspect_path(tmp_path / "one.npy")["first"] == [3.0]
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    (tmp_path / "broken.json").write_bytes(b"{")
+    (tmp_path / "latin.json").write_bytes(b'"caf\xe9"')
+    names = ("absent.json", "broken.parquet", "broken.npy", "broken.json", "latin.json")
+    for wrong in (tmp_path, *(tmp_path / name for name in names)):
         with pytest.raises(UserError):
             inspect_path(wrong)

@@ -297,6 +297,22 @@ def test_pack_is_downloaded_and_kept_in_run(address: str, packed: Path, tmp_path
         unpack(f"{address}/absent.tar", tmp_path / "other", QUIET)
 
 
+def test_pack_of_another_address_is_not_taken_for_this_one(address: str, packed: Path, tmp_path: Path) -> None:
+    unpack(f"{address}/lists.tar", tmp_path / "run", QUIET)
+    unpack(f"{address}/lists.tar", tmp_path / "run", QUIET)
+    with pytest.raises(UserError, match=r"run/lists\.tar came from another address; remove it"):
+        unpack(f"{address}/./lists.tar", tmp_path / "run", QUIET)
+
+
+def test_second_unpack_keeps_what_the_recipe_has_become(packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    unpack(str(packed), out, QUIET)
+    grown = (out / "recipe.toml").read_text() + '\n[pool]\npath = "/pool"\n\n[balance]\ntail_fraction = 0.1\n'
+    (out / "recipe.toml").write_text(grown)
+    unpack(str(packed), out, QUIET)
+    assert (out / "recipe.toml").read_text() == grown
+
+
 def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/packs/lists.tar", packed.read_bytes())
     unpack("memory://packs/lists.tar", tmp_path / "run", QUIET)

@@ -122,6 +122,25 @@ def test_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
 
 
+def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path: Path) -> None:
+    with RunLock(tmp_path, is_shared=True):
+        assert holder(tmp_path) == "calls with --shards"
+    assert holder(tmp_path) is None
+    (tmp_path / ".lock").write_text(f"process {os.getpid()}")  # a number that another process has now
+    assert holder(tmp_path) is None
+
+
+def test_log_that_is_being_written_shows_its_last_whole_line(toy_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    (copy / "train/manifest.json").unlink()
+    log = copy / "train/log.jsonl"
+    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    with open(log, "a") as file:
+        file.write('{"step": 99')
+    (train,) = (row for row in status(copy)["stages"] if row["stage"] == "train")
+    assert train["counts"]["step"] == step
+
+
 def test_other_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run: it holds no recipe\.toml"):
         status(tmp_path)

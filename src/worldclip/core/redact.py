@@ -107,7 +107,13 @@ def shorten_paths(record: Any) -> Any:
         return {name: shorten_paths(value) for name, value in record.items()}
     if isinstance(record, list | tuple):
         return [shorten_paths(value) for value in record]
-    path = _LOCAL_PATH.fullmatch(record) if isinstance(record, str) else None
-    if path is None or path[2].startswith("//"):  # the rest of a URL
+    if not isinstance(record, str):
         return record
+    return "::".join(map(_shorten_path, record.split("::")))  # `simplecache::/folder/file`
+
+
+def _shorten_path(text: str) -> str:
+    path = _LOCAL_PATH.fullmatch(text)
+    if path is None or path[2].startswith("//"):  # the rest of a URL
+        return text
     return f"{path[1] or ''}{PurePosixPath(path[2]).name}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -95,21 +96,30 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
     for path in paths:
         if not path.exists():
             raise UserError(f"the corpus {path} does not exist")
-        if path.suffix == ".txt":
-            with open(path, encoding="utf-8") as file:
-                texts = (line.rstrip("\n") for line in file)
-                yield from (text for text in texts if text)
-            continue
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
-            if "text" not in columns:
-                raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
-            for batch in file.iter_batches(columns=columns):
-                column = batch.column("text")
-                if "lang" in columns:
-                    langs = pc.cast(batch.column("lang"), "string")
-                    column = column.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
-                yield from (text for text in column.to_pylist() if text)
+        try:
+            yield from (_lines(path) if path.suffix == ".txt" else _column(path, languages))
+        except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+            kind = "UTF-8" if path.suffix == ".txt" else "Parquet"
+            raise UserError(f"the corpus {path} is not {kind} ({error}); write it again") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8") as file:
+        texts = (line.rstrip("\n") for line in file)
+        yield from (text for text in texts if text)
+
+
+def _column(path: Path, languages: Sequence[str]) -> Iterator[str]:
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
+        if "text" not in columns:
+            raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(columns=columns):
+            column = batch.column("text")
+            if "lang" in columns:
+                langs = pc.cast(batch.column("lang"), "string")
+                column = column.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
+            yield from (text for text in column.to_pylist() if text)
 
 
 def corpus_of(config: ExportConfig, run_dir: Path | None) -> list[Path]:

@@ -6,6 +6,7 @@ Expected pairs are sums of keep probabilities, so they are exact up to the sampl
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -268,8 +269,10 @@ def to_text(estimated: Estimate, num_languages: int = 12) -> str:
     for candidate in estimated["candidates"]:
         if candidate["english_threshold"] is not None:
             setting = f"english_threshold = {candidate['english_threshold']:,.6g}"
-        else:
+        elif candidate["tail_fraction"] is not None:
             setting = f"tail_fraction = {candidate['tail_fraction']:,.6g}"
+        else:
+            setting = "balance.thresholds of the recipe"
         total = candidate["total"]
         lines.append(
             f"{setting}: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected "
@@ -338,6 +341,9 @@ def _read_count(flag: str, text: str) -> float:
     """Return 10000, 10M, 1.5B as a number.  Raises UserError."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper())
     try:
-        return float(text) if factor is None else float(text[:-1]) * factor
-    except ValueError as error:
-        raise UserError(f"{flag} {text!r}: must be a number, optionally with K, M or B, for example 10M") from error
+        number = float(text) if factor is None else float(text[:-1]) * factor
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{flag} {text!r}: must be a number, optionally with K, M or B, for example 10M")
+    return number

@@ -268,12 +268,15 @@ def inspect_path(path: str | Path, num_rows: int = 5) -> Report:
         raise UserError(f"{path} does not exist; give a file of a run or the folder of a finished stage")
     if path.suffix == ".parquet":
         return {"path": str(path), "kind": "parquet", **_describe_parquet(path, num_rows)}
-    if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        shape = {"dtype": str(array.dtype), "shape": list(array.shape)}
-        return {"path": str(path), "kind": "npy", **shape, "first": array[:num_rows].tolist()}
-    if path.suffix == ".json":
-        return {"path": str(path), "kind": "json", "record": artifacts.read_json(path)}
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            shape = {"dtype": str(array.dtype), "shape": list(array.shape)}
+            return {"path": str(path), "kind": "npy", **shape, "first": np.atleast_1d(array)[:num_rows].tolist()}
+        if path.suffix == ".json":
+            return {"path": str(path), "kind": "json", "record": artifacts.read_json(path)}
+    except (ValueError, EOFError, RecursionError) as error:  # no array, no JSON, no UTF-8
+        raise UserError(f"{path}: not readable as {path.suffix} ({error}); write it again") from error
     raise UserError(f"{path}: unknown kind of file; give a .parquet, .npy or .json, or the folder of a finished stage")
 
 

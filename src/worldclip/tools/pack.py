@@ -168,7 +168,8 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
     )
     run = Run.of(out, *configs, executor=executor)
     with RunLock(out):
-        artifacts.write_text(layout.recipe(out), to_toml(run.sections))
+        if not layout.recipe(out).exists():  # that of a second call may have grown since
+            artifacts.write_text(layout.recipe(out), to_toml(run.sections))
         artifacts.write_json(layout.run_record(out), artifacts.describe_run())
         artifacts.write_text(out / LICENCES, packs.read_licences(packed))
         metadata.build(run)
@@ -189,9 +190,14 @@ def fetch_pack(source: str, out: Path) -> Path:
         return Path(source)
     name = PurePosixPath(urlsplit(source).path).name
     path = safe_join(out, name if is_safe_name(name) else "lists.tar")
+    source_note = path.with_name(f".{path.name}.url")
+    address = hashlib.sha256(source.encode()).hexdigest()  # it may hold a credential
     if path.is_file():
+        if source_note.is_file() and source_note.read_text(encoding="utf-8") != address:
+            raise UserError(f"{path} came from another address; remove it, or unpack into another folder (--out DIR)")
         say("unpack", f"{path} exists already")
         return path
+    artifacts.write_text(source_note, address)
     try:
         if source.startswith(("http://", "https://")):
             client = Client(user_agent=f"worldclip/{artifacts.versions()['worldclip']}")

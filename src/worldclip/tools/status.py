@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import fcntl
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import SECTIONS
 from worldclip.report.numbers import duration, short
 from worldclip.report.table import Table, text_column, to_markdown
+from worldclip.report.train import read_log
 
 LOG_TAIL_BYTES = 2**18
 LOG_TIME = "%Y-%m-%d %H:%M:%S"
@@ -118,11 +118,10 @@ def _running_stage(run_dir: Path) -> StageNow | None:
 
 def _training_now(run_dir: Path) -> dict[str, Any]:
     """Return step, steps, speed and time left from the log of a training; {} before its first record."""
-    log = layout.train_log(run_dir)
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    if not lines:
+    log = read_log(layout.train_log(run_dir))
+    if not log:
         return {}
-    record = json.loads(lines[-1])
+    record = log[-1]
     schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
     steps_left = schedule["num_steps"] - record["step"]
     return {
@@ -152,23 +151,19 @@ def _shards_now(run_dir: Path, stage: str, start: float) -> dict[str, Any]:
 
 
 def holder(run_dir: Path) -> str | None:
-    """Return which live process holds the lock of a run, as core.job.RunLock wrote it; None if none does."""
+    """Return which process holds the lock of a run, as core.job.RunLock wrote it; None if none does."""
     path = layout.lock(run_dir)
-    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    process = re.fullmatch(r"process (\d+)", text)
-    if process is not None and not _is_alive(int(process[1])):  # it was killed, and the lock went with it
+    if not path.is_file():
         return None
-    return text or None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    with open(path, encoding="utf-8") as file:
+        text = file.read().strip()
+        if not text:  # nobody does; a lock that is tried needlessly could meet a run that starts
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return text
+    return None  # the lock went with a process that was killed, or with the calls that shared it
 
 
 def stage_status(run_dir: Path, stage: str) -> StageStatus:
@@ -193,11 +188,10 @@ def stage_status(run_dir: Path, stage: str) -> StageStatus:
 def _progress(run_dir: Path, stage: str) -> Mapping[str, Any]:
     """Return how far an unfinished stage got."""
     if stage == "train":
-        log = layout.train_log(run_dir)
-        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        if not lines:
+        log = read_log(layout.train_log(run_dir))
+        if not log:
             return {}
-        record = json.loads(lines[-1])
+        record = log[-1]
         schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
         return {"step": record["step"], "steps": schedule["num_steps"], "loss": round(record["loss"], 3)}
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage

@@ -105,7 +105,14 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     explore(make_run(tmp_path, shards, pool=lists), out)
     content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
     assert [key for key in keys if f'"{key}"' in content] == valid
+    assert str(tmp_path) not in content + (out / "manifest.json").read_text(encoding="utf-8")
     assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5, [["en", 5]]]]
+
+
+def test_language_without_a_pair_has_no_row(tmp_path):
+    run = make_run(tmp_path, {"0/0.tar": [("a", ["the old green tree on the mountain by the water"])]})
+    explore(run, tmp_path / "explorer")
+    assert [row["code"] for row in read_chunk(tmp_path / "explorer", "run")["languages"]] == ["en"]
 
 
 def test_shards_that_lost_pairs_to_different_rules_are_counted_together(tmp_path):

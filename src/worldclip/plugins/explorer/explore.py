@@ -91,7 +91,8 @@ def explore(run: Path, out: Path) -> Explored:
                 artifacts.remove(left)
         try:
             explored = _write(context, Chunks(aside), str(out))
-            artifacts.write_manifest(aside, config={}, inputs=inputs, counts=explored, tool=TOOL)
+            counts = {**explored, "out": out.name}
+            artifacts.write_manifest(aside, config={}, inputs=inputs, counts=counts, tool=TOOL)
             (aside / LOCK).unlink()
             artifacts.replace_folder(aside, out)
         finally:
@@ -170,7 +171,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
     recall = match.get("lid_recall", {})
     return {
         "name": run.dir.resolve().name,
-        "run": str(run.dir),
+        "run": run.dir.resolve().name if run.dir.is_absolute() else str(run.dir),  # anyone may read these pages
         "text_policy": curate.text_policy,
         "seed": str(curate.seed),
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
@@ -279,7 +280,7 @@ def _checked_record(run: Run) -> dict[str, Any]:
     for row in removed.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
         by_rule[str(row["rule"])][row["lang"] or "und"] += row["count_all"]
     rows = [[rule, counts.total(), counts.most_common(NUM_CONFUSED)] for rule, counts in by_rule.items()]
-    return {"path": str(path), "rules": sorted(rows, key=lambda row: -row[1])}
+    return {"path": f"{path.parent.name}/{path.name}", "rules": sorted(rows, key=lambda row: -row[1])}
 
 
 EXPLORE = Command(explore, lambda explored, flags: to_text(explored))

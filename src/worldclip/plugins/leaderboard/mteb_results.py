@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,18 @@ def _read_records(path: Path) -> Iterator[ResultRecord]:
         raise UserError(f"{path} is not a result of mteb (task_name, scores); remove it or evaluate again")
     version = str(result.get("mteb_version")).split(".")[0]
     for split, subsets in splits.items():
-        for subset in subsets if isinstance(subsets, list) else [None]:
+        subsets = subsets if isinstance(subsets, list) else [None]
+        times = Counter(_language(subset) for subset in subsets if isinstance(subset, dict))
+        for subset in subsets:
             if not isinstance(subset, dict) or not _is_number(subset.get(METRIC)):
                 raise UserError(f"{path}: a score of split {split!r} has no number {METRIC}; evaluate again")
+            lang = _language(subset)
+            if times[lang] > 1:  # two scripts of a language
+                lang = str(subset.get("hf_subset", lang))
             yield {
                 "dataset": result["task_name"],
                 "dataset_digest": str(result.get("dataset_revision")),
-                "lang": _language(subset),
+                "lang": lang,
                 "task": "mteb",
                 "protocol": {"mteb": version, "split": split},
                 "metrics": {METRIC: float(subset[METRIC])},

@@ -203,6 +203,7 @@ async function start() {
   const megabytes = (facts.page_bytes["first search"] / 1e6).toFixed(0);
   say(`Loading the model, ${megabytes} MB once …`);
   try {
+    await leaveOldVersion();
     await textTower();
   } catch (error) {
     say(error.message, true);
@@ -211,6 +212,17 @@ async function start() {
   say("Ready.");
   document.body.dataset.ready = "yes";
   keepForOffline();
+}
+
+// Wait for the worker of this version: an older one would answer with the vectors and the model that it keeps.
+async function leaveOldVersion() {
+  const controller = navigator.serviceWorker?.controller;
+  if (!controller || controller.scriptURL.endsWith(`v=${facts.version}`)) return;
+  const changed = new Promise((done) => {
+    navigator.serviceWorker.addEventListener("controllerchange", done, { once: true });
+  });
+  await navigator.serviceWorker.register(`offline.js?v=${facts.version}`);
+  await changed;
 }
 
 // Load all files and pictures through the service worker, which keeps them.  Browsers have none without HTTPS, besides
