@@ -11,10 +11,11 @@ import torch
 
 import worldclip
 from small_world import TRAIN
-from trainings import train, train_until
+from trainings import Interruption, train, train_until
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
 from worldclip.train import distill, loop
+from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.distill import resize
 
 STEPS = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
@@ -66,6 +67,30 @@ def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
     train(tmp_path / "run", **settings(teacher), keep_last=1, keep_every_samples=4 * 16)
     for folder in (tmp_path / "run/train", tmp_path / "run/train/students/small"):
         assert [path.name for path in checkpoints(folder)] == ["step_000000004", "step_000000008"]
+
+
+def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(teacher, tmp_path, monkeypatch):
+    original_start = CheckpointWriter.start
+
+    def start(self, step, *args):
+        if self.train_dir.name == "train" and step == 4:
+            raise Interruption
+        original_start(self, step, *args)
+
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    changed = settings(teacher) | {"keep_last": 1}
+    train(whole, **changed)
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "start", start)
+        with pytest.raises(Interruption):
+            train(killed, **changed)
+    small = killed / "train/students/small"
+    assert [path.name for path in checkpoints(killed / "train")] == ["step_000000002"]
+    assert [path.name for path in checkpoints(small)] == ["step_000000002", "step_000000004"]
+    (small / ".step_000000006.tmp").mkdir()
+    train(killed, **changed)
+    assert student_bytes(killed) == student_bytes(whole)
+    assert sorted(path.name for path in small.iterdir()) == ["step_000000008"]
 
 
 @pytest.mark.parametrize("num_bad", [3, 99])

@@ -235,6 +235,12 @@ def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> 
             remove(old)  # no folder called step_* is ever partial
 
 
+def remove_old_of_run(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
+    """Remove old checkpoints of a run and of its further students: see remove_old."""
+    for folder in (train_dir, *train_dir.glob("students/*")):
+        remove_old(folder, keep_last, keep_every_samples)
+
+
 def consolidate(folder: Path) -> None:
     """Write model.safetensors of a sharded checkpoint; do nothing if it is there."""
     from safetensors.torch import save_file

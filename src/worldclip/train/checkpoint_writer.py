@@ -29,7 +29,7 @@ from worldclip.train.checkpoint import (
     ShardRows,
     flush_to_disk,
     names_in_model,
-    remove_old,
+    remove_old_of_run,
     size_and_digest,
     write_digests,
 )
@@ -100,8 +100,8 @@ class CheckpointWriter:
     write that hangs ends the run: the thread cannot be ended, and is left behind as a daemon.
     """
 
-    def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
-        """keep_last, keep_every_samples: see remove_old."""
+    def __init__(self, train_dir: Path, world: World, keep_last: int | None, keep_every_samples: int = 0) -> None:
+        """keep_last, keep_every_samples: see remove_old; keep_last None: the writer removes nothing."""
         self.train_dir, self.world = train_dir, world
         self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
         self.num_failed = 0  # consecutive failures
@@ -159,7 +159,8 @@ class CheckpointWriter:
                 write_digests(partial, digests)
                 os.replace(partial, folder)
                 flush_to_disk(self.train_dir)
-                remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
+                if self.keep_last is not None:
+                    remove_old_of_run(self.train_dir, self.keep_last, self.keep_every_samples)
         except BaseException:
             if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk

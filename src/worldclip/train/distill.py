@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from worldclip.contracts.layout import step_folder
+from worldclip.contracts.layout import checkpoints, step_folder, step_of
+from worldclip.core.artifacts import remove
 from worldclip.model.inference import Clip
 from worldclip.model.load import load
 from worldclip.model.preprocess import facts_of
@@ -102,10 +103,16 @@ class Student:
 def create_students(
     config: TrainConfig, train_dir: Path, world: World, device: torch.device, step: int
 ) -> list[Student]:
-    """Create the further students from their checkpoints at `step`, that of the run's own checkpoint; 0: fresh."""
+    """Create the further students from their checkpoints at `step`, that of the run's own checkpoint; 0: fresh.
+
+    Removes newer checkpoints of theirs: the run died before its own of that step was complete, or that one was corrupt.
+    """
     students = []
     for name, student in config.distill.students.items():
         folder = train_dir / "students" / name
+        if world.is_first:
+            for newer in (path for path in checkpoints(folder) if step_of(path) > step):
+                remove(newer)
         tokenizer = load_tokenizer(
             student.tokenizer.path or train_dir / "tokenizer", student.model.architecture().context_length
         )
@@ -119,7 +126,8 @@ def create_students(
                 name=name,
                 state=create_train_state(own_config, tokenizer, world, device, checkpoint),
                 tokenizer=tokenizer,
-                writer=CheckpointWriter(folder, world, config.keep_last, config.keep_every_samples),
+                # the run's own writer removes old checkpoints, once its own of the step is complete
+                writer=CheckpointWriter(folder, world, keep_last=None),
                 updates=counters.get("updates", 0),
                 skipped_in_a_row=counters.get("skipped_in_a_row", 0),
             )

@@ -22,7 +22,7 @@ from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.precision import Precision, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
-from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
+from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old_of_run
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
@@ -155,15 +155,15 @@ def _train_once(run: Run, job: Job) -> Result:
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
-        for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
-            shutil.rmtree(partial)
+        for folder in (train_dir, *train_dir.glob("students/*")):
+            for partial in folder.glob(".step_*"):  # remains of a save or a removal that was killed
+                shutil.rmtree(partial)
         start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
         trainer.run(run.accept)
-        for folder in (train_dir, *train_dir.glob("students/*")):
-            # a kill leaves old checkpoints, and so does a best step that was found since
-            remove_old(folder, config.keep_last, config.keep_every_samples)
+        # a kill leaves old checkpoints, and so does a best step that was found since
+        remove_old_of_run(train_dir, config.keep_last, config.keep_every_samples)
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
     _say_what_became(report)
