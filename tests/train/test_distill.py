@@ -14,9 +14,12 @@ from small_world import TRAIN
 from trainings import Interruption, train, train_until
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
+from worldclip.core.settings import load_config
 from worldclip.train import distill, loop
 from worldclip.train.checkpoint_writer import CheckpointWriter
+from worldclip.train.config import TrainConfig
 from worldclip.train.distill import resize
+from worldclip.train.distributed import ALONE
 
 STEPS = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
 
@@ -91,6 +94,12 @@ def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(t
     train(killed, **changed)
     assert student_bytes(killed) == student_bytes(whole)
     assert sorted(path.name for path in small.iterdir()) == ["step_000000008"]
+
+
+def test_freeze_keeps_the_towers_of_the_run_and_not_those_of_its_students(teacher, tmp_path):
+    config = load_config(TrainConfig, TRAIN | settings(teacher) | {"freeze": ["vision", "text"]})
+    (student,) = distill.create_students(config, tmp_path, ALONE, torch.device("cpu"), step=0)
+    assert all(weights.requires_grad for weights in student.state.model.parameters())
 
 
 @pytest.mark.parametrize("num_bad", [3, 99])

@@ -137,7 +137,7 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     vocab_size: rows of the token table, also of every student's.
     """
     models = {"": config.model, **{name: student.model for name, student in config.distill.students.items()}}
-    student_config = dataclasses.replace(config, lora_rank=None)
+    student_config = dataclasses.replace(config, lora_rank=None, freeze=())
     memories = [
         _memory(student_config if name else config, model, vocab_size, schedule, world_size)
         for name, model in models.items()

@@ -118,7 +118,7 @@ def create_students(
         )
         checkpoint = step_folder(folder, step) if step else None
         own_config = dataclasses.replace(
-            config, model=student.model, tokenizer=student.tokenizer, initial_weights=None, lora_rank=None
+            config, model=student.model, tokenizer=student.tokenizer, initial_weights=None, lora_rank=None, freeze=()
         )
         counters = read_state(checkpoint) if checkpoint else {}
         students.append(
