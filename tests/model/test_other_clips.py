@@ -266,8 +266,9 @@ def test_open_clip_models_of_other_families_load_with_their_own_tokenizer_and_tr
     settings = open_clip.transform.PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     pixels = open_clip.transform.image_transform_v2(settings, is_train=False)(picture)[None]
     np.testing.assert_allclose(clip.encode_image([picture]), unit(model.encode_image(pixels)), atol=2e-6)
-    with_special = clip.tokenizer.encode(["apple <end_of_text> apple"]).ids.tolist()
-    assert with_special.count(49407) == 1
+    for special in ("<end_of_text>", "<END_OF_TEXT>", "&lt;end_of_text&gt;", "＜end_of_text＞"):
+        with_special = clip.tokenizer.encode([f"apple {special} apple"]).ids.tolist()
+        assert with_special.count(49407) == 1
 
 
 def test_open_clip_weights_of_another_size_are_refused(tmp_path: Path) -> None:

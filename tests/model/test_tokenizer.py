@@ -25,7 +25,6 @@ from worldclip.model.tokenizer import (
     UNK_ID,
     Tokenizer,
     Tokens,
-    break_specials,
     load_tokenizer,
     train_tokenizer,
 )
@@ -137,14 +136,6 @@ def test_literal_special_string_is_tokenised_as_text(ours, foreign):
     np.testing.assert_array_equal(plain.ids, marked.ids)
     typed, broken = foreign.encode(["a</s>"]), foreign.encode(["a< /s>"])
     np.testing.assert_array_equal(typed.ids, broken.ids)
-
-
-def test_special_strings_are_broken_until_none_is_left():
-    assert break_specials("a </s> b", ["</s>"]) == "a < /s> b"
-    assert break_specials("</s></s>", ["</s>"]) == "< /s>< /s>"
-    assert break_specials("ab", ["ab", "a b"]) == "a  b"
-    assert break_specials("x|y", ["|"]) == "xy"
-    assert break_specials("nothing", ["</s>"]) == "nothing"
 
 
 def test_text_is_normalised_and_whitespace_collapsed(ours):

@@ -1,8 +1,7 @@
 """Turn texts into token ids that end in exactly one end token, with tokenizers that we train and with any other.
 
 Special tokens stay text.  The specials of our tokenizers begin with U+E000, a private-use character that is deleted
-from texts.  The special strings of other tokenizers are broken before tokenising (`</s>` -> `< /s>`): no flag of
-transformers keeps a literal `</s>` in a caption from becoming an end token.
+from texts.  The special strings of other tokenizers are broken before tokenising (`</s>` -> `< /s>`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
 from worldclip.model.records import check_normaliser, tokenizer_faults
+from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_json_config
 
 if TYPE_CHECKING:
@@ -92,20 +92,19 @@ class Tokenizer:
         self.vocab_size = len(hf)
         self._is_ours = hf.eos_token == SPECIALS[EOS_ID]
         added = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
-        # longest first: a special may contain a shorter one
-        self._specials = sorted({*added, *map(str, hf.all_special_tokens)}, key=lambda text: (-len(text), text))
+        self._specials = SpecialStrings({*added, *map(str, hf.all_special_tokens)}, stages_of(hf))
         self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
 
     @property
     def special_strings(self) -> list[str]:
         """The strings that `clean` takes out of texts, longest first: our mark is deleted, others are broken."""
-        return [MARK] if self._is_ours else self._specials
+        return [MARK] if self._is_ours else self._specials.strings
 
     def clean(self, text: str) -> str:
         """Return `text` without anything that would become a special token."""
         if self._is_ours:
             return text.replace(MARK, "")
-        return break_specials(text, self._specials)
+        return self._specials.break_in(text)
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokenise texts to at most context_length ids each; truncated texts end in the end token too.
@@ -153,18 +152,6 @@ def adapt_tokenizer_config(folder: Path, context_length: int) -> None:
         if tokens:
             config["additional_special_tokens"] = tokens
     write_json(path, config)
-
-
-def break_specials(text: str, specials: Sequence[str]) -> str:
-    """Insert a space after the first character of each special string in `text`: `</s>` -> `< /s>`.
-
-    A special string of one character is deleted.  Repeats until none is left, since breaking one may complete another.
-    """
-    while True:
-        special = next((special for special in specials if special in text), None)
-        if special is None:
-            return text
-        text = text.replace(special, f"{special[0]} {special[1:]}" if len(special) > 1 else "")
 
 
 def _reason_of_refusal(texts: Sequence[Any]) -> str:

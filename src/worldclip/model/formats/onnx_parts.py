@@ -96,15 +96,15 @@ class PlainTokenizer:
         tokenizers = require("tokenizers", extra="onnx")
         try:
             with tokenizer_faults(folder / TOKENIZER):
-                self.pipeline = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+                self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
         except UserError:
             raise
         except Exception as error:  # the library raises plain Exceptions
             raise UserError(
                 f"{folder / TOKENIZER} does not load as a tokenizer ({error}); copy or download it again"
             ) from error
-        check_normaliser(self.pipeline.normalizer, folder / TOKENIZER)
-        self.pipeline.no_padding()
+        check_normaliser(self.backend_tokenizer.normalizer, folder / TOKENIZER)
+        self.backend_tokenizer.no_padding()
         records = [folder / "special_tokens_map.json", folder / "tokenizer_config.json"]
         named: Report = {}
         for path in records:
@@ -118,7 +118,7 @@ class PlainTokenizer:
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        decoder: dict[int, Any] = self.pipeline.get_added_tokens_decoder()
+        decoder: dict[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
         return decoder
 
     @property
@@ -139,23 +139,23 @@ class PlainTokenizer:
 
     def _id_of(self, name: str) -> int | None:
         token = self._specials[name]
-        token_id: int | None = None if token is None else self.pipeline.token_to_id(token)
+        token_id: int | None = None if token is None else self.backend_tokenizer.token_to_id(token)
         return token_id
 
     def __len__(self) -> int:
-        return int(self.pipeline.get_vocab_size(with_added_tokens=True))
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
 
     def __call__(
         self, texts: str | Sequence[str], *, truncation: bool = False, max_length: int | None = None, **options: bool
     ) -> dict[str, Any]:
         """Return {"input_ids": ids of a text, or of each text}, special tokens included."""
         if truncation and max_length is not None:
-            self.pipeline.enable_truncation(max_length, direction=self._truncation_side)
+            self.backend_tokenizer.enable_truncation(max_length, direction=self._truncation_side)
         else:
-            self.pipeline.no_truncation()
+            self.backend_tokenizer.no_truncation()
         if isinstance(texts, str):
-            return {"input_ids": self.pipeline.encode(texts).ids}
-        return {"input_ids": [encoding.ids for encoding in self.pipeline.encode_batch(list(texts))]}
+            return {"input_ids": self.backend_tokenizer.encode(texts).ids}
+        return {"input_ids": [encoding.ids for encoding in self.backend_tokenizer.encode_batch(list(texts))]}
 
 
 def _content(token: Any) -> str | None:

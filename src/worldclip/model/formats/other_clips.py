@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.records import check_normaliser, tokenizer_faults
-from worldclip.model.tokenizer import Tokens, break_specials, load_hugging_face, require_transformers
+from worldclip.model.special_strings import SpecialStrings, stages_of
+from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ class OtherTokenizer:
     """Texts -> ids, truncated to the context, special tokens added."""
     pad_id: int
     context_length: int
-    specials: list[str]
+    specials: SpecialStrings
     languages: LanguageTokens | None = None
     """Of a tokenizer that writes the language of a text before it."""
 
@@ -68,7 +69,7 @@ class OtherTokenizer:
         for text in texts:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
         with tokenizer_faults("texts"):
-            rows = self.to_ids([break_specials(text, self.specials) for text in texts]) if len(texts) else []
+            rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
         offsets = np.cumsum([0, *map(len, rows)])
         ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
         if self.languages is not None:
@@ -244,12 +245,8 @@ def tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], contex
     pad_id = hf.pad_token_id
     if pad_id is None:
         raise UserError("the tokenizer has no pad token; set one in its tokenizer_config.json")
-    return OtherTokenizer(to_ids, pad_id, context_length, _longest_first(hf.all_special_tokens))
-
-
-def _longest_first(specials: Iterable[Any]) -> list[str]:
-    """Return special strings in the order in which they are broken: one may contain a shorter one."""
-    return sorted(map(str, specials), key=lambda text: (-len(text), text))
+    specials = SpecialStrings(map(str, hf.all_special_tokens), stages_of(hf))
+    return OtherTokenizer(to_ids, pad_id, context_length, specials)
 
 
 def read_open_clip(
@@ -329,6 +326,8 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
             own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
     check_normaliser(getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None), source)
-    specials = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
+    names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
+    cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
+    specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)
     languages = None if hf is None else LanguageTokens.of(hf)
-    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, _longest_first(specials), languages)
+    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, languages)

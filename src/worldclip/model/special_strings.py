@@ -1,0 +1,91 @@
+"""Keep texts from becoming special tokens: break special strings in them, and those that a normaliser makes of them.
+
+No flag of transformers keeps a literal `</s>` in a caption from becoming an end token.  NFKC makes `</s>` of fullwidth
+letters too, and open_clip's cleaning makes it of `&lt;/s&gt;`.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Stage = Callable[[str], str]
+"""What a tokenizer does to a text before it splits it."""
+
+
+class SpecialStrings:
+    """The special strings of a tokenizer.  Remembers which characters cannot become a part of one."""
+
+    def __init__(self, strings: Iterable[str], stages: Sequence[Stage] = (), *, is_decoding: bool = False) -> None:
+        """Take the special strings, and what the tokenizer does to a text, in order.
+
+        is_decoding: the stages also decode sequences of characters, `&lt;` or UTF-8 read as Latin-1.  Otherwise they
+        change characters one by one, or remove or join them.
+        """
+        # longest first: a special may contain a shorter one
+        self.strings = sorted(set(strings), key=lambda text: (-len(text), text))
+        self._stages = tuple(stages)
+        self._is_decoding = is_decoding
+        self._keys = {_key(special) for special in self.strings} | ({"&"} if is_decoding else set())
+        self._harmless: set[str] = set()
+
+    def break_in(self, text: str) -> str:
+        """Return `text` without special strings; unchanged where it holds none and no stage makes one of it."""
+        text = break_specials(text, self.strings)
+        if not self._stages or self._is_harmless(text):
+            return text
+        made = self._made_of(text)
+        if made is not None:
+            text = break_specials(made, self.strings)
+            while (made := self._made_of(text)) is not None:  # the stages delete the space, or decode once more
+                for special in self.strings:
+                    made = made.replace(special, "")
+                text = break_specials(made, self.strings)
+        return text
+
+    def _is_harmless(self, text: str) -> bool:
+        """Return whether no stage can make a special string of `text`; unclear cases are False."""
+        if self._is_decoding:
+            return text.isascii() and self._keys.isdisjoint(text)
+        if self._harmless.issuperset(text):
+            return True
+        new = {char for char in set(text) - self._harmless if self._keys.isdisjoint(self._last_stage_of(char))}
+        self._harmless |= new
+        return self._harmless.issuperset(text)
+
+    def _last_stage_of(self, text: str) -> str:
+        for stage in self._stages:
+            text = stage(text)
+        return text
+
+    def _made_of(self, text: str) -> str | None:
+        """Return the text after the first stage that makes a special string of it, None if none does."""
+        for stage in self._stages:
+            text = stage(text)
+            if any(special in text for special in self.strings):
+                return text
+        return None
+
+
+def _key(special: str) -> str:
+    """Return the character of a special string that is rarest in texts: without it there is no special string."""
+    return min(special, key=lambda char: (char not in string.punctuation, char.isalnum()))
+
+
+def stages_of(hf: Any) -> tuple[Stage, ...]:
+    """Return the normaliser of a tokenizer of transformers, () where it has none."""
+    normaliser = getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None)
+    return () if normaliser is None else (normaliser.normalize_str,)
+
+
+def break_specials(text: str, specials: Sequence[str]) -> str:
+    """Insert a space after the first character of each special string in `text`: `</s>` -> `< /s>`.
+
+    A special string of one character is deleted.  Repeats until none is left, since breaking one may complete another.
+    """
+    while True:
+        special = next((special for special in specials if special in text), None)
+        if special is None:
+            return text
+        text = text.replace(special, f"{special[0]} {special[1:]}" if len(special) > 1 else "")
