@@ -13,7 +13,7 @@ from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import train_tokenizer
+from worldclip.model.tokenizer import load_tokenizer, train_tokenizer
 from worldclip.train.train_state import load_initial_weights
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune"
@@ -97,4 +97,11 @@ def test_initial_weights_with_other_heads_or_activation_are_an_error(tmp_path):
     path.write_text(json.dumps(config))
     own = save_model(tmp_path / "other")
     with pytest.raises(UserError, match=r"hidden_act is quick_gelu there, gelu here; .*num_attention_heads is 2 there"):
-        load_initial_weights(own, str(tmp_path / "weights"))
+        load_initial_weights(own, str(tmp_path / "weights"), load_tokenizer(tmp_path / "weights", 16))
+
+
+def test_initial_weights_with_another_tokenizer_are_an_error(tmp_path):
+    own = save_model(tmp_path / "weights")
+    other = train_tokenizer(["another text of other words"] * 20, vocab_size=80, context_length=16)
+    with pytest.raises(UserError, match=r"of another tokenizer; set train\.tokenizer\.path = '.*weights'"):
+        load_initial_weights(own, str(tmp_path / "weights"), other)

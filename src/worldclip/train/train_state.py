@@ -85,7 +85,7 @@ def create_train_state(
 ) -> TrainState:
     """Create a model with fresh weights, those of config.initial_weights, or a checkpoint's weights and moments.
 
-    Raises UserError if config.initial_weights is a model of another architecture.
+    Raises UserError if config.initial_weights is a model of another architecture or with another tokenizer.
     """
     architecture = model_config(config.model, tokenizer)
     is_fsdp = config.parallel != "ddp" and world.size > 1
@@ -98,7 +98,7 @@ def create_train_state(
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
     if checkpoint is None and config.initial_weights is not None:
-        load_initial_weights(clip, config.initial_weights)
+        load_initial_weights(clip, config.initial_weights, tokenizer)
     if config.lora_rank is not None:
         add_adapters(clip, config)
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
@@ -186,12 +186,15 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
     )
 
 
-def load_initial_weights(model: MetaClip2Model, source: str) -> None:
+def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenizer) -> None:
     """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
 
-    Raises UserError if shapes differ, or the heads or the activation, which shapes do not show.
+    tokenizer: the run's.  Raises UserError for an image tower without texts; if shapes differ, or the heads or the
+    activation, which shapes do not show; and if the source's tokenizer has other pieces: rows of its token table would
+    stand for other pieces here.
     """
-    other: Any = load(source, device="cpu").model
+    clip = load(source, device="cpu")
+    other: Any = clip.model
     weights, own_weights = other.state_dict(), model.state_dict()
     side = patches_per_side(own_weights[POSITIONS])
     if side is not None and patches_per_side(weights[POSITIONS]) is not None:
@@ -210,6 +213,11 @@ def load_initial_weights(model: MetaClip2Model, source: str) -> None:
         raise UserError(
             f"train.initial_weights = {source!r}: its architecture differs ({'; '.join(problems[:3])}); set "
             "train.model and train.tokenizer.path to that model's"
+        )
+    if clip.tokenizer.hf.get_vocab() != tokenizer.hf.get_vocab():
+        raise UserError(
+            f"train.initial_weights = {source!r}: its token table is that of another tokenizer; set "
+            f"train.tokenizer.path = {clip.tokenizer.hf.name_or_path!r}"
         )
     model.load_state_dict(weights)
 
