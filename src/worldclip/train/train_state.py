@@ -195,6 +195,8 @@ def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenize
     """
     clip = load(source, device="cpu")
     other: Any = clip.model
+    if clip.tokenizer is None:
+        raise UserError(f"train.initial_weights = {source!r}: an image tower without a text tower; name a whole CLIP")
     weights, own_weights = other.state_dict(), model.state_dict()
     side = patches_per_side(own_weights[POSITIONS])
     if side is not None and patches_per_side(weights[POSITIONS]) is not None:
