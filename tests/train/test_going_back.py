@@ -15,8 +15,8 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, step_of
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.train import plan
-from worldclip.train.log import read_log
+from worldclip.train import going_back, plan
+from worldclip.train.log import Lines, read_log
 
 KEPT = {"keep_last": 99}
 BATCH = 16
@@ -58,6 +58,18 @@ def test_a_run_goes_back_under_another_rate_and_keeps_what_came_after(whole, tmp
     train(run_dir, **changed)
     assert len(read_json(run_dir / "train/config.json")["parts"]) == 1
     assert all((before[name] == tensor).all() for name, tensor in stored(run_dir)[0].items())
+
+
+def test_all_records_after_the_step_are_set_aside(tmp_path):
+    (tmp_path / "aside").mkdir()
+    logs = ("log.jsonl", "seen.jsonl", "validation.jsonl")
+    for name in logs:
+        (tmp_path / name).write_text("".join(f'{{"step": {step}}}\n' for step in (10, 20, 30)))
+    going_back._set_aside(tmp_path, 10, tmp_path / "aside")
+    for name in logs:
+        Lines(tmp_path / name, 10).close()  # as the resumed run
+        assert [record["step"] for record in read_log(tmp_path / name)] == [10]
+        assert [record["step"] for record in read_log(tmp_path / "aside" / name)] == [10, 20, 30]
 
 
 def test_a_part_that_is_interrupted_resumes_to_the_same_bytes(whole, tmp_path):

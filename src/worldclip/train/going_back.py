@@ -112,7 +112,7 @@ def _set_aside(train_dir: Path, step: int, aside: Path) -> None:
     A kill leaves at each moment a newest checkpoint that its students have too.
     """
     best = layout.best_of(train_dir)
-    for log in (layout.log_file(train_dir), train_dir / "seen.jsonl"):
+    for log in (layout.log_file(train_dir), train_dir / "seen.jsonl", train_dir / "validation.jsonl"):
         if log.exists():
             shutil.copy2(log, aside / log.name)  # a resumed run removes the records after its step
     for folder in (train_dir, *train_dir.glob("students/*")):
