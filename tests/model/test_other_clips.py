@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import worldclip
@@ -236,6 +236,17 @@ def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
     small_model("clip")[0].config.save_pretrained(tmp_path / "b")
     with pytest.raises(UserError, match="does not load as a clip model"):
         worldclip.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("lost", ["text_model.encoder.layers.1.", "visual_projection"])
+def test_weights_that_lack_tensors_are_refused(lost: str, tmp_path: Path) -> None:
+    save_clip_folder(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(lost)}
+    save_file(rest, tmp_path / "model.safetensors", {"format": "pt"})
+    message = rf"{len(state) - len(rest)} tensors of the model are missing or of another size, such as {lost}.*whole"
+    with pytest.raises(UserError, match=message):
+        worldclip.load(tmp_path, device="cpu")
 
 
 OPEN_CLIP = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_other_clips import save_clip_folder, save_tokenizer, unit
 
 import worldclip
@@ -41,14 +41,16 @@ def save_encoder(folder: Path, family: str) -> Any:
     return model
 
 
-def save_sentence_transformer(folder: Path, pooling: str = "mean", lower: bool = False, activation: str = "") -> Any:
+def save_sentence_transformer(
+    folder: Path, pooling: str = "mean", lower: bool = False, activation: str = "", family: str = "distilbert"
+) -> Any:
     """Write a folder with Sentence Transformers itself and return its model."""
     library = pytest.importorskip("sentence_transformers")
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     from sentence_transformers.base.modules import Dense, Transformer
 
     encoder = folder.parent / "encoder"
-    save_encoder(encoder, "distilbert")
+    save_encoder(encoder, family)
     torch.manual_seed(2)
     function = torch.nn.Tanh() if activation else torch.nn.Identity()
     parts = [
@@ -100,6 +102,20 @@ def test_texts_are_those_of_sentence_transformers_and_images_those_of_the_clip(
     assert clip.tokenizer.context_length == 16
     np.testing.assert_allclose(clip.classify(pictures, ["apple", "text"]).sum(axis=1), 1, atol=1e-5)
     assert clip.tokenizer.encode(["apple </s> apple"]).ids.tolist().count(2) == 1
+
+
+def test_encoders_that_lack_tensors_are_refused_unless_nothing_reads_them(images: Path, tmp_path: Path) -> None:
+    save_sentence_transformer(tmp_path / "texts", family="xlm-roberta")
+    file = tmp_path / "texts" / "model.safetensors"
+    state = load_file(file)
+    used = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
+    assert len(used) < len(state)
+    whole = worldclip.load(tmp_path / "texts", device="cpu", image_tower=images).encode_text(TEXTS)
+    save_file(used, file, {"format": "pt"})
+    check(worldclip.load(tmp_path / "texts", device="cpu", image_tower=images), whole)
+    save_file({name: used[name] for name in list(used)[3:]}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="3 tensors of the model are missing or of another size"):
+        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
 
 
 def test_folders_of_old_versions_load_too(images: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads {known}")
     transformers = require_transformers()
     try:
-        model = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(folder, dtype="float32").eval()
+        model = read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         hf = load_hugging_face(options.tokenizer or folder)
     except UserError:
@@ -207,6 +207,23 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     model.to(pick_device(options.device))
     backend = OtherBackend(model, image_tower, texts)
     return Clip(backend, tokenizer_of(hf, to_ids, context_length), processor)
+
+
+def read_whole(model_class: Any, folder: Path, unused: tuple[str, ...] = (), **options: Any) -> Any:
+    """Return transformers' model of a folder in float32.  unused: beginnings of names of tensors that nothing reads.
+
+    Raises UserError where tensors are missing or of another size: transformers would draw them at random.
+    """
+    model, report = model_class.from_pretrained(folder, dtype="float32", output_loading_info=True, **options)
+    missing = [name for name in report["missing_keys"] if not name.endswith(OLD_BUFFER)]
+    lost = sorted(name for name in missing if not name.startswith(unused))
+    lost += sorted(str(name) for name in report["mismatched_keys"])
+    if lost:
+        raise UserError(
+            f"{folder}: {len(lost)} tensors of the model are missing or of another size, such as {lost[0]}; copy or "
+            "download it whole"
+        )
+    return model
 
 
 def _pooled(output: Any) -> torch.Tensor:

@@ -25,7 +25,7 @@ from worldclip.core.safe_path import safe_join
 from worldclip.model import weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import TORCH, LoadOptions
-from worldclip.model.formats.other_clips import OLD_BUFFER, TextTower, lower_case, tokenizer_of
+from worldclip.model.formats.other_clips import OLD_BUFFER, TextTower, lower_case, read_whole, tokenizer_of
 from worldclip.model.inference import Backend, Clip
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -38,6 +38,7 @@ has_torch_weights, yields_to = True, ""
 MCLIP = "M-CLIP"
 MODULES, SENTENCE_CONFIG = "modules.json", "sentence_bert_config.json"
 ENCODERS = ("bert", "distilbert", "mpnet", "roberta", "xlm-roberta")
+POOLER = "pooler."  # transformers' own pooling, which these towers do not use and often lack
 COUNTED_FROM_PAD = ("mpnet", "roberta", "xlm-roberta")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # A module of Sentence Transformers is named by its class; where the class stands changed with its versions.
@@ -203,7 +204,7 @@ def _read_encoder(folder: Path, options: LoadOptions) -> tuple[Any, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_encoder(config, folder)
-        model = transformers.AutoModel.from_pretrained(folder, config=config, dtype="float32", trust_remote_code=False)
+        model = read_whole(transformers.AutoModel, folder, (POOLER,), config=config, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
