@@ -282,6 +282,15 @@ def test_open_clip_models_of_other_families_load_with_their_own_tokenizer_and_tr
         assert with_special.count(49407) == 1
 
 
+def test_another_resize_of_open_clip_is_described(tmp_path: Path) -> None:
+    save_open_clip(tmp_path)
+    record = json.loads((tmp_path / "open_clip_config.json").read_text())
+    record["preprocess_cfg"] |= {"interpolation": "bilinear", "resize_mode": "longest"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(record))
+    stated = worldclip.load(tmp_path, device="cpu").preprocess
+    assert (stated["resize"], stated["interpolation"]) == ("longest edge 32", "bilinear")
+
+
 def test_open_clip_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     save_open_clip(tmp_path)
     record = json.loads((tmp_path / "open_clip_config.json").read_text())

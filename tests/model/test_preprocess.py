@@ -101,6 +101,41 @@ def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tm
     np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
 
 
+def test_crop_and_interpolation_of_timm_are_described_and_exported(tmp_path):
+    arguments = {"img_size": 224, "embed_dim": 160, "depth": 1, "num_heads": 2, "num_classes": 8}
+    model = timm.create_model("vit_huge_patch14_clip_224", **arguments)
+    model.head.bias.data.zero_()
+    data = {"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bilinear", "mean": CLIP_MEAN}
+    timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True, data_config=data)
+    clip = worldclip.load(tmp_path / "theirs", device="cpu")
+    stated = {key: clip.preprocess[key] for key in ("resize", "crop", "interpolation")}
+    assert stated == {"resize": "shortest edge 248", "crop": "central 224 x 224", "interpolation": "bilinear"}
+    facts = preprocess.facts_of(clip.processor)
+    written = timm.data.resolve_data_config(pretrained_cfg=preprocess.to_timm(facts))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8))
+    again = timm.data.create_transform(**written, is_training=False)
+    assert torch.equal(again(image), clip.processor.transform(image))
+    assert written["crop_pct"] == 0.9
+    hugging_face = preprocess.to_hugging_face(facts)
+    assert (hugging_face.size["shortest_edge"], hugging_face.crop_size["width"]) == (248, 224)
+    assert hugging_face.resample == Image.Resampling.BILINEAR
+    with pytest.raises(UserError, match="into an open_clip folder: resize to shortest edge 248, bilinear"):
+        preprocess.to_open_clip(facts)
+    padded = dataclasses.replace(facts, mode="longest", crop_share=1.0)
+    assert preprocess.to_timm(padded)["crop_mode"] == "border"
+    with pytest.raises(UserError, match="into a Hugging Face folder: resize to longest edge 224"):
+        preprocess.to_hugging_face(padded)
+
+
+def test_the_words_and_the_cache_key_of_the_usual_preprocessing_stay():
+    squash = preprocess.Preprocess(28, "squash", (0.5,), (0.5,))
+    assert repr(squash) == "Preprocess(size=28, mode='squash', mean=(0.5,), std=(0.5,))"
+    for mode, resize, crop in (("squash", "28 x 28", "none"), ("shortest", "shortest edge 28", "central 28 x 28")):
+        processor = preprocess.PerImage(lambda image: None, dataclasses.replace(squash, mode=mode))
+        stated = preprocess.describe(processor, applies_exif=True)
+        assert (stated["resize"], stated["crop"], stated["interpolation"]) == (resize, crop, "bicubic")
+
+
 def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():
     for row in published.FAMILY:
         if row.open_clip:

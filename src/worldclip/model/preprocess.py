@@ -1,4 +1,4 @@
-"""Describe how an image becomes pixels in four facts, read from one library's settings and written in another's.
+"""Describe how an image becomes pixels in six facts, read from one library's settings and written in another's.
 
 `reference` is the paper's way, whatever a model's folder states: Pillow's bicubic resize of the short side, the central
 square, EXIF orientation ignored.
@@ -9,6 +9,7 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+_NUMBERS = {name: number for number, name in _FILTERS.items()}
+Mode = Literal["shortest", "squash", "longest"]
+"""What is resized: the short side, both sides, or the long side, after which the short one is padded."""
+TIMM_MODES: dict[Mode, str] = {"shortest": "center", "squash": "squash", "longest": "border"}
+_NOT_WRITTEN = "the image transform cannot be written into {}: resize to {}, {}; export without this format"
 
 Rule = Literal["source", "reference"]
 """The preprocessing of the model's source, or the paper's."""
@@ -35,13 +41,22 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Bicubic resize to `size`, pixels in [0, 1] less `mean` over `std`."""
+    """Resize to `resized`, central square of `size`, pixels in [0, 1] less `mean` over `std`.
+
+    Keys of caches use the repr, together with `describe`, which names the other facts.
+    """
 
     size: int
-    mode: Literal["shortest", "squash"]
-    """shortest: the short side to size, then the central square; squash: both sides to size."""
+    mode: Mode
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = field(default="bicubic", repr=False)
+    crop_share: float = field(default=1.0, repr=False)
+    """Side of the central square as a share of the resized side: timm's crop_pct."""
+
+    @property
+    def resized(self) -> int:
+        return math.floor(self.size / self.crop_share)  # as timm rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +112,38 @@ def facts_of(processor: Any) -> Preprocess:
 def describe(processor: Any, *, applies_exif: bool) -> Report:
     """Return what a processor does to an image, in words, for the record of an evaluation."""
     if isinstance(processor, PerImage):
-        size, is_shortest, crop = processor.facts.size, processor.facts.mode == "shortest", processor.facts.size
-        edges = {"shortest_edge": size} if is_shortest else {"height": size, "width": size}
-        cropped: Report = {"height": crop, "width": crop} if is_shortest else {}
-        resample, implementation = BICUBIC, "Pillow"
-        mean, std = processor.facts.mean, processor.facts.std
+        facts = processor.facts
+        edges, cropped = _edges(facts), _crop_of_facts(facts)
+        interpolation, implementation = facts.interpolation, "Pillow"
+        mean, std = facts.mean, facts.std
     else:
         edges = dict(processor.size or {}) if processor.do_resize else {}
         cropped = _crop_of(processor)
-        resample, implementation = int(processor.resample), type(processor).__name__
+        interpolation, implementation = _FILTERS[int(processor.resample)], type(processor).__name__
         mean, std = processor.image_mean, processor.image_std
     return {
         "resize": _in_words(edges),
         "crop": f"central {_in_words(cropped)}" if cropped else "none",
-        "interpolation": _FILTERS[resample],
+        "interpolation": interpolation,
         "exif": "applied" if applies_exif else "ignored",
         "implementation": implementation,
         "mean": [round(value, 4) for value in mean],
         "std": [round(value, 4) for value in std],
     }
+
+
+def _edges(facts: Preprocess) -> Report:
+    """Return what the image is resized to, as Hugging Face's processors hold it."""
+    if facts.mode == "squash":
+        return {"height": facts.resized, "width": facts.resized}
+    return {f"{facts.mode}_edge": facts.resized}
+
+
+def _crop_of_facts(facts: Preprocess) -> Report:
+    """Return the central crop, {} where it is the whole image."""
+    if facts.mode == "squash" and facts.resized == facts.size:
+        return {}
+    return {"height": facts.size, "width": facts.size}
 
 
 def _crop_of(processor: Any) -> Report:
@@ -214,13 +242,14 @@ def _in_torch(pixels: Callable[[Any], np.ndarray], image: Any) -> torch.Tensor:
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
-    """Return Hugging Face's processor."""
-    edges = {"height": facts.size, "width": facts.size}
-    is_shortest = facts.mode == "shortest"
+    """Return Hugging Face's processor.  Raises UserError for a resize of the long side, which it does not pad."""
+    if facts.mode == "longest":
+        raise UserError(_NOT_WRITTEN.format("a Hugging Face folder", _in_words(_edges(facts)), facts.interpolation))
     processor: CLIPImageProcessor = require_transformers().CLIPImageProcessor(
-        size={"shortest_edge": facts.size} if is_shortest else edges,
-        do_center_crop=is_shortest,
-        crop_size=edges,
+        size=_edges(facts),
+        do_center_crop=bool(_crop_of_facts(facts)),
+        crop_size={"height": facts.size, "width": facts.size},
+        resample=_NUMBERS[facts.interpolation],
         image_mean=list(facts.mean),
         image_std=list(facts.std),
     )
@@ -228,7 +257,9 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
 
 
 def to_open_clip(facts: Preprocess) -> Report:
-    """Return preprocess_cfg of open_clip_config.json."""
+    """Return preprocess_cfg of open_clip_config.json.  Raises UserError for what models of this family do not have."""
+    if facts.mode == "longest" or facts.resized != facts.size or facts.interpolation != "bicubic":
+        raise UserError(_NOT_WRITTEN.format("an open_clip folder", _in_words(_edges(facts)), facts.interpolation))
     return {"mean": list(facts.mean), "std": list(facts.std), "interpolation": "bicubic", "resize_mode": facts.mode}
 
 
@@ -238,7 +269,7 @@ def to_timm(facts: Preprocess) -> Report:
         "input_size": (3, facts.size, facts.size),
         "mean": facts.mean,
         "std": facts.std,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "crop_mode": "squash" if facts.mode == "squash" else "center",
+        "interpolation": facts.interpolation,
+        "crop_pct": facts.crop_share,
+        "crop_mode": TIMM_MODES[facts.mode],
     }

@@ -290,7 +290,8 @@ def read_open_clip(
             f"{source} does not load as an open_clip model ({error}); do its weights and its configuration match?"
         ) from error
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
-    facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std)
+    interpolation = "bilinear" if settings.interpolation == "bilinear" else "bicubic"  # of `random` too
+    facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std, interpolation)
     texts = TextTower(
         model,
         lambda ids_BT, mask_BT: model.encode_text(ids_BT),

@@ -82,10 +82,21 @@ def read(path: Path, options: LoadOptions) -> Clip:
     ours = tensor_names.to_ours(tensor_names.timm_rules(config.num_hidden_layers), state)
     tower = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
     data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
-    size, crop_mode = data["input_size"][1], data["crop_mode"]
-    facts = preprocess.Preprocess(size, "squash" if crop_mode == "squash" else "shortest", data["mean"], data["std"])
-    processor = preprocess.PerImage(timm.data.create_transform(**data, is_training=False), facts)
+    processor = preprocess.PerImage(timm.data.create_transform(**data, is_training=False), _facts_of(data))
     return Clip(TorchBackend(tower.to(pick_device(options.device))), None, processor)
+
+
+def _facts_of(data: Report) -> preprocess.Preprocess:
+    """Return the facts of timm's data configuration."""
+    modes = {theirs: mode for mode, theirs in preprocess.TIMM_MODES.items()}
+    return preprocess.Preprocess(
+        data["input_size"][1],
+        modes.get(data["crop_mode"], "shortest"),  # timm crops the center for any other word
+        data["mean"],
+        data["std"],
+        data["interpolation"],
+        data["crop_pct"],
+    )
 
 
 def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
