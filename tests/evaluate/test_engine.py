@@ -10,6 +10,7 @@ import pytest
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
+from worldclip.evaluate.measures import with_measures
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
@@ -139,6 +140,13 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     assert again == records
     untold, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
     assert {record["digest"] for record in untold}.isdisjoint(record["digest"] for record in records)
+
+
+def test_a_model_that_is_told_languages_is_told_the_pivot_s_of_a_comparison(tmp_path):
+    model, dataset = ToldModel(), with_measures(word_dataset("a", WORDS, ("en", "de", "sw")), ["consistency"])
+    engine.evaluate(model, MODEL, [dataset], [], tmp_path / "results.jsonl")
+    assert {(told, text.split("/")[0]) for told, text in model.told} == {("en", "en"), ("de", "de"), ("sw", "sw")}
+    assert len(model.told) == len(set(model.told)), "no text is encoded twice"
 
 
 def test_texts_of_languages_are_encoded_together_by_length(tmp_path):

@@ -24,6 +24,7 @@ from worldclip.report.results import ResultRecord
 
 PROTOCOL_VERSION = 4  # protocol behind the numbers; records of another version are evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
+LANGUAGES_KEPT = 2  # whose features stay in memory: a sweep goes language by language, and compares with a pivot
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
 MAX_PROGRESS_LINES = 20  # per evaluation, however many datasets and languages
@@ -39,23 +40,31 @@ class TextFeatures:
     A model that is told the language of a text (NLLB-CLIP) has other features per language: `in_language` gives them.
     """
 
-    def __init__(self, model: Model, batch_size: int) -> None:
+    def __init__(self, model: Model, batch_size: int, root: TextFeatures | None = None) -> None:
+        """root: the features that `in_language` made these from."""
         self._model = model
         self._batch_size = batch_size
         self._features: dict[str, np.ndarray] = {}
-        self._in_language: tuple[str, TextFeatures] | None = None  # the last one: a sweep goes language by language
+        self.root = root or self
+        """The features in the model's default language."""
+        self._in_languages: dict[str, TextFeatures] = {}  # the last used ones, of the root only
 
     def in_language(self, lang: str) -> TextFeatures:
-        """Return the features of texts of a language; itself for a model that is told none, or does not know it."""
+        """Return the features of texts of a language; the root for a model that is told none, or does not know it."""
         if not is_told_language(self._model):
             return self
-        if self._in_language is None or self._in_language[0] != lang:
+        held = self.root._in_languages
+        features = held.pop(lang, None)
+        if features is None:
             try:
                 model = self._model.in_language(lang)  # type: ignore[attr-defined]
             except UserError:
-                return self
-            self._in_language = (lang, TextFeatures(model, self._batch_size))
-        return self._in_language[1]
+                return self.root
+            features = TextFeatures(model, self._batch_size, self.root)
+            while len(held) >= LANGUAGES_KEPT:
+                del held[next(iter(held))]
+        held[lang] = features  # at the end: the last used one
+        return features
 
     def encode_of(self, pairs: Sequence[Pair]) -> None:
         """Encode the texts of several languages together; a model that is told the language encodes them later."""
@@ -167,7 +176,8 @@ def identify(model: Model, model_id: Json) -> Json:
 
     The digest of a model that is told languages differs from that of the same files under one language for all texts.
     """
-    told = {"model_digest": digest([model_id.get("model_digest"), "told"])} if is_told_language(model) else {}
+    rule = "told, the pivot of a comparison too"  # records of an earlier rule are evaluated again
+    told = {"model_digest": digest([model_id.get("model_digest"), rule])} if is_told_language(model) else {}
     return {**model_id, "preprocess": preprocess_of(model), **told}
 
 

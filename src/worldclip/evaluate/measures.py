@@ -189,7 +189,8 @@ class Consistency:
     pivot: Classification | Retrieval
     pivot_lang: str
     pivot_concepts: WeakKeyDictionary[Encode, Concepts] = field(default_factory=WeakKeyDictionary)
-    """The pivot's embeddings by encoder.  All languages of a dataset share it, so that they are computed once."""
+    """The pivot's embeddings by encoder, by its `root` where it has one.  All languages of a dataset share it, so that
+    they are computed once."""
     name: str = "cross_lingual_consistency"
 
     def texts_to_encode(self) -> list[str]:
@@ -200,9 +201,12 @@ class Consistency:
         return {"pivot": self.pivot_lang, "images": NUM_IMAGES, **self.task.protocol}
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        if encode not in self.pivot_concepts:
-            self.pivot_concepts[encode] = concept_embeddings(self.pivot, encode)
-        pivot_ids, pivot_CD = self.pivot_concepts[encode]
+        root = getattr(encode, "root", encode)
+        if root not in self.pivot_concepts:
+            # a model that is told the language of a text is told the pivot's
+            in_pivot = root.in_language(self.pivot_lang) if hasattr(root, "in_language") else root
+            self.pivot_concepts[root] = concept_embeddings(self.pivot, in_pivot)
+        pivot_ids, pivot_CD = self.pivot_concepts[root]
         ids, concept_CD = concept_embeddings(self.task, encode)
         shared, own_rows, pivot_rows = np.intersect1d(ids, pivot_ids, return_indices=True)
         if not len(shared):
