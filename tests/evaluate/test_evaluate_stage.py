@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
 from miniature import write_files
@@ -141,6 +143,23 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
     assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]
+
+
+def test_all_that_decides_the_features_of_another_model_is_in_its_digest(run_dir, tmp_path):
+    base = {"config.json": '{"model_type": "metaclip_2"}', "model.safetensors": save({})}
+    adapters = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
+    modules = [{"type": kind, "path": path} for kind, path in (("Transformer", ""), ("Pooling", "1"), ("Dense", "2"))]
+    write_files(tmp_path / "base", base)
+    write_files(tmp_path / "peft", {"adapter_config.json": json.dumps(adapters), "adapter_model.safetensors": "x"})
+    write_files(tmp_path / "text", base | {"modules.json": json.dumps(modules), "2/model.safetensors": "x"})
+    (tmp_path / "text/config.json").write_text('{"model_type": "M-CLIP"}')
+    paths = [tmp_path / "base", tmp_path / "peft", tmp_path / "text", run_dir, run_dir / "train/step_000000010"]
+    before = [evaluate._digest_of(path) for path in paths]
+    assert before[3] == before[4] == evaluate.model_digest(paths[4])
+    write_files(tmp_path / "base", {"model.safetensors": save({"a": np.zeros(1)})})
+    (tmp_path / "text/2/model.safetensors").write_text("y")
+    after = [evaluate._digest_of(path) for path in paths]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, False, True, True]
 
 
 def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from worldclip.contracts.layout import best_checkpoint, train_dir
+from worldclip.contracts.layout import best_checkpoint, checkpoints, train_dir
 from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, fingerprint, read_manifest, write_json, write_text
 from worldclip.core.console import say
@@ -121,23 +121,24 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path, *, ima
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}{NO_DATASET}")
-    path = Path(source)
-    pool_dir = out
-    checkpoint = best_checkpoint(path)
-    if checkpoint is not None:
-        pool_dir = path
-        path = checkpoint
-    source_digest = _digest_of(path, str(source))
+    pool_dir = out if best_checkpoint(Path(source)) is None else Path(source)
+    source_digest = _digest_of(source)
     if image_tower is not None:
-        source_digest = digest([source_digest, _digest_of(Path(image_tower), image_tower)])
+        source_digest = digest([source_digest, _digest_of(image_tower)])
     model_id = {"model": str(source), "model_digest": source_digest}
     sweep = Sweep(source, model_id, config, pool_dir, languages_of(pool_dir), image_tower)
     return _measure(sweep, out, lambda loaded: list(config.languages))
 
 
-def _digest_of(path: Path, name: str) -> str:
-    """Return the digest of a model's files, or of its name where it is no path."""
-    return model_digest(path) if path.exists() else digest(name)
+def _digest_of(source: str | Path) -> str:
+    """Return the digest of a checkpoint of ours, of another model's files and its base model's, or of a hub id."""
+    from worldclip.model.load import find
+
+    path = Path(source)
+    if not path.exists():
+        return digest(str(source))
+    path = best_checkpoint(path) or path
+    return model_digest(path) if path in checkpoints(path.parent) else find(path).digest()
 
 
 @contextmanager
