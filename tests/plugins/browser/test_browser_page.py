@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
+import subprocess
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -33,6 +36,17 @@ def export_web(embedded_world, precision):
     config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(embedded_world / "embedded"))
     out = embedded_world.with_name(f"web_{precision}")
     return out / "web", export_model(embedded_world / "model", out, config)["formats"]["web"]
+
+
+def test_the_page_takes_special_strings_out_of_a_query():
+    node = shutil.which("node") or pytest.skip("no node on this machine")
+    page = resources.files("worldclip.plugins").joinpath("browser", "static", "search.js").read_text(encoding="utf-8")
+    functions = "".join(re.findall(r"^function (?:clean|breakSpecials)\(.*?^}\n", page, re.DOTALL | re.MULTILINE))
+    texts = ["a </s> b", "a ＜/s＞ ﬁ", "ﬁ ＜", "x|y"]
+    script = f'const facts = {{ specials: ["</s>", "|"] }};{functions}'
+    script += f"console.log(JSON.stringify({json.dumps(texts)}.map(clean)))"
+    said = subprocess.run([node, "-e", script], capture_output=True, encoding="utf-8", check=True).stdout
+    assert json.loads(said) == ["a < /s> b", "a < /s> fi", "ﬁ ＜", "xy"]
 
 
 @pytest.mark.slow

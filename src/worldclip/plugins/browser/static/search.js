@@ -61,8 +61,14 @@ async function collection(name) {
   return { rows, scales: new Float32Array(buffer, 0, rows.length), vectors: new Int8Array(buffer, 4 * rows.length) };
 }
 
-// Take special strings out of a text, as worldclip does: no text becomes a special token.
+// Take special strings out of a text, as worldclip does: no text becomes a special token.  The tokenizers apply NFKC.
 function clean(text) {
+  const broken = breakSpecials(text);
+  const normal = broken.normalize("NFKC");
+  return facts.specials.some((string) => normal.includes(string)) ? breakSpecials(normal) : broken;
+}
+
+function breakSpecials(text) {
   for (;;) {
     const special = facts.specials.find((string) => text.includes(string));
     if (special === undefined) return text;
