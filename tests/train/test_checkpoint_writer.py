@@ -11,9 +11,17 @@ import safetensors
 import torch
 
 from worldclip.contracts import layout
+from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, WorkStopped
 from worldclip.train import checkpoint_writer, distributed
-from worldclip.train.checkpoint import CheckpointReader, consolidate, find_corruption, remove_old, write_digests
+from worldclip.train.checkpoint import (
+    CheckpointReader,
+    consolidate,
+    find_corruption,
+    remove_old,
+    remove_old_of_run,
+    write_digests,
+)
 from worldclip.train.checkpoint_writer import (
     MAX_FAILED_SAVES,
     CheckpointWriter,
@@ -97,6 +105,16 @@ def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):
     assert steps(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
     remove_old(tmp_path, keep_last=1)
     assert steps(tmp_path) == [57]
+
+
+def test_students_keep_the_steps_that_the_run_has(tmp_path):
+    for folder, kept in ((tmp_path, (2, 4, 6)), (tmp_path / "students/small", (2, 4, 6, 8))):
+        for step in kept:
+            layout.step_folder(folder, step).mkdir(parents=True)
+    write_json(tmp_path / "best.json", {"step": 2})
+    remove_old_of_run(tmp_path, keep_last=1)
+    assert steps(tmp_path) == [2, 6]
+    assert steps(tmp_path / "students/small") == [2, 6, 8], "the run's step 8 is being written"
 
 
 def rows_of(rank: int) -> dict[str, LocalTensor]:

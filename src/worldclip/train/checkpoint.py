@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 
 from worldclip.contracts import layout
-from worldclip.contracts.layout import best_of, checkpoints
+from worldclip.contracts.layout import best_of, checkpoints, step_of
 from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -236,9 +236,16 @@ def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> 
 
 
 def remove_old_of_run(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
-    """Remove old checkpoints of a run and of its further students: see remove_old."""
-    for folder in (train_dir, *train_dir.glob("students/*")):
-        remove_old(folder, keep_last, keep_every_samples)
+    """Remove old checkpoints of a run, see remove_old, and those of its further students that the run has no more.
+
+    A student's may be newer than the run's newest, which is then being written.
+    """
+    remove_old(train_dir, keep_last, keep_every_samples)
+    kept = [step_of(checkpoint) for checkpoint in checkpoints(train_dir)]
+    for folder in train_dir.glob("students/*"):
+        for old in checkpoints(folder):
+            if step_of(old) not in kept and step_of(old) < max(kept, default=0):
+                remove(old)
 
 
 def consolidate(folder: Path) -> None:
