@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 import worldclip
 from embedded_world import write_world
@@ -38,7 +39,15 @@ def serving(
     clip = clip or worldclip.load(root / "model", device="cpu")
     limits, metrics = limits or Limits(), Metrics()
     collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
-    app = create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
+    with serving_app(
+        create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
+    ) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving_app(app: Starlette) -> Iterator[str]:
+    """Serve an application on a free port; yields the address."""
     server = uvicorn.Server(server_config(app))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

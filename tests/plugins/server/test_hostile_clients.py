@@ -11,13 +11,16 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
 from embedded_world import picture
-from serving import data_url, serving
+from serving import data_url, serving, serving_app
 from worldclip.plugins.server import connections
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import SharedBatches
@@ -31,9 +34,14 @@ MANY = 40
 HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-def connect(address: str, sent: bytes = b"") -> socket.socket:
+def connect(address: str, sent: bytes = b"", received_bytes: int | None = None) -> socket.socket:
+    """Return a connection whose kernel takes up to `received_bytes`, None: as many as is usual."""
     host, _, port = address.removeprefix("http://").partition(":")
-    client = socket.create_connection((host, int(port)), timeout=30)
+    client = socket.socket()
+    client.settimeout(30)
+    if received_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received_bytes)
+    client.connect((host, int(port)))
     client.sendall(sent)
     return client
 
@@ -107,6 +115,78 @@ def test_sigterm_ends_the_server_whatever_a_client_does(world, clip, monkeypatch
         other.join()
     assert time.monotonic() - start < 15
     clients[0].close()
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class LargeAnswers:
+    """A service whose embeddings are 11 MB in base64."""
+
+    name = "model"
+    collections: Mapping[str, Any] = {}
+    clip = SimpleNamespace(
+        embed_dim=1024, require_tokenizer=lambda: SimpleNamespace(encode=lambda texts: SimpleNamespace(ids=[]))
+    )
+
+    async def embed(self, items):
+        return np.zeros((len(items), self.clip.embed_dim), np.float32)
+
+    def problems(self):
+        return []
+
+    def close(self):
+        pass
+
+
+LARGE_BODY = json.dumps({"input": ["a"] * 2048, "encoding_format": "base64"}).encode()
+LARGE_REQUEST = f"{HEAD}Content-Length: {len(LARGE_BODY)}\r\n\r\n".encode() + LARGE_BODY
+
+
+def ask_until(address: str, status: int) -> bool:
+    """Return whether the server answers with a status within 20 s."""
+    end = time.monotonic() + 20
+    headers = {"Content-Type": "application/json"}
+    while time.monotonic() < end:
+        if (
+            httpx.post(f"{address}/v1/embeddings", content=LARGE_BODY, headers=headers, timeout=20).status_code
+            == status
+        ):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def read_all(client: socket.socket, pause: float = 0.0) -> bytes:
+    content = bytearray()
+    while part := client.recv(2**18):
+        content += part
+        time.sleep(pause)
+    return bytes(content)
+
+
+def test_an_unread_answer_holds_its_bytes_until_the_connection_is_closed(monkeypatch):
+    monkeypatch.setattr(connections, "READ_SECONDS", 1.5)
+    limits = Limits(bytes_in_flight=136 * 2**20)  # 128 MiB to write an answer
+    with serving_app(create_app(LargeAnswers(), limits, Metrics())) as address:
+        client = connect(address, LARGE_REQUEST, received_bytes=2**12)
+        assert ask_until(address, 429)
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert ask_until(address, 200)
+        assert len(read_all(client)) < 10_000_000
+        client.close()
+
+
+def test_a_slow_client_gets_its_whole_answer(monkeypatch):
+    monkeypatch.setattr(connections, "READ_SECONDS", 1.0)
+    with serving_app(create_app(LargeAnswers(), Limits(), Metrics())) as address:
+        start = time.monotonic()
+        request = LARGE_REQUEST.replace(b"Host: x", b"Host: x\r\nConnection: close")
+        client = connect(address, request, received_bytes=2**17)
+        content = read_all(client, pause=0.05)
+        client.close()
+    assert time.monotonic() - start > 2
+    assert len(json.loads(content.partition(b"\r\n\r\n")[2])["data"]) == 2048
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------

@@ -123,7 +123,10 @@ def _unexpected(request: Request, error: Exception) -> Response:
 
 
 class _Guard:
-    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself."""
+    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself.
+
+    What a handler enters into `request.state.held` ends when the client has read the answer, or is gone.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
         self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
@@ -140,11 +143,17 @@ class _Guard:
                 status = message["status"]
                 extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *extra]}
+            elif not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                message = {"type": message["type"]}  # sent once the client has read nearly all before
             await send(message)
 
-        refused = self._refusal(Request(scope))
+        request = Request(scope)
+        refused = self._refusal(request)
         try:
-            await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+            with contextlib.ExitStack() as held:
+                request.state.held = held
+                await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
         finally:
             path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
             self._metrics.requests.labels(path, str(status)).inc()
@@ -209,7 +218,9 @@ class _Api:
                 body, is_small = await self._read_json(request)
                 has_address = self._fetch is not None and names_address(body)
                 with self._budget.take(self._limits.body_bytes if has_address else 0):  # what it may have us download
-                    return await work(body, is_small and not has_address)
+                    answer = await work(body, is_small and not has_address)
+            request.state.held.enter_context(self._budget.take(len(answer.body)))
+            return answer
 
         return handle
 
@@ -374,6 +385,7 @@ class _Api:
             raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
         async with self._decoding:
             content, media_type = await run_in_threadpool(self._read_picture, request.path_params["row"], px)
+        request.state.held.enter_context(self._budget.take(len(content)))
         return Response(content, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
     def _read_picture(self, row: int, px: str | None) -> tuple[bytes, str]:

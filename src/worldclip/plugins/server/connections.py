@@ -1,4 +1,4 @@
-"""Bound what silent clients hold: open connections, and the time in which the head of a request arrives."""
+"""Bound what silent clients hold: connections, the time for the head of a request, answers that nobody reads."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from worldclip.core.errors import UserError
 
 MAX_CONNECTIONS = 512  # half of the descriptors that a process usually has; pictures and shards need some too
 HEAD_SECONDS = 10.0
+# The kernel takes 4 MB of an answer at most, and takes more once a third of it is read: 25 kB/s are enough
+READ_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 20  # time for running requests; later they are cancelled
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
@@ -27,11 +29,13 @@ class BoundedProtocol(H11Protocol):
     """HTTP/1.1 on at most MAX_CONNECTIONS connections, each with HEAD_SECONDS for the head of a request.
 
     Where all connections are taken, the one that has been silent for longest makes room for the new one.  One that
-    waits for an answer is never closed.
+    waits for an answer is never closed; one that reads none of its answer for READ_SECONDS is.
     """
 
     _heard_at = 0.0
     _deadline: asyncio.TimerHandle | None = None
+    _num_unsent = 0
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it where every other one has a request under way."""
@@ -50,7 +54,19 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._end_watch()
+        if self._reading is not None:
+            self._reading.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the client has read most of what is written."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request; the rest of the answer may still wait for the client."""
+        super().on_response_complete()
+        self._watch_reading()
 
     @property
     def _is_silent(self) -> bool:
@@ -71,6 +87,20 @@ class BoundedProtocol(H11Protocol):
     def _close_if_silent(self) -> None:
         self._deadline = None
         if self._is_silent:
+            self.transport.abort()
+
+    def _watch_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        self._num_unsent = self.transport.get_write_buffer_size()
+        if self._num_unsent > 0:
+            self._reading = self.loop.call_later(READ_SECONDS, self._close_if_unread)
+
+    def _close_if_unread(self) -> None:
+        if self.transport.get_write_buffer_size() < self._num_unsent:
+            self._watch_reading()
+        else:
             self.transport.abort()
 
     def _close_a_silent_one(self) -> bool:
