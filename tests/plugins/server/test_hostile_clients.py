@@ -231,6 +231,12 @@ def test_millions_of_values_are_refused_before_they_are_objects(part):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_only_utf8_is_read(encoding):
+    with pytest.raises(ValueError, match=r"UTF-8|Expecting"):
+        read_json('{"input": ["\u2200", "red apple"]}'.encode(encoding), Limits())
+
+
 def test_the_largest_request_is_read():
     limits = Limits()
     items = [{"text": "a, b [c] {d}"}] * limits.inputs

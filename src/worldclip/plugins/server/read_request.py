@@ -65,7 +65,7 @@ class Picture:
 
 
 def read_json(content: bytes, limits: Limits) -> Any:
-    """Return the value of a JSON text.
+    """Return the value of a JSON text in UTF-8.
 
     Raises ValueError for what is not JSON, or holds more commas and brackets than the largest request has: millions
     of them take a hundred times their bytes as Python objects, and seconds.
@@ -73,7 +73,11 @@ def read_json(content: bytes, limits: Limits) -> Any:
     most = limits.inputs * VALUES_PER_INPUT
     if len(content) > most and count_separators(content, most) > most:
         raise ValueError(f"it holds more than {most:,} values")
-    return json.loads(content)
+    try:
+        text = content.decode()  # json.loads of bytes reads UTF-16 and UTF-32 too, in which nothing was counted
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} is not UTF-8") from error
+    return json.loads(text)
 
 
 def count_separators(content: bytes, enough: int) -> int:
