@@ -297,10 +297,19 @@ def test_every_answer_keeps_the_page_to_itself(world, clip):
             assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("px", ["²", "٣", "-1", "0", "1025", "1e2", ""])
+@pytest.mark.parametrize("px", ["²", "٣", "-1", "0", "1025", "1e2", "", "9" * 5000])
 def test_sizes_that_are_no_number_are_refused(px, world, clip):
     with serving(world, clip) as address:
         assert httpx.get(f"{address}/pictures/0", params={"px": px}).status_code == 400
+
+
+@pytest.mark.parametrize("row", ["9" * 18, "9" * 19, "9" * 5000, "-1", "²", "x"])
+def test_rows_that_are_no_number_are_not_found(row, world, clip):
+    with serving(world, clip) as address:
+        for path in ("pictures", "v1/pairs/images"):
+            answer = httpx.get(f"{address}/{path}/{row}")
+            assert answer.status_code == 404
+            assert "no row" in answer.json()["error"]["message"]
 
 
 def test_a_long_caption_is_cut_in_hits_and_whole_in_its_pair(world, clip):

@@ -58,6 +58,7 @@ BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON:
 SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
 BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
+MAX_DIGITS = 18
 MAX_FETCHING = 8  # requests that wait for addresses
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -104,8 +105,8 @@ def create_app(
         Route("/v1/embeddings", api.post(api.embeddings), methods=["POST"]),
         Route("/v1/classify", api.post(api.classify), methods=["POST"]),
         Route("/v1/search", api.post(api.search), methods=["POST"]),
-        Route("/v1/pairs/{of}/{row:int}", api.pair),
-        Route("/pictures/{row:int}", api.picture),
+        Route("/v1/pairs/{of}/{row}", api.pair),
+        Route("/pictures/{row}", api.picture),
     ]
     handlers: dict[Any, Any] = {
         ApiError: lambda request, error: error.response(),
@@ -353,8 +354,7 @@ class _Api:
 
     async def pair(self, request: Request) -> Response:
         """Answer GET /v1/pairs/OF/ROW."""
-        of, row = request.path_params["of"], request.path_params["row"]
-        return JSONResponse(await run_in_threadpool(self._service.pair, of, row))
+        return JSONResponse(await run_in_threadpool(self._service.pair, request.path_params["of"], _row(request)))
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -383,8 +383,9 @@ class _Api:
         px = request.query_params.get("px")
         if px is not None and not (is_number(px) and 1 <= int(px) <= MAX_THUMBNAIL_PX):
             raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
+        row = _row(request)
         async with self._decoding:
-            content, media_type = await run_in_threadpool(self._read_picture, request.path_params["row"], px)
+            content, media_type = await run_in_threadpool(self._read_picture, row, px)
         request.state.held.enter_context(self._budget.take(len(content)))
         return Response(content, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
@@ -411,8 +412,18 @@ async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a number in ASCII digits; `isdigit` takes others, which `int` does not read."""
-    return text.isascii() and text.isdigit()
+    """Return whether a text is a number in ASCII digits that fits 64 bits.
+
+    `isdigit` takes other digits, which `int` does not read, nor more than 4,300 of them.
+    """
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+
+
+def _row(request: Request) -> int:
+    row = request.path_params["row"]
+    if not is_number(row):
+        raise ApiError(404, f"no row {row[: MAX_DIGITS + 1]!r} here: rows are numbers from 0")
+    return int(row)
 
 
 def _read_static(name: str) -> str:
