@@ -114,7 +114,7 @@ def is_averaged(languages: Iterable[str]) -> bool:
 def mean_over_languages(records: Sequence[ResultRecord]) -> Mean:
     """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
 
-    records: of one dataset and one task.  A metric that one of them lacks has no mean.
+    records: of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
     """
     metrics = {}
     by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
@@ -123,5 +123,7 @@ def mean_over_languages(records: Sequence[ResultRecord]) -> Mean:
             metrics[name] = float(np.mean([number.value for number in of_langs.values()]))
     chances = {}
     for metric in records[0]["chance"]:
-        chances[metric] = float(np.mean([record["chance"][metric] for record in records]))
+        values = [record["chance"][metric] for record in records if metric in record["chance"]]
+        if len(values) == len(records):
+            chances[metric] = float(np.mean(values))
     return {"languages": [record["lang"] for record in records], "metrics": metrics, "chance": chances}
