@@ -282,3 +282,8 @@ def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):
 def test_source_that_is_no_path_is_refused(source: Any) -> None:
     with pytest.raises(UserError, match="must be a path or a hub id"):
         worldclip.load(source)
+
+
+@pytest.mark.parametrize("source", ["runs/my run", "runs/", "runs/a--b", "hf-hub:runs/my run"])
+def test_mistyped_path_that_is_no_hub_id_does_not_exist(source: str) -> None:
+    assert "does not exist; give a run, a model's folder or file" in load_error(source)

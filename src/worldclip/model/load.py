@@ -260,12 +260,21 @@ def _download(hub_id: str, precision: str) -> Path:
     """Download the small files first, then the weights of the layout that they describe, and no others."""
     require("huggingface_hub", extra="train")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
         return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, hub_id, precision)]))
+    except HFValidationError as error:
+        raise UserError(
+            f"{hub_id} does not exist; give a run, a model's folder or file, or a hub id (owner/name)"
+        ) from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
             f"{hub_id} is neither a local path nor a repository that the hub gives ({first_line(error)}); "
