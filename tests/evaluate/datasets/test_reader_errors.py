@@ -83,6 +83,10 @@ POOL = [
     (of_pool(a_jpg=b"cat"), "its tars hold no caption"),
     (of_pool(a_jpg=b"cat", a_json=b"["), r"a\.json is not JSON"),
     (of_pool(a_jpg=b"cat", a_json=TWO_TEXTS), "has 2 texts and 1 of lang_truth"),
+    (of_pool(a_jpg=b"cat", a_json=b'{"caption": 5}'), r"0\.tar: a\.json: its caption is 5; it must be a text"),
+    (of_pool(a_jpg=b"cat", a_json=b'{"texts": ["a", {}]}'), r"its caption is \['a', \{\}\]"),
+    (of_pool(a_jpg=b"cat", a_json=b'{"text": "a", "lang_truth": 5}'), r"a\.json: lang_truth is 5"),
+    (of_pool(a_jpg=b"cat", a_json=b'{"text": null}'), "its tars hold no caption"),
     (of_pool(a_jpg=b"cat", a_txt=b"\xff"), r"a\.txt is not UTF-8"),
     ({"0.tar": None, "more/1.tar": None}, "holds no tars"),
 ]

@@ -85,10 +85,18 @@ def _texts(sample: Sample) -> list[tuple[str | None, str]]:
     elif "json" in sample.others:
         record = parse_record(sample.others["json"], (), (), f"{sample.where}.json")
         value: Any = next((record[field] for field in DEFAULT_FIELDS if field in record), [])
-        texts = [value] if isinstance(value, str) else list(value)
+        texts = [text or "" for text in _texts_or_nulls(value, f"{sample.where}.json: its caption")]
         codes = record.get(TRUTH_FIELD)
-        langs = [codes] * len(texts) if codes is None or isinstance(codes, str) else codes
+        stated = _texts_or_nulls(codes, f"{sample.where}.json: {TRUTH_FIELD}")
+        langs = stated if isinstance(codes, list) else stated * len(texts)
         if len(langs) != len(texts):
             raise UserError(f"{sample.where}.json has {len(texts)} texts and {len(langs)} of {TRUTH_FIELD}; "
                             "it must have one per text")  # fmt: skip
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text.strip()]
+
+
+def _texts_or_nulls(value: Any, where: str) -> list[str | None]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str | None) for text in values):
+        raise UserError(f"{where} is {value!r:.200}; it must be a text, or a list of texts and nulls")
+    return values
