@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,14 @@ def test_the_folder_loads_to_be_checked_before_it_is_copied(exported):
     np.testing.assert_allclose(clip.encode_text(TEXTS), source.encode_text(TEXTS), atol=TOLERANCE)
     assert clip.embed_dim == source.embed_dim
     np.testing.assert_allclose(clip.classify(pictures, TEXTS[:3]).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [{}, {"text_cfg": {"context_length": "77"}, "vision_cfg": {}}])
+def test_folder_without_its_sizes_is_refused(config, exported, tmp_path):
+    shutil.copytree(exported / "out" / "immich", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"text_cfg\.context_length is .*\n.*vision_cfg\.image_size is None"):
+        worldclip.load(tmp_path / "model")
 
 
 def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(exported):

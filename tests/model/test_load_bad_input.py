@@ -251,6 +251,46 @@ def test_weights_of_this_family_do_not_load_as_another_architecture(checkpoint, 
     assert "do its weights and its configuration match?" in said
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "model_cfg.vision_cfg is None; it must be an object"),
+        ({"model_cfg": {}}, "model_cfg.text_cfg is None; it must be an object"),
+        ({"model_cfg": {"vision_cfg": {}, "text_cfg": []}}, "model_cfg.text_cfg is []; it must be an object"),
+        ({"model_cfg": [], "preprocess_cfg": 1}, "preprocess_cfg is 1; it must be an object"),
+        ({"embed_dim": None}, "embed_dim is None; it must be a whole number of at least 1"),
+        ({"text_cfg": {"context_length": "long"}}, "text_cfg.context_length is 'long'; it must be a whole number"),
+        ({"text_cfg": {"heads": 0}}, "text_cfg.heads is 0; it must be a whole number"),
+        ({"vision_cfg": {"image_size": True}}, "vision_cfg.image_size is True; it must be a whole number"),
+        ({"vision_cfg": {"mlp_ratio": -4}}, "vision_cfg.mlp_ratio is -4; it must be a number above 0"),
+    ],
+)
+def test_open_clip_configuration_without_its_values_is_refused(record, said, checkpoint, tmp_path):
+    if record.keys() & {"embed_dim", "text_cfg", "vision_cfg"}:  # changes of one that is right
+        whole = json.loads((checkpoint / open_clip.CONFIG_FILE).read_text())["model_cfg"]
+        record = whole | {
+            key: {**whole[key], **value} if isinstance(value, dict) else value for key, value in record.items()
+        }
+    (tmp_path / "arch.json").write_text(json.dumps(record))
+    assert said in load_error(checkpoint / "model.pt", arch=str(tmp_path / "arch.json"), tokenizer=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model_args": {"depth": "x"}}, "model_args.depth is 'x'; it must be a whole number of at least 1"),
+        ({"model_args": {"depth": 0}}, "model_args.depth is 0; it must be a whole number"),
+        ({"model_args": 5}, "model_args is 5; it must be an object"),
+        ({"pretrained_cfg": "x"}, "pretrained_cfg is 'x'; it must be an object"),
+    ],
+)
+def test_timm_configuration_of_other_types_is_refused(values, said, tmp_path):
+    record = {"architecture": "vit_base_patch32_clip_224", **values}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert said in load_error(tmp_path)
+
+
 def test_folder_with_a_model_in_two_layouts_needs_the_layout(folder, checkpoint):
     shutil.copy(checkpoint / open_clip.CONFIG_FILE, folder / open_clip.CONFIG_FILE)
     assert "in the layouts huggingface and open_clip; say which: layout='huggingface'" in load_error(folder)

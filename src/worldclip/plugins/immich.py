@@ -27,7 +27,7 @@ from worldclip.model.formats.onnx_backend import open_session
 from worldclip.model.formats.open_clip_folder import preprocessing
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
-from worldclip.model.weights import read_json_config
+from worldclip.model.weights import COUNT, read_json_config, require_values
 
 VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
 OUTPUT = "embedding"
@@ -113,6 +113,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if options.device not in ("auto", "cpu"):
         raise UserError(f"device = {options.device!r}: an immich folder runs on the CPU; use auto or cpu")
     config = read_json_config(path / "config.json")
+    kinds = dict.fromkeys(("text_cfg.context_length", "vision_cfg.image_size"), COUNT)
+    require_values(config, kinds, path / "config.json")
     settings = read_json_config(path / VISUAL / "preprocess_cfg.json")
     tokenizer = read_tokenizer(str(path / TEXTUAL), config["text_cfg"]["context_length"])
     graphs = [open_session(path / name / MODEL) for name in (VISUAL, TEXTUAL)]

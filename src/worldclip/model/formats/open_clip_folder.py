@@ -55,6 +55,12 @@ WEIGHT_FILES = (
 # open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
 _VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 _TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_SIZES = {
+    "embed_dim": weights.COUNT,
+    **{f"vision_cfg.{key}": weights.COUNT for key in _VISION_DEFAULTS},
+    **{f"text_cfg.{key}": weights.COUNT for key in (*_TEXT_DEFAULTS, "vocab_size", "eos_id")},
+    **dict.fromkeys(("vision_cfg.mlp_ratio", "text_cfg.mlp_ratio"), weights.POSITIVE),
+}
 # Tensors whose shapes tell the published models apart, and their numbers of dimensions.
 _TELLING = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "token_embedding.weight": 2}
 # The keys of a model of this family.  Any other key changes what open_clip builds, so it is refused.
@@ -124,10 +130,21 @@ def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], ar
 
 
 def read_config(path: Path) -> Report:
-    """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them."""
+    """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them.
+
+    Raises UserError where an object is missing, or a size of a model of this family is no number.
+    """
     record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
-    return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
+    record = {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
+    objects = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg")
+    weights.require_values(record, dict.fromkeys(objects, weights.OBJECT), path)
+    model_cfg = record["model_cfg"]
+    if not foreign_keys(model_cfg):
+        vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
+        text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
+        weights.require_values({**model_cfg, "vision_cfg": vision, "text_cfg": text}, _SIZES, path)
+    return record
 
 
 def named_config(name: str, num_ids: int | None = None) -> Report:

@@ -108,6 +108,8 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
     import torch
 
     timm = require("timm", extra="export")
+    objects = [key for key in ("pretrained_cfg", "model_args") if key in record]
+    weights.require_values(record, dict.fromkeys(objects, weights.OBJECT), folder / "config.json")
     name, tag = record["architecture"], record.get("pretrained_cfg", {}).get("tag", "")
     row = published.find(f"timm/{name}.{tag}")
     if arch is None and row is not None and row.activation == "quick_gelu" and "quickgelu" not in name:
@@ -123,7 +125,9 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
         raise UserError(
             f"{folder}: config.json has model_args {', '.join(refused)}; known: {', '.join(MODEL_ARGUMENTS)}"
         )
-    if not 1 <= arguments.get("depth", 1) <= weights.MAX_LAYERS:
+    if "depth" in arguments:
+        weights.require_values(record, {"model_args.depth": weights.COUNT}, folder / "config.json")
+    if arguments.get("depth", 1) > weights.MAX_LAYERS:
         raise UserError(f"{folder}: config.json has depth = {arguments['depth']}: at most {weights.MAX_LAYERS}")
     try:
         with torch.device("meta"):  # only shapes are compared: sizes of others take no memory
