@@ -1,4 +1,4 @@
-"""What profile `unicode` finds and does not find: texts in 27 languages, each entry decided by hand from the rules.
+"""What profile `unicode` finds and does not find: texts in 28 languages, each entry decided by hand from the rules.
 
 Found: ends at blanks, marks of any script, or between characters of scripts written without spaces.  Not found: half a
 word, an inflected form, another case, or an end before a combining mark (half a syllable).

@@ -47,8 +47,8 @@ class MatchConfig(Config):
     """
 
     profile: Annotated[Literal["reference", "unicode"], Decides("metadata", "match")] = "unicode"
-    """Delimiters of words: reference (spaces and ASCII punctuation, as the reference implementation), or unicode
-    (Unicode's categories)."""
+    """Delimiters of words: reference (spaces and the seven marks , . ; : ? ! `, as the reference implementation), or
+    unicode (Unicode's categories)."""
     fold_case: Annotated[bool, Decides("metadata", "match")] = False
     """Ignore case (profile unicode only)."""
     isolate: Annotated[Isolate, Decides("metadata", "match", "balance")] = "language"

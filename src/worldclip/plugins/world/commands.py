@@ -30,7 +30,7 @@ def pool_world(
     """Draw the world pool: pictures with texts in more than 200 languages, and held-out sets.
 
     out: folder to write.
-    cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in 142 languages.
+    cldr: folder with CLDR's annotations, as XML or JSON: names and keywords of the emoji in some 140 languages.
     fluent: folder of the npm package @iconify-json/fluent-emoji-flat: second drawings.
     flags: folder of npm packages with flags by other artists.
     stamps: folder of Tux Paint's stamps (GPL-2), held out.
