@@ -216,6 +216,30 @@ def test_part_taken_away_redraws_and_leaves_no_stale_tar(built: Path, parts: dic
     assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 20)
 
 
+def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path: Path) -> None:
+    executor = LocalExecutor(workers=1, quiet=True)
+    fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red-apple"})
+    out = tmp_path / "pool"
+    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=executor)
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
+    old = member_bytes(out / "pairs", "fluent-1F34E.png")
+    icons = read_json(fluent / "icons.json")
+    icons["icons"]["red-apple"]["body"] = '<path fill="#ff0000" d="M0 0h32v32H0z"/>'
+    (fluent / "icons.json").write_text(json.dumps(icons))
+    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=executor)
+    assert member_bytes(out / "pairs", "fluent-1F34E.png") != old
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
+    assert sum(before[name] != after[name] for name in before) == 1
+
+
+def member_bytes(folder: Path, name: str) -> bytes:
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            if name in tar.getnames():
+                return tar.extractfile(name).read()  # type: ignore[union-attr]
+    raise AssertionError(f"no {name} in {folder}")
+
+
 def test_invalid_sizes_and_folders_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         build.build_world(tmp_path, {"cldr": tmp_path / "none"}, image_px=1, samples_per_shard=0)

@@ -100,8 +100,11 @@ def build_world(
     drawn_as = _find_same_pictures(pictures, folders, image_px, executor, layout.done_dir(out, "compare"))
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
+    drawn_from = folder_inputs(folders)
     shards = [
-        shard for name in FOLDERS for shard in _write_records(out, name, members[name], table, parts, samples_per_shard)
+        shard
+        for name in FOLDERS
+        for shard in _write_records(out, name, members[name], table, parts, drawn_from, samples_per_shard)
     ]
     config = {"image_px": image_px, "versions": source_versions()}
     write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
@@ -219,13 +222,23 @@ def _members(pictures: Sequence[Picture], split: dict[str, str], table: Table) -
 
 
 def _write_records(
-    out: Path, name: str, pictures: Sequence[Picture], table: Table, parts: Sequence[Part], samples_per_shard: int
+    out: Path,
+    name: str,
+    pictures: Sequence[Picture],
+    table: Table,
+    parts: Sequence[Part],
+    drawn_from: dict[str, str],
+    samples_per_shard: int,
 ) -> Iterator[Shard]:
-    """Write one file of samples per tar of a set, without their pictures; yield the tars, identified by these files."""
+    """Write one file of samples per tar of a set, without their pictures; yield the tars.
+
+    drawn_from: of folder_inputs.  A tar is identified by its file of samples and by the folders of its pictures.
+    """
     licences = {part.name: part.licence for part in parts}
     for number, start in enumerate(range(0, len(pictures), samples_per_shard)):
+        in_tar = pictures[start : start + samples_per_shard]
         lines = []
-        for picture in pictures[start : start + samples_per_shard]:
+        for picture in in_tar:
             texts, langs = table.training_texts(picture.subject) if name == "pairs" else _all_names(picture, table)
             record = {
                 "texts": texts,
@@ -238,7 +251,11 @@ def _write_records(
         path = records_path(out, shard_name)
         content = "\n".join(lines)
         write_artifact(path, partial(Path.write_text, data=content, encoding="utf-8"))
-        identity = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
+        folders = sorted({picture.part for picture in in_tar} & set(drawn_from))
+        identity = {
+            "sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "parts": {part: drawn_from[part] for part in folders},
+        }
         yield Shard(name=shard_name, path=str(path), fingerprint=identity)
 
 
