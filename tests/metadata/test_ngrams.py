@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import unicodedata
 from collections import Counter as Tally
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
+from string import ascii_letters, ascii_lowercase, digits
 
 import numpy as np
 import pyarrow as pa
@@ -154,6 +156,19 @@ def test_bigrams_are_sorted_for_any_size_of_counts(num_words: int, largest: int)
     shuffled = pairs[rng.permutation(keys.size)]
     sort_bigrams(shuffled, num_words, int(pairs[:, 1].max()))
     assert (shuffled == pairs).all()
+
+
+@pytest.mark.parametrize("num_empty", [0, 100_000])
+def test_many_texts_of_one_letter_find_room(tmp_path: Path, num_empty: int):
+    words = ["".join(letters) for letters in product(ascii_lowercase, repeat=3)][:4062]  # the table has 4,096 places
+    counter = Counter(tmp_path / "x", io.BytesIO(), SPACES)
+    for at in range(0, len(words), 2):
+        counter.add(words[at : at + 2])
+    counter.add([""] * num_empty + list(ascii_letters + digits))
+    num_words = len(words) + 62
+    assert int(counter.state[0]) == num_words
+    # A word is arena[starts_W[id] : starts_W[id + 1]], and ids begin at 1.
+    assert num_words + 2 <= counter.starts_W.size <= 2 * 4096
 
 
 def test_tables_grow_with_a_large_vocabulary(tmp_path: Path):

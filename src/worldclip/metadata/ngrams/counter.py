@@ -75,7 +75,7 @@ class Counter:
 
     def _add_batch(self, data: np.ndarray, offsets_T: np.ndarray) -> None:
         num_bytes = int(offsets_T[-1] - offsets_T[0])
-        self._make_room(num_bytes)
+        self._make_room(num_bytes, num_texts=offsets_T.size - 1)
         num_tokens = num_bytes + 2 * offsets_T.size
         if num_tokens > self.spans_N.size:
             self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
@@ -84,13 +84,14 @@ class Counter:
             self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
         )  # fmt: skip
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _make_room(self, num_bytes: int, num_texts: int) -> None:
         """Spill or grow the tables so that the compiled loops never have to.
 
-        `num_bytes` of text add at most half as many words: two words have a byte between them, or one has three.
+        A text of n bytes has at most (n + 1) / 2 words: two words have a byte between them, or one has three.  No byte
+        lies between two texts.  Empty texts have no word, so there are never more words than bytes.
         """
         num_words, num_arena, num_bigrams = (int(n) for n in self.state)
-        new = num_bytes // 2 + 1
+        new = min(num_bytes, (num_bytes + num_texts) // 2) + 1
         is_full = (
             num_words + new > self.max_words
             or num_arena + num_bytes > self.max_arena_bytes
