@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -18,6 +19,7 @@ from worldclip.core import unpack
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams import count_to_file, merge
+from worldclip.metadata.sources import dumps
 from worldclip.metadata.sources.dumps import (
     MAX_TEXT_CHARS,
     iter_articles,
@@ -125,13 +127,38 @@ def test_long_line_is_cut_at_punctuation(wiki: str, sentence: str, tmp_path: Pat
 
 
 def test_multistream_in_threads_gives_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import random
-
     monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
     noise = [random.Random(n).randbytes(300_000) for n in range(12)]
     (tmp_path / "x.bz2").write_bytes(b"".join(bz2.compress(part) for part in noise))
     for threads in (1, 4):
         assert b"".join(iter_bytes(tmp_path / "x.bz2", threads)) == b"".join(noise)
+
+
+def test_stream_too_large_for_memory_and_all_behind_it_give_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr(unpack, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(dumps, "READ_BYTES", 1000)
+    monkeypatch.setattr(dumps, "MAX_STREAM_BYTES", 5000)
+    monkeypatch.setattr(dumps, "MAX_UNPACKED_BYTES", 20_000)
+    generator = random.Random(0)
+    contents = [b"<mediawiki>\n", b"blank " * 10_000, *(generator.randbytes(size) for size in (900, 20_000, 300))]
+    streams = [bz2.compress(content) for content in contents]
+    (tmp_path / "x.bz2").write_bytes(b"".join(streams))
+    with open(tmp_path / "x.bz2", "rb") as file:
+        assert list(dumps._split_streams(file)) == streams[:3]  # the fourth is too large to be held
+        assert file.tell() == sum(map(len, streams[:3]))
+    assert [dumps._decompress(stream) is None for stream in streams[:3]] == [False, True, False]
+    for threads in (1, 2):
+        assert b"".join(iter_bytes(tmp_path / "x.bz2", threads)) == b"".join(contents)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_streams_unpack_to_no_more_than_one_may(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr(unpack, "FREE_BYTES", 100_000)
+    (tmp_path / "x.bz2").write_bytes(bz2.compress(b"\0" * 90_000) * 20)
+    with pytest.raises(BadShard, match="more than 1,000 times its size"):
+        list(iter_bytes(tmp_path / "x.bz2", threads))
 
 
 def test_links_to_other_languages_are_unwanted():

@@ -72,6 +72,13 @@ class TooLarge(BadShard):
         )
 
 
+def check_ratio(num_unpacked: int, num_read: int) -> None:
+    """Raise BadShard if the first `num_read` bytes of a compressed file unpack to more than it may."""
+    ratio = max_ratio()
+    if num_unpacked > max(FREE_BYTES, ratio * num_read):
+        raise BadShard(f"unpacks to more than {ratio:,} times its size; if it is genuine, raise WORLDCLIP_MAX_RATIO")
+
+
 def is_packed(name: str) -> bool:
     """Return whether a file's name says that it is compressed."""
     return name.endswith((".gz", ".bz2"))
@@ -142,17 +149,14 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
         return
     stream = _Stream(name.endswith(".bz2"))
-    ratio, limit = max_ratio(), max_document_bytes()
+    limit = max_document_bytes()
     num_read = num_unpacked = memory = 0
     try:
         while data := file.read(CHUNK_BYTES):
             num_read += len(data)
             for chunk in stream.unpack(data):
                 num_unpacked += len(chunk)
-                if num_unpacked > max(FREE_BYTES, ratio * num_read):
-                    raise BadShard(
-                        f"unpacks to more than {ratio:,} times its size; if it is genuine, raise WORLDCLIP_MAX_RATIO"
-                    )
+                check_ratio(num_unpacked, num_read)
                 if size is not None and size < SMALL_FILE_BYTES:
                     memory += memory_of(chunk)
                     if memory > limit:

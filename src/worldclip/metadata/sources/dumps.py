@@ -13,12 +13,13 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 from xml.parsers import expat
 
 import pyarrow as pa
@@ -51,6 +52,7 @@ READ_BYTES = 2**20
 _BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _BZ2_STREAM_BYTES = 10  # matched by _BZ2_STREAM
 MAX_STREAM_BYTES = 2**23  # streams of a multistream dump hold 100 pages each, less than 1 MiB
+MAX_UNPACKED_BYTES = 2**25  # content of a stream that a thread holds in memory; a longer one is unpacked in chunks
 
 
 def iter_articles(path: Path, *, threads: int = 1) -> Iterator[tuple[str, str]]:
@@ -128,42 +130,75 @@ def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
         raise BadShard(f"{path}: {error}; download it again") from error
 
 
-def _has_streams(file: IO[bytes]) -> bool:
+def _has_streams(file: BinaryIO) -> bool:
     """Return whether a second bzip2 stream begins near the head of the file, as in multistream dumps."""
     is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
     file.seek(0)
     return is_multistream
 
 
-def _iter_multistream(file: IO[bytes], threads: int) -> Iterator[bytes]:
-    """Decompress streams in `threads` threads, in order; at most 2 * threads streams wait in memory."""
-    waiting: deque[Future[bytes]] = deque()
+def _iter_multistream(file: BinaryIO, threads: int) -> Iterator[bytes]:
+    """Decompress streams in `threads` threads, in order; at most 2 * threads streams wait in memory.
+
+    From a stream of more than MAX_STREAM_BYTES on, the file is unpacked in chunks by this thread.
+    """
+    waiting: deque[tuple[bytes, Future[bytes | None]]] = deque()
+    num_read = num_unpacked = 0
+
+    def oldest() -> Iterator[bytes]:
+        nonlocal num_read, num_unpacked
+        stream, future = waiting.popleft()
+        num_read += len(stream)
+        content = future.result()
+        chunks = unpack.unpack(io.BytesIO(stream), ".bz2") if content is None else [content]
+        for chunk in chunks:
+            num_unpacked += len(chunk)
+            unpack.check_ratio(num_unpacked, num_read)
+            yield chunk
+
     with ThreadPoolExecutor(threads) as pool:
         for stream in _split_streams(file):
-            waiting.append(pool.submit(_decompress, stream))
+            waiting.append((stream, pool.submit(_decompress, stream)))
             if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
+                yield from oldest()
         while waiting:
-            yield waiting.popleft().result()
+            yield from oldest()
+    yield from unpack.unpack(file, ".bz2")
 
 
-def _split_streams(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of each stream; a stream ends where the magic of the next one begins."""
+def _split_streams(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of each stream; a stream ends where the magic of the next one begins.
+
+    Stops at a stream of more than MAX_STREAM_BYTES; the file is then at its first byte, otherwise at its end.
+    """
     data = b""
     while more := file.read(READ_BYTES):
         # The magic may lie across two reads.  Position 0 is the beginning of the present stream itself.
         searched = max(1, len(data) - _BZ2_STREAM_BYTES + 1)
         data += more
+        start = 0
         while next_stream := _BZ2_STREAM.search(data, searched):
-            yield data[: next_stream.start()]
-            data = data[next_stream.start() :]
-            searched = 1
+            yield data[start : next_stream.start()]
+            start = next_stream.start()
+            searched = start + 1
+        data = data[start:]
+        if len(data) > MAX_STREAM_BYTES:
+            file.seek(-len(data), os.SEEK_CUR)
+            return
     if data:
         yield data
 
 
-def _decompress(stream: bytes) -> bytes:
-    return b"".join(unpack.unpack(io.BytesIO(stream), ".bz2"))
+def _decompress(stream: bytes) -> bytes | None:
+    """Return the content of a stream; None if it has more than MAX_UNPACKED_BYTES."""
+    chunks = []
+    num_unpacked = 0
+    for chunk in unpack.unpack(io.BytesIO(stream), ".bz2"):
+        chunks.append(chunk)
+        num_unpacked += len(chunk)
+        if num_unpacked > MAX_UNPACKED_BYTES:
+            return None
+    return b"".join(chunks)
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------
