@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -159,6 +160,26 @@ def test_many_streams_unpack_to_no_more_than_one_may(threads: int, tmp_path: Pat
     (tmp_path / "x.bz2").write_bytes(bz2.compress(b"\0" * 90_000) * 20)
     with pytest.raises(BadShard, match="more than 1,000 times its size"):
         list(iter_bytes(tmp_path / "x.bz2", threads))
+
+
+@pytest.mark.parametrize(
+    "text", ["#REDIRECT [[x]]", " # REDIRECT : [[x]]", "#\u91cd\u5b9a\u5411:[[x]]", "#A  [[x]]", "#A :[["]
+)
+def test_redirect_of_a_dump_without_redirect_elements_is_known_by_its_text(text: str):
+    assert dumps._redirect().match(text)
+
+
+@pytest.mark.parametrize("text", ["#REDIRECT x", "#[[x]]", "#A:: [[x]]", "#A: b [[x]]", "A [[x]]"])
+def test_text_like_a_redirect_is_an_article(text: str):
+    assert not dumps._redirect().match(text)
+
+
+@pytest.mark.parametrize("text", ["#A{}x", "#A{}:{}x", "{}x", "#{}x"])
+def test_page_of_blanks_takes_linear_time(text: str):
+    """What takes quadratic time takes half an hour."""
+    started_at = time.perf_counter()
+    assert not dumps._redirect().match(text.replace("{}", " " * 2**20))
+    assert time.perf_counter() - started_at < 10
 
 
 def test_links_to_other_languages_are_unwanted():

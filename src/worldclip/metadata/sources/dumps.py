@@ -305,7 +305,8 @@ class _PageParser:
 @functools.cache
 def _redirect() -> re.Pattern[str]:
     """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
-    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*:?\s*\[\[")
+    # No two runs of blanks can meet: they would take quadratic time on a page of blanks.
+    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*(?::\s*)?\[\[")
 
 
 def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
