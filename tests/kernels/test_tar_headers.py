@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def test_folders_links_and_global_headers_are_not_members() -> None:
         header.size = 2
         packed.addfile(header, io.BytesIO(b"hi"))
     assert scan(file.getvalue()) == [("d.txt", b"hi")]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("./././a", "a"), ("./.", "."), ("././", "./"), (".//./a", "/./a")])
+def test_every_leading_dot_is_left_out(name: str, expected: str) -> None:
+    content = bytearray(pack([("b.txt", b"x"), ("_" * len(name), b"y")], tarfile.USTAR_FORMAT))
+    content[1024 : 1024 + len(name)] = name.encode()  # tarfile changes some names
+    content[1024 + 148 : 1024 + 156] = b" " * 8
+    content[1024 + 148 : 1024 + 156] = f"{sum(content[1024:1536]):06o}\0 ".encode()
+    assert scan(bytes(content)) == [("b.txt", b"x"), (expected, b"y")]
+
+
+def test_name_of_many_dots_takes_linear_time() -> None:
+    """What takes quadratic time takes minutes."""
+    content = pack([("./" * (2**19 - 1024) + "x", b"y")], tarfile.GNU_FORMAT)
+    scan_bytes(pack([("a", b"")], tarfile.GNU_FORMAT))  # compile
+    started_at = time.perf_counter()
+    assert scan(content) == [("x", b"y")]
+    assert time.perf_counter() - started_at < 10
 
 
 def test_large_sizes_in_base_256_are_read() -> None:

@@ -351,8 +351,11 @@ def _place_name(data, header, extra, names, state):
         for offset in range(_length(data, header, np.int64(100))):
             names[end] = data[header + offset]
             end += 1
-    while end - start > 2 and names[start] == 46 and names[start + 1] == 47:  # "./"
-        for offset in range(start, end - 2):
-            names[offset] = names[offset + 2]
-        end -= 2
+    dots = 0
+    while end - start - dots > 2 and names[start + dots] == 46 and names[start + dots + 1] == 47:  # "./"
+        dots += 2
+    end -= dots
+    if dots:
+        for offset in range(start, end):
+            names[offset] = names[offset + dots]
     return end
