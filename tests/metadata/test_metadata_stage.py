@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import entry_lists
-from entry_lists import QUIET, build, manifest_of, words, write_lists, write_wordnet, written_at
+from entry_lists import QUIET, build, manifest_of, words, write_lists, write_views, write_wordnet, written_at
 from killed import contents
 from stages import run_stage
 from worldclip import metadata
@@ -204,6 +204,19 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
     assert written_at(tmp_path, "de.parquet") == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
+
+
+def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: Path) -> None:
+    views = write_views(tmp_path / "views", "xx-new Kaka 3 0, cr Paka 4 0, sw Simba 5 0, en Cat 60 0")
+    lists = {"sources": ("title",), "pageviews": str(views)}
+    new = {"name": "New", "script": "Latn", "wikipedia": ["xx_new"]}
+    run_dir = tmp_path / "run"
+    build(entry_lists.recipe(["other", "sw"], **lists), run_dir)
+    assert words(run_dir, "other") == ["Paka"]
+    sw = written_at(run_dir, "sw.parquet")
+    build(entry_lists.recipe(["other", "sw"], {"languages": {"add": {"xx_new": new}}}, **lists), run_dir)
+    assert words(run_dir, "other") == ["Paka", "Kaka"]
+    assert written_at(run_dir, "sw.parquet") == sw
 
 
 def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:

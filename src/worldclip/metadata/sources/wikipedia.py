@@ -122,11 +122,14 @@ class Titles(WikipediaSource):
         if not self.has_words(inputs):
             return {}
         views = inputs.files.views
-        return {
+        record: Record = {
             "files": len(views),
             "digest": digest([shard.fingerprint for shard in views]),
             "siteinfo": [fingerprint_of(str(path), path.name) for path in _siteinfo(inputs)],
         }
+        if inputs.lang == OTHER:  # its Wikipedias depend on the labels and on languages.add; page views hold them all
+            record["wikis"] = list(inputs.wikis)
+        return record
 
     def describe(self, inputs: Inputs, known: Any) -> list[Record]:
         views = {"page_view_files": known["files"], "digest": known["digest"], "licence": VIEWS_LICENCE}
