@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.safe_path import UnsafeName
 from worldclip.plugins.world import build, openmoji
 from worldclip.plugins.world.appstream import read_appstream
-from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
+from worldclip.plugins.world.draw import FORMATS, UNDRAWABLE, draw, draw_file
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
 from worldclip.plugins.world.parts import Picture
 from worldclip.plugins.world.stamps import read_stamps
@@ -53,8 +56,12 @@ Icon: {cached: [{name: lost.png, width: 128, height: 128}]}
 
 
 def png(side: int = 20, mode: str = "RGB") -> bytes:
+    return png_of(Image.new(mode, (side, side // 2), "red"))
+
+
+def png_of(image: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, (side, side // 2), "red").save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -147,6 +154,27 @@ def test_picture_is_centred_on_white() -> None:
 def test_picture_that_will_not_decode_raises_what_the_build_counts(content: bytes) -> None:
     with pytest.raises(UNDRAWABLE):
         draw_file(content, 16)
+
+
+def test_bombs_and_formats_of_no_part_raise_what_the_build_counts() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(UNDRAWABLE, match="pixels"):
+        draw_file(bomb, 16)
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "TIFF")
+    with pytest.raises(UNDRAWABLE, match="cannot identify"):
+        draw_file(buffer.getvalue(), 16)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_picture_of_each_format_is_drawn(name: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, name)
+    assert draw_file(buffer.getvalue(), 16) == draw_file(png_of(Image.new("RGB", (4, 4))), 16)
 
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 8 8">{}</svg>'

@@ -15,6 +15,7 @@ from worldclip.plugins.world.parts import Picture
 
 # What resvg, Pillow and the readers of files raise for a picture that will not decode.
 UNDRAWABLE = (ValueError, OSError, SyntaxError, EOFError, struct.error)
+FORMATS = ("PNG", "WEBP", "JPEG", "GIF")  # image formats of the parts; Pillow's other decoders are never run
 MAX_PIXELS = 40_000_000  # largest picture to decode: a larger one is a decompression bomb
 
 
@@ -44,14 +45,17 @@ _READ: dict[str, Callable[[Path, str], bytes]] = {
 
 
 def draw_file(content: bytes, image_px: int) -> bytes:
-    """Return the PNG of an SVG or of an image file, centred on white, image_px to a side."""
+    """Return the PNG of an SVG or of an image file of FORMATS, centred on white, image_px to a side."""
     if b"<svg" in content[:4096]:
         return render(content.decode("utf-8"), image_px)
     image_module = require("PIL.Image", extra="world")
-    with image_module.open(io.BytesIO(content)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels: too large to decode")
-        image = image.convert("RGBA")
+    try:
+        with image_module.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels: too large to decode")
+            image = image.convert("RGBA")
+    except image_module.DecompressionBombError as error:  # Pillow's own limit, checked first
+        raise ValueError(str(error)) from error
     scale = image_px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.resize(size, image_module.Resampling.LANCZOS, reducing_gap=3.0)
