@@ -124,6 +124,23 @@ def test_icon_has_name_summary_and_keywords(tmp_path: Path) -> None:
     assert any("cannot be read" in reason for reason in part.problems)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        "Name: plain",
+        "Name: [a, b]",
+        "Name: {C: Draw}\nSummary: text",
+        "Name: {C: Draw}\nSummary:",
+        "Name: {C: Draw}\nKeywords: [pencil]",
+    ],
+)
+def test_program_whose_texts_have_no_locales_costs_only_itself(tmp_path: Path, texts: str) -> None:
+    odd = f"---\nID: org.example.Odd\n{texts}\nIcon: {{cached: [{{name: odd.png, width: 128, height: 128}}]}}\n"
+    part = read_appstream(write_appstream(tmp_path, CATALOGUE + odd, {"draw_draw.png": png(), "odd.png": png()}))
+    assert [picture.file for picture in part.pictures] == ["draw_draw.png"]
+    assert part.problems["no icon or no name"] == ["org.example.NoIcon", "org.example.Odd"]
+
+
 def test_cut_catalogue_and_cut_icons_cost_only_what_is_cut(tmp_path: Path) -> None:
     many = CATALOGUE + "".join(f"---\nID: org.example.{i}\nName: {{C: program {i}}}\n" for i in range(20_000))
     write_appstream(tmp_path, many, {"draw_draw.png": png()})

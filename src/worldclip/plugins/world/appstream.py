@@ -60,6 +60,8 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
         cached = [icon["name"] for icon in program["Icon"]["cached"] if icon["width"] == SIDE_PX]
         names, summaries = program["Name"], program.get("Summary", {})
         keywords = program.get("Keywords", {})
+        if not all(isinstance(by_locale, dict) for by_locale in (names, summaries, keywords)):
+            raise TypeError("texts without locales")
         locales = sorted({*names, *summaries, *keywords})
     except (KeyError, TypeError):
         part.leave_out(identity, "no icon or no name")
