@@ -57,6 +57,27 @@ def views_of(folder: Path, wiki: str) -> dict[str, int]:
     return {views.word(rank): int(count) for rank, count in enumerate(views.counts)}
 
 
+def test_block_without_a_line_of_four_fields_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(titles, "BLOCK_BYTES", 1)  # a block per read
+    blocks = [b"sw Paka 3 0\n", b"\xff\n\xfe x\n", b"sw Simba 4 0\n"]
+    monkeypatch.setattr(titles, "iter_bytes", lambda path: iter(blocks))
+    report = count_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})
+    assert views_of(tmp_path, "sw") == {"Paka": 3, "Simba": 4}
+    assert report["dropped"]["fields"] == 2
+
+
+def test_file_of_other_bytes_is_bad_shard(tmp_path: Path) -> None:
+    with pytest.raises(BadShard, match="four fields"):
+        count(tmp_path, [b"\xff\xfe\x00garbage", b"foo\xff"])
+
+
+@pytest.mark.parametrize("other", [b"en A 1 0", b"en \xff 1 0"])
+def test_carriage_return_ends_a_line(tmp_path: Path, other: bytes) -> None:
+    dropped = count(tmp_path, [other, b"sw A\rB 3 0", b"sw Paka 3 0\r", b"sw C 1 0\rsw D 2 0"])["dropped"]
+    assert views_of(tmp_path, "sw") == {"C": 1, "D": 2, "Paka": 3}
+    assert dropped["fields"] == 2
+
+
 def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path) -> None:
     report = count(tmp_path, LINES, "sw", "zh_min_nan")
     no_drops = {"fields": 0, "views": 0, "title": 0}

@@ -31,6 +31,7 @@ from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words
 from worldclip.metadata.sources.dumps import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
+USED_COLUMNS = COLUMNS[:3]
 BLOCK_BYTES = 2**25  # lines parsed at a time
 ROWS = "wikipedias.json"  # [first row, row after the last] of each Wikipedia; in the folder of a file's counts
 VIEWS_VERSION = 3  # version of the files in such a folder
@@ -106,10 +107,12 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     try:
         block.decode()
     except UnicodeDecodeError:  # Arrow hands a skipped line to the handler as text, which must then be UTF-8
-        lines = [line for line in block.split(b"\n") if line]
+        lines = [line for line in block.splitlines() if line]  # at \r too, as Arrow does
         whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
         dropped["fields"] += len(lines) - len(whole)
         block = b"\n".join([*whole, b""])
+    if not block:  # Arrow refuses an empty file
+        return pa.table({name: pa.array([], pa.binary()) for name in USED_COLUMNS})
 
     def skip(row: pc_csv.InvalidRow) -> str:
         dropped["fields"] += 1
@@ -122,7 +125,7 @@ def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
             delimiter=" ", quote_char=False, double_quote=False, invalid_row_handler=skip
         ),
         convert_options=pc_csv.ConvertOptions(
-            column_types={name: pa.binary() for name in COLUMNS}, include_columns=["domain", "title", "views"],
+            column_types={name: pa.binary() for name in COLUMNS}, include_columns=list(USED_COLUMNS),
             strings_can_be_null=False,
         ),
     )  # fmt: skip
