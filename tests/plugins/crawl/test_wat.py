@@ -24,6 +24,7 @@ from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.plugins.crawl import wat
 from worldclip.plugins.crawl.urls import key_of_url, normalise, resolve
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat, merge_links
@@ -128,6 +129,25 @@ def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
         pools.append(pool_of(tmp_path / str(num_shards)))
     assert pools[0] == pools[1]
     assert len(pools[0]) == 40
+
+
+def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_three(tmp_path)
+    build_wat(files, tmp_path / "whole", num_shards=2, executor=QUIET)
+    monkeypatch.setattr(wat, "LINKS_PER_SHARD", 60)
+    sizes: list[int] = []
+
+    def merge_counted(links: pa.Table) -> pa.Table:
+        sizes.append(len(links))
+        return merge_links(links)
+
+    monkeypatch.setattr(wat, "merge_links", merge_counted)
+    build_wat(files[:1], tmp_path / "grown", executor=LocalExecutor(workers=1, quiet=True))
+    report = build_wat(files, tmp_path / "grown", executor=LocalExecutor(workers=1, quiet=True))
+    assert sum(sizes[2:]) == report["links_with_text"] == 300
+    assert max(sizes) < 100
+    for name in ("00000.parquet", "00001.parquet"):
+        assert pq.read_table(tmp_path / "grown" / name) == pq.read_table(tmp_path / "whole" / name)
 
 
 def test_datasets_reads_a_pool_of_more_shards_than_links(tmp_path: Path) -> None:

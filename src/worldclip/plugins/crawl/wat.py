@@ -8,7 +8,8 @@ number that it gives a sample.
     OUT/00000.parquet ...        the pool: one row per URL, its texts in the order of the files
     OUT/order.json               the files in order: a later call with more files appends texts and renumbers none
 
-Memory is bounded: keys are cut into as many ranges as there are shards, and a worker merges one range at a time.
+Memory is bounded: keys are cut into as many ranges as there are shards, and a worker merges one range at a time, in
+steps of about LINKS_PER_SHARD links where later files or num_shards have made it larger.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from worldclip.pool.texts import BLANKS
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # fields of an IMG link, in this order
 IMAGE_PATH = "IMG@/src"
-LINKS_PER_SHARD = 2_000_000  # links of one range of keys: about 1 GiB while it is merged
+LINKS_PER_SHARD = 2_000_000  # links merged at a time: about 1 GiB
 ROWS_PER_GROUP = 1 << 16
 REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # what became of an image link
 _PART = pa.schema([("key", pa.string()), ("url", pa.string()), ("text", pa.large_string())])
@@ -98,7 +99,8 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
 
     def merge() -> Result:
         write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
-        merge_one = partial(merge_range, parts, num_shards)
+        num_steps = max(1, -(-totals["rows"] // (num_shards * LINKS_PER_SHARD)))  # keys are hashes: spread evenly
+        merge_one = partial(merge_range, parts, num_shards, num_steps)
         key = {"files": sources, "of": num_shards}
         merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
         markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
@@ -250,25 +252,35 @@ def _at(record: Any, *names: str) -> Any:
 # --- one range of keys ------------------------------------------------------------------------------------------------
 
 
-def merge_range(parts: Sequence[Path], num_shards: int, shard: Shard) -> Report:
-    """Write one shard of the pool: all links of a range of keys, one row per URL, each text once, oldest first."""
+def merge_range(parts: Sequence[Path], num_shards: int, num_steps: int, shard: Shard) -> Report:
+    """Write one shard of the pool: all links of a range of keys, one row per URL, each text once, oldest first.
+
+    num_steps: equal parts of the range, of which one at a time is in memory.
+    """
     number = int(shard.name.removesuffix(".parquet"))
-    low, high = (f"{(position << 32) // num_shards:08x}" for position in (number, number + 1))
+    counts = Counter[str](urls=0, pairs=0)
+
+    def write(aside: Path) -> None:
+        # A table without rows is not written: few readers would take a row group without rows.
+        with pq.ParquetWriter(aside, _POOL, compression="zstd") as writer:
+            for step in range(number * num_steps, (number + 1) * num_steps):
+                merged = merge_links(_read_range(parts, step, num_shards * num_steps))
+                counts["urls"] += len(merged)
+                counts["pairs"] += sum(pc.list_value_length(merged["texts"]).to_pylist())
+                if len(merged):
+                    writer.write_table(merged, row_group_size=ROWS_PER_GROUP)
+
+    write_artifact(Path(shard.path), write)
+    return dict(counts)
+
+
+def _read_range(parts: Sequence[Path], number: int, num_ranges: int) -> pa.Table:
+    """Return the links whose keys are in range `number` of `num_ranges` equal ones, in the order of their files."""
+    low, high = (f"{(position << 32) // num_ranges:08x}" for position in (number, number + 1))
     in_range = pc.field("key") >= low
-    if number + 1 < num_shards:
+    if number + 1 < num_ranges:
         in_range &= pc.field("key") < high
-    links = pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
-    merged = merge_links(links)
-    path = Path(shard.path)
-    write_artifact(path, lambda aside: _write_rows(aside, merged))
-    return {"urls": len(merged), "pairs": sum(pc.list_value_length(merged["texts"]).to_pylist())}
-
-
-def _write_rows(aside: Path, table: pa.Table) -> None:
-    """Write a table as Parquet; one without rows has no row group, which few readers would take."""
-    with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
-        if len(table):
-            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    return pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
 
 
 def merge_links(links: pa.Table) -> pa.Table:
