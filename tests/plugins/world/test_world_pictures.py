@@ -17,7 +17,7 @@ from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.safe_path import UnsafeName
-from worldclip.plugins.world import build, openmoji
+from worldclip.plugins.world import build, gcompris, openmoji
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.draw import FORMATS, UNDRAWABLE, draw, draw_file
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
@@ -108,6 +108,18 @@ def test_other_file_in_place_of_the_resource_file_is_named(tmp_path: Path, conte
     (tmp_path / "lang.rcc").write_bytes(content)
     with pytest.raises(UserError, match=r"lang\.rcc: not a resource file"):
         read_gcompris(tmp_path)
+
+
+@pytest.mark.parametrize("file", [packed(b"x" * 600), (0, b"x" * 600)], ids=["packed", "plain"])
+def test_resource_file_of_too_many_bytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: tuple[int, bytes]
+) -> None:
+    monkeypatch.setattr(gcompris, "MAX_TOTAL_BYTES", 1000)
+    path = write_rcc(tmp_path / "one" / "lang.rcc", {"a.webp": file})
+    assert read_resources(str(path), ()) == {"/a.webp": b"x" * 600}
+    write_rcc(tmp_path / "two" / "lang.rcc", {"a.webp": file, "b.webp": file})
+    with pytest.raises(UserError, match="more than 1,000 bytes"):
+        read_gcompris(tmp_path / "two")
 
 
 def test_icon_has_name_summary_and_keywords(tmp_path: Path) -> None:

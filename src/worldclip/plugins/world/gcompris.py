@@ -20,6 +20,7 @@ from worldclip.plugins.world.parts import Part, Picture, Text, find_files, plain
 NAME = "gcompris"
 FILE = "lang.rcc"
 MAX_FILE_BYTES = 64 * 2**20  # limit of one unpacked file
+MAX_TOTAL_BYTES = 8 * MAX_FILE_BYTES  # limit of all files; many nodes may share the same data
 MAX_NODES = 100_000
 _HEADER = struct.Struct(">4siiii")  # magic, version, offsets of nodes, data and names
 _ZLIB, _FOLDER = 1, 2  # flags of a node
@@ -84,7 +85,7 @@ def read_resources(path: str, stamp: Stamp) -> dict[str, bytes | None]:
     size = 14 if version == 1 else 22  # later versions have a modification time
     files: dict[str, bytes | None] = {}
     queue = [(0, "")]
-    num_nodes = 0
+    num_nodes = num_bytes = 0
     while queue:
         number, folder = queue.pop()
         num_nodes += 1
@@ -95,7 +96,11 @@ def read_resources(path: str, stamp: Stamp) -> dict[str, bytes | None]:
         if flags & _FOLDER:
             queue += [(second + child, name) for child in range(min(first, MAX_NODES))]
         else:
-            files[name] = _unpacked(content, data + second, flags)
+            file = _unpacked(content, data + second, flags)
+            num_bytes += len(file or b"")
+            if num_bytes > MAX_TOTAL_BYTES:
+                raise ValueError(f"its files have more than {MAX_TOTAL_BYTES:,} bytes")
+            files[name] = file
     return files
 
 
