@@ -144,6 +144,14 @@ def test_headers_of_jpegs_are_read_as_pillow_reads_them():
     assert num_read > 200
 
 
+@pytest.mark.parametrize("marker", [0xC0, 0xC1, 0xC2])
+@pytest.mark.parametrize("size", range(2, 9))
+def test_frame_header_at_the_end_of_a_file_is_not_read_beyond_it(marker: int, size: int):
+    data = [0xFF, 0xD8, 0xFF, marker, 0, size, *([8] * (size - 2))]
+    assert read_size.py_func(data) == (0, 0)  # in Python, where an index out of bounds is an error
+    assert read_size(np.array(data, np.uint8)) == (0, 0)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "jpeg_progressive", "jpeg_L", "jpeg_CMYK", "jpeg_exif_6"])
 def test_damaged_jpegs_are_the_same_with_and_without_pillow_reading_the_header(name, monkeypatch):
     def outcome(data: bytes) -> str | bytes:

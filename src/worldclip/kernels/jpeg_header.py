@@ -39,7 +39,9 @@ def read_size(data: np.ndarray) -> tuple[int, int]:
             return width, height
         if _SOF0 <= marker <= _SOF2:
             components = data[body + 5] if size >= 6 else 0
-            if width or data[body] != 8 or components not in (1, 3) or size != 6 + 3 * components:
+            if components not in (1, 3) or size != 6 + 3 * components:  # first: a short segment has no byte to read
+                return 0, 0
+            if width or data[body] != 8:
                 return 0, 0
             height, width = data[body + 1] * 256 + data[body + 2], data[body + 3] * 256 + data[body + 4]
         elif marker == _DQT:
