@@ -52,6 +52,7 @@ CHOSEN_BY = {
         train/going_back.py name""",
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/entry_counts.py part, contracts/entry_counts.py f'{unit}.npy',
+        core/download.py f'.{part.stem}.source',
         core/keys.py f'{digest}.npy', curate/sort_keys.py part, curate/sort_keys.py f'{name}.npy',
         curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,

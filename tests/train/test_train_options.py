@@ -99,16 +99,15 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
     evaluate = write_shapes(tmp_path / "shapes")
     train_dir = tmp_path / "run" / "train"
-    write = artifacts.write_text
+    write = artifacts.write_artifact
 
-    def die_at_step(path, text):
+    def die_at_step(path, fill):
         if path.name == file and checkpoints(train_dir)[-1].name == f"step_{step:09}":
             raise KeyboardInterrupt
-        write(path, text)
+        write(path, fill)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(artifacts, "write_text", die_at_step)
-        patched.setattr(engine, "write_text", die_at_step)
+        patched.setattr(artifacts, "write_artifact", die_at_step)
         with pytest.raises(KeyboardInterrupt):
             run_with_scores(tmp_path / "run", evaluate)
     run_with_scores(tmp_path / "run", evaluate)

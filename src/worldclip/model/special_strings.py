@@ -17,16 +17,25 @@ Stage = Callable[[str], str]
 class SpecialStrings:
     """The special strings of a tokenizer.  Remembers which characters cannot become a part of one."""
 
-    def __init__(self, strings: Iterable[str], stages: Sequence[Stage] = (), *, is_decoding: bool = False) -> None:
+    def __init__(
+        self,
+        strings: Iterable[str],
+        stages: Sequence[Stage] = (),
+        *,
+        is_decoding: bool = False,
+        gives_special: Callable[[str], bool] | None = None,
+    ) -> None:
         """Take the special strings, and what the tokenizer does to a text, in order.
 
         is_decoding: the stages also decode sequences of characters, `&lt;` or UTF-8 read as Latin-1.  Otherwise they
-        change characters one by one, or remove or join them.
+        change characters one by one, or remove or join them.  gives_special: whether the tokenizer makes a special
+        token of a text; without it, every special string after a stage counts as one.
         """
         # longest first: a special may contain a shorter one
         self.strings = sorted(set(strings), key=lambda text: (-len(text), text))
         self._stages = tuple(stages)
         self._is_decoding = is_decoding
+        self._gives_special = gives_special
         self._keys = {_key(special) for special in self.strings} | ({"&"} if is_decoding else set())
         self._harmless: set[str] = set()
 
@@ -61,10 +70,11 @@ class SpecialStrings:
 
     def _made_of(self, text: str) -> str | None:
         """Return the text after the first stage that makes a special string of it, None if none does."""
+        made = text
         for stage in self._stages:
-            text = stage(text)
-            if any(special in text for special in self.strings):
-                return text
+            made = stage(made)
+            if any(special in made for special in self.strings):
+                return made if self._gives_special is None or self._gives_special(text) else None
         return None
 
 

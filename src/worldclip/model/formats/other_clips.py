@@ -262,7 +262,14 @@ def tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], contex
     pad_id = hf.pad_token_id
     if pad_id is None:
         raise UserError("the tokenizer has no pad token; set one in its tokenizer_config.json")
-    specials = SpecialStrings(map(str, hf.all_special_tokens), stages_of(hf))
+    special_ids = set(hf.all_special_ids) - {hf.unk_token_id}
+
+    def count(text: str) -> int:
+        return sum(token in special_ids for token in to_ids([text])[0])
+
+    specials = SpecialStrings(
+        map(str, hf.all_special_tokens), stages_of(hf), gives_special=lambda text: count(text) > count("a")
+    )
     return OtherTokenizer(to_ids, pad_id, context_length, specials)
 
 
