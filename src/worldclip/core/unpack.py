@@ -72,9 +72,8 @@ class TooLarge(BadShard):
         )
 
 
-def check_ratio(num_unpacked: int, num_read: int) -> None:
-    """Raise BadShard if the first `num_read` bytes of a compressed file unpack to more than it may."""
-    ratio = max_ratio()
+def check_ratio(num_unpacked: int, num_read: int, ratio: int) -> None:
+    """Raise BadShard if the first `num_read` bytes of a compressed file unpack to more than `ratio` times as many."""
     if num_unpacked > max(FREE_BYTES, ratio * num_read):
         raise BadShard(f"unpacks to more than {ratio:,} times its size; if it is genuine, raise WORLDCLIP_MAX_RATIO")
 
@@ -149,14 +148,14 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
         return
     stream = _Stream(name.endswith(".bz2"))
-    limit = max_document_bytes()
+    limit, ratio = max_document_bytes(), max_ratio()
     num_read = num_unpacked = memory = 0
     try:
         while data := file.read(CHUNK_BYTES):
             num_read += len(data)
             for chunk in stream.unpack(data):
                 num_unpacked += len(chunk)
-                check_ratio(num_unpacked, num_read)
+                check_ratio(num_unpacked, num_read, ratio)
                 if size is not None and size < SMALL_FILE_BYTES:
                     memory += memory_of(chunk)
                     if memory > limit:

@@ -143,6 +143,7 @@ def _iter_multistream(file: BinaryIO, threads: int) -> Iterator[bytes]:
     From a stream of more than MAX_STREAM_BYTES on, the file is unpacked in chunks by this thread.
     """
     waiting: deque[tuple[bytes, Future[bytes | None]]] = deque()
+    ratio = unpack.max_ratio()
     num_read = num_unpacked = 0
 
     def oldest() -> Iterator[bytes]:
@@ -153,7 +154,7 @@ def _iter_multistream(file: BinaryIO, threads: int) -> Iterator[bytes]:
         chunks = unpack.unpack(io.BytesIO(stream), ".bz2") if content is None else [content]
         for chunk in chunks:
             num_unpacked += len(chunk)
-            unpack.check_ratio(num_unpacked, num_read)
+            unpack.check_ratio(num_unpacked, num_read, ratio)
             yield chunk
 
     with ThreadPoolExecutor(threads) as pool:
