@@ -44,6 +44,11 @@ class Piece:
     stop: int
     first_number: int
 
+    def to_record(self) -> Json:
+        """Return the piece as JSON: a task gets its own tar's pieces, not those of all tars."""
+        shard = {"name": self.shard.name, "path": self.shard.path, "fingerprint": self.shard.fingerprint}
+        return {"shard": shard, "start": self.start, "stop": self.stop, "first_number": self.first_number}
+
 
 def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_digest: str) -> dict[str, int]:
     """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
@@ -53,12 +58,15 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     """
     folder = layout.curated_tars(run.dir)
     plan = plan_tars(run.dir, shards, samples_per_tar)
-    outputs = [Shard(name=f"{i:06}.tar", path="") for i in range(len(plan))]
+    outputs = [
+        Shard(name=f"{i:06}.tar", path="", fingerprint={"pieces": [piece.to_record() for piece in pieces]})
+        for i, pieces in enumerate(plan)
+    ]
     done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
     markers = [layout.marker_in(done, output.name) for output in outputs]
     remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
     reports = run.executor.map(
-        functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig), plan=plan),
+        functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig)),
         outputs,
         label="tars",
         done_dir=done,
@@ -85,12 +93,14 @@ def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> l
     return plan
 
 
-def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig, plan: Sequence[Sequence[Piece]]) -> Report:
+def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Report:
+    """Write the tar of the pieces in the fingerprint of `output`."""
     counts = Counter(dict.fromkeys(COUNTS, 0))
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for piece in plan[int(Path(output.name).stem)]:
+            for record in output.fingerprint["pieces"]:
+                piece = Piece(**{**record, "shard": Shard(**record["shard"])})
                 _add_piece(tar, run_dir, piece, _other_fields(piece.shard, pool_config), counts)
 
     artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
