@@ -98,6 +98,12 @@ def test_storage_options_in_a_record_are_replaced():
     }
 
 
+def test_value_under_the_name_of_a_credential_counts_as_one():
+    """It would be recorded as ***, and the run would look there."""
+    assert has_credential({"secret": "/data/pool"})
+    assert not has_credential({"secret": "", "pool": "/data/pool", "token": 3})
+
+
 def test_files_and_messages_hold_no_credential(tmp_path, capsys):
     address = WITH_SECRET[0]
     artifacts.write_json(tmp_path / "run.json", {"pool": address, address: {"secret": SECRET}})

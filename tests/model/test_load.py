@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from small_models import (
     write_open_clip_config,
 )
 from worldclip.core import artifacts
+from worldclip.core.errors import UserError
 from worldclip.model import published
 from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
@@ -173,6 +175,28 @@ def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center"
     data = {"crop_mode": crop_mode, "crop_pct": 1.0, "input_size": (3, 28, 28)}
     timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
     return model
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("crop_pct", -1),
+        ("crop_pct", 1e-6),
+        ("crop_pct", "0.9"),
+        ("input_size", [3, 10**6, 10**6]),
+        ("input_size", [3, 28]),
+        ("interpolation", "random"),
+        ("mean", ["a", 0, 0]),
+    ],
+)
+def test_data_configuration_of_timm_that_makes_no_transform_is_named(key, value, tmp_path):
+    """A crop of a millionth would resize each image to 28 million pixels a side."""
+    timm_folder(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["pretrained_cfg"][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"config\.json: {key} is .*; it must be"):
+        worldclip.load(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("activation", ["", "_quickgelu"])

@@ -68,9 +68,7 @@ def _read_deny_lists(rules: DenyRules, stamps: Sequence[Stamp]) -> DenyLists:
     return DenyLists(
         keys=KeyTable(pa.concat_arrays(keys)) if keys else None,
         urls=frozenset(bare_url(line) for file in rules.urls for line in read_lines(file)),
-        hosts=frozenset(
-            host_of(line).removeprefix("*.").strip(".") for file in rules.hosts for line in read_lines(file)
-        ),
+        hosts=frozenset(_listed_host(line) for file in rules.hosts for line in read_lines(file)),
     )
 
 

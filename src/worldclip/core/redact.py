@@ -83,7 +83,7 @@ def redact_record(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {
             (redact(name) if isinstance(name, str) else name): HIDDEN
-            if isinstance(name, str) and isinstance(value, str) and value and _SECRET_OPTION.fullmatch(name)
+            if _is_secret_option(name, value)
             else redact_record(value)
             for name, value in record.items()
         }
@@ -92,12 +92,19 @@ def redact_record(record: Any) -> Any:
     return record
 
 
+def _is_secret_option(name: Any, value: Any) -> bool:
+    """Return whether an item of a record is an option of a storage whose value is a credential."""
+    is_text = isinstance(name, str) and isinstance(value, str) and value != ""
+    return is_text and _SECRET_OPTION.fullmatch(name) is not None
+
+
 def has_credential(value: Any) -> bool:
     """Return whether `redact_record` would change a value of a config."""
     if isinstance(value, str):
         return redact(value) != value
     if isinstance(value, Mapping):
-        return any(has_credential(item) for pair in value.items() for item in pair)
+        is_named_so = any(_is_secret_option(name, item) for name, item in value.items())
+        return is_named_so or any(has_credential(item) for pair in value.items() for item in pair)
     return isinstance(value, list | tuple) and any(map(has_credential, value))
 
 

@@ -50,7 +50,7 @@ class TextFeatures:
         self._in_languages: dict[str, TextFeatures] = {}  # the last used ones, of the root only
 
     def in_language(self, lang: str) -> TextFeatures:
-        """Return the features of texts of a language; the root for a model that is told none, or does not know it."""
+        """Return the text features for a language; the root's if the model reads no language, or not this one."""
         if not is_told_language(self._model):
             return self
         held = self.root._in_languages

@@ -203,7 +203,7 @@ class Consistency:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         root = getattr(encode, "root", encode)
         if root not in self.pivot_concepts:
-            # a model that is told the language of a text is told the pivot's
+            # The pivot's names are in the pivot's language, which some models read next to the text.
             in_pivot = root.in_language(self.pivot_lang) if hasattr(root, "in_language") else root
             self.pivot_concepts[root] = concept_embeddings(self.pivot, in_pivot)
         pivot_ids, pivot_CD = self.pivot_concepts[root]

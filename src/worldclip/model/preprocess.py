@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
-_NUMBERS = {name: number for number, name in _FILTERS.items()}
+FILTERS = {name: number for number, name in _FILTERS.items()}
 Mode = Literal["shortest", "squash", "longest"]
-"""What is resized: the short side, both sides, or the long side, after which the short one is padded."""
+"""The resized side: the short one, both, or the long one, after which the short one is padded."""
 TIMM_MODES: dict[Mode, str] = {"shortest": "center", "squash": "squash", "longest": "border"}
 _NOT_WRITTEN = "the image transform cannot be written into {}: resize to {}, {}; export without this format"
 
@@ -56,7 +56,7 @@ class Preprocess:
 
     @property
     def resized(self) -> int:
-        return math.floor(self.size / self.crop_share)  # as timm rounds
+        return math.floor(self.size / self.crop_share)  # timm's rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
         size=_edges(facts),
         do_center_crop=bool(_crop_of_facts(facts)),
         crop_size={"height": facts.size, "width": facts.size},
-        resample=_NUMBERS[facts.interpolation],
+        resample=FILTERS[facts.interpolation],
         image_mean=list(facts.mean),
         image_std=list(facts.std),
     )

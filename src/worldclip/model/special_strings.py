@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Stage = Callable[[str], str]
-"""What a tokenizer does to a text before it splits it."""
+"""A tokenizer's change of a text before splitting: cleaning, or normalisation."""
 
 
 class SpecialStrings:
@@ -25,7 +25,7 @@ class SpecialStrings:
         is_decoding: bool = False,
         gives_special: Callable[[str], bool] | None = None,
     ) -> None:
-        """Take the special strings, and what the tokenizer does to a text, in order.
+        """Take the special strings, and the tokenizer's stages in order.
 
         is_decoding: the stages also decode sequences of characters, `&lt;` or UTF-8 read as Latin-1.  Otherwise they
         change characters one by one, or remove or join them.  gives_special: whether the tokenizer makes a special

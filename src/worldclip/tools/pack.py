@@ -168,7 +168,7 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
     )
     run = Run.of(out, *configs, executor=executor)
     with RunLock(out):
-        if not layout.recipe(out).exists():  # that of a second call may have grown since
+        if not layout.recipe(out).exists():  # after an earlier call, a person may have extended it
             artifacts.write_text(layout.recipe(out), to_toml(run.sections))
         artifacts.write_json(layout.run_record(out), artifacts.describe_run())
         artifacts.write_text(out / LICENCES, packs.read_licences(packed))

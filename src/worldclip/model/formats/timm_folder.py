@@ -5,7 +5,7 @@ A written folder loads as `timm.create_model("local-dir:FOLDER", pretrained=True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
 from worldclip.model.formats.interface import CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.records import MAX_RESIZE, MAX_SIDE
 from worldclip.model.tokenizer import require_transformers
 
 OPTIONS: tuple[str, ...] = ("arch", "precision")
@@ -82,8 +83,26 @@ def read(path: Path, options: LoadOptions) -> Clip:
     ours = tensor_names.to_ours(tensor_names.timm_rules(config.num_hidden_layers), state)
     tower = build(require_transformers().MetaClip2VisionModelWithProjection, config, ours)
     data = timm.data.resolve_data_config(pretrained_cfg=record.get("pretrained_cfg", {}), model=model)
+    if problems := [f"{path / 'config.json'}: {problem}" for problem in _data_problems(data)]:
+        raise UserError(problems)
     processor = preprocess.PerImage(timm.data.create_transform(**data, is_training=False), _facts_of(data))
     return Clip(TorchBackend(tower.to(pick_device(options.device))), None, processor)
+
+
+def _data_problems(data: Report) -> Iterator[str]:
+    """Yield values of timm's data configuration that make no image transform, or one of any size."""
+    size, share = data["input_size"], data["crop_pct"]
+    sides = list(size[1:]) if isinstance(size, list | tuple) and len(size) == 3 else []
+    if not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides) or len(set(sides)) != 1:
+        yield f"input_size is {size!r:.80}; it must be 3 and twice a side of at most {MAX_SIDE} pixels"
+    if not isinstance(share, int | float) or not 1 / MAX_RESIZE <= share <= 1:
+        yield f"crop_pct is {share!r:.80}; it must be between {1 / MAX_RESIZE} and 1"
+    if data["interpolation"] not in preprocess.FILTERS:
+        yield f"interpolation is {data['interpolation']!r:.80}; it must be one of {', '.join(preprocess.FILTERS)}"
+    for name in ("mean", "std"):
+        values = data[name]
+        if not isinstance(values, list | tuple) or not all(isinstance(value, int | float) for value in values):
+            yield f"{name} is {values!r:.80}; it must be numbers"
 
 
 def _facts_of(data: Report) -> preprocess.Preprocess:
