@@ -81,7 +81,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "pack.tar": open_pack,
     "keys.npy": lambda path: keys.key_lists(str(path), ()),
     "keys.parquet": lambda path: keys.key_lists(None, [str(path)]),
-    "0.jsonl": lambda path: JSONL.count_rows(_shard(path), CONFIG),
+    "0.jsonl": lambda path: JSONL.field_names(_shard(path), CONFIG),
     "0.csv": lambda path: CSV.field_names(_shard(path), CONFIG),
     "0.parquet": lambda path: PARQUET.count_rows(_shard(path), CONFIG),
     "bytes": lambda path: files.FileBytes(str(path)),

@@ -28,7 +28,6 @@ from worldclip.plugins.world import build as world_build
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.records import without_texts
 
-STAGES = ("pool", "metadata", "match", "balance", "curate")
 WORDS = ("red", "green", "blue", "house", "cat", "dog")
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
 
@@ -159,7 +158,7 @@ def recipe_of(world: Path, settings: Settings) -> Recipe:
 
 
 def run_all(recipe: Recipe, run_dir: Path) -> None:
-    for stage in STAGES:
+    for stage in ("pool", "metadata", "match", "balance", "curate"):
         run_stage(stage, recipe, run_dir, QUIET)
 
 
@@ -258,37 +257,24 @@ class Watched:
         return getattr(self.config, name)
 
 
-def read_presence_of_images(shard: Shard, config: PoolConfig) -> None:
-    pool.holds_images([shard], config)
-
-
-def read_rows_of_keys(shard: Shard, config: PoolConfig) -> None:
-    if shard.name.endswith(".parquet"):
-        pool.rows_of_keys(shard, config, pool.read_keys(shard, config)[0])
-
-
-def read_one_field(shard: Shard, config: PoolConfig) -> None:
-    pool.read_records(shard, config, ["width"])
-
-
-def read_all_images(shard: Shard, config: PoolConfig) -> None:
-    list(pool.read_images(shard, config)[1])
-
-
-def read_other_fields(shard: Shard, config: PoolConfig) -> None:
-    for record in pool.read_records(shard, config, None)[1]:
-        without_texts(record, config)
-
-
-READERS: dict[Callable[[Shard, PoolConfig], object], str] = {
-    pool.read_texts: "match.texts",
-    pool.read_keys: "pool.index",
-    pool.index_of: "pool.index",
-    read_all_images: "pool.index",
-    read_presence_of_images: "pool.index",
-    read_rows_of_keys: "pool.index",
-    read_one_field: "pool.index",
-    read_other_fields: "match.texts",
+# what is read -> the output that it decides, and its reader
+READERS: dict[str, tuple[str, Callable[[Shard, PoolConfig], object]]] = {
+    "texts": ("match.texts", pool.read_texts),
+    "keys": ("pool.index", pool.read_keys),
+    "index": ("pool.index", pool.index_of),
+    "images": ("pool.index", lambda shard, config: list(pool.read_images(shard, config)[1])),
+    "presence of images": ("pool.index", lambda shard, config: pool.holds_images([shard], config)),
+    "rows of keys": (
+        "pool.index",
+        lambda shard, config: (
+            pool.is_table(shard.name) and pool.rows_of_keys(shard, config, pool.read_keys(shard, config)[0])
+        ),
+    ),
+    "one field": ("pool.index", lambda shard, config: pool.read_records(shard, config, ["width"])),
+    "other fields": (
+        "match.texts",
+        lambda shard, config: [without_texts(one, config) for one in pool.read_records(shard, config, None)[1]],
+    ),
 }
 
 
@@ -308,12 +294,12 @@ def test_readers_of_a_shard_read_no_key_that_its_marker_lacks(name: str, where: 
         image_field="photo" if name == "a.parquet" else None,
         where=None if is_csv else where,
     )
-    for reader, output in READERS.items():
+    for what, (output, read) in READERS.items():
         watched = Watched(config)
-        reader(shard, watched)  # type: ignore[arg-type]
+        read(shard, watched)  # type: ignore[arg-type]
         known = {field for field in PoolConfig.__dataclass_fields__ if _decides(field, output)}
-        assert watched.read <= known, f"{reader} reads {watched.read - known}, which does not decide {output}"
-        if reader is pool.read_texts:
+        assert watched.read <= known, f"{what}: reads {watched.read - known}, which does not decide {output}"
+        if what == "texts":
             assert {"key", "texts", "lang", "where"} <= watched.read
 
 

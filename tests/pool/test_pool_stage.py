@@ -53,19 +53,14 @@ def test_problems_of_all_roots_are_reported_together(folder: Path, tmp_path: Pat
     roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
     with pytest.raises(UserError) as error:
         pool.shards(context(pool_recipe(roots=roots), tmp_path / "run"))
-    assert [problem.split(" ")[0].rstrip(":") for problem in error.value.problems] == [
-        "pool.roots.a",
-        "pool.roots.b",
-        "pool.roots.c",
-    ]
+    assert [problem[:12] for problem in error.value.problems] == ["pool.roots.a", "pool.roots.b", "pool.roots.c"]
     assert "unpack" in error.value.problems[2]
 
 
 def test_folder_without_shards_lists_the_suffixes_in_it(tmp_path: Path) -> None:
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool" / "a.jpg").touch()
+    (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"no \.tar, \.parquet, .* files, only \.jpg"):
-        pool.shards(context(pool_recipe(path=str(tmp_path / "pool")), tmp_path / "run"))
+        pool.list_shards(PoolConfig(path=str(tmp_path)))
 
 
 def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_path: Path) -> None:
@@ -139,12 +134,11 @@ def test_a_part_of_the_index_looks_at_its_own_files_only(folder: Path, tmp_path:
 def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: Path, part: slice) -> None:
     recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
     run_pool(run_dir, path=str(folder))
-    write_tar(folder / "00001.tar", sample("000010000", "other"))
-    with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
-        pool.indexed_shards(context(recipe, run_dir), part)
-    (folder / "00001.tar").unlink()
-    with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
-        pool.indexed_shards(context(recipe, run_dir), part)
+    shard = folder / "00001.tar"
+    for change in (lambda: write_tar(shard, sample("000010000", "other")), shard.unlink):
+        change()
+        with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
+            pool.indexed_shards(context(recipe, run_dir), part)
 
 
 def test_the_manifest_of_a_pool_does_not_grow_with_its_shards(folder: Path, tmp_path: Path, monkeypatch) -> None:
@@ -257,12 +251,11 @@ def test_tables_without_a_tar_of_their_name_are_said(folder: Path, capsys) -> No
 
 
 def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys) -> None:
-    for name in ("00000/000000000.jpg", "00000/000000000.txt", "00000/000000000.json"):
-        (tmp_path / "pool" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pool" / name).touch()
-    with pytest.raises(
-        UserError, match=r"1 image files such as 00000/000000000\.jpg lie outside .* worldclip pool pack"
-    ):
+    (tmp_path / "pool" / "00000").mkdir(parents=True)
+    for suffix in ("jpg", "txt", "json"):
+        (tmp_path / "pool" / "00000" / f"000000000.{suffix}").touch()
+    problem = r"1 image files such as 00000/000000000\.jpg lie outside .* worldclip pool pack"
+    with pytest.raises(UserError, match=problem):
         pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
     (tmp_path / "pool" / "00000.parquet").touch()  # img2dataset's metadata
     names, said = names_and_skipped(tmp_path / "pool", capsys)

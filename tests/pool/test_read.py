@@ -19,9 +19,8 @@ from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import write_index
+from worldclip.pool.stage import index_shard
 
 CONFIG = PoolConfig(path="pool")
 
@@ -147,8 +146,7 @@ BAD_RECORDS = {
 def test_bad_json_drops_only_its_pair(tmp_path: Path, case: str) -> None:
     content, reason = BAD_RECORDS[case]
     members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
-    path = write_tar(tmp_path / "0.tar", members)
-    texts = pool.read_texts(shard_of(path), CONFIG)
+    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     assert rows_of(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
     assert len(texts.bad) == 1
     assert reason in texts.bad[0]["reason"]
@@ -159,28 +157,23 @@ def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
     members = [("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x"), *sample("0", "text")]
     path = write_tar(tmp_path / "0.tar", members)
     assert [key for key, *_ in read_rows(path)] == ["0"]
-    assert write_index(shard_of(path), CONFIG, tmp_path / "i.parquet")["ignored_members"] == 4
+    assert pool.index_of(shard_of(path), CONFIG)[1]["ignored_members"] == 4
 
 
 def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
     members = [*sample("0", None, {"texts": ["red", "rot"], "lang_truth": ["en", "de"]}), *sample("1", "blue")]
-    texts = pool.read_texts(
-        shard_of(write_tar(tmp_path / "0.tar", members)), PoolConfig(path="p", texts=("txt", "json:texts"))
-    )
+    config = PoolConfig(path="p", texts=("txt", "json:texts"))
+    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), config)
     assert texts.truth is not None
     assert texts.truth.to_pylist() == ["en", "de", None]
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 5000])
-def test_file_that_is_not_a_tar_is_bad_shard(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(BadShard):
+@pytest.mark.parametrize(("content", "problem"), [(b"", None), (b"x" * 5000, None), (None, "cannot be read")])
+def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path, content: bytes | None, problem) -> None:
+    if content is not None:
+        (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(BadShard, match=problem):
         pool.read_texts(shard_of(tmp_path / "0.tar"), CONFIG)
-
-
-def test_missing_file_is_bad_shard(tmp_path: Path) -> None:
-    with pytest.raises(BadShard, match="cannot be read"):
-        pool.read_texts(Shard(name="0.tar", path=str(tmp_path / "0.tar")), CONFIG)
 
 
 def test_reported_bad_samples_are_capped_and_deterministic(tmp_path: Path) -> None:
@@ -201,7 +194,7 @@ def test_index_holds_first_image_of_each_key(tmp_path: Path) -> None:
         ("0.jpg", b"duplicate"),
     ]
     shard = shard_of(write_tar(tmp_path / "sub" / "000.tar", members), "sub/000.tar")
-    report = write_index(shard, CONFIG, tmp_path / "run/pool/index/sub/000.tar.parquet")
+    report = index_shard(CONFIG, tmp_path / "run/pool/index", shard)
     index = pool.read_index(tmp_path / "run", shard).to_pylist()
     assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]
@@ -298,14 +291,12 @@ def make_sparse_tar(folder: Path, tar_format: str) -> Path:
     """Pack two samples with GNU tar; the image of the first has holes."""
     files = folder / "files"
     files.mkdir()
-    with open(files / "000.jpg", "wb") as file:
-        file.write(PNG)
+    for name, content in (*sample("000", "zero"), *sample("001", "one")):
+        (files / name).write_bytes(content)
+    with open(files / "000.jpg", "r+b") as file:
         file.truncate(1 << 20)
         file.seek(0, 2)
         file.write(PNG)
-    (files / "000.txt").write_text("zero", encoding="utf-8")
-    (files / "001.jpg").write_bytes(PNG + b"1")
-    (files / "001.txt").write_text("one", encoding="utf-8")
     names = sorted(path.name for path in files.iterdir())
     command = ["tar", f"--format={tar_format}", "--sparse", "-cf", str(folder / "0.tar"), "-C", str(files), *names]
     subprocess.run(command, check=True)

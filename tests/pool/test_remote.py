@@ -64,9 +64,8 @@ def in_memory(folder: Path) -> Iterator[str]:
 def at_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    for name, value in (("KEY_ID", "test"), ("ACCESS_KEY", "test")):
-        monkeypatch.setenv(f"AWS_{'ACCESS_' if name == 'KEY_ID' else 'SECRET_'}{name}", value)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -143,11 +142,10 @@ def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> Non
         pool.shards(context(pool_recipe(path=path), tmp_path / "run"))
 
 
-def test_missing_remote_shard_is_bad_shard(in_memory: str) -> None:
+@pytest.mark.parametrize(("name", "key"), [("9.tar", "member"), ("9.parquet", "uid")])
+def test_missing_remote_shard_is_bad_shard(in_memory: str, name: str, key: str) -> None:
     with pytest.raises(BadShard, match="cannot be read"):
-        pool.read_texts(Shard(name="9.tar", path=f"{in_memory}/tars/9.tar"), PoolConfig(path=in_memory))
-    with pytest.raises(BadShard, match="cannot be read"):
-        pool.read_texts(Shard(name="9.parquet", path=f"{in_memory}/9.parquet"), PoolConfig(path=in_memory, key="uid"))
+        pool.read_texts(Shard(name=name, path=f"{in_memory}/{name}"), PoolConfig(path=in_memory, key=key))
 
 
 def test_a_store_that_cannot_be_reached_is_an_error_in_words(monkeypatch):

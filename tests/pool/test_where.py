@@ -6,8 +6,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pools import run_pool, write_lines, write_table
@@ -38,9 +36,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def write_parquet(folder: Path) -> Path:
-    pq.write_table(pa.Table.from_pylist(ROWS), folder / "0.parquet")
-    return folder / "0.parquet"
+def write_parquet(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    return write_table(folder / "0.parquet", {name: [row[name] for row in rows] for name in rows[0]})
 
 
 def write_jsonl(folder: Path) -> Path:
@@ -55,9 +52,8 @@ def write_csv(folder: Path) -> Path:
     return folder / "0.csv"
 
 
-def write_tar_of_json(folder: Path) -> Path:
-    members = [member for number, row in enumerate(ROWS) for member in sample(f"{number}", None, row)]
-    return write_tar(folder / "0.tar", members)
+def write_tar_of_json(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    return write_tar(folder / "0.tar", [member for row in rows for member in sample(row["uid"], None, row)])
 
 
 WRITERS = [write_parquet, write_jsonl, write_csv, write_tar_of_json]
@@ -100,15 +96,13 @@ def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
 
 def write_img2dataset(folder: Path) -> Path:
     """Write a table as img2dataset --output_format parquet does: also the downloads that failed."""
-    statuses = ["success", "failed_to_download", "success", "failed_to_resize"]
-    errors = [None, "HTTP Error 404", None, "error"]
     columns = {
         "url": [f"https://e.org/{number}.jpg" for number in range(4)],
         "caption": [f"text {number}" for number in range(4)],
         "key": [f"{number:09}" for number in range(4)],
-        "status": statuses,
-        "error_message": pa.array(errors, pa.string()),
-        "jpg": pa.array([b"x", None, b"y", None], pa.binary()),
+        "status": ["success", "failed_to_download", "success", "failed_to_resize"],
+        "error_message": [None, "HTTP Error 404", None, "error"],
+        "jpg": [b"x", None, b"y", None],
     }
     return write_table(folder / "00000.parquet", columns).parent
 
@@ -140,9 +134,7 @@ def test_only_digits_of_ascii_make_a_number_in_every_format(tmp_path: Path) -> N
     rows = [
         {"uid": uid, "text": "x", "w": w} for uid, w in [("a", "3"), ("b", "\u0663"), ("c", "\U00011f53"), ("d", "3\n")]
     ]
-    write_tar(tmp_path / "0.tar", [member for row in rows for member in sample(row["uid"], None, row)])
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
     from_tar = PoolConfig(path=str(tmp_path), texts=("json:text",), where={"json:w": {">": 2}})
     from_table = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where={"w": {">": 2}})
-    assert pool.read_texts(shard_of(tmp_path / "0.tar"), from_tar).key.to_pylist() == ["a"]
-    assert pool.read_texts(shard_of(tmp_path / "0.parquet"), from_table).key.to_pylist() == ["a"]
+    for path, config in ((write_tar_of_json(tmp_path, rows), from_tar), (write_parquet(tmp_path, rows), from_table)):
+        assert pool.read_texts(shard_of(path), config).key.to_pylist() == ["a"]

@@ -22,8 +22,8 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.core.keys import KeyTable, read_keys
-from worldclip.pool.columns import bare, missing_column
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.columns import missing_column
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.columns_format import ColumnsFormat
 

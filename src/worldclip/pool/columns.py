@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from worldclip.core.errors import BadShard
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
@@ -20,11 +20,6 @@ class WrongColumns(BadShard):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("; ".join(self.problems))
-
-
-def bare(name: str) -> str:
-    """Return the name of a column or field: `json:uid` -> `uid`."""
-    return name.removeprefix("json:")
 
 
 def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple[str, ...]]:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.arrow import one_array
-from worldclip.pool.columns import WrongColumns, bare
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.columns import WrongColumns
+from worldclip.pool.config import PoolConfig, bare
 
 _NUMBER = r"^-?\d+(\.\d+)?([eE][-+]?\d+)?$"
 _IS_NUMBER = re.compile(_NUMBER, re.ASCII)  # Arrow's rule in `_numbers`: tars and tables must agree

@@ -87,15 +87,15 @@ class PoolConfig(Config):
         """The weight of each place of `texts`, in their order; None if text_weights is not set."""
         if self.text_weights is None:
             return None
-        weights = {_bare(place): weight for place, weight in self.text_weights.items()}
-        return tuple(weights[_bare(place)] for place in self.texts)
+        weights = {bare(place): weight for place, weight in self.text_weights.items()}
+        return tuple(weights[bare(place)] for place in self.texts)
 
     def _weight_problems(self) -> Problems:
         """Yield weights that are not one number, 0 or more, for each place of `texts`."""
         if self.text_weights is None:
             return
-        places = [_bare(place) for place in self.texts]
-        weighed = [_bare(place) for place in self.text_weights]
+        places = [bare(place) for place in self.texts]
+        weighed = [bare(place) for place in self.text_weights]
         listed = ", ".join(places)
         if not places:
             yield "text_weights", "needs pool.texts, the places that it weighs"
@@ -104,7 +104,7 @@ class PoolConfig(Config):
             for name in sorted({name for name in names if names.count(name) > 1}):
                 yield key, f'names "{name}" twice, so that pool.text_weights cannot tell them apart; remove one'
         for place, weight in self.text_weights.items():
-            if _bare(place) not in places:
+            if bare(place) not in places:
                 yield f"text_weights.{place}", f"is no place of pool.texts; its places are {listed}"
             if not 0 <= weight < math.inf:
                 yield f"text_weights.{place}", "must be a number, 0 or more (0: no text of this place is drawn)"
@@ -127,7 +127,7 @@ class PoolConfig(Config):
         paths = [self.path or "", *self.roots.values()]
         if (self.config or self.split) and not any(path.startswith("hf://datasets/") for path in paths):
             yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
-        if not self.key.removeprefix("json:"):
+        if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for name, condition in (self.where or {}).items():
             for compare, operand in condition.items() if isinstance(condition, dict) else ():
@@ -135,15 +135,16 @@ class PoolConfig(Config):
                     yield f"where.{name}", f'unknown comparison "{compare}"; known: {", ".join(COMPARISONS)}'
                 elif compare[0] in "<>" and (isinstance(operand, str | bool)):
                     yield f"where.{name}", f'"{compare}" compares numbers'
-        if self.lang is not None and not self.lang.removeprefix("json:"):
+        if self.lang is not None and not bare(self.lang):
             yield "lang", 'must be "json:FIELD" or the name of a column'
         for name in self.roots:
             if not name or "/" in name:
                 yield "roots", f'the name "{name}" begins keys; it must not be empty or contain /'
 
 
-def _bare(place: str) -> str:
-    return place.removeprefix("json:")
+def bare(name: str) -> str:
+    """Return the name of a column or field: `json:uid` -> `uid`."""
+    return name.removeprefix("json:")
 
 
 def held_out_names() -> dict[str, str]:

@@ -135,9 +135,7 @@ def gather(
 def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
     with _saying_refusals():
-        if is_remote(path):
-            return _read_whole(path)
-        return read_regular(path)
+        return _read_whole(path) if is_remote(path) else read_regular(path)
 
 
 def _read_whole(url: str) -> bytes:
@@ -155,10 +153,7 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
     reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.
     """
     with _saying_refusals():
-        if is_remote(path):
-            file = _open_remote(path, reads_ahead)
-        else:
-            file = open_regular(path)  # closed below
+        file = _open_remote(path, reads_ahead) if is_remote(path) else open_regular(path)  # closed below
     with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
 
@@ -192,10 +187,8 @@ class StampedFile:
     def __init__(self, path: str) -> None:
         """Open a file.  Raises BadShard if it cannot be read."""
         self._fd = -1
-        try:
+        with _saying_refusals():
             self._fd = open_regular_fd(path)
-        except OSError as error:
-            raise unreadable(error) from error
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when the process exits
         if self._fd >= 0:
@@ -231,11 +224,8 @@ def _saying_refusals(only_answers: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if only_answers and explain_answer(error) is None:
-            raise
-        raise unreadable(error) from error
     except Exception as error:
-        if explain_answer(error) is None:
+        is_of_system = isinstance(error, OSError) and not only_answers
+        if not is_of_system and explain_answer(error) is None:
             raise
         raise unreadable(error) from error

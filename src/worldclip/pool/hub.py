@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -41,14 +40,6 @@ class DatasetUrl(NamedTuple):
     """Folder, file or pattern; empty: the whole dataset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """The data files of one config of a dataset, by split."""
-
-    config: str
-    files: Mapping[str, Sequence[str]]
-
-
 def is_dataset(path: str) -> bool:
     """Return whether a pool's path is a dataset of the hub."""
     return path.startswith("hf://datasets/")
@@ -70,17 +61,28 @@ def list_dataset(url: str, suffixes: tuple[str, ...], config: str | None, split:
 
     Raises UserError for what the hub refuses, and for a config or split that is not there or not chosen.
     """
-    require("huggingface_hub", extra="hub")
+    hub: Any = require("huggingface_hub", extra="hub")
     parts = parse(url)
     if parts.within and (config or split):
         raise UserError(f"{url!r}: names files, so that pool.config and pool.split have no meaning; remove either")
     files, _ = fsspec.url_to_fs(url)
-    info = _ask(url, lambda: _dataset_info(files, parts))
+    api = hub.HfApi(files.endpoint, token=files.token)
+    info = _ask(url, lambda: api.dataset_info(parts.repository, revision=parts.revision))
     root = f"datasets/{parts.repository}@{info.sha}"
     names = [place.removeprefix(f"{root}/") for place in _ask(url, lambda: files.find(root))]
-    wanted, skipped = _choose(url, parts, names, suffixes, info, config, split)
-    listing = Listing(skipped=skipped)
-    folder = parts.within if parts.within and not _IS_PATTERN.search(parts.within) else ""
+    listing = Listing()
+    folder = ""
+    if _IS_PATTERN.search(parts.within):
+        wanted = _matching(names, [parts.within])
+    elif parts.within:
+        folder = parts.within
+        wanted = [name for name in names if name == folder or name.startswith(f"{folder}/")]
+    else:
+        data = [name for name in names if name.endswith(suffixes)]
+        config, splits = _splits_of(url, data, _configs(info), config)
+        wanted = splits.pop(_split_of(url, config, list(splits), split))
+        for other, left_out in splits.items():
+            listing.skipped[f"split {other}"] = f"{len(left_out):,} files; pool.split chooses one"
     for name in wanted:
         below = name.removeprefix(folder).lstrip("/") or name.rpartition("/")[2]
         if is_safe_name(below) and not any(part.startswith(".") for part in below.split("/")):
@@ -90,12 +92,6 @@ def list_dataset(url: str, suffixes: tuple[str, ...], config: str | None, split:
     return listing
 
 
-def _dataset_info(files: Any, parts: DatasetUrl) -> Any:
-    from huggingface_hub import HfApi
-
-    return HfApi(files.endpoint, token=files.token).dataset_info(parts.repository, revision=parts.revision)
-
-
 def _ask(url: str, question: Any) -> Any:
     try:
         return question()
@@ -103,31 +99,6 @@ def _ask(url: str, question: Any) -> Any:
         raise
     except Exception as error:  # those of the hub's HTTP library, without a network for example, have no common class
         raise UserError(f"{url!r}: {explain(error)}") from error
-
-
-def _choose(
-    url: str,
-    parts: DatasetUrl,
-    names: Sequence[str],
-    suffixes: tuple[str, ...],
-    info: Any,
-    config: str | None,
-    split: str | None,
-) -> tuple[list[str], dict[str, str]]:
-    """Return (the names of the files of the pool, why other data files are left out)."""
-    if _IS_PATTERN.search(parts.within):
-        return _matching(names, [parts.within]), {}
-    if parts.within:
-        return [name for name in names if name == parts.within or name.startswith(f"{parts.within}/")], {}
-    data = [name for name in names if name.endswith(suffixes)]
-    splits = _splits_of(url, data, _configs(info), config)
-    chosen = _split_of(url, splits, split)
-    skipped = {
-        f"split {other}": f"{len(files):,} files; pool.split chooses one"
-        for other, files in splits.files.items()
-        if other != chosen
-    }
-    return list(splits.files[chosen]), skipped
 
 
 def _configs(info: Any) -> list[Mapping[str, Any]]:
@@ -142,8 +113,10 @@ def _is_config(entry: Any) -> bool:
     return is_named and bool({"data_files", "data_dir"} & set(entry))
 
 
-def _splits_of(url: str, data: Sequence[str], configs: Sequence[Mapping[str, Any]], config: str | None) -> Splits:
-    """Return the files of a config by split.  Raises UserError if it is not there, or not chosen."""
+def _splits_of(
+    url: str, data: Sequence[str], configs: Sequence[Mapping[str, Any]], config: str | None
+) -> tuple[str, dict[str, list[str]]]:
+    """Return (the config, its files by split).  Raises UserError if it is not there, or not chosen."""
     names = [entry["config_name"] for entry in configs] or ["default"]
     if config is not None and config not in names:
         raise UserError(f"{url!r}: no config {config!r}; pool.config is one of {', '.join(names)}")
@@ -152,18 +125,15 @@ def _splits_of(url: str, data: Sequence[str], configs: Sequence[Mapping[str, Any
     if config is None and len(names) > 1 and not default:
         raise UserError(f"{url!r}: has {len(names)} configs; set pool.config to one of {', '.join(names)}")
     config = config or (default or names)[0]
-    if not configs:
-        return Splits(config, _by_words(data))
-    entry = next(entry for entry in configs if entry["config_name"] == config)
+    entry = next((entry for entry in configs if entry["config_name"] == config), {})
     folder = str(entry.get("data_dir") or "").strip("/")
-    inside = [name for name in data if name.startswith(f"{folder}/")] if folder else list(data)
-    if "data_files" not in entry:
-        return Splits(config, _by_words(inside))
     prefix = f"{folder}/" if folder else ""
-    files: dict[str, list[str]] = {}
-    for name, globs in _patterns(entry["data_files"]):
-        files[name] = _matching(data, [prefix + pattern for pattern in globs])
-    return Splits(config, files)
+    if "data_files" not in entry:
+        return config, _by_words([name for name in data if name.startswith(prefix)])
+    files = {}
+    for split, patterns in _patterns(entry["data_files"]):
+        files[split] = _matching(data, [prefix + pattern for pattern in patterns])
+    return config, files
 
 
 def _patterns(data_files: Any) -> Iterator[tuple[str, list[str]]]:
@@ -191,18 +161,15 @@ def _by_words(names: Sequence[str]) -> dict[str, list[str]]:
     return {split: files for split, files in splits.items() if files} or {"train": list(names)}
 
 
-def _split_of(url: str, splits: Splits, split: str | None) -> str:
+def _split_of(url: str, config: str, names: Sequence[str], split: str | None) -> str:
     """Return the chosen split.  Raises UserError if it is not there, or not chosen."""
-    names = list(splits.files)
     if not names:
-        raise UserError(f"{url!r}: config {splits.config} has no data files")
+        raise UserError(f"{url!r}: config {config} has no data files")
     if split is not None and split not in names:
-        raise UserError(
-            f"{url!r}: config {splits.config} has no split {split!r}; pool.split is one of {', '.join(names)}"
-        )
+        raise UserError(f"{url!r}: config {config} has no split {split!r}; pool.split is one of {', '.join(names)}")
     if split is None and "train" not in names and len(names) > 1:
         raise UserError(
-            f"{url!r}: config {splits.config} has {len(names)} splits; set pool.split to one of {', '.join(names)}"
+            f"{url!r}: config {config} has {len(names)} splits; set pool.split to one of {', '.join(names)}"
         )
     return split or ("train" if "train" in names else names[0])
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import POOL_INDEX
-from worldclip.core.artifacts import read_table, write_table
+from worldclip.core.artifacts import read_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.keys import KeyTable
@@ -58,24 +58,16 @@ def rows_of_keys(shard: Shard, config: PoolConfig, keys: pa.Array | pa.ChunkedAr
     """Return (K,) int64: the row of a Parquet shard in which each of these keys, which it must have, comes first."""
     (all_keys, has_key, _), table_rows = PARQUET.pairs_of(shard, config)
     is_first = has_key & ~find_duplicates(all_keys, has_key)
-    rows = table_rows.numbers[np.flatnonzero(is_first)]
     found = KeyTable(all_keys.filter(pa.array(is_first))).find(keys)
     if (found < 0).any():
         raise BadShard(f"{shard.path}: lacks keys that were matched; the file changed meanwhile, run match again")
-    numbers: np.ndarray = rows[found]
+    numbers: np.ndarray = table_rows.numbers[is_first][found]
     return numbers
 
 
 def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-    """Return (key, member, offset, size of the first image of each pair; counts as in `write_index`)."""
+    """Return (key, member, offset, size of the first image of each pair; INDEX_COUNTS of formats/base.py)."""
     return format_of(shard.name).index_images(shard, config)
-
-
-def write_index(shard: Shard, config: PoolConfig, path: Path) -> Report:
-    """Write where the image of each pair is.  Report: pairs, images, ignored_members."""
-    index, counts = index_of(shard, config)
-    write_table(path, index, POOL_INDEX)
-    return counts
 
 
 def read_images(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:

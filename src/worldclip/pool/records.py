@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.texts import PairKeys, PoolTexts, pool_texts, replace_where
 
 Record = dict[str, Any] | str | None
@@ -31,7 +31,7 @@ def without_texts(record: Record, config: PoolConfig) -> dict[str, Any]:
 
     Downloaders write a sample's .txt into its .json as well, so a pool of .txt has no field of DEFAULT_FIELDS either.
     """
-    fields = {place.removeprefix("json:") for place in config.texts}
+    fields = {bare(place) for place in config.texts}
     if not fields or "txt" in fields:
         fields |= set(DEFAULT_FIELDS)
     return {name: value for name, value in record.items() if name not in fields} if isinstance(record, dict) else {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
+from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
@@ -23,7 +24,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.read import holds_images, write_index
+from worldclip.pool.read import holds_images, index_of
 from worldclip.pool.shard_files import left_out, list_shards, recall_shards, recent_list, shards_of_names
 
 
@@ -178,7 +179,6 @@ def _index_pool(run: Run, job: Job) -> Result:
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    """Index some shards."""
     config = run.section(PoolConfig)
     return _index(shards(run, part), config, layout.stage_dir(run.dir, "pool"), run.executor)
 
@@ -225,4 +225,7 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
 @repeatable
 @reads_input
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
-    return write_index(shard, config, folder / f"{shard.name}.parquet")
+    """Write where the image of each pair is; return INDEX_COUNTS."""
+    table, counts = index_of(shard, config)
+    artifacts.write_table(folder / f"{shard.name}.parquet", table, POOL_INDEX)
+    return counts

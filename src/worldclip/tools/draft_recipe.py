@@ -27,8 +27,8 @@ from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import ROW, bare, missing_column, separator_problems
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.columns import ROW, missing_column, separator_problems
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat

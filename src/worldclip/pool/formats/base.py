@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.execute import Report, Shard
-from worldclip.pool.columns import WrongColumns, bare, key_problems
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.columns import WrongColumns, key_problems
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.records import NUM_PROBED, KeyedRecords, field_names
 from worldclip.pool.texts import PairKeys, PoolTexts
 
@@ -74,10 +74,6 @@ class TableFormat(PoolFormat):
     @abstractmethod
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         """Return the columns of a table, or the fields of the first records."""
-
-    @abstractmethod
-    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
-        """Return the number of rows, each of which is a pair unless pool.where leaves it out."""
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         names = self.field_names(shard, config)

@@ -18,9 +18,9 @@ from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.pool import texts as pool_texts
-from worldclip.pool.columns import ROW, WrongColumns, bare, choose_columns, key_problems
+from worldclip.pool.columns import ROW, WrongColumns, choose_columns, key_problems
 from worldclip.pool.conditions import conditions, rows_of
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
@@ -44,6 +44,11 @@ class ColumnsFormat(TableFormat):
     @abstractmethod
     def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
         """Return (the columns `names`, why each of the rows that are missing from them cannot be read)."""
+
+    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
+        """Return the number of rows, each of which is a pair unless pool.where leaves it out."""
+        table, bad = self.read_columns(shard, config, self.field_names(shard, config)[:1])
+        return int(table.num_rows + len(bad))
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
         names = self.field_names(shard, config)

@@ -96,10 +96,6 @@ class DelimitedFormat(ColumnsFormat):
             )
         return names
 
-    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
-        table, bad = self.read_columns(shard, config, self.field_names(shard, config)[:1])
-        return int(table.num_rows + len(bad))
-
     def first_line(self, shard: Shard) -> list[str]:
         """Return the fields of the first row, the names of the columns where the file has them."""
         with open_file(shard.path) as file:

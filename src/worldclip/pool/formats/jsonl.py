@@ -11,9 +11,9 @@ from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.execute import Report, Shard
 from worldclip.core.unpack import unpack_bytes
 from worldclip.pool import records
-from worldclip.pool.columns import bare, check_fields, choose_columns
+from worldclip.pool.columns import check_fields, choose_columns
 from worldclip.pool.conditions import conditions, fulfils
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.texts import PairKeys, PoolTexts, row_names
@@ -40,9 +40,6 @@ class JsonlFormat(TableFormat):
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return records.field_names(read_lines(shard)[: records.NUM_PROBED])
-
-    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
-        return len(read_lines(shard))
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         rows, num_left_out = _pairs(shard, config)

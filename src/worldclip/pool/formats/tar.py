@@ -21,9 +21,9 @@ from worldclip.kernels import tar_headers
 from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool import records, texts
-from worldclip.pool.columns import bare, check_fields
+from worldclip.pool.columns import check_fields
 from worldclip.pool.conditions import conditions, fulfils
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import FileBytes, gather
 from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.texts import PairKeys, PoolTexts
@@ -37,8 +37,8 @@ _FIRST_BYTES = {
     b"BM": ".bmp",
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
+    b"RIFF": ".webp",
 }
-_FIRST_BYTES |= {b"RIFF": ".webp"}
 
 
 def image_suffix(name: str, content: bytes) -> str:
