@@ -53,11 +53,6 @@ def recipe(run: Run) -> None:
     assert tuple(run.visited) == stage_names(), "STEPS and the calls of recipe() differ"
 
 
-def steps() -> tuple[Step, ...]:
-    """Return the stages in order, with what goes in and comes out."""
-    return STEPS
-
-
 def stage_names() -> tuple[str, ...]:
     """Return the names of the stages in order."""
     return tuple(step.stage for step in STEPS)

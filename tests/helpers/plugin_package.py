@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,14 @@ def installed(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> Iterator[None]
         for folder in folders:
             patch.syspath_prepend(str(folder))
             patch.setenv("PYTHONPATH", str(folder), prepend=":")
-        registry.clear_caches()
+        forget_names()
         yield
-    registry.clear_caches()
+    forget_names()
+
+
+def forget_names() -> None:
+    importlib.invalidate_caches()
+    registry._origins.cache_clear()
 
 
 def page_code(name: str) -> str:

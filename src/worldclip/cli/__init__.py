@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _complain([str(error)], 2)
     except UnicodeEncodeError as error:  # Arrow, JSON and pages take no name that is not UTF-8
-        if not isinstance(error.object, str) or not _are_surrogates(error.object[error.start : error.end]):
+        refused = error.object[error.start : error.end]
+        if not all("\ud800" <= character <= "\udfff" for character in refused):  # stand for the bytes of such a name
             raise
         return _complain([f"{error.object[:MAX_SHOWN]!r} holds bytes that are not UTF-8; rename the file or folder"], 2)
     except BrokenPipeError:  # the reader is gone, as in `worldclip ... | head`
@@ -62,11 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
         return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
-
-
-def _are_surrogates(text: str) -> bool:
-    """Return whether a text holds nothing but surrogates, as Python reads bytes of names that are not UTF-8."""
-    return all("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _choose_level(arguments: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from worldclip.cli.ending import command_ending
-from worldclip.cli.flags import REQUIRED, Flag, options_of, parse_flags
+from worldclip.cli.flags import REQUIRED, Flag, parse_flags
 from worldclip.core.command import Command as Command
 from worldclip.core.command import Flags as Flags
 from worldclip.core.console import note
@@ -33,7 +33,7 @@ from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, Metavar, Place
 from worldclip.core.printable import printable
 from worldclip.core.redact import redact, redact_record
-from worldclip.core.settings import section_name, with_absolute_places, with_value
+from worldclip.core.settings import fields_of, options_of, section_name, with_absolute_places, with_value
 
 JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
 EXECUTOR = Flag(
@@ -158,22 +158,16 @@ def flags_of(command: Command, config: Any) -> list[Flag]:
 def _parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, *, is_optional_positional: bool) -> Flag:
     is_required = parameter.default is parameter.empty
     has_name = parameter.name == "out" or parameter.kind is parameter.KEYWORD_ONLY
-    plain, marks = _plain_and_marks(hint)
+    marks = getattr(hint, "__metadata__", ())  # of Annotated
     flag = Flag(
         key=parameter.name,
-        hint=plain_type(plain),
+        hint=plain_type(typing.get_args(hint)[0] if marks else hint),
         marks=marks,
         help=description[0].upper() + description[1:] if re.match(r"[a-z]+ ", description) else description,
         default=REQUIRED if is_required else parameter.default,
         is_positional=is_optional_positional or (is_required and not has_name),
     )
     return dataclasses.replace(flag, metavar=_metavar(flag))
-
-
-def _plain_and_marks(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return the type and the marks of an `Annotated` hint."""
-    marks = getattr(hint, "__metadata__", ())
-    return (typing.get_args(hint)[0] if marks else hint), marks
 
 
 def _metavar(flag: Flag) -> str:
@@ -196,22 +190,21 @@ def config_flags(config: Any, prefix: str = "config", group: str = "", about: st
 
     A table of configs has flags for its items; none adds an item.  about: description of the group.
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    fields = fields_of(config.__class__)
     descriptions = field_docstrings(type(config))
     nested: dict[str, Any] = {}
     plain: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        plain_hint, _ = _plain_and_marks(hints[field.name])
+    for field, (hint, _) in fields.items():
+        value = getattr(config, field)
         if dataclasses.is_dataclass(value):
-            nested[field.name] = value
-        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, typing.get_args(plain_hint))):
-            nested |= {f"{field.name}.{name}": item for name, item in value.items()}
+            nested[field] = value
+        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, typing.get_args(hint))):
+            nested |= {f"{field}.{name}": item for name, item in value.items()}
         else:
-            plain[field.name] = value
+            plain[field] = value
     topics = {group: plain} if group else getattr(config, "TOPICS", {section_name(type(config)): plain})
     flags = [
-        _field_flag(hints[name], key=f"{prefix}.{name}", help=descriptions[name], default=plain[name], group=topic)
+        _field_flag(*fields[name], key=f"{prefix}.{name}", help=descriptions[name], default=plain[name], group=topic)
         for topic, names in topics.items()
         for name in names
     ]
@@ -222,11 +215,10 @@ def config_flags(config: Any, prefix: str = "config", group: str = "", about: st
     return [dataclasses.replace(flag, group_help=flag.group_help or about) for flag in flags]
 
 
-def _field_flag(hint: Any, **options: Any) -> Flag:
-    plain, marks = _plain_and_marks(hint)
-    if typing.get_origin(plain) is tuple and not any(isinstance(mark, Place) for mark in marks):
+def _field_flag(hint: Any, marks: tuple[Any, ...], **options: Any) -> Flag:
+    if typing.get_origin(hint) is tuple and not any(isinstance(mark, Place) for mark in marks):
         marks = (*marks, Commas())  # lists of a config are codes and names, or paths
-    return Flag(hint=plain, marks=marks, has_negation=plain is bool, **options)
+    return Flag(hint=hint, marks=marks, has_negation=hint is bool, **options)
 
 
 def _url_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import itertools
 import textwrap
-import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
 from worldclip.core.registry import ItemOf
+from worldclip.core.settings import options_of
 
 REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
@@ -243,11 +243,6 @@ def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
         how = {"action": "store_true"} if flag.hint is bool else {"metavar": flag.value_name}
         titles[flag.group].add_argument(*names, help=flag.full_help.replace("%", "%%"), **how)
     return parser.format_help().rstrip("\n")
-
-
-def options_of(hint: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the only type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _name_of_type(kind: Any) -> str:

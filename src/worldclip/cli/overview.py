@@ -1,6 +1,6 @@
 """The overview that `worldclip --help` prints, and the nearest known name of an unknown command.
 
-Commands are items of a registry (core/registry.py), the stages are those of recipe.steps().
+Commands are items of a registry (core/registry.py), the stages are those of recipe.STEPS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from worldclip.core.errors import UserError
 from worldclip.core.registry import Registry
-from worldclip.recipe import stage_names, steps
+from worldclip.recipe import STEPS, stage_names
 
 COMMANDS = Registry("command", "worldclip.commands")
 ANY_MODEL = " MODEL"
@@ -34,7 +34,7 @@ def sections() -> dict[str, dict[str, str]]:
         title = section + REMARKS.get(section, "")
         by_title.setdefault(title, {})[name] = COMMANDS.summary(name)
     recipe = next(iter(by_title.values()))
-    recipe.update((step.stage, step.help) for step in steps())
+    recipe.update((step.stage, step.help) for step in STEPS)
     return by_title
 
 

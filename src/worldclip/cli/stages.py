@@ -27,7 +27,7 @@ from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.export.push import check_push
-from worldclip.recipe import run, run_folder, run_stages, stage_names, steps
+from worldclip.recipe import STEPS, run, run_folder, run_stages, stage_names
 from worldclip.tools.ending import ending
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.tools.models import push_exports
@@ -159,16 +159,10 @@ def run_stage(
     if measure:
         raise UserError("--measure is part of a plan; add --dry-run")
     part = read_slice(shards) if shards else None
-    # an export is one of many: its flags are no part of the run, and the next call does not repeat them
-    recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
-    run_stages(
-        flagged,
-        run_dir,
-        [stage],
-        executor=executor,
-        part=part,
-        recorded=recorded if stage == "export" else None,
-    )
+    recorded = None
+    if stage == "export":  # one of many: its flags are no part of the run, and the next call does not repeat them
+        recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
+    run_stages(flagged, run_dir, [stage], executor=executor, part=part, recorded=recorded)
     if push:
         push_exports(layout.exported(run_dir), push, dry_run)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage], started_at)
@@ -228,7 +222,7 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
     Flags change what --set leaves, wherever the two stand.
     """
     base = _recipe_of(stage, arguments)
-    summary = next(step.help for step in steps() if step.stage == stage)
+    summary = next(step.help for step in STEPS if step.stage == stage)
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
     config = getattr(base, stage)
     return command.run_command(

@@ -26,7 +26,7 @@ _STEP = re.compile(r"step_\d{9}")
 
 
 def _path(relative: str) -> Callable[[Path], Path]:
-    """Return the function of a path in RUN."""
+    """Return the function of a path in RUN, or in another folder."""
     return lambda run_dir: run_dir / relative
 
 
@@ -85,20 +85,21 @@ train_log = _path("train/log.jsonl")  # one line per record
 results = _path("evaluate/results.jsonl")  # one line per record
 results_table = _path("evaluate/table.md")
 
+stage_dir = _path_of("{}")  # folder of a stage
+stage_report = _path_of("{}/report.json")
 
-def stage_dir(run_dir: Path, stage: str) -> Path:
-    """Return the folder of a stage."""
-    return run_dir / stage
+# of a folder of checkpoints
+log_file = _path("log.jsonl")  # one line per record
+tensorboard_dir = _path("tensorboard")
+
+# of a checkpoint
+trainer_dir = _path(TRAINER)
+trainer_state = _path(f"{TRAINER}/state.json")  # how far training was
 
 
 def run_of(path: Path, stage: str) -> Path:
     """Return the run whose folder of a stage is given; any other path unchanged."""
     return path.parent if path.name == stage and recipe(path.parent).is_file() else path
-
-
-def stage_report(run_dir: Path, stage: str) -> Path:
-    """Return the report.json of a stage."""
-    return report_json(stage_dir(run_dir, stage))
 
 
 def matcher(run_dir: Path, list_name: str, profile: str) -> Path:
@@ -140,26 +141,6 @@ def curated_keys(run_dir: Path) -> list[Path]:
 def step_folder(train_dir: Path, step: int) -> Path:
     """Return the folder of the checkpoint of this step."""
     return train_dir / f"step_{step:09}"
-
-
-def log_file(train_dir: Path) -> Path:
-    """Return the log of a training, one line per record."""
-    return train_dir / "log.jsonl"
-
-
-def tensorboard_dir(train_dir: Path) -> Path:
-    """Return the folder of the log for TensorBoard."""
-    return train_dir / "tensorboard"
-
-
-def trainer_dir(checkpoint: Path) -> Path:
-    """Return the folder of a checkpoint that only training reads."""
-    return checkpoint / TRAINER
-
-
-def trainer_state(checkpoint: Path) -> Path:
-    """Return the file of a checkpoint that says how far training was."""
-    return trainer_dir(checkpoint) / "state.json"
 
 
 def step_of(checkpoint: Path) -> int:

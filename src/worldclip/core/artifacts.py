@@ -83,11 +83,10 @@ def synced_together() -> Iterator[None]:
     try:
         yield
         _sync_all(batch.files)
-        records = _Unsynced([], [])
-        _unsynced.set(records)
+        batch.files.clear()
         for path, record in batch.last:
             write_json(path, record)
-        _sync_all(records.files)
+        _sync_all(batch.files)
     finally:
         _unsynced.reset(token)
 
@@ -102,11 +101,8 @@ def write_json_last(path: Path, record: Any) -> None:
 
 
 def _sync_all(paths: Sequence[Path]) -> None:
-    if len(paths) == 1:
-        _sync(paths[0])
-    elif paths:
-        with ThreadPoolExecutor(min(SYNCS_AT_ONCE, len(paths))) as threads:
-            list(threads.map(_sync, paths))
+    with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
+        list(threads.map(_sync, paths))
 
 
 def _sync(path: Path) -> None:

@@ -93,24 +93,19 @@ def logged_to(path: Path) -> Iterator[None]:
 @contextmanager
 def progress_bar(label: str, total: int, *, is_shown: bool, num_done: int = 0) -> Iterator[Callable[..., None]]:
     """Show a bar on standard error; yields what advances it by a number of items, with a note behind their number."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    items = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(BAR_WIDTH),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+    columns = (
+        progress.TextColumn("{task.description:>9}"),
+        progress.BarColumn(BAR_WIDTH),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
     )
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*items, *times, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), disable=not is_shown or is_quiet()) as bar:
         task = bar.add_task(label, total=total, completed=num_done, note="")
 
         def advance(number: int, note: str = "") -> None:

@@ -181,9 +181,7 @@ def _source_file(part: Path) -> Path:
 def _note_source(part: Path, url: str, answer: http.client.HTTPResponse) -> None:
     """Write where a part comes from, before its first byte."""
     tag = answer.headers.get("ETag", "")
-    version = (
-        answer.headers.get("Last-Modified") if tag.startswith("W/") else tag or answer.headers.get("Last-Modified")
-    )
+    version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
     part.unlink(missing_ok=True)
     address = hashlib.sha256(url.encode()).hexdigest()  # it may hold a credential
     _source_file(part).write_text(json.dumps({"address": address, "version": version}), encoding="utf-8")

@@ -65,12 +65,10 @@ def fingerprint_of(path: str, name: str) -> Json:
         if is_remote(path):
             return _fingerprint_remote(path, name)
         return {**_fingerprint_local(path, stamp_of(path)), "path": name}
-    except OSError as error:
-        return {"path": name, "unreadable": explain(error)}
-    except Exception as error:  # any error of a store's library, such as a lost network
-        if (refusal := explain_answer(error)) is None:
+    except Exception as error:  # a store's library raises errors of its own, such as for a lost network
+        if not isinstance(error, OSError) and explain_answer(error) is None:
             raise
-        return {"path": name, "unreadable": refusal}
+        return {"path": name, "unreadable": explain(error)}
 
 
 @functools.lru_cache(maxsize=2**14)

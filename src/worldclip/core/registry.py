@@ -13,7 +13,6 @@ another package that cannot be imported stops only what names it; `worldclip doc
 from __future__ import annotations
 
 import configparser
-import difflib
 import functools
 import importlib
 from collections.abc import Collection, Iterator, Mapping
@@ -26,6 +25,7 @@ from worldclip.core.console import say
 from worldclip.core.docstrings import module_docstrings
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.preflight import problems_of
+from worldclip.core.toml_files import suggest
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
@@ -122,9 +122,7 @@ class Registry:
         if origins:
             packages = ", ".join(sorted(origin.package for origin in origins))
             return f"{self.kind} registered by {packages}; uninstall all but one"
-        near = difflib.get_close_matches(name, self.names(), n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.names())}"
-        return f"unknown {self.kind}; {remedy}"
+        return f"unknown {self.kind}; {suggest(name, self.names())}"
 
 
 @dataclass(frozen=True)
@@ -166,12 +164,6 @@ def problems_of_packages() -> Iterator[str]:
 def _warn(problem: str) -> None:
     """Print a problem once per process."""
     say("plug-in", f"left out: {problem}")
-
-
-def clear_caches() -> None:
-    """Forget all names, so that packages installed since then are seen."""
-    importlib.invalidate_caches()
-    _origins.cache_clear()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import shutil
 import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,19 @@ from worldclip.core.safe_path import safe_join
 NUM_NAMED = 5  # pairs of names that a message names
 
 
-def refuse_equal_names(names: Collection[str], folder: Path) -> None:
+def refuse_equal_names(names: Callable[[], Iterable[str]], folder: Path) -> None:
     """Raise UserError where two names would be one file below `folder`, which is made if it is missing.
 
-    Only where names are equal without case and accents' composition, the file system is asked.
+    names: called twice, so that a million names are never held.  Only where names are equal without case and accents'
+    composition, the file system is asked.
     """
-    hashes = np.array(array("q", (hash(_folded(name)) for name in names)))  # 8 bytes for each of a million names
+    hashes = np.array(array("q", (hash(_folded(name)) for name in names())))  # 8 bytes for each of a million names
     values, counts = np.unique(hashes, return_counts=True)
     shared = set(values[counts > 1].tolist())
     if not shared:
         return
     groups: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in names():
         if hash(_folded(name)) in shared:
             groups[_folded(name)].append(name)
     pairs = [(group[0], other) for group in groups.values() for other in group[1:] if other != group[0]]

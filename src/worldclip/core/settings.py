@@ -77,29 +77,26 @@ def _prefix(cls: type) -> str:
     return f"{section}." if section else ""
 
 
-def deciding(config: Any, output: str) -> Table:
+def deciding(config: Any, output: str, default: Decides | None = None) -> Table:
     """Return the fields of a section that decide `output`, as `to_dict` writes them.
 
-    output: a stage, or a part of one (Decides).  This is the only query for the keys of manifests and markers.
+    output: a stage, or a part of one (Decides).  default: the mark of a field without one; None: its section's stage.
+    This is the only query for the keys of manifests and markers.
     """
-    return _deciding(config, output, Decides(section_name(type(config))))
-
-
-def _deciding(config: Any, output: str, default: Decides) -> Table:
-    """Return `deciding` of a config or of one in it; default: the mark of a field without one."""
+    default = default or Decides(section_name(type(config)))
     values = to_dict(config)
-    for name, (_, marks) in _fields(config.__class__).items():
+    for name, (_, marks) in fields_of(config.__class__).items():
         mark = next((mark for mark in marks if isinstance(mark, Decides)), default)
         value = getattr(config, name)
         if not mark.covers(output):
             values.pop(name, None)
         elif isinstance(value, Config):
-            values[name] = _deciding(value, output, default)
+            values[name] = deciding(value, output, default)
     return values
 
 
 @functools.cache
-def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+def fields_of(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     """Return (type, marks) of each field of a config class."""
     hints = typing.get_type_hints(cls, include_extras=True)
     bare = typing.get_type_hints(cls)
@@ -107,6 +104,11 @@ def _fields(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         field.name: (bare[field.name], getattr(hints[field.name], "__metadata__", ()))
         for field in dataclasses.fields(cls)
     }
+
+
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the only type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
@@ -123,7 +125,7 @@ def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
 
 def with_absolute_places(config: Any) -> Any:
     """Return a config whose paths (Place) are absolute: relative ones start at the working directory."""
-    fields = _fields(config.__class__).items()
+    fields = fields_of(config.__class__).items()
     values = {name: _with_absolute_places(getattr(config, name), marks) for name, (_, marks) in fields}
     return dataclasses.replace(config, **values)
 
@@ -183,7 +185,7 @@ def load_config(
 
 def _resolve_places(cls: type, values: Table, folder: Path) -> None:
     """Make the relative paths of a TOML file absolute, in place; values of a wrong type stay for the loader."""
-    for name, (hint, marks) in _fields(cls).items():
+    for name, (hint, marks) in fields_of(cls).items():
         value = values.get(name)
         configs = [option for option in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(option)]
         if configs and isinstance(value, dict):
@@ -196,7 +198,7 @@ def _resolve_places(cls: type, values: Table, folder: Path) -> None:
 
 
 def _has_only_sections(cls: type) -> bool:
-    return all(dataclasses.is_dataclass(hint) for hint, _ in _fields(cls).values())
+    return all(dataclasses.is_dataclass(hint) for hint, _ in fields_of(cls).values())
 
 
 def _apply_override(values: Table, override: str, problems: list[str], in_sections: bool) -> None:
@@ -240,7 +242,7 @@ def _toml_value(text: str) -> Any:
 
 def _is_list(hint: Any) -> bool:
     """Return whether a field is a list, and no plain string either."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    options = options_of(hint)
     return any(typing.get_origin(option) is tuple for option in options) and str not in options
 
 
@@ -268,12 +270,12 @@ class _Loader:
             self._report(prefix, _message(section, values, f"must be a section, [{section}]"))
             values = {}
         for key, value in values.items():
-            if key not in _fields(cls):
+            if key not in fields_of(cls):
                 kind = "section" if _has_only_sections(cls) else "key"
-                self._report(prefix, f"unknown {kind} {prefix}{key}; {suggest(key, _fields(cls))}")
-                self.broken.update(f"{prefix}{name}." for name in nearest(key, _fields(cls)))  # the section meant
+                self._report(prefix, f"unknown {kind} {prefix}{key}; {suggest(key, fields_of(cls))}")
+                self.broken.update(f"{prefix}{name}." for name in nearest(key, fields_of(cls)))  # the section meant
                 continue
-            hint, marks = _fields(cls)[key]
+            hint, marks = fields_of(cls)[key]
             if isinstance(value, _Bare) and value.items() and _is_list(hint):
                 has_paths = any(isinstance(mark, Place) for mark in marks)  # paths may hold commas
                 value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
@@ -288,11 +290,11 @@ class _Loader:
 
         Raises TypeError for a value of another type.
         """
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        origin, args, options = typing.get_origin(hint), typing.get_args(hint), options_of(hint)
         if dataclasses.is_dataclass(hint):
             return self.build(hint, value, f"{key}.")
-        if origin in (typing.Union, types.UnionType):
-            for option in args:
+        if len(options) > 1:
+            for option in options:
                 try:
                     return self.convert(value, option, key)
                 except TypeError:
@@ -330,7 +332,7 @@ _UNSAFE = "must not be empty, begin with / or contain .."
 def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: SectionOf | None) -> Iterator[str]:
     """Yield violated bounds, then the config's own problems unless it, or a config in it, is `broken`."""
     are_choices_valid = True
-    for name, (hint, marks) in _fields(config.__class__).items():
+    for name, (hint, marks) in fields_of(config.__class__).items():
         value = getattr(config, name)
         if has_credential(value):
             yield f"{prefix}{name}: {_CREDENTIAL}"
@@ -355,9 +357,9 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: Secti
 
 def value_problem(cls: type, key: str, value: Any) -> str | None:
     """Return what is wrong with a value of the field `key` of a config class, or None."""
-    if key not in _fields(cls):
-        return f"unknown key; {suggest(key, _fields(cls))}"
-    hint, marks = _fields(cls)[key]
+    if key not in fields_of(cls):
+        return f"unknown key; {suggest(key, fields_of(cls))}"
+    hint, marks = fields_of(cls)[key]
     try:
         return _violation(hint, marks, _Loader().convert(value, hint, key))
     except TypeError:
@@ -387,8 +389,9 @@ _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def _describe(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in args if option is not type(None))
+    options = [option for option in options_of(hint) if option is not type(None)]
+    if options != [hint]:
+        return " or ".join(map(_describe, options))
     if origin is Literal:
         return f"one of {', '.join(json.dumps(option) for option in args)}"
     if origin is tuple:

@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.regular_file import open_regular
@@ -90,51 +90,41 @@ class Truncated(BadShard):
         super().__init__("compressed data ends in the middle")
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-
-
 class _Stream:
     """One gzip member or bzip2 stream after the other, unpacked CHUNK_BYTES at a time."""
 
     def __init__(self, is_bz2: bool) -> None:
         self._is_bz2 = is_bz2
-        self._bz2, self._gzip = bz2.BZ2Decompressor(), zlib.decompressobj(wbits=31)
+        self._member = self._begin_member()
 
-    @property
-    def _present(self) -> _Decompressor:
-        return self._bz2 if self._is_bz2 else self._gzip
+    def _begin_member(self) -> Any:
+        return bz2.BZ2Decompressor() if self._is_bz2 else zlib.decompressobj(wbits=31)
 
     @property
     def is_whole(self) -> bool:
         """Whether the last member has ended."""
-        return self._present.eof
+        return bool(self._member.eof)
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
         """Yield what the next bytes of the file hold.  Raises zlib.error or OSError for damaged data."""
         while data:
-            if self._present.eof:
+            if self._member.eof:
                 # gzip allows zeros between its members.
                 data = data if self._is_bz2 else data.lstrip(b"\0")
                 if not data:
                     return
-                self._bz2, self._gzip = bz2.BZ2Decompressor(), zlib.decompressobj(wbits=31)
+                self._member = self._begin_member()
             yield from self._unpack_member(data)
-            data = self._present.unused_data if self._present.eof else b""
+            data = self._member.unused_data if self._member.eof else b""
 
     def _unpack_member(self, data: bytes) -> Iterator[bytes]:
-        if self._is_bz2:
-            yield self._bz2.decompress(data, CHUNK_BYTES)
-            while not (self._bz2.eof or self._bz2.needs_input):
-                yield self._bz2.decompress(b"", CHUNK_BYTES)
-            return
-        yield self._gzip.decompress(data, CHUNK_BYTES)
+        member = self._member
+        yield member.decompress(data, CHUNK_BYTES)
+        while self._is_bz2 and not (member.eof or member.needs_input):
+            yield member.decompress(b"", CHUNK_BYTES)
         # At its end, zlib keeps an unconsumed tail of before, besides the unused data that hold it too.
-        while self._gzip.unconsumed_tail and not self._gzip.eof:
-            yield self._gzip.decompress(self._gzip.unconsumed_tail, CHUNK_BYTES)
+        while not self._is_bz2 and member.unconsumed_tail and not member.eof:
+            yield member.decompress(member.unconsumed_tail, CHUNK_BYTES)
 
 
 def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes]:

@@ -123,7 +123,7 @@ def evaluate(
     interrupted resumes there.
     """
     pairs = list_pairs(datasets, languages)
-    refuse_equal_names([dataset.name for dataset in datasets], results_path.parent)
+    refuse_equal_names(lambda: [dataset.name for dataset in datasets], results_path.parent)
     model_id = identify(model, model_id)
     records = by_digest(read_results(results_path))
     features = {}

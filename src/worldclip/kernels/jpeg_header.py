@@ -44,19 +44,18 @@ def read_size(data: np.ndarray) -> tuple[int, int]:
             if width or data[body] != 8:
                 return 0, 0
             height, width = data[body + 1] * 256 + data[body + 2], data[body + 3] * 256 + data[body + 4]
+            is_plain = True
         elif marker == _DQT:
-            if not _are_tables(data, body, at):
-                return 0, 0
+            is_plain = _are_tables(data, body, at)
         elif marker == _APP0:
-            if not _begins(data, body, size, _JFIF, _JFIF_BYTES):
-                return 0, 0
+            is_plain = _begins(data, body, size, _JFIF, _JFIF_BYTES)
         elif marker == _APP2:
-            if not _begins(data, body, size, _ICC, _ICC_BYTES):
-                return 0, 0
+            is_plain = _begins(data, body, size, _ICC, _ICC_BYTES)
         elif marker == _APP14:
-            if not _begins(data, body, size, _ADOBE, _ADOBE_BYTES):
-                return 0, 0
-        elif marker not in (_DHT, _DRI, _COM):
+            is_plain = _begins(data, body, size, _ADOBE, _ADOBE_BYTES)
+        else:
+            is_plain = marker in (_DHT, _DRI, _COM)
+        if not is_plain:
             return 0, 0
     return 0, 0
 

@@ -165,9 +165,11 @@ def _begins_with(data, at, end, key):
 
 
 @inner
-def _copy(data, at, length, extra):
+def _copy(data, at, length, target, start):
+    """Write data[at : at + length] to target[start:]; return where it ends."""
     for offset in range(length):
-        extra[offset] = data[at + offset]
+        target[start + offset] = data[at + offset]
+    return start + length
 
 
 _PATH, _PAX_SIZE, _SPARSE_NAME, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse.name=", b"GNU.sparse."
@@ -215,7 +217,7 @@ def _read_pax(data, at, size, is_global, extra, state):
     if path_at >= 0:
         while path_bytes > 0 and data[path_at + path_bytes - 1] == 47:  # "/"
             path_bytes -= 1
-        _copy(data, path_at, path_bytes, extra)
+        _copy(data, path_at, path_bytes, extra, 0)
         state[_LONG_BYTES] = path_bytes
     if stated_size >= 0:
         state[_LONG_SIZE] = stated_size
@@ -242,7 +244,7 @@ def _read_extra(window, position, kind, at, size, extra, state):
         if state[_LONG_BYTES] >= 0:
             return TWO_EXTRAS
         state[_LONG_BYTES] = _length(data, offset, size)
-        _copy(data, offset, state[_LONG_BYTES], extra)
+        _copy(data, offset, state[_LONG_BYTES], extra, 0)
         return OK
     return _read_pax(data, offset, size, kind == 103, extra, state)
 
@@ -337,25 +339,16 @@ def _place_name(data, header, extra, names, state):
     start = state[_NAME_BYTES]
     end = start
     if state[_LONG_BYTES] >= 0:
-        for offset in range(state[_LONG_BYTES]):
-            names[end + offset] = extra[offset]
-        end += state[_LONG_BYTES]
+        end = _copy(extra, 0, state[_LONG_BYTES], names, end)
     else:
         is_posix = data[header + 257] == 117 and data[header + 262] == 0  # "ustar\0"; GNU's magic ends in a blank
         if is_posix and data[header + 345] != 0:
-            for offset in range(_length(data, header + 345, np.int64(155))):
-                names[end] = data[header + 345 + offset]
-                end += 1
+            prefix = header + 345
+            end = _copy(data, prefix, _length(data, prefix, np.int64(155)), names, end)
             names[end] = 47
             end += 1
-        for offset in range(_length(data, header, np.int64(100))):
-            names[end] = data[header + offset]
-            end += 1
+        end = _copy(data, header, _length(data, header, np.int64(100)), names, end)
     dots = 0
     while end - start - dots > 2 and names[start + dots] == 46 and names[start + dots + 1] == 47:  # "./"
         dots += 2
-    end -= dots
-    if dots:
-        for offset in range(start, end):
-            names[offset] = names[offset + dots]
-    return end
+    return _copy(names, start + dots, end - dots - start, names, start) if dots else end

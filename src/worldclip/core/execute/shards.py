@@ -7,6 +7,7 @@ digest of the config that its outputs depend on, and the shard's report.
 from __future__ import annotations
 
 import functools
+import itertools
 import resource
 import signal
 import sys
@@ -14,7 +15,7 @@ import time
 import traceback
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -202,49 +203,28 @@ class ShardQueue:
     """The shards that an executor has not started: those of `todo` by position, and those that run again."""
 
     def __init__(self, todo: Sequence[Shard]) -> None:
-        self._todo, self._next = todo, 0
-        self._again: deque[Shard] = deque()
-        self._first: Shard | None = None
+        self._todo = iter(todo)
+        self._ready = deque(itertools.islice(self._todo, 1))  # the next shard, and those that run again
+        self._num_queued = len(todo)
 
     def __len__(self) -> int:
-        return len(self._todo) - self._next + len(self._again)
+        return self._num_queued
 
     def peek(self) -> Shard:
         """Return the shard that is next."""
-        if self._next == len(self._todo):
-            return self._again[0]
-        if self._first is None:
-            self._first = self._todo[self._next]
-        return self._first
+        return self._ready[0]
 
     def popleft(self) -> Shard:
         """Take the shard that is next."""
-        if self._next == len(self._todo):
-            return self._again.popleft()
-        shard = self.peek()
-        self._next += 1
-        self._first = None
+        shard = self._ready.popleft()
+        self._ready.extendleft(itertools.islice(self._todo, 1))
+        self._num_queued -= 1
         return shard
 
     def append(self, shard: Shard) -> None:
         """Put a shard at the end, to run again."""
-        self._again.append(shard)
-
-
-class _Names(Collection[str]):
-    """The names of shards, which are not kept."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self._shards = shards
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    def __iter__(self) -> Iterator[str]:
-        return (shard.name for shard in self._shards)
-
-    def __contains__(self, name: object) -> bool:
-        return any(name == other for other in self)
+        self._ready.append(shard)
+        self._num_queued += 1
 
 
 def map_shards(
@@ -261,7 +241,7 @@ def map_shards(
     rows = array("q", (i for i, shard in enumerate(shards) if work.finished_report(shard) is None))
     todo = shards if len(rows) == len(shards) else Chosen(shards, rows)
     if todo:
-        refuse_equal_names(_Names(shards), work.done_dir)
+        refuse_equal_names(lambda: (shard.name for shard in shards), work.done_dir)
     failures: dict[str, Failure] = {}
     is_wait_told = False
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
