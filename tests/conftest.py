@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from killed import digests_of_curation
 from toy import ToyWorld, build_toy_world
 from worldclip.cli import command
 from worldclip.core.execute import Executor, create_executor
@@ -48,6 +49,20 @@ def toy_run(toy_world: ToyWorld, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import worldclip
 
     return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("toy_run") / "run")
+
+
+@pytest.fixture(scope="session")
+def curated_run(toy_world: ToyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy world's run until curate, by one worker; read it, do not change it."""
+    import worldclip
+
+    return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
+
+
+@pytest.fixture(scope="session")
+def curated(curated_run: Path) -> dict[str, str]:
+    """The digests of what curation leaves of the toy world."""
+    return digests_of_curation(curated_run)
 
 
 @pytest.fixture(scope="session")

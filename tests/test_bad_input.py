@@ -84,20 +84,17 @@ def as_tar(path: Path) -> Path:
 WRITERS: list[Callable[[Path], Path]] = [as_parquet, as_lines, as_packed_lines, as_tar]
 
 
-def recipe_of(folder: Path | str):
-    return make_recipe(folder, pool={"key": "uid", "texts": ["text"]}, balance={"tail_fraction": 1.0})
-
-
-def tar_recipe(folder: Path | str):
-    settings = {"key": "json:uid", "texts": ["json:text"]}
-    return make_recipe(folder, pool=settings, balance={"tail_fraction": 1.0})
+def recipe_of(folder: Path | str, write: Callable | None = None):
+    prefix = "json:" if write is as_tar else ""
+    columns = {"key": f"{prefix}uid", "texts": [f"{prefix}text"]}
+    return make_recipe(folder, pool=columns, balance={"tail_fraction": 1.0})
 
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -> None:
     write(tmp_path / "pool")
     write_metadata(tmp_path / "run", LISTS)
-    recipe = (tar_recipe if write is as_tar else recipe_of)(tmp_path / "pool")
+    recipe = recipe_of(tmp_path / "pool", write)
     report = run_stages(recipe, tmp_path / "run")
     found: Counter[str] = Counter()
     for row in report["match"]["texts"].values():
@@ -124,7 +121,7 @@ def test_a_cut_shard_of_every_format_fails_alone_and_alone_is_tried_again(tmp_pa
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if write is not as_lines else b'{"other": 1}\n' * 3)
     write_metadata(tmp_path / "run", LISTS)
-    recipe = (tar_recipe if write is as_tar else recipe_of)(tmp_path / "pool")
+    recipe = recipe_of(tmp_path / "pool", write)
     if write is as_lines:  # lines of another schema are bad pairs of their own
         report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
         assert report["texts"]["und"]["bad_pair"] == 3 + 2

@@ -25,6 +25,7 @@ from killed import contents
 from small_world import make_recipe as small_recipe
 from small_world import write_world as write_small_world
 from stages import finish, run_stage
+from tars import wat_of
 from toy import draw_shape
 from worldclip import check
 from worldclip.balance import stage as balance_stage
@@ -201,11 +202,7 @@ def crawled(world: Path) -> Made:
     path = world / "a.wat.gz"
 
     def write(text: str) -> None:
-        links = [{"path": "IMG@/src", "url": "http://example.org/a.jpg", "alt": text}]
-        page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
-        body = json.dumps(page).encode()
-        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+        path.write_bytes(wat_of([{"path": "IMG@/src", "url": "http://example.org/a.jpg", "alt": text}]))
 
     write("a cat")
     return lambda out, executor: build_wat([str(path)], out, executor=executor), lambda: write("a black dog")

@@ -6,6 +6,7 @@ import errno
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def assert_names_a_file(error: OSError, folder: Path, number: int = errno.ENOSPC) -> None:
-    assert error.errno == number
-    assert str(error.filename).startswith(str(folder))
+@contextmanager
+def names_a_file_of(folder: Path) -> Iterator[None]:
+    """Check that the block fails at a full disk, by an error that names a file below `folder`."""
+    with pytest.raises(OSError, match="No space left") as caught:
+        yield
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value.filename).startswith(str(folder))
 
 
 def fill(disk: Path, left: int) -> Path:
@@ -75,9 +80,8 @@ def fill(disk: Path, left: int) -> Path:
 def test_embedding_stops_at_a_full_disk_and_resumes(world: Path, mount: Callable[..., Path]) -> None:
     disk = mount("size=256k")
     filler = fill(disk, 40_000)
-    with pytest.raises(OSError, match="No space left") as caught:
+    with names_a_file_of(disk):
         embed(world / "model", world / "pool", disk / "out", of=("texts",), device="cpu", executor=QUIET)
-    assert_names_a_file(caught.value, disk)
     filler.unlink()
     mount("remount", "size=64m")
     report = embed(world / "model", world / "pool", disk / "out", of=("texts",), device="cpu", executor=QUIET)
@@ -89,16 +93,14 @@ def test_a_checkpoint_that_does_not_fit_names_its_folder(mount: Callable[..., Pa
     writer = CheckpointWriter(disk, World(), keep_last=1)
     tensors = {"weights.a": LocalTensor(torch.zeros(10**6), (10**6,), 0)}
     writer.start(3, tensors, {}, lambda folder: None)
-    with pytest.raises(OSError, match="No space left") as caught:
+    with names_a_file_of(disk / "step_000000003"):
         writer.wait()
-    assert_names_a_file(caught.value, disk / "step_000000003")
 
 
 def test_an_export_that_does_not_fit_leaves_nothing(world: Path, mount: Callable[..., Path]) -> None:
     disk = mount("size=1m")
-    with pytest.raises(OSError, match="No space left") as caught:
+    with names_a_file_of(disk):
         export_model(world / "model", disk / "out")
-    assert_names_a_file(caught.value, disk)
     assert contents(disk) == {}
 
 
@@ -125,9 +127,8 @@ def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(
 def test_a_tokenizer_that_does_not_fit_names_its_folder(toy_world, tmp_path, mount: Callable[..., Path]) -> None:
     run_dir = worldclip.run(toy_world.recipe, out=tmp_path / "run", until="curate", executor=QUIET)
     disk = mount("size=4k")
-    with pytest.raises(OSError, match="No space left") as caught:
+    with names_a_file_of(disk):
         train_on_run(run_dir, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
-    assert_names_a_file(caught.value, disk)
 
 
 def test_nothing_is_written_through_a_memory_map() -> None:

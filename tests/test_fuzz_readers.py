@@ -61,16 +61,12 @@ def damage(data: bytes, draw: random.Random) -> bytes:
     return bytes(content)
 
 
-def read_damaged(path: Path, whole: bytes, read: Callable[[Path], object], seed: int) -> None:
-    """Read a damaged file; anything but UserError and BadShard is raised."""
-    path.write_bytes(damage(whole, random.Random(seed)))
-    with contextlib.suppress(UserError, BadShard):
-        read(path)
-
-
 def read_many(folder: Path, name: str, whole: bytes, read: Callable[[Path], object], seeds: range) -> None:
+    """Read damaged files; anything but UserError and BadShard is raised."""
     for seed in seeds:
-        read_damaged(folder / name, whole, read, seed)
+        (folder / name).write_bytes(damage(whole, random.Random(seed)))
+        with contextlib.suppress(UserError, BadShard):
+            read(folder / name)
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ import pytest
 
 import killed
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from stages import context
 from worldclip import balance, curate, match
 from worldclip.config import load_recipe
-from worldclip.core.job import Run
 from worldclip.core.settings import to_toml
-from worldclip.recipe import sections_of
 
 STAGES = ("match", "balance", "curate")
 
@@ -39,12 +38,7 @@ for stage in (match.match, balance.balance, curate.curate):
 
 
 def read_bytes(run: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(run).as_posix(): path.read_bytes()
-        for stage in STAGES
-        for path in (run / stage).rglob("*")
-        if path.is_file()
-    }
+    return {f"{stage}/{name}": data for stage in STAGES for name, data in killed.contents(run / stage).items()}
 
 
 def finish(run: Path) -> int:
@@ -57,11 +51,11 @@ def finish(run: Path) -> int:
             written.append(target)
         replace(source, target)
 
-    context = Run(dir=run, sections=sections_of(load_recipe(run)))
+    started = context(load_recipe(run), run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", counting_replace)
         for stage in (match.match, balance.balance, curate.curate):
-            stage(context)
+            stage(started)
     return len(written)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -28,57 +28,52 @@ from worlds import WordModel
 pytestmark = pytest.mark.slow
 
 LOADED = "document.readyState === 'complete'"
+Place = tuple[str, str]  # address, and what is true once the page is shown
 
 
 class Site:
     """The places of the pages, each made on the first call."""
 
-    def __init__(self, root: Path, toy_world: ToyWorld, toy_run: Path, embedded_world: Path) -> None:
+    def __init__(self, root: Path, toy_world: ToyWorld, toy_run: Path, embedded_world: Path, hosts: ExitStack) -> None:
         self.root, self.world, self.run, self.embedded = root, toy_world, toy_run, embedded_world
+        self.hosts = hosts
 
-    @contextlib.contextmanager
-    def report(self) -> Iterator[tuple[str, str]]:
+    def report(self) -> Place:
         run = write_made_up_run(self.root / "run", picture(0))
-        yield write_report(run).as_uri(), LOADED
+        return write_report(run).as_uri(), LOADED
 
-    @contextlib.contextmanager
-    def evaluation(self) -> Iterator[tuple[str, str]]:
+    def evaluation(self) -> Place:
         run = write_made_up_run(self.root / "evaluated", picture(0))
         write_report(run)
-        yield (run / "evaluate/report.html").as_uri(), LOADED
+        return (run / "evaluate/report.html").as_uri(), LOADED
 
-    @contextlib.contextmanager
-    def explorer(self) -> Iterator[tuple[str, str]]:
+    def explorer(self) -> Place:
         explore(self.run, self.root / "explorer")
-        with static_host(self.root / "explorer") as address:
-            yield f"{address}/index.html", "document.querySelector('.slider')"
+        address = self.hosts.enter_context(static_host(self.root / "explorer"))
+        return f"{address}/index.html", "document.querySelector('.slider')"
 
-    @contextlib.contextmanager
-    def check(self) -> Iterator[tuple[str, str]]:
+    def check(self) -> Place:
         out = self.root / "checked"
         check.check(PoolConfig(path=str(self.world.pool)), out, CheckConfig())
-        yield (out / "report.html").as_uri(), LOADED
+        return (out / "report.html").as_uri(), LOADED
 
-    @contextlib.contextmanager
-    def search(self) -> Iterator[tuple[str, str]]:
-        with serving(self.embedded) as address:
-            yield f"{address}/?q=apple", "document.querySelectorAll('.hit img').length > 10"
+    def search(self) -> Place:
+        address = self.hosts.enter_context(serving(self.embedded))
+        return f"{address}/?q=apple", "document.querySelectorAll('.hit img').length > 10"
 
-    @contextlib.contextmanager
-    def found(self) -> Iterator[tuple[str, str]]:
+    def found(self) -> Place:
         page = self.root / "found.html"
         assert main(["search", str(self.embedded / "embedded"), "a red apple", "--html", str(page)]) == 0
-        yield page.as_uri(), LOADED
+        return page.as_uri(), LOADED
 
-    @contextlib.contextmanager
-    def browser(self) -> Iterator[tuple[str, str]]:
+    def browser(self) -> Place:
         if list(web_folder.library_problems()):
             pytest.skip("transformers.js is not there; run: make web")
         embedded = str(self.embedded / "embedded")
         config = ExportConfig(formats=("web",), onnx_precisions=("int8",), embedded=embedded)
         export_model(self.embedded / "model", self.root / "web", config)
-        with static_host(self.root / "web/web") as address:
-            yield f"{address}/index.html", "document.body?.dataset.ready"
+        address = self.hosts.enter_context(static_host(self.root / "web/web"))
+        return f"{address}/index.html", "document.body?.dataset.ready"
 
     def results(self) -> list[str]:
         """Return two folders of results."""
@@ -86,35 +81,33 @@ class Site:
         two = evaluated(Forgetful(), self.root / "two")
         return [str(one), str(two)]
 
-    @contextlib.contextmanager
-    def leaderboard(self) -> Iterator[tuple[str, str]]:
+    def leaderboard(self) -> Place:
         page = self.root / "leaderboard.html"
         assert main(["leaderboard", *self.results(), "--out", str(page)]) == 0
-        yield page.as_uri(), LOADED
+        return page.as_uri(), LOADED
 
-    @contextlib.contextmanager
-    def comparison(self) -> Iterator[tuple[str, str]]:
+    def comparison(self) -> Place:
         page = self.root / "comparison.html"
         assert main(["compare", *self.results(), "--out", str(page)]) == 0
-        yield page.as_uri(), LOADED
+        return page.as_uri(), LOADED
 
 
 PAGES = ("report", "evaluation", "explorer", "check", "search", "found", "browser", "leaderboard", "comparison")
 
 
 @pytest.fixture(scope="module")
-def site(toy_world: ToyWorld, toy_run: Path, embedded_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(tmp_path_factory.mktemp("pages"), toy_world, toy_run, embedded_world)
+def site(toy_world, toy_run, embedded_world, tmp_path_factory) -> Iterator[Site]:
+    with ExitStack() as hosts:
+        yield Site(tmp_path_factory.mktemp("pages"), toy_world, toy_run, embedded_world, hosts)
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     with open_page() as opened:
-        yield opened
+        return opened
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_can_be_shown(name: str, site: Site, page: Page) -> None:
-    make: Callable[[], contextlib.AbstractContextManager[tuple[str, str]]] = getattr(site, name)
-    with make() as (address, until):
-        assert problems_shown(page, address, until) == []
+    address, until = getattr(site, name)()
+    assert problems_shown(page, address, until) == []

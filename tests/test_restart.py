@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ REFUSED = [
 ]
 
 
+def restart(run_dir: Path, stage: str | None, until: str | None = None, changes: Sequence[str] = ()) -> None:
+    worldclip.run(str(run_dir), out=run_dir, from_stage=stage, until=until, overrides=changes, executor=QUIET)
+
+
 @pytest.fixture(scope="module")
 def run_dir(toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(toy_run, tmp_path_factory.mktemp("restarted") / "run")
@@ -48,7 +53,7 @@ def test_a_refused_value_removes_nothing(
     if value == "RUN":
         changes.append("train.model.vision_width=64")
     with pytest.raises(UserError, match=message):
-        worldclip.run(str(run_dir), out=run_dir, from_stage=stage, until=stage, overrides=changes, executor=QUIET)
+        restart(run_dir, stage, stage, changes)
     assert contents(run_dir / stage) == before
     assert not list(run_dir.glob(".*set_aside"))
 
@@ -56,14 +61,7 @@ def test_a_refused_value_removes_nothing(
 def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(run_dir: Path) -> None:
     before = contents(run_dir / "train")
     with pytest.raises(UserError, match="must be a multiple of 3"):
-        worldclip.run(
-            str(run_dir),
-            out=run_dir,
-            from_stage="curate",
-            until="train",
-            overrides=["train.accum_steps=3"],
-            executor=QUIET,
-        )
+        restart(run_dir, "curate", "train", ["train.accum_steps=3"])
     after = contents(run_dir / "train")
     assert before.keys() - after.keys() == {MANIFEST}  # what is above has run again
     assert all(before[name] == content for name, content in after.items())
@@ -76,7 +74,7 @@ def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(
     before = contents(run_dir / "export")
     monkeypatch.setattr(preflight, "is_installed", lambda module: module != "torch")
     with pytest.raises(UserError, match="export needs torch"):
-        worldclip.run(str(run_dir), out=run_dir, from_stage="export", executor=QUIET)
+        restart(run_dir, "export")
     assert contents(run_dir / "export") == before
 
 
@@ -95,8 +93,8 @@ def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_c
     with monkeypatch.context() as patch:
         patch.setattr("worldclip.train.loop.create_train_state", be_killed)
         with pytest.raises(Killed):
-            worldclip.run(str(run_dir), out=run_dir, from_stage="train", until="train", executor=QUIET)
+            restart(run_dir, "train", "train")
     assert (run_dir / ".train.set_aside").exists()
-    worldclip.run(str(run_dir), out=run_dir, until="train", executor=QUIET)
+    restart(run_dir, None, "train")
     assert contents(run_dir / "train") == before
     assert not (run_dir / ".train.set_aside").exists()

@@ -52,19 +52,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(out),
-        str(source),
-    ]
-    subprocess.run(build, check=True)
+    options = ["--no-deps", "--no-build-isolation", "-q", "-w"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(out), str(source)], check=True)
     return next(out.glob("*.whl"))
 
 

@@ -12,7 +12,7 @@ import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -24,13 +24,10 @@ from worldclip.cli.command import (
     Command,
     config_flags,
     described_parameters,
-    examples_text,
-    flags_of,
     parse_command,
     run_command,
 )
 from worldclip.cli.overview import COMMANDS, RARE, sections
-from worldclip.cli.stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas
@@ -58,22 +55,6 @@ def test_rare_commands_are_listed_under_all_only(capsys: pytest.CaptureFixture[s
         text = capsys.readouterr().out
         assert "worldclip --help --all lists rare commands" in text
         assert not [line for line in text.splitlines() if line.strip().startswith(("consolidate ", "unpack "))]
-
-
-@pytest.mark.parametrize("name", [*COMMANDS.names(), *stage_names()])
-def test_help_has_two_examples_of_known_flags(name: str) -> None:
-    is_stage = name in stage_names()
-    function = run_stage if is_stage else COMMANDS.load(name).function
-    hint = get_type_hints(function).get("config")
-    own = hint() if isinstance(hint, type) and hint is not Any else None
-    config = getattr(Recipe(), name) if is_stage else own
-    text = examples_text(function) or examples_text(type(config))
-    examples = [line.strip() for line in text.splitlines()[3:]]
-    assert len(examples) == 2
-    known = {word for flag in flags_of(Command(function), config) for word in flag.words}
-    for example in examples:
-        assert example.startswith(f"worldclip {name.removesuffix(' MODEL')}")
-        assert {word for word in example.split() if word.startswith("--")} <= known
 
 
 def test_overview_imports_nothing_heavy() -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_without_extras import to_arguments
+from test_without_extras import to_arguments, write_stub_of_onnx
 
 from toy import ToyWorld, write_tar
 from worldclip.check import CheckConfig
@@ -64,17 +64,14 @@ UNTRIED = {"pool emoji", "pool world", "fetch cldr", "fetch dataset", "doctor", 
 @pytest.fixture
 def places(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.chdir(tmp_path)
-    model = tmp_path / "ONNX"
-    model.mkdir()
-    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
-        (model / name).write_text("{}", encoding="utf-8")
+    write_stub_of_onnx(tmp_path / "ONNX")
     recipe = tmp_path / "T.toml"
     recipe.write_text(
         f'radius = 3\n[pool]\npath = "{toy_world.pool}"\n[balance]\ntail_fraction = 0.3\n[trian]\nlr = 1\n'
         "[images]\nmin_side_px = 1000\n",
         encoding="utf-8",
     )
-    return {"T": recipe, "P": toy_world.pool, "ONNX": model, "O": tmp_path / "O"}
+    return {"T": recipe, "P": toy_world.pool, "ONNX": tmp_path / "ONNX", "O": tmp_path / "O"}
 
 
 @pytest.mark.parametrize("command", READS_ALL)

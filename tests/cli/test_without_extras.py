@@ -131,6 +131,13 @@ def extras_of_project() -> dict[str, list[str]]:
     }
 
 
+def write_stub_of_onnx(folder: Path) -> None:
+    """Write the files by which an exported model is recognised."""
+    folder.mkdir()
+    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("without_extras")
@@ -138,9 +145,7 @@ def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPath
     assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
     assert main(["embed", str(toy_run), str(toy_world.pool), "--of", "texts", "--out", str(names["F"])]) == 0
     assert main(["index", str(names["F"]), "--library", "faiss"]) == 0
-    names["ONNX"].mkdir()
-    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
-        (names["ONNX"] / name).write_text("{}", encoding="utf-8")
+    write_stub_of_onnx(names["ONNX"])
     for number, label in enumerate(("circle", "square")):
         image = names["D"] / label / "0.png"
         image.parent.mkdir(parents=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
 from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.job import RunLock
 
 
 def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
@@ -197,11 +200,6 @@ def test_an_array_of_parts_is_the_file_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from worldclip.core.job import RunLock
-
     printed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     host, dead, out = platform.node(), printed.stdout.strip(), tmp_path / "out"
     (out / "evaluate").mkdir(parents=True)

@@ -43,12 +43,6 @@ def test_later_commands_are_appended(toy_world: ToyWorld, tmp_path: Path, capsys
     assert "pool  is finished and unchanged" in after[len(before) :]
 
 
-def test_quiet_and_verbose_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["languages", "--quiet", "--verbose"]) == 2
-    assert "--quiet and --verbose exclude each other" in capsys.readouterr().err
-    assert main(["languages", "--find", "sw"]) == 0
-
-
 def test_secrets_reach_neither_terminal_nor_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with logged_to(tmp_path / "log.txt"):
         say("pool", "reads https://user:secret@host/x")

@@ -57,10 +57,7 @@ def run_map(request, tmp_path: Path) -> Map:
     return partial(executor.map, shards=SHARDS, label="x", done_dir=tmp_path / "done", key={})
 
 
-@pytest.fixture
-def map_with_two(tmp_path: Path) -> Map:
-    executor = LocalExecutor(workers=2, quiet=True)
-    return partial(executor.map, shards=SHARDS, label="x", done_dir=tmp_path / "done", key={})
+with_two_workers = pytest.mark.parametrize("run_map", [2], indirect=True)
 
 
 def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Path, run_map: Map) -> None:
@@ -68,6 +65,7 @@ def test_reports_come_in_shard_order_and_a_second_call_does_nothing(tmp_path: Pa
         reports = run_map(partial(write_number, tmp_path))
         assert [report["number"] for report in reports] == list(range(6))
     assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS]
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == [f"{shard.name}.json" for shard in SHARDS]
 
 
 def test_only_the_failed_shard_is_retried(tmp_path: Path, run_map: Map) -> None:
@@ -89,8 +87,9 @@ def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 13
 
 
-def test_shards_of_a_killed_worker_are_retried(tmp_path: Path, map_with_two: Map) -> None:
-    assert [report["number"] for report in map_with_two(partial(die_once, tmp_path))] == list(range(6))
+@with_two_workers
+def test_shards_of_a_killed_worker_are_retried(tmp_path: Path, run_map: Map) -> None:
+    assert [report["number"] for report in run_map(partial(die_once, tmp_path))] == list(range(6))
 
 
 def die(out: Path, shard: Shard) -> dict:
@@ -119,12 +118,13 @@ def read_cut_map(out: Path, shard: Shard) -> dict:
         (read_cut_map, "by SIGBUS: a file became shorter"),
     ],
 )
+@with_two_workers
 def test_shard_that_loses_its_workers_fails_alone_and_says_how(
-    tmp_path: Path, map_with_two: Map, work: Callable[[Path, Shard], dict], words: str
+    tmp_path: Path, run_map: Map, work: Callable[[Path, Shard], dict], words: str
 ) -> None:
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
     with pytest.raises(StageFailed) as failed:
-        map_with_two(partial(work, tmp_path), shards=many)
+        run_map(partial(work, tmp_path), shards=many)
     assert list(failed.value.failures) == ["002.tar"]
     assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
     assert failed.value.failures["002.tar"].startswith(f"its worker process was lost 3 times, {words}")
@@ -225,6 +225,14 @@ if __name__ == "__main__":
 """
 
 
+def start_script(code: str, folder: Path) -> subprocess.Popen:
+    """Start a script that imports from this file, whose argument is its folder."""
+    (folder / "script.py").write_text(code)
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(folder / "script.py"), str(folder)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+
+
 def is_running(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -232,11 +240,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "orphaning_run.py"
-    script.write_text(ORPHANING_RUN)
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    parent = start_script(ORPHANING_RUN, tmp_path)
     deadline = time.monotonic() + 60
     while len(pids := [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]) < 2 or 0 in pids:
         assert time.monotonic() < deadline
@@ -277,7 +281,4 @@ if __name__ == "__main__":
 
 
 def test_more_files_than_the_soft_limit_can_be_open(tmp_path: Path) -> None:
-    (tmp_path / "low_limit.py").write_text(LOW_LIMIT)
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(tmp_path / "low_limit.py"), str(tmp_path)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})
+    assert start_script(LOW_LIMIT, tmp_path).wait() == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import re
 import signal
@@ -12,19 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_execute import SHARDS, calls, die_once, fail_on, import_missing, is_running, out_of_space, write_number
+import test_execute
+from test_execute import SHARDS, calls, is_running, out_of_space, write_number
 
 import worldclip
 from killed import contents, digests_of_curation
 from ray_cluster import add_node, running_cluster
+from tars import wat_of
 from worldclip.cli import main
-from worldclip.core.errors import MissingPackage, StageFailed, UserError
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, RayExecutor, Shard, create_executor, repeatable
 from worldclip.core.execute import ray as ray_executor
 from worldclip.language.config import AddedLanguage
@@ -41,23 +42,15 @@ def cluster():
 
 @pytest.fixture
 def run_map(cluster, tmp_path: Path):
+    """Map over SHARDS on the cluster."""
     return partial(RayExecutor(quiet=True).map, shards=SHARDS, label="x", done_dir=tmp_path / "done", key={})
 
 
-def test_reports_come_in_shard_order_and_a_second_call_does_nothing(run_map, tmp_path: Path) -> None:
-    for _ in range(2):
-        assert [report["number"] for report in run_map(partial(write_number, tmp_path))] == list(range(6))
-    assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS]
-    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == [f"{shard.name}.json" for shard in SHARDS]
-
-
-def test_only_the_failed_shard_is_retried(run_map, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed) as failed:
-        run_map(partial(fail_on, "002.tar", tmp_path))
-    assert failed.value.failures == {"002.tar": "truncated after 3 samples"}
-    assert len(calls(tmp_path)) == 5
-    run_map(partial(write_number, tmp_path))
-    assert calls(tmp_path)[5:] == ["002.tar"]
+# What the local executor promises, by its tests with the `run_map` of this file.
+test_order = test_execute.test_reports_come_in_shard_order_and_a_second_call_does_nothing
+test_failed_shard = test_execute.test_only_the_failed_shard_is_retried
+test_killed_worker = test_execute.test_shards_of_a_killed_worker_are_retried
+test_missing_package = test_execute.test_missing_package_stops_the_map_and_blames_no_shard
 
 
 def name_of_kea(languages: Languages, shard: Shard) -> dict:
@@ -81,10 +74,6 @@ def test_failures_read_as_those_of_the_local_executor(run_map, tmp_path: Path) -
         failures.append(failed.value.failures)
     assert failures[0] == failures[1]
     assert failures[0]["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
-
-
-def test_shards_of_a_killed_worker_are_retried(run_map, tmp_path: Path) -> None:
-    assert [report["number"] for report in run_map(partial(die_once, tmp_path))] == list(range(6))
 
 
 def die(shard: Shard) -> dict:
@@ -127,11 +116,6 @@ def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
         run_map(out_of_space)
 
 
-def test_missing_package_stops_the_map_and_blames_no_shard(run_map) -> None:
-    with pytest.raises(MissingPackage, match=r"pip install 'worldclip\[pool\]'"):
-        run_map(import_missing)
-
-
 def first_fills_the_disk(out: Path, shard: Shard) -> dict:
     if shard.name == "000.tar":  # the largest, so the first
         return out_of_space(shard)
@@ -162,20 +146,28 @@ def slow_number(out: Path, shard: Shard) -> dict:
     return write_number(out, shard)
 
 
+@contextmanager
+def removed_once(cluster, node, is_time: Callable[[], object]) -> Iterator[None]:
+    """Let a node of the cluster be lost in the block."""
+
+    def remove() -> None:
+        while not is_time():
+            time.sleep(0.01)
+        cluster.remove_node(node, allow_graceful=False)
+
+    killer = threading.Thread(target=remove)
+    killer.start()
+    yield
+    killer.join()
+
+
 def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Path, capfd) -> None:
     node = add_node(cluster)
     (tmp_path / "doomed").write_text(node.node_id)
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(16)]
 
-    def kill_when_it_works() -> None:
-        while not list(tmp_path.glob(f"*.{node.node_id}")):
-            time.sleep(0.01)
-        cluster.remove_node(node, allow_graceful=False)
-
-    killer = threading.Thread(target=kill_when_it_works)
-    killer.start()
-    reports = run_map(partial(slow_number, tmp_path), shards=many)
-    killer.join()
+    with removed_once(cluster, node, lambda: list(tmp_path.glob(f"*.{node.node_id}"))):
+        reports = run_map(partial(slow_number, tmp_path), shards=many)
     assert [report["number"] for report in reports] == list(range(16))
     tried = [path.name[:7] for path in tmp_path.glob("*.tar.*")]
     assert len(tried) - len(set(tried)) == 1, "the lost node had one shard running, and it was tried elsewhere"
@@ -216,24 +208,10 @@ class Backwards(RayExecutor):
         return super().map(fn, shards[::-1], **options)[::-1]
 
 
-@pytest.fixture(scope="module")
-def curated(toy_world, tmp_path_factory) -> dict[str, str]:
-    run = worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("curated") / "run", until="curate")
-    return digests_of_curation(run)
-
-
 def test_run_with_a_lost_node_gives_the_same_bytes(cluster, toy_world, curated, tmp_path) -> None:
     node = add_node(cluster)
-
-    def kill_in_match() -> None:
-        while not (tmp_path / "run" / "match" / "done").exists():
-            time.sleep(0.01)
-        cluster.remove_node(node, allow_graceful=False)
-
-    killer = threading.Thread(target=kill_in_match)
-    killer.start()
-    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
-    killer.join()
+    with removed_once(cluster, node, (tmp_path / "run" / "match" / "done").exists):
+        worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
     assert digests_of_curation(tmp_path / "run") == curated
 
 
@@ -263,13 +241,8 @@ def test_hashes_of_a_set_are_the_same_bytes(cluster, toy_world, tmp_path) -> Non
 
 
 def write_wat(path: Path, numbers: range) -> str:
-    """One page of image links, as Common Crawl describes it."""
     links = [{"path": "IMG@/src", "url": f"/{n % 40}.jpg", "alt": f"text {n % 60}"} for n in numbers]
-    metadata = {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}
-    envelope = {"Payload-Metadata": metadata, "WARC-Header-Metadata": {"WARC-Target-URI": "http://example.org/"}}
-    body = json.dumps({"Envelope": envelope}).encode()
-    head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+    path.write_bytes(wat_of(links))
     return str(path)
 
 
@@ -342,7 +315,7 @@ def place_elsewhere(folder: Path, done_dir: Path):
 
 @pytest.mark.parametrize(
     ("executor", "words"),
-    [("rya", "use local"), ("local:x", "use local"), ("ray://10.0.0.1:10001", "Ray's client")],
+    [("local:x", "use local"), ("ray://10.0.0.1:10001", "Ray's client")],
 )
 def test_unknown_executor_lists_the_known_ones(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)

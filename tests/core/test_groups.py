@@ -32,6 +32,11 @@ def write_two_files(out: Path, shard: Shard) -> dict:
 
 
 @pytest.fixture
+def work(tmp_path: Path) -> ShardWork:
+    return ShardWork(fn=partial(write_two_files, tmp_path), done_dir=tmp_path / "done", key="k")
+
+
+@pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The waits for the disk by inode and the renames, in their order."""
     made: list[tuple[str, str]] = []
@@ -67,8 +72,7 @@ def assert_markers_come_after_what_they_mark(made: list[tuple[str, str]]) -> Non
 
 
 @pytest.mark.parametrize("num_shards", [1, 30])
-def test_markers_come_after_what_they_mark(num_shards: int, calls, tmp_path: Path) -> None:
-    work = ShardWork(fn=partial(write_two_files, tmp_path), done_dir=tmp_path / "done", key="k")
+def test_markers_come_after_what_they_mark(num_shards: int, calls, work, tmp_path: Path) -> None:
     done = run_group(work, MANY[:num_shards])
     is_bad = [isinstance(outcome, Failure) for outcome in done.outcomes]
     assert is_bad == [shard.name == "013.tar" for shard in MANY[:num_shards]]
@@ -78,7 +82,7 @@ def test_markers_come_after_what_they_mark(num_shards: int, calls, tmp_path: Pat
     assert Counter(kind.partition(" ")[0] for kind, _ in calls)["sync"] == 4 * num_shards - sum(is_bad)
 
 
-def test_a_task_waits_for_the_disk_a_few_times_however_many_shards_it_has(tmp_path: Path, monkeypatch) -> None:
+def test_a_task_waits_for_the_disk_a_few_times_however_many_shards_it_has(work, monkeypatch) -> None:
     num_waiting, most = Counter(), Counter()
 
     def slow_sync(handle: int) -> None:
@@ -88,14 +92,11 @@ def test_a_task_waits_for_the_disk_a_few_times_however_many_shards_it_has(tmp_pa
         num_waiting["now"] -= 1
 
     monkeypatch.setattr(os, "fsync", slow_sync)
-    work = ShardWork(fn=partial(write_two_files, tmp_path), done_dir=tmp_path / "done", key="k")
     run_group(work, MANY[:40])
     assert most["at once"] > 8
 
 
-def test_a_killed_task_leaves_no_marker_and_its_shards_run_again(tmp_path: Path) -> None:
-    work = ShardWork(fn=partial(write_two_files, tmp_path), done_dir=tmp_path / "done", key="k")
-
+def test_a_killed_task_leaves_no_marker_and_its_shards_run_again(work, tmp_path: Path) -> None:
     def stop(shard: Shard) -> dict:
         if shard.name == "004.tar":
             raise KeyboardInterrupt

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from kill_elsewhere import drawings, hub, web
 from kill_points import Scenario
 from kill_toy import QUIET, Call, change, nothing, toy
+from tars import wat_of
 from toy import TOY_WORDS
 
 
@@ -188,11 +188,8 @@ def _wat(inputs: Path) -> list[Scenario]:
     files = []
     for number in range(3):
         links = [{"path": "IMG@/src", "url": f"http://a.org/{n}.jpg", "alt": f"text {n} of {number}"} for n in range(9)]
-        page = {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}}}
-        body = json.dumps(page).encode()
-        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         file = inputs / f"{number}.wat.gz"
-        file.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+        file.write_bytes(wat_of(links))
         files.append(str(file))
 
     def build(files: Sequence[str]) -> Call:

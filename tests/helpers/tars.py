@@ -1,11 +1,12 @@
-"""Tars that tests write themselves."""
+"""Archives that tests write themselves."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def write_tar(path: Path, members: Members) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar_of(members))
     return path
+
+
+def wat_of(links: Sequence[Mapping[str, str]]) -> bytes:
+    """Return a WAT file of one page with these links, as Common Crawl describes it."""
+    html = {"HTTP-Response-Metadata": {"HTML-Metadata": {"Links": links}}}
+    target = {"WARC-Target-URI": "http://example.org/page"}
+    body = as_json({"Envelope": {"Payload-Metadata": html, "WARC-Header-Metadata": target}})
+    head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n"
+    return gzip.compress(head.encode() + body + b"\r\n\r\n")
 
 
 def as_json(record: Any) -> bytes:

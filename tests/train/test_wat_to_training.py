@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from small_world import picture
 from stages import context
-from tars import as_json, write_tar
+from tars import as_json, wat_of, write_tar
 from worldclip import curate, pool
 from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
@@ -28,16 +26,7 @@ NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
 
 
 def write_wat(path: Path, links: list[dict]) -> str:
-    html = {"Links": links}
-    page = {
-        "Envelope": {
-            "Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": html}},
-            "WARC-Header-Metadata": {"WARC-Target-URI": "http://example.org/page"},
-        }
-    }
-    body = json.dumps(page, ensure_ascii=False).encode()
-    head = f"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    path.write_bytes(gzip.compress(head + body + b"\r\n\r\n"))
+    path.write_bytes(wat_of(links))
     return str(path)
 
 
