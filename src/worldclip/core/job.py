@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core import job_files
+from worldclip.core import job_files, restart
 from worldclip.core.artifacts import (
     MANIFEST,
     NOT_INSTALLED,
@@ -36,7 +36,6 @@ from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
-from worldclip.core.restart import OlderResult
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 from worldclip.core.stale_files import FilePerShard as FilePerShard
 from worldclip.core.stale_files import remove_stale as remove_stale
@@ -90,7 +89,6 @@ def _short(value: Any) -> str:
 
 
 def _named(changes: Sequence[Change]) -> str:
-    """Return the first changes in words."""
     return ", ".join(map(str, changes[:NUM_NAMED]))
 
 
@@ -204,7 +202,7 @@ class Run:
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
-    _older: OlderResult = field(default_factory=OlderResult)  # earlier result of the current stage, under --from
+    _aside: Path | None = None  # folder of the current stage's earlier result, under --from
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
@@ -296,17 +294,15 @@ class Run:
         if reason is None:
             say(name, "is finished and unchanged")
             return False
-        if self.part is not None:
-            if work_on_part is None:
-                raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
-            if check is not None:
-                check(self, job)
+        if self.part is not None and work_on_part is None:
+            raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
+        if check is not None:
+            check(self, job)
+        if self.part is not None and work_on_part is not None:
             (job.folder / MANIFEST).unlink(missing_ok=True)
             reports = work_on_part(self, self.part)
             say(name, f"{len(reports):,} shards done. Rerun without --shards to finish the stage.")
             return True
-        if check is not None:
-            check(self, job)
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         if name in self.restarted:
@@ -314,7 +310,9 @@ class Run:
         try:
             self.reports[name] = job.run(lambda: work(self, job))
         except UserError:
-            self._older.put_back()
+            if self._aside is not None:
+                restart.put_back(self._aside)
+                self._aside = None
             raise
         self.accept()
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
@@ -329,7 +327,7 @@ class Run:
         """
         is_first, self._is_taken_back = not self._is_taken_back, True
         if is_set_aside:
-            self._older.set_aside(folder)
+            self._aside = restart.set_aside(folder)
         if is_first:
             for stage in self.restarted:
                 (self.dir / stage / MANIFEST).unlink(missing_ok=True)
@@ -338,7 +336,9 @@ class Run:
     def accept(self) -> None:
         """Let the stage that runs replace its older result: nothing of its recipe can be refused any more."""
         self.is_accepted = True
-        self._older.give_up()
+        if self._aside is not None:
+            remove(self._aside)
+            self._aside = None
 
     def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
         reason: str | None = _ASKED_FOR if job.name in self.restarted else None

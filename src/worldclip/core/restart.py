@@ -8,41 +8,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from worldclip.core.artifacts import remove, replace_folder
+from worldclip.core.artifacts import replace_folder
 
 _SUFFIX = ".set_aside"
 
 
-class OlderResult:
-    """The older folder of the present stage, if one is set aside."""
+def set_aside(folder: Path) -> Path | None:
+    """Rename a folder; return its new path, None if it is not there."""
+    if not folder.exists():
+        return None
+    aside = folder.with_name(f".{folder.name}{_SUFFIX}")
+    os.replace(folder, aside)
+    return aside
 
-    def __init__(self) -> None:
-        self._aside: Path | None = None
 
-    def set_aside(self, folder: Path) -> None:
-        """Rename a folder, if it is there."""
-        if folder.exists():
-            self._aside = folder.with_name(f".{folder.name}{_SUFFIX}")
-            os.replace(folder, self._aside)
-
-    def put_back(self) -> None:
-        """Put the folder back, in place of what has come there."""
-        aside, self._aside = self._aside, None
-        if aside is not None:
-            _put_back(aside)
-
-    def give_up(self) -> None:
-        """Remove the folder."""
-        aside, self._aside = self._aside, None
-        if aside is not None:
-            remove(aside)
+def put_back(aside: Path) -> None:
+    """Put a folder that was set aside back, in place of what has come there."""
+    replace_folder(aside, aside.with_name(aside.name.removeprefix(".").removesuffix(_SUFFIX)))
 
 
 def put_back_all(run_dir: Path) -> None:
     """Put back what a killed process had set aside: its new start was not accepted yet."""
     for aside in run_dir.glob(f".*{_SUFFIX}"):
-        _put_back(aside)
-
-
-def _put_back(aside: Path) -> None:
-    replace_folder(aside, aside.with_name(aside.name.removeprefix(".").removesuffix(_SUFFIX)))
+        put_back(aside)
