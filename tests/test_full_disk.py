@@ -124,11 +124,10 @@ def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(
     assert main(command) == 0
 
 
-def test_a_tokenizer_that_does_not_fit_names_its_folder(toy_world, tmp_path, mount: Callable[..., Path]) -> None:
-    run_dir = worldclip.run(toy_world.recipe, out=tmp_path / "run", until="curate", executor=QUIET)
+def test_a_tokenizer_that_does_not_fit_names_its_folder(curated_run, mount: Callable[..., Path]) -> None:
     disk = mount("size=4k")
     with names_a_file_of(disk):
-        train_on_run(run_dir, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
+        train_on_run(curated_run, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
 
 
 def test_nothing_is_written_through_a_memory_map() -> None:

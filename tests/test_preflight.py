@@ -81,9 +81,8 @@ def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(
     assert "0.0 GiB are free" in problem
 
 
-def test_refused_override_leaves_the_recipe_of_the_run(toy_world: ToyWorld, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    run(load_recipe(toy_world.recipe), run_dir, until="curate", executor=QUIET)
+def test_refused_override_leaves_the_recipe_of_the_run(curated_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(curated_run, tmp_path / "run")
     before = (run_dir / "recipe.toml").read_bytes()
     for command in (
         "train RUN --device cuda",
@@ -95,9 +94,8 @@ def test_refused_override_leaves_the_recipe_of_the_run(toy_world: ToyWorld, tmp_
     assert main(["run", str(run_dir), "--until", "curate"]) == 0
 
 
-def test_changed_training_is_refused_before_the_recipe_is_written(toy_world: ToyWorld, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    run(load_recipe(toy_world.recipe), run_dir, until="curate", executor=QUIET)
+def test_changed_training_is_refused_before_the_recipe_is_written(curated_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(curated_run, tmp_path / "run")
     (run_dir / "train" / "step_000000004").mkdir(parents=True)
     write_json(run_dir / "train" / "config.json", {"config": {"train": {"lr": 1.0}}, "inputs": {}})
     before = (run_dir / "recipe.toml").read_bytes()
