@@ -14,7 +14,7 @@ from small_world import COLOURS, FORMS, TEXTS, TRAIN, make_recipe, write_world
 from stages import context, finish
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
-from worldclip.contracts.layout import checkpoints, latest_checkpoint
+from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Report
 from worldclip.model.config import ModelConfig
@@ -62,6 +62,11 @@ def forget_checkpoints(run_dir: Path, num_kept: int) -> None:
     for folder in checkpoints(run_dir / "train")[num_kept:]:
         folder.rename(run_dir / folder.name)
     (run_dir / "train" / "manifest.json").unlink()
+
+
+def steps_of(train_dir: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder."""
+    return [step_of(path) for path in checkpoints(train_dir)]
 
 
 def losses(run_dir: Path) -> dict[int, float]:

@@ -10,12 +10,14 @@ import pytest
 import safetensors
 import torch
 
+from trainings import steps_of
 from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, WorkStopped
-from worldclip.train import checkpoint_writer, distributed
+from worldclip.train import checkpoint_writer
 from worldclip.train.checkpoint import (
     CheckpointReader,
+    Digests,
     consolidate,
     find_corruption,
     remove_old,
@@ -43,55 +45,53 @@ def save(writer: CheckpointWriter, step: int, fails: bool = False) -> None:
     writer.start(step, WEIGHTS, {"samples_seen": 10 * step, "updates": step}, write_model)
 
 
-def steps(folder: Path) -> list[int]:
-    return [int(path.name.removeprefix("step_")) for path in layout.checkpoints(folder)]
+@pytest.fixture
+def writer(tmp_path) -> CheckpointWriter:
+    return CheckpointWriter(tmp_path, ALONE, keep_last=9)
 
 
-def test_a_failed_checkpoint_is_warned_about_and_the_next_one_is_written(tmp_path, capfd):
-    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+def test_a_failed_checkpoint_is_warned_about_and_the_next_one_is_written(writer, tmp_path, capfd):
     for step, fails in ((1, False), (2, True), (3, True), (4, False), (5, True), (6, False)):
         save(writer, step, fails)
     writer.wait()
-    assert steps(tmp_path) == [1, 4, 6]
+    assert steps_of(tmp_path) == [1, 4, 6]
     assert capfd.readouterr().err.count("WARNING: a checkpoint was not written") == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:09}" for step in (1, 4, 6)]
 
 
-def test_an_error_of_the_disk_in_safetensors_costs_one_checkpoint(tmp_path, monkeypatch, capfd):
-    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+FULL = OSError(28, "No space left on device", "folder")
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "said"),
+    [("safetensors.torch.save_file", EIO, "os error 5"), ("pathlib.Path.mkdir", FULL, "No space left")],
+    ids=["EIO in safetensors", "no folder"],
+)
+def test_an_error_of_the_disk_costs_one_checkpoint(writer, tmp_path, monkeypatch, capfd, place, error, said):
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", lambda *_, **__: raise_(EIO))
+        patch.setattr(place, lambda *_, **__: raise_(error))
         save(writer, 1)
-        with pytest.raises(safetensors.SafetensorError):
+        with pytest.raises(type(error), match=said):
             writer._running.result()
     save(writer, 2)
     writer.wait()
-    assert steps(tmp_path) == [2]
-    assert "os error 5" in capfd.readouterr().err
+    assert steps_of(tmp_path) == [2]
+    assert said in capfd.readouterr().err
 
 
-def test_a_disk_that_takes_no_folder_costs_one_checkpoint(tmp_path, monkeypatch, capfd):
-    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", lambda *_, **__: raise_(OSError(28, "No space left on device", str(tmp_path))))
-        save(writer, 1)
-        with pytest.raises(OSError, match="No space left"):
-            writer._running.result()
-    save(writer, 2)
-    writer.wait()
-    assert steps(tmp_path) == [2]
-
-
-def test_training_does_not_go_on_for_ever_without_a_checkpoint(tmp_path):
-    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+def test_training_does_not_go_on_for_ever_without_a_checkpoint(writer):
     for step in range(MAX_FAILED_SAVES):
         save(writer, step, fails=True)
     with pytest.raises(OSError, match="No space left"):
         save(writer, MAX_FAILED_SAVES)
 
 
-def test_the_last_checkpoint_must_be_written(tmp_path):
-    writer = CheckpointWriter(tmp_path, ALONE, keep_last=9)
+def test_the_last_checkpoint_must_be_written(writer):
     save(writer, 1, fails=True)
     with pytest.raises(OSError, match="No space left"):
         writer.wait()
@@ -102,9 +102,9 @@ def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):
     for step in range(3, 60, 3):  # 30, 60, ... samples
         save(writer, step)
     writer.wait()
-    assert steps(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
+    assert steps_of(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
     remove_old(tmp_path, keep_last=1)
-    assert steps(tmp_path) == [57]
+    assert steps_of(tmp_path) == [57]
 
 
 def test_students_keep_the_steps_that_the_run_has(tmp_path):
@@ -113,27 +113,30 @@ def test_students_keep_the_steps_that_the_run_has(tmp_path):
             layout.step_folder(folder, step).mkdir(parents=True)
     write_json(tmp_path / "best.json", {"step": 2})
     remove_old_of_run(tmp_path, keep_last=1)
-    assert steps(tmp_path) == [2, 6]
-    assert steps(tmp_path / "students/small") == [2, 6, 8], "the run's step 8 is being written"
+    assert steps_of(tmp_path) == [2, 6]
+    assert steps_of(tmp_path / "students/small") == [2, 6, 8], "the run's step 8 is being written"
 
 
 def rows_of(rank: int) -> dict[str, LocalTensor]:
     return {f"weights.{name}": LocalTensor(torch.full((2, 3), float(rank)), (4, 3), 2 * rank) for name in "abcdefgh"}
 
 
-def soon() -> tuple[float, Event]:
-    """Return the deadline of a wait for notes, and what ends it."""
-    return time.monotonic() + checkpoint_writer.WRITE_TIMEOUT_S, Event()
+def write_index(folder: Path, world_size: int) -> Digests:
+    """Merge the notes of all ranks, as rank 0 does."""
+    return _write_index(folder, World(0, world_size), time.monotonic() + checkpoint_writer.WRITE_TIMEOUT_S, Event())
 
 
-EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+def write_sharded(folder: Path, tensors_of_rank: list[dict[str, LocalTensor]]) -> Digests:
+    """Write a checkpoint of several ranks, without a model's configuration.  Return the digests of the ranks' files."""
+    shards = folder / "trainer" / "shards"
+    shards.mkdir(parents=True)
+    write_json(folder / "trainer" / "state.json", {"updates": 1})
+    for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
+        _write_shard(shards, tensors, World(rank, len(tensors_of_rank)))
+    return write_index(shards, len(tensors_of_rank))
 
 
-def raise_(error: Exception) -> None:
-    raise error
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), EIO], ids=["full disk", "EIO"])
+@pytest.mark.parametrize("error", [FULL, EIO], ids=["full disk", "EIO"])
 def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch, error):
     monkeypatch.setattr("safetensors.torch.save_file", lambda *_: raise_(error))
     with pytest.raises(type(error)):
@@ -141,19 +144,19 @@ def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypa
     monkeypatch.undo()
     _write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(OSError, match=r"rank 1: .*(No space left|os error 5)"):
-        _write_index(tmp_path, World(0, 2), *soon())
+        write_index(tmp_path, 2)
 
 
 def test_a_rank_that_is_lost_is_not_waited_for_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_writer, "WRITE_TIMEOUT_S", 0.05)
     _write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(TimeoutError, match="rank 1 has not written"):
-        _write_index(tmp_path, World(0, 2), *soon())
+        write_index(tmp_path, 2)
 
 
 def test_a_writer_that_closes_waits_shortly_for_a_dead_rank(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_writer, "CLOSE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(distributed, "barrier", lambda world: None)
+    monkeypatch.setattr(checkpoint_writer, "barrier", lambda world: None)
     writer = CheckpointWriter(tmp_path, World(0, 2), keep_last=1)
     save(writer, 1)
     start = time.monotonic()
@@ -176,12 +179,7 @@ def test_a_write_that_hangs_ends_the_run_and_not_the_wait_for_its_end(tmp_path, 
 
 
 def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch):
-    folder = tmp_path / "trainer" / "shards"
-    folder.mkdir(parents=True)
-    for rank in (1, 0):
-        _write_shard(folder, rows_of(rank), World(rank, 2))
-    _write_index(folder, World(0, 2), *soon())
-    (folder.parent / "state.json").write_text('{"updates": 1}')
+    write_sharded(tmp_path, [rows_of(0), rows_of(1)])
     opened, safe_open = [], safetensors.safe_open
     monkeypatch.setattr(safetensors, "safe_open", lambda path, **how: opened.append(path) or safe_open(path, **how))
     reader = CheckpointReader(tmp_path)
@@ -207,12 +205,7 @@ def test_shares_cover_each_row_once_and_are_equal_up_to_a_row(count):
 
 
 def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
-    (tmp_path / "trainer" / "shards").mkdir(parents=True)
-    for rank in (1, 0):
-        _write_shard(tmp_path / "trainer" / "shards", rows_of(rank), World(rank, 2))
-    digests = _write_index(tmp_path / "trainer" / "shards", World(0, 2), *soon())
-    (tmp_path / "trainer" / "state.json").write_text('{"updates": 1}')
-    write_digests(tmp_path, digests)
+    write_digests(tmp_path, write_sharded(tmp_path, [rows_of(0), rows_of(1)]))
     assert find_corruption(tmp_path) is None
     path = tmp_path / "trainer" / "shards" / "00001_of_00002.safetensors"
     damaged = bytearray(path.read_bytes())
@@ -224,15 +217,9 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
 
 @pytest.mark.parametrize("num_readers", [1, 2, 3, 7])
 def test_rows_that_ranks_hold_in_turns_are_read_by_any_number_of_ranks(tmp_path, num_readers):
-    folder = tmp_path / "trainer" / "shards"
-    folder.mkdir(parents=True)
     table = torch.arange(20).reshape(10, 2)
-    for rank in (2, 1, 0):
-        _write_shard(
-            folder, {"rows.a": LocalTensor(table[rank::3].contiguous(), (10, 2), rank, stride=3)}, World(rank, 3)
-        )
-    _write_index(folder, World(0, 3), *soon())
-    (folder.parent / "state.json").write_text('{"updates": 1}')
+    in_turns = [LocalTensor(table[rank::3].contiguous(), (10, 2), rank, stride=3) for rank in range(3)]
+    write_sharded(tmp_path, [{"rows.a": local} for local in in_turns])
     reader = CheckpointReader(tmp_path)
     assert torch.equal(reader.read("rows.a"), table)
     for rank in range(num_readers):
@@ -240,10 +227,6 @@ def test_rows_that_ranks_hold_in_turns_are_read_by_any_number_of_ranks(tmp_path,
 
 
 def test_missing_rows_are_named(tmp_path):
-    folder = tmp_path / "trainer" / "shards"
-    folder.mkdir(parents=True)
-    _write_shard(folder, {"rows.a": LocalTensor(torch.zeros(4, 2), (10, 2), 3)}, World(0, 1))
-    _write_index(folder, World(0, 1), *soon())
-    (folder.parent / "state.json").write_text('{"updates": 1}')
+    write_sharded(tmp_path, [{"rows.a": LocalTensor(torch.zeros(4, 2), (10, 2), 3)}])
     with pytest.raises(UserError, match=r"4 of 10 rows of rows\.a; the checkpoint is incomplete"):
         CheckpointReader(tmp_path).read("rows.a")

@@ -16,7 +16,7 @@ from trainings import pairs_of
 from worldclip.core.errors import UserError
 from worldclip.model.decode import UNDECODABLE
 from worldclip.train import loader as loaders
-from worldclip.train.augment import Augmentation
+from worldclip.train.augment import Warps
 from worldclip.train.distributed import World
 from worldclip.train.loader import NEAR_REPLACEMENTS, Batch
 from worldclip.train.pairs import Pairs
@@ -255,11 +255,10 @@ def test_pairs_without_any_image_are_an_error(run_dir):
 
 
 def test_warps_depend_only_on_the_pair(run_dir):
-    augmentation = Augmentation(crop_scale_min=0.9, rotate_deg=15, zoom_out_min=0.7, backdrop_min=0.5)
     write_world(run_dir)
     loaders = [make_loader(run_dir) for _ in range(2)]
     for loader in loaders:
-        loader.augmentation = augmentation
+        loader.warps = Warps(rotate_deg=15, zoom_out_min=0.7, backdrop_min=0.5)
     first, second = (loader.batch(3) for loader in loaders)
     np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())
     assert (first.images != make_loader(run_dir).batch(3).images).any()

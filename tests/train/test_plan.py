@@ -41,26 +41,11 @@ def test_pairs_of_a_window_are_sorted_by_hash():
     assert order.tolist() == expected
 
 
-def test_epochs_have_different_orders():
-    keys = pa.array([str(n) for n in range(50)])
-    first, second = (plan.pair_order(keys, np.zeros(50, int), 0, epoch) for epoch in (0, 1))
-    assert first.tolist() != second.tolist()
-
-
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 9))
 def test_ranks_of_any_world_size_share_a_batch_without_gap_or_overlap(batch, world_size, step):
     slices = [plan.batch_positions(step, batch, rank, world_size) for rank in range(world_size)]
     assert np.concatenate(slices).tolist() == list(range(step * batch, (step + 1) * batch))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 13), st.integers(1, 5))
-def test_batches_read_each_position_of_each_epoch_exactly_once(epoch_length, batch):
-    positions = np.concatenate([plan.batch_positions(step, batch) for step in range(epoch_length)])  # `batch` epochs
-    epochs, within = plan.locate(positions, epoch_length)
-    assert epochs.tolist() == [epoch for epoch in range(batch) for _ in range(epoch_length)]
-    assert within.tolist() == list(range(epoch_length)) * batch
 
 
 def test_a_replacement_is_drawn_by_hash():

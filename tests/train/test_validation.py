@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from small_world import write_world
 from trainings import stored, train, train_until
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
-from worldclip.train.log import read_log
-from worldclip.train.spikes import QUIET_STEPS, WINDOW_STEPS, SpikeWatch
-from worldclip.train.validation import split_shards
+from worldclip.train.log import QUIET_STEPS, WINDOW_STEPS, SpikeWatch, read_log
+from worldclip.train.start import split_shards
 
 HELD_OUT = {"validation_shards": 1, "samples_seen": 10 * 16}
 
@@ -49,12 +47,6 @@ def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path,
 def test_held_out_pairs_must_fill_a_batch(tmp_path):
     with pytest.raises(UserError, match="they hold 24 pairs, fewer than a batch of 32; hold out more"):
         train(tmp_path / "run", validation_shards=1, validate_every_samples=64, global_batch_size=32)
-
-
-def test_validation_needs_held_out_pairs(tmp_path):
-    write_world(tmp_path / "run")
-    with pytest.raises(UserError, match=r"needs pairs that are held out; set train\.validation_shards"):
-        train(tmp_path / "run", validate_every_samples=64)
 
 
 def test_a_spike_is_said_once_with_what_to_do():

@@ -9,38 +9,31 @@ from types import SimpleNamespace
 
 import pytest
 
-from small_world import TRAIN, write_shapes, write_world
-from stages import finish
+from small_world import write_shapes
+from trainings import train
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
-from worldclip.train import distributed, watch
+from worldclip.train import checkpoint_writer, watch
 from worldclip.train.checkpoint import CheckpointReader, find_corruption, read_state
 from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share
 from worldclip.train.distributed import World
 
 STEPS = (3, 6, 9, 12)
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 3 * 16, "warmup_samples": 16, "keep_last": 9}
-SHAPES = {"evaluate_datasets": ["shapes"]}
+EVALUATED = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"]}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run that evaluated its checkpoints itself."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = {
-        "pool": {"path": str(write_world(folder / "run"))},
-        "balance": {"tail_fraction": 0.1},
-        "evaluate": write_shapes(folder / "shapes"),
-        "train": TRAIN | SHORT | SHAPES | {"evaluate_every_samples": 3 * 16},
-    }
-    finish("train", load_recipe(recipe), folder / "run", LocalExecutor(quiet=True))
+    train(folder / "run", evaluate=write_shapes(folder / "shapes"), **SHORT, **EVALUATED)
     return folder / "run"
 
 
@@ -50,13 +43,8 @@ class Training:
     def __init__(self, trained: Path, folder: Path) -> None:
         self.source, self.run_dir = trained / "train", folder / "run"
         self.train_dir = layout.train_dir(self.run_dir)
-        recipe = {
-            "pool": {"path": "pool"},
-            "balance": {"tail_fraction": 0.1},
-            "evaluate": {**shapes_of(trained), "device": "cpu"},
-            "train": TRAIN | SHORT | SHAPES,
-        }
-        artifacts.write_text(layout.recipe(self.run_dir), to_toml(load_recipe(recipe)))
+        recipe = load_recipe(str(trained), ["train.evaluate_every_samples=0"])
+        artifacts.write_text(layout.recipe(self.run_dir), to_toml(recipe))
         self.num_waits = 0
         self._next = self._all_steps()
 
@@ -88,10 +76,6 @@ class Training:
 
     def scored(self) -> list[int]:
         return [step for step in range(20) if layout.step_scores(layout.step_folder(self.train_dir, step)).exists()]
-
-
-def shapes_of(trained: Path) -> dict:
-    return {"folders": {"shapes": f"folders:{trained.parent / 'shapes'}"}, "languages": ["en"]}
 
 
 @pytest.fixture
@@ -206,7 +190,7 @@ def shard(checkpoint: Path) -> None:
 
 
 def test_the_shards_of_a_checkpoint_become_one_file(training, trained, monkeypatch):
-    monkeypatch.setattr(distributed, "barrier", lambda world: None)
+    monkeypatch.setattr(checkpoint_writer, "barrier", lambda world: None)
     folder = layout.step_folder(training.train_dir, 3)
 
     def write_shards() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,35 +21,22 @@ WARP_DRAWS = 6  # numbers that decide a warp: angle, size, red, green, blue, whe
 PATCH_OFFSET = np.uint64(1 << 32)  # patch dropout draws the numbers from here on, far beyond those of crop and warp
 
 
-# For train.augment = "drawings".  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
-DRAWINGS = {"rotate_deg": 15.0, "zoom_out_min": 0.7, "backdrop_min": 0.5, "warp_share": 0.25}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Augmentation:
-    """The changes that training makes to images in addition to the resize."""
+class Warps:
+    """The changes that training makes to images in addition to the crop."""
 
-    crop_scale_min: float
-    """Minimum share of the image's area in the crop."""
     rotate_deg: float = 0.0
     """Maximum rotation either way."""
     zoom_out_min: float = 1.0
     """Minimum size that images are shrunk to, as a share of their side; the border is repeated outwards."""
     backdrop_min: float = 1.0
     """Minimum factor of each channel of a plain background."""
-    warp_share: float = 1.0
+    share: float = 1.0
     """Share of the images that are rotated, shrunk and recoloured; the others are only cropped."""
 
-    @property
-    def has_warps(self) -> bool:
-        """Whether there is more than the crop."""
-        return self.rotate_deg > 0 or self.zoom_out_min < 1 or self.backdrop_min < 1
 
-    @classmethod
-    def named(cls, name: Literal["crop", "drawings"], crop_scale_min: float) -> Augmentation:
-        """Return the augmentation of train.augment."""
-        return cls(crop_scale_min=crop_scale_min, **(DRAWINGS if name == "drawings" else {}))
-
+# By train.augment.  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
+WARPS = {"crop": None, "drawings": Warps(rotate_deg=15.0, zoom_out_min=0.7, backdrop_min=0.5, share=0.25)}
 
 # the draws
 
@@ -121,21 +107,21 @@ def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float
 # warps
 
 
-def warp(images_B3SS: torch.Tensor, draws: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
+def warp(images_B3SS: torch.Tensor, draws: np.ndarray, warps: Warps) -> torch.Tensor:
     """Return (B, 3, S, S) uint8: a share of the images with another background colour, rotated and shrunk.
 
     draws: rows of crop_draws.  Pixels from outside the image repeat its border; sampling is bilinear.
     """
     angle_draw, size_draw, red, green, blue, chance = draws[:, CROP_DRAWS:].T
-    rows = np.flatnonzero(chance < augmentation.warp_share)
+    rows = np.flatnonzero(chance < warps.share)
     if not len(rows):
         return images_B3SS
     chosen = torch.from_numpy(rows)
     colour_draws = np.stack([red, green, blue], 1)[rows]
-    tint_B3 = augmentation.backdrop_min + (1 - augmentation.backdrop_min) * colour_draws
+    tint_B3 = warps.backdrop_min + (1 - warps.backdrop_min) * colour_draws
     images = _tint_background(images_B3SS[chosen], torch.from_numpy(tint_B3).float())
-    angle = np.radians(augmentation.rotate_deg) * (2 * angle_draw[rows] - 1)
-    size = augmentation.zoom_out_min + (1 - augmentation.zoom_out_min) * size_draw[rows]
+    angle = np.radians(warps.rotate_deg) * (2 * angle_draw[rows] - 1)
+    size = warps.zoom_out_min + (1 - warps.zoom_out_min) * size_draw[rows]
     cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(rows))
     theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
     grid = torch.nn.functional.affine_grid(torch.from_numpy(theta_B23).float(), list(images.shape), align_corners=False)

@@ -21,6 +21,7 @@ from worldclip.model.config import Architecture, ModelConfig
 from worldclip.model.published import TOKENIZERS, activation
 from worldclip.train.config import LOSS_CHUNK_ROWS, TrainConfig
 from worldclip.train.device import PEAK_FLOPS, device_memory_bytes, peak_flops
+from worldclip.train.launch import num_ranks
 from worldclip.train.schedule import Schedule, check_batch, plan_schedule, worlds_that_divide
 
 GIB = 2**30
@@ -137,20 +138,20 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     vocab_size: rows of the token table, also of every student's.
     """
     models = {"": config.model, **{name: student.model for name, student in config.distill.students.items()}}
+    architectures = {name: model.architecture() for name, model in models.items()}
+    counts = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in architectures.items()}
+    counts[""] = dataclasses.replace(counts[""], adapters=count_adapters(architectures[""], config))
     student_config = dataclasses.replace(config, lora_rank=None, freeze=())
     memories = [
-        _memory(student_config if name else config, model, vocab_size, schedule, world_size)
+        _memory(student_config if name else config, model, vocab_size, counts[name], schedule, world_size)
         for name, model in models.items()
     ]
     memory = {}
     for part in memories[0]:
         sizes = [of_model[part] for of_model in memories]
         memory[part] = sum(sizes) if part in PERSISTENT else max(sizes)  # students run one after another
-    architectures = {name: model.architecture() for name, model in models.items()}
-    counts = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in architectures.items()}
-    own_counts = dataclasses.replace(counts.pop(""), adapters=count_adapters(architectures[""], config))
     return Budget(
-        parameters=own_counts,
+        parameters=counts.pop(""),
         students=counts,
         flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in architectures.values()),
         samples_seen=schedule.num_steps * schedule.global_batch_size,
@@ -159,12 +160,10 @@ def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
 
 
 def _memory(
-    config: TrainConfig, model: ModelConfig, vocab_size: int, schedule: Schedule, world_size: int
+    config: TrainConfig, model: ModelConfig, vocab_size: int, counts: Parameters, schedule: Schedule, world_size: int
 ) -> dict[str, int]:
     """Return the bytes of one model in a process, by what they hold."""
     sizes = model.architecture()
-    counts = count_parameters(sizes, vocab_size, config.loss)
-    counts = dataclasses.replace(counts, adapters=count_adapters(sizes, config))
     is_fsdp = config.parallel != "ddp" and world_size > 1
     is_sparse = config.token_table == "rows"
     is_bf16 = config.precision == "bf16"
@@ -279,15 +278,12 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
 
     Raises UserError if the devices cannot share the batch equally.
     """
-    world_size = config.hardware.devices or int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = config.hardware.devices or num_ranks()
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return [f"model size unknown: the tokenizer {config.tokenizer.path!r} is not on this machine"]
-    if (
-        config.scale.is_set
-        and config.scale.english_fraction is None
-        and not layout.stage_report(run_dir, "curate").exists()
-    ):
+    reads_report = config.scale.is_set and config.scale.english_fraction is None
+    if reads_report and not layout.stage_report(run_dir, "curate").exists():
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
@@ -385,7 +381,9 @@ def to_lines(
         f"{schedule.global_batch_size // world_size:,} pairs each ({processes}): {parts}",
     ]
     is_gpu = flops_per_s is not None
-    usable_bytes = None if memory_bytes is None else allocatable(memory_bytes) if is_gpu else memory_bytes
+    usable_bytes = memory_bytes
+    if memory_bytes is not None and is_gpu:
+        usable_bytes = max(0, int((memory_bytes - OUTSIDE_BYTES) / GAPS))
     reserved = f" ({_gib(round(GAPS * budget.memory_bytes))} reserved, {_gib(OUTSIDE_BYTES)} for CUDA and NCCL)"
     if memory_bytes is None or usable_bytes is None:
         lines.append("device      memory unknown; set train.hardware.memory_gib")
@@ -426,11 +424,6 @@ def hours_text(hours: float) -> str:
     if hours >= 2:
         return f"{hours:,.1f} h"
     return f"{60 * hours:.0f} min" if hours >= 1 / 30 else f"{3600 * hours:.0f} s"
-
-
-def allocatable(memory_bytes: int) -> int:
-    """Return how much of a GPU's memory a step's tensors may take."""
-    return max(0, int((memory_bytes - OUTSIDE_BYTES) / GAPS))
 
 
 def _parameters_line(name: str, counts: Parameters) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import step_folder
@@ -33,11 +34,7 @@ from worldclip.train.checkpoint import (
     size_and_digest,
     write_digests,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from worldclip.train.distributed import World
+from worldclip.train.distributed import World, barrier
 
 MAX_FAILED_SAVES = 3  # consecutive failures after which training stops
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
@@ -122,8 +119,6 @@ class CheckpointWriter:
         tensors: as train_state.copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
         with configuration, tokenizer and preprocessing.
         """
-        from worldclip.train.distributed import barrier
-
         self._wait_or_warn()
         self._folder = step_folder(self.train_dir, step)
         partial = self.train_dir / f".{self._folder.name}.tmp"
@@ -153,7 +148,13 @@ class CheckpointWriter:
                     _write_shard(partial / SHARDS, tensors, self.world)
                 if not self.world.is_first:
                     return
-                digests = self._write_tensors(partial, tensors)
+                if self.world.size > 1:
+                    deadline = self._started_at + WRITE_TIMEOUT_S
+                    digests = _write_index(partial / SHARDS, self.world, deadline, self._is_closing)
+                else:
+                    (partial / SHARDS).rmdir()
+                    _write_whole(partial, tensors)
+                    digests = {}
                 write_model(partial)
                 write_json(layout.trainer_state(partial), {"step": step, **state})
                 write_digests(partial, digests)
@@ -165,14 +166,6 @@ class CheckpointWriter:
             if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
             raise
-
-    def _write_tensors(self, partial: Path, tensors: Mapping[str, LocalTensor]) -> Digests:
-        """Write whole tensors, of several ranks the index of their files.  Return digests of files that are on disk."""
-        if self.world.size > 1:
-            return _write_index(partial / SHARDS, self.world, self._started_at + WRITE_TIMEOUT_S, self._is_closing)
-        (partial / SHARDS).rmdir()
-        _write_whole(partial, tensors)
-        return {}
 
     def _wait_or_warn(self) -> None:
         """Wait for the checkpoint in progress.  Raises its error only after MAX_FAILED_SAVES of them in a row."""

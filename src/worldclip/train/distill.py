@@ -18,7 +18,6 @@ import torch
 from worldclip.contracts.layout import checkpoints, step_folder, step_of
 from worldclip.core.artifacts import remove
 from worldclip.model.inference import Clip
-from worldclip.model.load import load
 from worldclip.model.preprocess import facts_of
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.train.checkpoint import read_state
@@ -31,35 +30,21 @@ from worldclip.train.step import Features, train_step
 from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state, write_folder
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """A frozen model that reads images and texts with its own preprocessing and tokenizer."""
+def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision: str) -> Features:
+    """Return (B, E) float32 features of unit length of the batch's images and texts.
 
-    clip: Clip
-    device: torch.device
-    precision: str
-
-    @classmethod
-    def load(cls, config: TrainConfig, device: torch.device) -> Teacher | None:
-        """Load train.distill.teacher; return None if it is unset."""
-        if config.distill.teacher is None:
-            return None
-        return cls(load(config.distill.teacher, device=device.type), device, config.precision)
-
-    def encode(self, batch: Batch) -> Features:
-        """Return (B, E) float32 features of unit length of the batch's images and texts.
-
-        Images are resized bicubically from the students' crop to the teacher's size, the whole crop.
-        """
-        facts = facts_of(self.clip.processor)
-        pixels = resize(batch.images.to(self.device), facts.size).float() / 255
-        mean = torch.tensor(facts.mean, device=self.device)[:, None, None]
-        std = torch.tensor(facts.std, device=self.device)[:, None, None]
-        tokens = self.clip.require_tokenizer().encode(batch.texts)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            image_BE = self.clip.backend.encode_pixels((pixels - mean) / std)
-            text_BE = self.clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)
-        return torch.from_numpy(image_BE).to(self.device), torch.from_numpy(text_BE).to(self.device)
+    clip: train.distill.teacher, which reads them with its own preprocessing and tokenizer.  Images are resized
+    bicubically from the students' crop to the teacher's size, the whole crop.
+    """
+    facts = facts_of(clip.processor)
+    pixels = resize(batch.images.to(device), facts.size).float() / 255
+    mean = torch.tensor(facts.mean, device=device)[:, None, None]
+    std = torch.tensor(facts.std, device=device)[:, None, None]
+    tokens = clip.require_tokenizer().encode(batch.texts)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        image_BE = clip.backend.encode_pixels((pixels - mean) / std)
+        text_BE = clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)
+    return torch.from_numpy(image_BE).to(device), torch.from_numpy(text_BE).to(device)
 
 
 def resize(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:

@@ -204,6 +204,16 @@ def shard_rows(num_rows: int, world: World) -> tuple[int, int]:
     return min(num_rows, world.rank * size), min(num_rows, (world.rank + 1) * size)
 
 
+def sharding_ranks(parallel: str, world: World) -> World:
+    """Return the ranks among which FSDP cuts a tensor: all, under HSDP those of this machine.
+
+    parallel: train.parallel.
+    """
+    if parallel != "hsdp":
+        return world
+    return World(world.rank % world.local_size, world.local_size)
+
+
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's shard of a DTensor, any other tensor itself.  Memory is shared."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

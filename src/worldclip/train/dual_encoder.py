@@ -74,21 +74,16 @@ class DualEncoder(torch.nn.Module):
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocasts):
-            image_BD = self._image_features(pixels)
+            if self._towers is not None:
+                image_BD = self._towers.image_features(pixels)
+            else:
+                image_BD = image_features(self.clip, pixels, self._run_vision)
             if self.world is not None and torch.is_grad_enabled():
                 self._all_images = start_gathering(image_BD.detach(), self.world)
-            return image_BD, self._text_features(texts)
-
-    def _image_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
-        if self._towers is not None:
-            return self._towers.image_features(pixels_B3SS)
-        return image_features(self.clip, pixels_B3SS, self._run_vision)
-
-    def _text_features(self, texts: Tokens | TextChunks) -> torch.Tensor:
-        if self._towers is not None:
-            assert isinstance(texts, Tokens)  # chunks are made for GPUs
-            return self._towers.text_features(texts)
-        return text_features(self.clip, texts, self.text_chunks, self._run_text)
+            if self._towers is not None:
+                assert isinstance(texts, Tokens)  # chunks are made for GPUs
+                return image_BD, self._towers.text_features(texts)
+            return image_BD, text_features(self.clip, texts, self.text_chunks, self._run_text)
 
     def take_all_images(self) -> Gathering | None:
         """Return the image features of all ranks, of the latest forward pass, once; None where they were not sent."""

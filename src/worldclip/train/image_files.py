@@ -44,7 +44,8 @@ class ImageFiles:
         shard = self.shards[i]
         try:
             content, stamp = self._read(i, offset, size)
-            if self._close_if_stale(i, stamp):  # replaced under the same name: the new file counts
+            if not is_remote(shard.path) and stamp != self._stamps[i]:
+                self._close(i)  # replaced under the same name: the new file counts
                 content, stamp = self._read(i, offset, size)
             self.check(i, stamp)
             if len(content) < size:
@@ -118,13 +119,6 @@ class ImageFiles:
     def _close(self, i: int) -> None:
         with self._open_lock:
             self._open.pop(i, None)
-
-    def _close_if_stale(self, i: int, stamp: Stamp) -> bool:
-        """Close file i if it is no longer the one that was listed; return whether it was closed."""
-        if is_remote(self.shards[i].path) or stamp == self._stamps[i]:
-            return False
-        self._close(i)
-        return True
 
     def check(self, i: int, stamp: Stamp) -> None:
         """Raise BadShard unless file i, which had this stamp after a read, is the one that was listed.

@@ -31,7 +31,7 @@ from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import is_table
 from worldclip.train import plan
-from worldclip.train.augment import Augmentation, crop_draws, kept_patches, random_resized_crop, warp
+from worldclip.train.augment import WARPS, crop_draws, kept_patches, random_resized_crop, warp
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World, rank_cores
 from worldclip.train.image_files import ImageFiles
@@ -132,7 +132,7 @@ class Loader:
         self.pin_memory = pin_memory
         self.seed, self.patch_dropout = config.seed, config.patch_dropout
         self.skipped = config.skip_samples or ()
-        self.augmentation = Augmentation.named(config.augment, config.crop_scale_min)
+        self.crop_scale_min, self.warps = config.crop_scale_min, WARPS[config.augment]
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
         students = [student.model.architecture() for student in config.distill.students.values()]
@@ -197,7 +197,7 @@ class Loader:
         return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
 
     def _crop(self, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-        return random_resized_crop(image, draws, self.augmentation.crop_scale_min, self.image_size)
+        return random_resized_crop(image, draws, self.crop_scale_min, self.image_size)
 
     def _fill(self, crops_B3SS: torch.Tensor, pairs: Pairs, draws: np.ndarray) -> list[tuple[int, BadImage]]:
         """Write the crop of each pair's image to its row, and return the rows and reasons of those without one.
@@ -224,12 +224,12 @@ class Loader:
     def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (epoch, position within it) of this rank's pairs of batch `step`."""
         world = self.world
-        if self.order.num_owners == 1:
+        if not isinstance(self.order, plan.Streams):
             own = plan.batch_positions(step, self.global_batch_size, world.rank, world.size)
             return self._locate(plan.skip(own, self.skipped))
         epochs, within = self._locate(plan.skip(plan.batch_positions(step, self.global_batch_size), self.skipped))
-        owner = np.concatenate([self.order.owner(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)])
-        rows = np.sort(plan.split_by_owner(owner, self.order.num_owners, world.rank, world.size))
+        parts = [self.order.stream_of(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
+        rows = np.sort(plan.split_by_owner(np.concatenate(parts), self.order.num_streams, world.rank, world.size))
         return epochs[rows], within[rows]
 
     def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +238,7 @@ class Loader:
         Under online curation epochs differ in length, so that their starts are summed up as far as needed.
         """
         if not self.source.is_online:
-            return plan.locate(positions, self.epoch_length)
+            return np.divmod(positions, self.epoch_length)
         last = positions.max()
         with self._epoch_starts_lock:
             while self._epoch_starts[-1] <= last:
@@ -255,8 +255,8 @@ class Loader:
     ) -> Batch:
         """Warp the crops, draw the kept patches, tokenise the texts."""
         keys, texts = pairs.keys.to_pylist(), pairs.texts.to_pylist()
-        if self.augmentation.has_warps:
-            crops_B3SS = warp(crops_B3SS, draws, self.augmentation)
+        if self.warps is not None:
+            crops_B3SS = warp(crops_B3SS, draws, self.warps)
         patches = None
         if self.patch_dropout:
             kept = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
@@ -302,7 +302,7 @@ class Loader:
         if any(is_table(self._files.shards[shard].path) for shard in np.unique(pairs.shard).tolist()):
             with self._tables_lock:  # the next batch finds the row groups of this one in memory
                 return self._read_row_groups(pairs)
-        return self._read_merged(pairs) if self.order.num_owners > 1 else [None] * len(pairs)
+        return self._read_merged(pairs) if isinstance(self.order, plan.Streams) else [None] * len(pairs)
 
     def _read_row_groups(self, pairs: Pairs) -> list[bytes | BadImage | None]:
         """Return the bytes of the pairs' images that are not in the cache; each row group is read once."""

@@ -9,11 +9,12 @@ import contextlib
 import json
 import secrets
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,10 +31,16 @@ from worldclip.train.distributed import World
 from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
+LOGS = ("log.jsonl", "seen.jsonl", "validation.jsonl")
 CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
     *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
 )
+# A spike is a loss far above its recent mean.
+WINDOW_STEPS = 1_000
+MIN_STEPS = 100  # before that, mean and deviation say little
+NUM_DEVIATIONS = 6.0
+QUIET_STEPS = 100  # steps without another message: one message per spike
 
 
 class Log:
@@ -51,6 +58,7 @@ class Log:
         self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
         self.device, self.num_devices, self.is_silent = device, world.size, not world.is_first
         self._summary = ""
+        self._spikes = SpikeWatch()
         self._reset_speed()
 
     def _reset_speed(self) -> None:
@@ -75,9 +83,7 @@ class Log:
             return self
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = Lines(layout.log_file(self.train_dir), self.first_step)
-        self._seen = Lines(self.train_dir / "seen.jsonl", self.first_step)
-        self._validation = Lines(self.train_dir / "validation.jsonl", self.first_step)
+        self._lines = {name: Lines(self.train_dir / name, self.first_step) for name in LOGS}
         self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
         self._trackers = []
         if self.config.wandb is not None:
@@ -93,23 +99,31 @@ class Log:
             return
         if self._board is not None:
             self._board.close()
-        for lines in (self._file, self._seen, self._validation):
+        for lines in self._lines.values():
             lines.close()
         for tracker in self._trackers:
             tracker.finish()
 
-    def add_step(self, step_s: float, wait_s: float, num_tokens: int, num_unreadable: int = 0) -> None:
-        """Count a step's time, the part of it spent waiting for data, tokens and unreadable images of this rank."""
+    def add_step(
+        self, step_s: float, wait_s: float, num_tokens: int, num_unreadable: int = 0, busy_s: Sequence[float] = ()
+    ) -> None:
+        """Count a step's time, the part of it spent waiting for data, tokens and unreadable images of this rank.
+
+        busy_s: how long each rank took before the first exchange of a step; all zeros or empty: unknown.
+        """
         self._elapsed_s += step_s
         self._wait_s += wait_s
         self._steps += 1
         self._tokens += num_tokens
         self._unreadable += num_unreadable
-
-    def add_busy_times(self, busy_s: Sequence[float]) -> None:
-        """Note how long each rank took before the first exchange of a step; all zeros or empty: unknown."""
         if any(busy_s):
             self._busy_times.append(busy_s)
+
+    def watch_loss(self, step: int, loss: float) -> None:
+        """Warn of a finite loss that jumps."""
+        message = self._spikes.add(step, loss)
+        if message is not None and not self.is_silent:
+            say("train", message)
 
     def is_due(self, step: int) -> bool:
         """Return whether this step gets a record."""
@@ -145,10 +159,7 @@ class Log:
         parts = [f"loss {loss_text}", speed, f"{wait_fraction:.0%} of the time waiting for data"]
         self._summary = ", ".join(parts)
         self._bar.update(self._task, completed=step_record["step"], summary=self._fit_bar(parts))
-        if self.is_silent:
-            return
-        self._file.append(record)
-        self._draw({name: record[name] for name in CURVES if record[name] is not None}, step_record["step"])
+        self._append("log.jsonl", record, {name: record[name] for name in CURVES if record[name] is not None})
 
     def _fit_bar(self, parts: Sequence[str]) -> str:
         """Return as much of the summary as a terminal has room for after step and time left."""
@@ -159,24 +170,16 @@ class Log:
 
     def write_seen(self, step: int, samples_seen: int, seen: Counter[str], bad: Counter[str]) -> None:
         """Write the pairs seen by language and the images replaced by reason, of all ranks, at a checkpoint."""
-        if self.is_silent:
-            return
         counts = {"seen": dict(sorted(seen.items())), "bad": dict(sorted(bad.items()))}
-        self._seen.append({"step": step, "samples_seen": samples_seen, **counts})
-        self._draw({f"seen/{lang}": count for lang, count in seen.items()}, step)
+        record = {"step": step, "samples_seen": samples_seen, **counts}
+        self._append("seen.jsonl", record, {f"seen/{lang}": count for lang, count in seen.items()})
 
     def write_validation(self, step: int, samples_seen: int, loss: float) -> None:
-        """Write the loss on held-out pairs."""
-        if self.is_silent:
-            return
-        self._validation.append({"step": step, "samples_seen": samples_seen, "loss": loss})
-        self._draw({"validation_loss": loss}, step)
-        say("train", f"step {step}: loss on held-out pairs {loss:.4f}")
-
-    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Draw the scores of an evaluation at a checkpoint."""
+        """Write and print the loss on held-out pairs."""
+        record = {"step": step, "samples_seen": samples_seen, "loss": loss}
+        self._append("validation.jsonl", record, {"validation_loss": loss})
         if not self.is_silent:
-            self._draw({f"evaluate/{name}": value for name, value in scores.items()}, step)
+            say("train", f"step {step}: loss on held-out pairs {loss:.4f}")
 
     def say_saved(self, step: int, elapsed_s: float) -> None:
         """Print one line at a checkpoint, for logs that show no progress bar."""
@@ -185,7 +188,14 @@ class Log:
             parts = [f"step {step} of {self.schedule.num_steps}", self._summary, f"{left_s / 60:.1f} min left"]
             say("train", "; ".join(part for part in parts if part))
 
-    def _draw(self, values: Mapping[str, float], step: int) -> None:
+    def _append(self, log: str, record: Record, curves: Mapping[str, float]) -> None:
+        """Write a record of a step, and draw curves at it."""
+        if not self.is_silent:
+            self._lines[log].append(record)
+            self.draw(curves, record["step"])
+
+    def draw(self, values: Mapping[str, float], step: int) -> None:
+        """Draw values of a step.  Only rank 0 may call this."""
         try:
             for name, value in values.items() if self._board is not None else ():
                 self._board.add_scalar(name, value, step)
@@ -194,6 +204,30 @@ class Log:
             self._board = None
         for tracker in self._trackers:
             tracker.log(values, step=step)
+
+
+class SpikeWatch:
+    """The losses of the last WINDOW_STEPS steps."""
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._quiet_until = 0
+
+    def add(self, step: int, loss: float) -> str | None:
+        """Add a finite loss.  Return a message if it is far above those before, unless one came shortly before."""
+        recent = np.array(self._losses)
+        self._losses.append(loss)
+        if len(recent) < MIN_STEPS or step < self._quiet_until:
+            return None
+        mean, deviation = recent.mean(), recent.std()
+        if loss <= mean + NUM_DEVIATIONS * deviation:
+            return None
+        self._quiet_until = step + QUIET_STEPS
+        return (
+            f"WARNING: the loss of step {step} is {loss:.4f}, {NUM_DEVIATIONS:.0f} deviations ({deviation:.4f}) above "
+            f"the mean of the last {len(recent):,} steps ({mean:.4f}). If it stays there, go back: worldclip train RUN "
+            "--resume-from STEP, with a lower train.lr or with train.skip_samples"
+        )
 
 
 def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:

@@ -23,14 +23,14 @@ from worldclip.core.job import Report, Run
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
+from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
-from worldclip.train.buckets import assign_buckets
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import Moment, busy_machine, device_memory_bytes, keep_freed_memory, peak_flops
-from worldclip.train.distill import Student, Teacher, create_students, resize
+from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
 from worldclip.train.distributed import (
     LONG_TIMEOUT,
     SAVE_TIMEOUT,
@@ -48,17 +48,17 @@ from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import RankCounts, read_progress
 from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
-from worldclip.train.scores import MEAN, has_scores, score_checkpoint
+from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
 from worldclip.train.signals import TERMINATED, catch_signals
-from worldclip.train.spikes import SpikeWatch
-from worldclip.train.start import Start, create_loader, create_validation, hold_out
-from worldclip.train.step import LaunchedStep, Requests, StepResult, launch_step
+from worldclip.train.start import Start, create_loader, create_validation_loader
+from worldclip.train.step import LaunchedStep, Requests, StepResult, assign_buckets, launch_step, validation_loss
 from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; more is a fault of the storage
 FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
+VALIDATION_BATCHES = 8  # measured each time, always the same
 SOON_STEPS = 100  # a checkpoint within so many steps shows soon enough whether the disk works
 
 
@@ -91,12 +91,10 @@ class Trainer:
         self.device = pick_rank_device(config.device, world)
         if self.device.type == "cpu":
             keep_freed_memory()
-        start, held_out = hold_out(start, config)
         self.loader = self.open_loader(run, start)
         if world.is_first:  # before training allocates memory
             self._say_budget()
-        self.validation = create_validation(run, start, held_out, tokenizer, world)
-        self.spikes = SpikeWatch()
+        self.validation = create_validation_loader(run, start, tokenizer, world)
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world, self.device)
         if world.is_first:
@@ -152,7 +150,8 @@ class Trainer:
         first_step = self.progress.step
         if first_step == self.schedule.num_steps and not self._lacks_scores():
             return
-        self.teacher = Teacher.load(self.config, self.device)
+        teacher = self.config.distill.teacher
+        self.teacher = load(teacher, device=self.device.type) if teacher is not None else None
         self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
         if accept is not None:
             accept()
@@ -234,13 +233,13 @@ class Trainer:
         return min(self.schedule.num_steps, *due)
 
     def _validate(self) -> None:
-        """Measure the loss on held-out pairs."""
-        if self.validation is not None:
-            step = self.progress.step
-            loss = self.validation.measure(self.state)
-            self.log.write_validation(step, step * self.schedule.global_batch_size, loss)
-            self.started_at = time.perf_counter()
-            self.idle_since = Moment.now(self.device)
+        assert self.validation is not None
+        step, batch_size = self.progress.step, self.schedule.global_batch_size
+        num_batches = min(VALIDATION_BATCHES, self.validation.epoch_length // batch_size)
+        loss = validation_loss(self.state, self.validation.batches(0, num_batches))
+        self.log.write_validation(step, step * batch_size, loss)
+        self.started_at = time.perf_counter()
+        self.idle_since = Moment.now(self.device)
 
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
@@ -248,7 +247,6 @@ class Trainer:
         return Requests(is_overdue and self.world.is_first, exit_code)
 
     def _launch(self, batch: Batch, requests: Requests) -> None:
-        """Start a step."""
         step = self.progress.step + len(self.pending)
         wait_s = time.perf_counter() - self.started_at
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
@@ -274,25 +272,21 @@ class Trainer:
             step_s = done_at - self.started_at
             self.started_at = done_at
             self.progress.add_step(result, step_s)
-            self.log.add_step(step_s, min(step.wait_s, step_s), step.num_tokens, step.num_unreadable)
+            wait_s = min(step.wait_s, step_s)
+            self.log.add_step(step_s, wait_s, step.num_tokens, step.num_unreadable, result.busy_s)
             self.busy_s = step.launched.arrived.seconds_since(step.start)
-            self.log.add_busy_times(result.busy_s)
-            self._warn_of_spike(result)
+            if result.is_applied:
+                self.log.watch_loss(self.progress.step, result.loss)
             self._log_step(result, step.lr)
             self._stop_if_diverged()
             requests = result.requests
         return requests
 
-    def _warn_of_spike(self, result: StepResult) -> None:
-        message = self.spikes.add(self.progress.step, result.loss) if result.is_applied else None
-        if message is not None and self.world.is_first:
-            say("train", message)
-
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
         """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
         if self.teacher is None:
             return launch_step(self.state, batch, lr, requests=requests, busy_s=self.busy_s)
-        teacher_features = self.teacher.encode(batch)
+        teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
         launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, requests, self.busy_s)
         for student in self.students:
             student.step(batch, lr, teacher_features)
@@ -306,8 +300,8 @@ class Trainer:
 
     def _log_step(self, result: StepResult, lr: float) -> None:
         progress = self.progress
+        self.log.advance(progress.step)
         if not self.log.is_due(progress.step):
-            self.log.advance(progress.step)
             return
         samples = progress.step * self.schedule.global_batch_size
         record: Report = {
@@ -389,16 +383,11 @@ class Trainer:
         step = self.progress.step
         checkpoint = layout.step_folder(self.train_dir, step)
         consolidate(checkpoint)
+        config = config_of_scores(self.config, self.evaluate_config)
         scores = score_checkpoint(
-            checkpoint,
-            checkpoint,
-            self.run_dir,
-            self.config,
-            self.evaluate_config,
-            self.languages,
-            device=self.config.device,
+            checkpoint, checkpoint, self.run_dir, config, self.languages, device=self.config.device
         )
-        self.log.write_scores(step, scores)
+        self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
         say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
 
     def _exit(self, exit_code: int) -> None:

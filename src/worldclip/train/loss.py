@@ -44,10 +44,7 @@ def contrastive_loss(
         texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
         return (images + texts) / 2
     chunk_losses = [_softmax_chunk, _softmax_chunk]
-    loss: torch.Tensor = _Chunked.apply(
-        image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images
-    )
-    return loss
+    return _chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 def siglip_loss(
@@ -63,10 +60,7 @@ def siglip_loss(
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    loss: torch.Tensor = _Chunked.apply(
-        image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images
-    )
-    return loss
+    return _chunked(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
 
 
 def distillation_loss(
@@ -89,10 +83,7 @@ def distillation_loss(
         _teacher_chunk(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
         _teacher_chunk(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
     ]
-    loss: torch.Tensor = _Chunked.apply(
-        image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images
-    )
-    return loss
+    return _chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 # the loss of a chunk of logits, and its derivative
@@ -194,6 +185,9 @@ class _Chunked(torch.autograd.Function):
         ctx.grads = None  # freed at once, as autograd frees its own buffers
         own_grads = (reduce_scatter_rows(features.mul_(grad), ctx.world) for features in (image_GD, text_GD))
         return *own_grads, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None, None
+
+
+_chunked: Callable[..., torch.Tensor] = _Chunked.apply
 
 
 def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:

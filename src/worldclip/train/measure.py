@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from worldclip.core.preflight import require_packages
 from worldclip.model.published import PublishedTokenizer
 from worldclip.train.budget import find_vocab_size, hours_text
 from worldclip.train.config import TrainConfig
+from worldclip.train.launch import num_ranks
 from worldclip.train.schedule import plan_schedule
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def measure(config: TrainConfig, run_dir: Path) -> str:
     from worldclip.train.step import train_step
     from worldclip.train.train_state import create_train_state
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_ranks() > 1:
         raise UserError("--measure times one process; run it without torchrun")
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:

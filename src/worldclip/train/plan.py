@@ -64,11 +64,6 @@ def skip(positions: np.ndarray, stretches: Sequence[tuple[int, int]]) -> np.ndar
     return positions
 
 
-def locate(positions: np.ndarray, epoch_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (epoch, position within it) of positions in the concatenation of epochs of equal length."""
-    return np.divmod(positions, epoch_length)
-
-
 def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (stream, position within it) of positions of an epoch that reads streams of `lengths` pairs round robin.
 
@@ -128,9 +123,6 @@ def replacement(position: int, draw: int, num_pairs: int, seed: int, epoch: int)
 class Order(ABC):
     """Pairs of a pool by epoch and position."""
 
-    num_owners = 1
-    """Parts of the pool that different ranks should read."""
-
     def __init__(self, source: PairSource, names: Sequence[str], seed: int) -> None:
         """names: of the source's shards, sorted."""
         self.source, self.names, self.seed = source, names, seed
@@ -139,10 +131,6 @@ class Order(ABC):
     def length(self, epoch: int) -> int:
         """Return the number of pairs of an epoch."""
         return int(self.source.counts(epoch)[0].sum())
-
-    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return (n,) int64 in [0, num_owners): the part of the pool that each position reads."""
-        return np.zeros(len(positions), np.int64)
 
     @abstractmethod
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
@@ -212,9 +200,10 @@ class Streams(Order):
 
     def __init__(self, source: PairSource, names: Sequence[str], seed: int, num_streams: int) -> None:
         super().__init__(source, names, seed)
-        self.num_owners = num_streams
+        self.num_streams = num_streams
 
-    def owner(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+    def stream_of(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return (n,) int64 in [0, num_streams): the stream that each position reads."""
         return locate_in_streams(positions, self._layout(epoch)[1])[0]
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
@@ -246,7 +235,7 @@ class Streams(Order):
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the shard indices and the number of pairs of each stream."""
         order, counts = shard_order(self.names, self.seed, epoch), self.source.counts(epoch)[0]
-        stream_shards = [order[stream :: self.num_owners] for stream in range(self.num_owners)]
+        stream_shards = [order[stream :: self.num_streams] for stream in range(self.num_streams)]
         return stream_shards, np.array([int(counts[shards].sum()) for shards in stream_shards], np.int64)
 
 

@@ -130,7 +130,7 @@ def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> N
     )
     map_units(write_places, writers, "places", inputs)
     made["places"] = writers
-    outputs = [places_path(run_dir, shard) for shard in shards]
+    outputs = [layout.image_places(run_dir, shard.name) for shard in shards]
     for label, units in made.items():
         outputs += [layout.marker(folder, unit.name, label) for unit in units]
         outputs += [_path(folder, label, unit) for unit in units if label != "places"]
@@ -149,11 +149,7 @@ def _groups_of(shards: Sequence[Shard], num_ranges: int) -> list[Shard]:
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:
     """Read key, file (a tar's name), offset and size of a shard's kept keys that have an image."""
-    return artifacts.read_table(places_path(run_dir, shard), schemas.IMAGE_PLACES)
-
-
-def places_path(run_dir: Path, shard: Shard) -> Path:
-    return layout.image_places(run_dir, shard.name)
+    return artifacts.read_table(layout.image_places(run_dir, shard.name), schemas.IMAGE_PLACES)
 
 
 def _path(folder: Path, part: str, shard: Shard) -> Path:

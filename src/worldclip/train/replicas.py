@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from worldclip.core.errors import WorkStopped
-from worldclip.train.distributed import gather_records
-from worldclip.train.train_state import TrainState, held_tensors, sharding_ranks
+from worldclip.train.distributed import gather_records, sharding_ranks
+from worldclip.train.train_state import TrainState, held_tensors
 
 
 def require_equal_replicas(state: TrainState, step: int) -> None:
@@ -20,7 +20,7 @@ def require_equal_replicas(state: TrainState, step: int) -> None:
         return
     replicated, sharded, _ = held_tensors(state)
     sums = checksums({name: local.tensor for name, local in (replicated | sharded).items()})
-    first_holder = sharding_ranks(state.config, world).rank
+    first_holder = sharding_ranks(state.config.parallel, world).rank
     holders = {name: first_holder if name in sharded else 0 for name in sums}
     records = gather_records((sums, holders), world)
     problems = []

@@ -59,7 +59,6 @@ def score_checkpoint(
     checkpoint: Path,
     model_folder: Path,
     run_dir: Path,
-    train: TrainConfig,
     config: EvaluateConfig,
     languages: Languages,
     *,
@@ -68,11 +67,10 @@ def score_checkpoint(
 ) -> dict[str, float]:
     """Evaluate a checkpoint, loaded as anyone would, and update best.json; of equal means the earlier step wins.
 
-    model_folder: holds the checkpoint's files, the checkpoint itself or a copy of it.  Returns {dataset: mean of the
-    first metric over languages and tasks, "mean": mean over datasets}.
+    model_folder: holds the checkpoint's files, the checkpoint itself or a copy of it.  config: from config_of_scores.
+    Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
-    config = config_of_scores(train, config)
     loaded = load_datasets(run_dir, config, languages)
     model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(model_folder)}
     model = load(model_folder, device=device, preprocess=config.preprocess_rule)

@@ -146,7 +146,8 @@ class SparseEmbedding(torch.nn.Module):
         device = self.weight.device
         self._ids_U = torch.from_numpy(ids_U).to(device)
         self._place_U = torch.from_numpy(np.argsort(by_owner)).to(device)  # place of each id in the order by owner
-        self._received = self._exchange_counts(self._sent)
+        one_each = [1] * self.world.size  # each rank learns how many rows others request of it
+        self._received = self._exchange(torch.tensor(self._sent, device=device), one_each, one_each).tolist()
         requested_R = self._exchange(self._ids_U[torch.from_numpy(by_owner).to(device)], self._sent, self._received)
         rows_R = requested_R // self.world.size  # indices into this rank's rows
         self._touched, self._touched_R = torch.unique(rows_R, return_inverse=True)
@@ -209,15 +210,6 @@ class SparseEmbedding(torch.nn.Module):
         self.exp_avg.index_copy_(0, rows, exp_avg)
         self.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
         self.row_updates.index_fill_(0, rows, self.idle.count)
-
-    def _exchange_counts(self, sent: list[int]) -> list[int]:
-        """Return how many rows each rank requests of this one; sent: what this one requests of each."""
-        if self.world.size == 1:
-            return sent
-        counts = torch.tensor(sent, device=self.weight.device)
-        received = torch.empty_like(counts)
-        dist.all_to_all_single(received, counts)
-        return received.tolist()
 
     def _exchange(self, values: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
         """Send sent[r] consecutive rows of `values` to rank r, and return the rows received, by rank."""

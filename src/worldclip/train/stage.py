@@ -22,6 +22,7 @@ from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.precision import Precision, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
+from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old_of_run
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
@@ -94,9 +95,7 @@ def _needs(run: Run) -> Iterator[str]:
 
         yield from going_back_problems(run, _config(run))
     yield from device_problems("train", config.device)
-    from worldclip.train.budget import checkpoint_bytes  # a budget may read the tokenizer
-
-    size = checkpoint_bytes(config, run.dir)
+    size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples:
         copies += config.samples_seen // config.keep_every_samples
@@ -104,9 +103,7 @@ def _needs(run: Run) -> Iterator[str]:
 
 
 def _plan(run: Run) -> list[str]:
-    from worldclip.train.budget import plan
-
-    return plan(run.section(TrainConfig), run.dir)
+    return budget.plan(run.section(TrainConfig), run.dir)
 
 
 def _config(run: Run) -> Report:
@@ -203,7 +200,7 @@ def _prepare_only(run: Run) -> None:
     """
     require("torch", extra="train")
     from worldclip.train.distributed import ALONE
-    from worldclip.train.start import create_loader, hold_out
+    from worldclip.train.start import create_loader
 
     if num_ranks() > 1:
         raise UserError("train.prepare = true: one process prepares for all; run it without torchrun")
@@ -215,7 +212,7 @@ def _prepare_only(run: Run) -> None:
     if _find_record(run, job) is None:
         _write_record(job, None, is_empty=True)
     start, tokenizer = _find_start(run, plan_schedule(config, run.dir, 1))
-    loader = create_loader(run, hold_out(start, config)[0], tokenizer, ALONE, pin_memory=False)
+    loader = create_loader(run, start, tokenizer, ALONE, pin_memory=False)
     say("train", f"is prepared: {loader.epoch_length:,} pairs per epoch, {loader.num_without_image:,} without an image")
 
 
@@ -263,24 +260,20 @@ def _help_train(run: Run) -> None:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for checkpoints of another config or other inputs, and a batch that the ranks cannot share."""
-    if "train" not in run.restarted:
-        _plan_or_resume(run, job, num_ranks())
-        return
-    config = run.section(TrainConfig)
-    check_batch(plan_schedule(config, run.dir, num_ranks()).global_batch_size, num_ranks(), config.accum_steps)
+    record = None if "train" in run.restarted else _find_record(run, job)
+    _find_schedule(run, record, num_ranks())
 
 
-def _plan_or_resume(run: Run, job: Job, world_size: int) -> tuple[Schedule, Report | None]:
-    """Return (schedule, config.json of the training that goes on, None where one begins anew).
+def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
+    """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
 
-    The schedule is the recorded one, so that the batch size does not depend on the present number of processes; else
-    the one that the recipe asks for.  Raises UserError as `_find_record` does.
+    record: config.json of the training that goes on; without a schedule in it the one that the recipe asks for counts.
     """
-    config, record = run.section(TrainConfig), _find_record(run, job)
+    config = run.section(TrainConfig)
     recorded = record and record["schedule"]
     schedule = Schedule(**recorded) if recorded else plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-    return schedule, record
+    return schedule
 
 
 def _find_record(run: Run, job: Job) -> Report | None:
@@ -307,7 +300,8 @@ def _find_record(run: Run, job: Job) -> Report | None:
 
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     """Create RUN/train, or check that its checkpoints come from the same config and inputs; return the schedule."""
-    schedule, record = _plan_or_resume(run, job, world_size)
+    record = _find_record(run, job)
+    schedule = _find_schedule(run, record, world_size)
     if record is not None and record["schedule"] is not None:
         return schedule
     schedule = replace(schedule, precision=_pick_precision(run.section(TrainConfig)))

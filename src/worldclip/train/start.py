@@ -8,6 +8,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.core import artifacts
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
 from worldclip.curate import online_work
@@ -15,8 +16,8 @@ from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.loader import Loader
+from worldclip.train.plan import shard_order
 from worldclip.train.schedule import Schedule
-from worldclip.train.validation import Validation, split_shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +35,39 @@ class Start:
     """The joined files of train.pool; None: the matched pool holds the images."""
 
 
-def hold_out(start: Start, config: TrainConfig) -> tuple[Start, list[Shard]]:
-    """Return `start` without the shards that are only validated, and these."""
-    if config.validation_shards is None:
-        return start, []
-    shards, held_out = split_shards(start.shards, config.validation_shards)
-    return replace(start, shards=shards), held_out
+def split_shards(shards: Sequence[Shard], num_held_out: int | None) -> tuple[Sequence[Shard], Sequence[Shard]]:
+    """Return (shards to train on, shards that the hash holds out for train.validation_shards).
+
+    Raises UserError if none is left to train on.
+    """
+    if num_held_out is None:
+        return shards, []
+    if num_held_out >= len(shards):
+        raise UserError(
+            f"train.validation_shards = {num_held_out}: the pool has only {len(shards)} shards; hold out fewer"
+        )
+    ordered = sorted(shards, key=lambda shard: shard.name)
+    held_out = set(shard_order([shard.name for shard in ordered], 0, 0)[:num_held_out].tolist())
+    return (
+        [shard for i, shard in enumerate(ordered) if i not in held_out],
+        [shard for i, shard in enumerate(ordered) if i in held_out],
+    )
 
 
 def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *, pin_memory: bool) -> Loader:
     """Return the loader of the pairs to train on.  pin_memory: see Loader."""
     config = run.section(TrainConfig)
+    shards, _ = split_shards(start.shards, config.validation_shards)
+    decided_by = {
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
+        "curation": config.curation,
+        "shards": [shard.name for shard in shards],
+        "images": [image.fingerprint for image in start.images or ()],
+    }
     return Loader(
         run.dir,
-        start.shards,
+        shards,
         tokenizer,
         config,
         global_batch_size=start.schedule.global_batch_size,
@@ -55,29 +75,25 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
         num_streams=start.num_streams,
         work=online_work(run) if config.curation == "online" else None,
         images=start.images,
-        epochs_dir=_epochs_dir(run, start),
+        epochs_dir=layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by),
         pin_memory=pin_memory,
     )
 
 
-def create_validation(
-    run: Run, start: Start, held_out: Sequence[Shard], tokenizer: Tokenizer, world: World
-) -> Validation | None:
-    """Return the held-out pairs, None where they are not measured."""
-    config = run.section(TrainConfig)
-    if not (held_out and config.validate_every_samples):
+def create_validation_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World) -> Loader | None:
+    """Return the loader of the held-out pairs, without patch dropout; None where their loss is not measured.
+
+    Raises UserError if they are fewer than a batch.
+    """
+    config, batch_size = run.section(TrainConfig), start.schedule.global_batch_size
+    _, shards = split_shards(start.shards, config.validation_shards)
+    if not (shards and config.validate_every_samples):
         return None
-    batch = start.schedule.global_batch_size
-    return Validation(run.dir, held_out, start.images, tokenizer, config, batch, world)
-
-
-def _epochs_dir(run: Run, start: Start) -> Path:
-    """Return the folder of the epochs' numbers of pairs, whose name is the digest of all that they depend on."""
-    decided_by = {
-        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
-        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
-        "curation": run.section(TrainConfig).curation,
-        "shards": [shard.name for shard in start.shards],
-        "images": [image.fingerprint for image in start.images or ()],
-    }
-    return layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by)
+    changed = replace(config, patch_dropout=0.0, skip_samples=None)
+    loader = Loader(run.dir, shards, tokenizer, changed, global_batch_size=batch_size, world=world, images=start.images)
+    if loader.epoch_length < batch_size:
+        raise UserError(
+            f"train.validation_shards = {len(shards)}: they hold {loader.epoch_length:,} pairs, fewer than a batch of "
+            f"{batch_size:,}; hold out more"
+        )
+    return loader

@@ -7,7 +7,7 @@ D embed_dim.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,14 +134,38 @@ def launch_step(
 
 
 @torch.no_grad()
-def validation_loss(state: TrainState, batch: Batch) -> torch.Tensor:
-    """Return the contrastive loss of a global batch, a scalar, the same on all ranks.  Changes nothing."""
+def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
+    """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
+    losses = []
+    for batch in batches:
+        if state.sparse_embedding is not None:
+            state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
+        parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
+        image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
+        loss = _compute_loss(state, (image_BD, text_BD), None)
+        losses.append(all_reduce(loss, state.world) / state.world.size)
+    return float(torch.stack(losses).mean())
+
+
+def assign_buckets(state: TrainState, batch: Batch) -> None:
+    """Let DDP assign parameters to buckets as in all later steps: one forward and backward pass that changes nothing.
+
+    DDP sums the gradients of its first backward pass in one bucket, in the order of the parameters.  Then it assigns
+    parameters to buckets again, in the order in which their gradients came.  Gloo and NCCL add the numbers of the ranks
+    in an order that depends on a number's place in its bucket.  Without this pass a sum of more than two numbers would
+    be rounded differently in the first step after a start and in the same step of an uninterrupted run.
+    """
+    if state.config.parallel != "ddp" or state.world.size < 3:  # the sums of two ranks have one order
+        return
     if state.sparse_embedding is not None:
         state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
-    parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
-    image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
-    loss = _compute_loss(state, (image_BD, text_BD), None)
-    return all_reduce(loss, state.world) / state.world.size
+    inputs = (batch.inputs or split_batch(batch, state.config.accum_steps))[0]
+    features = state.wrapped(*inputs)
+    gathering = state.model.take_all_images()
+    if gathering is not None:
+        gathering.wait()
+    torch.autograd.backward(features, [torch.zeros_like(side) for side in features])
+    state.optimizer.zero_grad(set_to_none=True)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:

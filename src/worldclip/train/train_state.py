@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -30,16 +31,16 @@ from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows
+from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
-from worldclip.train.restore import MOMENTS, Restorer, fill_rows
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 HeldTensors = dict[str, LocalTensor]
 """By their names in a checkpoint.  Memory is shared with the model and its optimizer."""
@@ -137,22 +138,10 @@ def create_train_state(
         ema=Ema(model.checkpoint_parameters(), config.ema_decay) if config.ema_decay else None,
     )
     if checkpoint is not None:
-        _restore(state, CheckpointReader(checkpoint))
+        restore(state, CheckpointReader(checkpoint))
     if device.type == "cpu" and not (config.compile or is_fsdp):
         model.multiply_by_onednn()  # copies the weights that are there now; FSDP has copies of its own
     return state
-
-
-def _restore(state: TrainState, reader: CheckpointReader) -> None:
-    restorer = Restorer(
-        reader, state.model.checkpoint_parameters(), state.world, sharding_ranks(state.config, state.world)
-    )
-    restorer.fill_weights()
-    restorer.fill_moments(state.optimizer)
-    if state.ema is not None:
-        restorer.fill_ema(state.ema.shadow)
-    if state.sparse_embedding is not None:
-        fill_rows(state.sparse_embedding, reader)
 
 
 def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
@@ -284,13 +273,6 @@ def _machines_and_ranks(world: World) -> tuple[int, int]:
     return world.num_machines, world.local_size
 
 
-def sharding_ranks(config: TrainConfig, world: World) -> World:
-    """Return the ranks among which FSDP cuts a tensor: all, under HSDP those of this machine."""
-    if config.parallel != "hsdp":
-        return world
-    return World(world.rank % world.local_size, world.local_size)
-
-
 # to and from a checkpoint
 
 
@@ -318,7 +300,7 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     """
     world = state.world
     replicated, sharded, own = held_tensors(state)
-    num_copies = world.size // sharding_ranks(state.config, world).size
+    num_copies = world.size // sharding_ranks(state.config.parallel, world).size
     copy_index = world.rank // (world.size // num_copies)
     share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies) | own
     return {name: local.copy() for name, local in share.items() if local.num_rows}
@@ -332,7 +314,7 @@ def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTenso
     replicated: HeldTensors = {}
     sharded: HeldTensors = {}
     own: HeldTensors = {}
-    sharding = sharding_ranks(state.config, state.world)
+    sharding = sharding_ranks(state.config.parallel, state.world)
     optimizer_state = state.optimizer.state
     merged = dict(merged_weights(state.model.clip))
     for name, parameter in state.model.checkpoint_parameters().items():
@@ -357,3 +339,49 @@ def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTenso
         for kind, tensor in embedding.idle.state().items():
             replicated[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, tuple(tensor.shape), 0)
     return replicated, sharded, own
+
+
+@torch.no_grad()
+def restore(state: TrainState, reader: CheckpointReader) -> None:
+    """Fill weights, moments and EMA, whatever the world size that wrote them.  Every rank must call this.
+
+    Each tensor or row is read from the disk by the ranks that need it.  Under FSDP a rank reads its own rows; under
+    HSDP each machine reads them once.  Under DDP rank 0 reads for all, and sends what it has read.
+
+    A parameter with an adapter gets what the adapter is added to, not the sum.  The optimizer gets no moments from a
+    checkpoint before the first update.
+    """
+    world, parameters = state.world, state.model.checkpoint_parameters()
+
+    def fill(target: torch.Tensor, kind: str, name: str) -> None:
+        """Fill a tensor of a parameter's shape, or this rank's rows of one."""
+        parameter = parameters[name]
+        if isinstance(parameter, DTensor):
+            rows = slice(*shard_rows(len(parameter), sharding_ranks(state.config.parallel, world)))
+            local_tensor(target).copy_(reader.read(f"{kind}.{name}", rows))
+            return
+        if world.is_first:
+            target.copy_(reader.read(f"{kind}.{name}"))
+        if world.size > 1:
+            dist.broadcast(target, src=0)
+
+    is_fused = state.optimizer.defaults["fused"]
+    for name, parameter in parameters.items():
+        kind = next((kind for kind in ("adapter", "base") if f"{kind}.{name}" in reader), "weights")
+        fill(parameter.detach(), kind, name)
+        if parameter.requires_grad and f"exp_avg.{name}" in reader:
+            moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            for moment, tensor in moments.items():
+                fill(tensor, moment, name)
+            # fused AdamW keeps its step count on the parameter's device, the others on the CPU
+            step = torch.tensor(float(reader.updates), device=parameter.device if is_fused else "cpu")
+            state.optimizer.state[parameter] = {"step": step, **moments}
+    if state.ema is not None:
+        for name, tensor in state.ema.shadow.items():
+            fill(tensor, "ema", name)
+    embedding = state.sparse_embedding
+    if embedding is not None:  # this rank's rows, and the history of updates that all ranks share
+        for kind, tensor in embedding.state().items():
+            tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
+        idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}
+        embedding.idle.restore(reader.updates, idle)

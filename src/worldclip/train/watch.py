@@ -8,9 +8,11 @@ linked aside first, which keeps their contents, and the folder of links goes whe
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -24,6 +26,8 @@ from worldclip.train.checkpoint import FILES, MODEL, OPTIMIZER, consolidate, rea
 from worldclip.train.config import TrainConfig
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, load_datasets, score_checkpoint
 
+Score = Callable[[Path, Path], dict[str, float]]
+"""(checkpoint, folder with its files) -> scores, see score_checkpoint."""
 POLL_S = 5.0  # interval of looking for a new checkpoint
 
 
@@ -37,31 +41,37 @@ def watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: 
             f"train.evaluate_every_samples = {train.evaluate_every_samples}: training evaluates its checkpoints; "
             "set it to 0 in the recipe, or leave out --watch"
         )
-    # what is wrong with them is said now and not at the first checkpoint
-    load_datasets(run_dir, config_of_scores(train, config), languages)
+    scored = config_of_scores(train, config)
+    load_datasets(run_dir, scored, languages)  # what is wrong with them is said now and not at the first checkpoint
+    score = functools.partial(
+        score_checkpoint,
+        run_dir=run_dir,
+        config=scored,
+        languages=languages,
+        device=config.device,
+        processes=config.processes,
+    )
     train_dir = layout.train_dir(run_dir)
     with RunLock(run_dir, name=".watch.lock"), logged_to(layout.run_log(run_dir)):
         say("evaluate", f"watching {train_dir}; stop with Ctrl-C, go on with the same command")
-        num_scored = _watch(run_dir, train, config, languages)
+        num_scored = _watch(train_dir, score)
     best = layout.best_of(train_dir)
     best_is = f"; best: {best.name}" if best else ""
     say("evaluate", f"training has finished; {num_scored:,} checkpoints evaluated by this call{best_is}")
 
 
-def _watch(run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages) -> int:
+def _watch(train_dir: Path, score: Score) -> int:
     """Return how many checkpoints got scores."""
-    train_dir, num_scored = layout.train_dir(run_dir), 0
+    num_scored = 0
     seen: set[tuple[str, int]] = set()
     is_waiting = False
     while True:
         is_finished = artifacts.read_manifest(train_dir) is not None  # before the list: the last checkpoint is older
-        new = next(
-            ((path, key) for path in layout.checkpoints(train_dir) if (key := _identity(path)) not in seen), None
-        )
+        new = next((path for path in layout.checkpoints(train_dir) if _identity(path) not in seen), None)
         if new is not None:
             is_waiting = False
-            seen.add(new[1])
-            num_scored += _evaluate_once(new[0], run_dir, train, config, languages)
+            seen.add(_identity(new))
+            num_scored += _evaluate_once(new, score)
         elif is_finished:
             return num_scored
         else:
@@ -79,9 +89,7 @@ def _identity(checkpoint: Path) -> tuple[str, int]:
         return checkpoint.name, 0  # removed since it was listed
 
 
-def _evaluate_once(
-    checkpoint: Path, run_dir: Path, train: TrainConfig, config: EvaluateConfig, languages: Languages
-) -> bool:
+def _evaluate_once(checkpoint: Path, score: Score) -> bool:
     """Evaluate a checkpoint unless it has scores; return whether it was evaluated."""
     aside = layout.step_scores(checkpoint).with_name("checkpoint")
     shutil.rmtree(aside, ignore_errors=True)  # remains of a call that was killed
@@ -97,12 +105,10 @@ def _evaluate_once(
         if has_scores(checkpoint, aside):
             return False
         say("evaluate", f"evaluating {checkpoint.name}")
-        scores = score_checkpoint(
-            checkpoint, aside, run_dir, train, config, languages, device=config.device, processes=config.processes
-        )
+        scores = score(checkpoint, aside)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _draw(layout.train_dir(run_dir), scores, layout.step_of(checkpoint))
+    _draw(checkpoint.parent, scores, layout.step_of(checkpoint))
     say("evaluate", f"step {layout.step_of(checkpoint)}: mean score over datasets {scores[MEAN]:.4f}")
     return True
 
