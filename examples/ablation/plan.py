@@ -12,8 +12,9 @@ ARMS = {
     "natural": {128: ("every_pair", "p", "one_t", "english_list")},
 }
 """Arms by experiment and width."""
-WORLDS = {"pairs": range(11, 19), "languages": range(11, 16), "natural": range(11, 16)}
-"""Seeds by experiment: of the world and the training; in the natural pool of curation and training."""
+WORLDS = {"pairs": range(11, 19), "languages": range(11, 19), "natural": range(11, 16)}
+"""Seeds by experiment: of the world and the training; in the natural pool of curation and training. Worlds 16 to 18 of
+`languages` are the one planned extension."""
 PILOT_WORLD, PILOT_RATES, PILOT_BATCHES = 7, (1e-3, 2e-3, 4e-3), (64, 256)
 BATCH_GAIN = 1.10  # a batch of a pilot replaces PAIRS_BATCH if its accuracy is this many times as high
 PAIRS_SAMPLES, PAIRS_BATCH = 300_000, 128
