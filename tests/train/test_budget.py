@@ -1,4 +1,4 @@
-"""The table before training: exact parameters, measured memory, changes that make a run fit."""
+"""The table before training: exact parameters, measured memory, changes that make a run fit; are its cores free?"""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import torch
 from transformers import MetaClip2Model
 
 from worldclip.cli import main
-from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
 from worldclip.model.clip import model_config
 from worldclip.model.config import PRESETS, ModelConfig
+from worldclip.train import device
 from worldclip.train.budget import (
     GIB,
     KNOWN_DEVICES,
     OUTSIDE_BYTES,
+    Budget,
     changes_that_fit,
     count_parameters,
     estimate,
@@ -31,7 +32,7 @@ from worldclip.train.budget import (
 )
 from worldclip.train.config import TrainConfig
 from worldclip.train.dual_encoder import DualEncoder
-from worldclip.train.schedule import Schedule, check_batch
+from worldclip.train.schedule import Schedule
 
 
 def make_config(**keys) -> TrainConfig:
@@ -56,6 +57,16 @@ def test_parameter_counts_equal_those_of_the_real_model(preset, loss):
     assert counts.text_encoder == sum(size for name, size in sizes.items() if name.startswith("text_model."))
     assert counts.image_encoder == sum(size for name, size in sizes.items() if name.startswith("vision_model."))
     assert counts.total == table + sum(sizes.values())
+
+
+def estimate_h14(**keys) -> Budget:
+    """Return the needs of ViT-H/14 with XLM-V's table on 384 GPUs."""
+    config = make_config(model={"preset": "vit_h14"}, **keys)
+    return estimate(config, 901_629, make_schedule(75_264), 384)
+
+
+def estimate_small(**keys) -> Budget:
+    return estimate(make_config(**SMALL | keys), 20_000, make_schedule(32), 1)
 
 
 SMALL = {
@@ -114,33 +125,24 @@ VARIANTS = (
 @pytest.mark.slow
 def test_estimated_memory_is_within_a_fifth_of_two_measured_steps():
     """Measure in a subprocess whose allocator returns freed tensors to the system at once."""
-    settings = [SMALL | changes for changes in VARIANTS]
-    completed = subprocess.run(
-        [sys.executable, "-c", MEASURE, json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )
+    command = [sys.executable, "-c", MEASURE, json.dumps([SMALL | changes for changes in VARIANTS])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    completed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     measured = [int(line) for line in completed.stdout.split()]
-    estimated = [estimate(make_config(**keys), 20_000, make_schedule(32), 1).memory_bytes for keys in settings]
+    estimated = [estimate_small(**changes).memory_bytes for changes in VARIANTS]
     assert estimated == pytest.approx(measured, rel=0.2)
 
 
 def test_fsdp_shards_weights_and_moments_and_sparse_rows_save_the_gathered_table():
-    h14 = {"model": {"preset": "vit_h14"}, "precision": "bf16", "activation_checkpointing": True}
-    ddp, fsdp, rows = (
-        estimate(make_config(**h14, **keys), 901_629, make_schedule(75_264), 384)
-        for keys in ({}, {"parallel": "fsdp"}, {"parallel": "fsdp", "token_table": "rows"})
-    )
+    keys = {"precision": "bf16", "activation_checkpointing": True}
+    ddp, fsdp = (estimate_h14(**keys, parallel=parallel) for parallel in ("ddp", "fsdp"))
+    rows = estimate_h14(**keys, parallel="fsdp", token_table="rows")
     assert ddp.memory["weights"] == 4 * ddp.parameters.total
     assert fsdp.memory["weights"] == 4 * (fsdp.parameters.total // 384)
     assert fsdp.memory["moments"] == pytest.approx(ddp.memory["moments"] / 384, rel=1e-3)
     assert "gathered weights" not in ddp.memory
-    table = 901_629 * 1024
-    assert (
-        fsdp.memory["gathered weights"] - rows.memory["gathered weights"] == 8 * table
-    )  # bf16 weights and gradients, float32 gradients
+    table = fsdp.memory["gathered weights"] - rows.memory["gathered weights"]
+    assert table == 8 * 901_629 * 1024  # bf16 weights and gradients, float32 gradients
     assert rows.memory_bytes < fsdp.memory_bytes < ddp.memory_bytes
     for sharded in (fsdp, rows):
         assert sharded.memory["activations"] == ddp.memory["activations"]
@@ -148,18 +150,14 @@ def test_fsdp_shards_weights_and_moments_and_sparse_rows_save_the_gathered_table
 
 
 def test_fsdp_holds_whole_gradients_of_an_accumulated_batch():
-    h14 = {"model": {"preset": "vit_h14"}, "parallel": "fsdp"}
-    whole, parts = (
-        estimate(make_config(**h14, accum_steps=steps), 901_629, make_schedule(75_264), 384) for steps in (1, 2)
-    )
+    whole, parts = (estimate_h14(parallel="fsdp", accum_steps=steps) for steps in (1, 2))
     held = parts.memory["gradients"] - whole.memory["gradients"]
     assert held == 4 * whole.parameters.total
     assert held / 2**30 == pytest.approx(6.9, abs=0.05)
 
 
 def test_frozen_encoders_take_neither_moments_nor_stored_activations():
-    trained = estimate(make_config(**SMALL), 20_000, make_schedule(32), 1)
-    frozen = estimate(make_config(**SMALL, freeze=["vision"]), 20_000, make_schedule(32), 1)
+    trained, frozen = estimate_small(), estimate_small(freeze=["vision"])
     assert trained.memory["moments"] - frozen.memory["moments"] == 8 * trained.parameters.image_encoder
     assert frozen.memory["activations"] < 0.75 * trained.memory["activations"]
     assert frozen.memory["weights"] == trained.memory["weights"]
@@ -167,12 +165,9 @@ def test_frozen_encoders_take_neither_moments_nor_stored_activations():
 
 def test_students_add_weights_and_share_activation_memory():
     student = {"model": {"preset": "vit_s16"}}
-    configs = (
-        make_config(**SMALL, distill={"teacher": "t", "students": {"small": student}}),
-        make_config(**SMALL, distill={"teacher": "t"}),
-        make_config(**{**SMALL, **student}, distill={"teacher": "t"}),
-    )
-    both, first, second = (estimate(config, 20_000, make_schedule(32), 1) for config in configs)
+    both = estimate_small(distill={"teacher": "t", "students": {"small": student}})
+    first = estimate_small(distill={"teacher": "t"})
+    second = estimate_small(**student, distill={"teacher": "t"})
     assert both.students["small"] == second.parameters
     assert both.memory["moments"] == first.memory["moments"] + second.memory["moments"]
     assert both.memory["activations"] == max(first.memory["activations"], second.memory["activations"])
@@ -194,17 +189,17 @@ def test_a_run_that_does_not_fit_names_the_keys_that_make_it_fit():
     assert len(tight) == 1
     assert tight[0].startswith("all of train.activation_checkpointing = true")
     assert changes_that_fit(config, 901_629, planned, world, GIB // 4) == []
-    assert any(
-        ": fits" in line for line in to_lines(config, 901_629, planned, world, memory_bytes=whole, flops_per_s=None)
-    )
+    lines = to_lines(config, 901_629, planned, world, memory_bytes=whole, flops_per_s=None)
+    assert any(": fits" in line for line in lines)
 
 
 def test_device_hours_are_flops_over_the_stated_rate():
     config = make_config(model={"preset": "vit_b32"}, hardware={"flops_per_s": 1e15, "utilisation": 0.5})
-    budget = estimate(config, 49_408, make_schedule(4_096, steps=3_125), 4)
+    schedule = make_schedule(4_096, steps=3_125)
+    budget = estimate(config, 49_408, schedule, 4)
     assert budget.samples_seen == 12_800_000
     assert budget.device_hours(1e15, 0.5) == pytest.approx(budget.flops_per_pair * 12.8e6 / 0.5e15 / 3600)
-    lines = to_lines(config, 49_408, make_schedule(4_096, steps=3_125), 4, memory_bytes=None, flops_per_s=1e15)
+    lines = to_lines(config, 49_408, schedule, 4, memory_bytes=None, flops_per_s=1e15)
     assert any(line.startswith("hours") and "at 50% of 1,000 TFLOP/s" in line for line in lines)
     assert any("set train.hardware.memory_gib" in line for line in lines)
 
@@ -230,21 +225,13 @@ def test_on_a_gpu_gaps_and_libraries_take_memory_too():
     allocated = estimate(config, 49_408, planned, 16).memory_bytes
 
     def lines(memory_bytes: float, flops_per_s: float | None = 1e15) -> str:
-        return "\n".join(
-            to_lines(config, 49_408, planned, 16, memory_bytes=round(memory_bytes), flops_per_s=flops_per_s)
-        )
+        table = to_lines(config, 49_408, planned, 16, memory_bytes=round(memory_bytes), flops_per_s=flops_per_s)
+        return "\n".join(table)
 
     assert "WILL NOT FIT" in lines(1.05 * allocated)
     assert "WILL NOT FIT" not in lines(1.05 * allocated, None)
     assert "WILL NOT FIT" not in lines(1.11 * allocated + OUTSIDE_BYTES)
     assert "nodes of 8 share 4,096 pairs at 8, 16, 32\n" in lines(80 * GIB)
-
-
-def test_a_batch_that_does_not_divide_names_the_nearest_numbers_of_processes():
-    with pytest.raises(UserError, match=r"75264: must be a multiple of 376 .* or use 336 or 384 processes"):
-        check_batch(75_264, 376, 1)
-    with pytest.raises(UserError, match=r"or use 192 or 196 processes"):
-        check_batch(75_264, 193, 2)
 
 
 def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):
@@ -262,3 +249,36 @@ def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     assert main(["run", str(recipe), *flags, "--set", "train.hardware.devices=3", "--dry-run"]) == 2
     assert "must be a multiple of 3 (3 processes times 1 accumulation steps)" in capsys.readouterr().err
+
+
+# the device
+
+
+@pytest.mark.parametrize(
+    ("threads", "others", "is_said"),
+    [(1, 2.0, False), (4, 0.1, False), (4, None, False), (2, 1.6, False), (4, 1.6, True)],
+)
+def test_several_threads_next_to_other_processes_are_advised_against(
+    monkeypatch: pytest.MonkeyPatch, threads: int, others: float | None, is_said: bool
+) -> None:
+    monkeypatch.setattr(device, "cores_of_others", lambda: others)
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 4)
+    message = device.busy_machine(threads)
+    assert (message is not None) == is_said
+    if message is not None:
+        assert "1.6 of this machine's 4 cores" in message
+        assert "OMP_NUM_THREADS=2" in message
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the time of all cores is read as Linux says it")
+def test_a_process_that_computes_is_noticed() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "print(1, flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        found = device.cores_of_others(1.0)
+    finally:
+        busy.kill()
+        busy.communicate()
+    assert found is not None
+    assert found > 0.3

@@ -11,7 +11,7 @@ import torch
 
 import worldclip
 from small_world import TRAIN
-from trainings import Interruption, train, train_until
+from trainings import Interruption, steps_of, train, train_until
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
@@ -69,7 +69,7 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
 def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
     train(tmp_path / "run", **settings(teacher), keep_last=1, keep_every_samples=4 * 16)
     for folder in (tmp_path / "run/train", tmp_path / "run/train/students/small"):
-        assert [path.name for path in checkpoints(folder)] == ["step_000000004", "step_000000008"]
+        assert steps_of(folder) == [4, 8]
 
 
 def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(teacher, tmp_path, monkeypatch):
@@ -88,8 +88,8 @@ def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(t
         with pytest.raises(Interruption):
             train(killed, **changed)
     small = killed / "train/students/small"
-    assert [path.name for path in checkpoints(killed / "train")] == ["step_000000002"]
-    assert [path.name for path in checkpoints(small)] == ["step_000000002", "step_000000004"]
+    assert steps_of(killed / "train") == [2]
+    assert steps_of(small) == [2, 4]
     (small / ".step_000000006.tmp").mkdir()
     train(killed, **changed)
     assert student_bytes(killed) == student_bytes(whole)

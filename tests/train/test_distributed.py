@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from on_ranks import ACCUMULATED, SAVED, VARIANTS, make_batch, make_state, run_on_ranks, start_ranks
 from worldclip.train.checkpoint import CheckpointReader, consolidate
+from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World, connected_ranks
 from worldclip.train.step import train_step
+from worldclip.train.train_state import create_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +239,13 @@ def test_every_chosen_block_is_recomputed_once_and_the_last_one_too(chosen, time
     expected = {("image", i): times[i] for i in (0, 1)}
     expected |= {("text", i): times[i] * (state.model.text_chunks if is_plain else 1) for i in (0, 1)}
     assert calls == expected
+
+
+def test_one_dimensional_parameters_have_no_weight_decay():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    model.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+    decayed, plain = create_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(2, 3)]
+    assert decayed["weight_decay"] == 0.3
+    assert sorted(tuple(p.shape) for p in plain["params"]) == [(), (2,), (2,), (2,)]
+    assert plain["weight_decay"] == 0

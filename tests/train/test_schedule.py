@@ -11,7 +11,7 @@ import pytest
 
 from worldclip.core.errors import UserError
 from worldclip.train.config import ScaleConfig, TrainConfig
-from worldclip.train.schedule import check_batch, learning_rate, plan_schedule, scale
+from worldclip.train.schedule import Schedule, check_batch, learning_rate, plan_schedule, scale
 
 
 def test_scale_gives_the_numbers_of_the_paper():
@@ -28,18 +28,11 @@ def test_the_batch_is_rounded_down_to_a_multiple():
 
 
 def test_without_a_rule_the_schedule_has_the_numbers_of_the_recipe(tmp_path):
-    planned = plan_schedule(
-        TrainConfig(samples_seen=170_000, global_batch_size=256, warmup_samples=10_000), tmp_path, 1
-    )
-    assert (planned.samples_seen, planned.global_batch_size, planned.num_steps, planned.warmup_steps) == (
-        170_000,
-        256,
-        664,
-        39,
-    )
-    assert (
-        plan_schedule(TrainConfig(samples_seen=3, global_batch_size=256, warmup_samples=0), tmp_path, 1).num_steps == 1
-    )
+    config = TrainConfig(samples_seen=170_000, global_batch_size=256, warmup_samples=10_000)
+    expected = Schedule(samples_seen=170_000, global_batch_size=256, num_steps=664, warmup_steps=39)
+    assert plan_schedule(config, tmp_path, 1) == expected
+    tiny = dataclasses.replace(config, samples_seen=3, warmup_samples=0)
+    assert plan_schedule(tiny, tmp_path, 1).num_steps == 1
 
 
 def write_report(tmp_path, expected_pairs):
@@ -67,15 +60,21 @@ def test_a_configured_english_fraction_takes_precedence(tmp_path):
 
 def test_a_rule_without_english_pairs_names_the_keys_to_set(tmp_path):
     write_report(tmp_path, {"de": 35.0})
-    with pytest.raises(
-        UserError, match=r"train\.scale\.english_fraction is unset and the curated pairs contain no English"
-    ):
+    with pytest.raises(UserError, match=r"english_fraction is unset and the curated pairs contain no English"):
         plan_schedule(TrainConfig(scale=RULE), tmp_path, 1)
 
 
-def test_a_batch_that_ranks_cannot_share_is_an_error_with_a_remedy():
-    with pytest.raises(UserError, match=r"train\.global_batch_size = 10: must be a multiple of 4 .*, for example 8"):
-        check_batch(10, 4, 1)
+@pytest.mark.parametrize(
+    ("batch", "ranks", "accum_steps", "message"),
+    [
+        (10, 4, 1, r"train\.global_batch_size = 10: must be a multiple of 4 .*, for example 8"),
+        (75_264, 376, 1, r"75264: must be a multiple of 376 .* or use 336 or 384 processes"),
+        (75_264, 193, 2, r"or use 192 or 196 processes"),
+    ],
+)
+def test_a_batch_that_ranks_cannot_share_is_an_error_with_a_remedy(batch, ranks, accum_steps, message):
+    with pytest.raises(UserError, match=message):
+        check_batch(batch, ranks, accum_steps)
     check_batch(12, 2, 3)
 
 

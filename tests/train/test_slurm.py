@@ -29,19 +29,32 @@ SCHEDULER = {
     "scontrol": 'case $1 in show) echo localhost ;; *) echo "$@" >> "$CALLS/requeue" ;; esac',
     "srun": 'echo "$1 $2" > "$CALLS/srun"; shift 2; exec "$@"',  # one node: without its two options, here
 }
+MEASURED = 'echo "$2 100" >> "${@: -1}"'  # what bandwidth.py does: "nodes GB/s" into the node's file
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
+
+
+def write_programs(folder: Path, **lines: str) -> None:
+    """Write bash scripts by their names, with - in place of _."""
+    folder.mkdir(exist_ok=True)
+    for name, line in lines.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(f"#!/bin/bash\n{line}\n")
+        path.chmod(0o755)
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def scheduler(tmp_path, monkeypatch):
-    """Return the folder that records the calls of the scheduler."""
+    """Return the folder that records the calls of the scheduler.  RUN is a job's run of two GPUs."""
     calls, programs = tmp_path / "calls", tmp_path / "bin"
     calls.mkdir()
-    programs.mkdir()
-    for name, line in SCHEDULER.items():
-        (programs / name).write_text(f"#!/bin/bash\n{line}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("CALLS", str(calls))
+    write_programs(programs, **SCHEDULER)
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    set_variables(monkeypatch, PATH=path, CALLS=str(calls), RUN=str(tmp_path / "run"), GPUS="2")
     return calls
 
 
@@ -55,25 +68,16 @@ def test_the_script_submits_itself_on_the_login_node(scheduler, tmp_path, monkey
     assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in arguments
 
 
-def write_program(path: Path, lines: str) -> None:
-    path.write_text(f"#!/bin/bash\n{lines}\n")
-    path.chmod(0o755)
-
-
 def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, monkeypatch):
-    programs = tmp_path / "bin"
     lines = 'printenv > "$CALLS/environment"; ulimit -n > "$CALLS/ulimit"; echo "$@" > "$CALLS/torchrun"'
     lines = f'case "$*" in *bandwidth.py*) {MEASURED} ;; *) {lines} ;; esac'
-    write_program(programs / "torchrun", lines)
-    write_program(programs / "nvidia-smi", "")
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "96"}
-    job |= {"RUN": str(tmp_path), "GPUS": "8", "SLURMD_NODENAME": "localhost", "EXAMPLES": str(SCRIPT.parent)}
-    for name, value in {**job, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}.items():
-        monkeypatch.setenv(name, value)
+    write_programs(tmp_path / "bin", torchrun=lines, nvidia_smi="")
+    job = JOB | {"SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "96", "SLURMD_NODENAME": "localhost"}
+    job |= {"RUN": str(tmp_path), "GPUS": "8", "EXAMPLES": str(SCRIPT.parent)}
+    set_variables(monkeypatch, **job, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="900")
     subprocess.run([SCRIPT], check=True, cwd=tmp_path)
-    environment = dict(
-        line.split("=", 1) for line in (scheduler / "environment").read_text().splitlines() if "=" in line
-    )
+    lines = (scheduler / "environment").read_text().splitlines()
+    environment = dict(line.split("=", 1) for line in lines if "=" in line)
     assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "900"  # the environment's, where it is set
     assert environment["OMP_NUM_THREADS"] == "12"
     assert environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
@@ -86,21 +90,14 @@ def test_a_job_has_time_to_save_and_a_record_of_what_hung(scheduler, tmp_path, m
     assert "--nnodes 3 --nproc-per-node 8 --numa-binding node --rdzv-backend" in (scheduler / "torchrun").read_text()
 
 
-MEASURED = 'echo "$2 100" >> "${@: -1}"'  # what bandwidth.py does: "nodes GB/s" into the node's file
-
-
-def run_check_node(folder: Path, node: str, nodes: list[str]) -> None:
-    environment = os.environ | {"SLURMD_NODENAME": node, "GPUS": "8", "SLURM_JOB_ID": "7", "PORT": "29500"}
-    subprocess.run([SCRIPT.parent / "check_node.sh", folder, *nodes], env=environment, check=True)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_nodes_meet_in_pairs_and_each_has_two_partners(scheduler, tmp_path, count):
+def test_nodes_meet_in_pairs_and_each_has_two_partners(scheduler, tmp_path, monkeypatch, count):
     """Both nodes of a pair must name the same first node, port and id: else they never meet."""
-    write_program(tmp_path / "bin" / "torchrun", 'echo "$2 $8 ${10} $SLURMD_NODENAME" >> "$CALLS/measured"')
+    write_programs(tmp_path / "bin", torchrun='echo "$2 $8 ${10} $SLURMD_NODENAME" >> "$CALLS/measured"')
     nodes = [f"n{i}" for i in range(count)]
     for node in nodes:
-        run_check_node(tmp_path, node, nodes)
+        set_variables(monkeypatch, **JOB, SLURMD_NODENAME=node, GPUS="8", PORT="29500")
+        subprocess.run([SCRIPT.parent / "check_node.sh", tmp_path, *nodes], check=True)
     members: dict[str, list[str]] = {}
     for line in (scheduler / "measured").read_text().splitlines():
         meeting, _, node = line.rpartition(" ")
@@ -117,17 +114,15 @@ def test_nodes_meet_in_pairs_and_each_has_two_partners(scheduler, tmp_path, coun
 
 
 def test_a_node_that_fails_is_left_out_and_the_job_is_submitted_again(scheduler, tmp_path, monkeypatch):
-    slow = f'case "$SLURMD_NODENAME" in n2) ;; *) {MEASURED} ;; esac'
-    write_program(tmp_path / "bin" / "torchrun", slow)
-    write_program(tmp_path / "bin" / "nvidia-smi", "")
-    write_program(tmp_path / "bin" / "scontrol", 'printf "%s\\n" n0 n1 n2 n3')
-    each = 'shift 2; for node in n0 n1 n2 n3; do SLURMD_NODENAME=$node "$@"; done'
-    write_program(tmp_path / "bin" / "srun", each)
-    write_program(
-        tmp_path / "bin" / "sbatch", 'echo "$@" "$EXCLUDED" "${SLURM_JOB_ID:-none}" > "$CALLS/sbatch"; echo 8'
+    write_programs(
+        tmp_path / "bin",
+        torchrun=f'case "$SLURMD_NODENAME" in n2) ;; *) {MEASURED} ;; esac',
+        nvidia_smi="",
+        scontrol='printf "%s\\n" n0 n1 n2 n3',
+        srun='shift 2; for node in n0 n1 n2 n3; do SLURMD_NODENAME=$node "$@"; done',
+        sbatch='echo "$@" "$EXCLUDED" "${SLURM_JOB_ID:-none}" > "$CALLS/sbatch"; echo 8',
     )
-    monkeypatch.setenv("EXAMPLES", str(SCRIPT.parent))
-    monkeypatch.setenv("EXCLUDED", "n9")
+    set_variables(monkeypatch, EXAMPLES=str(SCRIPT.parent), EXCLUDED="n9")
     job = start_job(tmp_path, monkeypatch)
     assert job.returncode == 0
     assert "n2 fails: no measurement among its GPUs" in job.stderr
@@ -184,9 +179,7 @@ def test_two_processes_measure_their_bandwidth(tmp_path):
 
 
 def start_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
-    for name, value in {**job, "RUN": str(tmp_path / "run"), "GPUS": "2"}.items():
-        monkeypatch.setenv(name, value)
+    set_variables(monkeypatch, **JOB)
     return subprocess.run([SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False)
 
 
@@ -196,7 +189,7 @@ def num_requeued(scheduler: Path) -> int:
 
 
 def test_a_job_gives_up_after_three_restarts_without_a_newer_checkpoint(scheduler, tmp_path, monkeypatch):
-    write_program(tmp_path / "bin" / "torchrun", 'echo "  exitcode  : 1 (pid: 9)" >&2; exit 1')
+    write_programs(tmp_path / "bin", torchrun='echo "  exitcode  : 1 (pid: 9)" >&2; exit 1')
     for _ in range(3):
         assert start_job(tmp_path, monkeypatch).returncode == 1
     assert num_requeued(scheduler) == 3
@@ -209,7 +202,7 @@ def test_a_job_gives_up_after_three_restarts_without_a_newer_checkpoint(schedule
 
 
 def test_a_mistake_of_the_user_is_not_queued_again(scheduler, tmp_path, monkeypatch):
-    write_program(tmp_path / "bin" / "torchrun", 'echo "  exitcode  : 2 (pid: 9)" >&2; exit 1')
+    write_programs(tmp_path / "bin", torchrun='echo "  exitcode  : 2 (pid: 9)" >&2; exit 1')
     job = start_job(tmp_path, monkeypatch)
     assert job.returncode == 2
     assert "the same command would fail again" in job.stderr
@@ -222,9 +215,7 @@ def test_a_job_saves_at_the_signal_requeues_itself_and_resumes(scheduler, tmp_pa
     tars = write_world(run_dir)
     recipe = make_recipe(tars, samples_seen=400 * 16, checkpoint_every_samples=40 * 16, keep_last=99)
     write_text(run_dir / "recipe.toml", to_toml(recipe))
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
-    for name, value in {**job, "RUN": str(run_dir), "GPUS": "2", "PORT": "29541"}.items():
-        monkeypatch.setenv(name, value)
+    set_variables(monkeypatch, **JOB, PORT="29541")
     first = subprocess.Popen([SCRIPT], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not checkpoints(run_dir / "train") and first.poll() is None:
         time.sleep(0.05)
