@@ -37,12 +37,8 @@ def assert_same(compute_loss, expected_loss, num_pairs, dtype=torch.float64, rto
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
-def chunked_contrastive(image, text, scale, bias, chunk_rows):
-    return contrastive_loss(image, text, scale, chunk_rows=chunk_rows)
-
-
-def full_contrastive(image, text, scale, bias):
-    return contrastive_loss(image, text, scale)
+def contrastive(image, text, scale, bias, **options):
+    return contrastive_loss(image, text, scale, **options)
 
 
 def plain_siglip(image, text, scale, bias):
@@ -55,13 +51,12 @@ def plain_siglip(image, text, scale, bias):
 @pytest.mark.parametrize("num_pairs", [1, 2, 5, 64, 101])
 @pytest.mark.parametrize("chunk_rows", [1, 7, 40])
 def test_chunks_change_neither_value_nor_gradient(num_pairs, chunk_rows):
-    assert_same(functools.partial(chunked_contrastive, chunk_rows=chunk_rows), full_contrastive, num_pairs)
+    assert_same(functools.partial(contrastive, chunk_rows=chunk_rows), contrastive, num_pairs)
 
 
 def test_chunks_agree_within_rounding_in_float32():
-    tolerances = {"rtol": 2e-6, "atol": 1e-7}
-    chunked = functools.partial(chunked_contrastive, chunk_rows=70)
-    assert_same(chunked, full_contrastive, 300, torch.float32, **tolerances)
+    chunked = functools.partial(contrastive, chunk_rows=70)
+    assert_same(chunked, contrastive, 300, torch.float32, rtol=2e-6, atol=1e-7)
 
 
 def test_contrastive_loss_of_two_pairs_by_hand():
@@ -73,7 +68,7 @@ def test_contrastive_loss_of_two_pairs_by_hand():
 
 
 def test_chunked_loss_equals_those_of_transformers_and_open_clip():
-    chunked = functools.partial(chunked_contrastive, chunk_rows=3)
+    chunked = functools.partial(contrastive, chunk_rows=3)
     assert_same(chunked, lambda i, t, s, b: reference_loss(s * t @ i.T), 40)
     open_clip = pytest.importorskip("open_clip")
     assert_same(chunked, lambda i, t, s, b: open_clip.ClipLoss()(i, t, s), 40)

@@ -13,7 +13,6 @@ import pytest
 
 import trainings
 from small_world import write_world
-from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import BadShard, UserError
 from worldclip.train import loader, retries
 from worldclip.train.epoch_counts import EpochCounts
@@ -122,7 +121,7 @@ def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tm
     (seen,) = read_log(train_dir / "seen.jsonl")
     assert record["unreadable_fraction"] == pytest.approx(seen["bad"]["unreadable"] / 160)
     assert record["unreadable_fraction"] > 0.2
-    assert [folder.name for folder in checkpoints(train_dir)] == ["step_000000010"]
+    assert trainings.steps_of(train_dir) == [10]
 
 
 def test_a_log_on_a_full_disk_is_completed_when_there_is_room_again(tmp_path, capfd):
