@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import worldclip
 from client_tools import installed, run_python
@@ -37,8 +38,6 @@ def unit(rows):
 
 
 def pictures():
-    from PIL import Image
-
     return [Image.new("RGB", (8, 8), rgb) for rgb in [*COLOURS.values(), (0, 255, 10)]]
 
 
@@ -146,8 +145,6 @@ def test_image_retrieval_by_text_is_ours(clip):
 
 
 def test_image_with_text_gives_one_embedding():
-    from PIL import Image
-
     model = mteb_model(ColourModel())
     batch = {"image": [Image.new("RGB", (2, 2), COLOURS["red"])], "text": ["green"]}
     rows = model.encode([batch])

@@ -11,12 +11,10 @@ from PIL import Image
 
 import worldclip
 from client_tools import run_python
+from model_folders import save_tiny
 from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS, random_pixels, save_hugging_face, save_xlm_v
 from worldclip.export import export_model
 from worldclip.model import published
-from worldclip.model.clip import create_model, image_processor, model_config
-from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -24,23 +22,13 @@ ENVIRONMENTS = ("transformers-4.56", "transformers-4.57", None)
 TOLERANCE = 1e-5
 
 
-def write_ours(folder: Path) -> None:
-    """Write a checkpoint with a tokenizer of our own."""
-    sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
-    tokenizer = train_tokenizer(["a red apple", "红苹果"] * 3, vocab_size=60, context_length=32)
-    create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(folder)
-    tokenizer.save(folder)
-    image_processor(32).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """Export a model of ours, and published ones with their tokenizers' own maximum lengths."""
     place = tmp_path_factory.mktemp("exported")
-    write_ours(place / "ours_source")
-    for name, row in (("xlm_v_512", "b32"), ("xlm_v_1e30", "b32"), ("mt5_64", "mt5")):
-        row = published.find("metaclip-2-worldwide-b32" if row == "b32" else "metaclip-2-mt5-worldwide-s16")
-        save_hugging_face(row, place / f"{name}_source")
+    save_tiny(place / "ours_source", ["a red apple", "红苹果"] * 3)
+    for name, row in (("xlm_v_512", "worldwide-b32"), ("xlm_v_1e30", "worldwide-b32"), ("mt5_64", "mt5-worldwide-s16")):
+        save_hugging_face(published.find(f"metaclip-2-{row}"), place / f"{name}_source")
     save_xlm_v(place / "xlm_v_1e30_source", model_max_length=int(1e30))
     for source in sorted(place.glob("*_source")):
         export_model(source, place / source.name.removesuffix("_source"))

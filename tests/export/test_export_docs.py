@@ -75,7 +75,8 @@ def place(hub, tmp_path_factory) -> Path:
     shutil.copytree(next(hub.glob("*b32/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
     (root / "runs/emoji/recipe.toml").write_text(RECIPE)
     save_xlm_v(root / "xlm-v-base")
-    model_cfg = reduced_open_clip_config("ViT-H-14-worldwide-quickgelu", len(_tokenizer(root / "xlm-v-base")))
+    vocab_size = len(AutoTokenizer.from_pretrained(root / "xlm-v-base"))
+    model_cfg = reduced_open_clip_config("ViT-H-14-worldwide-quickgelu", vocab_size)
     torch.save({"state_dict": random_open_clip(model_cfg).state_dict()}, root / "metaclip2.pt")
     write_open_clip_config(root, model_cfg)
     write_pool(root / "pool")
@@ -113,10 +114,6 @@ def go_to(place: Path, hub: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     patch.chdir(place)
-
-
-def _tokenizer(folder: Path):
-    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(("page", "number", "code"), BLOCKS, ids=[f"{page}-{number}" for page, number, _ in BLOCKS])

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
+from model_folders import edit
 from small_models import TEXTS, random_pixels, reduced_config, save_hugging_face, unit
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
@@ -115,7 +116,7 @@ def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
     ours = model_config(row.model_config(), row.tokenizer)
     model_cfg = from_hugging_face_config(ours, row.tokenizer.hub_id)
     assert own_name(model_cfg) == row.open_clip
-    back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"], row.open_clip)
+    back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"])
     for tower in ("text_config", "vision_config"):
         actual, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
         assert {**actual, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
@@ -139,18 +140,13 @@ def test_presets_at_full_size_equal_the_architectures_of_timm(row):
 def test_published_folder_is_exported_with_the_context_of_the_model(model_max_length, tmp_path):
     row = MT5 if model_max_length == 64 else B32
     save_hugging_face(row, tmp_path / "source")
-    config = json.loads((tmp_path / "source" / "tokenizer_config.json").read_text())
-    (tmp_path / "source" / "tokenizer_config.json").write_text(
-        json.dumps(config | {"model_max_length": model_max_length})
-    )
+    edit(tmp_path / "source" / "tokenizer_config.json", model_max_length=model_max_length)
     report = export_model(tmp_path / "source", tmp_path / "out")
     assert report["formats"]["huggingface"]["max_difference"] <= TOLERANCE
     folder = tmp_path / "out" / "huggingface"
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
-    assert [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())] == [
-        "CLIPModel",
-        "Normalize",
-    ]
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [module["type"].rpartition(".")[2] for module in modules] == ["CLIPModel", "Normalize"]
     name = "model.safetensors"
     assert (folder / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
 

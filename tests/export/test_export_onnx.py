@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import worldclip
+from model_folders import edit, load_error
 from small_models import TEXTS, random_pixels, save_hugging_face
 from without_extras import environment_without
 from worldclip.core import artifacts
@@ -138,26 +139,18 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def without_torch(exported) -> tuple[dict[str, np.ndarray], str]:
-    """What the exported folder gives in a process that cannot import torch, and what that process printed."""
-    photos = exported / "photos"
-    photos.mkdir()
+def test_exported_folder_runs_without_torch(exported, folder, clip, encoders, tmp_path):
+    (tmp_path / "photos").mkdir()
     for number, picture in enumerate(sample_inputs.images()):
-        picture.save(photos / f"{number}.png")
-    folder = exported / "out" / "onnx"
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(exported), *TEXTS]
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(tmp_path), *TEXTS]
     hidden = ["torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "open_clip", "timm", "onnx"]
     environment = environment_without(hidden)
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 0, answer.stderr
-    return dict(np.load(exported / "result.npz")), answer.stdout
-
-
-def test_exported_folder_runs_without_torch(exported, clip, encoders, without_torch):
-    result, output = without_torch
-    assert output.splitlines()[-1] == "[0, 0, 0, 0] False"
-    photos = sorted((exported / "photos").iterdir())
+    assert answer.stdout.splitlines()[-1] == "[0, 0, 0, 0] False"
+    result = np.load(tmp_path / "result.npz")
+    photos = sorted((tmp_path / "photos").iterdir())
     labels = clip.classify(photos, ["a", "b"], templates=("a photo of {}",))
     assert sample_inputs.min_cosine(result["text"], clip.encode_text(TEXTS)) > 0.99999
     assert sample_inputs.min_cosine(result["image"], clip.encode_image(photos)) > 0.99999
@@ -180,15 +173,12 @@ def test_pixels_without_torch_are_those_of_transformers_but_for_two_levels(clip,
 
 def test_corrupt_parts_of_an_onnx_folder_are_named(folder, other):
     (other / "tokenizer.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not JSON"):
-        worldclip.load(other)
+    assert "tokenizer.json is not JSON" in load_error(other)
     shutil.copy(folder / "tokenizer.json", other)
     with pytest.raises(UserError, match="ONNX folders run on the CPU"):
         worldclip.load(other, device="cuda")
-    path = other / "preprocessor_config.json"
-    artifacts.write_json(path, artifacts.read_json(path) | {"crop_size": 30, "size": 30})
-    with pytest.raises(UserError, match="makes images of 30 px, the model reads 28 px"):
-        worldclip.load(other)
+    edit(other / "preprocessor_config.json", crop_size=30, size=30)
+    assert "makes images of 30 px, the model reads 28 px" in load_error(other)
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [("", 1e-5), ("_fp16", 0.01), ("_quantized", 0.03)])
@@ -361,14 +351,12 @@ def test_missing_precision_is_refused_with_the_available_ones(exported, other):
     for precision, said in (
         (None, "has no fp32 graphs; choose a precision: fp16, quantized"),
         ("int4", "has no int4 graphs; choose a precision: fp16, quantized"),
-        ("fp16", r"vision_model_fp16\.onnx does not load in onnxruntime"),
+        ("fp16", "vision_model_fp16.onnx does not load in onnxruntime"),
     ):
-        with pytest.raises(UserError, match=said):
-            worldclip.load(other, precision=precision)
+        assert said in load_error(other, precision=precision)
     with pytest.raises(UserError, match="this needs a model of the Meta CLIP family in torch"):
         _ = worldclip.load(other, precision="int8").model
-    with pytest.raises(UserError, match="precision = 'int8': this model runs in torch"):
-        worldclip.load(exported / "source", precision="int8")
+    assert "precision = 'int8': this model runs in torch" in load_error(exported / "source", precision="int8")
 
 
 def keep_graphs(other: Path, source: Path, names: dict[str, str]) -> None:
@@ -426,8 +414,7 @@ def test_graph_traced_for_a_number_of_texts_is_refused(other):
     model = onnx.load(other / "onnx" / "text_model.onnx")
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, other / "onnx" / "text_model.onnx")
-    with pytest.raises(UserError, match=r"text_model\.onnx was traced for 2 rows of text_embeds"):
-        worldclip.load(other)
+    assert "text_model.onnx was traced for 2 rows of text_embeds" in load_error(other)
 
 
 def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(other, tmp_path, caplog):
@@ -445,6 +432,6 @@ def test_published_repository_without_a_logit_scale_takes_the_published_one_and_
 
 def test_reasons_name_what_an_onnx_folder_lacks_and_not_what_it_has(folder, other):
     keep_graphs(other, folder, {"vision_model.onnx": "onnx/vision_model.onnx"})
-    with pytest.raises(UserError, match=r"vision_model\.onnx without its other half") as caught:
-        worldclip.load(other)
-    assert "no config.json with" not in str(caught.value)
+    said = load_error(other)
+    assert "vision_model.onnx without its other half" in said
+    assert "no config.json with" not in said

@@ -219,7 +219,7 @@ def two_sample_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 def random_tokens(seed: int, num: int = 13) -> Tokens:
     random = np.random.default_rng(seed)
     rows = [[*random.integers(4, 50, random.integers(0, 18)).tolist(), 2] for _ in range(num)]
-    return Tokens(np.concatenate(rows), np.cumsum([0, *map(len, rows)]), pad_id=1)
+    return Tokens.of(rows, pad_id=1)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 4, 50])

@@ -15,10 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import worldclip
-from small_models import save_hugging_face
+from model_folders import edit, load_error
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
 from worldclip.model.formats import onnx_folder, onnx_graphs
 from worldclip.model.tokenizer import load_tokenizer
 
@@ -29,30 +28,20 @@ EvilConfig = EvilModel = EvilTokenizer = Evil
 """
 
 
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("huggingface")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
-    return folder
-
-
 MODULES = ("evil.py", "megatron/__init__.py", "megatron/core.py", "megatron/evil.py")
 
 
-def plant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put modules that leave a mark when they run into the present folder, where Python finds them."""
-    (folder / "megatron").mkdir(parents=True)
+@pytest.fixture
+def folder(folder, tmp_path, monkeypatch):
+    """Put modules that leave a mark when they run into a model folder, where Python finds them.
+
+    Connections and questions fail the test.
+    """
+    (folder / "megatron").mkdir()
     for name in MODULES:
-        (folder / name).write_text(EVIL.format(mark=str(folder.parent / "mark")))
+        (folder / name).write_text(EVIL.format(mark=str(tmp_path / "mark")))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
-
-
-@pytest.fixture
-def folder(hugging_face, tmp_path, monkeypatch):
-    """Return a model folder with modules that leave a mark when they run; connections and questions fail the test."""
-    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
-    plant(folder, monkeypatch)
 
     def fail(*arguments, **_):
         (tmp_path / "mark").touch()  # a library may catch the error
@@ -63,11 +52,6 @@ def folder(hugging_face, tmp_path, monkeypatch):
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] in ("evil", "megatron")]:
         del sys.modules[name]  # of a test that failed: the next one imports it again
-
-
-def edit(path: Path, **values) -> None:
-    record = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(record | values))
 
 
 def load_or_refuse(folder: Path, is_ours: bool = True) -> str:
@@ -195,9 +179,7 @@ def open_clip_folder(folder, hugging_face) -> Path:
 
 
 def edit_text_cfg(folder: Path, **values) -> None:
-    record = json.loads((folder / "open_clip_config.json").read_text())
-    record["model_cfg"]["text_cfg"] |= values
-    (folder / "open_clip_config.json").write_text(json.dumps(record))
+    edit(folder / "open_clip_config.json", "model_cfg.text_cfg", **values)
 
 
 def test_an_open_clip_folder_cannot_trust_the_code_of_its_tokenizer(open_clip_folder):
@@ -213,7 +195,7 @@ def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_f
     tower = open_clip_folder / "tower"
     tower.mkdir()
     (tower / "evil.py").write_text((open_clip_folder / "evil.py").read_text())
-    (tower / "config.json").write_text(json.dumps({"model_type": model_type, "auto_map": AUTO_MAP}))
+    edit(tower / "config.json", model_type=model_type, auto_map=AUTO_MAP)
     edit_text_cfg(open_clip_folder, hf_model_name="tower", hf_pooler_type="mean_pooler")
     assert "code of its own" in load_or_refuse(open_clip_folder, is_ours=False)
 
@@ -301,15 +283,6 @@ def test_other_types_and_other_kinds_of_adapters_are_refused_with_the_key(adapte
     assert f"{key} " in load_or_refuse(adapters)
 
 
-NO_NUMBERS = ['{"peft_type": "LORA", "lora_alpha": NaN}', '{"peft_type": "LORA", "lora_alpha": Infinity}']
-
-
-@pytest.mark.parametrize("content", ["[]", "3", '"LORA"', "null", "[" * 100_000, "nul", *NO_NUMBERS])
-def test_an_adapter_config_of_another_form_is_refused(adapters, content):
-    (adapters / "adapter_config.json").write_text(content)
-    assert "adapter_config.json" in load_or_refuse(adapters)
-
-
 def test_adapters_without_their_other_half_or_of_another_layer_are_refused(adapters):
     path = adapters / "adapter_model.safetensors"
     tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}  # the file is overwritten
@@ -365,9 +338,7 @@ def test_an_index_of_another_form_is_refused(folder, content):
 
 @pytest.mark.parametrize("layers", [0, -1, 10**9])
 def test_towers_of_absurd_size_are_refused_before_they_are_built(folder, layers):
-    record = json.loads((folder / "config.json").read_text())
-    record["text_config"]["num_hidden_layers"] = layers
-    (folder / "config.json").write_text(json.dumps(record))
+    edit(folder / "config.json", "text_config", num_hidden_layers=layers)
     assert load_or_refuse(folder)
 
 
@@ -393,6 +364,5 @@ def test_timm_folders_name_models_of_timm_alone(tmp_path, monkeypatch):
         ({"architecture": name, "model_args": {"depth": 10**9}}, "depth = 1000000000"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(record))
-        with pytest.raises(UserError, match=said):
-            worldclip.load(tmp_path, device="cpu")
+        assert said in load_error(tmp_path)
     assert not (tmp_path / "mark").exists()

@@ -47,7 +47,7 @@ def onednn_rows(request, monkeypatch) -> None:
 def random_tokens(num: int) -> Tokens:
     random = np.random.default_rng(0)
     rows = [[*random.integers(4, 50, random.integers(0, 19)).tolist(), 2] for _ in range(num)]
-    return Tokens(np.concatenate(rows), np.cumsum([0, *map(len, rows)]), pad_id=1)
+    return Tokens.of(rows, pad_id=1)
 
 
 def unit(output) -> torch.Tensor:
@@ -78,9 +78,8 @@ def test_half_precision_stays_half(model):
     half = type(model)(model.config).eval().to(torch.bfloat16)
     half.load_state_dict(model.state_dict())
     pixels, tokens = torch.randn(2, 3, 32, 32), random_tokens(3)
-    with torch.inference_mode():
-        images = embed_pixels(half, pixels.bfloat16()), embed_pixels(model, pixels)
-        texts = embed_tokens(half, tokens, 1), embed_tokens(model, tokens, 1)
+    images = embed_pixels(half, pixels.bfloat16()), embed_pixels(model, pixels)
+    texts = embed_tokens(half, tokens, 1), embed_tokens(model, tokens, 1)
     for actual, expected in (images, texts):
         assert actual.dtype == torch.float32
         assert (actual * expected).sum(dim=1).min() > 0.99
@@ -90,9 +89,8 @@ def test_half_precision_stays_half(model):
 def test_last_block_runs_for_pooled_tokens_alone_and_padding_not_at_all(model, monkeypatch):
     monkeypatch.setattr(forward, "ONEDNN_ROWS", 10**9)  # its operation is not counted
     tokens, num_images, num_texts = random_tokens(40), 3, 40
-    with torch.inference_mode():
-        image_flops = multiplications(lambda: embed_pixels(model, torch.zeros(num_images, 3, 32, 32)))
-        text_flops = multiplications(lambda: embed_tokens(model, tokens, 4))
+    image_flops = multiplications(lambda: embed_pixels(model, torch.zeros(num_images, 3, 32, 32)))
+    text_flops = multiplications(lambda: embed_tokens(model, tokens, 4))
     patches = num_images * PATCHES * 3 * 16 * 16 * WIDTH
     assert image_flops == patches + encoder_multiplications(num_images * (PATCHES + 1), num_images)
     assert text_flops == encoder_multiplications(len(tokens.ids), num_texts)

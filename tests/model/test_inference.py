@@ -19,13 +19,11 @@ import torch
 from PIL import Image
 
 import worldclip
+from model_folders import load_error, save_tiny
 from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model import inference, preprocess
-from worldclip.model.clip import create_model, image_processor, model_config
-from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import SPECIALS, train_tokenizer
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
 
@@ -34,11 +32,7 @@ LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمر�
 def folder(tmp_path_factory) -> Path:
     """Write a Hugging Face folder with initial weights."""
     place = tmp_path_factory.mktemp("model")
-    sizes = ModelConfig(preset="tiny", image_size=32, vision_layers=1, vision_width=64, text_width=64, embed_dim=16)
-    tokenizer = train_tokenizer(LABELS * 3, vocab_size=80, context_length=20)
-    create_model(model_config(sizes, tokenizer), seed=0).save_pretrained(place)
-    tokenizer.save(place)
-    image_processor(32).save_pretrained(place)
+    save_tiny(place, LABELS * 3, vocab_size=80, context_length=20)
     return place
 
 
@@ -75,6 +69,7 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
         np.testing.assert_allclose(row, features[0], atol=1e-6)
     np.testing.assert_allclose(clip.encode_image(path), features[:1], atol=1e-6)
     np.testing.assert_allclose(clip.encode_image(pixels), features[:1], atol=1e-6)
+    np.testing.assert_allclose(clip.encode_image(np.stack([pixels] * 2)), features[:2], atol=1e-6)
 
 
 def test_exif_orientation_is_applied(clip, pixels):
@@ -87,23 +82,19 @@ def test_exif_orientation_is_applied(clip, pixels):
 
 def test_all_unusable_images_are_named(clip, pixels, tmp_path):
     (tmp_path / "no.png").write_bytes(b"not an image")
-    images = [
-        tmp_path / "no.png",
-        pixels,
-        pixels.astype(float),
-        "http://example.org/a.png",
-        tmp_path / "missing.png",
-        7,
-    ]
+    truncated = save(tmp_path / "a.png", pixels).read_bytes()[:500]
+    url = "http://example.org/a.png"
+    images = [tmp_path / "no.png", pixels, pixels.astype(float), url, tmp_path / "missing.png", 7, truncated]
     with pytest.raises(UserError) as caught:
         clip.encode_image(images)
     said = caught.value.problems
-    assert len(said) == 5
+    assert len(said) == 6
     assert said[0].endswith("no.png: is not an image that can be decoded (no known image format)")
     assert "float64" in said[1]
     assert "is a URL" in said[2]
     assert said[3].endswith("does not exist")
     assert "image 5: has the type int" in said[4]
+    assert said[5].startswith("image 6: is not an image that can be decoded")
 
 
 @pytest.mark.parametrize(("shape", "hint"), [((3, 48, 48), True), ((48, 48, 4), False), ((0, 4), False)])
@@ -113,17 +104,6 @@ def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
     assert ("transpose(1, 2, 0)" in str(caught.value)) == hint
 
 
-def test_array_of_four_dimensions_is_a_batch(clip, pixels):
-    np.testing.assert_allclose(clip.encode_image(np.stack([pixels] * 2)), clip.encode_image([pixels] * 2), atol=1e-6)
-
-
-def test_truncated_image_is_refused(clip, pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    with pytest.raises(UserError, match="image 0"):
-        clip.encode_image([file.getvalue()[:500]])
-
-
 def test_text_embeddings_keep_the_order_of_the_texts(clip):
     texts = ["x" * n for n in (40, 1, 7, 0, 20)] * 60
     features = clip.encode_text(texts)
@@ -131,12 +111,6 @@ def test_text_embeddings_keep_the_order_of_the_texts(clip):
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
     for text, row in list(zip(texts, features, strict=True))[:5]:
         np.testing.assert_allclose(clip.encode_text(text)[0], row, atol=1e-6)
-
-
-def test_special_strings_stay_text(clip):
-    plain, marked = clip.encode_text(["a eos red", f"a {SPECIALS[2]} red"])
-    np.testing.assert_allclose(plain, marked, atol=1e-6)
-    assert np.abs(clip.encode_text(["a"])[0] - marked).max() > 1e-3
 
 
 def test_no_images_or_texts_give_empty_embeddings(clip):
@@ -163,12 +137,6 @@ def test_label_embedding_is_the_mean_over_its_templates(clip, pixels):
     np.testing.assert_allclose(clip.classify([pixels], ["cat", " dog"], templates)[0], expected, atol=1e-5)
 
 
-def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels):
-    with pytest.raises(UserError) as caught:
-        clip.classify([pixels], [], templates=("a photo",))
-    assert len(caught.value.problems) == 2
-
-
 def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
     shutil.copytree(folder, tmp_path / "run/train/step_000000007")
     (tmp_path / "run/train/step_000000003").mkdir()
@@ -177,11 +145,10 @@ def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
 
 
 def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        worldclip.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="if it is a run, train it first") as caught:
-        worldclip.load(tmp_path)
-    assert caught.value.problems[1:] == [
+    assert "does not exist" in load_error(tmp_path / "nowhere")
+    first, *reasons = load_error(tmp_path).splitlines()
+    assert "if it is a run, train it first" in first
+    assert reasons == [
         "not a run: no train/step_*",
         "not in the layout 'huggingface': no config.json with a model_type",
         "not in the layout 'open_clip': no open_clip_config.json",
@@ -192,8 +159,7 @@ def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
         "not in the layout 'immich': no visual/model.onnx and no textual/model.onnx",
     ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(UserError, match="does not load as a clip model"):
-        worldclip.load(tmp_path)
+    assert "does not load as a clip model" in load_error(tmp_path)
 
 
 PLAIN = """
@@ -271,6 +237,12 @@ def test_invalid_templates_are_refused(clip, templates, langs, said):
     assert said in str(caught.value)
 
 
+def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels):
+    with pytest.raises(UserError) as caught:
+        clip.classify([pixels], [], templates=("a photo",))
+    assert len(caught.value.problems) == 2
+
+
 @pytest.fixture
 def address(tmp_path, pixels):
     """Serve a.png and b.txt on this machine."""
@@ -303,12 +275,10 @@ def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
 
 
 def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
     images = [np.roll(pixels, i, axis=0) for i in range(8)]
     features = clip.encode_image(images)
-    monkeypatch.undo()
-    np.testing.assert_allclose(features, clip.encode_image(images), atol=1e-6)
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
+    np.testing.assert_allclose(clip.encode_image(images), features, atol=1e-6)
     mixed = [images[0], b"a", *images[1:4], b"b", images[4]]
     with pytest.raises(UserError) as caught:
         clip.encode_image(mixed)
@@ -381,8 +351,7 @@ def test_half_precision_stays_near_float32(folder, clip, pixels, precision):
 
 
 def test_precision_without_torch_weights_and_absent_gpu_are_refused(folder):
-    with pytest.raises(UserError, match="this model runs in torch, in one of fp32, fp16, bf16"):
-        worldclip.load(folder, device="cpu", precision="int8")
+    assert "this model runs in torch, in one of fp32, fp16, bf16" in load_error(folder, precision="int8")
     with pytest.raises(UserError, match="device = 'cuda:99': not available"):
         worldclip.load(folder, device="cuda:99")
 

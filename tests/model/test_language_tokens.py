@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from safetensors.torch import save_file
 from test_other_clips import save_clip_folder, unit
 
 import worldclip
-from worldclip.core.errors import UserError
+from model_folders import load_error
+from small_models import write_open_clip_config
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 
@@ -60,8 +60,7 @@ def save_nllb_clip(folder: Path, *, is_legacy: bool = False) -> Any:
         "hf_pooler_type": "cls_pooler",
     }
     config = {"embed_dim": 24, "custom_text": True, "vision_cfg": VISION, "text_cfg": text}
-    record = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    (folder / "open_clip_config.json").write_text(json.dumps(record))
+    write_open_clip_config(folder, config, mean=[0.5] * 3, std=[0.5] * 3)
     torch.manual_seed(0)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
     state = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -93,13 +92,12 @@ def test_our_codes_mean_the_variety_of_the_table(tmp_path: Path) -> None:
     save_nllb_clip(tmp_path)
     for ours, code in {"de": "deu_Latn", "zh": "zho_Hans", "ar": "arb_Arab", "fa": "pes_Arab"}.items():
         assert worldclip.load(tmp_path, device="cpu", language=ours).language == code
-    with pytest.raises(UserError, match=r"language = 'fr': the model's tokenizer has no token of this language"):
-        worldclip.load(tmp_path, device="cpu", language="fr")
+    said = load_error(tmp_path, language="fr")
+    assert "language = 'fr': the model's tokenizer has no token of this language" in said
 
 
 def test_models_that_are_told_no_language_refuse_one(tmp_path: Path) -> None:
     folder = save_clip_folder(tmp_path)
-    with pytest.raises(UserError, match="language = 'de': this model is not told the language of a text"):
-        worldclip.load(folder, device="cpu", language="de")
+    assert "language = 'de': this model is not told the language of a text" in load_error(folder, language="de")
     clip = worldclip.load(folder, device="cpu")
     assert clip.in_language("de") is clip

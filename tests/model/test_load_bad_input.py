@@ -14,29 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import MetaClip2Model, XLMRobertaTokenizer
 
 import worldclip
-from small_models import (
-    random_open_clip,
-    reduced_open_clip_config,
-    save_hugging_face,
-    save_mt5,
-    save_xlm_v,
-    write_open_clip_config,
-)
-from worldclip.core.errors import UserError
+from model_folders import edit, load_error
+from small_models import random_open_clip, reduced_open_clip_config, save_mt5, save_xlm_v, write_open_clip_config
 from worldclip.model import published, weights
 from worldclip.model.formats import open_clip_folder as open_clip
-
-
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("huggingface")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
-    return folder
-
-
-@pytest.fixture
-def folder(hugging_face, tmp_path) -> Path:
-    return Path(shutil.copytree(hugging_face, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +33,10 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def load_error(path: Path, **keys) -> str:
-    """Return the message with which worldclip.load refuses `path`."""
-    with pytest.raises(UserError) as caught:
-        worldclip.load(path, device="cpu", **keys)
-    return str(caught.value)
-
-
 def change(file: Path, **tensors: torch.Tensor | None) -> None:
     """Replace tensors of a file; None removes one."""
     changed = {**load_file(file), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, file, {"format": "pt"})
-
-
-def edit(file: Path, section: str = "", **values: object) -> None:
-    """Set keys of a JSON file, or of one of its sections."""
-    record = json.loads(file.read_text())
-    (record[section] if section else record).update(values)
-    file.write_text(json.dumps(record))
 
 
 def remove(*files: Path) -> None:
@@ -79,8 +46,8 @@ def remove(*files: Path) -> None:
 
 def name_a_missing_shard(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    edit(folder / "model.safetensors.index.json", weight_map=weight_map)
 
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -174,7 +141,7 @@ class Harmful:
         return exec, ("raise SystemExit('code of the checkpoint ran')",)
 
 
-def test_checkpoint_with_code_is_refused_without_running_it(checkpoint, tmp_path):
+def test_checkpoint_with_code_is_refused_without_running_it(tmp_path):
     torch.save({"state_dict": {}, "args": Harmful()}, tmp_path / "model.pt")
     said = load_error(tmp_path / "model.pt")
     assert "holds more than tensors" in said
@@ -204,7 +171,7 @@ def meta_tensors(name: str) -> dict[str, torch.Tensor]:
     """Return a published model's tensors in open_clip's names, without memory."""
     from worldclip.model.tensor_names import open_clip_rules, to_theirs
 
-    config = open_clip.to_hugging_face_config(open_clip.named_config(name)["model_cfg"], name)
+    config = open_clip.to_hugging_face_config(open_clip.named_config(name)["model_cfg"])
     with torch.device("meta"):
         return to_theirs(open_clip_rules(config), MetaClip2Model(config).state_dict())
 
@@ -271,7 +238,7 @@ def test_open_clip_configuration_without_its_values_is_refused(record, said, che
         record = whole | {
             key: {**whole[key], **value} if isinstance(value, dict) else value for key, value in record.items()
         }
-    (tmp_path / "arch.json").write_text(json.dumps(record))
+    edit(tmp_path / "arch.json", **record)
     assert said in load_error(checkpoint / "model.pt", arch=str(tmp_path / "arch.json"), tokenizer=checkpoint)
 
 
@@ -285,8 +252,7 @@ def test_open_clip_configuration_without_its_values_is_refused(record, said, che
     ],
 )
 def test_timm_configuration_of_other_types_is_refused(values, said, tmp_path):
-    record = {"architecture": "vit_base_patch32_clip_224", **values}
-    (tmp_path / "config.json").write_text(json.dumps(record))
+    edit(tmp_path / "config.json", architecture="vit_base_patch32_clip_224", **values)
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert said in load_error(tmp_path)
 
@@ -308,7 +274,6 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
     assert "is not a checkpoint" in load_error(tmp_path / "notes.txt")
     (tmp_path / "config.json").write_text("{")
     assert "is not JSON" in load_error(tmp_path)
-    assert "the hub id of this model is facebook/metaclip-2-worldwide-s16" in load_error("metaclip-2-worldwide-s16")
 
 
 def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):
@@ -318,12 +283,16 @@ def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):
     assert "token rows, the tokenizer 6 ids" in load_error(folder, tokenizer=tmp_path / "small")
 
 
-@pytest.mark.parametrize("source", [None, "", 3, ["a"]])
-def test_source_that_is_no_path_is_refused(source: Any) -> None:
-    with pytest.raises(UserError, match="must be a path or a hub id"):
-        worldclip.load(source)
-
-
-@pytest.mark.parametrize("source", ["runs/my run", "runs/", "runs/a--b", "hf-hub:runs/my run"])
-def test_mistyped_path_that_is_no_hub_id_does_not_exist(source: str) -> None:
-    assert "does not exist; give a run, a model's folder or file" in load_error(source)
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        *((source, "must be a path or a hub id") for source in (None, "", 3, ["a"])),
+        *(
+            (source, "does not exist; give a run, a model's folder or file")
+            for source in ("runs/my run", "runs/", "runs/a--b", "hf-hub:runs/my run")
+        ),
+        ("metaclip-2-worldwide-s16", "the hub id of this model is facebook/metaclip-2-worldwide-s16"),
+    ],
+)
+def test_source_that_is_no_path_and_no_hub_id_is_refused(source: Any, said: str) -> None:
+    assert said in load_error(source)

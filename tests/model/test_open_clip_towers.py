@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import worldclip
+from small_models import unit, write_open_clip_config
 from worldclip.model.sample_inputs import images as sample_images
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
@@ -64,7 +65,7 @@ def test_embeddings_are_those_of_open_clip(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = open_clip.create_model(path.stem, load_weights=False).eval()
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    write_open_clip_config(tmp_path, config, **preprocess)
     state = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     save_file(state, tmp_path / "open_clip_model.safetensors")
 
@@ -79,7 +80,3 @@ def test_embeddings_are_those_of_open_clip(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(clip.encode_text(TEXTS)[:2], unit(texts), atol=3e-6)
     assert clip.embed_dim == config["embed_dim"]
     assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
-
-
-def unit(features: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(features, dim=-1).numpy()

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import base64
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import worldclip
-from small_models import save_hugging_face
+from model_folders import edit, load_error
 from worldclip.core.errors import UserError
-from worldclip.model import published, records
+from worldclip.model import records
 from worldclip.model.formats.onnx_parts import PlainTokenizer
 from worldclip.model.tokenizer import load_tokenizer
 
-NOT_OBJECTS = ["[]", "3", '"text"', "null", "true", '{"a": NaN}', '{"a": -Infinity}', "{", "[" * 100_000]
-
-
-@pytest.fixture(scope="module")
-def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("huggingface")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
-    return folder
-
-
-@pytest.fixture
-def folder(hugging_face: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(hugging_face, tmp_path / "model"))
-
-
-def load_error(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        worldclip.load(path, device="cpu")
-    return str(caught.value)
+NOT_OBJECTS = ["[]", "3", '"text"', "null", "true", "nul", '{"a": NaN}', '{"a": -Infinity}', "{", "[" * 100_000]
 
 
 @pytest.mark.parametrize("text", NOT_OBJECTS)
@@ -58,16 +37,16 @@ def test_each_record_of_a_folder_is_an_object_or_refused(folder: Path, text: str
 def test_records_of_every_layout_are_objects_or_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=name):
-        worldclip.load(tmp_path)
+    assert name in load_error(tmp_path)
 
 
 @pytest.mark.parametrize("key", records.OBJECTS)
 @pytest.mark.parametrize("value", [[], 3, "text", True])
 def test_parts_of_a_record_are_objects_or_refused(tmp_path: Path, key: str, value: Any) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({key: value}))
-    with pytest.raises(UserError, match=rf"config\.json: {key} is .*; it must be an object"):
-        worldclip.load(tmp_path)
+    edit(tmp_path / "config.json", **{key: value})
+    message = load_error(tmp_path)
+    assert f"config.json: {key} is" in message
+    assert "; it must be an object" in message
 
 
 @pytest.mark.parametrize(
@@ -89,10 +68,8 @@ def test_parts_of_a_record_are_objects_or_refused(tmp_path: Path, key: str, valu
     ],
 )
 def test_pixels_of_a_processor_stay_within_bounds(folder: Path, key: str, value: Any) -> None:
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    message = load_error(folder)
-    assert f"preprocessor_config.json: {key} is" in message
+    edit(folder / "preprocessor_config.json", **{key: value})
+    assert f"preprocessor_config.json: {key} is" in load_error(folder)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +85,8 @@ def test_pixels_of_a_processor_stay_within_bounds(folder: Path, key: str, value:
 def test_pixels_of_other_layouts_stay_within_bounds(
     tmp_path: Path, name: str, record: dict[str, Any], key: str
 ) -> None:
-    (tmp_path / name).write_text(json.dumps(record))
-    with pytest.raises(UserError, match=rf"{name}: {key} is"):
-        worldclip.load(tmp_path)
+    edit(tmp_path / name, **record)
+    assert f"{name}: {key} is" in load_error(tmp_path)
 
 
 def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
@@ -133,20 +109,18 @@ def charsmap(replacement: bytes) -> str:
     ids=["string", "regex", "sequence", "prepend", "table"],
 )
 def test_normaliser_that_multiplies_text_is_refused(folder: Path, normaliser: dict[str, Any]) -> None:
-    path = folder / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normaliser}))
-    config = folder / "tokenizer_config.json"  # the class of XLM-R has a normaliser of its own
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    edit(folder / "tokenizer.json", normalizer=normaliser)
+    # the class of XLM-R has a normaliser of its own
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     for read in (lambda: load_tokenizer(folder, 77), lambda: PlainTokenizer(folder)):
         with pytest.raises(UserError, match=r"normaliser makes a text up to .* times longer|does not load"):
             read()
 
 
 def test_usual_normalisers_are_read(folder: Path) -> None:
-    path = folder / "tokenizer.json"
     parts = [replace({"Regex": "\\s+"}, " "), {"type": "NFKC"}, replace({"String": "``"}, '"'), {"type": "Lowercase"}]
     sequence = {"type": "Sequence", "normalizers": [*parts, {"type": "Prepend", "prepend": "▁"}]}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": sequence}))
+    edit(folder / "tokenizer.json", normalizer=sequence)
     assert len(PlainTokenizer(folder)) == load_tokenizer(folder, 77).vocab_size
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_other_clips import save_clip_folder, save_tokenizer, unit
 
 import worldclip
+from model_folders import edit, load_error
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.export import export_model
@@ -63,15 +64,12 @@ def save_sentence_transformer(
     return library.SentenceTransformer(str(folder), device="cpu")
 
 
-def as_version_2(folder: Path, lower: bool) -> None:
+def as_version_2(folder: Path) -> None:
     """Write the records as the published folder has them, from a time when they had other keys and class names."""
-    models = "sentence_transformers.models"
-    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
-    records = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{models}.{kind}"} for i, (path, kind) in enumerate(kinds)
-    ]
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    records = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
     (folder / "modules.json").write_text(json.dumps(records))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16, "do_lower_case": lower}))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 16, "do_lower_case": false}')
     pooling = {"word_embedding_dimension": 20, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
@@ -114,14 +112,14 @@ def test_encoders_that_lack_tensors_are_refused_unless_nothing_reads_them(images
     save_file(used, file, {"format": "pt"})
     check(worldclip.load(tmp_path / "texts", device="cpu", image_tower=images), whole)
     save_file({name: used[name] for name in list(used)[3:]}, file, {"format": "pt"})
-    with pytest.raises(UserError, match="3 tensors of the model are missing or of another size"):
-        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    said = load_error(tmp_path / "texts", image_tower=images)
+    assert "3 tensors of the model are missing or of another size" in said
 
 
 def test_folders_of_old_versions_load_too(images: Path, tmp_path: Path) -> None:
     model = save_sentence_transformer(tmp_path / "texts")
     expected = unit(torch.from_numpy(model.encode(TEXTS)))
-    as_version_2(tmp_path / "texts", lower=False)
+    as_version_2(tmp_path / "texts")
     check(worldclip.load(tmp_path / "texts", device="cpu", image_tower=images), expected)
 
 
@@ -161,8 +159,7 @@ def test_published_towers_know_their_clip_by_their_name(tmp_path: Path, monkeypa
     images = save_clip_folder(tmp_path / "images")
     folder = tmp_path / "models--M-CLIP--XLM-Roberta-Large-Vit-L-14" / "snapshots" / "0123"
     save_mclip(folder, tmp_path / "base")
-    with pytest.raises(UserError, match="openai/clip-vit-large-patch14 is neither"):
-        worldclip.load(folder, device="cpu")
+    assert "openai/clip-vit-large-patch14 is neither" in load_error(folder)
     monkeypatch.setitem(text_tower_folder.IMAGE_TOWERS, "XLM-Roberta-Large-Vit-L-14", str(images))
     assert worldclip.load(folder, device="cpu").embed_dim == 24
 
@@ -179,41 +176,38 @@ def test_precision_is_that_of_both_towers(images: Path, tmp_path: Path) -> None:
         assert 0 < np.abs(encode(inputs) - other).max() < 0.05
 
 
-def change(path: Path, **keys: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
-
-
-def remove_weights(folder: Path) -> None:
-    (folder / "2_Dense" / "model.safetensors").unlink()
+def rename_in_modules(folder: Path, old: str, new: str) -> None:
+    path = folder / "modules.json"
+    path.write_text(path.read_text().replace(old, new))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "pooling": (lambda f: change(f / "1_Pooling/config.json", pooling_mode="max"), "pooling max; worldclip knows mean"),
+    "pooling": (lambda f: edit(f / "1_Pooling/config.json", pooling_mode="max"), "pooling max; worldclip knows mean"),
     "activation": (
-        lambda f: change(f / "2_Dense/config.json", activation_function="os.system"),
+        lambda f: edit(f / "2_Dense/config.json", activation_function="os.system"),
         "activation_function = 'os.system'; worldclip knows",
     ),
-    "residual": (lambda f: change(f / "2_Dense/config.json", use_residual=True), "without a residual"),
+    "residual": (lambda f: edit(f / "2_Dense/config.json", use_residual=True), "without a residual"),
     "prompt": (
-        lambda f: change(f / "config_sentence_transformers.json", default_prompt_name="query"),
+        lambda f: edit(f / "config_sentence_transformers.json", default_prompt_name="query"),
         "default_prompt_name = 'query' puts words before each text",
     ),
     "another module": (
-        lambda f: (f / "modules.json").write_text((f / "modules.json").read_text().replace("Dense", "CNN")),
+        lambda f: rename_in_modules(f, "Dense", "CNN"),
         "Transformer, Pooling, CNN; worldclip loads",
     ),
     "a folder elsewhere": (
-        lambda f: (f / "modules.json").write_text((f / "modules.json").read_text().replace("2_Dense", "../images")),
+        lambda f: rename_in_modules(f, "2_Dense", "../images"),
         "'../images' is not a path below",
     ),
-    "no weights": (remove_weights, "2_Dense holds none of its weights"),
+    "no weights": (lambda f: (f / "2_Dense/model.safetensors").unlink(), "2_Dense holds none of its weights"),
     "another encoder": (
-        lambda f: change(f / "config.json", model_type="t5"),
+        lambda f: edit(f / "config.json", model_type="t5"),
         "'t5' text encoder; worldclip loads bert",
     ),
     "code of its own": (
-        lambda f: change(f / "config.json", model_type="x", auto_map={"AutoConfig": "evil.Config"}),
-        "evil|does not load",
+        lambda f: edit(f / "config.json", model_type="x", auto_map={"AutoConfig": "evil.Config"}),
+        "does not load",
     ),
 }
 
@@ -224,40 +218,29 @@ def test_what_the_tower_would_make_otherwise_is_refused(damage: str, images: Pat
     (tmp_path / "texts" / "evil.py").write_text("raise SystemExit('code of the folder ran')")
     do, said = REFUSED[damage]
     do(tmp_path / "texts")
-    with pytest.raises(UserError, match=said):
-        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    assert said in load_error(tmp_path / "texts", image_tower=images)
 
 
 def test_the_image_tower_must_be_named_and_fit(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     save_mclip(folder, tmp_path / "base")
-    with pytest.raises(UserError, match="holds a text tower alone; name the CLIP whose images"):
-        worldclip.load(folder, device="cpu")
-    with pytest.raises(UserError, match=r"image_tower = .*: not used for the layout 'huggingface' \(only for text\)"):
-        worldclip.load(images, device="cpu", image_tower=images)
-    save_file(
-        {"transformer.a": torch.zeros(1), "LinearTransformation.weight": torch.zeros(8, 20)},
-        folder / "model.safetensors",
-    )
-    with pytest.raises(UserError, match=f"the weights are not those of {tmp_path / 'base'}"):
-        worldclip.load(folder, device="cpu", image_tower=images)
+    assert "holds a text tower alone; name the CLIP whose images" in load_error(folder)
+    said = load_error(images, image_tower=images)
+    assert f"image_tower = '{images}': not used for the layout 'huggingface' (only for text)" in said
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    layer = {"LinearTransformation.weight": torch.zeros(8, 20), "LinearTransformation.bias": torch.zeros(8)}
+    torch.save(state | layer, folder / "pytorch_model.bin")
+    assert f"embeds texts in 8 dimensions, {images} images in 24" in load_error(folder, image_tower=images)
+    save_file({"transformer.a": torch.zeros(1), **layer}, folder / "model.safetensors")
+    assert f"the weights are not those of {tmp_path / 'base'}" in load_error(folder, image_tower=images)
     (folder / "model.safetensors").unlink()
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UserError, match=r"modelBase = .*does not load"):
-        worldclip.load(folder, device="cpu", image_tower=images)
-
-
-def test_towers_of_another_size_do_not_fit(images: Path, tmp_path: Path) -> None:
-    save_mclip(tmp_path / "texts", tmp_path / "base")
-    state = torch.load(tmp_path / "texts" / "pytorch_model.bin", weights_only=True)
-    state |= {"LinearTransformation.weight": torch.zeros(8, 20), "LinearTransformation.bias": torch.zeros(8)}
-    torch.save(state, tmp_path / "texts" / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"embeds texts in 8 dimensions, .*images in 24"):
-        worldclip.load(tmp_path / "texts", device="cpu", image_tower=images)
+    said = load_error(folder, image_tower=images)
+    assert "modelBase = " in said
+    assert "does not load" in said
 
 
 def test_text_towers_are_not_exported(images: Path, tmp_path: Path) -> None:
-    save_mclip(tmp_path / "texts", tmp_path / "base")
     with pytest.raises(UserError, match="text can be loaded, not written"):
         export_model(images, tmp_path / "out", ExportConfig(formats=("text",)))
 
@@ -290,8 +273,8 @@ def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(
     report = evaluate_model(texts, config, tmp_path / "one", image_tower=str(images))
     assert report["datasets"]["mine"]["num_images"] == 2
     other = save_clip_folder(tmp_path / "other")
-    change(other / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
-    change(other / "config.json", logit_scale_init_value=2.0)
+    edit(other / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3])
+    edit(other / "config.json", logit_scale_init_value=2.0)
     digests = [evaluate_model(texts, config, tmp_path / name, image_tower=str(tower))["model_digest"]
                for name, tower in (("one", images), ("two", other))]  # fmt: skip
     assert digests[0] == report["model_digest"] != digests[1]

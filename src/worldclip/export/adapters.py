@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +50,6 @@ CARD = CardFacts(
         "(`base_model_name_or_path` of `adapter_config.json`, if they are on the hub)"
     ),
 )
-
-
-def problems() -> Iterator[str]:
-    """Yield nothing: packages are all that it needs."""
-    return iter(())
 
 
 def writer(source: Path, clip: Clip, embedded: str) -> AdapterWriter:

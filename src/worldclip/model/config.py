@@ -98,9 +98,7 @@ class ModelConfig(Config):
         return dataclasses.replace(PRESETS[self.preset], **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
-        others = ("preset", "activation", "init")
-        keys = [field.name for field in dataclasses.fields(self) if field.name not in others]
-        sizes = {key: getattr(self, key) for key in keys}
+        sizes = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Architecture)}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def own_problems(self) -> Problems:

@@ -376,17 +376,9 @@ def _version_of(library: str) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def _crashes(library: str) -> tuple[Crash, ...]:
-    """Return the known crashes of the installed version of a library."""
-    version = _version_of(library)
-    return tuple(
-        crash for crash in CRASHES if crash.library == library and version is not None and version >= crash.since
-    )
-
-
 def _safe_formats(library: str) -> tuple[str, ...]:
     """Return those of NATIVE_FORMATS that the installed version of a library decodes without a known crash."""
-    crashing = {crash.format for crash in _crashes(library)}
+    crashing = {crash.format for crash in known_crashes() if crash.library == library}
     return tuple(name for name in NATIVE_FORMATS if name not in crashing)
 
 
@@ -401,7 +393,7 @@ def library_of_format() -> dict[str, str]:
 
 def known_crashes() -> tuple[Crash, ...]:
     """Return why the installed libraries do not decode all of NATIVE_FORMATS."""
-    return tuple(crash for library in (TORCHVISION, TORCHCODEC) for crash in _crashes(library))
+    return tuple(crash for crash in CRASHES if (_version_of(crash.library) or (0, 0)) >= crash.since)
 
 
 def _torchvision() -> NativeDecoder | None:

@@ -15,17 +15,15 @@ R rows: the tokens of a chunk's sequences, one sequence after another.  N sequen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 from worldclip.model.onednn import Product, prepare
 from worldclip.model.tokenizer import Tokens
-
-if TYPE_CHECKING:
-    import torch
 
 FLOAT_BYTES = 4
 # Tokens of images in a chunk on a CPU, in float32.  The widest activations of ViT-B/32 then take 12 MB: below glibc's
@@ -49,12 +47,8 @@ class Sequences:
     """Whether a row sees only itself and the rows before it in its sequence; the pooled row is the last one then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The rows that pass a block together."""
-
-    rows_RW: torch.Tensor
-    sequences: Sequences
+Chunk: TypeAlias = tuple[torch.Tensor, Sequences]
+"""(R, W) rows that pass a block together, and their sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +72,22 @@ class Block:
             layers = [prepare(layer, num_rows[0]) for layer in layers]
         return cls(module, *layers)
 
-    def run(self, chunk: Chunk, *, is_last: bool) -> torch.Tensor:
+    def run(self, rows_RW: torch.Tensor, sequences: Sequences, *, is_last: bool) -> torch.Tensor:
         """Return (R, W) after this block; after the last one, (N, W) of the pooled rows."""
-        rows_RW, pooled_N = chunk.rows_RW, chunk.sequences.pooled_N
         normed_RW = self.module.layer_norm1(rows_RW)
         keys_RW, values_RW = self.key(normed_RW), self.value(normed_RW)
         if is_last:
-            rows_RW, normed_RW = rows_RW[pooled_N], normed_RW[pooled_N]
+            rows_RW, normed_RW = rows_RW[sequences.pooled_N], normed_RW[sequences.pooled_N]
         queries_RW = self.query(normed_RW)
-        attended_RW = _attend(self.module.self_attn, queries_RW, keys_RW, values_RW, chunk.sequences, is_last=is_last)
+        attended_RW = _attend(self.module.self_attn, queries_RW, keys_RW, values_RW, sequences, is_last=is_last)
         rows_RW = self.output(attended_RW).add_(rows_RW)
         hidden_R4W = self.module.mlp.activation_fn(self.hidden(self.module.layer_norm2(rows_RW)))
         return self.result(hidden_R4W).add_(rows_RW)
 
 
+@torch.inference_mode()
 def embed_pixels(model: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
-    """Map (B, 3, S, S) normalised pixels to (B, D) float32 of unit length.  Call it under torch.inference_mode."""
+    """Map (B, 3, S, S) normalised pixels to (B, D) float32 of unit length."""
     encoder = model.vision_model
     at_once = max(1, len(pixels_B3SS))
     if pixels_B3SS.device.type == "cpu":
@@ -104,18 +98,14 @@ def embed_pixels(model: Any, pixels_B3SS: torch.Tensor) -> torch.Tensor:
     return _unit(model.visual_projection(encoder.post_layernorm(pooled_BW)))
 
 
+@torch.inference_mode()
 def embed_tokens(model: Any, tokens: Tokens, num_chunks: int) -> torch.Tensor:
-    """Map B texts to (B, D) float32 of unit length.  Call it under torch.inference_mode.
-
-    Texts run as num_chunks chunks of similar length.
-    """
-    import torch
-
+    """Map B texts, in num_chunks chunks of similar length, to (B, D) float32 of unit length."""
     encoder = model.text_model
     chunks = tokens.chunks_by_length(num_chunks)
     parts = []
     for together in _limit_tokens(chunks, tokens):
-        text_chunks = [Chunk(*text_rows(encoder, tokens, texts)) for texts in together]
+        text_chunks = [text_rows(encoder, tokens, texts) for texts in together]
         parts.append(_run_blocks(encoder, text_chunks))
     sorted_BD = _unit(model.text_projection(encoder.final_layer_norm(torch.cat(parts))))
     features_BD = torch.empty_like(sorted_BD)
@@ -138,27 +128,21 @@ def _limit_tokens(chunks: list[np.ndarray], tokens: Tokens) -> Iterator[list[np.
 
 
 def _unit(features_BD: torch.Tensor) -> torch.Tensor:
-    import torch
-
     return torch.nn.functional.normalize(features_BD.float(), dim=-1)
 
 
 def _image_chunk(encoder: Any, pixels_N3SS: torch.Tensor) -> Chunk:
-    import torch
-
     embedded = encoder.pre_layrnorm(encoder.embeddings(pixels_N3SS))
     number, length, width = embedded.shape
     pooled_N = torch.arange(0, number * length, length, device=embedded.device)
-    return Chunk(embedded.reshape(number * length, width), Sequences([(number, length)], pooled_N, is_causal=False))
+    return embedded.reshape(number * length, width), Sequences([(number, length)], pooled_N, is_causal=False)
 
 
-def text_rows(encoder: Any, tokens: Tokens, texts: np.ndarray) -> tuple[torch.Tensor, Sequences]:
+def text_rows(encoder: Any, tokens: Tokens, texts: np.ndarray) -> Chunk:
     """Return the embedded tokens of texts, (R, W), and how they are divided.
 
     texts: their rows in tokens, sorted by length.
     """
-    import torch
-
     lengths = tokens.lengths[texts]
     ends = np.cumsum(lengths)
     position_R = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
@@ -171,17 +155,15 @@ def text_rows(encoder: Any, tokens: Tokens, texts: np.ndarray) -> tuple[torch.Te
     return rows_RW, Sequences(groups, torch.from_numpy(ends - 1).to(device), is_causal=True)
 
 
-def _run_blocks(encoder: Any, chunks: list[Chunk]) -> torch.Tensor:
+def _run_blocks(encoder: Any, chunks: Sequence[Chunk]) -> torch.Tensor:
     """Return (N, W): the pooled rows of all chunks after the last block."""
-    import torch
-
     *modules, last = encoder.encoder.layers
-    num_rows = [len(chunk.rows_RW) for chunk in chunks]
+    num_rows = [len(rows_RW) for rows_RW, _ in chunks]
     for module in modules:
         block = Block.of(module, num_rows)
-        chunks = [Chunk(block.run(chunk, is_last=False), chunk.sequences) for chunk in chunks]
+        chunks = [(block.run(rows_RW, sequences, is_last=False), sequences) for rows_RW, sequences in chunks]
     block = Block.of(last, num_rows)
-    return torch.cat([block.run(chunk, is_last=True) for chunk in chunks])
+    return torch.cat([block.run(rows_RW, sequences, is_last=True) for rows_RW, sequences in chunks])
 
 
 def _attend(
@@ -194,8 +176,6 @@ def _attend(
     is_last: bool,
 ) -> torch.Tensor:
     """Return the attended values of each query; in the last block each sequence has one query, which sees all of it."""
-    import torch
-
     attended, first, first_query = [], 0, 0
     for number, length in sequences.groups:
         num_queries = 1 if is_last else length

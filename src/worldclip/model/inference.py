@@ -25,7 +25,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.model import preprocess
-from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.images import as_list, open_image, to_pillow
 from worldclip.model.labels import Templates, label_features, label_sentences, probabilities
 from worldclip.model.preprocess import describe, facts_of
@@ -74,18 +73,15 @@ class TorchBackend:
         return float(self.model.logit_scale.detach().exp().item())
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        import torch
+        from worldclip.model.forward import embed_pixels
 
-        with torch.inference_mode():
-            pixels = pixels_B3SS.to(self.model.device, self.model.dtype)
-            return embed_pixels(self.model, pixels).cpu().numpy()
+        return embed_pixels(self.model, pixels_B3SS.to(self.model.device, self.model.dtype)).cpu().numpy()
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        import torch
+        from worldclip.model.forward import embed_tokens
 
         self._require_text_tower()
-        with torch.inference_mode():
-            return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
+        return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
 
     def _require_text_tower(self) -> None:
         if not hasattr(self.model, "text_model"):
@@ -141,7 +137,8 @@ class Clip:
         """
         if self.language is None:
             return self
-        return dataclasses.replace(self, tokenizer=self.tokenizer.in_language(lang))
+        languages = self.tokenizer.languages.in_language(lang)
+        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, languages=languages))
 
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""
@@ -180,29 +177,21 @@ class Clip:
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Return (N, D) embeddings, NaN in the rows of images that cannot be used, and the reasons by row."""
+        batch_size = batch_size or (GPU_IMAGE_BATCH if self._device().startswith("cuda") else IMAGE_BATCH)
         features_ND = np.full((len(images), self.embed_dim), np.nan, np.float32)
         all_reasons: dict[int, str] = {}
         with progress_bar("images", len(images), is_shown=progress) as advance:
-            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size or self._batch_size()):
+            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size):
                 all_reasons |= reasons
                 if pixels is not None:
                     features_ND[rows] = self.backend.encode_pixels(pixels)
                 advance(len(rows) + len(reasons))
         return features_ND, all_reasons
 
-    def _device(self) -> Any:
-        """Return the device of the model's weights, None for a model that does not run in torch."""
+    def _device(self) -> str:
+        """Return the device of the model's weights; a model that does not run in torch runs on the CPU."""
         model = getattr(self.backend, "model", None)
-        return None if model is None else next(model.parameters()).device
-
-    def _runs_on_cpu(self) -> bool:
-        """Return whether the model's weights are on the CPU; ONNX encoders always run there."""
-        device = self._device()
-        return device is None or device.type == "cpu"
-
-    def _batch_size(self) -> int:
-        device = self._device()
-        return GPU_IMAGE_BATCH if device is not None and device.type == "cuda" else IMAGE_BATCH
+        return "cpu" if model is None else str(next(model.parameters()).device)
 
     def _batches(self, images: Sequence[Any], allow_urls: bool, batch_size: int) -> Iterator[Batch]:
         """Yield batches of preprocessed images, each image decoded, resized and cropped in one of a thread per core.
@@ -221,7 +210,7 @@ class Clip:
 
         starts = range(0, len(images), batch_size)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
-            if self._runs_on_cpu() and not allow_urls:  # a download leaves the cores free
+            if self._device() == "cpu" and not allow_urls:  # a download leaves the cores free
                 yield from map(prepare, starts)
             else:
                 yield from _one_ahead(prepare, starts)
@@ -302,11 +291,9 @@ class Clip:
 def _one_ahead(prepare: Callable[[int], Batch], starts: Iterable[int]) -> Iterator[Batch]:
     """Yield prepare(start) of each start, while a thread prepares the next."""
     with ThreadPoolExecutor(1, thread_name_prefix="batch") as thread:
-        pending = None
-        for start in starts:
-            upcoming = thread.submit(prepare, start)
-            if pending is not None:
-                yield pending.result()
-            pending = upcoming
-        if pending is not None:
-            yield pending.result()
+        batches = (thread.submit(prepare, start) for start in starts)
+        batch = next(batches, None)
+        while batch is not None:
+            following = next(batches, None)
+            yield batch.result()
+            batch = following

@@ -31,7 +31,6 @@ from worldclip.model.formats import MODEL_FORMATS, readable_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
-from worldclip.model.formats.text_tower_folder import JoinedBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
@@ -147,7 +146,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
         raise UserError(problems)
     dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
     clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
-    if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend | JoinedBackend):
+    if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     if options.language is None:
         return clip

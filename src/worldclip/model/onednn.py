@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-Product: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """A linear layer."""
 
 
 def multiply(rows_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """Return rows @ weight.T + bias, (R, O), of equal dtypes, on a CPU.  It has no backward pass."""
-    import torch
-
     if rows_RI.dtype == torch.float32 and has_onednn(torch.float32) and _has_avx512():
         return _by_onednn(rows_RI, weight_OI, bias_O)
     return torch.nn.functional.linear(rows_RI, weight_OI, bias_O)
@@ -34,8 +31,6 @@ def prepare(layer: Any, num_rows: int) -> Product:
 
     Without it each call reorders the weights.  The layer itself is returned for other layers, devices and precisions.
     """
-    import torch
-
     weight = layer.weight
     is_plain = type(layer) is torch.nn.Linear and weight.device.type == "cpu"
     if not (is_plain and has_onednn(weight.dtype)):
@@ -45,22 +40,16 @@ def prepare(layer: Any, num_rows: int) -> Product:
 
 
 def _by_onednn(rows_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-    import torch
-
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows_RI, weight_OI, bias_O, "none", [], "")
     return product
 
 
 def _has_avx512() -> bool:
-    import torch
-
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
     """Return whether oneDNN multiplies this dtype on this processor, and takes reordered weights of it."""
-    import torch
-
     onednn = torch.ops.mkldnn
     if not (torch.backends.mkldnn.is_available() and hasattr(onednn, "_linear_pointwise")):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import time
+import timeit
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -50,10 +50,5 @@ def _product_s(width: int, dtype: torch.dtype) -> float:
     from worldclip.model.onednn import multiply
 
     rows, weight = torch.ones(ROWS, width, dtype=dtype), torch.ones(4 * width, width, dtype=dtype)
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(1 + REPEATS):  # the first one prepares the library
-            started_at = time.perf_counter()
-            multiply(rows, weight)
-            best = min(best, time.perf_counter() - started_at)
-    return best
+    with torch.inference_mode():  # the first product prepares the library
+        return min(timeit.repeat(lambda: multiply(rows, weight), number=1, repeat=1 + REPEATS))

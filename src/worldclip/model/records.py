@@ -19,6 +19,7 @@ from typing import Any
 from worldclip.contracts.layout import TRAINER
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.regular_file import what_is
+from worldclip.model.special_strings import normaliser_of
 from worldclip.model.weights import MAX_LAYERS, read_json_config
 
 # Names of the records that loaders read; a folder may hold other JSON, such as results.
@@ -95,7 +96,7 @@ def _number_problems(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _size_problems(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield a resize far beyond the crop, which takes memory for pixels that are cut off again."""
-    crop_sides = list(_sides(record.get("crop_size"))) or [DEFAULT_SIDE]
+    crop_sides = _sides(record.get("crop_size")) or [DEFAULT_SIDE]
     is_cropped = record.get("do_center_crop", True) and record.get("crop_size") is not None
     most = MAX_RESIZE * max(crop_sides) if is_cropped else MAX_SIDE
     for side in _sides(record.get("size")):
@@ -111,11 +112,9 @@ def _size_problems(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"rescale_factor is {factor!r:.80}; it must be a number above 0"
 
 
-def _sides(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from (side for side in value.values() if side is not None)
-    elif value is not None:
-        yield value
+def _sides(value: Any) -> list[Any]:
+    sides = value.values() if isinstance(value, dict) else [value]
+    return [side for side in sides if side is not None]
 
 
 def _is_finite(value: Any) -> bool:
@@ -138,15 +137,12 @@ def tokenizer_faults(source: object) -> Iterator[None]:
         ) from error
 
 
-def check_normaliser(normaliser: Any, source: object) -> None:
-    """Raise UserError for a normaliser of the library `tokenizers` that makes a text many times longer.
-
-    normaliser: None where a tokenizer has none.
-    """
+def check_normaliser(hf: Any, source: object) -> None:
+    """Raise UserError for a tokenizer of transformers whose normaliser makes a text many times longer."""
+    normaliser = normaliser_of(hf)
     if normaliser is None:
         return
-    record = json.loads(normaliser.__getstate__())
-    growth = _growth(record)
+    growth = _growth(json.loads(normaliser.__getstate__()))
     if growth > MAX_GROWTH:
         raise UserError(
             f"{source}: the tokenizer's normaliser makes a text up to {growth:,.0f} times longer; at most {MAX_GROWTH}"

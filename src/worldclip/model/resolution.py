@@ -6,10 +6,8 @@ W width of the tower, n and m patches per side.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 def patches_per_side(positions_PW: torch.Tensor) -> int | None:
@@ -24,8 +22,6 @@ def resize_positions(positions_PW: torch.Tensor, side: int) -> torch.Tensor:
     Row 0, of the class token, stays.  The others are a square of n rows by n, and are interpolated by antialiased
     bicubic weights, as open_clip does when a model's image size changes.  Raises ValueError if they are no square.
     """
-    import torch
-
     own_side = patches_per_side(positions_PW)
     if own_side is None:
         raise ValueError(f"{len(positions_PW)} positions are not a class token and a square of patches")

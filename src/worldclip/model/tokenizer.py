@@ -7,6 +7,7 @@ from texts.  The special strings of other tokenizers are broken before tokenisin
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
 from worldclip.model.records import check_normaliser, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
-from worldclip.model.weights import read_json_config
+from worldclip.model.weights import read_optional_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -46,6 +47,13 @@ class Tokens:
     offsets: np.ndarray
     """(num_texts + 1,) int64."""
     pad_id: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], pad_id: int) -> Tokens:
+        """Return the tokens of texts; rows: the ids of each."""
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(offsets[-1]))
+        return cls(ids, offsets, pad_id)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -112,7 +120,7 @@ class Tokenizer:
         Raises ValueError for a text that is not valid Unicode (a lone surrogate).
         """
         if not len(texts):
-            return Tokens(np.zeros(0, np.int64), np.zeros(1, np.int64), self.pad_id)
+            return Tokens.of([], self.pad_id)
         max_length = self.context_length if self._adds_eos else self.context_length - 1
         try:
             cleaned = [self.clean(text) for text in texts]
@@ -123,13 +131,11 @@ class Tokenizer:
             raise ValueError(_reason_of_refusal(texts)) from error
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
-        is_eos = ids == self.eos_id
-        assert is_eos[offsets[1:] - 1].all(), "a text does not end in the end token"
+        tokens = Tokens.of(rows, self.pad_id)
+        is_eos = tokens.ids == self.eos_id
+        assert is_eos[tokens.offsets[1:] - 1].all(), "a text does not end in the end token"
         assert int(is_eos.sum()) == len(rows), "a text holds more than one end token"
-        return Tokens(ids, offsets, self.pad_id)
+        return tokens
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's Hugging Face files, with context_length as its maximum length."""
@@ -143,7 +149,7 @@ def adapt_tokenizer_config(folder: Path, context_length: int) -> None:
     Version 5 names a class that version 4 lacks, and lists extra special tokens where version 4 reads a mapping.
     """
     path = folder / "tokenizer_config.json"
-    config = read_json_config(path) if path.exists() else {}
+    config = read_optional_config(path)
     config["model_max_length"] = context_length
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -175,19 +181,16 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer as transformers has it, by folder or hub id.  Raises UserError where there is none."""
     if not Path(source).exists() and not _HUB_ID.fullmatch(str(source)):
         raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
-    transformers = require_transformers()
-    try:
-        with tokenizer_faults(source):
-            tokenizer: PreTrainedTokenizerFast = transformers.AutoTokenizer.from_pretrained(
-                str(source), trust_remote_code=False
-            )
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub id"
-        ) from error
-    check_normaliser(getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None), source)
+    load = require_transformers().AutoTokenizer.from_pretrained
+    with tokenizer_faults(source):
+        try:
+            tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub "
+                "id"
+            ) from error
+    check_normaliser(tokenizer, source)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer
 

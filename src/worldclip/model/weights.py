@@ -36,6 +36,11 @@ def read_json_config(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_optional_config(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a configuration, {} where there is no file.  Raises UserError as read_json_config."""
+    return read_json_config(path) if path.exists() else {}
+
+
 def read_json_objects(path: Path) -> list[dict[str, Any]]:
     """Return the JSON list of objects in a file.  Raises UserError where it holds anything else, or NaN."""
     records = _read_json(path)

@@ -41,7 +41,6 @@ PICKLE = "pytorch_model.bin"
 # the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
 # they refuse the folder, where their own CLIPModel would build OpenAI's model around these weights
 _SENTENCE_TRANSFORMERS = "sentence_transformers.sentence_transformer.modules"
-SENTENCE_MODULES = (("", f"{_SENTENCE_TRANSFORMERS}.CLIPModel"), ("1_Normalize", f"{_SENTENCE_TRANSFORMERS}.Normalize"))
 
 
 def missing(folder: Path) -> str | None:
@@ -56,8 +55,7 @@ def missing(folder: Path) -> str | None:
 
 def read_config_json(folder: Path) -> Report:
     """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
-    path = folder / "config.json"
-    return weights.read_json_config(path) if path.exists() else {}
+    return weights.read_optional_config(folder / "config.json")
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
@@ -75,7 +73,7 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
     if config.model_type != FAMILY:
         raise UserError(f"{folder} holds a {config.model_type!r} model; this needs a {FAMILY!r} one")
     tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
-    _complete_special_ids(config, read_config_json(folder), tokenizer)
+    complete_special_ids(config.text_config, read_config_json(folder).get("text_config") or {}, tokenizer)
     check_tokenizer(config, tokenizer)
     return config, tokenizer, _read_processor(folder, config.vision_config.image_size)
 
@@ -107,15 +105,14 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _complete_special_ids(config: Any, record: Report, tokenizer: Tokenizer) -> None:
-    """Set the special ids that config.json (record) lacks, or has as null, to the tokenizer's.
+def complete_special_ids(text_config: Any, stated: Report, tokenizer: Tokenizer) -> None:
+    """Set the special ids that config.json lacks, or states as null, to the tokenizer's.
 
     transformers would take OpenAI CLIP's end token (49407) for an absent one, and pool at an id that no text holds.
     """
-    stated = record.get("text_config") or {}
     for name in ("bos", "eos", "pad"):
         if stated.get(f"{name}_token_id") is None:
-            setattr(config.text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
+            setattr(text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
 
 
 def _read_model(folder: Path, config: Any) -> Any:
@@ -233,7 +230,8 @@ def _remove_auto_maps(folder: Path) -> None:
 def write_sentence_modules(folder: Path) -> None:
     """Write modules.json: Sentence Transformers (5.4 and later) then gives normalised embeddings of both modalities."""
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": module} for i, (path, module) in enumerate(SENTENCE_MODULES)
+        {"idx": 0, "name": "0", "path": "", "type": f"{_SENTENCE_TRANSFORMERS}.CLIPModel"},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{_SENTENCE_TRANSFORMERS}.Normalize"},
     ]
     write_json(folder / "modules.json", modules)
 

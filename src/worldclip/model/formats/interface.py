@@ -5,7 +5,7 @@ A format that is only written leaves out the attributes of `Format`, one that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,16 +16,13 @@ from worldclip.model.inference import Clip
 
 TORCH = Requirement(("torch", "torchvision", "transformers", "tokenizers", "safetensors", "PIL"), extra="train")
 """The packages that reading weights into torch needs."""
-_OURS = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
-
-
 TEXT_FILES = ("*.json", "*.model", "merges.txt", "vocab.txt")
 """Patterns of the files of configuration, tokenizer and preprocessing."""
 
 
 def about(what: str) -> str:
     """Return the first sentence of a card: `what`, exported by worldclip."""
-    return f"{what}, {_OURS}"
+    return f"{what}, exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
 
 
 def largest_difference(library: str) -> Callable[[Record], str]:
@@ -75,7 +72,14 @@ class LoadOptions:
 
 
 class Writer(Protocol):
-    """A module that writes folders of one kind; precisions: of ONNX encoders, unused by the others."""
+    """A module that writes folders of one kind; precisions: of ONNX encoders, unused by the others.
+
+    Two functions are only there where folders need more than the model:
+
+    writer(source, clip, embedded) -> the Writer to use, for a source's folder; embedded: export.embedded.  Raises
+        UserError if it does not fit
+    problems() -> what is missing from this installation besides `requires`
+    """
 
     requires: Requirement
     CARD: CardFacts
@@ -88,19 +92,6 @@ class Writer(Protocol):
 
         Raises UserError where they differ too much.
         """
-
-
-class SourceWriter(Protocol):
-    """A module whose folders need more than the model: `writer` returns the object that writes and compares."""
-
-    requires: Requirement
-    CARD: CardFacts
-
-    def writer(self, source: Path, clip: Clip, embedded: str) -> Writer:
-        """Return the writer for a source's folder; embedded: export.embedded.  Raises UserError if it does not fit."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is missing from this installation besides `requires`."""
 
 
 class Format(Protocol):

@@ -17,7 +17,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.model import weights
 from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
-from worldclip.model.formats.huggingface_folder import FAMILY
+from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
 from worldclip.model.records import check_normaliser, tokenizer_faults
@@ -56,9 +56,7 @@ def read_plain_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer
     config = _read_config(folder)
     plain: Any = PlainTokenizer(Path(options.tokenizer or folder))
     tokenizer = Tokenizer(plain, config.text_config.max_position_embeddings)
-    for name in ("bos", "eos", "pad"):
-        if getattr(config.text_config, f"{name}_token_id", None) is None:
-            setattr(config.text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
+    complete_special_ids(config.text_config, vars(config.text_config), tokenizer)
     check_tokenizer(config, tokenizer)
     return config, tokenizer, _read_processor(folder / PROCESSOR, config.vision_config.image_size)
 
@@ -94,53 +92,31 @@ class PlainTokenizer:
     def __init__(self, folder: Path) -> None:
         """Read the folder's tokenizer.  Raises UserError for files that are corrupt or name unknown special tokens."""
         tokenizers = require("tokenizers", extra="onnx")
-        try:
-            with tokenizer_faults(folder / TOKENIZER):
+        with tokenizer_faults(folder / TOKENIZER):
+            try:
                 self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises plain Exceptions
-            raise UserError(
-                f"{folder / TOKENIZER} does not load as a tokenizer ({error}); copy or download it again"
-            ) from error
-        check_normaliser(self.backend_tokenizer.normalizer, folder / TOKENIZER)
+            except Exception as error:  # the library raises plain Exceptions
+                raise UserError(
+                    f"{folder / TOKENIZER} does not load as a tokenizer ({error}); copy or download it again"
+                ) from error
+        check_normaliser(self, folder / TOKENIZER)
         self.backend_tokenizer.no_padding()
-        records = [folder / "special_tokens_map.json", folder / "tokenizer_config.json"]
-        named: Report = {}
-        for path in records:
-            named |= weights.read_json_config(path) if path.exists() else {}
-        self._specials = {name: _content(named.get(f"{name}_token")) for name in ("bos", "eos", "pad", "unk")}
+        named = weights.read_optional_config(folder / "special_tokens_map.json")
+        named |= weights.read_optional_config(folder / "tokenizer_config.json")
         self._truncation_side = named.get("truncation_side", "right")
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        return [token for token in self._specials.values() if token is not None]
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, Any]:
-        decoder: dict[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
-        return decoder
-
-    @property
-    def eos_token(self) -> str | None:
-        return self._specials["eos"]
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._id_of("bos")
-
-    @property
-    def eos_token_id(self) -> int | None:
-        return self._id_of("eos")
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self._id_of("pad")
-
-    def _id_of(self, name: str) -> int | None:
-        token = self._specials[name]
-        token_id: int | None = None if token is None else self.backend_tokenizer.token_to_id(token)
-        return token_id
+        tokens: dict[str, str] = {}
+        for name in ("bos", "eos", "pad", "unk"):
+            token = named.get(f"{name}_token")
+            text = token.get("content") if isinstance(token, dict) else token
+            if text is not None:
+                tokens[name] = text
+        ids = {name: self.backend_tokenizer.token_to_id(token) for name, token in tokens.items()}
+        self.all_special_tokens = list(tokens.values())
+        self.added_tokens_decoder: dict[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
+        self.eos_token = tokens.get("eos")
+        self.bos_token_id: int | None = ids.get("bos")
+        self.eos_token_id: int | None = ids.get("eos")
+        self.pad_token_id: int | None = ids.get("pad")
 
     def __len__(self) -> int:
         return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
@@ -156,8 +132,3 @@ class PlainTokenizer:
         if isinstance(texts, str):
             return {"input_ids": self.backend_tokenizer.encode(texts).ids}
         return {"input_ids": [encoding.ids for encoding in self.backend_tokenizer.encode_batch(list(texts))]}
-
-
-def _content(token: Any) -> str | None:
-    """Return the text of a special token, which records write as a string or as a table."""
-    return token.get("content") if isinstance(token, dict) else token

@@ -63,9 +63,9 @@ _SIZES = {
 }
 # Tensors whose shapes tell the published models apart, and their numbers of dimensions.
 _TELLING = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "token_embedding.weight": 2}
-# The keys of a model of this family.  Any other key changes what open_clip builds, so it is refused.
-_TOP_KEYS = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
-_TEXT_KEYS = (*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name")
+# The keys of a model of this family.  Any other key changes what open_clip builds.
+_TOP_KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
+_TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name"}
 
 
 def missing(folder: Path) -> str | None:
@@ -88,7 +88,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     state = weights.read_state(file)
     record = _find_config(folder, file, state, options.arch)
     text_cfg = record["model_cfg"]["text_cfg"]
-    if foreign_keys(record["model_cfg"]):
+    if not is_of_family(record["model_cfg"]):
         return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, text_cfg, state, options)
     source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
     if not source:
@@ -96,7 +96,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
             f"{file} does not name its tokenizer, and the folder contains none; give tokenizer='FOLDER or hub id'"
         )
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
-    config: Any = to_hugging_face_config(record["model_cfg"], str(file), tokenizer.pad_id)
+    config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
     check_tokenizer(config, tokenizer)
     model: Any = _to_model(state, config, str(file))
     processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
@@ -140,7 +140,7 @@ def read_config(path: Path) -> Report:
     objects = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg")
     weights.require_values(record, dict.fromkeys(objects, weights.OBJECT), path)
     model_cfg = record["model_cfg"]
-    if not foreign_keys(model_cfg):
+    if is_of_family(model_cfg):
         vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
         text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
         weights.require_values({**model_cfg, "vision_cfg": vision, "text_cfg": text}, _SIZES, path)
@@ -157,13 +157,12 @@ def named_config(name: str, num_ids: int | None = None) -> Report:
     The squash of open_clip's tags at 378 px is for the hub's weights.  Raises UserError for any other model.
     """
     row = published.find(name)
-    if name in published.OTHER_MODELS and num_ids == published.MT5_BASE_IDS:
+    is_ours = row is not None and row.open_clip != name
+    if name in published.OTHER_MODELS and (num_ids == published.MT5_BASE_IDS or not is_ours):
         raise UserError(f"open_clip's {name} is another model: {published.OTHER_MODELS[name]}")
-    if row is not None and row.open_clip != name:
+    if row is not None and is_ours:
         config = model_config(row.model_config(), row.tokenizer)
         return {"model_cfg": from_hugging_face_config(config, row.tokenizer.hub_id), "preprocess_cfg": {}}
-    if name in published.OTHER_MODELS:
-        raise UserError(f"open_clip's {name} is another model: {published.OTHER_MODELS[name]}")
     open_clip = require("open_clip", extra="export")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
@@ -189,15 +188,10 @@ def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:
     return names
 
 
-def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int = 1) -> MetaClip2Config:
-    """Return the MetaClip2Config of an open_clip configuration.
-
-    Raises UserError for what a MetaClip2Model cannot do.
-    """
+def to_hugging_face_config(model_cfg: Mapping[str, Any], pad_id: int = 1) -> MetaClip2Config:
+    """Return the MetaClip2Config of an open_clip configuration of this family."""
     vision: Report = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
     text: Report = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
-    if problems := foreign_keys(model_cfg):
-        raise UserError(f"{where} is not a model of this family: {'; '.join(problems)}; load it with open_clip")
     sizes = Architecture(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -217,15 +211,12 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], where: str, pad_id: int
     return cast("MetaClip2Config", config)
 
 
-def foreign_keys(model_cfg: Mapping[str, Any]) -> list[str]:
-    """Return what a configuration has that no model of this family has; empty for one of the family."""
+def is_of_family(model_cfg: Mapping[str, Any]) -> bool:
+    """Return whether a configuration has only what models of this family have."""
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
-    foreign = [f"vision_cfg.{key} is {vision[key]!r}" for key in vision if key not in _VISION_DEFAULTS]
-    foreign += [f"text_cfg.{key} is {text[key]!r}" for key in text if key not in _TEXT_KEYS]
-    foreign += [f"{key} is {model_cfg[key]!r}" for key in model_cfg if key not in _TOP_KEYS]
-    if text.get("pool_type") != "eos" or "eos_id" not in text:
-        foreign.append(f"text_cfg.pool_type is {text.get('pool_type')!r}; expected 'eos' with its eos_id")
-    return foreign
+    has_own_keys = model_cfg.keys() <= _TOP_KEYS and text.keys() <= _TEXT_KEYS
+    pools_end_token = text.get("pool_type") == "eos" and "eos_id" in text
+    return has_own_keys and pools_end_token and vision.keys() <= _VISION_DEFAULTS.keys()
 
 
 def _mlp_width(tower: Mapping[str, Any]) -> int:

@@ -21,8 +21,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.language_tokens import LanguageTokens
-from worldclip.model.forward import embed_pixels, embed_tokens
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Backend, Clip
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.model.records import check_normaliser, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
@@ -58,23 +57,16 @@ class OtherTokenizer:
     languages: LanguageTokens | None = None
     """Of a tokenizer that writes the language of a text before it."""
 
-    def in_language(self, lang: str) -> OtherTokenizer:
-        """Return the tokenizer for texts of a language.  Raises UserError for a language that it does not know."""
-        if self.languages is None:
-            return self
-        return dataclasses.replace(self, languages=self.languages.in_language(lang))
-
     def encode(self, texts: Any) -> Tokens:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
         for text in texts:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
         with tokenizer_faults("texts"):
             rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
-        offsets = np.cumsum([0, *map(len, rows)])
-        ids = np.fromiter((token for row in rows for token in row), np.int64, int(offsets[-1]))
+        tokens = Tokens.of(rows, self.pad_id)
         if self.languages is not None:
-            ids = self.languages.put(ids)
-        return Tokens(ids, offsets, self.pad_id)
+            tokens = dataclasses.replace(tokens, ids=self.languages.put(tokens.ids))
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +79,17 @@ class TextTower:
     padded_length: int | None = None
     """Length to which every text is padded; None: that of its chunk."""
     pads_left: bool = False
+    is_causal: bool = False
+    """Whether it is OpenAI's, of Meta CLIP 2's blocks.  Its feature is the last token, so no text is padded."""
 
     def encode(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
         import torch
 
+        if self.is_causal:
+            from worldclip.model.forward import embed_tokens
+
+            return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
         features_BD = np.zeros((len(tokens), self.embed_dim), np.float32)
         for rows in tokens.chunks_by_length(num_chunks):
             ids_BT = tokens.padded(rows)
@@ -108,31 +106,11 @@ class TextTower:
 
 
 @dataclass(frozen=True, slots=True)
-class CausalTextTower:
-    """The text tower of OpenAI's CLIP: Meta CLIP 2's blocks.  Its feature is the last token, so no text is padded."""
+class ImageTower:
+    """An image tower as a function of pixels, and the scale of its model's logits."""
 
     model: Any
-    embed_dim: int
-
-    def encode(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
-        import torch
-
-        with torch.inference_mode():
-            return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class OtherBackend:
-    """Two towers of another family."""
-
-    model: Any
-    image_tower: Callable[[torch.Tensor], torch.Tensor]
-    texts: TextTower | CausalTextTower
-
-    @property
-    def embed_dim(self) -> int:
-        return self.texts.embed_dim
+    run: Callable[[torch.Tensor], torch.Tensor]
 
     @property
     def logit_scale(self) -> float:
@@ -140,10 +118,33 @@ class OtherBackend:
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
         """Return (B, D) float32 of unit length."""
-        return _unit(self.model, self.image_tower, pixels_B3SS)
+        return _unit(self.model, self.run, pixels_B3SS)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherBackend:
+    """Two towers of another family, or the images of one model and the texts of another."""
+
+    images: ImageTower | Backend
+    texts: TextTower
+
+    @property
+    def model(self) -> Any:
+        """The model of both towers, or of the texts."""
+        return self.texts.model
+
+    @property
+    def embed_dim(self) -> int:
+        return self.texts.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        return self.images.logit_scale
+
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
+        return self.images.encode_pixels(pixels_B3SS)
 
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
         return self.texts.encode(tokens, num_chunks)
 
 
@@ -178,35 +179,29 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         lower_case(hf)
     context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
     is_padded = config.model_type in PADDED
-
-    def to_ids(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = hf(texts, truncation=True, max_length=context_length)["input_ids"]
-        return ids
+    is_clip = config.model_type == "clip"
 
     def text_tower(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         mask = None if is_padded else mask_BT.long()
         return _pooled(model.get_text_features(input_ids=ids_BT, attention_mask=mask))
 
     def image_tower(pixels_B3SS: torch.Tensor) -> torch.Tensor:
-        if config.model_type == "clip":  # its blocks are those of Meta CLIP 2
+        if is_clip:  # its blocks are those of Meta CLIP 2
+            from worldclip.model.forward import embed_pixels
+
             return embed_pixels(model, pixels_B3SS)
         return _pooled(model.get_image_features(pixel_values=pixels_B3SS))
 
-    embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
-    texts = (
-        CausalTextTower(model, embed_dim)
-        if config.model_type == "clip" and _pools_last_token(config.text_config, hf)
-        else TextTower(
-            model,
-            text_tower,
-            embed_dim,
-            context_length if is_padded else None,
-            pads_left=is_padded and hf.padding_side == "left",
-        )
+    texts = TextTower(
+        model,
+        text_tower,
+        _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
+        context_length if is_padded else None,
+        pads_left=is_padded and hf.padding_side == "left",
+        is_causal=is_clip and _pools_last_token(config.text_config, hf),
     )
     model.to(pick_device(options.device))
-    backend = OtherBackend(model, image_tower, texts)
-    return Clip(backend, tokenizer_of(hf, to_ids, context_length), processor)
+    return Clip(OtherBackend(ImageTower(model, image_tower), texts), tokenizer_of(hf, context_length), processor)
 
 
 def read_whole(model_class: Any, folder: Path, unused: tuple[str, ...] = (), **options: Any) -> Any:
@@ -258,11 +253,15 @@ def lower_case(hf: Any) -> None:
     hf.backend_tokenizer.normalizer = normalizers.Sequence(parts)
 
 
-def tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], context_length: int) -> OtherTokenizer:
-    pad_id = hf.pad_token_id
-    if pad_id is None:
+def tokenizer_of(hf: Any, context_length: int) -> OtherTokenizer:
+    """Return a tokenizer of transformers as ours.  Raises UserError for one without a pad token."""
+    if hf.pad_token_id is None:
         raise UserError("the tokenizer has no pad token; set one in its tokenizer_config.json")
     special_ids = set(hf.all_special_ids) - {hf.unk_token_id}
+
+    def to_ids(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = hf(texts, truncation=True, max_length=context_length)["input_ids"]
+        return ids
 
     def count(text: str) -> int:
         return sum(token in special_ids for token in to_ids([text])[0])
@@ -270,7 +269,7 @@ def tokenizer_of(hf: Any, to_ids: Callable[[list[str]], list[list[int]]], contex
     specials = SpecialStrings(
         map(str, hf.all_special_tokens), stages_of(hf), gives_special=lambda text: count(text) > count("a")
     )
-    return OtherTokenizer(to_ids, pad_id, context_length, specials)
+    return OtherTokenizer(to_ids, hf.pad_token_id, context_length, specials)
 
 
 def read_open_clip(
@@ -305,8 +304,9 @@ def read_open_clip(
         model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1],
         tokenizer.context_length,
     )
-    backend = OtherBackend(model.to(pick_device(options.device)), model.encode_image, texts)
-    return Clip(backend, tokenizer, PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts))
+    images = ImageTower(model.to(pick_device(options.device)), model.encode_image)
+    processor = PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts)
+    return Clip(OtherBackend(images, texts), tokenizer, processor)
 
 
 def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
@@ -350,7 +350,7 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
         if name is not None:
             own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
-    check_normaliser(getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None), source)
+    check_normaliser(hf, source)
     names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
     specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)

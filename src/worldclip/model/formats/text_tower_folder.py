@@ -14,20 +14,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
 from worldclip.model import weights
 from worldclip.model.clip import pick_device
+from worldclip.model.formats.huggingface_folder import read_config_json
 from worldclip.model.formats.interface import TORCH, LoadOptions
-from worldclip.model.formats.other_clips import OLD_BUFFER, TextTower, lower_case, read_whole, tokenizer_of
-from worldclip.model.inference import Backend, Clip
-from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
+from worldclip.model.formats.other_clips import (
+    OLD_BUFFER,
+    OtherBackend,
+    TextTower,
+    lower_case,
+    read_whole,
+    tokenizer_of,
+)
+from worldclip.model.inference import Clip
+from worldclip.model.tokenizer import load_hugging_face, require_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -65,38 +70,9 @@ IMAGE_TOWERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedBackend:
-    """The images of one model and the texts of another."""
-
-    images: Backend
-    texts: TextTower
-
-    @property
-    def model(self) -> Any:
-        """The text tower."""
-        return self.texts.model
-
-    @property
-    def embed_dim(self) -> int:
-        return self.texts.embed_dim
-
-    @property
-    def logit_scale(self) -> float:
-        return self.images.logit_scale
-
-    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        """Return (B, D) float32 of unit length."""
-        return self.images.encode_pixels(pixels_B3SS)
-
-    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        """Return (B, D) float32 of unit length."""
-        return self.texts.encode(tokens, num_chunks)
-
-
 def missing(folder: Path) -> str | None:
     """Return what the folder lacks to be such a text tower."""
-    if _model_type(folder) == MCLIP:
+    if _is_mclip(folder):
         return None
     kinds = [kind for kind, _ in _modules(folder)]
     if kinds[:1] == [TRANSFORMER] and POOLING in kinds:
@@ -111,9 +87,8 @@ def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | 
     return (*WEIGHT_FILES, "model-*.safetensors", *(f"*_{DENSE}/{name}" for name in WEIGHT_FILES))
 
 
-def _model_type(folder: Path) -> str | None:
-    path = folder / "config.json"
-    return weights.read_json_config(path).get("model_type") if path.exists() else None
+def _is_mclip(folder: Path) -> bool:
+    return bool(read_config_json(folder).get("model_type") == MCLIP)
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
@@ -135,13 +110,13 @@ def read(path: Path, options: LoadOptions) -> Clip:
         )
     assert options.load_base is not None
     images = options.load_base(image_tower, dataclasses.replace(options, image_tower=None, tokenizer=None))
-    texts, tokenizer = _read_mclip(path, options) if _model_type(path) == MCLIP else _read_modules(path, options)
+    texts, tokenizer = _read_mclip(path, options) if _is_mclip(path) else _read_modules(path, options)
     if texts.embed_dim != images.embed_dim:
         raise UserError(
             f"{path} embeds texts in {texts.embed_dim} dimensions, {image_tower} images in {images.embed_dim}; "
             "the text tower was aligned with another CLIP"
         )
-    return dataclasses.replace(images, backend=JoinedBackend(images.backend, texts), tokenizer=tokenizer)
+    return dataclasses.replace(images, backend=OtherBackend(images.backend, texts), tokenizer=tokenizer)
 
 
 def _usual_image_tower(path: Path) -> str | None:
@@ -168,7 +143,7 @@ def _read_modules(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
         )
     _refuse_prompt(folder)
     inner = _below(folder, modules[0][1])
-    record = _read_record(inner / SENTENCE_CONFIG)
+    record = weights.read_optional_config(inner / SENTENCE_CONFIG)
     transformer, hf = _read_encoder(inner, options)
     if record.get("do_lower_case"):
         lower_case(hf)
@@ -184,15 +159,9 @@ def _below(folder: Path, path: str) -> Path:
 
 def _refuse_prompt(folder: Path) -> None:
     path = folder / "config_sentence_transformers.json"
-    prompt = _read_record(path).get("default_prompt_name")
+    prompt = weights.read_optional_config(path).get("default_prompt_name")
     if prompt is not None:
         raise UserError(f"{path}: default_prompt_name = {prompt!r:.80} puts words before each text; set it to null")
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file that may be missing."""
-    record: dict[str, Any] = weights.read_json_config(path) if path.exists() else {}
-    return record
 
 
 def _read_encoder(folder: Path, options: LoadOptions) -> tuple[Any, Any]:
@@ -223,7 +192,7 @@ def _check_encoder(config: Any, where: object) -> None:
 
 def _pooling_of(path: Path) -> str:
     """Return cls or mean.  Raises UserError for any other pooling."""
-    record = _read_record(path)
+    record = weights.read_optional_config(path)
     stated = record.get("pooling_mode") or [mode for key, mode in _OLD_POOLINGS.items() if record.get(key)] or "mean"
     modes = [stated] if isinstance(stated, str) else list(stated)
     if modes not in (["mean"], ["cls"]):
@@ -236,7 +205,7 @@ def _read_dense(folder: Path) -> Any:
     import torch
 
     path = folder / "config.json"
-    record = _read_record(path)
+    record = weights.read_optional_config(path)
     activation = record.get("activation_function")
     inputs = (record.get("module_input_name"), record.get("module_output_name"))
     is_plain = not record.get("use_residual") and all(name in (None, "sentence_embedding") for name in inputs)
@@ -245,9 +214,7 @@ def _read_dense(folder: Path) -> Any:
         raise UserError(
             f"{path}: activation_function = {activation!r:.80}; worldclip knows {known}, without a residual"
         )
-    file = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if file is None:
-        raise UserError(f"{folder} holds none of its weights: {', '.join(WEIGHT_FILES)}; copy or download it whole")
+    file = _weight_files(folder)[0]
     linear = _linear(weights.read_state(file), "linear", file)
     return torch.nn.Sequential(linear, getattr(torch.nn, _ACTIVATIONS[activation])())
 
@@ -270,7 +237,7 @@ def _linear(state: Mapping[str, torch.Tensor], name: str, file: Path) -> Any:
 def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
     """Load M-CLIP's transformer and linear layer; of `modelBase`, only the configuration is read."""
     weights.refuse_foreign_code(folder)
-    base = _read_record(folder / "config.json").get("modelBase")
+    base = read_config_json(folder).get("modelBase")
     transformers = require_transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(str(base), trust_remote_code=False)
@@ -280,7 +247,7 @@ def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
             "folder of a text encoder, of which the configuration is read"
         ) from error
     _check_encoder(config, base)
-    state = {name: tensor for file in _mclip_files(folder) for name, tensor in weights.read_state(file).items()}
+    state = {name: tensor for file in _weight_files(folder) for name, tensor in weights.read_state(file).items()}
     prefix = "transformer."
     own = {name.removeprefix(prefix): state[name].float() for name in state if name.startswith(prefix)}
     model = transformers.AutoModel.from_config(config).eval()
@@ -296,7 +263,7 @@ def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
     return _tower(model, hf, [layer], "mean", None, options)
 
 
-def _mclip_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         if files := weights.weight_files(folder, name):
             return files
@@ -320,10 +287,6 @@ def _tower(
     model = torch.nn.ModuleDict({"transformer": transformer, "head": head}).to(pick_device(options.device)).eval()
     most = min(hf.model_max_length, max_length or hf.model_max_length, _positions(transformer.config))
 
-    def to_ids(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = hf(texts, truncation=True, max_length=most)["input_ids"]
-        return ids
-
     def run(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         hidden_BTW = transformer(input_ids=ids_BT, attention_mask=mask_BT.long())[0]
         if pooling == "cls":
@@ -334,7 +297,7 @@ def _tower(
         features_BD = head(means_BW.to(hidden_BTW.dtype))
         return features_BD
 
-    return TextTower(model, run, widths[-1]), tokenizer_of(hf, to_ids, most)
+    return TextTower(model, run, widths[-1]), tokenizer_of(hf, most)
 
 
 def _linears(head: Any) -> list[Any]:
