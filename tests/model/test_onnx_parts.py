@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from model_folders import edit
 from small_models import TEXTS, save_mt5, save_xlm_v
+from worldclip.core.errors import UserError
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.onnx_parts import PlainTokenizer, are_plain
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -32,3 +35,10 @@ def test_tokens_of_our_tokenizers_need_no_transformers(tmp_path):
     plain = Tokenizer(PlainTokenizer(tmp_path), 12)
     np.testing.assert_array_equal(plain.encode(TEXTS).ids, trained.encode(TEXTS).ids)
     assert (plain.vocab_size, plain.eos_id, plain.bos_id) == (trained.vocab_size, trained.eos_id, trained.bos_id)
+
+
+def test_special_token_that_is_no_string_counts_as_none(tmp_path):
+    save_xlm_v(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", eos_token=5)
+    with pytest.raises(UserError, match="has no eos token"):
+        Tokenizer(PlainTokenizer(tmp_path), 20)

@@ -108,7 +108,7 @@ class PlainTokenizer:
         for name in ("bos", "eos", "pad", "unk"):
             token = named.get(f"{name}_token")
             text = token.get("content") if isinstance(token, dict) else token
-            if text is not None:
+            if isinstance(text, str):
                 tokens[name] = text
         ids = {name: self.backend_tokenizer.token_to_id(token) for name, token in tokens.items()}
         self.all_special_tokens = list(tokens.values())
