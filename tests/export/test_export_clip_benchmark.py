@@ -57,18 +57,13 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def documented_line() -> str:
-    """Return the command of docs/7_export.md."""
-    page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
-    return command.replace("\\\n", " ")
-
-
 def test_clip_benchmark_measures_our_numbers(place):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
     model = place / "exports" / "open_clip"
-    line = documented_line()
+    page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
+    line = command.replace("\\\n", " ")
     for documented, here in (
         ("runs/emoji/export/open_clip", str(model)),
         ("data/cifar10", str(place / "mini")),

@@ -44,18 +44,8 @@ def test_corpus_that_cannot_be_read_is_named(tmp_path, name, kind):
 
 
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_path, capsys):
-    arguments = [
-        "export",
-        str(source),
-        "--out",
-        str(tmp_path),
-        "--languages",
-        "en,ja",
-        "--corpus",
-        str(corpus),
-        "--json",
-    ]
-    assert main([*arguments, "--formats", "huggingface", "open_clip"]) == 0
+    arguments = ["export", str(source), "--out", str(tmp_path), "--languages", "en,ja", "--corpus", str(corpus)]
+    assert main([*arguments, "--json", "--formats", "huggingface", "open_clip"]) == 0
     report = json.loads(capsys.readouterr().out)["vocabulary"]
     assert report["rows_after"] < report["rows_before"]
     assert report["parameters_before"] - report["parameters_after"] == report["width"] * (

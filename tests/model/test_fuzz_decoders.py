@@ -42,12 +42,9 @@ except BadImage as error:
     print(error.reason)
 """
     command = [sys.executable, "-c", code, str(tmp_path / "bad.png")]
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "undecodable_image\n"), done.stderr
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(SOURCES)}
 
 
 @pytest.mark.parametrize(("library", "name"), [*TRUSTED, *((PILLOW, name) for name in ("JPEG", "PNG"))])

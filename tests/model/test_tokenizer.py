@@ -131,16 +131,19 @@ def test_long_texts_are_truncated_to_the_context(ours, merged, foreign):
         assert tokenizer.encode(["red apple " * 100]).lengths.tolist() == [CONTEXT]
 
 
-def test_literal_special_string_is_tokenised_as_text(ours, foreign):
-    plain, marked = ours.encode(["red eos apple"]), ours.encode([f"red {SPECIALS[EOS_ID]} apple"])
-    np.testing.assert_array_equal(plain.ids, marked.ids)
-    typed, broken = foreign.encode(["a</s>"]), foreign.encode(["a< /s>"])
-    np.testing.assert_array_equal(typed.ids, broken.ids)
-
-
-def test_text_is_normalised_and_whitespace_collapsed(ours):
-    first, second = ours.encode(["red apple"]), ours.encode(["  ｒｅｄ \u3000\n apple "])
-    np.testing.assert_array_equal(first.ids, second.ids)
+@pytest.mark.parametrize(
+    ("name", "text", "other"),
+    [
+        ("ours", f"red {SPECIALS[EOS_ID]} apple", "red eos apple"),
+        ("foreign", "a</s>", "a< /s>"),
+        ("ours", "  ｒｅｄ \u3000\n apple ", "red apple"),
+        ("ours", "‘red’ “apple”", "'red' \"apple\""),
+    ],
+    ids=["our special string", "special string", "width and whitespace", "curly quotes"],
+)
+def test_text_is_tokenised_as_another_one(name, text, other, request):
+    tokenizer = request.getfixturevalue(name)
+    np.testing.assert_array_equal(tokenizer.encode([text]).ids, tokenizer.encode([other]).ids)
 
 
 def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
@@ -168,11 +171,6 @@ def test_saved_tokenizer_has_the_keys_that_transformers_4_reads(ours, foreign, t
     assert "<extra>" in load_tokenizer(tmp_path / "foreign", CONTEXT).hf.all_special_tokens
 
 
-def test_curly_quotes_are_read_as_straight_ones(ours):
-    curly, straight = ours.encode(["‘red’ “apple”"]), ours.encode(["'red' \"apple\""])
-    np.testing.assert_array_equal(curly.ids, straight.ids)
-
-
 def test_padding_reaches_the_longest_of_the_chosen_rows():
     tokens = Tokens(np.array([5, 2, 6, 7, 2, 2]), np.array([0, 2, 5, 6]), 1)
     assert tokens.lengths.tolist() == [2, 3, 1]
@@ -193,12 +191,9 @@ def test_vocabulary_too_small_for_the_characters_is_refused(model):
         train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT, model=model)
 
 
-def test_folder_without_a_tokenizer_is_refused(tmp_path):
+def test_folder_without_a_tokenizer_and_tokenizer_without_an_end_token_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not load as a tokenizer"):
         load_tokenizer(tmp_path, CONTEXT)
-
-
-def test_tokenizer_without_an_end_token_is_refused():
     bare = PreTrainedTokenizerFast(
         tokenizer_object=Pipeline(models.WordLevel({"a": 0, "<pad>": 1}, "a")), pad_token="<pad>"
     )
