@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from pools import read_tar, write_table
 from stages import context, run_stage
-from toy import write_tar
+from tars import as_json, write_tar
 from worldclip import curate, pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
@@ -27,6 +27,9 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide
 
 SHARDS = make_shards(seed=2)
+TEXT = "the old green tree on the mountain by the water"
+HOUSE = "the old red house on the mountain by the sea"
+KEEP_ALL = {"balance": {"tail_fraction": 1.0}}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,9 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    write_metadata(tmp_path, LISTS)
-    return tmp_path
+    """TMP/run with its lists; tests with another pool have it in TMP/pool."""
+    write_metadata(tmp_path / "run", LISTS)
+    return tmp_path / "run"
 
 
 def read_kept(run: Path, name: str) -> list[tuple]:
@@ -64,6 +68,7 @@ def test_keep_prob_refuses_what_does_not_fit():
             curate.keep_prob(ids, offsets, [0.5, 0.5, 0.5])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12, unique=True).map(sorted), max_size=8))
 def test_keep_prob_multiplies_in_entry_order(texts):
     probs = np.linspace(0.05, 1, 10).astype(np.float32)
@@ -161,18 +166,15 @@ def check_report(report: dict, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path_factory, policy):
-    lists = tmp_path_factory.mktemp("lists")
+def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path, policy):
     matched = plain_run(SHARDS, make_recipe(pool_folder)).matched
     keys = sorted({row[0] for rows in matched.values() for row in rows})
     valid, denied = keys[: len(keys) * 2 // 3], keys[5:15]
-    pq.write_table(pa.table({"key": valid}), lists / "valid.parquet")
-    pq.write_table(pa.table({"key": denied}), lists / "denied.parquet")
-    recipe = make_recipe(
-        pool_folder,
-        pool={"valid_keys": str(lists / "valid.parquet"), "deny_keys": [str(lists / "denied.parquet")]},
-        curate={"text_policy": policy, "exclude": ["ar"]},
-    )
+    lists = {
+        "valid_keys": str(write_table(tmp_path / "valid.parquet", {"key": valid})),
+        "deny_keys": [str(write_table(tmp_path / "denied.parquet", {"key": denied}))],
+    }
+    recipe = make_recipe(pool_folder, pool=lists, curate={"text_policy": policy, "exclude": ["ar"]})
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
     reports = run_stages(recipe, run)
     kept = [row for name in expected.kept for row in read_kept(run, name)]
@@ -198,11 +200,10 @@ def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path_facto
         [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
     ],
 )
-def test_reasons_add_up_on_adversarial_pools(tmp_path_factory, run, policy, samples):
-    folder = tmp_path_factory.mktemp("small")
-    shards = {"x/0.tar": samples, "x/1.tar": [("z", ["the green tree near the old house on the sea"])]}
-    write_pool(folder, shards)
-    recipe = make_recipe(folder, curate={"text_policy": policy, "exclude": ["zh"]})
+def test_reasons_add_up_on_adversarial_pools(tmp_path, run, policy, samples):
+    shards = {"x/0.tar": samples, "x/1.tar": [("z", [TEXT])]}
+    write_pool(tmp_path / "pool", shards)
+    recipe = make_recipe(tmp_path / "pool", curate={"text_policy": policy, "exclude": ["zh"]})
     expected = plain_run(shards, recipe)
     reports = run_stages(recipe, run)
     check_report(reports["curate"], expected.report)
@@ -241,34 +242,30 @@ class Shuffled(LocalExecutor):
         return [report for _, report in sorted(zip(order, reports, strict=True), key=lambda item: item[0])]
 
 
-def test_hex_keys_give_datacomps_list_and_other_keys_none(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("hex")
+def test_hex_keys_give_datacomps_list_and_other_keys_none(tmp_path, run):
     rng = random.Random(5)
     names = [f"{rng.getrandbits(128):032x}" for _ in range(40)]
-    text = "the old red house on the mountain by the sea"
-    write_pool(folder, {"0.tar": [(name, [text, text + " water"]) for name in names]})
-    report = run_stages(make_recipe(folder, curate={"text_policy": "all"}), run)["curate"]
+    write_pool(tmp_path / "pool", {"0.tar": [(name, [HOUSE, f"{HOUSE} water"]) for name in names]})
+    recipe = make_recipe(tmp_path / "pool", curate={"text_policy": "all"})
+    report = run_stages(recipe, run)["curate"]
     kept = sorted({row[0] for row in read_kept(run, "0.tar")})
     listed = np.load(run / "curate" / "keys.npy")
     assert listed.dtype == np.dtype("u8,u8")
     assert listed.tolist() == [(int(key[:16], 16), int(key[16:], 16)) for key in kept]
     assert report["num_keys_in_list"] == len(kept) > 0
 
-    write_pool(folder, {"1.tar": [("not hex", ["the green tree near the old house on the sea"])]})
-    report = run_stages(make_recipe(folder, curate={"text_policy": "all"}), run)["curate"]
+    write_pool(tmp_path / "pool", {"1.tar": [("not hex", ["the green tree near the old house on the sea"])]})
+    report = run_stages(recipe, run)["curate"]
     assert report["num_keys_in_list"] is None
     assert not (run / "curate" / "keys.npy").exists()
 
 
-def test_keys_npy_serves_as_a_list_of_valid_keys(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("hex")
-    names = [f"{i:032x}" for i in range(30)]
-    write_pool(folder, {"0.tar": [(name, ["the old red house on the mountain by the sea"]) for name in names]})
-    run_stages(make_recipe(folder), run)
+def test_keys_npy_serves_as_a_list_of_valid_keys(tmp_path, run):
+    write_pool(tmp_path / "pool", {"0.tar": [(f"{i:032x}", [HOUSE]) for i in range(30)]})
+    run_stages(make_recipe(tmp_path / "pool"), run)
     kept = {row[0] for row in read_kept(run, "0.tar")}
-    listed = tmp_path_factory.mktemp("list") / "keys.npy"
-    (run / "curate" / "keys.npy").rename(listed)
-    report = run_stages(make_recipe(folder, pool={"valid_keys": str(listed)}), run)["curate"]
+    listed = (run / "curate" / "keys.npy").rename(tmp_path / "keys.npy")
+    report = run_stages(make_recipe(tmp_path / "pool", pool={"valid_keys": str(listed)}), run)["curate"]
     assert report["total"]["not_valid"] == 30 - len(kept)
 
 
@@ -311,8 +308,7 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
         texts = pool.read_texts(shard, recipe.pool)
         for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
             found.setdefault(key, []).append(text)
-        with tarfile.open(shard.path) as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar}
+        members = read_tar(Path(shard.path))
         for name in (name for name in members if name.endswith(".json")):
             record = json.loads(members[name])
             numbers.append(int(name.removesuffix(".json")))
@@ -322,52 +318,44 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     assert numbers == list(range(len(kept)))
 
 
-def test_kept_key_without_an_image_is_counted(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("no_image")
-    text = "the old green tree on the mountain by the water"
-    record = json.dumps({"texts": [text]}).encode()
-    write_tar(folder / "0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
-    recipe = make_recipe(folder, curate={"write": "tars"}, balance={"tail_fraction": 1.0})
-    report = run_stages(recipe, run)["curate"]
+def test_kept_key_without_an_image_is_counted(tmp_path, run):
+    record = as_json({"texts": [TEXT]})
+    write_tar(tmp_path / "pool/0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "tars"}, **KEEP_ALL), run)["curate"]
     assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}
-    run_stages(make_recipe(folder, balance={"tail_fraction": 1.0}), run, stages="curate")
+    run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run, stages="curate")
     assert not (run / "curate" / "tars").exists()
 
 
-def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("fields")
-    text = "the old green tree on the mountain by the water"
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run):
     others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800"}
-    record = {**others, "caption": "", "texts": [text, "zzz"]}
-    write_tar(folder / "0.tar", [("a.json", json.dumps(record).encode()), ("a.jpg", b"A")])
-    run_stages(make_recipe(folder, curate={"write": "tars"}, balance={"tail_fraction": 1.0}), run)
-    with tarfile.open(run / "curate/tars/000000.tar") as tar:
-        written = json.loads(tar.extractfile("000000000.json").read())
-    assert written == {**others, "key": "a", "texts": [text], "text_idx": [0], "lang": ["en"]}
+    record = {**others, "caption": "", "texts": [TEXT, "zzz"]}
+    write_tar(tmp_path / "pool/0.tar", {"a.json": as_json(record), "a.jpg": b"A"})
+    run_stages(make_recipe(tmp_path / "pool", curate={"write": "tars"}, **KEEP_ALL), run)
+    written = json.loads(read_tar(run / "curate/tars/000000.tar")["000000000.json"])
+    assert written == {**others, "key": "a", "texts": [TEXT], "text_idx": [0], "lang": ["en"]}
 
 
 @pytest.mark.parametrize("least", [0, 10])
-def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path_factory, run, least):
-    folder = tmp_path_factory.mktemp("rows")
-    text = "the old green tree on the mountain by the water"
-    rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": text if i % 3 else "zzz", "n": i} for i in range(30)]
+def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
+    rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": TEXT if i % 3 else "zzz", "n": i} for i in range(30)]
     rows.append({**rows[1], "n": 99})  # a repeated key: the first is the pair
-    table = pa.Table.from_pylist(rows)
-    pq.write_table(table, folder / "part.parquet", row_group_size=7)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    write_table(tmp_path / "pool/part.parquet", columns, row_group_size=7)
     pool_config = {"key": "uid", "texts": ["text"]}
     if least:  # rows that pool.where leaves out shift none of the others
         pool_config["where"] = {"n": {">=": least}}
-    recipe = make_recipe(folder, pool=pool_config, curate={"write": "parquet"}, balance={"tail_fraction": 1.0})
-    report = run_stages(recipe, run)["curate"]
+    sections = {"pool": pool_config, **KEEP_ALL}
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "parquet"}, **sections), run)["curate"]
     written = pq.read_table(run / "curate/parquet/part.parquet")
-    assert written.column_names == [*table.column_names, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
+    assert written.column_names == [*columns, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
     first = {row["uid"]: row for row in reversed(rows) if row["n"] >= least}
-    expected = [row for row in rows if row in first.values() and row["text"] == text]
-    assert written.select(table.column_names).to_pylist() == expected
+    expected = [row for row in rows if row in first.values() and row["text"] == TEXT]
+    assert written.select(list(columns)).to_pylist() == expected
     assert report["parquet"] == {"rows": len(expected)} == {"rows": report["total"]["pairs_out"]}
-    assert set(written["kept_text"].to_pylist()) == {text}
-    assert written["kept_texts"].to_pylist()[0] == [text]
-    run_stages(make_recipe(folder, pool=pool_config, balance={"tail_fraction": 1.0}), run, stages="curate")
+    assert set(written["kept_text"].to_pylist()) == {TEXT}
+    assert written["kept_texts"].to_pylist()[0] == [TEXT]
+    run_stages(make_recipe(tmp_path / "pool", **sections), run, stages="curate")
     assert not (run / "curate" / "parquet").exists()
 
 
@@ -377,12 +365,10 @@ def test_rows_of_a_pool_of_tars_are_refused(pool_folder, run):
 
 
 @pytest.mark.parametrize("write", ["tars", "list"])
-def test_pool_folder_named_as_an_output_loses_no_list(tmp_path_factory, run, write):
-    folder = tmp_path_factory.mktemp("named")
-    text = "the old green tree on the mountain by the water"
-    for name in ("tars/0.tar", "sums/0.tar", "windows/0.tar"):
-        write_tar(folder / name, [("a.json", json.dumps({"texts": [text]}).encode()), ("a.jpg", b"A")])
-    recipe = make_recipe(folder, curate={"write": write, "max_pairs": 3}, balance={"tail_fraction": 1.0})
+def test_pool_folder_named_as_an_output_loses_no_list(tmp_path, run, write):
+    for folder in ("tars", "sums", "windows"):
+        write_pool(tmp_path / "pool", {f"{folder}/0.tar": [("a", [TEXT])]})
+    recipe = make_recipe(tmp_path / "pool", curate={"write": write, "max_pairs": 3}, **KEEP_ALL)
     if write == "tars":
         with pytest.raises(UserError, match=r"list of the shard tars/0\.tar stands as well; rename the pool's folder"):
             run_stages(recipe, run)
@@ -393,32 +379,34 @@ def test_pool_folder_named_as_an_output_loses_no_list(tmp_path_factory, run, wri
     assert len(lists) == 3
 
 
-def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("all_denied")
-    text = "the old green tree on the mountain by the water"
-    write_tar(folder / "0.tar", [("a.json", json.dumps({"texts": [text]}).encode()), ("a.jpg", b"A")])
-    options = {"curate": {"write": "tars"}, "balance": {"tail_fraction": 1.0}}
-    run_stages(make_recipe(folder, **options), run)
+def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
+    write_pool(tmp_path / "pool", {"0.tar": [("a", [TEXT])]})
+    options = {"curate": {"write": "tars"}, **KEEP_ALL}
+    run_stages(make_recipe(tmp_path / "pool", **options), run)
     assert (run / "curate/tars/000000.tar").exists()
-    pq.write_table(pa.table({"key": ["a"]}), folder / "deny.parquet")
+    denied = write_table(tmp_path / "deny.parquet", {"key": ["a"]})
     with pytest.raises(UserError, match="0 of 1 images kept"):
-        run_stages(make_recipe(folder, pool={"deny_keys": [str(folder / "deny.parquet")]}, **options), run)
+        run_stages(make_recipe(tmp_path / "pool", pool={"deny_keys": [str(denied)]}, **options), run)
     assert not list((run / "curate").glob("tars*"))
     assert not list((run / "curate").glob("keys*"))
 
 
-def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path_factory, run, capsys):
-    folder = tmp_path_factory.mktemp("nothing")
-    write_tar(folder / "0.tar", [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")])
-    with pytest.raises(UserError) as caught:
-        run_stages(make_recipe(folder), run)
-    (problem,) = caught.value.problems
-    assert problem.startswith("0 of 3 texts matched; 2 without text; 1 unreadable; set pool.texts to where")
-    (folder / "0.tar").unlink()
-    write_tar(folder / "1.tar", [("a.jpg", b"A"), ("a.txt", b"the old green tree on the mountain by the water")])
-    with pytest.raises(UserError, match=r"0 of 1 images kept; 1 excluded; see curate\.include"):
-        run_stages(make_recipe(folder, curate={"exclude": ["en"]}), run)
-    assert "1 of 1 texts matched" in capsys.readouterr().err
+NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")]
+
+
+@pytest.mark.parametrize(
+    ("members", "curating", "problem"),
+    [
+        (NOTHING, {}, r"^0 of 3 texts matched; 2 without text; 1 unreadable; set pool\.texts to where"),
+        ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the lists with the"),
+        ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 images kept; 1 excluded; see curate\.include"),
+    ],
+)
+def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path, run, capsys, members, curating, problem):
+    write_tar(tmp_path / "pool/0.tar", members)
+    with pytest.raises(UserError, match=problem):
+        run_stages(make_recipe(tmp_path / "pool", curate=curating), run)
+    assert ("1 of 1 texts matched" in capsys.readouterr().err) is bool(curating)
 
 
 # online
@@ -458,13 +446,6 @@ def test_the_curator_needs_a_balanced_run(pool_folder, run):
     run_stages(make_recipe(pool_folder), run, stages="pool match")
     with pytest.raises(UserError, match="balance is not finished"):
         curate.Curator(run)
-
-
-def test_run_without_any_match_is_an_error(tmp_path_factory, run):
-    folder = tmp_path_factory.mktemp("no_match")
-    write_pool(folder, {"0.tar": [("a", ["unmatched words everywhere without any listed thing"])]})
-    with pytest.raises(UserError, match=r"0 of 1 texts matched; 1 without a match; compare the lists with the texts"):
-        run_stages(make_recipe(folder), run)
 
 
 def test_curate_before_match_names_the_stage_to_run_first(tmp_path: Path) -> None:

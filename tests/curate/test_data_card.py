@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import make_recipe, make_run, make_shards
 from toy import markdown_rows
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
@@ -15,21 +14,9 @@ from worldclip.curate.data_card import data_card
 SHARDS = make_shards(seed=2)
 
 
-@pytest.fixture(scope="module")
-def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    write_pool(folder, SHARDS)
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    write_metadata(tmp_path, LISTS)
-    return tmp_path
-
-
-def test_data_card_states_counts_settings_and_digests(pool_folder, run):
-    report = run_stages(make_recipe(pool_folder, curate={"text_policy": "all"}), run)["curate"]
+def test_data_card_states_counts_settings_and_digests(tmp_path):
+    run = make_run(tmp_path, SHARDS, curate={"text_policy": "all"})
+    report = artifacts.read_json(run / "curate" / "report.json")
     card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
     assert f"{report['total']['pairs_out']:,} of {report['total']['pairs_in']:,} image-text pairs" in card
     rows = {row[:3] for row in markdown_rows(card)}
@@ -39,7 +26,7 @@ def test_data_card_states_counts_settings_and_digests(pool_folder, run):
     assert artifacts.require_manifest(run, "balance")["digest"] in card
 
 
-def test_data_card_says_what_decided_the_language_and_which_models_saw_images(pool_folder, run, tmp_path):
+def test_data_card_says_what_decided_the_language_and_which_models_saw_images(tmp_path):
     every_key = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
     for folder, check in (("checked", {"path": "/models/nsfw.onnx"}), ("other", None)):
         path = tmp_path / folder / "valid_keys.parquet"
@@ -49,7 +36,7 @@ def test_data_card_says_what_decided_the_language_and_which_models_saw_images(po
             artifacts.write_manifest(path.parent, config=config, inputs={}, counts={})
             removed = {"near_duplicate": 12, "classifier:nsfw": 3}
             artifacts.write_json(path.parent / "report.json", {"counts": {"removed": removed}})
-        run_stages(make_recipe(pool_folder, pool={"valid_keys": str(path)}), run)
+        run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(path)})
         card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
         if check is not None:
             assert "pairs removed by rule: near_duplicate 12, classifier:nsfw 3" in card
@@ -58,11 +45,7 @@ def test_data_card_says_what_decided_the_language_and_which_models_saw_images(po
             assert "its making is not recorded" in card
         assert "The language-identification model `lid176` chose each text's language" in card
         assert "`pool.valid_keys` = `valid_keys.parquet`" in card, "the card is published: no folder of this machine"
-    recipe = make_recipe(pool_folder, pool={"lang": "json:lang_truth"})
-    assert "the one that the pool states in `json:lang_truth`" in data_card_of(recipe, run)
-
-
-def data_card_of(recipe, run):
-    """Return the card that a finished run would have under another recipe."""
+    recipe = make_recipe(tmp_path / "pool", pool={"lang": "json:lang_truth"})
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))
-    return data_card(run, artifacts.read_json(run / "curate" / "report.json"))
+    card = data_card(run, artifacts.read_json(run / "curate" / "report.json"))
+    assert "the one that the pool states in `json:lang_truth`" in card

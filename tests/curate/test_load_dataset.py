@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from toy import write_tar
+from pools import write_table
 from worldclip.contracts import layout
 from worldclip.curate import read_curated
 from worldclip.plugins.publish.publish import prepare
@@ -63,7 +61,7 @@ def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_pa
     options = {"curate": {"write": "tars", "samples_per_tar": 7}, "pool": {"deny_keys": [str(denied)]}}
     taken_down: list[str] = []
     for _ in range(2):
-        pq.write_table(pa.table({"key": pa.array(taken_down, pa.string())}), denied)
+        write_table(denied, {"key": pa.array(taken_down, pa.string())})
         run = curate(tmp_path / "pool", tmp_path / "run", **options)
         kept = kept_keys(run)
         assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept)
@@ -72,13 +70,12 @@ def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_pa
 
 
 def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path) -> None:
-    (tmp_path / "pool").mkdir()
     options = {"pool": {"key": "uid", "texts": ["text"]}, "curate": {"write": "parquet"}, **KEEP_ALL}
     for size in (5, 3):
-        rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": TEXTS[0]} for i in range(size)]
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/part.parquet")
+        keys = [f"{i:03}" for i in range(size)]
+        columns = {"uid": keys, "url": [f"http://x/{key}" for key in keys], "text": TEXTS[:1] * size}
+        write_table(tmp_path / "pool/part.parquet", columns)
         run = curate(tmp_path / "pool", tmp_path / "run", **options)
-        keys = [row["uid"] for row in rows]
         assert load(run / "curate", tmp_path / "cache")["key"] == keys
         assert load(run / "curate/parquet", tmp_path / "cache")["uid"] == keys
 
@@ -89,8 +86,7 @@ def test_a_shard_of_which_nothing_is_kept_does_not_matter(num_unmatched, tmp_pat
     order = [0, 0]
     order.insert(num_unmatched, 1)
     for shard, kind in enumerate(order):
-        members = [(f"{shard}{i}.{suffix}", content) for i in range(3) for suffix, content in sample(TEXTS[kind])]
-        write_tar(tmp_path / f"pool/{shard:05}.tar", members)
+        write_pool(tmp_path / "pool", {f"{shard:05}.tar": [(f"{shard}{i}", [TEXTS[kind]]) for i in range(3)]})
     run = curate(tmp_path / "pool", tmp_path / "run", **KEEP_ALL)
     expected = [f"{shard}{i}" for shard in range(3) if not order[shard] for i in range(3)]
     assert kept_keys(run) == expected
@@ -99,8 +95,3 @@ def test_a_shard_of_which_nothing_is_kept_does_not_matter(num_unmatched, tmp_pat
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"), mapping={"repo": str(run / "publish")})
     assert [row["pairs/key"].decode() for row in record.records("pairs")] == expected
-
-
-def sample(text: str) -> list[tuple[str, bytes]]:
-    """Return suffix and content of the members of a sample."""
-    return [("json", json.dumps({"texts": [text]}).encode()), ("jpg", b"image")]

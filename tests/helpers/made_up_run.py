@@ -13,7 +13,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve
 from worldclip.balance.thresholds import thresholds_record
 from worldclip.core.artifacts import write_json, write_text
-from worldclip.curate.entry_curves import sampled_curve
+from worldclip.curate.stage import sampled_curve
 from worldclip.evaluate.report import task_result
 from worldclip.match.config import EntryLists
 

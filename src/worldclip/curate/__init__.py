@@ -29,16 +29,5 @@ _HOMES = {
     "read_curated": "worldclip.curate.candidates",
     "uniform": "worldclip.core.coin",
 }
-__all__ = [
-    "Candidates",
-    "CurateConfig",
-    "CurateWork",
-    "Curator",
-    "curate",
-    "decide_on",
-    "keep_prob",
-    "online_work",
-    "read_curated",
-    "uniform",
-]
+__all__ = sorted([*_HOMES, "CurateConfig"])
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -17,20 +17,13 @@ from worldclip.report.sources import sources_table
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
 _STAGES = ("pool", "metadata", "match", "balance")
-_SETTINGS = (
-    *(
-        "pool.key",
-        "pool.lang",
-        "pool.text_weights",
-        "pool.valid_keys",
-        "pool.deny_keys",
-        "languages.lid_model",
-        "match.profile",
-    ),
-    *("match.fold_case", "match.isolate", "match.min_lang_prob", "match.restrict_to_recipe_languages", "balance.rule"),
-    *("balance.english_threshold", "balance.tail_fraction", "balance.min_threshold"),
-    *("curate.text_policy", "curate.seed", "curate.include", "curate.exclude", "curate.max_pairs"),
-)
+_SETTINGS = {
+    "pool": ("key", "lang", "text_weights", "valid_keys", "deny_keys"),
+    "languages": ("lid_model",),
+    "match": ("profile", "fold_case", "isolate", "min_lang_prob", "restrict_to_recipe_languages"),
+    "balance": ("rule", "english_threshold", "tail_fraction", "min_threshold"),
+    "curate": ("text_policy", "seed", "include", "exclude", "max_pairs"),
+}
 
 
 def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
@@ -64,13 +57,13 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def dataset_readme(data_files: str, card: str, digest: str) -> str:
-    """Return a README.md by which `datasets.load_dataset` reads only these files of its folder.
+def write_readme(path: Path, data_files: str, card: str, digest: str) -> None:
+    """Write a README.md by which `datasets.load_dataset` reads only these files of its folder.
 
     card: its path.  digest: of curate's manifest.
     """
     lines = ["---", "configs:", f"- config_name: {config_name(digest)}", f'  data_files: "{data_files}"', "---"]
-    return "\n".join([*lines, f"What these files hold: [{card}]({card}).", ""])
+    artifacts.write_text(path, "\n".join([*lines, f"What these files hold: [{card}]({card}).", ""]))
 
 
 def config_name(digest: str) -> str:
@@ -148,11 +141,11 @@ def _maker(folder: Path) -> str:
 
 def _settings(recipe: Mapping[str, Any]) -> str:
     lines = []
-    for name in _SETTINGS:
-        section, key = name.split(".")
-        value = recipe[section].get(key)
-        if value not in (None, [], ""):
-            lines.append(f"- `{name}`: {value}")
+    for section, keys in _SETTINGS.items():
+        for key in keys:
+            value = recipe[section].get(key)
+            if value not in (None, [], ""):
+                lines.append(f"- `{section}.{key}`: {value}")
     return "\n".join(lines)
 
 

@@ -68,8 +68,11 @@ def _sort_groups(
     None where a key is not hex or nothing is kept.
     """
     first = next((i for i, number in enumerate(num_kept) if number), None)
-    if first is None or not _are_hex(read_curated(run_dir, shards[first], ["key"]).column("key")):
-        return None  # most pools have keys of one kind, which the first shard shows
+    if first is None:
+        return None
+    _, is_hex = keys.hex_pairs(read_curated(run_dir, shards[first], ["key"]).column("key"))
+    if not is_hex.all():  # most pools have keys of one kind, which the first shard shows
+        return None
     names = [shard.name for shard in shards]
     groups = FileGroups(layout.stage_dir(run_dir, "curate"), names, ".parquet", group_starts(num_kept, group_keys))
     folder = layout.key_work(run_dir)
@@ -81,10 +84,6 @@ def _sort_groups(
             return None
         samples.append(keys.hex_pairs(pa.array(report["samples"], pa.large_string()))[0])
     return groups, keys.sort_pairs(np.concatenate(samples))
-
-
-def _are_hex(column: pa.ChunkedArray) -> bool:
-    return bool(keys.hex_pairs(column)[1].all())
 
 
 @repeatable

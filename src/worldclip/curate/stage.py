@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 
 from worldclip import pool
 from worldclip.contracts import layout, schemas
-from worldclip.contracts.entry_counts import count_entries
+from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import CurateReport, PairCounts, read_accounting
+from worldclip.contracts.records import CurateReport, PairCounts, SampledCurve, read_accounting
 from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -25,12 +26,13 @@ from worldclip.curate.accounting import LanguageCounts, account_for_all, add_cou
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_bounds, read_bounds
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.entry_curves import sampled_curves
 from worldclip.curate.samples import merge_samples, sample_shard
 from worldclip.curate.sort_keys import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
+
+CURVE_POINTS = 60
 
 
 def curate(run: Run) -> None:
@@ -59,7 +61,7 @@ def _inputs(run: Run) -> Record:
 
 
 def _curate(run: Run, job: Job) -> Result:
-    from worldclip.curate.data_card import data_card, dataset_readme
+    from worldclip.curate.data_card import data_card, write_readme
 
     config = run.section(CurateConfig)
     accounting = read_accounting(run.dir)
@@ -83,28 +85,25 @@ def _curate(run: Run, job: Job) -> Result:
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()},
         "num_keys_in_list": num_keys,
-        "effect": sampled_curves(run.dir, num_entries, shards, run.executor),
+        "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, accounting["samples"], work.key_lists),
     }
+    list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
     if config.write == "tars":
         from worldclip.curate.write_tars import write_tars
 
-        list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
-        readme = dataset_readme("*.tar", "../DATA_CARD.md", job.digest)
-        artifacts.write_text(layout.tars_readme(run.dir), readme)
+        write_readme(layout.tars_readme(run.dir), "*.tar", "../DATA_CARD.md", job.digest)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
 
-        list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
         report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
-        readme = dataset_readme("**/*.parquet", "../DATA_CARD.md", job.digest)
-        artifacts.write_text(layout.tables_readme(run.dir), readme)
+        write_readme(layout.tables_readme(run.dir), "**/*.parquet", "../DATA_CARD.md", job.digest)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
     # Under "parquet" the folder also holds tables, parquet/<shard>; the list of a.parquet is a.parquet.parquet.
     lists = "**/*.parquet.parquet" if config.write == "parquet" else "**/*.parquet"
-    artifacts.write_text(layout.curate_readme(run.dir), dataset_readme(lists, "DATA_CARD.md", job.digest))
+    write_readme(layout.curate_readme(run.dir), lists, "DATA_CARD.md", job.digest)
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
@@ -122,8 +121,8 @@ def _say_what_became(total: PairCounts, unit: str) -> None:
 
 
 def _curate_part(run: Run, part: slice) -> Sequence[Report]:
-    """Write the kept pairs of some shards."""
-    return _curate_shards(run, pool.indexed_shards(run, part))[1]
+    _, reports = _curate_shards(run, pool.indexed_shards(run, part))
+    return reports
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
@@ -226,4 +225,43 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
         "pairs": table.num_rows,
         "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),
         "samples": sample_shard(table, candidates, keep_prob, decision, work.config, work.entry_probs),
+    }
+
+
+# --- the effect of sampling on entries --------------------------------------------------------------------------------
+
+
+def _sampled_curves(run: Run, num_entries: Mapping[str, int], shards: Sequence[Shard]) -> dict[str, SampledCurve]:
+    """Return the curve of each list with a match; num_entries: of each list."""
+    names = [shard.name for shard in shards]
+    counts, sums = layout.all_curated_counts(run.dir), layout.entry_sums(run.dir)
+    after = sum_shards(num_entries, counts, names, sums, run.executor)
+    curves = {}
+    for name in num_entries:
+        before = np.load(layout.entry_counts(run.dir, name), mmap_mode="r", allow_pickle=False)
+        if before.any():
+            curves[name] = sampled_curve(np.asarray(before), after[name])
+    return curves
+
+
+def sampled_curve(before: np.ndarray, after: np.ndarray) -> SampledCurve:
+    """Return matches by rank in the pool (1 = the most frequent entry), and of the same entries among the kept texts.
+
+    before, after: (num_entries,) uint64.  The ranks are split into up to CURVE_POINTS geometric bins; `rank` is the
+    last rank of each bin, `matches` and `kept` are means over it.
+    """
+    order = np.argsort(-before.astype(np.int64), kind="stable")[: np.count_nonzero(before)]
+    last = np.unique(np.geomspace(1, len(order), CURVE_POINTS).round().astype(np.int64))
+    starts = np.concatenate([[0], last[:-1]])
+
+    def bin_means(counts: np.ndarray) -> list[float]:
+        sums = np.add.reduceat(counts[order].astype(np.float64), starts)
+        means: list[float] = (sums / (last - starts)).round(3).tolist()
+        return means
+
+    return {
+        "rank": last.tolist(),
+        "matches": bin_means(before),
+        "kept": bin_means(after),
+        "effective_entries": [effective_entries(before), effective_entries(after)],
     }

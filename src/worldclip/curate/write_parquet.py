@@ -24,8 +24,6 @@ from worldclip.curate.candidates import key_starts, read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
 
-SUFFIX = ".parquet"
-
 
 def write_parquet(
     run_dir: Path, pool_config: PoolConfig, shards: Sequence[Shard], executor: Executor, curate_digest: str

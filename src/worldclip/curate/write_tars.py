@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import tarfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +34,6 @@ from worldclip.pool.records import encode_record, without_texts
 COUNTS = ("samples", "no_image", "cut_image")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """Keys start to stop of a shard's kept keys, and the number of the first in the whole list."""
-
-    shard: Shard
-    start: int
-    stop: int
-    first_number: int
-
-    def to_record(self) -> Json:
-        """Return the piece as JSON: a task gets its own tar's pieces, not those of all tars."""
-        shard = {"name": self.shard.name, "path": self.shard.path, "fingerprint": self.shard.fingerprint}
-        return {"shard": shard, "start": self.start, "stop": self.stop, "first_number": self.first_number}
-
-
 def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_digest: str) -> dict[str, int]:
     """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
 
@@ -57,11 +41,8 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     cannot be read (cut_image).
     """
     folder = layout.curated_tars(run.dir)
-    plan = plan_tars(run.dir, shards, samples_per_tar)
-    outputs = [
-        Shard(name=f"{i:06}.tar", path="", fingerprint={"pieces": [piece.to_record() for piece in pieces]})
-        for i, pieces in enumerate(plan)
-    ]
+    plan = _plan_tars(run.dir, shards, samples_per_tar)
+    outputs = [Shard(name=f"{i:06}.tar", path="", fingerprint={"pieces": pieces}) for i, pieces in enumerate(plan)]
     done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
     markers = [layout.marker_in(done, output.name) for output in outputs]
     remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
@@ -75,11 +56,16 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     return add_counts(reports, COUNTS)
 
 
-def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> list[list[Piece]]:
-    """Return the pieces of each tar: `samples_per_tar` keys each, fewer in the last."""
-    plan: list[list[Piece]] = []
+def _plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> list[list[Json]]:
+    """Return the pieces of each tar: `samples_per_tar` keys in all, fewer in the last.
+
+    A piece is keys start to stop of a shard's kept keys, and the number of the first in the whole list, as JSON: a
+    task gets its own tar's pieces, not those of all tars.
+    """
+    plan: list[list[Json]] = []
     number = 0
     for shard in shards:
+        shard_record = {"name": shard.name, "path": shard.path, "fingerprint": shard.fingerprint}
         column = read_curated(run_dir, shard, ["key"]).column("key")
         num_keys = len(key_starts(one_array(column))) - 1
         start = 0
@@ -87,7 +73,7 @@ def plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> l
             if number % samples_per_tar == 0:
                 plan.append([])
             stop = min(num_keys, start + samples_per_tar - number % samples_per_tar)
-            plan[-1].append(Piece(shard=shard, start=start, stop=stop, first_number=number))
+            plan[-1].append({"shard": shard_record, "start": start, "stop": stop, "first_number": number})
             number += stop - start
             start = stop
     return plan
@@ -99,9 +85,8 @@ def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Repo
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for record in output.fingerprint["pieces"]:
-                piece = Piece(**{**record, "shard": Shard(**record["shard"])})
-                _add_piece(tar, run_dir, piece, _other_fields(piece.shard, pool_config), counts)
+            for piece in output.fingerprint["pieces"]:
+                _add_piece(tar, run_dir, piece, pool_config, counts)
 
     artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
     return {"pairs": counts["samples"], **counts}
@@ -116,27 +101,27 @@ def _other_fields(shard: Shard, config: PoolConfig) -> dict[str, Json]:
     return fields
 
 
-def _add_piece(
-    tar: tarfile.TarFile, run_dir: Path, piece: Piece, fields: Mapping[str, Json], counts: Counter[str]
-) -> None:
-    """Add the samples of a piece to the tar, and count them.  fields: of the pool, per key."""
-    table = read_curated(run_dir, piece.shard)
+def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, pool_config: PoolConfig, counts: Counter[str]) -> None:
+    """Add the samples of a piece to the tar, and count them."""
+    shard = Shard(**piece["shard"])
+    fields = _other_fields(shard, pool_config)
+    table = read_curated(run_dir, shard)
     key_column = one_array(table.column("key"))
-    starts = key_starts(key_column)[piece.start : piece.stop + 1]
-    index = pool.read_index(run_dir, piece.shard)
+    starts = key_starts(key_column)[piece["start"] : piece["stop"] + 1]
+    index = pool.read_index(run_dir, shard)
     index_rows = KeyTable(index.column("key")).find(key_column.take(pa.array(starts[:-1])))
     with_image = np.flatnonzero(index_rows >= 0)
     counts["no_image"] += len(index_rows) - len(with_image)
     rows = index_rows[with_image]
     members = index.column("member").take(pa.array(rows)).to_pylist()
-    images = pool.read_members(piece.shard.path, *(index.column(name).to_numpy()[rows] for name in ("offset", "size")))
+    images = pool.read_members(shard.path, *(index.column(name).to_numpy()[rows] for name in ("offset", "size")))
     for k, member, image in zip(with_image.tolist(), members, images, strict=True):
         if isinstance(image, BadShard):
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
         record = fields.get(texts[0]["key"], {})
-        _add_sample(tar, f"{piece.first_number + k:09}", image_suffix(member, image), image, texts, record)
+        _add_sample(tar, f"{piece['first_number'] + k:09}", image_suffix(member, image), image, texts, record)
         counts["samples"] += 1
 
 
