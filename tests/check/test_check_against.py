@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -25,10 +26,10 @@ def world(tmp_path: Path) -> Path:
     members = [member for n in range(6) for member in pair(f"p{n}", encode(photograph(n)), f"text {n}")]
     write_tar(tmp_path / "pool" / "0.tar", members)
     copies = [encode(photograph(n).resize((96, 72)), "JPEG", quality=90) for n in range(4)]
-    for n, copy in enumerate(copies[:3]):
-        place = tmp_path / "pets" / ("cat" if n % 2 else "dog") / f"{n}.jpg"
+    for name in ("dog/0.jpg", "cat/1.jpg", "dog/2.jpg"):
+        place = tmp_path / "pets" / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(copy)
+        place.write_bytes(copies[int(place.stem)])
     folder = tmp_path / "data" / "cifar10"
     folder.mkdir(parents=True)
     (folder / "classnames.txt").write_text("\n".join(f"class {n}" for n in range(10)))
@@ -38,6 +39,11 @@ def world(tmp_path: Path) -> Path:
     for split in ("test", "train"):
         (folder / split / "nshards.txt").write_text("1")
     return tmp_path
+
+
+def check_pets(world: Path) -> dict[str, tuple[str, str]]:
+    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
+    return check_world(world, recipe, against_datasets=["pets"])
 
 
 def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str, str]]:
@@ -50,8 +56,7 @@ def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str,
 
 def test_dataset_of_the_recipe_is_found_by_name(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(against, "IMAGES_PER_UNIT", 2)
-    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
-    removed = check_world(world, recipe, against_datasets=["pets"])
+    removed = check_pets(world)
     assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
     assert [Path(name).stem for _, (_, name) in sorted(removed.items())] == ["0", "1", "2"]
     page = (world / "out" / "report.html").read_text(encoding="utf-8")
@@ -67,29 +72,23 @@ def test_catalog_dataset_is_read_from_data_without_its_training_images(world: Pa
 
 
 def test_changed_dataset_is_hashed_again(world: Path) -> None:
-    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
-    check_world(world, recipe, against_datasets=["pets"])
+    check_pets(world)
     Image.open(world / "pets" / "cat" / "1.jpg").rotate(90).save(world / "pets" / "cat" / "1.jpg")
-    assert set(check_world(world, recipe, against_datasets=["pets"])) == {"p0", "p2"}
+    assert set(check_pets(world)) == {"p0", "p2"}
 
 
 def test_hashes_of_a_killed_check_do_not_pass_for_those_before(world: Path, monkeypatch) -> None:
-    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
-    expected = check_world(world, recipe, against_datasets=["pets"])
+    expected = check_pets(world)
     image = world / "pets" / "cat" / "1.jpg"
     content, stamp = image.read_bytes(), image.stat()
     Image.open(image).rotate(90).save(image)
     with monkeypatch.context() as patch:
-        patch.setattr(against, "write_json", killed)
+        patch.setattr(against, "write_json", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            check_world(world, recipe, against_datasets=["pets"])
+            check_pets(world)
     image.write_bytes(content)
     os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert check_world(world, recipe, against_datasets=["pets"]) == expected
-
-
-def killed(*_: object) -> None:
-    raise KeyboardInterrupt
+    assert check_pets(world) == expected
 
 
 def test_unknown_dataset_names_are_reported_with_the_other_problems(world: Path) -> None:

@@ -13,18 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import worldclip
+from pools import pair
 from toy import ToyWorld, encode_png, write_tar
 from worldclip.check import check, load_config
 from worldclip.check.removed import why_not_valid
 from worldclip.cli import main
+from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.job import RunLock
 from worldclip.core.keys import key_lists
 from worldclip.pool.config import PoolConfig
-
-REASONS = (
-    "bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_valid", "excluded", "sampled_out", "pairs_out",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -37,17 +35,12 @@ def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
         pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), 4, 0), 4, 1)
         for copy in range(2):
             texts = ["a red circle", "call +49 30 1234567 for a red circle"][: 1 + (n == 0)] if n else ["x", "y"]
-            members += [
-                (f"noise{n}{copy}.png", encode_png(pixels)),
-                (f"noise{n}{copy}.json", json.dumps({"texts": texts}).encode()),
-            ]
+            members += pair(f"noise{n}{copy}", encode_png(pixels), *texts)
     write_tar(tmp_path / "world" / "pool" / "zz.tar", members)
     return tmp_path / "world"
 
 
-def test_only_valid_keys_are_curated_and_counts_add_up(
-    world: Path, toy_world: ToyWorld, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_valid_keys_are_curated_and_counts_add_up(world: Path, toy_world: ToyWorld, capsys) -> None:
     arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1", "--json"]
     assert main([*arguments, "--set", "radius=0", "--set", "texts.min_chars=3"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -68,7 +61,7 @@ def test_only_valid_keys_are_curated_and_counts_add_up(
     assert {key[:6] for key in curated} <= {f"noise{n}" for n in range(1, 6)}
     languages = read_json(run / "curate" / "report.json")["languages"]
     for lang, counts in languages.items():
-        assert counts["pairs_in"] == sum(counts.get(reason, 0) for reason in REASONS), lang
+        assert counts["pairs_in"] == sum(counts[reason.column] for reason in Reason), lang
     assert sum(counts["not_valid"] for counts in languages.values()) > 0
     assert sum(counts["pairs_in"] for counts in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
     copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
@@ -80,24 +73,18 @@ def test_only_valid_keys_are_curated_and_counts_add_up(
 
 def test_why_not_valid_names_the_list_or_the_rule(tmp_path: Path) -> None:
     (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
-    members = [("a.png", encode_png(np.zeros((4, 4, 3), np.uint8))), ("a.json", b'{"text": "a"}')]
-    write_tar(tmp_path / "pool" / "0.tar", [*members, ("b.json", b'{"text": "b"}')])
+    blank = encode_png(np.zeros((4, 4, 3), np.uint8))
+    write_tar(tmp_path / "pool" / "0.tar", [*pair("a", blank, "a"), *pair("b", None, "b")])
     rules = load_config({"deny": {"keys": [str(tmp_path / "takedown.txt")]}, "duplicates": "keep"})
     check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check", rules)
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "gone.parquet")
-    pool = PoolConfig(
-        path=str(tmp_path / "pool"),
-        valid_keys=str(tmp_path / "check" / "valid_keys.parquet"),
-        deny_keys=(str(tmp_path / "gone.parquet"),),
-    )
-    lists = key_lists(pool.valid_keys, pool.deny_keys)
-    assert why_not_valid("b", lists, "0.tar") == [
-        f"removed by denied_key in 0.tar: {tmp_path / 'check' / 'removed.parquet'}"
-    ]
-    assert why_not_valid("a", lists, "0.tar") == [f"denied: it is in pool.deny_keys {tmp_path / 'gone.parquet'}"]
-    assert why_not_valid("c", lists[:1], "0.tar") == [
-        f"it is not in pool.valid_keys {tmp_path / 'check' / 'valid_keys.parquet'}"
-    ]
+    lists = key_lists(str(tmp_path / "check" / "valid_keys.parquet"), [str(tmp_path / "gone.parquet")])
+    for key, lists_of_key, reason in (
+        ("b", lists, f"removed by denied_key in 0.tar: {tmp_path}/check/removed.parquet"),
+        ("a", lists, f"denied: it is in pool.deny_keys {tmp_path}/gone.parquet"),
+        ("c", lists[:1], f"it is not in pool.valid_keys {tmp_path}/check/valid_keys.parquet"),
+    ):
+        assert why_not_valid(key, lists_of_key, "0.tar") == [reason]
 
 
 def test_decontamination_against_a_file_of_pool_hash(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

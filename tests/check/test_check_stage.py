@@ -12,18 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pools import check_pool, encode, pair, photograph, read_rows, read_tar, removals, write_table
+from pools import check_pool as run
+from pools import encode, pair, photograph, read_rows, read_tar, removals, write_table
 from stages import QUIET
-from tars import write_tar
+from tars import as_json, write_tar
 from worldclip.check import CheckConfig, check, hash_images, hashing, load_config
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.pool import list_shards
 from worldclip.pool.config import PoolConfig
-
-
-def run(folder: Path, **config: Any) -> dict[str, Any]:
-    return check_pool(folder, **config)
 
 
 def removed(folder: Path) -> dict[str, tuple[Any, ...]]:
@@ -33,6 +30,11 @@ def removed(folder: Path) -> dict[str, tuple[Any, ...]]:
 
 def valid_keys(folder: Path) -> list[str]:
     return pq.read_table(folder / "out" / "valid_keys.parquet")["key"].to_pylist()
+
+
+def written_record(folder: Path, key: str, shard: str = "0.tar") -> dict[str, Any]:
+    """Return the .json of a sample of a written tar."""
+    return json.loads(read_tar(folder / "out" / "pairs" / shard)[f"{key}.json"])
 
 
 def write_images(folder: Path, **images: Image.Image) -> Path:
@@ -199,10 +201,9 @@ def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
     def removed_of(order: list[int]) -> dict[str, tuple[Any, ...]]:
         folder = tmp_path / "".join(map(str, order))
         for place, n in enumerate(order):
-            image = photograph(n // 2, (120, 90) if n % 2 else (180, 135))
-            record = json.dumps({"uid": f"k{n}", "text": "a text"}).encode()
-            write_tar(folder / "pool" / f"{place}.tar", [("x.png", encode(image)), ("x.json", record)])
-        check_pool(folder, pool={"key": "json:uid"}, radius=6)
+            image = encode(photograph(n // 2, (120, 90) if n % 2 else (180, 135)))
+            write_tar(folder / f"pool/{place}.tar", pair("x", image, "a text", uid=f"k{n}"))
+        run(folder, pool={"key": "json:uid"}, radius=6)
         return removed(folder)
 
     expected = removed_of([0, 1, 2, 3])
@@ -254,18 +255,15 @@ def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
 
 def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     for shard in range(2):
-        image = encode(photograph(shard))
-        write_tar(
-            tmp_path / "pool" / f"{shard}.tar",
-            [("same.png", image), ("same.json", json.dumps({"uid": "k", "text": "ab"[: shard + 1]}).encode())],
-        )
+        record = as_json({"uid": "k", "text": "ab"[: shard + 1]})
+        write_tar(tmp_path / f"pool/{shard}.tar", {"same.png": encode(photograph(shard)), "same.json": record})
     settings: dict[str, Any] = {"pool": {"key": "json:uid"}, "texts": {"min_chars": 2}}
-    report = check_pool(tmp_path, **settings)
+    report = run(tmp_path, **settings)
     assert valid_keys(tmp_path) == []
     assert report["counts"]["removed"] == {"min_chars": 1, "removed_elsewhere": 1}
     assert report["keys_in_several_shards"] == 1
     (tmp_path / "pool" / "0.tar").unlink()
-    check_pool(tmp_path, **settings)
+    run(tmp_path, **settings)
     assert valid_keys(tmp_path) == ["k"], "what removed it is gone"
 
 
@@ -316,12 +314,11 @@ def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path)
 
 def test_masked_text_does_not_survive_in_a_downloaders_caption(tmp_path: Path) -> None:
     """img2dataset writes a sample's .txt into its .json as well."""
-    record = json.dumps({"caption": "mail me at me@site.net", "url": "http://x.org/1"}).encode()
-    members = [("a.png", encode(photograph(1))), ("a.txt", b"mail me at me@site.net"), ("a.json", record)]
+    members = {"a.png": encode(photograph(1)), "a.txt": b"mail me at me@site.net"}
+    members["a.json"] = as_json({"caption": "mail me at me@site.net", "url": "http://x.org/1"})
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path, pool={"texts": ("txt",)}, write="tars", texts={"personal_data": "mask"})
-    written = json.loads(read_tar(tmp_path / "out" / "pairs" / "0.tar")["a.json"])
-    assert written == {"url": "http://x.org/1", "texts": ["mail me at █"]}
+    assert written_record(tmp_path, "a") == {"url": "http://x.org/1", "texts": ["mail me at █"]}
 
 
 def test_texts_of_a_key_that_two_shards_have_merge_by_shard(tmp_path: Path) -> None:
@@ -339,16 +336,14 @@ def test_texts_of_a_key_that_two_shards_have_merge_by_shard(tmp_path: Path) -> N
 
 def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
     run(pool, write="tars", texts={"languages": ["en"]})
-    record = json.loads(read_tar(pool / "out" / "pairs" / "00000.tar")["b.json"])
-    assert record["texts"] == ["a blue dog", ""]
+    assert written_record(pool, "b", "00000.tar")["texts"] == ["a blue dog", ""]
 
 
 def test_written_tars_keep_a_field_that_utf8_cannot_express(tmp_path: Path) -> None:
     record = {"texts": ["a réd cat"], "alt": "\ud800"}
-    members = [("a.png", encode(photograph(1))), ("a.json", json.dumps(record).encode())]
-    write_tar(tmp_path / "pool" / "0.tar", members)
+    write_tar(tmp_path / "pool" / "0.tar", {"a.png": encode(photograph(1)), "a.json": as_json(record)})
     run(tmp_path, write="tars")
-    assert json.loads(read_tar(tmp_path / "out" / "pairs" / "0.tar")["a.json"]) == record
+    assert written_record(tmp_path, "a") == record
 
 
 def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
@@ -390,8 +385,7 @@ def test_field_that_no_pair_has_is_named_before_any_work(tmp_path: Path) -> None
     """An address list would deny nothing, silently."""
     (tmp_path / "urls.txt").write_text("http://x.org/1\n", encoding="utf-8")
     rows = {"key": ["a", "b"], "URL": ["http://x.org/1", "http://y.org/2"], "texts": [["t"], ["u"]]}
-    (tmp_path / "pool").mkdir()
-    pq.write_table(pa.table(rows), tmp_path / "pool" / "0.parquet")
+    write_table(tmp_path / "pool" / "0.parquet", rows)
     deny: dict[str, Any] = {"urls": [str(tmp_path / "urls.txt")]}
     options: dict[str, Any] = {"pool": {"key": "key", "texts": ("texts",)}, "duplicates": "keep"}
     with pytest.raises(UserError) as raised:
@@ -406,7 +400,7 @@ def test_field_that_no_pair_has_is_named_before_any_work(tmp_path: Path) -> None
 
 def test_deny_list_of_single_shards_is_refused(pool: Path) -> None:
     """A check removes a key from all shards; the list of `pool dedup` would lose the first copy as well."""
-    pq.write_table(pa.table({"key": ["a"], "shard": ["00000.tar"]}), pool / "duplicates.parquet")
+    write_table(pool / "duplicates.parquet", {"key": ["a"], "shard": ["00000.tar"]})
     with pytest.raises(UserError, match=r"deny\.keys names .*duplicates\.parquet.* name the file in pool\.deny_keys"):
         run(pool, deny={"keys": [str(pool / "duplicates.parquet")]})
 
@@ -444,9 +438,9 @@ def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pyt
 def test_write_tars_of_tables_raises_before_any_work(tmp_path: Path) -> None:
     write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["a red cat"]})
     with pytest.raises(UserError, match="it holds no images"):
-        check_pool(tmp_path, pool={"key": "uid"}, write="tars")
+        run(tmp_path, pool={"key": "uid"}, write="tars")
     assert not (tmp_path / "out").exists()
-    assert check_pool(tmp_path, pool={"key": "uid"})["counts"]["valid"] == 1
+    assert run(tmp_path, pool={"key": "uid"})["counts"]["valid"] == 1
 
 
 def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,9 +456,7 @@ def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: p
         hash_images(pool / "pool", pool / "set.parquet", QUIET, config=config)
 
 
-def test_check_says_which_texts_many_duplicates_take_with_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_says_which_texts_many_duplicates_take_with_them(tmp_path: Path, capsys) -> None:
     image = encode(photograph(0))
     members = [part for lang in ("en", "de", "sw") for part in pair(lang, image, f"a cat, in {lang}")]
     write_tar(tmp_path / "pool" / "0.tar", members)

@@ -116,7 +116,7 @@ def hash_sets(sets: EvaluationSets, fingerprints: Record, kind: HashKind, folder
         if name in sets.config.against_datasets:
             _hash_dataset(name, sets, set_fingerprint, kind, out, executor)
         elif path.suffix == ".parquet":
-            write_table(out, images.read_hashes(path, kind), kind.schema_of(images.images_at(path)))
+            write_table(out, images.read_hashes(path, kind), kind.schema(images.images_at(path)))
         else:
             images.hash_images(path, out, executor, config=sets.config)
         write_json(marker, record)

@@ -112,9 +112,7 @@ def _unite_near(parent: np.ndarray, candidates: Candidates, context: CheckContex
     config = context.config
     rows = np.flatnonzero(candidates.has_hash)
     hashes = candidates.hash[rows]
-    sides = [hashes]
-    if config.mirrored:
-        sides.append(candidates.mirrored[rows])
+    sides = [hashes, candidates.mirrored[rows]] if config.mirrored else [hashes]
     values = neighbours.unique(np.concatenate(sides))
     edges, histogram = search(values, config.radius, context.folder / "search", executor)
     position = np.searchsorted(values, hashes)
@@ -191,7 +189,6 @@ class SearchWork:
         return -(-self.num_values // self.rows_at_once)
 
     def chunks(self) -> list[Shard]:
-        """Return the chunks as units of work."""
         return [Shard(name=f"chunk_{chunk:05}", path="") for chunk in range(self.num_chunks)]
 
     @property
@@ -210,16 +207,10 @@ class SearchWork:
         return [range(first, min(first + per_round, num_orders)) for first in range(0, num_orders, per_round)]
 
     def sorted_folder(self, orders: range) -> Path:
-        """Return the folder of these orders' sorted chunks."""
         return self.folder / "shuffled" / f"{orders.start:05}"
 
     def sorted_path(self, orders: range, choice: int, chunk: Shard) -> Path:
-        """Return the file of a chunk sorted in one order."""
         return self.sorted_folder(orders) / f"{choice:05}" / f"{chunk.name}.npy"
-
-    def edges_path(self, unit: Shard) -> Path:
-        """Return the file of the edges that a unit found."""
-        return self.folder / f"{unit.name}.npy"
 
     def load_values(self) -> np.ndarray:
         """Return all hashes, memory-mapped."""
@@ -252,7 +243,7 @@ def search(
             histogram += report["histogram"]
         remove(work.sorted_folder(orders))
         all_units += units
-    paths = [work.edges_path(unit) for unit in all_units]
+    paths = [folder / f"{unit.name}.npy" for unit in all_units]
     markers = [layout.marker(folder, unit.name) for unit in all_units]
     remove_stale(folder, [folder / "values.npy", *paths, *markers])
     edges = (np.load(path, allow_pickle=False) for path in paths)
@@ -300,7 +291,7 @@ def _search_unit(unit: Shard, *, work: SearchWork, orders: range) -> Report:
         joined = np.flatnonzero(root != np.arange(len(root)))
         ends = [neighbours.move_back(moved[rows], plan, choice) for rows in (joined, root[joined])]
         forests.append(np.stack(ends, axis=1))
-    write_array(work.edges_path(unit), np.concatenate(forests))
+    write_array(work.folder / f"{unit.name}.npy", np.concatenate(forests))
     return {"histogram": histogram.tolist()}
 
 

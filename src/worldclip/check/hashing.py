@@ -111,17 +111,12 @@ class ImageFacts:
     """Why the image cannot be decoded."""
 
 
-def byte_hash(data: bytes) -> bytes:
-    """Return 16 bytes that identify `data`."""
-    return hashlib.sha256(data).digest()[:16]
-
-
 def scan_image(data: bytes) -> ImageFacts:
     """Decode an image and hash it.
 
     An image that cannot be decoded (unknown format, truncated, a decompression bomb) has `error`; nothing is raised.
     """
-    sha256 = byte_hash(data)
+    sha256 = hashlib.sha256(data).digest()[:16]
     try:
         image = open_image(data)
         with image_faults():
@@ -229,15 +224,10 @@ class HashKind:
         if self.model is not None:
             load_model(self.model)
 
-    @property
-    def schema(self) -> pa.Schema:
-        """IMAGE_HASHES with the kind in its metadata."""
-        return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode()})
-
-    def schema_of(self, images_at: str | None) -> pa.Schema:
-        """Return `schema` with the folder or tar of the images, if there is one."""
+    def schema(self, images_at: str | None = None) -> pa.Schema:
+        """Return IMAGE_HASHES with the kind, and the folder or tar of the images if there is one, in its metadata."""
         place = {IMAGES_AT: images_at.encode()} if images_at else {}
-        return self.schema.with_metadata({**self.schema.metadata, **place})
+        return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode(), **place})
 
 
 def scan_images(contents: Iterable[bytes], kind: HashKind) -> Iterator[ImageFacts]:

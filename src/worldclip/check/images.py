@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def hash_units(
         done_dir=layout.done_dir(parts),
         key={"key": key, "hash": kind.name, "decoder": decode.VERSION},
     )
-    write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema_of(images_at))
+    write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema(images_at))
     counts = add_counts(reports, COUNTS)
     remove(parts)
     return counts
@@ -201,14 +201,13 @@ def scan_to_file(out: Path, places: Mapping[str, pa.Array], contents: Iterable[b
 
     Return the shard's report: pairs and COUNTS.
     """
-    rows = [astuple(facts) for facts in scan_images(contents, kind)]
-    names = [field.name for field in fields(ImageFacts)]
-    values = zip(*rows, strict=True) if rows else [()] * len(names)
-    columns = {
-        name: pa.array(column, IMAGE_HASHES.field(name).type) for name, column in zip(names, values, strict=True)
-    }
-    table = pa.table({**places, **columns})
-    write_table(out, table, kind.schema)
+    facts = list(scan_images(contents, kind))
+    columns = dict(places)
+    for field in fields(ImageFacts):
+        values = [getattr(fact, field.name) for fact in facts]
+        columns[field.name] = pa.array(values, IMAGE_HASHES.field(field.name).type)
+    table = pa.table(columns)
+    write_table(out, table, kind.schema())
     undecodable = table.num_rows - table["error"].null_count
     return {
         "pairs": table.num_rows,

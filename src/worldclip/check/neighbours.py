@@ -327,8 +327,6 @@ class NearestIndex:
     """Index of reference hashes that finds the nearest one within a radius."""
 
     plan: SearchPlan
-    values: np.ndarray
-    """(num_references,) uint64, sorted, unique."""
     moved: np.ndarray
     """(num_choices, num_references) uint64: the references in each sorted order."""
 
@@ -339,7 +337,7 @@ class NearestIndex:
         plan = plan_search(len(values), radius)
         choices = range(len(plan.choices))
         moved = [sort_leading(move_bits(values, plan, choice), plan.leading_bits(choice)) for choice in choices]
-        return cls(plan, values, np.stack(moved))
+        return cls(plan, np.stack(moved))
 
     def nearest(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for each hash (distance int16, nearest reference uint64, the smallest of equally near ones).

@@ -238,11 +238,11 @@ def _groups(report: CheckReport, removed: Removed, images: Images) -> list[Secti
         return []
     figures = []
     for stays, group in removed.groups.items():
-        keys = group.keys()
-        num_hidden = group.num_rows - len(keys)
+        keys, num_removed = group["key"].to_pylist(), removed.group_sizes[stays]
+        num_hidden = num_removed - len(keys)
         more = f" and {num_hidden:,} more" if num_hidden else ""
-        pictures = join(images.of_pair(key) for key in (stays, *keys))
-        names = folded(f"{group.num_rows:,} removed for it", tag("p", f"{', '.join(keys)}{more}"))
+        pictures = join(map(images.thumbnail, (stays, *keys)))
+        names = folded(f"{num_removed:,} removed for it", tag("p", f"{', '.join(keys)}{more}"))
         figures.append(figure(f"{stays} stays", "", join([pictures, names])))
     lead = f"{len(figures)} of {report['duplicate_groups']:,}, chosen by hash. The pair that stays comes first."
     return [Section("Groups of duplicates", lead, _pictures(figures))]
@@ -270,10 +270,9 @@ def _pictures(figures: Sequence[Html]) -> Html:
 def _removal(rule: str, row: Mapping[str, str | int | None], images: Images) -> Html:
     key = str(row["key"])
     other_key = row["other_key"]
-    name = evaluation_set(rule)
-    pictures = [images.of_pair(key)]
+    pictures = [images.thumbnail(key)]
     if other_key is not None:
-        pictures.append(images.of_reference(name, str(other_key)) if name else images.of_pair(str(other_key)))
+        pictures.append(images.thumbnail(str(other_key), evaluation_set(rule)))
     distance = None if row["distance"] is None else f"distance {row['distance']}"
     caption = " · ".join(str(part) for part in (key, row["detail"], other_key, distance) if part)
     return figure(caption, "", join(pictures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,23 +42,6 @@ def evaluation_set(rule: str) -> str | None:
 
 
 @dataclass(slots=True)
-class Group:
-    """Duplicates of one pair that stays."""
-
-    sample: pa.Table | None = None
-    """COPIES_PER_GROUP of their rows, in the order of hashes."""
-    num_rows: int = 0
-
-    def add(self, rows: pa.Table) -> None:
-        self.sample = _merge_samples(self.sample, rows, COPIES_PER_GROUP)
-        self.num_rows += len(rows)
-
-    def keys(self) -> list[str]:
-        """Return the keys of the sample."""
-        return [] if self.sample is None else self.sample["key"].to_pylist()
-
-
-@dataclass(slots=True)
 class Removed:
     """The part of removed.parquet that the page shows: some rows per rule, chosen by the hashes of their keys."""
 
@@ -67,8 +51,10 @@ class Removed:
     """(NUM_DISTANCES,) removals of a rule by distance."""
     copied: dict[str, set[str]] = field(default_factory=dict)
     """Evaluation images that removed pairs show, by rule."""
-    groups: dict[str, Group] = field(default_factory=dict)
-    """By the key that stays."""
+    groups: dict[str, pa.Table] = field(default_factory=dict)
+    """COPIES_PER_GROUP duplicates of each pair that stays, in the order of hashes, by the key that stays."""
+    group_sizes: Counter[str] = field(default_factory=Counter)
+    """Duplicates of these pairs."""
 
     @classmethod
     def read(cls, path: Path) -> Removed:
@@ -83,17 +69,19 @@ class Removed:
                     keys = pa.table({"other_key": pc.unique(rows["other_key"])})
                     stays = _merge_samples(stays, _with_order(keys))
         if stays is not None:
-            removed.groups = {key: Group() for key in stays["other_key"].to_pylist()}
-            removed._fill_groups(path)
+            removed._read_groups(path, stays["other_key"].combine_chunks())
         return removed
 
-    def _fill_groups(self, path: Path) -> None:
+    def _read_groups(self, path: Path, stays: pa.Array) -> None:
+        samples: dict[str, pa.Table] = {}
         for table in _batches(path):
             is_copy = pc.is_in(table["rule"], pa.array(DUPLICATE_RULES))
-            is_shown = pc.is_in(table["other_key"], pa.array(list(self.groups)))
-            copies = table.filter(pc.and_(is_copy, is_shown))
+            copies = table.filter(pc.and_(is_copy, pc.is_in(table["other_key"], stays)))
             for key in pc.unique(copies["other_key"]).to_pylist():
-                self.groups[key].add(copies.filter(pc.equal(copies["other_key"], key)))
+                rows = copies.filter(pc.equal(copies["other_key"], key))
+                samples[key] = _merge_samples(samples.get(key), rows, COPIES_PER_GROUP)
+                self.group_sizes[key] += len(rows)
+        self.groups = {key: samples[key] for key in stays.to_pylist()}
 
     def _add(self, rule: str, rows: pa.Table) -> None:
         if rule not in REFUSED:
@@ -117,7 +105,7 @@ class Removed:
             else:
                 pairs |= others
         for group in self.groups.values():
-            pairs.update(group.keys())
+            pairs.update(group["key"].to_pylist())
         return pairs, references
 
 
@@ -147,8 +135,8 @@ class Images:
     """Thumbnails of pairs and evaluation images, as far as their files still exist."""
 
     readers: Mapping[str, ReadImage]
-    pairs: Mapping[str, Place]
-    references: Mapping[str, Mapping[str, Place]]
+    places: Mapping[str | None, Mapping[str, Place]]
+    """By evaluation set; None: the pool."""
 
     @classmethod
     def locate(
@@ -156,20 +144,18 @@ class Images:
     ) -> Images:
         """Look up where the images are that the page shows."""
         pairs, names_by_set = removed.shown_names()
-        references = {
-            name: _own_places(folder / "against" / f"{name}.parquet", names_by_set.get(name, set()))
-            for name in against
-            if name not in readers
+        places: dict[str | None, Mapping[str, Place]] = {
+            None: _places(sorted((folder / "images").rglob("*.parquet")), pairs)
         }
-        return cls(readers, _places(sorted((folder / "images").rglob("*.parquet")), pairs), references)
+        for name in against.keys() - readers.keys():
+            places[name] = _own_places(folder / "against" / f"{name}.parquet", names_by_set.get(name, set()))
+        return cls(readers, places)
 
-    def of_pair(self, key: str) -> Html:
-        return _read_thumbnail(self.pairs.get(key), key)
-
-    def of_reference(self, set_name: str, name: str) -> Html:
-        if set_name in self.readers:
+    def thumbnail(self, name: str, set_name: str | None = None) -> Html:
+        """Return the image of a pair, or of an evaluation set."""
+        if set_name is not None and set_name in self.readers:
             return _thumbnail(self.readers[set_name](name), name)
-        return _read_thumbnail(self.references[set_name].get(name), name)
+        return _read_thumbnail(self.places[set_name].get(name), name)
 
 
 def _places(files: Sequence[Path], names: set[str]) -> dict[str, Place]:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool as pools
-from worldclip.check.config import SimilarityRule
 from worldclip.check.context import CheckContext
 from worldclip.check.text_rules import languages_of
 from worldclip.contracts import layout
@@ -29,10 +28,8 @@ from worldclip.core.artifacts import read_table, write_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable
 from worldclip.model import decode
-from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
-from worldclip.model.load import find
-from worldclip.model.worker import WorkerModel, load_here, num_processes, one_thread
+from worldclip.model.worker import load_here, num_processes, one_thread
 
 LOW_SIMILARITY = "low_similarity"
 DECIMALS = 4
@@ -59,11 +56,6 @@ class Similarities(TypedDict):
     pool_wide: list[str]
     """Languages with fewer than similarity.min_texts texts: their threshold is that of the whole pool."""
     by_language: dict[str, LanguageSimilarity]
-
-
-def find_model(rule: SimilarityRule) -> WorkerModel | None:
-    """Return the model of a rule, None if it names none.  Raises UserError for what is no model."""
-    return None if rule.model is None else WorkerModel(find(rule.model), LoadOptions())
 
 
 def require_model(context: CheckContext, executor: Executor) -> None:

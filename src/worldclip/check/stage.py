@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,16 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model import decode
-from worldclip.model.formats.interface import TORCH
-from worldclip.model.load import missing_of
+from worldclip.model.formats.interface import TORCH, LoadOptions
+from worldclip.model.load import find, missing_of
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
 from worldclip.pool.stage import check_names
 
-UNUSABLE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)  # match drops these pairs itself, with or without a check
-NOT_ELSEWHERE = (*UNUSABLE, ELSEWHERE)  # reasons that remove the key only from its own shard
-
-
+# Reasons that remove the key only from its own shard: match drops the first two itself, with or without a check.
+NOT_ELSEWHERE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label, ELSEWHERE)
+MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
 _IN_A_POOL = "is a rule of pool check, and this file is the pool; move it to a file of rules for --config"
 
 
@@ -64,17 +63,16 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     Raises UserError that lists all problems; sections of a recipe are none of a file of rules.
     """
-    if not isinstance(source, Mapping) and (problems := list(_recipe_sections(Path(source)))):
+    names = [] if isinstance(source, Mapping) else settings.read_toml(Path(source))
+    problems = [
+        f"{source}: [{name}] is a section of a recipe, and --config takes rules; give the recipe as POOL"
+        for name in names
+        if name in settings.SECTIONS
+    ]
+    if problems:
         raise UserError(problems)
     config: CheckConfig = settings.load_config(CheckConfig, source, overrides)
     return config
-
-
-def _recipe_sections(path: Path) -> Iterator[str]:
-    """Yield a problem for each section of a recipe in a file of rules."""
-    for name in settings.read_toml(path):
-        if name in settings.SECTIONS:
-            yield f"{path}: [{name}] is a section of a recipe, and --config takes rules; give the recipe as POOL"
 
 
 def open_pool(source: str | Path) -> Run:
@@ -86,9 +84,6 @@ def open_pool(source: str | Path) -> Run:
     if path.suffix == ".toml":
         settings.read_sections(path, dict.fromkeys(CheckConfig.__slots__, _IN_A_POOL))
     return pools.open_pool(source)
-
-
-MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
 
 
 def check(
@@ -152,21 +147,24 @@ def _plan(
     """Find the inputs.  Raises UserError for mistakes in the config."""
     check_own(folder, "check")
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
+    pool_config, languages = run.section(PoolConfig), run.section(LanguagesConfig)
     rules = config or CheckConfig()
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
     similarity_model = _find_mistakes(rules, sets)
     kind = HashKind.of(rules)
     shards = pools.shards(run, part)
-    check_names(shards, run.section(PoolConfig))
-    if problems := missing_fields(rules.deny, shards, run.section(PoolConfig)):
+    check_names(shards, pool_config)
+    if problems := missing_fields(rules.deny, shards, pool_config):
         raise UserError(problems)
-    _refuse_pool_without_images(rules, shards, run.section(PoolConfig))
-    if rules.reference_sets or (needs_images(rules) and pools.holds_images(shards, run.section(PoolConfig))):
+    has_images = pools.holds_images(shards, pool_config)
+    if not has_images:
+        _refuse_pool_without_images(rules, shards)
+    if rules.reference_sets or (needs_images(rules) and has_images):
         _require_packages(rules, similarity_model)
     context = CheckContext(
-        pool=run.section(PoolConfig),
-        lid_model=run.section(LanguagesConfig).lid_model,
-        languages=run.section(LanguagesConfig).table,
+        pool=pool_config,
+        lid_model=languages.lid_model,
+        languages=languages.table,
         config=rules,
         folder=folder,
         kind=kind,
@@ -196,15 +194,14 @@ def _files_by_setting(config: CheckConfig) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _refuse_pool_without_images(config: CheckConfig, shards: Sequence[Shard], pool: PoolConfig) -> None:
+def _refuse_pool_without_images(config: CheckConfig, shards: Sequence[Shard]) -> None:
     """Raise UserError if the config asks for what only images allow."""
     remedies = {'write = "tars"': 'use write = "keys"'} if config.write == "tars" else {}
     if config.similarity.model:
         remedies["similarity.model"] = "unset it with its percentile or threshold"
-    if remedies and not pools.holds_images(shards, pool):
-        raise UserError(
-            [f"{key} with {shards[0].name}: it holds no images; {remedy}" for key, remedy in remedies.items()]
-        )
+    if remedies:
+        name = shards[0].name
+        raise UserError([f"{key} with {name}: it holds no images; {remedy}" for key, remedy in remedies.items()])
 
 
 def _find_mistakes(config: CheckConfig, sets: EvaluationSets) -> WorkerModel | None:
@@ -218,7 +215,8 @@ def _find_mistakes(config: CheckConfig, sets: EvaluationSets) -> WorkerModel | N
     problems += sets.problems()
     model = None
     try:
-        model = similarity.find_model(config.similarity)
+        if config.similarity.model is not None:
+            model = WorkerModel(find(config.similarity.model), LoadOptions())
     except UserError as error:
         problems += [f"similarity.model: {problem}" for problem in error.problems]
     if problems:
@@ -248,7 +246,6 @@ def needs_images(config: CheckConfig) -> bool:
 
 
 def _check(work: _Work) -> Result:
-    """Run all steps."""
     context, config, shards, executor = work.context, work.context.config, work.shards, work.executor
     image_counts = dict.fromkeys(images.COUNTS, 0)
     if needs_images(config):

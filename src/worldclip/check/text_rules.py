@@ -33,6 +33,7 @@ PHONE = (
     r"|\b0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}\b"
 )
 PERSONAL_DATA = f"{EMAIL}|{PHONE}"
+load_identifier = functools.cache(Identifier)  # once per process
 URL_ONLY = rf"^(?:(?:https?://|www\.)\S+|\S+\.(?:{'|'.join(IMAGE_SUFFIXES)}))$"
 
 
@@ -162,15 +163,9 @@ def languages_of(
         names = [code_of_stated(label, ours, languages) for label in encoded.dictionary.to_pylist()]
         labels: np.ndarray = np.array([*names, UNKNOWN], object)[_numpy(pc.fill_null(encoded.indices, len(names)))]
         return labels
-    identifier = _load_identifier(lid_model)
+    identifier = load_identifier(lid_model)
     label_ids, _ = identifier.predict_ids(texts)  # -1 for a blank text, which indexes UNKNOWN
     scheme = scheme_of(identifier.labels[0])
     codes = [languages.from_lid(label, scheme) for label in identifier.labels]
     identified: np.ndarray = np.array([*codes, UNKNOWN], object)[label_ids]
     return identified
-
-
-@functools.cache
-def _load_identifier(lid_model: str) -> Identifier:
-    """Load a language-identification model once per process."""
-    return Identifier(lid_model)

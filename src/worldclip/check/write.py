@@ -179,7 +179,10 @@ def _write_tar(shard: Shard, *, context: CheckContext) -> Report:
     verdicts = read_table(context.table_path("final", shard), REMOVED, ["key", "rule"])
     remaining = set(verdicts.filter(pc.is_null(verdicts["rule"]))["key"].to_pylist())
     texts = _texts_to_write(shard, context)
-    faces = _read_faces(context, shard) if context.config.faces.path else {}
+    faces: dict[str, list[list[float]]] = {}
+    if context.config.faces.path:
+        table = read_table(context.table_path("faces", shard), FACES)
+        faces = dict(zip(table["key"].to_pylist(), table["face_bboxes"].to_pylist(), strict=True))
     counts = {"pairs": 0, "texts": 0, "blurred": 0}
     index_columns = [index[name].to_pylist() for name in ("key", "member")]
 
@@ -225,11 +228,6 @@ def _texts_to_write(shard: Shard, context: CheckContext) -> dict[str, list[str]]
         for key, text in zip(merged["key"].to_pylist(), added.to_pylist(), strict=True):
             by_key[key].append(text)
     return by_key
-
-
-def _read_faces(context: CheckContext, shard: Shard) -> dict[str, list[list[float]]]:
-    table = read_table(context.table_path("faces", shard), FACES)
-    return dict(zip(table["key"].to_pylist(), table["face_bboxes"].to_pylist(), strict=True))
 
 
 def _blur_faces(content: bytes, boxes: list[list[float]], name: PurePosixPath) -> tuple[bytes, PurePosixPath]:
