@@ -50,10 +50,7 @@ def mean_of_colours(path: Path, shape: list[Any]) -> str:
 
 def face_detector(path: Path, boxes: list[list[float]], scores: list[list[float]]) -> str:
     """Save a model with the same boxes for every image, in a batch of one; scores are 0 except in red images."""
-    constants = {
-        "box_table": np.array([boxes], np.float32),
-        "score_table": np.array([scores], np.float32),
-    }
+    constants = {"box_table": np.array([boxes], np.float32), "score_table": np.array([scores], np.float32)}
     nodes = [
         helper.make_node("Identity", ["box_table"], ["boxes"]),
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
@@ -109,6 +106,13 @@ def test_changed_threshold_runs_no_model_again(pool: Path) -> None:
     assert (pool / "out" / "scores" / "m" / "0.tar.parquet").stat().st_mtime_ns == written_at
 
 
+def test_changed_normalisation_runs_the_model_again(pool: Path) -> None:
+    """The fields of a rule that its class inherits decide the scores as well."""
+    rule = {"path": mean_of_colours(pool / "m.onnx", ["n", 3, 8, 8]), "above": 0.5}
+    assert run(pool, classifiers={"m": rule})["red"] == "classifier:m"
+    assert "red" not in run(pool, classifiers={"m": rule | {"mean": [0.9, 0.0, 0.0]}})
+
+
 def test_faces_are_listed_as_fractions_and_blurred_in_written_tars(pool: Path) -> None:
     path = face_detector(pool / "f.onnx", [[4, 4, 8, 8], [4.2, 4, 8, 8], [0, 0, 2, 2]], [[0, 2.0], [0, 1.9], [0, 0.1]])
     run(pool, faces={"path": path, "units": "pixels", "above": 0.4}, write="tars")
@@ -158,10 +162,7 @@ def test_the_models_that_the_page_names_run_by_its_lines(pool: Path, monkeypatch
         {"scores": [1, 4420, 2], "boxes": [1, 4420, 4]},
         {"box_table": boxes, "score_table": scores, "zero": np.zeros(1, np.float32)},
     )
-    assert run(pool, **tomllib.loads(rules)) == {
-        **dict.fromkeys(COLOURS, "classifier:nsfw"),
-        "broken": "undecodable",
-    }
+    assert run(pool, **tomllib.loads(rules)) == dict.fromkeys(COLOURS, "classifier:nsfw") | {"broken": "undecodable"}
     tolerant = tomllib.loads(rules.replace("label = 1", "label = 0"))
     assert run(pool, **tolerant) == {"broken": "undecodable"}
     faces = pq.read_table(pool / "out" / "faces.parquet").to_pylist()

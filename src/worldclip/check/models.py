@@ -23,6 +23,7 @@ from worldclip.core.artifacts import fingerprint, read_table, write_table, write
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, Report, Shard, reads_input
 from worldclip.core.inputs import Stamp, stamp_of
+from worldclip.core.settings import to_dict
 from worldclip.model.decode import BadImage, image_faults, open_image
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import read_images
@@ -103,9 +104,9 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
     for step, rule in rules.items():
         _load(rule.path, rule.image_px, stamp_of(rule.path))  # a wrong file is reported before any work
         # A classifier's threshold is applied to the stored scores; a detector's decides which boxes are stored.
-        names = [name for name in rule.__slots__ if name != "above" or isinstance(rule, FaceRule)]
+        others = {"path"} if isinstance(rule, FaceRule) else {"path", "above"}
         key = {
-            "rule": {name: getattr(rule, name) for name in names},
+            "rule": {name: value for name, value in to_dict(rule).items() if name not in others},
             "model": fingerprint(Path(rule.path), Path(rule.path).parent),
             "key": context.pool.identity,
         }
