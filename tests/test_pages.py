@@ -104,7 +104,7 @@ def site(toy_world, toy_run, embedded_world, tmp_path_factory) -> Iterator[Site]
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     with open_page() as opened:
-        return opened
+        yield opened
 
 
 @pytest.mark.parametrize("name", PAGES)
