@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,16 @@ def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("embedded_world")
     write_embedded_world(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def world(embedded_world: Path) -> Path:
+    return embedded_world
+
+
+@pytest.fixture(scope="session")
+def clip(embedded_world: Path) -> Any:
+    """The model of the embedded world."""
+    import worldclip
+
+    return worldclip.load(embedded_world / "model", device="cpu")

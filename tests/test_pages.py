@@ -67,7 +67,7 @@ class Site:
         return page.as_uri(), LOADED
 
     def browser(self) -> Place:
-        if list(web_folder.library_problems()):
+        if list(web_folder.problems()):
             pytest.skip("transformers.js is not there; run: make web")
         embedded = str(self.embedded / "embedded")
         config = ExportConfig(formats=("web",), onnx_precisions=("int8",), embedded=embedded)

@@ -12,7 +12,7 @@ from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_meta
 from pools import write_table
 from worldclip.contracts import layout
 from worldclip.curate import read_curated
-from worldclip.plugins.publish.publish import prepare
+from worldclip.plugins.publish.publish import publish
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
@@ -41,7 +41,7 @@ def loaded_keys(run: Path, place: str, cache: Path) -> list[str]:
     """Return the keys that datasets reads at a place of the run."""
     folder, _, data = place.partition(" ")
     if data:
-        prepare(run, "me/pairs", data)
+        publish.function(run, "me/pairs", data=data, dry_run=True)
     rows = load(run / folder, cache)
     return [row["key"] for row in rows["json"]] if place.endswith("tars") else rows["key"]
 

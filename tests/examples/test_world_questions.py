@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "world"))
 
 import questions  # noqa: E402
 
+from stages import QUIET  # noqa: E402
 from worldclip.contracts import layout  # noqa: E402
 from worldclip.core.artifacts import read_json, write_json  # noqa: E402
 from worldclip.core.errors import UserError  # noqa: E402
-from worldclip.core.execute import LocalExecutor  # noqa: E402
 from worldclip.core.settings import to_dict  # noqa: E402
 from worldclip.plugins.drawings import openmoji_files  # noqa: E402
-from worldclip.plugins.world import build, openmoji  # noqa: E402
+from worldclip.plugins.world import build, packages  # noqa: E402
 from worldclip.plugins.world.parts import flag_of  # noqa: E402
 
 LANGS = "en,de,fr,tr"
@@ -45,8 +45,8 @@ def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = {key: files[key] for key in [*FLAGS, *OTHERS] if key in files}
     out = tmp_path_factory.mktemp("pool")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openmoji, "openmoji_files", lambda: chosen)
-        build.build_world(out, {}, image_px=16, executor=LocalExecutor(workers=1, quiet=True))
+        patch.setattr(packages, "openmoji_files", lambda: chosen)
+        build.build_world(out, {}, image_px=16, executor=QUIET)
     return out
 
 
@@ -143,7 +143,7 @@ def test_small_study_runs_and_goes_on(small_pool: Path, tmp_path: Path, capsys: 
     longer = tmp_path / "longer"
     questions.branch(out / "lists" / "worldwide", longer, questions.UP_TO_CURATE)
     recipe = asked.training_recipe(questions.WORLDWIDE, 5, 320)
-    questions.run_stages(recipe, longer, ("train",), executor=LocalExecutor(workers=1, quiet=True))
+    questions.run_stages(recipe, longer, ("train",), executor=QUIET)
     questions.main([*arguments, "--scaled", str(longer)])
     assert all(path.stat().st_mtime_ns == time for path, time in written_at.items())
     scaled = read_json(out / "results" / "scaled_longer_s0" / "run.json")

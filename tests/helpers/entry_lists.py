@@ -10,13 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages import finish
+from stages import QUIET, finish
 from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
-from worldclip.core.execute import Executor, LocalExecutor, Report
+from worldclip.core.execute import Executor, Report
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 NO_SECTIONS: Mapping[str, Any] = {}
 
 

@@ -91,15 +91,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.answer()
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
         hub = self.hub
         path = urlsplit(self.path).path
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -139,6 +130,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }
         status, headers, record = answers[kind]()
         return self.send(status, headers, json.dumps(record).encode())
+
+    do_HEAD = do_POST = do_GET
 
     def create(self, wanted: dict[str, Any]) -> Answer:
         hub, name = self.hub, f"{wanted['organization']}/{wanted['name']}"

@@ -6,17 +6,31 @@ import bz2
 import functools
 import gzip
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from kill_elsewhere import drawings, hub, web
+import entry_lists
+import worldclip
 from kill_points import Scenario
-from kill_toy import QUIET, Call, change, nothing, toy
+from stages import QUIET, run_stage
 from tars import wat_of
-from toy import TOY_WORDS
+from toy import TOY_WORDS, build_toy_world, draw_shape
+from worldclip.config import Recipe
+
+Call = Callable[[Path], object]
+CURATE = """
+text_policy = "all"
+write = "tars"
+samples_per_tar = 20
+max_pairs = 60
+"""
 
 
 def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "", only: str = "") -> list[Scenario]:
@@ -29,36 +43,66 @@ def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "", only
     return [one for one in scenarios if (not names or one.name in names) and (one.is_light or not is_light)]
 
 
+# --- the world that most commands read --------------------------------------------------------------------------------
+
+
+def nothing(folder: Path) -> None:
+    """Start in an empty folder."""
+
+
+def run(recipe: Path, until: str = "curate", **options: Any) -> Call:
+    """Return a run of a recipe, up to a stage."""
+    return lambda folder: worldclip.run(recipe, out=folder / "run", until=until, executor=QUIET, **options)
+
+
+def in_order(*calls: Call) -> Call:
+    """Return one call after the other."""
+
+    def call(folder: Path) -> None:
+        for one in calls:
+            one(folder)
+
+    return call
+
+
+def toy(folder: Path) -> Path:
+    """Write the toy world with lists of keys, caps and tars; return its recipe."""
+    recipe = build_toy_world(folder).recipe
+    for name, keys in (("valid", [f"{n:05}" for n in range(70)]), ("denied", ["00003", "00030"])):
+        pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), folder / f"{name}.parquet")
+    lists = f'valid_keys = "{folder}/valid.parquet"\ndeny_keys = ["{folder}/denied.parquet"]\n'
+    text = recipe.read_text().replace("[pool]\n", f"[pool]\n{lists}")
+    text = text.replace('\ntext_policy = "all"\n', CURATE).replace("[match]", '[match]\nisolate = "merged"')
+    recipe.write_text(text)
+    return recipe
+
+
+def change(world: Path) -> None:
+    """Remove a shard, change another, add a third; change a word list."""
+    pool = world / "pool"
+    shutil.copy(pool / "00000.tar", pool / "00003.tar")
+    shutil.copy(pool / "00002.tar", pool / "00000.tar")
+    (pool / "00002.tar").unlink()
+    with open(world / "lists" / "en.txt", "a", encoding="utf-8") as file:
+        file.write("photo\n")
+
+
 # --- the stages before training ---------------------------------------------------------------------------------------
 
 
 def _curation(inputs: Path) -> list[Scenario]:
-    import worldclip
     from worldclip.contracts import entry_counts
 
     entry_counts.sum_shards.__defaults__ = (2, 16)  # sums in groups and ranges, as for very many shards
     old, new = (toy(inputs / name) for name in ("old", "new"))
     change(inputs / "new")
-
-    def run(recipe: Path, until: str = "curate", **options: Any) -> Call:
-        return lambda folder: worldclip.run(recipe, out=folder / "run", until=until, executor=QUIET, **options)
-
-    def afterchange(until: str | None) -> Call:
-        """Return what finishes a run of the old pool, and the stages of the new one up to `until`."""
-
-        def start(folder: Path) -> None:
-            run(old)(folder)
-            if until is not None:
-                run(new, until)(folder)
-
-        return start
-
     scenarios = []
-    stages = ("pool", "metadata", "match", "balance", "curate")
-    for before, stage in zip((None, *stages), stages, strict=False):
-        start = nothing if before is None else run(new, before)
-        scenarios.append(Scenario(name=stage, start=start, call=run(new, stage)))
-        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=afterchange(before), call=run(new, stage)))
+    before = nothing
+    for stage in ("pool", "metadata", "match", "balance", "curate"):
+        call = run(new, stage)
+        scenarios.append(Scenario(name=stage, start=before, call=call))
+        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=in_order(run(old), before), call=call))
+        before = call
     scenarios += _kept_keys()
     words = _wikipedia(inputs)
     from_match = run(new, from_stage="match")
@@ -94,21 +138,14 @@ def _kept_keys() -> list[Scenario]:
     def write(folder: Path) -> None:
         write_curated(folder / "run", hex_keys("random", 60), 4)
 
-    def write_and_sort(folder: Path) -> None:
-        write(folder)
-        sort(100)(folder)
-
     return [
         Scenario(name="kept keys", start=write, call=sort(100)),
-        Scenario(name="kept keys in pieces", start=write_and_sort, call=sort(25)),
+        Scenario(name="kept keys in pieces", start=in_order(write, sort(100)), call=sort(25)),
     ]
 
 
 def _wikipedia(inputs: Path) -> dict[str, Call]:
     """Return the stage metadata over two dumps and page views, as they are at first and later."""
-    from stages import run_stage
-    from worldclip.config import load_recipe
-
     calls = {}
     for name, word in (("old", "simba"), ("new", "tembo")):
         folder = inputs / f"wikipedia {name}"
@@ -119,23 +156,13 @@ def _wikipedia(inputs: Path) -> dict[str, Call]:
             dump = folder / f"swwiki-20240101-pages-articles{part}.xml.bz2"
             dump.write_bytes(bz2.compress(f"<mediawiki>{page}</mediawiki>".encode()))
         (folder / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {word.title()} 90 0\n".encode()))
-        recipe = load_recipe(
-            {
-                "pool": {"path": "."},
-                "languages": {"codes": ["sw"]},
-                "metadata": {
-                    "sources": ["unigram", "bigram", "title"],
-                    "wikipedia": {"sw": f"{folder}/*.bz2"},
-                    "pageviews": str(folder / "views"),
-                },
-                "balance": {"tail_fraction": 0.1},
-            }
-        )
-        calls[name] = functools.partial(_run_stage, run_stage, recipe)
+        sources = {"wikipedia": {"sw": f"{folder}/*.bz2"}, "pageviews": str(folder / "views")}
+        recipe = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **sources)
+        calls[name] = functools.partial(_build_metadata, recipe)
     return calls
 
 
-def _run_stage(run_stage: Any, recipe: Any, folder: Path) -> None:
+def _build_metadata(recipe: Recipe, folder: Path) -> None:
     run_stage("metadata", recipe, folder / "run", QUIET)
 
 
@@ -202,7 +229,6 @@ def _wat(inputs: Path) -> list[Scenario]:
 
 
 def _image_files(inputs: Path) -> list[Scenario]:
-    from toy import draw_shape
     from worldclip.plugins.pack_files import pack_files
 
     folders = {"old": inputs / "files old", "new": inputs / "files new"}
@@ -222,7 +248,6 @@ def _image_files(inputs: Path) -> list[Scenario]:
 
 
 def _packs(inputs: Path) -> list[Scenario]:
-    import worldclip
     from worldclip.tools.pack import pack, unpack
 
     recipe = toy(inputs / "packed")
@@ -237,7 +262,6 @@ def _packs(inputs: Path) -> list[Scenario]:
 
 
 def _tokenizer(inputs: Path) -> list[Scenario]:
-    import worldclip
     from worldclip.model.config import TokenizerConfig
     from worldclip.train.tokenizer import train_on_run
 
@@ -253,32 +277,21 @@ def _tokenizer(inputs: Path) -> list[Scenario]:
 
 def _explorer_and_upload(inputs: Path) -> list[Scenario]:
     """Return what is written of a curated run: the explorer, and the folder that is uploaded."""
-    import worldclip
     from worldclip.plugins.explorer.explore import explore
-    from worldclip.plugins.publish.publish import prepare
+    from worldclip.plugins.publish.publish import publish
 
-    recipes = {name: toy(inputs / f"shown {name}") for name in ("old", "new")}
+    old, new = (toy(inputs / f"shown {name}") for name in ("old", "new"))
     change(inputs / "shown new")
-
-    def run(name: str) -> Call:
-        return lambda folder: worldclip.run(recipes[name], out=folder / "run", until="curate", executor=QUIET)
-
-    def in_order(*calls: Call) -> Call:
-        def call(folder: Path) -> None:
-            for one in calls:
-                one(folder)
-
-        return call
 
     def pages(folder: Path) -> None:
         explore(folder / "run", folder / "pages")
 
     def upload(folder: Path) -> None:
-        prepare(folder / "run", "owner/name")
+        publish.function(folder / "run", "owner/name", dry_run=True)
 
     return [
-        Scenario(name="explore", start=in_order(run("old"), pages, run("new")), call=pages, is_light=False),
-        Scenario(name="publish", start=in_order(run("old"), upload, run("new")), call=upload, is_light=False),
+        Scenario(name="explore", start=in_order(run(old), pages, run(new)), call=pages, is_light=False),
+        Scenario(name="publish", start=in_order(run(old), upload, run(new)), call=upload, is_light=False),
     ]
 
 
@@ -308,9 +321,6 @@ vocab_size = 120
 
 
 def _training(inputs: Path) -> list[Scenario]:
-    import worldclip
-    from toy import draw_shape
-
     world = inputs / "trained"
     recipe = toy(world)
     for shape, word in enumerate(TOY_WORDS["en"][1].split()):
@@ -320,25 +330,23 @@ def _training(inputs: Path) -> list[Scenario]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(image)
     head = recipe.read_text().split("[train]")[0]
-    evaluate = (
+    sections = (
         f'[evaluate]\ndatasets = ["shapes"]\nlanguages = ["en"]\ndevice = "cpu"\nfolders = {{shapes = '
         f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip", "timm"]\n'
     )
-    recipe.write_text(f"{head}[train]{TINY}{evaluate}")
+    recipe.write_text(f"{head}[train]{TINY}{sections}")
     faster = world / "faster.toml"
     faster.write_text(recipe.read_text().replace("lr = 1e-3", "lr = 2e-3"))
 
-    def run(until: str, recipe: Path = recipe, **options: Any) -> Call:
-        return lambda folder: worldclip.run(recipe, out=folder / "run", until=until, executor=QUIET, **options)
-
+    curate, train, evaluate, export = (run(recipe, stage) for stage in ("curate", "train", "evaluate", "export"))
+    train_again = run(recipe, "train", from_stage="train")
+    export_again = run(recipe, "export", from_stage="export")
     return [
-        Scenario(name="train", start=run("curate"), call=run("train"), is_light=False),
-        Scenario(
-            name="--from train", start=run("train", faster), call=run("train", from_stage="train"), is_light=False
-        ),
-        Scenario(name="evaluate", start=run("train"), call=run("evaluate"), is_light=False),
-        Scenario(name="export", start=run("evaluate"), call=run("export"), is_light=False),
-        Scenario(name="--from export", start=run("export"), call=run("export", from_stage="export"), is_light=False),
+        Scenario(name="train", start=curate, call=train, is_light=False),
+        Scenario(name="--from train", start=run(faster, "train"), call=train_again, is_light=False),
+        Scenario(name="evaluate", start=train, call=evaluate, is_light=False),
+        Scenario(name="export", start=evaluate, call=export, is_light=False),
+        Scenario(name="--from export", start=export, call=export_again, is_light=False),
     ]
 
 
@@ -358,22 +366,105 @@ def _embedding(inputs: Path) -> list[Scenario]:
             world / "model", pool, folder / "embedded", of=("images", "texts"), device="cpu", executor=QUIET
         )
 
-    def index(library: Any, before: Call) -> Call:
-        def call(folder: Path) -> None:
-            before(folder)
-            build_index(folder / "embedded", library, "images")
-
-        return call
+    def index(library: Any) -> Call:
+        return lambda folder: build_index(folder / "embedded", library, "images")
 
     done = embed_in(world / "pool")
     return [
         Scenario(name="embed", start=nothing, call=done, is_light=False),
         Scenario(name="embed of a changed pool", start=embed_in(old), call=done, is_light=False),
-        Scenario(name="index", start=done, call=index("faiss", nothing), is_light=False),
+        Scenario(name="index", start=done, call=index("faiss"), is_light=False),
         Scenario(
-            name="index --library exact", start=index("faiss", done), call=index("exact", nothing), is_light=False
+            name="index --library exact", start=in_order(done, index("faiss")), call=index("exact"), is_light=False
         ),
     ]
+
+
+def _web(inputs: Path) -> list[Scenario]:
+    """Return the page for browsers; files in place of transformers.js, which is copied like any other."""
+    from embedded_world import write_world
+    from worldclip.export import ExportConfig, export_model
+    from worldclip.plugins.browser import web_folder
+    from worldclip.tools.embed import embed
+
+    world = inputs / "web"
+    write_world(world)
+    embed(world / "model", world / "pool", world / "embedded", of=("images",), device="cpu", executor=QUIET)
+    library = world / "js"
+    library.mkdir()
+    for name in web_folder.LIBRARIES:
+        (library / name).write_text("// not the library")
+    web_folder.library_folder = lambda: library
+
+    def export(folder: Path) -> None:
+        config = ExportConfig(formats=("web",), onnx_precisions=("fp32",), embedded=str(world / "embedded"))
+        export_model(world / "model", folder / "out", config)
+
+    return [Scenario(name="export to web", start=nothing, call=export, is_light=False)]
+
+
+# --- pools from elsewhere ---------------------------------------------------------------------------------------------
+
+
+def _drawings(inputs: Path) -> list[Scenario]:
+    """Return the pools that are drawn, of a few emoji and flags."""
+    from world_parts import write_json
+    from worldclip.plugins.drawings import openmoji_files
+    from worldclip.plugins.emoji import build as emoji
+    from worldclip.plugins.world import build as world
+    from worldclip.plugins.world import packages
+    from worldclip.plugins.world.parts import char_of, flag_of
+
+    tones = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
+    hands = [f"{hand}{tone}" for hand in ("1F44B", "1F44D", "1F44F", "1F64F") for tone in tones]
+    flags = [flag_of(code) for code in ("FR", "DE", "JP", "KE", "BR", "IN", "TR", "GE")]
+    files = openmoji_files()
+    few = {key: files[key] for key in [*hands, *flags, "1F34E", "1F436", "1F30D"] if key in files}
+    emoji.openmoji_files = packages.openmoji_files = lambda: few
+    write_json(inputs / "cldr", "fr", {char_of("1F34E"): ("pomme rouge", ["pomme"])})
+
+    def draw(folder: Path) -> None:
+        emoji.build_emoji(folder / "pool", 16, 10, executor=QUIET)
+
+    def draw_world(parts: dict[str, Path]) -> Call:
+        return lambda folder: world.build_world(
+            folder / "pool", parts, image_px=16, samples_per_shard=10, executor=QUIET
+        )
+
+    names = draw_world({"cldr": inputs / "cldr"})
+    return [
+        Scenario(name="pool emoji", start=nothing, call=draw, is_light=False),
+        Scenario(name="pool world", start=nothing, call=names, is_light=False),
+        Scenario(name="pool world with other parts", start=draw_world({}), call=names, is_light=False),
+    ]
+
+
+SERVED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from fake_hub import serve_hub
+root = Path(sys.argv[2])
+with serve_hub() as hub:
+    hub.commit("o/n", {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()})
+    print(hub.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def _hub(inputs: Path) -> list[Scenario]:
+    """Return the curation of a dataset of the hub, which another process stands for."""
+    import fsspec
+
+    recipe = toy(inputs / "hub")
+    command = [sys.executable, "-c", SERVED, str(Path(__file__).parent), str(inputs / "hub" / "pool")]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # ends with our pipe
+    assert server.stdout is not None
+    fsspec.config.conf["hf"] = {"endpoint": server.stdout.readline().strip(), "token": "hf_of_the_test"}
+    text = recipe.read_text().replace(str(inputs / "hub" / "pool"), "hf://datasets/o/n")
+    assert "hf://" in text
+    recipe.write_text(text)
+    return [Scenario(name="run of a pool of the hub", start=nothing, call=run(recipe), is_light=False)]
 
 
 MAKERS: dict[str, Callable[[Path], list[Scenario]]] = {
@@ -381,8 +472,8 @@ MAKERS: dict[str, Callable[[Path], list[Scenario]]] = {
     "pools": _pools,
     "training": _training,
     "embedding": _embedding,
-    "web": web,
-    "drawings": drawings,
-    "hub": hub,
+    "web": _web,
+    "drawings": _drawings,
+    "hub": _hub,
 }
 LIGHT = ["curation", "pools"]

@@ -186,12 +186,8 @@ def plain_run(
             key = f"{Path(name).parent}/{stem}"
             fates[name].append(plain_fates(key, texts, key in seen, recipe, lists))
             seen.add(key)
-    is_valid = {
-        key: (valid is None or key in valid) and key not in denied
-        for samples in fates.values()
-        for sample in samples
-        for key in [fate_key(sample)]
-    }
+    keys = {sample[0][1] for samples in fates.values() for sample in samples}
+    is_valid = {key: (valid is None or key in valid) and key not in denied for key in keys}
     for name, samples in fates.items():
         rows = [fate for sample in samples for fate in sample if fate[0] == "matched"]
         out.matched[name] = [(key, idx, lang, text, ids) for _, key, idx, lang, text, ids in rows]
@@ -211,10 +207,6 @@ def plain_run(
         reasons = {reason: n for reason, n in row.items() if reason != "expected_pairs"}
         out.report[lang] = {**row, "pairs_in": sum(reasons.values())}
     return out
-
-
-def fate_key(sample: list) -> str:
-    return sample[0][1]
 
 
 def plain_fates(key: str, texts: Any, is_repeated: bool, recipe: Recipe, lists) -> list[tuple]:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 
 import worldclip
 from embedded_world import write_world
-from worldclip.core.execute import LocalExecutor
+from stages import QUIET
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.connections import listen, server_config
 from worldclip.plugins.server.metrics import Metrics
@@ -28,7 +29,7 @@ from worldclip.tools.embed import embed
 def write_embedded_world(root: Path) -> None:
     """Write ROOT/model, ROOT/pool and ROOT/embedded with its images and texts."""
     write_world(root)
-    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=LocalExecutor(quiet=True))
+    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=QUIET)
 
 
 @contextlib.contextmanager
@@ -42,6 +43,13 @@ def serving(
     with serving_app(
         create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
     ) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def address(world: Path, clip: Any) -> Iterator[str]:
+    """The address of the embedded world behind a server."""
+    with serving(world, clip) as url:
         yield url
 
 

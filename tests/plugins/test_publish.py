@@ -28,10 +28,9 @@ from worldclip.cli import main
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.curate import read_curated
 from worldclip.export.push import Pushed, push
-from worldclip.plugins.publish.publish import _files, prepare
+from worldclip.plugins.publish.publish import _files, prepared
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -49,13 +48,14 @@ def run(tmp_path_factory):
     write_pool(folder / "pool", make_shards(seed=2), image_of=picture)
     write_metadata(folder / "run", LISTS)
     recipe = make_recipe(folder / "pool", curate={"write": "tars", "samples_per_tar": 7})
-    run_stages(recipe, folder / "run", LocalExecutor(workers=1, quiet=True))
+    run_stages(recipe, folder / "run")
     return folder / "run"
 
 
 def published(run, data="list", license=None):
     """Write RUN/publish and return the upload."""
-    return prepare(run, "me/pairs", data, license)
+    with prepared(run, "me/pairs", data, license) as upload:
+        return upload
 
 
 def kept_rows(run):
@@ -182,11 +182,11 @@ def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path) -> None:
 
 
 def test_mistakes_are_named_together(run, tmp_path) -> None:
-    with pytest.raises(UserError) as error:
-        prepare(run, "no name", "images", "CC BY")
+    with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
+        pass
     assert len(error.value.problems) == 3
     with pytest.raises(UserError, match="is not a run"):
-        prepare(tmp_path, "me/pairs")
+        published(tmp_path)
 
 
 def without_attributes(files) -> dict[str, bytes]:
@@ -323,11 +323,11 @@ def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run
 
     def upload_slowly(uploads, **options):
         with pytest.raises(UserError, match="is in use by"):
-            prepare(run, "me/other", "tars")
+            published(run, "tars")
         refusals.append(uploads)
         return [Pushed(uploads[0], "https://hub/me/pairs", (), has_history=False)]
 
-    monkeypatch.setattr(sys.modules[prepare.__module__], "push", upload_slowly)
+    monkeypatch.setattr(sys.modules["worldclip.plugins.publish.publish"], "push", upload_slowly)
     assert main(["publish", str(run), "me/pairs", "--private"]) == 0
     assert len(refusals) == 1
 
@@ -341,7 +341,7 @@ def test_no_folder_of_the_machine_is_published(tmp_path) -> None:
     write_metadata(tmp_path / "run", LISTS)
     recipe = make_recipe(private / "pool", curate={"write": "tars"})
     recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, deny_keys=(str(keys),)))
-    run_stages(recipe, tmp_path / "run", LocalExecutor(workers=1, quiet=True))
+    run_stages(recipe, tmp_path / "run")
     for data in ("list", "tars", "parquet"):
         published(tmp_path / "run", data)
         for name in ("README.md", "croissant.json"):

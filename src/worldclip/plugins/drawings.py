@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from xml.parsers import expat
@@ -36,15 +36,6 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> str: ...
-
-
-class Toned(Keyed, Protocol):
-    """An emoji, which may have skin tones."""
-
-    @property
-    def tones(self) -> str: ...
-    @property
-    def shape(self) -> str: ...
 
 
 KeyedT = TypeVar("KeyedT", bound=Keyed)
@@ -73,23 +64,25 @@ def openmoji_files() -> dict[str, str]:
     return {name.removesuffix(".svg").replace(PRESENTATION, ""): name for name in sorted(names)}
 
 
-def split_tones(emoji: Sequence[Toned], drawn_as: dict[str, str]) -> dict[str, str]:
-    """Return `train` or `tone` for each key.
+def split_tones(chars: Mapping[str, str], drawn_as: Mapping[str, str]) -> dict[str, str]:
+    """Return `train` or `tone` for each key; chars: {key: emoji}.
 
     Emoji with a tone are held out if their hash is below TONE_FRACTION, no other emoji has the same picture, and
     another emoji of the same shape and another with the same tones stay in training.
     """
     num_alike = Counter(drawn_as.values())
-    shapes = Counter(item.shape for item in emoji)
-    tones = Counter(item.tones for item in emoji)
-    split = {item.key: "train" for item in emoji}
-    for item in sort_by_hash([item for item in emoji if item.tones]):
-        if fraction(item.key, "tone") >= TONE_FRACTION or num_alike[drawn_as[item.key]] > 1:
+    shapes = Counter(map(shape_of, chars.values()))
+    tones = Counter(map(tones_of, chars.values()))
+    split = dict.fromkeys(chars, "train")
+    toned = [key for key, char in chars.items() if tones_of(char)]
+    for key in sorted(toned, key=_order):
+        if fraction(key, "tone") >= TONE_FRACTION or num_alike[drawn_as[key]] > 1:
             continue
-        if min(shapes[item.shape], tones[item.tones]) > 1:
-            split[item.key] = "tone"
-            shapes[item.shape] -= 1
-            tones[item.tones] -= 1
+        shape, tone = shape_of(chars[key]), tones_of(chars[key])
+        if min(shapes[shape], tones[tone]) > 1:
+            split[key] = "tone"
+            shapes[shape] -= 1
+            tones[tone] -= 1
     return split
 
 
@@ -122,8 +115,12 @@ def fraction(key: str, purpose: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
 
 
+def _order(key: str) -> float:
+    return fraction(key, "order")
+
+
 def sort_by_hash(items: Iterable[KeyedT]) -> list[KeyedT]:
-    return sorted(items, key=lambda item: fraction(item.key, "order"))
+    return sorted(items, key=lambda item: _order(item.key))
 
 
 def draw_openmoji(file: str, key: str, image_px: int, is_varied: bool = False) -> bytes:

@@ -216,13 +216,10 @@ def _coco(record: Mapping[str, Any]) -> list[tuple[object, Iterable[object]]]:
 def _row(record: Mapping[str, Any]) -> tuple[object, Iterable[object]]:
     file = next((record[name] for name in FILE_FIELDS if name in record), None)
     if "conversations" in record:
-        return file, _first_answer(record["conversations"])
+        answers = [turn.get("value") for turn in record["conversations"] if turn.get("from") in ANSWERS]
+        return file, answers[:1]
     value: Any = next((record[name] for name in TEXT_FIELDS if record.get(name)), [])
     return file, value if isinstance(value, list) else [value]
-
-
-def _first_answer(turns: Iterable[Mapping[str, Any]]) -> list[object]:
-    return [turn.get("value") for turn in turns if turn.get("from") in ANSWERS][:1]
 
 
 def _named(counts: Mapping[str, Any]) -> str:

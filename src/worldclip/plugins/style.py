@@ -1,12 +1,13 @@
-"""The style of search pages, which the server and the exported page share; the report's style sheet goes before it."""
+"""The style of search pages, which the server and the exported page share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from worldclip.report.html import Html
+from worldclip.report.page import style
 
 
-def search_style() -> Html:
-    """Return the style sheet."""
-    return Html((Path(__file__).parent / "search.css").read_text(encoding="utf-8"))
+def search_style() -> str:
+    """Return the style sheet: the report's, then that of search pages."""
+    own = (Path(__file__).parent / "search.css").read_text(encoding="utf-8")
+    return f"{style()}{own}"

@@ -253,24 +253,24 @@ def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]
 def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
-    columns = ", ".join(map(_string, drafted["columns"]))
+    columns = ", ".join(map(_toml, drafted["columns"]))
     lines = [
         f"# Drafted from {drafted['num_texts']:,} texts of {drafted['shards']:,} {drafted['format']} shards.",
         "#   worldclip run THIS_FILE --until curate   builds the lists, matches, balances and keeps pairs",
         "",
         "[pool]",
-        f"path = {_string(config.path or '')}",
+        f"path = {_toml(config.path or '')}",
     ]
     if config.columns:
-        lines.append(f"columns = {_strings(config.columns)}")
+        lines.append(f"columns = {_toml(config.columns)}")
     if drafted["key"] != "member":
         known_as = f", as {drafted['known_as']} has them" if drafted["known_as"] else ""
         lines += [*_comment(f"key identifies a pair; the columns are {columns}{known_as}")]
-        lines.append(f"key = {_string(drafted['key'])}")
+        lines.append(f"key = {_toml(drafted['key'])}")
     if drafted["texts"]:
-        lines.append(f"texts = {_strings(drafted['texts'])}")
+        lines.append(f"texts = {_toml(drafted['texts'])}")
     if drafted["lang"]:
-        lines.append(f"lang = {_string(drafted['lang'])}")
+        lines.append(f"lang = {_toml(drafted['lang'])}")
     lines += _filters(drafted)
     if drafted["format"] == "tar" and (name := next((name for name in TAR_KEYS if name in drafted["columns"]), None)):
         lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
@@ -280,7 +280,7 @@ def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
     if drafted["num_file_names"]:
         lines += _comment(f"{drafted['num_file_names']:,} more texts are file names (IMG_1465.jpg), in no language.")
     lines += [
-        f"codes = {json.dumps(list(codes))}",
+        f"codes = {_toml(codes)}",
         "",
         "[metadata]",
         "# a start, from packages; WordNets and Wikipedia give better lists (docs/1_metadata.md)",
@@ -322,7 +322,7 @@ def _filters(drafted: Draft) -> list[str]:
     found = [(name, condition) for name, condition in FILTERS.items() if name in drafted["columns"]]
     if not found:
         return []
-    conditions = ", ".join(f"{_string(prefix + name)} = {condition}" for name, condition in found)
+    conditions = ", ".join(f"{_toml(prefix + name)} = {condition}" for name, condition in found)
     return [f"# where = {{ {conditions} }} # only these rows are pairs; a missing value fulfils no condition"]
 
 
@@ -330,12 +330,8 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
-def _strings(texts: Sequence[str]) -> str:
-    return json.dumps(list(texts), ensure_ascii=False)
-
-
-def _string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _toml(value: str | Sequence[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def to_text(drafted: Draft, path: Path) -> str:

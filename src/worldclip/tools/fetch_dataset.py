@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldclip.core.artifacts import read_json, versions, write_json
-from worldclip.core.command import Command, Flags
+from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
@@ -184,10 +184,11 @@ def _unpack(archive: Path, folder: Path) -> None:
             shutil.copyfileobj(packed, plain)
 
 
-def _fetched_text(counts: Mapping[str, int], flags: Flags) -> str:
+def fetched_text(counts: Mapping[str, int], folder: Path) -> str:
+    """Return what was fetched into a folder, as one line."""
     numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{flags.out / flags.name}: {numbers}"
+    return f"{folder}: {numbers}"
 
 
-FETCH_DATASET = Command(fetch_dataset, _fetched_text)
+FETCH_DATASET = Command(fetch_dataset, lambda counts, flags: fetched_text(counts, flags.out / flags.name))
 """Download an evaluation dataset into the layout that `worldclip evaluate` reads."""

@@ -140,25 +140,18 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
     return downloads, failures
 
 
-def _codes(run: Run, langs: Sequence[str]) -> Sequence[str]:
-    """Return `langs`, or all languages of the recipe whose list is not in its pack."""
-    pack = run.section(MetadataConfig).pack
-    languages_config = run.section(LanguagesConfig)
-    packed = open_pack(Path(pack), languages_config.table).lists if pack else {}
-    own_codes = languages_config.codes if pack else languages_config.run_codes  # unset: the pack's languages are meant
-    return langs or [code for code in own_codes if code not in packed]
-
-
 def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
-    """Return the Wikipedias of the languages to fetch."""
+    """Return the Wikipedias of `langs`, or of all languages of the recipe whose list is not in its pack."""
     from worldclip.metadata.work import label_scheme
 
-    codes = _codes(run, langs)
-    section = run.section(LanguagesConfig)
+    section, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
+    packed = open_pack(Path(metadata.pack), section.table).lists if metadata.pack else {}
+    own_codes = section.codes if metadata.pack else section.run_codes  # unset: the pack's languages are meant
+    codes = langs or [code for code in own_codes if code not in packed]
     scheme = label_scheme(section.lid_model, codes)
     wikis = {wiki for code in codes for wiki in section.table.wikipedias(code, scheme)}
     corpora = {wiki for language in section.table.added for wiki in language.wikipedia}
-    corpora &= set(run.section(MetadataConfig).wikipedia)  # files of your own, which Wikimedia does not have
+    corpora &= set(metadata.wikipedia)  # files of your own, which Wikimedia does not have
     return sorted(wikis - corpora)
 
 

@@ -6,7 +6,6 @@ The format, and how it is read: metadata/sources/pack.py.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import tarfile
@@ -32,6 +31,7 @@ from worldclip.core.job import Run, RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.settings import load_config, read_toml, to_dict, to_toml
+from worldclip.core.tars import add_member
 from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.matcher import entries_digest
@@ -76,11 +76,10 @@ def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for name, data in ((packs.RECORD, head), (LICENCES, page)):
-                tar.addfile(_member(name, len(data)), io.BytesIO(data))
+            add_member(tar, packs.RECORD, head)
+            add_member(tar, LICENCES, page)
             for name, path in paths.items():
-                with open(path, "rb") as file:
-                    tar.addfile(_member(f"{name}.parquet", lists[name]["size"]), file)
+                add_member(tar, f"{name}.parquet", path.read_bytes())
 
     write_artifact(out, write)
     num_entries = sum(packed_list["entries"] for packed_list in lists.values())
@@ -102,12 +101,6 @@ def _describe(name: str, path: Path, manifest: Mapping[str, Any]) -> PackedList:
         rules=manifest["rules"][name],
         sources=manifest["sources"][name],
     )
-
-
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)  # mtime, uid and gid are 0
-    member.size = size
-    return member
 
 
 def _lists_by_licence(lists: Mapping[str, PackedList]) -> dict[str, list[str]]:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import worldclip
 from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
@@ -31,7 +30,7 @@ KEYS = "[...document.querySelectorAll('.hit')].slice(0, 10).map((hit) => hit.dat
 
 @functools.cache
 def export_web(embedded_world, precision):
-    if list(web_folder.library_problems()):
+    if list(web_folder.problems()):
         pytest.skip("transformers.js is not there; run: make web")
     config = ExportConfig(formats=("web",), onnx_precisions=(precision,), embedded=str(embedded_world / "embedded"))
     out = embedded_world.with_name(f"web_{precision}")
@@ -102,13 +101,12 @@ def test_a_page_from_disk_says_what_to_run(embedded_world):
 
 
 @pytest.mark.slow
-def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(embedded_world, tmp_path):
+def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(embedded_world, clip, tmp_path):
     folder, _ = export_web(embedded_world, "fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # the model's size: none resizes
     Image.fromarray(pixels).save(tmp_path / "image.png")
     (tmp_path / "texts.json").write_text(json.dumps(QUERIES), encoding="utf-8")
     answer = run_node("transformers_js.mjs", folder / "model", tmp_path / "image.png", tmp_path / "texts.json", "fp32")
-    clip = worldclip.load(embedded_world / "model", device="cpu")
     for rows, expected in ((answer["text"], clip.encode_text(QUERIES)), (answer["image"], clip.encode_image([pixels]))):
         rows = np.array(rows, np.float32)
         np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), expected, atol=1e-5)
@@ -139,14 +137,14 @@ def test_without_transformers_js_the_export_says_how_to_get_it(embedded_world, m
     assert not (tmp_path / "out" / "web").exists()
 
 
-def test_a_folder_of_another_model_is_refused(embedded_world, tmp_path):
+def test_a_folder_of_another_model_is_refused(embedded_world, clip, tmp_path):
     shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
     probe = np.load(embedded_world / "embedded" / "probe.npy")
     np.save(tmp_path / "embedded" / "probe.npy", -probe)
-    clip = worldclip.load(embedded_world / "model", device="cpu")
-    assert set(web_folder.open_pool(str(embedded_world / "embedded"), clip)) == {"images", "texts"}
+    source = embedded_world / "model"
+    assert set(web_folder.writer(source, clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
-        web_folder.open_pool(str(tmp_path / "embedded"), clip)
+        web_folder.writer(source, clip, str(tmp_path / "embedded"))
 
 
 def test_an_embedded_folder_without_the_page_is_a_mistake():

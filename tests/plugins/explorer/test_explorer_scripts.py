@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from node import call_page
 from worldclip.balance.formulas import entry_probs
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, coin
@@ -20,6 +23,7 @@ from worldclip.match.matcher.matcher import Matcher
 from worldclip.plugins.explorer import explore, lists
 from worldclip.plugins.explorer.chunks import Chunks
 
+SCRIPT = Path(__file__).with_name("explorer_in_node.js")
 WORDS = """
 a photo of the cat, T-shirt U.S. cat's ok. STRASSE straße İstanbul ǅ ŉ ᾳ ﬁn Кошка КОШКА кошка ёлка λόγος ΛΌΓΟΣ Ελλάδα
 الصورة قطة، كلب می‌رود बिल्ली। कुत्ता क्षि ক্ষি বাংলা தமிழ் மொழி മലയാളം ภาษาไทย ที่นี่ น้ำ ລາວ မြန်မာ ខ្មែរ བོད་ཡིག
@@ -61,6 +65,16 @@ def listed(request, tmp_path_factory) -> tuple[str, list[str], Path]:
     finally:
         lists.CHUNK_ENTRIES = chunk_entries
     return profile, entries, folder
+
+
+def call_page(folder: Path, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the result of each (function, arguments ...) of the explorer in `folder`; skip the test without Node."""
+    node = shutil.which("node") or pytest.skip("no node on this machine")
+    done = subprocess.run(
+        [node, str(SCRIPT), str(folder)], input=json.dumps(calls), capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def make_text(draw: random.Random, num_words: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pools import rows_of_tar
+from stages import QUIET
 from world_parts import write_fluent, write_json, write_xml
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
@@ -16,7 +17,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.plugins.drawings import openmoji_files
-from worldclip.plugins.world import build, openmoji
+from worldclip.plugins.world import build, packages
 from worldclip.plugins.world.parts import char_of, flag_of, territory_of
 
 TONES = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
@@ -50,25 +51,19 @@ def few_drawings() -> Iterator[None]:
     files = openmoji_files()
     chosen = {key: files[key] for key in [*HANDS, *FLAGS, *OTHERS] if key in files}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openmoji, "openmoji_files", lambda: chosen)
+        patch.setattr(packages, "openmoji_files", lambda: chosen)
         yield
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, Path]) -> Path:
     out = tmp_path_factory.mktemp("world") / "pool"
-    build.build_world(out, parts, image_px=16, samples_per_shard=20, executor=LocalExecutor(workers=1, quiet=True))
+    build.build_world(out, parts, image_px=16, samples_per_shard=20, executor=QUIET)
     return out
 
 
 def samples(folder: Path) -> dict[str, dict]:
-    records = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar.getmembers():
-                if member.name.endswith(".json"):
-                    records[member.name.removesuffix(".json")] = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
-    return records
+    return {row["key"]: row for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)}
 
 
 def texts_of(record: dict, lang: str) -> list[str]:
@@ -209,35 +204,25 @@ def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(
 
 
 def test_part_taken_away_redraws_and_leaves_no_stale_tar(built: Path, parts: dict[str, Path], tmp_path: Path) -> None:
-    executor = LocalExecutor(workers=1, quiet=True)
-    build.build_world(tmp_path, parts, image_px=16, samples_per_shard=5, executor=executor)
-    build.build_world(tmp_path, {}, image_px=16, samples_per_shard=20, executor=executor)
+    build.build_world(tmp_path, parts, image_px=16, samples_per_shard=5, executor=QUIET)
+    build.build_world(tmp_path, {}, image_px=16, samples_per_shard=20, executor=QUIET)
     assert not [key for key in samples(tmp_path / "pairs") if key.startswith(("fluent", "flags"))]
     assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 20)
 
 
 def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path: Path) -> None:
-    executor = LocalExecutor(workers=1, quiet=True)
     fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red-apple"})
     out = tmp_path / "pool"
-    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=executor)
+    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
-    old = member_bytes(out / "pairs", "fluent-1F34E.png")
+    old = samples(out / "pairs")["fluent-1F34E"]["image"]
     icons = read_json(fluent / "icons.json")
     icons["icons"]["red-apple"]["body"] = '<path fill="#ff0000" d="M0 0h32v32H0z"/>'
     (fluent / "icons.json").write_text(json.dumps(icons))
-    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=executor)
-    assert member_bytes(out / "pairs", "fluent-1F34E.png") != old
+    build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
+    assert samples(out / "pairs")["fluent-1F34E"]["image"] != old
     after = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
     assert sum(before[name] != after[name] for name in before) == 1
-
-
-def member_bytes(folder: Path, name: str) -> bytes:
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            if name in tar.getnames():
-                return tar.extractfile(name).read()  # type: ignore[union-attr]
-    raise AssertionError(f"no {name} in {folder}")
 
 
 def test_invalid_sizes_and_folders_are_reported_together(tmp_path: Path) -> None:

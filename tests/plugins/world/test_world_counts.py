@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,12 @@ import pytest
 from worldclip.language.locale_data import read_own_data
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
-from worldclip.plugins.world.emoji_names import read_emoji_names
 from worldclip.plugins.world.gcompris import read_gcompris
 from worldclip.plugins.world.iconify import read_flags, read_fluent
 from worldclip.plugins.world.locales import is_main
-from worldclip.plugins.world.openmoji import read_openmoji
+from worldclip.plugins.world.packages import read_emoji_names, read_openmoji, read_territories
 from worldclip.plugins.world.parts import Part, territory_of
 from worldclip.plugins.world.stamps import read_stamps
-from worldclip.plugins.world.territories import read_territories
 
 DATA = Path(os.environ.get("WORLDCLIP_WORLD", Path(__file__).parents[3] / "data" / "world"))
 
@@ -105,21 +104,17 @@ def test_three_sets_have_four_drawings_of_most_flags() -> None:
     assert sum(count >= 4 for count in drawn.values()) >= 240
 
 
-def test_stamps_have_61797_captions_in_78_locales() -> None:
-    part = read_stamps(folder_of("stamps", "/usr/share/tuxpaint/stamps"))
-    assert len(part.pictures) >= 951
-    assert len(part.texts) >= 61_797
-    assert len({text.locale for text in part.texts}) >= 78
+PARTS = {  # folders, at least so many pictures, texts, locales
+    read_stamps: (("stamps", "/usr/share/tuxpaint/stamps"), 951, 61_797, 78),
+    read_gcompris: (("gcompris", "/usr/share/gcompris-qt"), 116, 4_990, 50),
+    read_appstream: (("appstream",), 1_481, 75_461, 1),
+}
 
 
-def test_gcompris_has_116_photographs_with_4990_labels_in_50_locales() -> None:
-    part = read_gcompris(folder_of("gcompris", "/usr/share/gcompris-qt"))
-    assert len(part.pictures) >= 116
-    assert len(part.texts) >= 4_990
-    assert len({text.locale for text in part.texts}) >= 50
-
-
-def test_appstream_has_1481_icons_with_75461_texts() -> None:
-    part = read_appstream(folder_of("appstream"))
-    assert len(part.pictures) >= 1_481
-    assert sum(bool(text.name) + sum(map(bool, text.keywords)) for text in part.texts) >= 75_461
+@pytest.mark.parametrize("read", PARTS)
+def test_parts_with_pictures_of_their_own_have_their_texts(read: Callable[[Path], Part]) -> None:
+    folders, num_pictures, num_texts, num_locales = PARTS[read]
+    part = read(folder_of(*folders))
+    assert len(part.pictures) >= num_pictures
+    assert sum(bool(text.name) + sum(map(bool, text.keywords)) for text in part.texts) >= num_texts
+    assert len({text.locale for text in part.texts}) >= num_locales

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from stages import QUIET
 from world_parts import packed, write_appstream, write_rcc, write_stamps
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.safe_path import UnsafeName
-from worldclip.plugins.world import build, gcompris, openmoji
+from worldclip.plugins.world import build, gcompris, packages
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.draw import FORMATS, UNDRAWABLE, draw, draw_file
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
@@ -242,13 +242,12 @@ def test_stamp_is_read_below_its_folder_alone(tmp_path: Path) -> None:
 def test_stamps_are_trained_on_only_if_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_on_stamps: bool
 ) -> None:
-    files = openmoji.openmoji_files()
-    monkeypatch.setattr(openmoji, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
+    files = packages.openmoji_files()
+    monkeypatch.setattr(packages, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
     stamps = write_stamps(tmp_path / "stamps", {"owl": "An owl.\n", "bad": "Bad.\n"}, png())
     (stamps / "stamps" / "bad.png").write_bytes(b"no picture")
-    executor = LocalExecutor(workers=1, quiet=True)
     out = tmp_path / "out"
-    build.build_world(out, {"stamps": stamps}, train_on_stamps=train_on_stamps, image_px=16, executor=executor)
+    build.build_world(out, {"stamps": stamps}, train_on_stamps=train_on_stamps, image_px=16, executor=QUIET)
     counts = read_json(out / "counts.json")
     assert counts["pairs"]["samples"] == (2 if train_on_stamps else 1)
     assert ("stamps" in counts) is not train_on_stamps

@@ -20,7 +20,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,14 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Record, Report
 from worldclip.language.identify import identify_codes
-from worldclip.model.decode import BadImage, open_image
+from worldclip.model.decode import BadImage
 from worldclip.model.formats import onnx_folder
 from worldclip.model.formats.interface import CardFacts, about
 from worldclip.model.inference import Clip
+from worldclip.plugins.style import search_style
 from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
-from worldclip.report.images import MAX_BYTES, shrink
-from worldclip.report.page import style
+from worldclip.report.images import thumbnail
 from worldclip.tools.search import open_kinds
 
 MODEL = "model"
@@ -46,23 +45,11 @@ MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it hold
 PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' names
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
-
 
 requires = onnx_folder.requires
 
 
 def problems() -> Iterator[str]:
-    """Yield a problem where transformers.js is not in this installation."""
-    yield from library_problems()
-
-
-def writer(source: Path, clip: Clip, embedded: str) -> WebFolder:
-    """Return the writer of a page that searches `export.embedded`."""
-    return WebFolder(open_pool(embedded, clip) if embedded else {})
-
-
-def library_problems() -> Iterator[str]:
     """Yield a problem where transformers.js is not in this installation."""
     missing = [name for name in LIBRARIES if not (library_folder() / name).is_file()]
     if missing:
@@ -82,9 +69,10 @@ def precision_of(precisions: Sequence[str]) -> str:
     return next(name for name in ("int8", "fp16", "fp32") if name in precisions)
 
 
-def open_pool(folder: str, clip: Clip) -> dict[str, Embedded]:
-    """Return the images and texts of an embedded folder.  Raises UserError where another model embedded it."""
-    return open_kinds(folder, clip, "the exported model", "give the folder of this model")
+def writer(source: Path, clip: Clip, embedded: str) -> WebFolder:
+    """Return the writer of a page that searches `embedded`.  Raises UserError where another model embedded it."""
+    kinds = open_kinds(embedded, clip, "the exported model", "give the folder of this model") if embedded else {}
+    return WebFolder(kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +83,8 @@ class WebFolder:
 
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
         """Write the page into an existing, empty folder.  Raises UserError where transformers.js is missing."""
-        if problems := list(library_problems()):
-            raise UserError(problems)
+        if missing := list(problems()):
+            raise UserError(missing)
         precision = precision_of(precisions)
         (folder / MODEL).mkdir()
         onnx_folder.write(clip, folder / MODEL, [precision], has_joint=False)
@@ -106,10 +94,9 @@ class WebFolder:
         if "texts" in self.pool:
             counts["names"] = _write_names(folder, self.pool["texts"], precision)
         shutil.copytree(library_folder(), folder / "js")
-        page = resources.files("worldclip.plugins")
         for name in ("index.html", "search.js", "offline.js"):
-            write_text(folder / name, page.joinpath("browser", "static", name).read_text(encoding="utf-8"))
-        write_text(folder / "page.css", f"{style()}{page.joinpath('search.css').read_text(encoding='utf-8')}")
+            shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
+        write_text(folder / "page.css", search_style())
         specials = clip.require_tokenizer().special_strings
         facts = {
             "dtype": DTYPES[precision],
@@ -204,13 +191,10 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
 def _thumbnail(embedded: Embedded, row: dict[str, Any]) -> tuple[bytes, str] | None:
     """Return a small picture and its extension; None for one that is gone or cannot be decoded."""
     try:
-        content = read_member(embedded.image_file(row), row["offset"], row["size"])
-        extension = EXTENSIONS.get(str(open_image(content).format))
-        if extension is None or len(content) > MAX_BYTES:
-            return shrink(content), "jpg"
+        content, kind = thumbnail(read_member(embedded.image_file(row), row["offset"], row["size"]))
     except (BadShard, BadImage, UserError, OSError):
         return None
-    return content, extension
+    return content, "jpg" if kind == "jpeg" else kind
 
 
 def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:

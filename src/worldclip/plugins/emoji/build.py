@@ -104,7 +104,7 @@ def build_emoji(
     compared = {"image_px": image_px, "versions": source_versions()}
     hash_slice = partial(hash_pictures, image_px)
     drawn_as = find_same_pictures(hash_slice, slices, executor, layout.done_dir(out, "compare"), compared)
-    split = split_tones(emoji, drawn_as)
+    split = split_tones({item.key: item.char for item in emoji}, drawn_as)
     members = {
         "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
         "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),

@@ -111,7 +111,8 @@ def leaderboard(*paths: Path) -> Leaderboard:
     runs = [run for model in models for run in model.runs]
     columns: list[BoardColumn] = []
     cells: list[list[BoardCell]] = [[] for _ in models]
-    for (dataset, task, lang, key), of_runs in by_task_of_runs(runs, _key_of_conditions).items():
+    groups = by_task_of_runs(runs, lambda record: json.dumps(conditions(record), sort_keys=True))
+    for (dataset, task, lang, key), of_runs in groups.items():
         for column in _columns(dataset, task, lang, json.loads(key), of_runs):
             columns.append(column)
             start = 0
@@ -149,9 +150,10 @@ def read_models(paths: Sequence[Path], left_out: list[str]) -> list[BoardModel]:
             records, name, bad_files = mteb_results.read_model(folder)
             models.append(BoardModel(name=name, folders=[folder], runs=[records]))
             problems += bad_files
-        results = next((file for file in _results_at(path) if file.is_file()), None)
+        places = (path, layout.stage_dir(path, "evaluate"))  # what evaluate wrote, or a run
+        results = next((place for place in places if (place / "results.jsonl").is_file()), None)
         if results is not None:
-            digest = hashlib.sha256(results.read_bytes()).hexdigest()
+            digest = hashlib.sha256((results / "results.jsonl").read_bytes()).hexdigest()
             if (first := digests.setdefault(digest, path)) == path:
                 ours.append(path)
             else:
@@ -183,11 +185,6 @@ def read_models(paths: Sequence[Path], left_out: list[str]) -> list[BoardModel]:
 def _shown(path: Path) -> str:
     """Return a folder for a page that others read: of an absolute path, its name."""
     return path.name if path.is_absolute() else str(path)
-
-
-def _results_at(path: Path) -> tuple[Path, Path]:
-    """Return where a folder that evaluate wrote, and a run, have their results."""
-    return path / "results.jsonl", layout.stage_dir(path, "evaluate") / "results.jsonl"
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
@@ -229,10 +226,6 @@ def conditions(record: ResultRecord) -> dict[str, Any]:
         if name not in ("mean", "std"):
             equal[f"preprocess {name}"] = re.sub(r"\d+", "N", str(value))
     return equal
-
-
-def _key_of_conditions(record: ResultRecord) -> str:
-    return json.dumps(conditions(record), sort_keys=True)
 
 
 def _columns(

@@ -64,7 +64,8 @@ def _read_records(path: Path) -> Iterator[ResultRecord]:
         subsets = subsets if isinstance(subsets, list) else [None]
         times = Counter(_language(subset) for subset in subsets if isinstance(subset, dict))
         for subset in subsets:
-            if not isinstance(subset, dict) or not _is_number(subset.get(METRIC)):
+            score = subset.get(METRIC) if isinstance(subset, dict) else None
+            if not isinstance(score, int | float) or not math.isfinite(score):
                 raise UserError(f"{path}: a score of split {split!r} has no number {METRIC}; evaluate again")
             lang = _language(subset)
             if times[lang] > 1:  # two scripts of a language
@@ -75,7 +76,7 @@ def _read_records(path: Path) -> Iterator[ResultRecord]:
                 "lang": lang,
                 "task": "mteb",
                 "protocol": {"mteb": version, "split": split},
-                "metrics": {METRIC: float(subset[METRIC])},
+                "metrics": {METRIC: float(score)},
                 "interval_95": {},
             }
 
@@ -88,10 +89,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; remove it or evaluate again")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _language(subset: dict[str, Any]) -> str:

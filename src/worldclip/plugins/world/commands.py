@@ -1,15 +1,13 @@
-"""The commands `pool world` and `fetch cldr`."""
+"""The command `pool world`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.command import Command, Flags
+from worldclip.core.command import Command
 from worldclip.core.execute import Executor
 from worldclip.plugins.world.build import build_world
-from worldclip.plugins.world.fetch_cldr import fetch_cldr
 
 
 @Command
@@ -67,12 +65,3 @@ def pool_world(
         f"{pairs['samples']:,} pictures, {pairs['texts']:,} texts in {len(languages):,} languages, "
         f"{many:,} of them with at least 1,000: {out}"
     )
-
-
-def _cldr_text(counts: Mapping[str, int], flags: Flags) -> str:
-    numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{flags.out}: {numbers}"
-
-
-FETCH_CLDR = Command(fetch_cldr, _cldr_text)
-"""Download names and keywords of the emoji, CLDR's annotations, for `pool world`."""

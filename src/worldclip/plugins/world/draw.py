@@ -10,7 +10,7 @@ from pathlib import Path
 from worldclip.core.errors import require
 from worldclip.core.safe_path import safe_join
 from worldclip.plugins.drawings import draw_openmoji, render
-from worldclip.plugins.world import appstream, gcompris, iconify, openmoji, stamps
+from worldclip.plugins.world import appstream, gcompris, iconify, packages, stamps
 from worldclip.plugins.world.parts import Picture
 
 # What resvg, Pillow and the readers of files raise for a picture that will not decode.
@@ -25,19 +25,15 @@ def draw(picture: Picture, folders: Mapping[str, Path | str], image_px: int, is_
     folders: of the parts.  is_varied: with background, rotation and scale from its key; OpenMoji only.  Raises one of
     UNDRAWABLE for a picture that will not decode.
     """
-    if picture.part == openmoji.NAME:
+    if picture.part == packages.OPENMOJI:
         return draw_openmoji(picture.file, picture.key, image_px, is_varied)
     return draw_file(_READ[picture.part](Path(folders[picture.part]), picture.file), image_px)
-
-
-def _stamp(folder: Path, file: str) -> bytes:
-    return safe_join(folder, file).read_bytes()
 
 
 _READ: dict[str, Callable[[Path, str], bytes]] = {
     iconify.FLUENT: iconify.drawing,
     iconify.FLAGS: iconify.drawing,
-    stamps.NAME: _stamp,
+    stamps.NAME: lambda folder, file: safe_join(folder, file).read_bytes(),
     appstream.NAME: appstream.icon_file,
     gcompris.NAME: gcompris.photograph,
 }

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import IO
 
 from worldclip.core.artifacts import read_json, versions, write_json
+from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.download import CHUNK_BYTES, RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.plugins.world.cldr import read_version
-from worldclip.tools.fetch_dataset import mirrored
+from worldclip.tools.fetch_dataset import fetched_text, mirrored
 
 URL = "https://unicode.org/Public/cldr/{version}/core.zip"
 VERSION = "48"
@@ -157,3 +158,7 @@ def _wanted_members(archive: Path) -> Iterator[tuple[tuple[str, ...], IO[bytes]]
             if is_wanted and member not in seen:
                 seen.add(member)
                 yield member, file.open(info)
+
+
+FETCH_CLDR = Command(fetch_cldr, lambda counts, flags: fetched_text(counts, flags.out))
+"""Download names and keywords of the emoji, CLDR's annotations, for `pool world`."""
