@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages import QUIET
 from toy import encode_png
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.pack_files import REASONS, pack_files, read_pairs
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.draft_recipe import draft
-
-QUIET = LocalExecutor(quiet=True, workers=1)
 
 
 def picture(number: int) -> bytes:

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from stages import QUIET
 from toy import ToyWorld
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import RunLock
 from worldclip.recipe import run
 from worldclip.tools import branch as branch_module
 from worldclip.tools.branch import branch
-
-QUIET = LocalExecutor(quiet=True)
 
 
 def digests(folder: Path) -> dict[str, str]:

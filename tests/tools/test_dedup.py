@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
+from stages import QUIET
 from tars import sample, write_tar
-from worldclip.config import load_recipe
 from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core import keys, shuffle
 from worldclip.core.artifacts import read_json, read_table
@@ -25,12 +25,9 @@ from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 
-QUIET = LocalExecutor(quiet=True)
-
 
 def pool_of(folder: Path, **settings: object) -> PoolConfig:
-    values = {"pool": {"path": str(folder), "key": "uid", **settings}, "balance": {"tail_fraction": 0.1}}
-    return load_recipe(values).pool
+    return PoolConfig(**{"path": str(folder), "key": "uid", **settings})
 
 
 def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
@@ -39,6 +36,11 @@ def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"uid": pa.array(of_shard, pa.string()), "text": ["x"] * len(of_shard)}), path)
     return folder
+
+
+def run(folder: Path, shards: dict[str, list[str | None]]) -> dict[str, int]:
+    """Write shards of FOLDER/pool, and the copies of the pool into FOLDER/out; return the report."""
+    return dedup(pool_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
 
 
 def plain_copies(shards: dict[str, list[str | None]]) -> list[tuple[str, str, str]]:
@@ -66,7 +68,7 @@ def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[st
 
 def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
-    report = dedup(pool_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    report = run(tmp_path, shards)
     assert listed(tmp_path / "out") == [
         ("b.parquet", "k", "a.parquet"),
         ("c.parquet", "m", "b.parquet"),
@@ -76,8 +78,7 @@ def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
 
 
 def test_list_without_copies_has_no_row_group(tmp_path: Path) -> None:
-    write_pool(tmp_path / "pool", {"a.parquet": ["k"], "b.parquet": ["m"]})
-    dedup(pool_of(tmp_path / "pool"), tmp_path / "out", executor=QUIET)
+    run(tmp_path, {"a.parquet": ["k"], "b.parquet": ["m"]})
     assert listed(tmp_path / "out") == []
     assert pq.ParquetFile(tmp_path / "out/duplicates.parquet").num_row_groups == 0
 
@@ -98,7 +99,7 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
-        report = dedup(pool_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
+        report = run(folder, shards)
     assert listed(folder / "out") == plain_copies(shards)
     assert report["pairs"] == sum(map(len, shards.values()))
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
@@ -121,10 +122,9 @@ def copies_by_sql(folder: Path) -> list[tuple[str, str, str]]:
 
 def test_duckdb_finds_the_same_copies(tmp_path: Path) -> None:
     for seed in range(3):
-        folder = write_pool(tmp_path / f"pool{seed}", random_shards(seed=10 + seed))
-        dedup(pool_of(folder), tmp_path / f"out{seed}", executor=QUIET)
-        assert listed(tmp_path / f"out{seed}") == copies_by_sql(folder)
-        assert listed(tmp_path / f"out{seed}")
+        folder = tmp_path / str(seed)
+        run(folder, random_shards(seed=10 + seed))
+        assert listed(folder / "out") == copies_by_sql(folder / "pool") != []
 
 
 def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monkeypatch) -> None:
@@ -142,15 +142,13 @@ def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monke
 
 def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> None:
     shards = random_shards(seed=2)
-    pool = pool_of(write_pool(tmp_path / "pool", shards))
-    first = dedup(pool, tmp_path / "out", executor=QUIET)
+    first = run(tmp_path, shards)
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "keys").rglob("*.arrow")}
-    assert dedup(pool, tmp_path / "out", executor=QUIET) == first
-    shards["000-earlier.parquet"] = ["3", "4", "new"]
-    write_pool(tmp_path / "pool", {"000-earlier.parquet": shards["000-earlier.parquet"]})
-    dedup(pool, tmp_path / "out", executor=QUIET)
+    assert run(tmp_path, {}) == first
+    new = {"000-earlier.parquet": ["3", "4", "new"]}
+    run(tmp_path, new)
     assert {path: path.stat().st_mtime_ns for path in read} == read
-    assert listed(tmp_path / "out") == plain_copies(shards)
+    assert listed(tmp_path / "out") == plain_copies(shards | new)
 
 
 def test_tars_are_compared_by_json_key(tmp_path: Path) -> None:
@@ -179,15 +177,13 @@ def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path: Pat
 
 _DEDUP = """
 from pathlib import Path
-from worldclip.config import load_recipe
 from worldclip.core.execute import LocalExecutor
 from worldclip.core import shuffle
+from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
-from worldclip.plugins.crawl.wat import build_wat
 
 shuffle.num_ranges.__defaults__ = (100,)
-recipe = load_recipe({"pool": {"path": sys.argv[3], "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-dedup(recipe.pool, Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
+dedup(PoolConfig(path=sys.argv[3], key="uid"), Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
 """
 
 
@@ -197,7 +193,7 @@ def test_killed_dedup_resumes_to_same_bytes(tmp_path: Path) -> None:
 
 def test_list_denies_copy_in_its_shard_only(tmp_path: Path) -> None:
     shards = random_shards(seed=5)
-    dedup(pool_of(write_pool(tmp_path / "pool", shards)), tmp_path / "out", executor=QUIET)
+    run(tmp_path, shards)
     lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
     copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
     assert copies
@@ -217,7 +213,7 @@ def test_valid_list_with_shards_applies_per_shard(tmp_path: Path) -> None:
 
 
 def test_command_prints_counts(tmp_path: Path) -> None:
-    dedup(pool_of(write_pool(tmp_path / "pool", random_shards(seed=6))), tmp_path / "out", executor=QUIET)
+    run(tmp_path, random_shards(seed=6))
     report = read_json(tmp_path / "out" / "report.json")
     assert report["copies"] == len(listed(tmp_path / "out"))
     assert not [path for path in os.listdir(tmp_path / "out") if path.endswith(".tmp")]
@@ -272,18 +268,15 @@ def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path: Path, mo
     monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (50,))
     monkeypatch.setattr(shuffle, "MAX_OPENS", 0)
     shards = random_shards(seed=5, num_shards=16)
-    pool = pool_of(write_pool(tmp_path / "pool", shards))
-    dedup(pool, tmp_path / "out", executor=QUIET)
+    run(tmp_path, shards)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "groups").iterdir()}
-    shards["005.parquet"] = ["3", "4", "new"]
-    write_pool(tmp_path / "pool", {"005.parquet": shards["005.parquet"]})
-    dedup(pool, tmp_path / "out", executor=QUIET)
+    larger = {"005.parquet": ["3", "4", "new"]}
+    run(tmp_path, larger)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "groups").iterdir()}
     assert [name for name in before if before[name] != after[name]] == ["000001.arrow"]
-    assert listed(tmp_path / "out") == plain_copies(shards)
+    assert listed(tmp_path / "out") == plain_copies(shards | larger)
     monkeypatch.setattr(shuffle, "MAX_OPENS", 10**9)
-    shards["005.parquet"] = ["3"]
-    write_pool(tmp_path / "pool", {"005.parquet": shards["005.parquet"]})
-    dedup(pool, tmp_path / "out", executor=QUIET)
+    smaller = {"005.parquet": ["3"]}
+    run(tmp_path, smaller)
     assert not (tmp_path / "out" / "groups").exists(), "what a smaller pool does not need is removed"
-    assert listed(tmp_path / "out") == plain_copies(shards)
+    assert listed(tmp_path / "out") == plain_copies(shards | smaller)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
+from stages import QUIET
+from toy import write_tar
 from worldclip.cli import main
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import StageFailed, UserError
@@ -20,16 +22,13 @@ from worldclip.model.load import Source
 from worldclip.pool import open_pool
 from worldclip.tools import embed as of_embed
 from worldclip.tools.embed import embed
+from worldclip.tools.search import search
 
 NUM_GOOD = SHARDS * (PER_SHARD - 1)
 
 
-def quiet(**keys) -> LocalExecutor:
-    return LocalExecutor(quiet=True, **keys)
-
-
 def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
-    report = embed(world / "model", world / "pool", tmp_path, of=("images", "texts"), executor=quiet())
+    report = embed(world / "model", world / "pool", tmp_path, of=("images", "texts"), executor=QUIET)
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
     assert {sample["key"] for sample in report["images"]["bad"]} == {key_of(shard, BAD) for shard in range(SHARDS)}
@@ -65,22 +64,22 @@ def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monke
 
     monkeypatch.setattr(of_embed, "embed_images", watched)
     with pytest.raises(KeyboardInterrupt):
-        embed(world / "model", world / "pool", tmp_path, executor=quiet())
+        embed(world / "model", world / "pool", tmp_path, executor=QUIET)
     assert not (tmp_path / "manifest.json").exists()
-    embed(world / "model", world / "pool", tmp_path, executor=quiet())
+    embed(world / "model", world / "pool", tmp_path, executor=QUIET)
     assert done == ["00000.tar", "00001.tar", "00001.tar", "00002.tar"]
-    embed(world / "model", world / "pool", tmp_path, executor=quiet())
+    embed(world / "model", world / "pool", tmp_path, executor=QUIET)
     assert len(done) == 4  # finished and unchanged
 
 
 def test_changed_shards_are_updated_and_another_model_starts_over(world, tmp_path):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     (pool / "00002.tar").rename(tmp_path / "00002.tar")
-    first = embed(world / "model", pool, tmp_path / "out", executor=quiet())
+    first = embed(world / "model", pool, tmp_path / "out", executor=QUIET)
     before = (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns
     (tmp_path / "00002.tar").rename(pool / "00002.tar")
     (pool / "00000.tar").unlink()
-    second = embed(world / "model", pool, tmp_path / "out", executor=quiet())
+    second = embed(world / "model", pool, tmp_path / "out", executor=QUIET)
     assert (first["images"]["embedded"], second["images"]["embedded"]) == (2 * (PER_SHARD - 1),) * 2
     assert sorted(path.name for path in (tmp_path / "out/images").glob("*.npy")) == ["00001.tar.npy", "00002.tar.npy"]
     assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns == before
@@ -88,12 +87,12 @@ def test_changed_shards_are_updated_and_another_model_starts_over(world, tmp_pat
     config = json.loads((other / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (other / "config.json").write_text(json.dumps(config))
-    embed(other, pool, tmp_path / "out", executor=quiet())
+    embed(other, pool, tmp_path / "out", executor=QUIET)
     assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns != before
 
 
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
-    report = embed(world / "model", world / "photos", tmp_path, executor=quiet())
+    report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert report["images"]["bad"] == [
         {"key": "bad.jpg", "reason": "is not an image that can be decoded (no known image format)"}
     ]
@@ -108,7 +107,7 @@ def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, cli
     table = pa.table({"uid": ["a", "b", "c", "d", "a"], "caption": texts})
     (tmp_path / "pool").mkdir()
     pq.write_table(table, tmp_path / "pool" / "0.parquet")
-    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=quiet())["texts"]
+    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=QUIET)["texts"]
     assert (report["embedded"], report["no_text"], report["duplicate"], report["bad_pair"]) == (2, 2, 1, 0)
     expected = clip.encode_text(["a red apple", "赤いリンゴ"])
     np.testing.assert_allclose(np.load(tmp_path / "out/texts/0.parquet.npy"), expected, atol=1e-6)
@@ -119,12 +118,12 @@ def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
     whole = (pool / "00001.tar").read_bytes()
     (pool / "00001.tar").write_bytes(whole[: len(whole) // 3])
     with pytest.raises(StageFailed) as caught:
-        embed(world / "model", pool, tmp_path / "out", executor=quiet())
+        embed(world / "model", pool, tmp_path / "out", executor=QUIET)
     assert list(caught.value.failures) == ["00001.tar"]
     assert (tmp_path / "out/images/00002.tar.npy").exists()
     assert not (tmp_path / "out/manifest.json").exists()
     (pool / "00001.tar").write_bytes(whole)
-    assert embed(world / "model", pool, tmp_path / "out", executor=quiet())["images"]["embedded"] == NUM_GOOD
+    assert embed(world / "model", pool, tmp_path / "out", executor=QUIET)["images"]["embedded"] == NUM_GOOD
 
 
 def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
@@ -166,11 +165,9 @@ def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
 
 
 def test_pool_without_anything_to_embed_fails(world, tmp_path):
-    from toy import write_tar
-
     write_tar(tmp_path / "pool" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
     with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):
-        embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=quiet())
+        embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -193,18 +190,16 @@ def test_small_pool_starts_no_processes(world):
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_embeddings(world, tmp_path):
-    embed(world / "model", world / "pool", tmp_path / "one", executor=quiet())
-    embed(world / "model", world / "pool", tmp_path / "two", executor=quiet(workers=2))
+    embed(world / "model", world / "pool", tmp_path / "one", executor=QUIET)
+    embed(world / "model", world / "pool", tmp_path / "two", executor=LocalExecutor(workers=2, quiet=True))
     for shard in range(SHARDS):
         one, two = (np.load(tmp_path / name / f"images/{shard:05}.tar.npy") for name in ("one", "two"))
         np.testing.assert_allclose(two, one, atol=1e-6)
 
 
 def test_vectors_stand_in_the_table_where_asked_for_and_search_still_works(world, tmp_path):
-    from worldclip.tools.search import search
-
     kinds = ("images", "texts")
-    embed(world / "model", world / "pool", tmp_path, of=kinds, vectors_in_table=True, executor=quiet())
+    embed(world / "model", world / "pool", tmp_path, of=kinds, vectors_in_table=True, executor=QUIET)
     for kind in kinds:
         place = tmp_path / kind / "00000.tar"
         table = pq.read_table(f"{place}.parquet")
@@ -220,7 +215,7 @@ def test_a_table_is_embedded_by_the_column_that_usually_identifies_a_pair_or_by_
     (tmp_path / "pool").mkdir()
     table = pa.table({columns[0]: ["a", "b"], columns[1]: ["a red apple", "cat"]})
     pq.write_table(table, tmp_path / "pool" / "0.parquet")
-    embed(world / "model", tmp_path / "pool", tmp_path / "out", of=("texts",), executor=quiet())
+    embed(world / "model", tmp_path / "pool", tmp_path / "out", of=("texts",), executor=QUIET)
     keys = pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist()
     assert keys == (["a", "b"] if columns[0] == "uid" else ["0.parquet#0", "0.parquet#1"])
     assert "--key names another column" in capfd.readouterr().err

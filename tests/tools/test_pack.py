@@ -17,6 +17,7 @@ import entry_lists
 import worldclip
 from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, written_at
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
+from pools import read_tar
 from served import static_host
 from stages import run_stage
 from toy import markdown_rows
@@ -166,11 +167,6 @@ def test_only_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: Pat
 # --- what is not as it was packed -------------------------------------------------------------------------------------
 
 
-def members_of(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-
-
 def write_tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
@@ -234,7 +230,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
 @pytest.mark.parametrize("case", FORGED)
 def test_forged_pack_is_refused_before_anything_is_written(case: str, packed: Path, tmp_path: Path) -> None:
     forge, message = FORGED[case]
-    path = write_tar(tmp_path / "forged.tar", forge(members_of(packed)))
+    path = write_tar(tmp_path / "forged.tar", forge(read_tar(packed)))
     with pytest.raises(UserError, match=message):
         unpack(str(path), tmp_path / "run", QUIET)
     assert not list(tmp_path.rglob("*.parquet"))
@@ -254,7 +250,7 @@ def flip(data: bytes) -> bytes:
 
 
 def test_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_path: Path) -> None:
-    members = members_of(packed)
+    members = read_tar(packed)
     copy = write_tar(tmp_path / "lists.tar", {**members, "th.parquet": flip(members["th.parquet"])})
     with pytest.raises(StageFailed, match=r"th: .*th\.parquet does not have the SHA-256") as caught:
         unpack(str(copy), tmp_path / "run", QUIET)
@@ -267,7 +263,7 @@ def test_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_pa
 
 
 def test_invalid_list_with_right_hash_is_refused(packed: Path, tmp_path: Path) -> None:
-    members = members_of(packed)
+    members = read_tar(packed)
     record = json.loads(members["pack.json"])
     swapped = {**members, "sw.parquet": members["th.parquet"]}
     size, sha256 = len(members["th.parquet"]), hashlib.sha256(members["th.parquet"]).hexdigest()

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedded_world import PER_SHARD, SHARDS, key_of, picture
+from stages import QUIET
 from worldclip.cli import main
 from worldclip.contracts.schemas import IMAGE_PLACES
 from worldclip.core.artifacts import read_table, write_array, write_manifest, write_table
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
 from worldclip.tools.search import build_index, nearest, open_embedded, search
@@ -85,9 +85,14 @@ def same_hits(actual, expected) -> None:
         np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
-def test_index_gives_exact_scores_and_is_refused_when_outdated(world, tmp_path):
+@pytest.fixture
+def folder(world, tmp_path) -> Path:
+    """Return a copy of the embedded folder, to change; as somebody else might send it."""
+    return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
+
+
+def test_index_gives_exact_scores_and_is_refused_when_outdated(folder):
     pytest.importorskip("faiss")
-    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
     exact = search(folder, ["一只猫", "a dog"], top=5)
     report = build_index(folder, "faiss")
     assert report["recall_at_10"] > 0.9
@@ -102,9 +107,8 @@ def test_index_gives_exact_scores_and_is_refused_when_outdated(world, tmp_path):
     same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
 
 
-def test_index_is_used_if_present_and_names_its_extra_if_faiss_is_missing(world, tmp_path, monkeypatch):
+def test_index_is_used_if_present_and_names_its_extra_if_faiss_is_missing(folder, monkeypatch):
     faiss = pytest.importorskip("faiss")
-    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
     build_index(folder, "faiss")
     paths = []
     plain_read = faiss.read_index
@@ -125,8 +129,6 @@ def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
     (tmp_path / "images").mkdir()
     for number, part in enumerate(parts):
         np.save(tmp_path / f"images/{number}.tar.npy", part)
-    from worldclip.core.artifacts import write_manifest
-
     inputs = {"images": {f"{number}.tar": {} for number in range(3)}}
     write_manifest(tmp_path, config={"of": ["images"]}, inputs=inputs, counts={})
     assert build_index(tmp_path, "faiss")["recall_at_10"] > 0.9
@@ -138,12 +140,11 @@ def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
     np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-6)
 
 
-def test_another_model_is_refused_and_a_moved_one_accepted(world, tmp_path):
+def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
     from transformers import MetaClip2Config
 
     from small_models import random_model
 
-    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
     moved = shutil.copytree(world / "model", tmp_path / "moved")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["config"]["model"]["source"] = str(tmp_path / "gone")
@@ -205,17 +206,11 @@ def sheet_of(world: Path, folder: Path) -> str:
 
 def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
-    embed(world / "model", pool, tmp_path / "embedded", executor=LocalExecutor(quiet=True))
+    embed(world / "model", pool, tmp_path / "embedded", executor=QUIET)
     (pool / "00001.tar").unlink()
     text = sheet_of(world, tmp_path / "embedded")
     assert "cannot be read (No such file or directory)" in text
     assert text.count("data:image/png;base64,") == (SHARDS - 1) * (PER_SHARD - 1)
-
-
-@pytest.fixture
-def foreign(world, tmp_path) -> Path:
-    """Return a copy of the embedded folder, as somebody else might send it."""
-    return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
 
 
 def change_places(folder: Path, **values) -> None:
@@ -227,7 +222,7 @@ def change_places(folder: Path, **values) -> None:
     write_table(path, pa.table(columns), IMAGE_PLACES)
 
 
-def test_contact_sheet_shows_no_file_outside_of_the_pool(world, foreign, tmp_path):
+def test_contact_sheet_shows_no_file_outside_of_the_pool(world, folder, tmp_path):
     (tmp_path / "secret.png").write_bytes(picture(1))
     (tmp_path / "secret.txt").write_text("hunter2")
     size = (tmp_path / "secret.png").stat().st_size
@@ -238,50 +233,50 @@ def test_contact_sheet_shows_no_file_outside_of_the_pool(world, foreign, tmp_pat
         world / "pool/00001.tar",
     )
     for name in names:
-        change_places(foreign, file=str(name), offset=0, size=size)
-        text = sheet_of(world, foreign)
+        change_places(folder, file=str(name), offset=0, size=size)
+        text = sheet_of(world, folder)
         assert text.count("does not lie in the pool that the folder names") == PER_SHARD - 1
         assert "hunter2" not in text
         assert base64.b64encode(picture(1)).decode()[:100] not in text
 
 
-def test_contact_sheet_fetches_nothing(world, foreign, monkeypatch):
+def test_contact_sheet_fetches_nothing(world, folder, monkeypatch):
     import fsspec
 
     def fail(*arguments, **_):
         raise AssertionError(f"fetched {arguments}")
 
     monkeypatch.setattr(fsspec, "url_to_fs", fail)
-    change_places(foreign, file="http://127.0.0.1:9/00000.tar", offset=0, size=10)
-    assert "does not lie in the pool" in sheet_of(world, foreign)
-    manifest = json.loads((foreign / "manifest.json").read_text())
+    change_places(folder, file="http://127.0.0.1:9/00000.tar", offset=0, size=10)
+    assert "does not lie in the pool" in sheet_of(world, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
     for roots, said in (({"": "http://127.0.0.1:9"}, "images are not fetched"), ({}, "does not say where its pool is")):
-        (foreign / "manifest.json").write_text(json.dumps(manifest | {"pool_roots": roots}))
-        assert said in sheet_of(world, foreign)
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"pool_roots": roots}))
+        assert said in sheet_of(world, folder)
 
 
-def test_contact_sheet_injects_no_markup(world, foreign):
+def test_contact_sheet_injects_no_markup(world, folder):
     markup = '"><script>alert(1)</script>'
-    change_places(foreign, key=markup, file=markup)
-    text = sheet_of(world, foreign)
+    change_places(folder, key=markup, file=markup)
+    text = sheet_of(world, folder)
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
 
 
-def test_shards_of_the_manifest_outside_of_the_folder_are_refused(foreign):
-    manifest = json.loads((foreign / "manifest.json").read_text())
+def test_shards_of_the_manifest_outside_of_the_folder_are_refused(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
     manifest["inputs"]["images"] = {"../../x": {"path": "../../x", "size": 1}}
-    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="is not a path below"):
-        open_embedded(foreign)
+        open_embedded(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", pickle.dumps([1])])
-def test_damaged_embeddings_are_named(foreign, content):
-    (path,) = (foreign / "images").glob("00000*.npy")
+def test_damaged_embeddings_are_named(folder, content):
+    (path,) = (folder / "images").glob("00000*.npy")
     path.write_bytes(content)
     with pytest.raises(UserError, match="embed the pool again"):
-        open_embedded(foreign)
+        open_embedded(folder)
 
 
 def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path):
@@ -311,12 +306,14 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
     embedded = str(world / "embedded")
     unfinished = shutil.copytree(world / "embedded", tmp_path / "unfinished")
     (unfinished / "manifest.json").unlink()
-    embed(world / "model", world / "photos", tmp_path / "photos", executor=LocalExecutor(quiet=True))
+    embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)
     for arguments, said in (
         (["search", str(tmp_path / "none"), "a"], "give a folder that `worldclip embed"),
         (["search", str(world / "pool"), "a"], "give a folder that `worldclip embed"),
         (["search", str(unfinished), "a"], "is unfinished"),
         (["search", embedded], "no query; give a text or an image"),
+        (["search", embedded, ""], "query '' is blank; give words"),
+        (["search", embedded, "  \n"], "is blank; give words"),
         (["search", embedded, "a", "--top", "0"], "top = 0"),
         (["search", embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
         (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
@@ -326,9 +323,3 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
     ):
         assert main(arguments) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
-
-
-@pytest.mark.parametrize("text", ["", "  \n"])
-def test_blank_query_is_refused(text: str, world: Path) -> None:
-    with pytest.raises(UserError, match="is blank; give words"):
-        search(world / "embedded", text)

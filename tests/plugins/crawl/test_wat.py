@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
-from stages import context
+from stages import QUIET, context
 from tars import as_json, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
@@ -30,7 +30,6 @@ from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat, merge_links
 from worldclip.pool.config import PoolConfig
 
-QUIET = LocalExecutor(quiet=True)
 PAGE = "http://example.org/a/page.html"
 
 
@@ -142,8 +141,8 @@ def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path: Path, monk
         return merge_links(links)
 
     monkeypatch.setattr(wat, "merge_links", merge_counted)
-    build_wat(files[:1], tmp_path / "grown", executor=LocalExecutor(workers=1, quiet=True))
-    report = build_wat(files, tmp_path / "grown", executor=LocalExecutor(workers=1, quiet=True))
+    build_wat(files[:1], tmp_path / "grown", executor=QUIET)
+    report = build_wat(files, tmp_path / "grown", executor=QUIET)
     assert sum(sizes[2:]) == report["links_with_text"] == 300
     assert max(sizes) < 100
     for name in ("00000.parquet", "00001.parquet"):

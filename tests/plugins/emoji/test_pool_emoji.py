@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from pools import rows_of_tar
+from stages import QUIET
 from tars import shard_of
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")
@@ -34,7 +35,7 @@ from worldclip.plugins.emoji.build import LANGS, build_emoji
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("emoji")
-    build_emoji(out, image_px=16, samples_per_shard=1000, executor=LocalExecutor(quiet=True))
+    build_emoji(out, image_px=16, samples_per_shard=1000, executor=QUIET)
     return out
 
 
@@ -50,12 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def pictures_of(folder: Path) -> dict[str, bytes]:
     """Return key -> PNG of all tars, in their order."""
-    pictures = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for name in (name for name in tar.getnames() if name.endswith(".png")):
-                pictures[name.removesuffix(".png")] = tar.extractfile(name).read()  # type: ignore[union-attr]
-    return pictures
+    return {row["key"]: row["image"] for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)}
 
 
 def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
@@ -89,20 +85,17 @@ def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(b
 
 
 def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, names: dict) -> None:
-    base = list(pictures_of(built / "base"))
+    base = pictures_of(built / "base")
     toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
     assert sorted(base) == toneless
-    with tarfile.open(built / "base" / "000000.tar") as tar:
-        varied = tar.extractfile(f"{base[0]}.png").read()  # type: ignore[union-attr]
-    item = next(item for item in emoji_pool.read_emoji() if item.key == base[0])
-    assert varied == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
+    item = next(item for item in emoji_pool.read_emoji() if item.key in base)
+    assert base[item.key] == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
 
 
 def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
     shares = []
     for path in sorted((built / "pairs").glob("*.tar"))[:3]:
-        with tarfile.open(path) as tar:
-            keys = [name.split(".")[0] for name in tar.getnames() if name.endswith(".png")]
+        keys = [row["key"] for row in rows_of_tar(path)]
         has_tone = [any(f"{ord(tone):X}" in key for tone in TONES) for key in keys]
         shares.append(sum(has_tone) / len(has_tone))
     assert max(shares) - min(shares) < 0.1

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from embedded_world import picture
+from serving import address as address  # a fixture
 from serving import data_url, serving, serving_app
 from worldclip.plugins.server import connections
 from worldclip.plugins.server.app import create_app
@@ -289,35 +290,31 @@ def test_all_addresses_of_a_request_share_one_deadline(world, clip):
 # --- what answers say -------------------------------------------------------------------------------------------------
 
 
-def test_every_answer_keeps_the_page_to_itself(world, clip):
-    with serving(world, clip) as address:
-        for path in ("/", "/healthz", "/pictures/0", "/nothing"):
-            headers = httpx.get(f"{address}{path}").headers
-            assert headers["cross-origin-resource-policy"] == "same-origin"
-            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+def test_every_answer_keeps_the_page_to_itself(address):
+    for path in ("/", "/healthz", "/pictures/0", "/nothing"):
+        headers = httpx.get(f"{address}{path}").headers
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("px", ["²", "٣", "-1", "0", "1025", "1e2", "", "9" * 5000])
-def test_sizes_that_are_no_number_are_refused(px, world, clip):
-    with serving(world, clip) as address:
-        assert httpx.get(f"{address}/pictures/0", params={"px": px}).status_code == 400
+def test_sizes_that_are_no_number_are_refused(px, address):
+    assert httpx.get(f"{address}/pictures/0", params={"px": px}).status_code == 400
 
 
 @pytest.mark.parametrize("row", ["9" * 18, "9" * 19, "9" * 5000, "-1", "²", "x"])
-def test_rows_that_are_no_number_are_not_found(row, world, clip):
-    with serving(world, clip) as address:
-        for path in ("pictures", "v1/pairs/images"):
-            answer = httpx.get(f"{address}/{path}/{row}")
-            assert answer.status_code == 404
-            assert "no row" in answer.json()["error"]["message"]
+def test_rows_that_are_no_number_are_not_found(row, address):
+    for path in ("pictures", "v1/pairs/images"):
+        answer = httpx.get(f"{address}/{path}/{row}")
+        assert answer.status_code == 404
+        assert "no row" in answer.json()["error"]["message"]
 
 
-def test_a_long_caption_is_cut_in_hits_and_whole_in_its_pair(world, clip):
+def test_a_long_caption_is_cut_in_hits_and_whole_in_its_pair(address, clip):
     service = Service(clip, "model", {}, Limits(), Metrics())
     long = "x" * 5000
-    with serving(world, clip) as address:
-        hit = httpx.post(f"{address}/v1/search", json={"input": "a", "top": 1}).json()["data"][0]["hits"][0]
-        assert len(hit["text"]) < MAX_CAPTION_CHARS
+    hit = httpx.post(f"{address}/v1/search", json={"input": "a", "top": 1}).json()["data"][0]["hits"][0]
+    assert len(hit["text"]) < MAX_CAPTION_CHARS
 
     class Rows:
         def rows(self, ids):

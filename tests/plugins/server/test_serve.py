@@ -22,6 +22,7 @@ from PIL import Image
 
 import worldclip
 from embedded_world import BAD, key_of, picture, text_of
+from serving import address as address  # a fixture
 from serving import data_url, serving
 from small_models import TEXTS, random_model, reduced_config, save_hugging_face
 from worldclip.core.errors import UserError
@@ -36,12 +37,6 @@ from worldclip.plugins.server.service import Service, encode
 from worldclip.tools.search import search
 
 NUM_CLIENTS = 200
-
-
-@pytest.fixture(scope="module")
-def address(world, clip):
-    with serving(world, clip) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
