@@ -48,10 +48,18 @@ def matched_run(request, tmp_path_factory):
     return run_dir, recipe
 
 
-def test_each_epoch_equals_what_the_curator_keeps(matched_run):
+def online_loader(matched_run, **options):
     run_dir, recipe = matched_run
-    loader = make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)))
-    curator = Curator(run_dir, seed=5)
+    return make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)), **options)
+
+
+def read(loader, num_steps):
+    """Return the pairs of the first steps."""
+    return [pair for step in range(num_steps) for pair in pairs_of(loader.batch(step))]
+
+
+def test_each_epoch_equals_what_the_curator_keeps(matched_run):
+    loader, curator = online_loader(matched_run), Curator(matched_run[0], seed=5)
     keys = [f"{n:05}" for n in range(24)]
     expected = []
     for epoch in range(3):
@@ -60,18 +68,16 @@ def test_each_epoch_equals_what_the_curator_keeps(matched_run):
         expected.append(kept)
         assert loader.order.length(epoch) == len(kept)
     assert expected[0] != expected[1]
-    steps = -(-sum(map(len, expected)) // 12)
-    read = [pair for step in range(steps) for pair in pairs_of(loader.batch(step))]
+    pairs = read(loader, -(-sum(map(len, expected)) // 12))
     for kept in expected:
-        epoch, read = read[: len(kept)], read[len(kept) :]
+        epoch, pairs = pairs[: len(kept)], pairs[len(kept) :]
         assert set(epoch) == kept
         assert len(set(epoch)) == len(epoch)
 
 
 def test_entry_probabilities_are_copied_and_read_again_after_an_error_of_the_disk(matched_run, monkeypatch):
     """Such an error under a memory map would end the process with SIGBUS."""
-    run_dir, recipe = matched_run
-    expected = pairs_of(make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir))).batch(0))
+    expected = pairs_of(online_loader(matched_run).batch(0))
     load, failed, modes = np.load, set(), set()
 
     def fail_once(path, mmap_mode=None, **keys):
@@ -84,21 +90,16 @@ def test_entry_probabilities_are_copied_and_read_again_after_an_error_of_the_dis
     candidates._load_probs.cache_clear()
     monkeypatch.setattr(np, "load", fail_once)
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
-    loader = make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)))
-    assert pairs_of(loader.batch(0)) == expected
+    assert pairs_of(online_loader(matched_run).batch(0)) == expected
     assert {path.stem for path in failed} == set(TEXTS)
     assert modes == {None}
 
 
 def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run):
-    run_dir, recipe = matched_run
-    work = curate_work(context(recipe, run_dir))
-    from_start = make_loader(run_dir, recipe, work=work)
+    from_start = online_loader(matched_run)
     for step in range(8):
         batch = from_start.batch(step)
-    ranks = [
-        make_loader(run_dir, recipe, work=work, world=World(rank, 3), decode_threads=rank + 1) for rank in range(3)
-    ]
+    ranks = [online_loader(matched_run, world=World(rank, 3), decode_threads=rank + 1) for rank in range(3)]
     assert [pair for rank in ranks for pair in pairs_of(rank.batch(7))] == pairs_of(batch)
     assert from_start.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
 
@@ -116,9 +117,9 @@ def test_streams_are_read_round_robin_in_tar_order(tmp_path):
     expected = []
     while any(streams):
         expected += [stream.pop(0) for stream in streams if stream]
-    read = [pair for step in range(4) for pair in pairs_of(loader.batch(step))]
-    assert read[:45] == expected
-    assert read[45:] != expected[:3]  # the next epoch has an order of its own
+    pairs = read(loader, 4)
+    assert pairs[:45] == expected
+    assert pairs[45:] != expected[:3]  # the next epoch has an order of its own
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -137,8 +138,7 @@ def test_more_streams_than_shards_still_read_the_whole_epoch(tmp_path):
     run_dir = tmp_path / "run"
     recipe = make_recipe(write_world(run_dir, num_shards=2, per_shard=4))
     loader = make_loader(run_dir, recipe, num_streams=64)
-    read = [pair for step in range(2) for pair in pairs_of(loader.batch(step))]
-    assert set(read) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
+    assert set(read(loader, 2)) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
 
 
 def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path):
@@ -160,10 +160,7 @@ def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path):
 
 def test_loop_and_loader_thread_find_the_same_epochs(matched_run, monkeypatch):
     """Both sum up the epochs' starts as far as they need them."""
-    run_dir, recipe = matched_run
-    work = curate_work(context(recipe, run_dir))
-    expected = make_loader(run_dir, recipe, work=work)
-    loader = make_loader(run_dir, recipe, work=work)
+    expected, loader = (online_loader(matched_run) for _ in range(2))
     length = loader.order.length
 
     def slow_length(epoch: int) -> int:
