@@ -96,7 +96,7 @@ def wordfreq_rows() -> list[str]:
                 overrides={"english_rule": "as_others"},
             )
             counted = counting.WikipediaCounts(
-                wiki="en", rules=config.wikipedia_rules, counts=counts, views=(), namespaces=None
+                wiki="en", rules=config.wikipedia_rules, counts=counts, joiner=" ", views=(), namespaces=None
             )
             entries = build_entries(Inputs(lang="en", config=config, counts=[counted]))
             ids, offsets = match(entries, "reference", texts)

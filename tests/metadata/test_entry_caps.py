@@ -42,6 +42,7 @@ def build(
         wiki=wiki,
         rules=config.wikipedia_rules,
         counts=ngrams.merge(runs, folder / "merged"),
+        joiner=" ",
         views=(folder / "views" / "0",),
         namespaces=frozenset({"File"}) if config.wikipedia_rules.title_rule == "namespaces" else None,
     )

@@ -21,6 +21,7 @@ from worldclip.config import Recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.match.matcher import matcher
+from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList, is_punctuation
@@ -261,7 +262,8 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
 ) -> None:
     loaded = recipe(write_lists(tmp_path / "in", sw=["simba"]))
     with monkeypatch.context() as older:
-        older.setattr(matcher, "FORMAT_VERSION", 1)
+        for module in (matcher, matchers):
+            older.setattr(module, "FORMAT_VERSION", 1)
         build(loaded, tmp_path)
     before = written_at(tmp_path, "sw.parquet")
     with pytest.raises(UserError, match="has version 1, expected 3"):

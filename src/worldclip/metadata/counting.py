@@ -8,10 +8,8 @@ RUN/metadata/views/<file>/                      views of titles
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +41,7 @@ Record = dict[str, Any]  # JSON-able
 
 
 def count_files(
-    files: DumpFiles, config: MetadataConfig, folder: Path, executor: Executor, languages: Languages = INSTALLED
+    files: DumpFiles, config: MetadataConfig, folder: Path, executor: Executor, languages: Languages
 ) -> dict[str, str]:
     """Count every file that is not counted yet.  Returns the reason for each Wikipedia that lacks counts."""
     failures = _count_texts(files.text_shards(), config.wikipedia_rules, folder, executor, languages)
@@ -76,7 +74,7 @@ def _count_texts(
     failures: dict[str, str] = {}
     for words, of_words in by_words.items():
         own_key = key | ({"words": words} if words else {})  # a recipe may change how it finds the words
-        failures |= _map(executor, count, of_words, NGRAMS, layout.done_dir(folder, NGRAMS), own_key)
+        failures |= _map(executor, count, of_words, NGRAMS, folder, own_key)
     return failures
 
 
@@ -87,17 +85,17 @@ def _count_views(
     min_line_views = {ENGLISH: rules.english_min_line_views} if is_v1(ENGLISH, rules) else {}
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     count = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
-    return _map(executor, count, shards, VIEWS, layout.done_dir(folder, VIEWS), key)
+    return _map(executor, count, shards, VIEWS, folder, key)
 
 
 def _map(
-    executor: Executor, fn: Callable[[Shard], Report], shards: Sequence[Shard], label: str, done_dir: Path, key: Any
+    executor: Executor, fn: Callable[[Shard], Report], shards: Sequence[Shard], label: str, folder: Path, key: Any
 ) -> dict[str, str]:
     """Map over shards and return the failures: dependents of a failed file fail later; everything else runs first."""
     if not shards:
         return {}
     try:
-        executor.map(fn, shards, label=label, done_dir=done_dir, key=key)
+        executor.map(fn, shards, label=label, done_dir=layout.done_dir(folder, label), key=key)
     except StageFailed as error:
         return error.failures
     return {}
@@ -161,21 +159,16 @@ class WikipediaCounts:
 
     wiki: str
     rules: WikipediaRules
-    counts: ngrams.Counts | None
+    counts: ngrams.Counts
+    joiner: str
+    """Stands between the words of a bigram."""
     views: tuple[Path, ...]
     namespaces: frozenset[str] | None
     """Names of the site's namespaces; None if unknown, or if every title with a colon is dropped."""
-    languages: Languages = INSTALLED
-
-    @property
-    def is_v1(self) -> bool:
-        return is_v1(self.wiki, self.rules)
 
     def unigrams(self) -> tuple[Candidates, int]:
         """Return words by falling count, and how many new entries to take of them."""
-        if self.counts is None:
-            return iter(()), 0
-        if self.is_v1:
+        if is_v1(self.wiki, self.rules):
             least = self.rules.english_min_unigram_count
             return ngrams.iter_unigrams(self.counts, min_count=least), self.rules.max_unigrams
         num_wanted = self.rules.share(self.rules.unigram_top_fraction, len(self.counts.words))
@@ -183,21 +176,18 @@ class WikipediaCounts:
 
     def max_bigrams(self, num_unigrams: int) -> int:
         """Return the cap, given the number of unigrams kept of this Wikipedia."""
-        if self.is_v1 or self.rules.bigram_rule == "pmi":
+        if is_v1(self.wiki, self.rules) or self.rules.bigram_rule == "pmi":
             return self.rules.max_bigrams
         return min(self.rules.max_bigrams, self.rules.share(self.rules.bigram_fraction, num_unigrams))
 
     def bigrams(self, num_wanted: int, num_entries: int) -> Candidates:
         """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
-        if self.counts is None or num_wanted == 0:
-            return iter(())
         rule: Record = {"min_count": self.rules.bigram_min_count}
-        if self.is_v1:
+        if is_v1(self.wiki, self.rules):
             rule = {"min_pmi": self.rules.bigram_min_pmi}
         elif self.rules.bigram_rule == "pmi":
             rule = {"min_pmi": math.nextafter(self.rules.bigram_min_pmi, math.inf)}  # must exceed it, not reach it
-        joiner = segment.scheme_of(self.wiki, languages=self.languages).joiner
-        return ngrams.iter_bigrams_by_pmi(self.counts, joiner, first=num_wanted + num_entries, **rule)
+        return ngrams.iter_bigrams_by_pmi(self.counts, self.joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> tuple[Candidates, int] | None:
         """Return titles of articles by falling views, and how many new entries to take; None if there is no article."""
@@ -205,38 +195,34 @@ class WikipediaCounts:
         articles = titles.find_articles(views, self.namespaces)
         if not len(articles):
             return None
-        if self.is_v1:
+        if is_v1(self.wiki, self.rules):
             least = self.rules.english_min_title_views
             return titles.iter_titles(views, articles, least), self.rules.max_titles
         num_wanted = self.rules.share(self.rules.title_top_fraction, len(articles))
         return titles.iter_titles(views, articles), min(num_wanted, self.rules.max_titles)
 
 
-@contextlib.contextmanager
-def open_counts(
-    lang: str, files: DumpFiles, config: MetadataConfig, folder: Path, languages: Languages = INSTALLED
-) -> Iterator[list[WikipediaCounts]]:
-    """Yield the counts of each Wikipedia of a language, summed over its files, in the table's order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rules = config.wikipedia_rules
-    with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
-        counts = []
-        for wiki in files.wikis[lang]:
-            runs: list[ngrams.Run] = []
-            for shard in files.texts.get(wiki, ()):
-                runs += read_runs(folder, shard.name)
-            views = tuple(folder / VIEWS / shard.name for shard in files.views)
-            counts.append(
-                WikipediaCounts(
-                    wiki=wiki,
-                    rules=rules,
-                    counts=ngrams.merge(runs, Path(scratch) / wiki) if runs else None,
-                    views=views,
-                    namespaces=_read_namespaces(wiki, files, rules),
-                    languages=languages,
-                )
+def merge_counts(
+    lang: str, files: DumpFiles, rules: WikipediaRules, languages: Languages, folder: Path, scratch: Path
+) -> list[WikipediaCounts]:
+    """Return the counts of each Wikipedia of a language, summed over its files, in the table's order.
+
+    folder: RUN/metadata.  scratch: where sums of many runs are written, which the counts then read.
+    """
+    counts = []
+    for wiki in files.wikis[lang]:
+        runs = [run for shard in files.texts.get(wiki, ()) for run in read_runs(folder, shard.name)]
+        counts.append(
+            WikipediaCounts(
+                wiki=wiki,
+                rules=rules,
+                counts=ngrams.merge(runs, scratch / wiki),
+                joiner=segment.scheme_of(wiki, languages=languages).joiner,
+                views=tuple(folder / VIEWS / shard.name for shard in files.views),
+                namespaces=_read_namespaces(wiki, files, rules),
             )
-        yield counts
+        )
+    return counts
 
 
 def read_runs(folder: Path, shard_name: str) -> list[ngrams.Run]:
@@ -246,7 +232,6 @@ def read_runs(folder: Path, shard_name: str) -> list[ngrams.Run]:
 
 
 def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:
-    """Return the names of a site's namespaces; None if they are unknown or not needed."""
     siteinfo = files.siteinfo.get(wiki)
     keeps_colons = rules.title_rule == "namespaces" and not is_v1(wiki, rules)
     if siteinfo is None or not files.views or not keeps_colons:

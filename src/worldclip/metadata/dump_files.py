@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
-from worldclip.language.table import INSTALLED, Languages, Scheme
+from worldclip.language.table import Languages, Scheme
 from worldclip.metadata.config import MetadataConfig
 
 DUMP_FORMATS = (".xml", ".json", ".parquet")
@@ -54,9 +54,7 @@ def needs_views(config: MetadataConfig) -> bool:
     return "title" in config.sources
 
 
-def find_dumps(
-    config: MetadataConfig, codes: Sequence[str], scheme: Scheme, languages: Languages = INSTALLED
-) -> DumpFiles:
+def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, languages: Languages) -> DumpFiles:
     """Return the files that the recipe's paths hold for the languages `codes`.
 
     scheme: of the labels of language identification, which decides what belongs to `other`.  Raises UserError for a

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
@@ -18,10 +17,8 @@ from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Record, Run
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.match.config import MatchConfig
+from worldclip.match.matcher.matcher import FORMAT_VERSION, Matcher
 from worldclip.metadata.config import MetadataConfig
-
-if TYPE_CHECKING:
-    from worldclip.match.matcher.matcher import Matcher
 
 STAGE = "metadata"
 ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over lists and profiles
@@ -29,8 +26,6 @@ ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over lists
 
 def matchers_version() -> Record:
     """Return what a compiled matcher depends on besides its entries; matchers of an older worldclip are recompiled."""
-    from worldclip.match.matcher.matcher import FORMAT_VERSION
-
     return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
 
 
@@ -51,13 +46,10 @@ def compile_matchers(run: Run, codes: Sequence[str], lists: Mapping[str, Report]
 
 def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
     """Compile into a temporary folder, then rename it: a folder under its final name is whole."""
-    from worldclip.match.matcher.matcher import Matcher
-
     name, matcher_name = shard.name.split("/")
     path = layout.entries(run_dir, name)
     entries = read_table(path, METADATA, ["entry"])["entry"]
-    profile = matcher_name.removesuffix("_fold")
-    matcher = Matcher.build(entries, profile, fold_case=matcher_name.endswith("_fold"))
+    matcher = Matcher.build(entries, matcher_name)
     if matcher.digest != shard.fingerprint["digest"]:
         raise BadShard(f"{path} changed after it was written; {how_to_rebuild(path.parent)}")
     final = layout.matcher(run_dir, name, matcher_name)
@@ -74,8 +66,6 @@ def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
 
 def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     """Return the compiled matcher of a list, memory-mapped, after checking that it is of the manifest's entries."""
-    from worldclip.match.matcher.matcher import Matcher
-
     manifest = require_manifest(run_dir, STAGE)
     if matcher_name not in manifest["dead"].get(lang, {}):
         raise UserError(

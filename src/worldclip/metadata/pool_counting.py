@@ -6,10 +6,8 @@ RUN/metadata/pool/<shard>.json      where they are: {language: {"texts": number,
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +26,10 @@ from worldclip.language import identify as lid
 from worldclip.language import segment
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.table import Languages
 from worldclip.match.config import MatchConfig
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.counting import Record
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
@@ -79,18 +76,19 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
-    match = run.section(MatchConfig)
+    match, section = run.section(MatchConfig), run.section(LanguagesConfig)
     rules = LanguageRules(
         languages=tuple(codes),
-        lid_model=run.section(LanguagesConfig).lid_model,
+        lid_model=section.lid_model,
         lid_digest=str(key["lid_model"]),
         merge_labels=tuple(sorted(match.merge_labels.items())),
         min_prob=match.min_lang_prob,
         is_restricted=match.restrict_to_recipe_languages,
-        table=run.section(LanguagesConfig).table,
+        table=section.table,
     )
-    work = PoolWork(folder=folder, pool=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes))
-    count = functools.partial(count_shard, work=work)
+    count = functools.partial(
+        count_shard, folder=folder, config=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes)
+    )
     run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
     return CountedPool(digest(key), tuple(shard.name for shard in shards))
 
@@ -103,31 +101,25 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     return paths
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolWork:
-    """All that a worker must know to count a shard."""
-
-    folder: Path  # RUN/metadata
-    pool: PoolConfig
-    rules: LanguageRules
-    codes: frozenset[str]  # languages whose texts are counted
-
-
 @repeatable
 @reads_input
-def count_shard(shard: Shard, *, work: PoolWork) -> Report:
-    """Count the words and bigrams of each language's texts; texts that match would drop are left out.
+def count_shard(
+    shard: Shard, *, folder: Path, config: PoolConfig, rules: LanguageRules, codes: Container[str]
+) -> Report:
+    """Count the words and bigrams of the texts of each of `codes`; texts that match would drop are left out.
 
     One language is counted at a time, so besides the shard's texts the tables of one count are in memory.
     """
-    counts_path, places_path = ngrams.run_files(work.folder / POOL, shard.name)
+    counts_path, places_path = ngrams.run_files(folder / POOL, shard.name)
     places: Record = {}
-    texts = pool.read_texts(shard, work.pool)
+    texts = pool.read_texts(shard, config)
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            for lang, of_lang in _by_language(texts, work):
-                scheme = segment.scheme_of_code(lang, work.rules.table)
+            for lang, of_lang in _by_language(texts, rules):
+                if lang not in codes:
+                    continue
+                scheme = segment.scheme_of_code(lang, rules.table)
                 counter = ngrams.Counter(counts_path, file, scheme)
                 counter.add(segment.segment(of_lang, scheme))
                 places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
@@ -137,44 +129,19 @@ def count_shard(shard: Shard, *, work: PoolWork) -> Report:
     return {"pairs": len(texts.text)}
 
 
-def _by_language(texts: pool.PoolTexts, work: PoolWork) -> Iterator[tuple[str, pa.Array]]:
-    """Yield each counted language that has texts, in sorted order, with its texts in the shard's order."""
-    lang_T, _, _ = work.rules.find(texts.text, texts.lang)
+def _by_language(texts: pool.PoolTexts, rules: LanguageRules) -> Iterator[tuple[str, pa.Array]]:
+    """Yield each language that has texts, in sorted order, with its texts in the shard's order."""
+    lang_T, _, _ = rules.find(texts.text, texts.lang)
     lang_T[texts.reason != Reason.KEPT] = -1
-    order = np.argsort(lang_T, kind="stable")
-    bounds = np.searchsorted(lang_T[order], np.arange(len(work.rules.languages) + 1))
-    for lang, start, stop in zip(work.rules.languages, bounds[:-1], bounds[1:], strict=True):
-        if start < stop and lang in work.codes:
-            yield lang, texts.text.take(pa.array(order[start:stop]))
+    for position in np.unique(lang_T[lang_T >= 0]).tolist():
+        yield rules.languages[position], texts.text.take(pa.array(np.flatnonzero(lang_T == position)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolCounts:
-    """The counts of one language over all shards."""
-
-    counts: ngrams.Counts
-    joiner: str
-
-    def unigrams(self, config: MetadataConfig) -> Candidates:
-        """Return words by falling count."""
-        return ngrams.iter_unigrams(self.counts, min_count=config.pool_min_count)
-
-    def bigrams(self, config: MetadataConfig, num_wanted: int, num_entries: int) -> Candidates:
-        """Return bigrams by falling PMI: enough for `num_wanted` new ones if `num_entries` are entries already."""
-        if num_wanted == 0:
-            return iter(())
-        first = num_wanted + num_entries
-        return ngrams.iter_bigrams_by_pmi(self.counts, self.joiner, first=first, min_count=config.pool_min_count)
-
-
-@contextlib.contextmanager
-def open_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, languages: Languages) -> Iterator[PoolCounts]:
-    """Yield the counts of a language, summed over the pool's shards."""
+def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scratch: Path) -> ngrams.Counts:
+    """Return the counts of a language, summed over the pool's shards; folder, scratch: see `counting.merge_counts`."""
     runs: list[ngrams.Run] = []
     for name in shard_names:
         counts_path, places_path = ngrams.run_files(folder / POOL, name)
         if of_lang := read_json(places_path).get(lang):
             runs += [ngrams.Run(counts_path, *place) for place in of_lang["runs"]]
-    with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as scratch:
-        counts = ngrams.merge(runs, Path(scratch))
-        yield PoolCounts(counts=counts, joiner=segment.scheme_of_code(lang, languages).joiner)
+    return ngrams.merge(runs, scratch)

@@ -15,9 +15,10 @@ from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
 from worldclip.metadata.counting import Candidates, Record, WikipediaCounts
 from worldclip.metadata.dump_files import DumpFiles
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.pool_counting import PoolCounts
+from worldclip.metadata.ngrams import Counts
 
 NOT_STATED = "not stated in the file"
+MAX_NAMED = 40  # languages in a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class Inputs:
     """Of the pool's texts and their languages; None: they are not counted."""
     counts: Sequence[WikipediaCounts] = ()
     """Of the language's Wikipedias, while its list is built."""
-    pool_counts: PoolCounts | None = None
+    pool_counts: Counts | None = None
     """Of the pool's texts in the language, while its list is built."""
 
     @property
@@ -116,6 +117,12 @@ class Source:
 def used_sources(config: MetadataConfig) -> list[Source]:
     """Return the sources of the recipe, in the order of the registry."""
     return [METADATA_SOURCES.load(name) for name in METADATA_SOURCES.names() if name in config.sources]
+
+
+def name_all(langs: Sequence[str]) -> str:
+    """Return the codes as text, the first MAX_NAMED of many."""
+    more = len(langs) - MAX_NAMED
+    return ", ".join(langs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def fingerprint_file(path: Path) -> Record:

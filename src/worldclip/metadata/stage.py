@@ -10,8 +10,8 @@ a list and profile    matcher      bound to the digest of the entries (matchers.
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +33,19 @@ from worldclip.core.settings import deciding
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import OTHER, Languages
 from worldclip.match.config import MERGED, MatchConfig
+from worldclip.match.matcher.matcher import entries_digest
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.coverage import find_gaps, name_all
+from worldclip.metadata.counting import NGRAMS, merge_counts
 from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
 from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.pool_counting import POOL, POOL_KEYS
-from worldclip.metadata.source import used_sources
+from worldclip.metadata.pool_counting import POOL, POOL_KEYS, merge_pool_counts
+from worldclip.metadata.source import name_all, used_sources
 from worldclip.metadata.sources.pack import read_packed
 from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE, describe_shard
-from worldclip.metadata.work import Work, plan_work, run_codes
+from worldclip.metadata.work import Work, find_gaps, plan_work, run_codes
 
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
@@ -94,7 +95,10 @@ def _inputs(run: Run) -> Record:
 
 def _build(run: Run, job: Job) -> Result:
     work = plan_work(run)
-    notes = _name_gaps(work)
+    notes = [
+        f"no {source} of {name_all(langs)}: no file, which metadata.allow_missing allows"
+        for source, langs in find_gaps(work).items()
+    ]
     for note in notes:
         say(STAGE, note)
     uncounted = counting.count_files(work.files, work.config, job.folder, run.executor, work.languages)
@@ -182,19 +186,18 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
 
 def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language that no pack has.  Raises BadShard if its sources hold nothing of it."""
-    with contextlib.ExitStack() as stack:
-        counts = stack.enter_context(counting.open_counts(lang, work.files, work.config, folder, work.languages))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
+        scratch, rules = Path(name), work.config.wikipedia_rules
+        counts = merge_counts(lang, work.files, rules, work.languages, folder, scratch / NGRAMS)
         inputs = replace(work.inputs(lang), counts=counts)
         if work.pool is not None:
-            names = work.pool.shard_names
-            pool_counts = stack.enter_context(pool_counting.open_pool_counts(lang, names, folder, work.languages))
+            pool_counts = merge_pool_counts(lang, work.pool.shard_names, folder, scratch / POOL)
             inputs = replace(inputs, pool_counts=pool_counts)
         return build_entries(inputs)
 
 
 def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Report:
-    from worldclip.match.matcher.matcher import entries_digest
-
     return {
         "entries": len(entries),
         "bytes": int(entries.nbytes),
@@ -214,15 +217,6 @@ def _examples(table: pa.Table) -> dict[str, list[str]]:
             chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
             examples[source] = entries.take(pa.array(chosen)).to_pylist()
     return examples
-
-
-def _name_gaps(work: Work) -> list[str]:
-    """Return a sentence per source without files for some languages, which metadata.allow_missing allows."""
-    gaps = find_gaps(work.built_inputs(), work.config)
-    return [
-        f"no {source} of {name_all(langs)}: no file, which metadata.allow_missing allows"
-        for source, langs in gaps.items()
-    ]
 
 
 def _report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import INSTALLED, OTHER, Languages, Scheme
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.coverage import find_gaps, gap_problems, wordless_problems
 from worldclip.metadata.dump_files import DumpFiles, find_dumps
 from worldclip.metadata.pool_counting import CountedPool
-from worldclip.metadata.source import Inputs, describe_path, used_sources
+from worldclip.metadata.source import MAX_NAMED, Inputs, describe_path, name_all, used_sources
 from worldclip.metadata.sources.pack import Pack, open_pack
 
 
@@ -102,13 +101,54 @@ def plan_work(run: Run) -> Work:
 def _coverage_problems(work: Work) -> list[str]:
     """Report languages that a source leaves out; one that lacks files is not reported again as one without words."""
     inputs, config = work.built_inputs(), work.config
-    gaps = find_gaps(inputs, config)
-    reported = set[str]()
-    for source, langs in gaps.items():
-        if source not in config.allow_missing:
-            reported.update(langs)
+    gaps = {source: langs for source, langs in find_gaps(work).items() if source not in config.allow_missing}
+    reported = {lang for langs in gaps.values() for lang in langs}
     others = [of_lang for of_lang in inputs if of_lang.lang not in reported]
-    return [*gap_problems(gaps, config), *wordless_problems(others, config)]
+    return [*_gap_problems(gaps, config), *_wordless_problems(others, config)]
+
+
+def find_gaps(work: Work) -> dict[str, tuple[str, ...]]:
+    """Return the languages without a file, for each source of the recipe that should have one of them."""
+    gaps = {}
+    for source in used_sources(work.config):
+        if langs := tuple(of_lang.lang for of_lang in work.built_inputs() if source.is_missing(of_lang)):
+            gaps[source.name] = langs
+    return gaps
+
+
+def _gap_problems(gaps: Mapping[str, tuple[str, ...]], config: MetadataConfig) -> list[str]:
+    """Report gaps; sources without the same languages together."""
+    names_of: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for source in used_sources(config):
+        if source.name in gaps:
+            names_of.setdefault((source.remedy, gaps[source.name]), []).append(f'"{source.name}"')
+    problems = []
+    for (remedy, langs), names in names_of.items():
+        only = f" --langs {','.join(langs)}" if len(langs) <= MAX_NAMED else ""
+        fetch = f"run: worldclip fetch metadata RECIPE{only}"
+        if not config.dumps:
+            fetch = f'set metadata.dumps = "dumps" and {fetch}'
+        problems.append(
+            f"metadata.sources has {' and '.join(names)}, and there is no file for {name_all(langs)};"
+            f" {remedy.format(fetch=fetch, lang=langs[0])}. To go on without:"
+            f" metadata.allow_missing = [{', '.join(names)}]"
+        )
+    return problems
+
+
+def _wordless_problems(inputs: Sequence[Inputs], config: MetadataConfig) -> list[str]:
+    """Report all languages without a source of words, unless numbers are the only source."""
+    sources = used_sources(config)
+    missing = [of_lang.lang for of_lang in inputs if not any(source.has_words(of_lang) for source in sources)]
+    if not missing or set(config.sources) == {"number"}:
+        return []
+    pack = f" (nor has {config.pack} a list)" if config.pack else ""
+    lang = missing[0]
+    return [
+        f"metadata.sources = {list(config.sources)}: no source has words of {name_all(missing)}, and no file of them is"
+        f" set{pack}; set a list (metadata.lists.{lang} = FILE) or a WordNet (metadata.wordnets.{lang} = FILE) of each,"
+        " or remove them from languages.codes"
+    ]
 
 
 def label_scheme(lid_model: str, codes: Collection[str]) -> Scheme:

@@ -175,34 +175,12 @@ def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
 # --- bigrams ----------------------------------------------------------------------------------------------------------
 
 
-class _Head:
-    """The unread front of a run's bigrams, renumbered."""
-
-    def __init__(self, run: Run, ranks_W: np.ndarray, chunk: int) -> None:
-        self.chunks, self.ranks_W = run.iter_bigrams(chunk), ranks_W
-        self.keys, self.counts = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-        self.is_done = False
-        self.fill()
-
-    def fill(self) -> None:
-        """Read the next chunk if nothing is left."""
-        if self.keys.size or self.is_done:
-            return
-        chunk = next(self.chunks, None)
-        if chunk is None:
-            self.is_done = True
-            return
-        keys, self.counts = chunk
-        first = self.ranks_W[keys >> _U32].astype(np.uint64)
-        second = self.ranks_W[keys & _LOW_32].astype(np.uint64)
-        self.keys = first << _U32 | second
-
-    def take(self, upto: np.uint64) -> tuple[np.ndarray, np.ndarray]:
-        """Remove and return the bigrams with a key <= `upto`."""
-        cut = int(np.searchsorted(self.keys, upto, side="right"))
-        taken = self.keys[:cut], self.counts[:cut]
-        self.keys, self.counts = self.keys[cut:], self.counts[cut:]
-        return taken
+def _renumbered(run: Run, ranks_W: np.ndarray, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (keys, counts) of a run's bigrams as `Run.iter_bigrams`, their words numbered by rank."""
+    for keys, counts in run.iter_bigrams(chunk):
+        first = ranks_W[keys >> _U32].astype(np.uint64)
+        second = ranks_W[keys & _LOW_32].astype(np.uint64)
+        yield first << _U32 | second, counts
 
 
 def _merge_bigrams(
@@ -210,18 +188,23 @@ def _merge_bigrams(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield sorted (keys, counts) of all runs, equal keys summed; about `at_once` of them are in memory."""
     chunk = max(1, at_once // max(1, len(runs)))
-    heads = [_Head(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
-    while live := [head for head in heads if not head.is_done]:
-        upto = min(head.keys[-1] for head in live)  # all bigrams up to here are in memory, of every run
-        parts = [head.take(upto) for head in live]
+    readers = [_renumbered(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
+    heads = [next(reader, None) for reader in readers]  # what is read of each run and not yet merged
+    while any(head is not None for head in heads):
+        upto = min(head[0][-1] for head in heads if head is not None)  # up to here all bigrams of every run are read
+        parts = []
+        for n, head in enumerate(heads):
+            if head is not None:
+                keys, counts = head
+                cut = int(np.searchsorted(keys, upto, side="right"))
+                parts.append((keys[:cut], counts[:cut]))
+                heads[n] = (keys[cut:], counts[cut:]) if cut < keys.size else next(readers[n], None)
         keys = np.concatenate([part[0] for part in parts])
         counts = np.concatenate([part[1] for part in parts])
         order = np.argsort(keys, kind="stable")
         keys, counts = keys[order], counts[order]
         firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         yield keys[firsts], np.add.reduceat(counts, firsts)
-        for head in live:
-            head.fill()
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,14 +343,11 @@ def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
 
 
 def _iter_lines(path: Path, threads: int) -> Iterator[bytes]:
-    rest = b""
-    for chunk in iter_bytes(path, threads):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-        if len(rest) > unpack.MAX_LINE_BYTES:
+    file = unpack.as_file(iter_bytes(path, threads))
+    while line := file.readline(unpack.MAX_LINE_BYTES + 1):
+        if len(line) > unpack.MAX_LINE_BYTES:
             raise BadShard(f"{path}: a line is larger than in any dump; not read for safety")
-    if rest:
-        yield rest
+        yield line.rstrip(b"\n")
 
 
 def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
@@ -410,9 +407,5 @@ def _is_string(field: pa.Field) -> bool:
 
 def _strings(column: pa.Array) -> list[str]:
     """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
-    try:
-        return [text or "" for text in column.to_pylist()]
-    except UnicodeDecodeError:
-        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        binary = plain.cast(pa.binary() if pa.types.is_string(plain.type) else pa.large_binary())
-        return [(data or b"").decode("utf-8", "replace") for data in binary.to_pylist()]
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return [(data or b"").decode("utf-8", "replace") for data in plain.cast(pa.large_binary()).to_pylist()]

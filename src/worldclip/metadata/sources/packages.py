@@ -1,9 +1,6 @@
 """Sources that Python packages carry: word frequencies, names of CLDR, names of emoji.  None needs a download.
 
-wordfreq    frequent words of 44 languages (metadata/sources/lists.py)
-cldr        names in Unicode's Common Locale Data Repository, which the package babel carries: territories, cities,
-            languages, scripts, currencies, units, months, days.  168 languages with 100 names or more
-emoji       what emoji show, such as "red apple", in 14 languages
+wordfreq has words of 44 languages, CLDR (in the package babel) 100 names or more in 168, and emoji names in 14.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
 from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
-from worldclip.language.table import INSTALLED, Languages
+from worldclip.language.table import Languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.source import Inputs, Source
@@ -96,7 +93,7 @@ class EmojiNames(PackagedSource):
         return read_emoji_names(inputs.lang)
 
 
-def read_cldr(lang: str, languages: Languages = INSTALLED) -> Candidates:
+def read_cldr(lang: str, languages: Languages) -> Candidates:
     """Yield the names that CLDR has in a language, in each of its locales, without remarks in brackets."""
     localedata = require("babel.localedata", extra="metadata")
     locales = languages.get(lang).cldr

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from worldclip.core.errors import BadShard
+from worldclip.language import segment
+from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
-from worldclip.metadata.coverage import name_all
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.source import Inputs, Source, used_sources
-
-LICENCE = "that of the pool's texts"
+from worldclip.metadata.source import Inputs, Source, name_all, used_sources
 
 
 class PoolWords(Source):
@@ -21,7 +20,7 @@ class PoolWords(Source):
     name = "pool"
     meaning = "one of the most frequent words, or pairs of words, of the pool's own texts in this language"
     score = "occurrences in the pool; of a pair, the pointwise mutual information of its words, log2"
-    licence = LICENCE
+    licence = "that of the pool's texts"
 
     def has_words(self, inputs: Inputs) -> bool:
         """Return True: whether the pool has words of a language is not known before they are counted."""
@@ -34,10 +33,14 @@ class PoolWords(Source):
         counts, config = inputs.pool_counts, inputs.config
         if counts is None:
             return
-        num_unigrams = entries.add(self.name, counts.unigrams(config), config.max_chars, config.max_pool_unigrams)
+        least = config.pool_min_count
+        unigrams = ngrams.iter_unigrams(counts, min_count=least)
+        num_unigrams = entries.add(self.name, unigrams, config.max_chars, config.max_pool_unigrams)
         rules = config.wikipedia_rules
         num_wanted = rules.share(rules.bigram_fraction, num_unigrams)
-        bigrams = counts.bigrams(config, num_wanted, len(entries.entries))
+        joiner = segment.scheme_of_code(inputs.lang, inputs.languages).joiner
+        first = num_wanted + len(entries.entries)
+        bigrams = ngrams.iter_bigrams_by_pmi(counts, joiner, first=first, min_count=least)
         entries.add(self.name, bigrams, config.max_chars, num_wanted)
         if not entries.rules[self.name]["in"]:
             self._require_words(inputs)

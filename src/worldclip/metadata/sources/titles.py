@@ -14,7 +14,6 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from worldclip.core.arrow import binary_array, byte_buffers, one_array
 from worldclip.core.artifacts import read_json, write_array, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
-from worldclip.core.unpack import MAX_LINE_BYTES, check_document
+from worldclip.core.unpack import MAX_LINE_BYTES, as_file, check_document
 from worldclip.language.characters import casefold
 from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words
 from worldclip.metadata.sources.dumps import iter_bytes
@@ -36,6 +35,7 @@ BLOCK_BYTES = 2**25  # lines parsed at a time
 ROWS = "wikipedias.json"  # [first row, row after the last] of each Wikipedia; in the folder of a file's counts
 VIEWS_VERSION = 3  # version of the files in such a folder
 WORD_COLUMNS = ("data", "offsets", "counts")  # word_<name>.npy in it: the fields of Words
+TITLE_VIEWS = pa.schema([("title", pa.large_binary()), ("views", pa.uint64())])
 
 # MediaWiki's own names, which work on every wiki in addition to the local ones:
 # https://www.mediawiki.org/wiki/Manual:Namespace.
@@ -44,13 +44,6 @@ CANONICAL_NAMESPACES = (
     *("Image talk", "MediaWiki", "MediaWiki talk", "Template", "Template talk", "Help", "Help talk", "Category"),
     *("Category talk", "Wikipedia", "Wikipedia talk", "Portal", "Portal talk", "Module", "Module talk"),
 )
-
-
-class TitleViews(NamedTuple):
-    """The titles of one Wikipedia in byte order, and the views of each (uint64)."""
-
-    titles: pa.LargeBinaryArray
-    views: np.ndarray
 
 
 def domains_of(wiki_lang: str) -> tuple[bytes, bytes]:
@@ -78,28 +71,24 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
-    counts: dict[str, TitleViews] = {}
+    counts: dict[str, pa.Table] = {}
     if tables:
         views = _sum_by_title(pa.concat_tables(tables))
         for wiki in sorted(set(wiki_of_domain.values())):
             counts[wiki] = _decode_titles(views.filter(pc.equal(views["wiki"], wiki)), dropped)
     _write_counts(folder, counts)
-    titles = {wiki: len(of_wiki.titles) for wiki, of_wiki in counts.items()}
+    titles = {wiki: len(table) for wiki, table in counts.items()}
     return {"lines": num_lines, "dropped": dict(dropped), "titles": titles}
 
 
 def _iter_blocks(path: Path) -> Iterator[bytes]:
     """Yield whole lines, about BLOCK_BYTES at a time."""
-    block = bytearray()
-    for chunk in iter_bytes(path):
-        block += chunk
-        if len(block) >= BLOCK_BYTES and (end := block.rfind(b"\n") + 1):
-            yield bytes(block[:end])
-            del block[:end]
-        elif len(block) > MAX_LINE_BYTES:
+    file = as_file(iter_bytes(path))
+    while block := file.read(BLOCK_BYTES):
+        end = file.readline(MAX_LINE_BYTES + 1)
+        if len(end) > MAX_LINE_BYTES:
             raise BadShard(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes; it is no file of page views")
-    if block:
-        yield bytes(block)
+        yield block + end
 
 
 def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
@@ -153,13 +142,13 @@ def _sum_by_title(lines: pa.Table) -> pa.Table:
     return grouped.rename_columns({"views_sum": "views"})
 
 
-def _decode_titles(views: pa.Table, dropped: Counter[str]) -> TitleViews:
+def _decode_titles(views: pa.Table, dropped: Counter[str]) -> pa.Table:
+    """Return the titles of one Wikipedia in byte order, and their views (TITLE_VIEWS)."""
     titles = [decode_title(title) for title in views["title"].to_pylist()]
     dropped["title"] += titles.count(None)
     decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
     summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
-    summed = summed.take(pc.sort_indices(summed["title"]))
-    return TitleViews(one_array(summed["title"]), summed["views_sum"].to_numpy().astype(np.uint64))
+    return summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
 
 
 def decode_title(raw: bytes) -> bytes | None:
@@ -173,18 +162,17 @@ def decode_title(raw: bytes) -> bytes | None:
     return title or None
 
 
-def _write_counts(folder: Path, counts: Mapping[str, TitleViews]) -> None:
-    """Write all Wikipedias into one set of files, and which rows are whose.
+def _write_counts(folder: Path, counts: Mapping[str, pa.Table]) -> None:
+    """Write all Wikipedias (TITLE_VIEWS) into one set of files, and which rows are whose.
 
     A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
     """
-    titles = one_array(pa.chunked_array([of_wiki.titles for of_wiki in counts.values()], pa.large_binary()))
-    views = [of_wiki.views for of_wiki in counts.values()]
-    data, offsets = byte_buffers(titles)
-    columns = Words(data[: offsets[-1]], offsets, np.concatenate([np.zeros(0, np.uint64), *views]))
+    whole = pa.concat_tables([TITLE_VIEWS.empty_table(), *counts.values()])
+    data, offsets = byte_buffers(one_array(whole["title"]))
+    columns = Words(data[: offsets[-1]], offsets, whole["views"].to_numpy())
     for name in WORD_COLUMNS:
         write_array(folder / f"word_{name}.npy", getattr(columns, name))
-    ends = itertools.accumulate((len(of_wiki.titles) for of_wiki in counts.values()), initial=0)
+    ends = itertools.accumulate(map(len, counts.values()), initial=0)
     write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
 

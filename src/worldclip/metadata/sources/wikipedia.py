@@ -149,7 +149,7 @@ def describe_shard(shard: Shard, licence: str) -> Record:
 
 
 def _with_text(inputs: Inputs) -> list[WikipediaCounts]:
-    return [wikipedia for wikipedia in inputs.counts if wikipedia.counts is not None]
+    return [wikipedia for wikipedia in inputs.counts if len(wikipedia.counts.words)]
 
 
 def _siteinfo(inputs: Inputs) -> list[Path]:

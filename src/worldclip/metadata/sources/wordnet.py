@@ -263,7 +263,7 @@ def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]
     return (word.lemma() for word in wordnet.words())
 
 
-def installed_lexicons(lang: str, languages: Languages = INSTALLED) -> tuple[str, ...]:
+def installed_lexicons(lang: str, languages: Languages) -> tuple[str, ...]:
     """Return the names of the lexicons of a language that wn has installed, sorted.
 
     Of the Open Multilingual Wordnet the paper's lexicon only, and its latest version: its release has two of Italian
