@@ -159,14 +159,14 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
 
     for shard in pool.shards(context):
         texts = timed("read and decode", pool.read_texts, shard, work.pool)
-        lang, *_ = timed("language", work.language_rules.find, texts.text, texts.lang)
+        lang, *_ = timed("language", work.rules.find, texts.text, texts.lang)
         timed("entries", match_texts.match_texts, texts.text, lang, work)
         matched = match_texts.match_pool_texts(texts, work)
         table = timed("write", match_texts.matched_table, texts, matched, work)
         path = layout.match_texts(run, shard.name)
         timed("write", artifacts.write_table, path, table, schemas.MATCH_TEXTS)
         text_idx = texts.text_idx.to_numpy()
-        timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.languages)
+        timed("report", accounting.count_reasons, matched.reason, matched.lang, text_idx, work.rules.languages)
         counts = timed("count", count_entries, table)
         timed("count", artifacts.write_table, layout.match_counts(run, shard.name), counts, schemas.MATCH_COUNTS)
     return dict(spent)

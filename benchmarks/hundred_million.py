@@ -276,7 +276,7 @@ def measure_novelty(world: World) -> str:
         language, entries, num_matches = np.inf, np.inf, 0
         for _ in range(ROUNDS):
             started_at = time.process_time()
-            langs = [work.language_rules.find(part, None)[0] for part in parts]
+            langs = [work.rules.find(part, None)[0] for part in parts]
             found_at = time.process_time()
             num_matches = sum(match_texts(part, lang, work)[0].size for part, lang in zip(parts, langs, strict=True))
             language = min(language, found_at - started_at)

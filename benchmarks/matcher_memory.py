@@ -28,6 +28,7 @@ from balance import list_sizes
 from worldclip import match
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import versions
+from worldclip.language.assign import LanguageRules
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.match.texts import MatchWork, match_texts
 
@@ -107,11 +108,10 @@ def work(world: World, barrier: Barrier, found: multiprocessing.Queue) -> None:
         run_dir=world.run,
         pool=recipe.pool,
         match=recipe.match,
-        lid_model=recipe.languages.lid_model,
-        languages=names,
+        rules=LanguageRules(
+            languages=names, lid_model="lid176", lid_digest="", merge_labels=(), min_prob=0.0, is_restricted=False
+        ),
         list_digests=world.digests,
-        lid_digest="",
-        table=recipe.languages.table,
     )
     match.identify(world.texts.slice(0, 1000))  # the language model is part of a worker
     warm = Matcher(["a b", "c"], PROFILE)

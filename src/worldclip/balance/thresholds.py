@@ -26,7 +26,9 @@ def choose_thresholds(
     counts: matches of every entry of each list, (num_entries,) uint64.  Raises UserError if
     the rule needs a threshold or matches that are missing, and for a tail fraction of a list that the run has not.
     """
-    _check_tail_fractions(counts, config)
+    if unknown := [name for name in config.tail_fractions if name not in counts]:
+        names = ", ".join(sorted(counts))
+        raise UserError(f"balance.tail_fractions: the run has no list {', '.join(unknown)}; its lists are {names}")
     takes_english, shared_fraction = apply_english_threshold(counts, config, entry_lists)
     matched = [name for name in counts if counts[name].any()]
     table = _read_complete_table(config, matched) if config.rule == "table" else {}
@@ -66,13 +68,6 @@ def apply_english_threshold(
             "fraction, but no English entry has a match; set balance.tail_fraction instead (0.06 in the paper)"
         )
     return ["en"], tail_fraction(counts["en"], config.english_threshold)
-
-
-def _check_tail_fractions(counts: Mapping[str, np.ndarray], config: BalanceConfig) -> None:
-    unknown = [name for name in config.tail_fractions if name not in counts]
-    if unknown:
-        names = ", ".join(sorted(counts))
-        raise UserError(f"balance.tail_fractions: the run has no list {', '.join(unknown)}; its lists are {names}")
 
 
 def _read_complete_table(config: BalanceConfig, matched: list[str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ Legend: T texts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,39 +46,34 @@ class LanguageRules:
 
     def without_label(self, langs: Iterable[str]) -> list[str]:
         """Return those of the languages that no label of the language-identification model means."""
-        labels = lid.read_labels(self.lid_model)
-        scheme, merged = scheme_of(labels[0]), dict(self.merge_labels)
-        labelled = {merged.get(label) or self.table.from_lid(label, scheme=scheme) for label in labels}
+        labelled = set(self._codes_of(lid.read_labels(self.lid_model)))
         return [lang for lang in langs if lang not in labelled]
 
     def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        position = {lang: i for i, lang in enumerate(self.languages)}
         encoded = stated.dictionary_encode()
         names = encoded.dictionary.to_pylist()
-        lang_of_name = np.array([*(position.get(self._code_of(name), -1) for name in names), -1], np.int32)
-        codes = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
-        labels = np.array([*names, lid.NO_LABEL], dtype=object)[codes]
-        return lang_of_name[codes], np.ones(len(codes), np.float32), labels.astype(str)
-
-    def _code_of(self, label: str) -> str:
-        """Return our code of a label that the pool states: merged, our own, or from a LID scheme."""
         merged = dict(self.merge_labels)
-        if label in merged:
-            return merged[label]
-        return code_of_stated(label, self.languages, self.table)
+        codes = [merged.get(name) or code_of_stated(name, self.languages, self.table) for name in names]
+        position = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
+        labels = np.array([*names, lid.NO_LABEL], dtype=object)[position]
+        return self._positions(codes)[position], np.ones(len(position), np.float32), labels.astype(str)
+
+    def _codes_of(self, labels: Sequence[str]) -> list[str]:
+        """Return our code of each label of the language-identification model: merged, or from the table."""
+        scheme, merged = scheme_of(labels[0]), dict(self.merge_labels)
+        return [merged.get(label) or self.table.from_lid(label, scheme=scheme) for label in labels]
+
+    def _positions(self, codes: Sequence[str]) -> np.ndarray:
+        """Return the position of each code in `languages` (-1 for others), and a last -1 for a text without a label."""
+        position = {lang: i for i, lang in enumerate(self.languages)}
+        return np.array([*(position.get(code, -1) for code in codes), -1], np.int32)
 
 
 @functools.cache
 def _load_identifier(rules: LanguageRules) -> tuple[lid.Identifier, np.ndarray]:
-    """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32.
-
-    The last position, -1, is that of a text without a label.
-    """
+    """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32."""
     identifier = lid.Identifier(rules.lid_model)
-    merged = dict(rules.merge_labels)
-    position = {lang: i for i, lang in enumerate(rules.languages)}
-    names = [merged.get(label) or rules.table.from_lid(label, scheme=identifier.scheme) for label in identifier.labels]
-    lang_of_label = np.array([*(position.get(name, -1) for name in names), -1], np.int32)
+    lang_of_label = rules._positions(rules._codes_of(identifier.labels))
     if rules.is_restricted:
         allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
         identifier = lid.Identifier(rules.lid_model, allowed)

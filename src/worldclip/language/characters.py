@@ -51,38 +51,6 @@ def word_class() -> str:
     return _ranges(is_in("L", "N")) + "_"
 
 
-def lower(text: str) -> str:
-    """Return `text.lower()`."""
-    return _change_known(str.lower, text)
-
-
-def upper(text: str) -> str:
-    """Return `text.upper()`."""
-    return _change_known(str.upper, text)
-
-
-def title(character: str) -> str:
-    """Return `character.title()`, of one character only.
-
-    In a text the letter after U+10FC, U+A7F2 to U+A7F4 or U+AB69 depends on the version of Unicode.
-    """
-    return _change_known(str.title, character)
-
-
-def casefold(text: str) -> str:
-    """Return `text.casefold()`."""
-    return _change_known(str.casefold, text)
-
-
-def nfc(text: str) -> str:
-    """Return the text in NFC."""
-    return _change_known(_nfc, text)
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 def _change_known(change: Callable[[str], str], text: str) -> str:
     """Apply a change of `str` to the pieces between characters that the table does not have.
 
@@ -94,6 +62,21 @@ def _change_known(change: Callable[[str], str], text: str) -> str:
     pieces = newer.split(text)  # piece, newer character, piece, ...
     pieces[::2] = [change(piece) for piece in pieces[::2]]
     return "".join(pieces)
+
+
+# As the methods of `str`, and as `unicodedata.normalize("NFC", text)`.
+lower = functools.partial(_change_known, str.lower)
+upper = functools.partial(_change_known, str.upper)
+casefold = functools.partial(_change_known, str.casefold)
+nfc = functools.partial(_change_known, functools.partial(unicodedata.normalize, "NFC"))
+
+
+def title(character: str) -> str:
+    """Return `character.title()`, of one character only.
+
+    In a text the letter after U+10FC, U+A7F2 to U+A7F4 or U+AB69 depends on the version of Unicode.
+    """
+    return _change_known(str.title, character)
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor
 from worldclip.core.job import Run
 from worldclip.core.settings import Config, Decides, Place, Problems, load_config, read_sections
 from worldclip.language.table import INSTALLED, Language, Languages
@@ -91,19 +90,16 @@ class LanguagesConfig(Config):
             remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
             remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
             yield "codes", f'unknown language "{code}"; {remedy}'
-        if self.lid_model != "lid176" and not os.path.isfile(
-            self.lid_model
-        ):  # False for a name too long, where Path raises
+        # os.path is False for a name too long, where Path raises.
+        if self.lid_model != "lid176" and not os.path.isfile(self.lid_model):
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
 
     def _problems_of_added(self) -> Problems:
         installed = INSTALLED.by_code()
         for code in self.add:
             if code in installed:
-                yield (
-                    f"add.{code}",
-                    f"is an installed language ({installed[code].name}); remove it, or choose another code",
-                )
+                name = installed[code].name
+                yield f"add.{code}", f"is an installed language ({name}); remove it, or choose another code"
             elif code in RESERVED or not _CODE.fullmatch(code):
                 yield f"add.{code}", "is not a code: small letters, digits and _, beginning with a letter"
         rows = [*installed.values(), *self._added_rows()]
@@ -129,11 +125,11 @@ class LanguagesConfig(Config):
         return tuple(sorted(self.codes or self.table.by_code()))
 
 
-def open_run(source: Path, executor: Executor | None = None) -> Run:
+def open_run(source: Path) -> Run:
     """Return the context of an existing RUN.  Raises UserError if there is none."""
     if source.is_file():
         raise UserError(f"{source} is a file; give the folder of a run (a recipe runs into runs/NAME, or --out)")
-    return Run.open(source, executor)
+    return Run.open(source)
 
 
 def languages_of(folder: Path) -> Languages:

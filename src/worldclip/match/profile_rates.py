@@ -12,10 +12,9 @@ from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import sample_rows
 from worldclip.core.execute import Shard
+from worldclip.language.profiles import PROFILES
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.match.texts import MatchWork
-
-PROFILES = ("reference", "unicode", "unicode_fold")
 
 
 def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> dict[str, dict[str, int]]:
@@ -38,8 +37,7 @@ def compare_profiles(work: MatchWork, shards: Sequence[Shard], num_texts: int) -
                 matcher = Matcher.load(folder, dict(work.list_digests)[list_name])
             else:
                 table = artifacts.read_table(layout.entries(work.run_dir, list_name), schemas.METADATA, ["entry"])
-                is_folded = profile.endswith("_fold")
-                matcher = Matcher.build(table.column("entry"), profile.removesuffix("_fold"), fold_case=is_folded)
+                matcher = Matcher.build(table.column("entry"), profile)
             _, offsets = matcher.match_batch(texts)
             row[profile] = int(np.count_nonzero(np.diff(offsets)))
         rates[lang] = row
@@ -53,9 +51,9 @@ def _sample(work: MatchWork, shards: Sequence[Shard], num_texts: int) -> Iterato
         if remaining <= 0:
             return
         pool_texts = pool.read_texts(shards[position], work.pool)
-        lang, _, _ = work.language_rules.find(pool_texts.text, pool_texts.lang)
+        lang, _, _ = work.rules.find(pool_texts.text, pool_texts.lang)
         lang[pool_texts.text.is_null().to_numpy(zero_copy_only=False)] = -1
-        for code, name in enumerate(work.languages):
+        for code, name in enumerate(work.rules.languages):
             rows = np.flatnonzero(lang == code)
             if len(rows):
                 remaining -= len(rows)

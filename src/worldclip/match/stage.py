@@ -32,6 +32,7 @@ from worldclip.core.job import FilePerShard, Job, Record, Result, Run
 from worldclip.core.preflight import problems_of
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
+from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
@@ -67,12 +68,12 @@ def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
     reports = _match_and_count(run, shards, work)
     report = sum_reports(reports)
-    _say_what_became(report, work.languages, work.table)
+    _say_what_became(report, work.rules.languages, work.rules.table)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
     if "truth" in report and work.pool.lang is None:
-        report["lid_unknown"] = work.language_rules.without_label(report["truth"])
+        report["lid_unknown"] = work.rules.without_label(report["truth"])
     if work.match.compare_profiles:
         report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
     return Result(
@@ -80,7 +81,7 @@ def _match(run: Run, job: Job) -> Result:
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
         outputs=[layout.match_accounting(run.dir), *_sorted_lists(run), *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
-        manifest={"lists": num_entries, "languages": work.languages},
+        manifest={"lists": num_entries, "languages": work.rules.languages},
     )
 
 
@@ -155,7 +156,7 @@ def _use_kernels(part: Shard, work: MatchWork) -> Report:
     if part.name == "entries":
         match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)
     elif work.pool.lang is None:
-        lid.identify(["a"], work.lid_model)
+        lid.identify(["a"], work.rules.lid_model)
     return {}
 
 
@@ -166,15 +167,21 @@ def match_work(run: Run) -> MatchWork:
     config, section = run.section(MatchConfig), run.section(LanguagesConfig)
     if "en" not in langs and config.isolate == "english":
         raise UserError("match.isolate = 'english': this run has no English entries; add en to languages.codes")
+    rules = LanguageRules(
+        languages=langs,
+        lid_model=section.lid_model,
+        lid_digest=lid.model_digest(section.lid_model),
+        merge_labels=tuple(sorted(config.merge_labels.items())),
+        min_prob=config.min_lang_prob,
+        is_restricted=config.restrict_to_recipe_languages,
+        table=section.table,
+    )
     return MatchWork(
         run_dir=run.dir,
         pool=run.section(PoolConfig),
         match=config,
-        lid_model=section.lid_model,
-        languages=langs,
+        rules=rules,
         list_digests=tuple((name, digests[name]) for name in config.entry_lists.names(langs)),
-        lid_digest=lid.model_digest(section.lid_model),
-        table=section.table,
     )
 
 
@@ -182,16 +189,16 @@ def _check(run: Run, job: Job) -> None:
     """Raise UserError for every merge from an unknown label or to a language that the run does not have."""
     artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
     work = match_work(run)
-    labels = lid.read_labels(work.lid_model)
+    labels = lid.read_labels(work.rules.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():
         if label not in labels and work.pool.lang is None:  # a pool may state any label
             problems.append(
                 f"match.merge_labels.{label}: unknown label; labels of the LID model look like {labels[0]!r}"
             )
-        if lang not in work.languages:
+        if lang not in work.rules.languages:
             problems.append(
-                f"match.merge_labels.{label} = {lang!r}: {not_of_the_run(lang, work.languages, work.table)}"
+                f"match.merge_labels.{label} = {lang!r}: {not_of_the_run(lang, work.rules.languages, work.rules.table)}"
             )
     if problems:
         raise UserError(problems)
@@ -199,7 +206,11 @@ def _check(run: Run, job: Job) -> None:
 
 def _config_of_texts(run: Run, work: MatchWork) -> Record:
     """Return what decides a shard's matches and its report: neither the key lists nor what only the sum needs."""
-    upstream = {"entries": dict(work.list_digests), "lid_model": work.lid_digest, "languages": list(work.languages)}
+    upstream = {
+        "entries": dict(work.list_digests),
+        "lid_model": work.rules.lid_digest,
+        "languages": list(work.rules.languages),
+    }
     return {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
 
 
@@ -236,7 +247,7 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
     if counted_by is not None:
         report = _write_counts(shard, table, work.run_dir)
         mark_done(shard, report, _done_dir(work.run_dir, "counts"), counted_by)
-    return report_texts(shard, pool_texts, matched, work.languages)
+    return report_texts(shard, pool_texts, matched, work.rules.languages)
 
 
 @repeatable

@@ -17,7 +17,6 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.arrow import names_of
 from worldclip.language.assign import LanguageRules
-from worldclip.language.table import Languages
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.pool import PoolTexts
@@ -31,29 +30,14 @@ class MatchWork:
     run_dir: Path
     pool: PoolConfig
     match: MatchConfig
-    lid_model: str
-    languages: tuple[str, ...]  # languages with metadata in this run, sorted
+    rules: LanguageRules
+    """How a text gets its language; its languages are those with metadata in this run, sorted."""
     list_digests: tuple[tuple[str, str], ...]
     """(list, digest of its entries) of every list that texts are matched against."""
-    lid_digest: str
-    table: Languages
 
     def matcher(self, list_name: str) -> Matcher:
         """Return the compiled matcher of a list, memory-mapped once per process."""
         return _load_matcher(self.run_dir, list_name, self.match.matcher_name, dict(self.list_digests)[list_name])
-
-    @property
-    def language_rules(self) -> LanguageRules:
-        """How a text gets its language."""
-        return LanguageRules(
-            languages=self.languages,
-            lid_model=self.lid_model,
-            lid_digest=self.lid_digest,
-            merge_labels=tuple(sorted(self.match.merge_labels.items())),
-            min_prob=self.match.min_lang_prob,
-            is_restricted=self.match.restrict_to_recipe_languages,
-            table=self.table,
-        )
 
 
 @functools.cache
@@ -76,7 +60,7 @@ class Matched:
 def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
     """Return language and entries of each text; a text that the pool's reader dropped (null) has neither."""
     reason = pool_texts.reason.copy()
-    lang, prob, labels = work.language_rules.find(pool_texts.text, pool_texts.lang)
+    lang, prob, labels = work.rules.find(pool_texts.text, pool_texts.lang)
     lang[reason != Reason.KEPT] = -1
     entry_ids, offsets = match_texts(pool_texts.text, lang, work)
     reason[(reason == Reason.KEPT) & (lang < 0)] = Reason.NO_LANGUAGE
@@ -87,10 +71,13 @@ def match_pool_texts(pool_texts: PoolTexts, work: MatchWork) -> Matched:
 def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.ndarray, np.ndarray]:
     """Match each text against the list of its language; a text of language -1 has no match.
 
-    texts: (T,); lang: (T,) int32 position in work.languages.  Returns (entry_ids (M,) int32, offsets (T + 1,) int64).
+    texts: (T,); lang: (T,) int32 position in work.rules.languages.
+    Returns (entry_ids (M,) int32, offsets (T + 1,) int64).
     """
     list_names = [name for name, _ in work.list_digests]
-    list_of_lang = np.array([list_names.index(work.match.entry_lists.list_of(name)) for name in work.languages] + [-1])
+    list_of_lang = np.array(
+        [list_names.index(work.match.entry_lists.list_of(name)) for name in work.rules.languages] + [-1]
+    )
     list_of_text = list_of_lang[lang]  # language -1 indexes the last element, -1
     # A matcher is fastest on many texts at once, so texts are grouped by list and put back in order afterwards.
     order = np.argsort(list_of_text, kind="stable")
@@ -116,14 +103,14 @@ def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> p
     in_pool = pa.array(rows)
     # Texts without a match have no ids, so all ids belong to these rows and nothing is cut out between them.
     offsets = _offsets(np.diff(matched.offsets)[rows])
-    list_names = [work.match.entry_lists.list_of(name) for name in work.languages]
+    list_names = [work.match.entry_lists.list_of(name) for name in work.rules.languages]
     return pa.table(
         {
             "key": pool_texts.key.take(in_pool),
             "text_idx": pool_texts.text_idx.take(in_pool),
             "place": pool_texts.place[rows],
             "text": pool_texts.text.take(in_pool),
-            "lang": names_of(matched.lang[rows], work.languages).dictionary_encode(),
+            "lang": names_of(matched.lang[rows], work.rules.languages).dictionary_encode(),
             "lang_prob": matched.lang_prob[rows],
             "entries_lang": names_of(matched.lang[rows], list_names).dictionary_encode(),
             "entry_ids": pa.LargeListArray.from_arrays(offsets, pa.array(matched.entry_ids)),

@@ -182,7 +182,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             text["lid_label"] = str(matched.labels[row])
             text["lang_prob"] = float(matched.lang_prob[row])
         if reason >= Reason.NO_MATCH:
-            text["lang"] = work.languages[matched.lang[row]]
+            text["lang"] = work.rules.languages[matched.lang[row]]
         if reason == Reason.KEPT:
             list_name = work.match.entry_lists.list_of(text["lang"])
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]

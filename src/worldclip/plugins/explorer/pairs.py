@@ -80,7 +80,7 @@ def _rows_of_shard(
     shown = np.flatnonzero(has_key)
     is_valid = keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)
     place = {lang: i for i, lang in enumerate(languages)}  # languages without a pair have no row
-    position = np.array([*(place.get(lang, -1) for lang in matching.languages), -1])
+    position = np.array([*(place.get(lang, -1) for lang in matching.rules.languages), -1])
     for i in shown[is_valid].tolist():
         text = pool_texts.text[i].as_py()
         yield (
