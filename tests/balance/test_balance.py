@@ -199,20 +199,10 @@ def finish_balance(run: Path, **balance: object) -> dict:
     return finish("balance", recipe, run, LocalExecutor(quiet=True))
 
 
-def write_counts(run: Path, shard: str, rows: list[tuple[str, int, int]]) -> None:
-    write_count_file(run / "match" / "counts" / f"{shard}.parquet", rows)
-
-
 def write_lists(run: Path, **lists: list[str]) -> None:
     for name, entries in lists.items():
-        table = pa.table(
-            {
-                "entry_id": pa.array(range(len(entries)), pa.int32()),
-                "entry": entries,
-                "source": ["list"] * len(entries),
-                "score": pa.nulls(len(entries), pa.float64()),
-            }
-        )
+        rows = [{"entry_id": i, "entry": entry, "source": "list"} for i, entry in enumerate(entries)]
+        table = pa.Table.from_pylist(rows, schemas.METADATA)
         artifacts.write_table(run / "metadata" / f"{name}.parquet", table, schemas.METADATA)
     sizes = {name: len(entries) for name, entries in lists.items()}
     artifacts.write_manifest(run / "match", config={}, inputs={}, counts={}, lists=sizes, languages=sorted(lists))
@@ -221,9 +211,11 @@ def write_lists(run: Path, **lists: list[str]) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     write_lists(tmp_path, en=["a", "b", "c", "d"], sw=["e", "f", "g", "h"], zh=["i"])
-    write_counts(tmp_path, "b/1.tar", [("en", 0, 1), ("en", 3, 80), ("sw", 1, 2)])
-    write_counts(tmp_path, "a.tar", [("sw", 2, 8), ("sw", 3, 10), ("en", 1, 3), ("en", 2, 6), ("en", 3, 10)])
-    write_counts(tmp_path, "empty.tar", [])
+    counts = tmp_path / "match/counts"
+    write_count_file(counts / "b/1.tar.parquet", [("en", 0, 1), ("en", 3, 80), ("sw", 1, 2)])
+    rows = [("sw", 2, 8), ("sw", 3, 10), ("en", 1, 3), ("en", 2, 6), ("en", 3, 10)]
+    write_count_file(counts / "a.tar.parquet", rows)
+    write_count_file(counts / "empty.tar.parquet", [])
     return tmp_path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 
 import worldclip
-from stages import finish, why_run
-from toy import write_tar
+from pools import write_lines
+from stages import QUIET, finish, why_run
+from tars import sample, write_tar
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
@@ -33,17 +33,13 @@ from worldclip.tools.list_languages import to_text as list_to_text
 from worldclip.tools.pack import pack, unpack
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
-QUIET = LocalExecutor(quiet=True)
 
 
 def sections(folder: Path, **added: Any) -> dict[str, Any]:
     return {
         "pool": {"path": str(folder / "pool"), "lang": "json:language"},
         "languages": {"codes": ["en", "kea"], "add": added or {"kea": KEA}},
-        "metadata": {
-            "sources": ["list"],
-            "lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")},
-        },
+        "metadata": {"sources": ["list"], "lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")}},
         "balance": {"tail_fraction": 0.5},
     }
 
@@ -54,11 +50,9 @@ def world(tmp_path: Path) -> Path:
     (tmp_path / "en.txt").write_text("fish\nboat\n", encoding="utf-8")
     (tmp_path / "kea.txt").write_text("pexe\nbarku\n", encoding="utf-8")
     for shard in range(2):
-        members = []
-        for n in range(10 * shard, 10 * shard + 10):
-            record = {"texts": ["a fish", "un pexe na mar"], "language": ["eng_Latn", "kea_Latn"]}
-            members += [(f"{n:03}.json", json.dumps(record).encode()), (f"{n:03}.png", b"image")]
-        write_tar(tmp_path / "pool" / f"{shard}.tar", members)
+        record = {"texts": ["a fish", "un pexe na mar"], "language": ["eng_Latn", "kea_Latn"]}
+        stems = [f"{n:03}" for n in range(10 * shard, 10 * shard + 10)]
+        write_tar(tmp_path / "pool" / f"{shard}.tar", [part for stem in stems for part in sample(stem, None, record)])
     return tmp_path
 
 
@@ -188,9 +182,7 @@ def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
 
 
 def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> None:
-    (world / "corpus.jsonl").write_text(
-        "".join(json.dumps({"text": f"pexe fresku na mar {n}"}) + "\n" for n in range(9)), encoding="utf-8"
-    )
+    write_lines(world / "corpus.jsonl", [{"text": f"pexe fresku na mar {n}"} for n in range(9)])
     values = sections(world, kea=KEA | {"wikipedia": ["kea"]})
     values["languages"]["codes"] = ["kea"]
     values["metadata"] = {

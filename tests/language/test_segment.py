@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +14,37 @@ from worldclip.language import table as languages
 from worldclip.language.characters import is_in
 from worldclip.language.segment import ALONE, BARRIER, JOINT, PART, SPACES, TSHEGS, WORD, scheme_of
 
-
-def test_classes_of_ascii_characters():
-    classes = tokens.spaced_classes()
-    assert {classes[ord(x)] for x in "azAZ09"} == {WORD}
-    assert {classes[ord(x)] for x in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"} == {BARRIER}
-    assert {classes[ord(x)] for x in " \t\u00a0\u3000\x1f"} == {JOINT}
-    assert {classes[ord(x)] for x in "\n\r\x0b\x0c\x85\u2028"} == {BARRIER}
+MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+UNSPACED = "猫กກကកཀ"
 
 
-def test_characters_of_unspaced_scripts_are_tokens_of_their_own():
-    classes = tokens.spaced_classes()
-    assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {ALONE, WORD}  # kana is not in the recipe's set
-    assert classes[ord("ね")] == WORD
-    assert {classes[ord(x)] for x in "，。“”’།"} == {BARRIER}
+@pytest.mark.parametrize(
+    ("classes_of", "characters", "expected"),
+    [
+        (tokens.spaced_classes, "azAZ09ね", WORD),  # kana is not in the recipe's set
+        (tokens.spaced_classes, UNSPACED, ALONE),
+        (tokens.spaced_classes, " \t\u00a0\u3000\x1f", JOINT),
+        (tokens.spaced_classes, f"{MARKS}，。“”’།\n\r\x0b\x0c\x85\u2028", BARRIER),
+        (tokens.ascii_classes, "a9é»।±", WORD),  # the reference knows no punctuation but that of ASCII
+        (tokens.ascii_classes, "猫，。—”།", ALONE),
+        (tokens.ascii_classes, " \u00a0\x1f", JOINT),
+        (tokens.ascii_classes, f"{MARKS}\n", BARRIER),
+        (tokens.segmented_classes, f"{UNSPACED}ね", WORD),
+        (tokens.segmented_classes, "\x1f", JOINT),
+        (tokens.segmented_classes, " \u3000\n，", BARRIER),
+        (tokens.tsheg_classes, "\u0f0b\u0f0c", JOINT),
+    ],
+)
+def test_classes_of_characters(classes_of: Callable[[], np.ndarray], characters: str, expected: int):
+    assert {int(classes_of()[ord(x)]) for x in characters} == {expected}
+
+
+def test_schemes_of_wikipedias():
+    assert scheme_of("sw", "ascii") is tokens.ASCII_SPACES
+    assert scheme_of("th", "ascii") == scheme_of("th"), "segmenters are not the reference's"
+    assert scheme_of("bo") == scheme_of("dz") == TSHEGS
+    assert TSHEGS.joiner == "\u0f0b"
+    assert ALONE not in np.unique(tokens.segmented_classes())
 
 
 def test_only_letters_marks_and_digits_make_words():
@@ -40,30 +58,6 @@ def test_only_letters_marks_and_digits_make_words():
             assert classes[c] == PART, f"U+{c:04X}"
             continue
         assert classes[c] == (WORD if unicodedata.category(x)[0] in "LMN" else PART), f"U+{c:04X}"
-
-
-def test_reference_knows_no_punctuation_but_that_of_ascii():
-    classes = tokens.ascii_classes()
-    assert {classes[ord(x)] for x in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\n"} == {BARRIER}
-    assert {classes[ord(x)] for x in "a9é»।±"} == {WORD}
-    assert {classes[ord(x)] for x in "猫，。—”།"} == {ALONE}
-    assert {classes[ord(x)] for x in " \u00a0\x1f"} == {JOINT}
-    assert scheme_of("sw", "ascii") is tokens.ASCII_SPACES
-    assert scheme_of("th", "ascii") == scheme_of("th"), "segmenters are not the reference's"
-
-
-def test_segmented_texts_split_only_at_cuts_and_punctuation():
-    classes = tokens.segmented_classes()
-    assert {classes[ord(x)] for x in "猫ねกກကកཀ"} == {WORD}
-    assert classes[ord("\x1f")] == JOINT
-    assert {classes[ord(x)] for x in " \u3000\n，"} == {BARRIER}
-    assert ALONE not in np.unique(classes)
-
-
-def test_tsheg_separates_and_joins_tibetan_syllables():
-    assert tokens.tsheg_classes()[0x0F0B] == tokens.tsheg_classes()[0x0F0C] == JOINT
-    assert scheme_of("bo") == scheme_of("dz") == TSHEGS
-    assert TSHEGS.joiner == "\u0f0b"
 
 
 def test_wikipedias_without_spaces():

@@ -14,16 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_recipe import (
-    LISTS,
-    Outcome,
-    make_recipe,
-    make_shards,
-    plain_run,
-    run_stages,
-    write_metadata,
-    write_pool,
-)
+from killed import contents
+from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
@@ -63,12 +55,12 @@ def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
     return counts
 
 
-def all_bytes(folder: Path, *, without: str = "manifest.json") -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != without
-    }
+def times_of_texts(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if name != "manifest.json"}
 
 
 def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
@@ -78,10 +70,10 @@ def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
     shutil.rmtree(run / "match" / "counts")
     shutil.rmtree(run / "match" / "done" / "counts")
     (run / "match" / "manifest.json").unlink()
-    texts = {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
+    before = times_of_texts(run)
     run_stages(recipe, run, stages="match")
     assert all_bytes(run / "match" / "counts") == counted_at_once
-    assert texts == {path: path.stat().st_mtime_ns for path in texts}, "no shard is matched again"
+    assert times_of_texts(run) == before, "no shard is matched again"
 
 
 @pytest.mark.parametrize("match", [{}, {"min_lang_prob": 0.7}, {"merge_labels": {"ru": "en"}}])
@@ -142,7 +134,7 @@ def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_p
 def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tmp_path_factory):
     recipe = make_recipe(pool_folder)
     run_stages(recipe, run, stages="pool match")
-    before = {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
+    before = times_of_texts(run)
     all_keys = sorted({row[0] for rows in plain_run(SHARDS, recipe).matched.values() for row in rows})
     lists = tmp_path_factory.mktemp("lists")
     valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
@@ -155,7 +147,7 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tm
     run_stages(recipe, run, stages="match")
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
     assert read_counts(run) == expected.counts
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert times_of_texts(run) == before
 
 
 def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, run, tmp_path):
@@ -185,8 +177,7 @@ def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(run, tmp_pa
     expected = plain_run({name: SHARDS[name] for name in names[1:3]}, recipe)
     assert read_counts(run) == expected.counts
     assert kept.stat().st_mtime_ns == before
-    left = {path.relative_to(run / "match" / "texts").as_posix() for path in (run / "match/texts").rglob("*.parquet")}
-    assert left == {f"{name}.parquet" for name in names[1:3]}
+    assert contents(run / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
 
 
 def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_factory):
@@ -228,12 +219,16 @@ def test_keys_are_counted_under_their_latest_reason():
     assert report["num_matched_keys"] == 1
     assert report["texts"]["zh"] == {"no_match": 2}
     assert report["texts"]["en"] == {"no_match": 1, "matched": 1}
-
-
-def test_an_empty_shard_has_an_empty_report():
     report = accounting.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
     assert report["pairs"] == report["num_keys"] == 0
     assert report["texts"] == report["keys"] == {}
+
+
+def output_of(code: str, cache: Path) -> str:
+    """Return what code prints in a process whose kernels are compiled into `cache`."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
@@ -241,9 +236,7 @@ def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
         "import numpy as np; from worldclip.kernels.llvm import is_compiled; from worldclip.core.coin import xxh64;"
         "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3, np.uint64(0)); print(is_compiled(xxh64))"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["False", "True"]
+    assert output_of(code, tmp_path).split() == ["False", "True"]
 
 
 @pytest.mark.slow
@@ -259,10 +252,7 @@ for profile in ("reference", "unicode", "unicode_fold"):
 kernels = {name: value for module in (loop, tokenise, nfc, utf8) for name, value in vars(module).items()}
 print({name: len(kernel.signatures) for name, kernel in kernels.items() if len(getattr(kernel, "signatures", ())) > 1})
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    printed = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    printed = output_of(code, tmp_path)
     # `_index` searches two tables, `grown` grows two kinds of results; texts and entries are cut by constants (is_text)
     allowed = {"_index", "grown", "put_tokens", "_cut_reference"}
     assert not set(ast.literal_eval(printed)) - allowed, printed

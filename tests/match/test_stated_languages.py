@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import make_recipe, run_stages, write_metadata
-from toy import write_tar
-from worldclip.core.errors import UserError
+from pools import read_rows, write_lines
+from tars import sample, write_tar
+from worldclip.core.errors import BadShard, UserError
 
 LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
 # (texts, what the pool says of them, languages that must come out; None: no_language)
@@ -24,6 +23,11 @@ PAIRS = [
     (["ein gift", "gift"], ["de-DE", "de_AT"], ["de", "de"]),
     (["gift", "tag"], ["DEU", "English"], ["de", "en"]),
 ]
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
@@ -42,17 +46,15 @@ def expected() -> dict[tuple[str, int], tuple[str, float]]:
 
 def match(tmp_path, **pool):
     write_metadata(tmp_path / "run", LISTS)
-    recipe = make_recipe(
-        tmp_path / "pool", pool=pool, languages={"codes": list(LISTS)}, match={"merge_labels": {"xx": "en"}}
-    )
+    sections = {"languages": {"codes": list(LISTS)}, "match": {"merge_labels": {"xx": "en"}}}
+    recipe = make_recipe(tmp_path / "pool", pool=pool, **sections)
     return run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
 
 
 def test_tars_state_languages_per_pair_or_per_text(tmp_path):
     members = []
     for pair, (texts, langs, _) in enumerate(PAIRS):
-        record = {"texts": texts, "language": langs}
-        members += [(f"{pair}.json", json.dumps(record).encode()), (f"{pair}.jpg", b"image")]
+        members += sample(f"{pair}", None, {"texts": texts, "language": langs})
     write_tar(tmp_path / "pool/0.tar", members)
     report = match(tmp_path, lang="json:language")
     assert found_languages(tmp_path / "run") == expected()
@@ -65,8 +67,7 @@ def test_list_column_states_a_language_per_text(tmp_path):
         for pair, (texts, langs, _) in enumerate(PAIRS)
         if isinstance(langs, list)
     ]
-    (tmp_path / "pool").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/0.parquet")
+    write_rows(tmp_path / "pool/0.parquet", rows)
     match(tmp_path, key="id", texts=["texts"], lang="language")
     assert found_languages(tmp_path / "run") == {
         place: found for place, found in expected().items() if isinstance(PAIRS[int(place[0])][1], list)
@@ -80,30 +81,18 @@ def test_string_column_states_a_language_per_row(tmp_path, kind):
         for pair, (texts, langs, _) in enumerate(PAIRS)
         if not isinstance(langs, list)
     ]
-    (tmp_path / "pool").mkdir()
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool/0.parquet")
-    else:
-        (tmp_path / "pool/0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (write_rows if kind == "parquet" else write_lines)(tmp_path / f"pool/0.{kind}", rows)
     match(tmp_path, key="id", texts=["text"], lang="language")
     assert found_languages(tmp_path / "run") == {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
 
 
 def test_lists_of_another_length_fail_the_shard(tmp_path):
-    from worldclip.core.execute import Shard
-    from worldclip.pool import read_texts
-    from worldclip.pool.config import PoolConfig
-    from worldclip.pool.files import BadShard
-
-    path = tmp_path / "0.parquet"
-    pq.write_table(pa.table({"id": ["0"], "texts": [["gift", "tag"]], "language": [["en"]]}), path)
-    config = PoolConfig(path=str(path), key="id", texts=("texts",), lang="language")
+    write_rows(tmp_path / "0.parquet", [{"id": "0", "texts": ["gift", "tag"], "language": ["en"]}])
     with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold one label per row"):
-        read_texts(Shard(name="0.parquet", path=str(path)), config)
+        read_rows(tmp_path / "0.parquet", key="id", texts=("texts",), lang="language")
 
 
 def test_missing_language_column_is_a_user_error(tmp_path):
-    (tmp_path / "pool").mkdir()
-    pq.write_table(pa.table({"id": ["0"], "text": ["gift"], "language": ["en"]}), tmp_path / "pool/0.parquet")
+    write_rows(tmp_path / "pool/0.parquet", [{"id": "0", "text": "gift", "language": "en"}])
     with pytest.raises(UserError, match=r"pool.lang: no column or field 'language_'; did you mean 'language'"):
         match(tmp_path, key="id", texts=["text"], lang="language_")

@@ -16,17 +16,13 @@ from worldclip.config import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "add_a_language"
+TABLE = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8")
 
 
 def run(place: Path, *arguments: str, source: Path = REPOSITORY / "src") -> str:
-    answer = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(source)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    answer = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -38,9 +34,8 @@ def test_recipe_and_commands_of_readme_work(tmp_path: Path) -> None:
     assert "Kabuverdianu" in run(place, "-m", "worldclip", "inspect", "run/metadata")
     listed = run(place, "-m", "worldclip", "languages", "run", "--find", "kea")
     assert all(cell in listed for cell in ("Kabuverdianu", " 150 ", " cldr "))
-    record = json.loads(
-        run(place, "-m", "worldclip", "inspect", "run/metadata", "--lang", "kea", "--find", "piskador", "--json")
-    )
+    shown = run(place, "-m", "worldclip", "inspect", "run/metadata", "--lang", "kea", "--find", "piskador", "--json")
+    record = json.loads(shown)
     assert (record["source"], record["score"], record["holding"]) == ("list", 6.0, ["piskador na mar"])
     assert "CC0 1.0: kea" in run(place, "-m", "worldclip", "pack", "run", "--out", "kea.tar")
 
@@ -51,7 +46,7 @@ def test_row_in_the_table_adds_it_for_all_recipes(tmp_path: Path) -> None:
     for name in ("__init__.py", "language/__init__.py", "language/table.py", "core"):
         source = REPOSITORY / "src/worldclip" / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, package / name)
-    head, *rows = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()
+    head, *rows = TABLE.splitlines()
     row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
     table = "\n".join([head, *sorted([*rows, row])]) + "\n"
     (package / "language/table.csv").write_text(table, encoding="utf-8")
@@ -60,24 +55,17 @@ def test_row_in_the_table_adds_it_for_all_recipes(tmp_path: Path) -> None:
 
 
 def test_row_of_the_table_is_the_one_of_the_recipe() -> None:
-    table = EXAMPLE / "language.csv"
-    columns = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
-    (row,) = csv.DictReader([columns, table.read_text(encoding="utf-8")])
+    (row,) = csv.DictReader([TABLE.splitlines()[0], (EXAMPLE / "language.csv").read_text(encoding="utf-8")])
     added = load_recipe(EXAMPLE / "recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
-    assert (row["code"], row["name"], row["script"], row["family"]) == (
-        added.code,
-        added.name,
-        added.script,
-        added.family,
-    )
-    assert (tuple(row["iso639_3"].split()), row["words"]) == (added.iso639_3, added.words)
+    names = ("code", "name", "script", "family", "words")
+    assert [row[name] for name in names] == [getattr(added, name) for name in names]
+    assert tuple(row["iso639_3"].split()) == added.iso639_3
 
 
 def test_readme_shows_the_row_and_words_are_one_list() -> None:
     row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
     assert row in (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    head = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert row.count(",") == head.count(",")
+    assert row.count(",") == TABLE.splitlines()[0].count(",")
     words = [line.split("\t")[0] for line in (EXAMPLE / "words.txt").read_text(encoding="utf-8").splitlines()]
     assert len(words) == len(set(words)) == 50
 

@@ -246,10 +246,9 @@ def test_wikipedia_without_words_fails_its_language(tmp_path: Path) -> None:
 
 def test_config_problems_are_reported_together(tmp_path: Path) -> None:
     wikipedia = {"xx": "nowhere.xml", "sw": str(tmp_path / "*.xml")}
+    rules = {"title_top_fraction": 2, "bigram_min_count": 0}
     with pytest.raises(UserError) as caught:
-        recipe(
-            "sw", wikipedia=wikipedia, pageviews=str(tmp_path / "none"), title_top_fraction=2, bigram_min_count=0
-        )  # fmt: skip
+        recipe("sw", wikipedia=wikipedia, pageviews=str(tmp_path / "none"), **rules)
     keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "overrides.title_top_fraction", "overrides.bigram_min_count")
     assert all(f"metadata.{key}" in str(caught.value) for key in keys)
     for folder in ("a", "b"):

@@ -18,8 +18,8 @@ STRINGS = PARTS | st.sampled_from(["", "a", "猫", "aa"])
 
 
 def write_list(path: Path, entries: list[str], source: str = "list") -> Path:
-    columns = {"entry_id": list(range(len(entries))), "entry": entries, "source": [source] * len(entries)}
-    write_table(path, pa.table({**columns, "score": [1.0] * len(entries)}), METADATA)
+    rows = [{"entry_id": i, "entry": entry, "source": source, "score": 1.0} for i, entry in enumerate(entries)]
+    write_table(path, pa.Table.from_pylist(rows, METADATA), METADATA)
     return path
 
 

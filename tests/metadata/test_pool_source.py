@@ -15,6 +15,7 @@ import pytest
 import entry_lists
 import killed
 from entry_lists import QUIET, scores, write_lists
+from pools import write_lines
 from stages import finish, job_of, run_stage, why_run
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import MATCH_TEXTS
@@ -30,10 +31,9 @@ Texts = Sequence[tuple[str | None, str | None]]  # (language that the pool state
 
 
 def write_shard(folder: Path, name: str, texts: Texts) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     stem = name.partition(".")[0]
     rows = [{"uid": f"{stem}_{n}", "text": text, "lang": lang} for n, (lang, text) in enumerate(texts)]
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(folder / name, rows)
 
 
 def recipe(folder: Path, codes: Sequence[str], metadata: Any = (), **sections: Any) -> Recipe:
@@ -113,13 +113,10 @@ def test_texts_have_the_languages_that_match_gives_them(tmp_path: Path) -> None:
 
 
 def test_texts_that_match_drops_are_not_counted(tmp_path: Path) -> None:
-    write_shard(
-        tmp_path / "pool", "a.jsonl", [("sw", "simba"), ("sw", "  "), ("sw", None), ("xx", "paka"), (None, "a")]
-    )
-    rows = (
-        '{"uid": "b", "text": "simba", "lang": "sw"}\n{"uid": "b", "text": "mbwa", "lang": "sw"}\n{"text": "tembo"}\n'
-    )
-    (tmp_path / "pool/b.jsonl").write_text(rows)
+    texts = [("sw", "simba"), ("sw", "  "), ("sw", None), ("xx", "paka"), (None, "a")]
+    write_shard(tmp_path / "pool", "a.jsonl", texts)
+    repeated = [{"uid": "b", "text": text, "lang": "sw"} for text in ("simba", "mbwa")]
+    write_lines(tmp_path / "pool/b.jsonl", [*repeated, {"text": "tembo"}])
     build(recipe(tmp_path, ["sw"]), tmp_path)
     assert entries_of(tmp_path, "sw") == {"simba": 2.0}
 
@@ -225,7 +222,7 @@ def test_languages_of_a_pack_are_not_counted(tmp_path: Path) -> None:
 def test_languages_without_a_label_are_named_where_the_pool_knows_them(tmp_path: Path) -> None:
     write_shard(tmp_path / "pool", "a.jsonl", [(None, "the cat sits on the table")])
     rows = [{"uid": "x", "text": ADYGHE[0], "lang_truth": "ady"}, {"uid": "y", "text": "a cat", "lang_truth": "en"}]
-    (tmp_path / "pool/b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(tmp_path / "pool/b.jsonl", rows)
     pool_only = {"sources": ["pool"], "allow_missing": ["pool"]}
     loaded = recipe(tmp_path, ["en"], pool={"lang": None}, metadata=pool_only)
     run(loaded, tmp_path / "run", until="match", executor=QUIET)

@@ -11,36 +11,17 @@ from typing import Any
 
 import pytest
 
+from entry_lists import write_lines
 from worldclip.core.errors import BadShard
 from worldclip.metadata.sources import titles
-from worldclip.metadata.sources.titles import (
-    count_views,
-    decode_title,
-    find_articles,
-    iter_titles,
-    merge_views,
-    read_namespaces,
-)
+from worldclip.metadata.sources.titles import count_views, find_articles, iter_titles, merge_views, read_namespaces
 
-LINES = [
-    b"en Cat 60 0",
-    b"en Cat 49 0",
-    b"en.m Cat 500 0",
-    b"en.b Cat 900 0",
-    b"sw Paka 3 0",
-    b"sw.m Paka 4 0",
-    b"sw.d paka 99 0",
-    b"sw Simba_(mnyama) 7 0",
-    b"sw.m Simba_%28mnyama%29 1 0",
-    b"sw Picha:Simba.jpg 9 0",
-    b"sw Terminator_2:_Judgment_Day 5 0",
-    b"sw Special:Search 80 0",
-    b'sw "Nyama" 2 0',
-    b"sw - 8 0",
-    b"zh-min-nan Niau 5 0",
-    b"fr Chat 5 0",
-    b"commons.m File:x.jpg 1 0",
-]
+LINES = (
+    b"en Cat 60 0, en Cat 49 0, en.m Cat 500 0, en.b Cat 900 0, sw Paka 3 0, sw.m Paka 4 0, sw.d paka 99 0, "
+    b"sw Simba_(mnyama) 7 0, sw.m Simba_%28mnyama%29 1 0, sw Picha:Simba.jpg 9 0, "
+    b'sw Terminator_2:_Judgment_Day 5 0, sw Special:Search 80 0, sw "Nyama" 2 0, sw - 8 0, '
+    b"zh-min-nan Niau 5 0, fr Chat 5 0, commons.m File:x.jpg 1 0"
+).split(b", ")
 BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -4 0", b"sw a b 4 0", b"\xff\xfe x 1 0"]
 
 
@@ -51,17 +32,15 @@ def count(folder: Path, lines: Sequence[bytes], *wikis: str, hour: int = 0, **mi
     return count_views(folder / "x.gz", out, wikis or ["sw"], min_line_views=min_line_views)
 
 
-def views_of(folder: Path, wiki: str) -> dict[str, int]:
-    """Return the sum over all hours."""
-    views = merge_views(sorted((folder / "out").iterdir()), wiki)
+def views_of(folder: Path, wiki: str, times: int = 1) -> dict[str, int]:
+    """Return the sum over all hours, each read several times."""
+    views = merge_views(sorted((folder / "out").iterdir()) * times, wiki)
     return {views.word(rank): int(count) for rank, count in enumerate(views.counts)}
 
 
 def test_block_without_a_line_of_four_fields_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(titles, "BLOCK_BYTES", 1)  # a block per read
-    blocks = [b"sw Paka 3 0\n", b"\xff\n\xfe x\n", b"sw Simba 4 0\n"]
-    monkeypatch.setattr(titles, "iter_bytes", lambda path: iter(blocks))
-    report = count_views(tmp_path / "x.gz", tmp_path / "out" / "0", ["sw"], min_line_views={})
+    monkeypatch.setattr(titles, "BLOCK_BYTES", 1)  # a block per line
+    report = count(tmp_path, [b"sw Paka 3 0", b"\xff", b"\xfe x", b"sw Simba 4 0"])
     assert views_of(tmp_path, "sw") == {"Paka": 3, "Simba": 4}
     assert report["dropped"]["fields"] == 2
 
@@ -82,15 +61,8 @@ def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_pat
     report = count(tmp_path, LINES, "sw", "zh_min_nan")
     no_drops = {"fields": 0, "views": 0, "title": 0}
     assert report == {"lines": len(LINES), "dropped": no_drops, "titles": {"sw": 7, "zh_min_nan": 1}}
-    assert views_of(tmp_path, "sw") == {
-        '"Nyama"': 2,
-        "-": 8,
-        "Paka": 7,
-        "Picha:Simba.jpg": 9,
-        "Simba (mnyama)": 8,
-        "Special:Search": 80,
-        "Terminator 2: Judgment Day": 5,
-    }
+    pages = {"Picha:Simba.jpg": 9, "Special:Search": 80, "Terminator 2: Judgment Day": 5}
+    assert views_of(tmp_path, "sw") == {'"Nyama"': 2, "-": 8, "Paka": 7, "Simba (mnyama)": 8, **pages}
     assert views_of(tmp_path, "zh_min_nan") == {"Niau": 5}
 
 
@@ -105,9 +77,7 @@ def test_views_of_several_hours_add_up(tmp_path: Path) -> None:
     assert views_of(tmp_path, "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
     assert views_of(tmp_path, "yo") == {}
     assert len(merge_views([], "sw")) == 0
-    hours = sorted((tmp_path / "out").iterdir())
-    many = merge_views([hours[k % 3] for k in range(23)], "sw")
-    assert {many.word(rank): int(n) for rank, n in enumerate(many.counts)} == {"Chui": 8, "Paka": 56, "Simba": 63}
+    assert views_of(tmp_path, "sw", times=7) == {"Chui": 7, "Paka": 49, "Simba": 63}
 
 
 def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +126,9 @@ def test_titles_of_each_wikipedia_are_separate(tmp_path: Path) -> None:
 
 
 def test_titles_are_decoded() -> None:
-    assert decode_title(b"S%C3%A3o_Paulo") == "São Paulo".encode()
-    assert decode_title("São_Paulo".encode()) == "São Paulo".encode()
-    assert decode_title(b"100%") == b"100%"
-    assert decode_title(b"%FF") is None
-    assert decode_title(b"_") is None
+    raw = (b"S%C3%A3o_Paulo", "São_Paulo".encode(), b"100%", b"%FF", b"_")
+    sao_paulo = "São Paulo".encode()
+    assert [titles.decode_title(title) for title in raw] == [sao_paulo, sao_paulo, b"100%", None, None]
 
 
 def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path) -> None:
@@ -174,17 +142,13 @@ def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path:
 
 
 def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None:
-    site = {
-        "query": {
-            "namespaces": {
-                "0": {"id": 0, "*": ""},
-                "6": {"id": 6, "canonical": "File", "*": "Picha"},
-                "-1": {"id": -1, "canonical": "Special", "*": "Maalum"},
-            },
-            "namespacealiases": [{"id": 6, "*": "Faili"}],
-        }
+    namespaces = {
+        "0": {"id": 0, "*": ""},
+        "6": {"id": 6, "canonical": "File", "*": "Picha"},
+        "-1": {"id": -1, "canonical": "Special", "*": "Maalum"},
     }
-    (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(site).encode(), mtime=0))
+    site = {"query": {"namespaces": namespaces, "namespacealiases": [{"id": 6, "*": "Faili"}]}}
+    write_lines(tmp_path / "x.json.gz", json.dumps(site))
     assert read_namespaces(tmp_path / "x.json.gz") == {"File", "Picha", "Faili", "Special", "Maalum"}
     for bad in (b"[]", b"{", b'{"query": {}}'):
         (tmp_path / "bad.json").write_bytes(bad)

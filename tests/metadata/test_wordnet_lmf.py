@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import entry_lists
-from entry_lists import build, manifest_of, words
+from entry_lists import build, manifest_of, words, write_lines
 from served import Server
 from served import server as server  # the fixture
 from tars import tar_of
@@ -54,11 +54,6 @@ def lmf(*lexicons: str, version: str = "1.1") -> str:
     return HEAD.format(version=version) + "\n".join(lexicons) + "\n</LexicalResource>\n"
 
 
-def write(path: Path, text: str) -> Path:
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
 def lemmas(wordnet: Path | str, lang: str) -> list[str]:
     return [entry for entry, _ in read_wordnet(str(wordnet), lang)]
 
@@ -71,7 +66,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     """A database of wn's of our own; what it is called with is installed there."""
     monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn_data")
     monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn_data" / "wn.db")
-    return lambda text: wn.add(write(tmp_path / "to_install.xml", text), progress_handler=None)
+    return lambda text: wn.add(write_lines(tmp_path / "to_install.xml", text), progress_handler=None)
 
 
 @pytest.mark.parametrize("name", ["wn.xml", "wn.xml.gz", "installed"])
@@ -79,7 +74,7 @@ def test_lemmas_come_in_file_order_with_blanks(name: str, tmp_path: Path, databa
     text = lmf(lexicon("fr", {"1": ["chat", "matou"], "2": ["pomme_de_terre"], "3": ["matou", "a+b"]}))
     if name == "installed":
         database(text)
-    wordnet = "made-up:1.0" if name == "installed" else write(tmp_path / name, text)
+    wordnet = "made-up:1.0" if name == "installed" else write_lines(tmp_path / name, text)
     assert lemmas(wordnet, "fr") == ["chat", "matou", "pomme de terre", "ab"]
     (header,) = read_headers(str(wordnet))
     assert (header.name, header.lang, header.licence) == ("Made up 1.0", "fr", "CC BY 4.0")
@@ -93,17 +88,17 @@ def test_english_takes_first_lemma_of_each_synset_lower_cased(
     text = lmf(lexicon("en", ENGLISH, members=members), version=version)
     if form == "installed":
         database(text)
-    wordnet = "made-up:1.0" if form == "installed" else write(tmp_path / "wn.xml", text)
+    wordnet = "made-up:1.0" if form == "installed" else write_lines(tmp_path / "wn.xml", text)
     assert lemmas(wordnet, "en") == ["new york", "cat", "big apple"]
 
 
 def test_members_may_be_in_another_order_than_entries(tmp_path: Path) -> None:
     text = lmf(lexicon("en", {"1": ["b", "a"], "2": ["a", "c"]}))
-    assert lemmas(write(tmp_path / "wn.xml", text), "en") == ["b", "a"]
+    assert lemmas(write_lines(tmp_path / "wn.xml", text), "en") == ["b", "a"]
 
 
 def test_file_of_several_languages_gives_only_lemmas_of_one(tmp_path: Path) -> None:
-    path = write(
+    path = write_lines(
         tmp_path / "wn.xml",
         lmf(
             lexicon("sq", {"1": ["mace"]}, name="a"),
@@ -150,7 +145,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_file_is_bad_shard_with_reason(case: str, name: str, tmp_path: Path) -> None:
     text, message = BROKEN[case]
-    path = write(tmp_path / name, text)
+    path = write_lines(tmp_path / name, text)
     with pytest.raises(BadShard, match=message) as caught:
         lemmas(path, "da")
     assert str(path) in str(caught.value)
@@ -158,7 +153,7 @@ def test_broken_file_is_bad_shard_with_reason(case: str, name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("cut", [5, -9])
 def test_truncated_gzip_is_bad_shard(tmp_path: Path, cut: int) -> None:
-    path = write(tmp_path / "wn.xml.gz", WHOLE)
+    path = write_lines(tmp_path / "wn.xml.gz", WHOLE)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(BadShard, match="cannot be decompressed"):
         lemmas(path, "da")
@@ -171,8 +166,10 @@ def recipe(**wordnets: Any) -> Recipe:
 def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
     tmp_path: Path, database: Callable[[str], None]
 ) -> None:
-    tab = write(tmp_path / "wn-data-dan.tab", "# DanNet\tdan\thttp://x\twordnet\n1-n\tlemma\thund\n2-n\tlemma\tko\n")
-    xml = write(tmp_path / "wn.xml", WHOLE)
+    tab = write_lines(
+        tmp_path / "wn-data-dan.tab", "# DanNet\tdan\thttp://x\twordnet", "1-n\tlemma\thund", "2-n\tlemma\tko"
+    )
+    xml = write_lines(tmp_path / "wn.xml", WHOLE)
     database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
     loaded = recipe(da=[str(tab), str(xml), "made-up:1.0"])
     build(loaded, tmp_path / "run")
@@ -211,8 +208,10 @@ def test_real_wordnets_give_same_list_in_both_forms(theirs: str, lang: str, shar
             if len(fields) == 3 and fields[1].endswith("lemma") and len(synsets) < 3000:
                 synsets.setdefault(fields[0], []).append(fields[2].replace("&", "").replace('"', "").replace("<", ""))
     lines = [f"# x\t{theirs}\tu\tl", *(f"{s}\t{theirs}:lemma\t{w}" for s, ws in synsets.items() for w in ws)]
-    plain = write(tmp_path / "wn.tab", "\n".join(lines) + "\n")
-    xml = write(tmp_path / "wn.xml", lmf(lexicon(theirs, {s: list(dict.fromkeys(ws)) for s, ws in synsets.items()})))
+    plain = write_lines(tmp_path / "wn.tab", *lines)
+    xml = write_lines(
+        tmp_path / "wn.xml", lmf(lexicon(theirs, {s: list(dict.fromkeys(ws)) for s, ws in synsets.items()}))
+    )
     configs = [MetadataConfig(sources=("wordnet",), wordnets={lang: str(path)}) for path in (plain, xml)]
     lists = [list(build_entries(Inputs(lang=lang, config=config)).entries) for config in configs]
     assert lists[0] == lists[1]
@@ -251,7 +250,7 @@ def test_installed_lexicons_are_read_where_the_recipe_names_none(
     tmp_path: Path, database: Callable[[str], None]
 ) -> None:
     database(lmf(lexicon("da", {"1-n": ["hund"]})))
-    tab = write(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by\n1-n\tlemma\thund\n")
+    tab = write_lines(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by", "1-n\tlemma\thund")
     config = MetadataConfig(installed_wordnets=True, wordnets={"sv": str(tab)})
     expected = {"da": ("made-up:1.0",), "sv": (str(tab),), "fi": ()}
     assert {lang: WORDNET.wordnets(Inputs(lang=lang, config=config)) for lang in expected} == expected
