@@ -177,9 +177,9 @@ def test_text_like_a_redirect_is_an_article(text: str):
 @pytest.mark.parametrize("text", ["#A{}x", "#A{}:{}x", "{}x", "#{}x"])
 def test_page_of_blanks_takes_linear_time(text: str):
     """What takes quadratic time takes half an hour."""
-    started_at = time.perf_counter()
+    started_at = time.process_time()
     assert not dumps._redirect().match(text.replace("{}", " " * 2**20))
-    assert time.perf_counter() - started_at < 10
+    assert time.process_time() - started_at < 10
 
 
 def test_links_to_other_languages_are_unwanted():
