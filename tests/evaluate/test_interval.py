@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldclip.evaluate.interval import class_mean_interval, mean_interval, seeds_interval, statistic_interval
+from worldclip.evaluate.interval import (
+    class_mean_interval,
+    mean_interval,
+    mean_of_shares_interval,
+    statistic_interval,
+)
 
 
 @pytest.mark.parametrize("num_right", [1, 20, 50, 99])
@@ -25,7 +30,7 @@ def test_dependent_captions_widen_the_interval():
     hits = np.repeat(np.arange(40) < 20, 5)  # 5 captions an image, all right or all wrong
     alone = mean_interval(hits)
     together = mean_interval(hits, np.repeat(np.arange(40), 5))
-    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+    assert np.ptp(together) > 2 * np.ptp(alone)
     assert together == mean_interval(hits, np.repeat(np.arange(40), 5))  # the same at every call
 
 
@@ -57,8 +62,18 @@ def test_statistic_interval_ignores_nan():
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    agree = [np.arange(100) < 50] * 5
-    differ = [np.arange(100) < 50 + 10 * (seed - 2) for seed in range(5)]
-    narrow, wide = seeds_interval(agree), seeds_interval(differ)
-    assert wide[1] - wide[0] > 1.3 * (narrow[1] - narrow[0])
+    narrow = mean_of_shares_interval([0.5] * 5, [100] * 5)
+    assert np.ptp(mean_of_shares_interval([0.3, 0.4, 0.5, 0.6, 0.7], [100] * 5)) > 1.3 * np.ptp(narrow)
     assert narrow[0] < 0.5 < narrow[1]
+
+
+def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
+    shares, sizes = [0.2, 0.8, 0.5], [40, 10, 200]
+    random = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        drawn = random.integers(0, 3, 3)
+        means.append(np.mean([(random.random(sizes[i]) < shares[i]).mean() for i in drawn]))
+    found = mean_of_shares_interval(shares, sizes)
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
+    assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == (1.0, 1.0)

@@ -298,11 +298,11 @@ class HeldOut(TypedDict):
 class TaskResult(TypedDict):
     mean: Mean
     languages: dict[str, LanguageResult]
-    headlines: NotRequired[list[Headline]]
-    is_averaged: NotRequired[bool]
-    """Whether the mean over languages is a meaningful number (default: if there are several languages)."""
-    is_share: NotRequired[bool]
-    """Whether metrics are shares, shown in percent (default), and not distances."""
+    headlines: list[Headline]
+    is_averaged: bool
+    """Whether the mean over languages is a meaningful number."""
+    is_share: bool
+    """Whether metrics are shares, shown in percent, and not distances."""
     plotted: NotRequired[str]
     """The metric that is plotted by language."""
     groups: NotRequired[dict[str, list[LanguageGroup]]]

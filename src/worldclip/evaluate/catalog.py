@@ -61,7 +61,6 @@ CATALOG = {row["name"]: _dataset_info(row) for row in read_csv("datasets.csv")}
 
 # --- suites: datasets by their names in the catalog
 
-IMAGENETS = ("imagenet1k", "imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet")
 # Mu et al. 2021 (arXiv:2112.12750), table 2.
 SLIP26 = (
     "food101", "cifar10", "cifar100", "cub200", "sun397", "cars", "fgvc_aircraft", "dtd", "pets", "caltech101",
@@ -78,14 +77,13 @@ DATACOMP38 = (
 )  # fmt: skip
 MULTILINGUAL = ("babel_imagenet", "xm3600", "cvqa", "flickr30k_200", "xtd10", "xtd200")
 GEOGRAPHY = ("dollar_street", "geode", "gldv2")
-SELECTION = ("sugar_crepe", "winoground")
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "imagenet": IMAGENETS,
+    "imagenet": ("imagenet1k", "imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-r", "objectnet"),
     "slip26": SLIP26,
     "datacomp38": DATACOMP38,
     "multilingual": MULTILINGUAL,
     "geography": GEOGRAPHY,
-    "selection": SELECTION,
+    "selection": ("sugar_crepe", "winoground"),
     "paper": tuple(dict.fromkeys([*SLIP26, *DATACOMP38, *MULTILINGUAL, *GEOGRAPHY])),
 }

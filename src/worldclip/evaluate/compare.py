@@ -110,12 +110,9 @@ def compare(*paths: Path) -> Comparison:
     for group in groups:
         for metric in group[0][0]["metrics"]:
             if all(metric in record["metrics"] for records in group for record in records):
-                values_LR = _values_of_runs(group, metric)
-                values_AL = _means_over_seeds(values_LR, arm_of_run)
-                row = _compared_metric(group, metric, values_AL, folders, arm_of_run)
-                row["seeds"] = _seeds(values_LR, arm_of_run)
+                row, in_languages = _compare_metric(group, metric, folders, arm_of_run)
                 rows.append(row)
-                by_language += _compared_languages(row, values_AL)
+                by_language += in_languages
     return Comparison(arms=arms, rows=rows, by_language=by_language)
 
 
@@ -194,38 +191,26 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
     return record["dataset_digest"], protocol
 
 
-def _values_of_runs(group: Group, metric: str) -> np.ndarray:
-    """Return a metric of each run in each language, (L, R)."""
+def _compare_metric(
+    group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
+) -> tuple[ComparedMetric, list[ComparedLanguage]]:
+    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int."""
+    langs = [records[0]["lang"] for records in group]
     values = [record["metrics"][metric] for records in group for record in records]
-    return np.array(values, float).reshape(len(group), -1)
-
-
-def _seeds(values_LR: np.ndarray, arm_of_run: np.ndarray) -> list[list[float]]:
-    """Return the mean over languages of each seed of each arm, ascending; [] for an arm of one run."""
-    means_R = values_LR.mean(axis=0)
-    of_arms = [np.sort(means_R[arm_of_run == arm]).tolist() for arm in range(arm_of_run.max() + 1)]
-    return [values if len(values) > 1 else [] for values in of_arms]
-
-
-def _means_over_seeds(values_LR: np.ndarray, arm_of_run: np.ndarray) -> np.ndarray:
-    """Return the mean over seeds of each arm in each language, (A, L)."""
-    arms = range(arm_of_run.max() + 1)
-    return np.stack([values_LR[:, arm_of_run == arm].mean(axis=1) for arm in arms])
-
-
-def _compared_metric(
-    group: Group, metric: str, values_AL: np.ndarray, folders: Sequence[Path], arm_of_run: np.ndarray
-) -> ComparedMetric:
-    first_run_of_arm = np.unique(arm_of_run, return_index=True)[1].tolist()
+    values_LR = np.array(values, float).reshape(len(group), -1)
+    runs_of_arms = [np.flatnonzero(arm_of_run == arm) for arm in range(arm_of_run.max() + 1)]
+    values_AL = np.stack([values_LR[:, runs].mean(axis=1) for runs in runs_of_arms])
     values_A = values_AL.mean(axis=1)
+    dataset = group[0][0]["dataset"]
+    task = group[0][0]["task"]
     row: ComparedMetric = {
-        "dataset": group[0][0]["dataset"],
-        "task": group[0][0]["task"],
+        "dataset": dataset,
+        "task": task,
         "metric": metric,
-        "languages": [records[0]["lang"] for records in group],
+        "languages": langs,
         "values": values_A.tolist(),
         "differences": (values_A[1:] - values_A[0]).tolist(),
-        "preprocess": [group[0][run]["protocol"].get("preprocess", {}) for run in first_run_of_arm],
+        "preprocess": [group[0][runs[0]]["protocol"].get("preprocess", {}) for runs in runs_of_arms],
     }
     chances = [records[0].get("chance", {}).get(metric) for records in group]
     known = [chance for chance in chances if chance is not None]
@@ -234,25 +219,17 @@ def _compared_metric(
     answers = hits(folders, group, metric)
     if answers is not None:
         arms = resampled_arms(answers, arm_of_run)
-        intervals = arm_intervals(arms)
-        row["intervals"] = intervals
-        row["is_significant"] = [low > 0 or high < 0 for low, high in intervals]
+        row["intervals"] = [quantiles(arm - arms[0]) for arm in arms[1:]]
+        row["is_significant"] = [low > 0 or high < 0 for low, high in row["intervals"]]
         if "chance" in row:
             row["is_at_chance"] = [quantiles(arm)[0] <= row["chance"] for arm in arms]
-    return row
-
-
-def _compared_languages(row: ComparedMetric, values_AL: np.ndarray) -> list[ComparedLanguage]:
-    return [
-        {
-            "dataset": row["dataset"],
-            "task": row["task"],
-            "metric": row["metric"],
-            "lang": lang,
-            "values": values_A.tolist(),
-        }
-        for lang, values_A in zip(row["languages"], values_AL.T, strict=True)
+    means_R = values_LR.mean(axis=0)
+    row["seeds"] = [np.sort(means_R[runs]).tolist() if len(runs) > 1 else [] for runs in runs_of_arms]
+    in_languages: list[ComparedLanguage] = [
+        {"dataset": dataset, "task": task, "metric": metric, "lang": lang, "values": values_A.tolist()}
+        for lang, values_A in zip(langs, values_AL.T, strict=True)
     ]
+    return row, in_languages
 
 
 def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answers]] | None:
@@ -287,11 +264,6 @@ def _read_array(path: Path) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable array ({error}); remove it to compare without intervals") from error
     return array
-
-
-def arm_intervals(arms: Sequence[np.ndarray]) -> list[tuple[float, float]]:
-    """Return the 95% interval of each arm's difference from the first one.  arms: of `resampled_arms`."""
-    return [quantiles(arm - arms[0]) for arm in arms[1:]]
 
 
 def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:

@@ -72,9 +72,6 @@ def _choose(
 
 
 def _classification(dataset: Dataset, lang: str) -> Classification | None:
-    if lang not in dataset.languages:
-        return None
-    for task in dataset.tasks(lang):
-        if isinstance(task, Classification):
-            return task if len(task.texts_to_encode()) <= MAX_TEXTS else None
-    return None
+    tasks = dataset.tasks(lang) if lang in dataset.languages else ()
+    first = next((task for task in tasks if isinstance(task, Classification)), None)
+    return first if first is not None and len(first.texts_to_encode()) <= MAX_TEXTS else None

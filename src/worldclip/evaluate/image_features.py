@@ -113,33 +113,22 @@ def chunk_path(cache: Path, start: int) -> Path:
 
 def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> ImageFeatures:
     stop = min(first + CHUNK_IMAGES, len(dataset.image_keys))
-    features_nD = np.empty((stop - first, 0), np.float32)  # D is known after the first image that can be decoded
+    rows: dict[int, np.ndarray] = {}  # features by the image's position in the dataset
     bad: list[dict[str, str]] = []
     for start in range(first, stop, batch_size):
         images = dataset.read_images(start, min(start + batch_size, stop))
-        rows, positions, reasons = _encode_batch(model, images)
-        bad += [{"key": dataset.image_keys[start + i], "reason": reason} for i, reason in reasons.items()]
-        if not len(rows):
-            continue
-        if not features_nD.shape[1]:
-            features_nD = np.full((stop - first, rows.shape[1]), np.nan, np.float32)
-        features_nD[start - first + positions] = rows
-    return ImageFeatures(features_ND=features_nD, bad=bad)
-
-
-def _encode_batch(model: Model, images: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return features, the positions of their images, and the reason of each image that cannot be decoded."""
-    try:
-        return model.encode_image(images), np.arange(len(images)), {}
-    except UserError:
-        pass  # some image cannot be decoded; encoding one by one finds it
-    rows: list[np.ndarray] = []
-    positions: list[int] = []
-    reasons: dict[int, str] = {}
-    for i, image in enumerate(images):
         try:
-            rows.append(model.encode_image([image])[0])
-            positions.append(i)
-        except UserError as error:
-            reasons[i] = str(error).removeprefix("image 0: ")
-    return np.array(rows, np.float32), np.array(positions, np.int64), reasons
+            rows.update(enumerate(model.encode_image(images), start))
+            continue
+        except UserError:
+            pass  # some image cannot be decoded; encoding one by one finds it
+        for i, image in enumerate(images, start):
+            try:
+                rows[i] = model.encode_image([image])[0]
+            except UserError as error:
+                bad.append({"key": dataset.image_keys[i], "reason": str(error).removeprefix("image 0: ")})
+    embed_dim = max((len(row_D) for row_D in rows.values()), default=0)
+    features_nD = np.full((stop - first, embed_dim), np.nan, np.float32)
+    for i, row_D in rows.items():
+        features_nD[i - first] = row_D
+    return ImageFeatures(features_ND=features_nD, bad=bad)

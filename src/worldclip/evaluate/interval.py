@@ -72,23 +72,11 @@ def weighted_mean_interval(values: np.ndarray) -> Interval:
     return statistic_interval(lambda times: float(np.average(values, weights=times)), len(values))
 
 
-def seeds_interval(hits: Sequence[np.ndarray]) -> Interval:
-    """Return the interval of the mean over seeds of each one's mean: seeds are drawn, and the queries within each.
+def mean_of_shares_interval(values: Sequence[float], num_queries: Sequence[int]) -> Interval:
+    """Return the interval of a mean over languages or seeds: these are drawn, and the queries within each.
 
-    hits: one bool array per seed.
-    """
-    random = np.random.default_rng(0)
-    sizes = np.array([len(seed_hits) for seed_hits in hits])
-    means = np.array([seed_hits.mean() for seed_hits in hits])
-    seeds = random.integers(0, len(hits), (NUM_RESAMPLES, len(hits)))
-    return quantiles((random.binomial(sizes[seeds], means[seeds]) / sizes[seeds]).mean(axis=1))
-
-
-def languages_interval(values: Sequence[float], num_queries: Sequence[int]) -> Interval:
-    """Return the interval of the mean over languages of a share: languages are drawn, and the queries within each.
-
-    values: each language's share of hits; num_queries: how many it is of.  Queries count as independent, though
-    languages share images.
+    values: the share of hits of each language or seed; num_queries: how many it is of.  Queries count as independent,
+    though languages share images.
     """
     random = np.random.default_rng(0)
     shares = np.asarray(values, float)

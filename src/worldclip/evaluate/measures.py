@@ -13,10 +13,11 @@ N images or pairs, C concepts, D embed_dim; features are of unit length.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,15 +28,7 @@ from worldclip.evaluate import zeroshot
 from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
 from worldclip.evaluate.ranking import distinct_rows, score_blocks
-from worldclip.evaluate.tasks import (
-    Classification,
-    Dataset,
-    Encode,
-    Retrieval,
-    Score,
-    Task,
-    decoded,
-)
+from worldclip.evaluate.tasks import Classification, Dataset, Encode, Retrieval, Score, Task, decoded
 from worldclip.report.results import NO_LANGUAGE
 
 PROBED = {"few_shot": ("country", "region"), "linear_probe": ("class", "country", "region")}  # labels of each
@@ -57,7 +50,7 @@ def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
     few_shot, linear_probe: of the images' labels, in no language (`und`).
     """
     probes = _probes(dataset, also)
-    consistencies = _Consistencies(dataset)
+    consistency = _consistency_with_pivot(dataset)
 
     def tasks(lang: str) -> list[Task]:
         own = dataset.tasks(lang) if lang in dataset.languages else ()
@@ -67,7 +60,7 @@ def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
                 images, texts = task.first_texts()
                 added.append(Geometry(texts=texts, image_idx=images, image_keys=dataset.image_keys))
             if "consistency" in also and isinstance(task, Classification | Retrieval):
-                added += consistencies.of(task, lang)
+                added += consistency(task, lang)
         if lang == NO_LANGUAGE:
             added += probes
         return [*own, *added]
@@ -76,32 +69,25 @@ def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, languages=languages, tasks=tasks)
 
 
-class _Consistencies:
-    """Tasks that compare the languages of a dataset with one of them, its pivot."""
+def _consistency_with_pivot(dataset: Dataset) -> Callable[[Classification | Retrieval, str], list[Task]]:
+    """Return a function that compares a task, in a language, with the pivot's: [Consistency]; [] for the pivot."""
+    pivot_lang = "en" if "en" in dataset.languages else next(iter(dataset.languages), "")
+    embeddings: defaultdict[str, WeakKeyDictionary] = defaultdict(WeakKeyDictionary)
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._pivot_lang = "en" if "en" in dataset.languages else next(iter(dataset.languages), "")
-        self._pivots: dict[str, Classification | Retrieval] = {}
-        self._embeddings: dict[str, WeakKeyDictionary] = {}
+    @functools.cache
+    def pivots() -> dict[str, Classification | Retrieval]:
+        tasks = dataset.tasks(pivot_lang)
+        return {task.name: task for task in tasks if isinstance(task, Classification | Retrieval)}
 
-    def of(self, task: Classification | Retrieval, lang: str) -> list[Task]:
-        """Return the comparison of a language's task with the pivot's; nothing for the pivot itself."""
-        if lang == self._pivot_lang:
+    def consistency(task: Classification | Retrieval, lang: str) -> list[Task]:
+        if lang == pivot_lang:
             return []
-        if not self._pivots:
-            for pivot in self._dataset.tasks(self._pivot_lang):
-                if isinstance(pivot, Classification | Retrieval):
-                    self._pivots[pivot.name] = pivot
-        return [
-            Consistency(
-                task=task,
-                pivot=self._pivots[task.name],
-                pivot_lang=self._pivot_lang,
-                pivot_concepts=self._embeddings.setdefault(task.name, WeakKeyDictionary()),
-                name=f"cross_lingual_consistency_{CONCEPTS[task.name]}",
-            )
-        ]
+        name = f"cross_lingual_consistency_{CONCEPTS[task.name]}"
+        concepts = embeddings[task.name]
+        pivot = pivots()[task.name]
+        return [Consistency(task=task, pivot=pivot, pivot_lang=pivot_lang, pivot_concepts=concepts, name=name)]
+
+    return consistency
 
 
 def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
@@ -174,7 +160,8 @@ class Geometry:
             for side, features in (("image", image_nD), ("text", text_nD)):
                 potential = potentials(features)
                 metrics[f"uniformity_{side}"] = uniformity(potential)
-                interval[f"uniformity_{side}"] = statistic_interval(partial(uniformity, potential), len(chosen))
+                statistic = functools.partial(uniformity, potential)
+                interval[f"uniformity_{side}"] = statistic_interval(statistic, len(chosen))
         return Score(n=len(chosen), metrics=metrics, chance={}, interval=interval)
 
 

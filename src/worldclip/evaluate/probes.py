@@ -16,7 +16,7 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
-from worldclip.evaluate.interval import seeds_interval
+from worldclip.evaluate.interval import Interval, mean_of_shares_interval
 from worldclip.evaluate.tasks import Encode, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
@@ -61,7 +61,7 @@ class FewShot(_Probe):
         names, classes = np.unique(values, return_inverse=True)
         is_known = decoded(image_ND) & (values != "")
         metrics: dict[str, float] = {}
-        interval: dict[str, tuple[float, float]] = {}
+        interval: dict[str, Interval] = {}
         chance: dict[str, float] = {}
         num_classes: dict[str, int] = {}
         for shots in SHOTS:
@@ -71,8 +71,7 @@ class FewShot(_Probe):
             rows = np.flatnonzero(is_known & np.isin(classes, large))
             hits = [self._hits(image_ND[rows], classes[rows], rows, shots, seed) for seed in range(NUM_SEEDS)]
             name = f"acc1_{shots}_shot"
-            metrics[name] = _mean_of_seeds(hits)
-            interval[name] = seeds_interval(hits)
+            metrics[name], interval[name] = _over_seeds(hits)
             chance[name] = 1 / len(large)
             num_classes[str(shots)] = len(large)
         if not metrics:
@@ -130,12 +129,13 @@ class LinearProbe(_Probe):
         values = np.array(self.values, dtype=object)
         rows = np.flatnonzero(decoded(image_ND) & (values != ""))
         hits = [self._hits(image_ND, values, rows, seed) for seed in range(NUM_SEEDS)]
+        mean, interval = _over_seeds(hits)
         num_classes = len(set(values[rows]))
         return Score(
             n=len(hits[0]),
-            metrics={"acc1": _mean_of_seeds(hits)},
+            metrics={"acc1": mean},
             chance={"acc1": 1 / num_classes},
-            interval={"acc1": seeds_interval(hits)},
+            interval={"acc1": interval},
             more={"num_classes": num_classes},
         )
 
@@ -152,8 +152,10 @@ class LinearProbe(_Probe):
         return is_right
 
 
-def _mean_of_seeds(hits: Sequence[np.ndarray]) -> float:
-    return float(np.mean([seed_hits.mean() for seed_hits in hits]))
+def _over_seeds(hits: Sequence[np.ndarray]) -> tuple[float, Interval]:
+    """Return the mean over seeds of each one's accuracy, and its interval.  hits: a bool array per seed."""
+    shares = [float(seed_hits.mean()) for seed_hits in hits]
+    return float(np.mean(shares)), mean_of_shares_interval(shares, [len(seed_hits) for seed_hits in hits])
 
 
 def hashed_order(keys: Sequence[str], seed: int) -> np.ndarray:

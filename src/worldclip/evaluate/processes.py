@@ -50,6 +50,13 @@ class Sweep:
         names = self.config.dataset_names
         return {name: datasets.load(name, self.config, self.run_dir, self.languages) for name in names}
 
+    def load_model(self) -> image_features.Model:
+        """Return the model, which turns images into pixels as the config says."""
+        from worldclip.model.load import load
+
+        rule = self.config.preprocess_rule
+        return load(self.source, device=self.config.device, image_tower=self.image_tower, preprocess=rule)
+
 
 @dataclass
 class _Worker:
@@ -130,13 +137,10 @@ def share(sweep: Sweep, loaded: Sequence[Dataset], languages: Sequence[str], fol
 
 def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
     """Load the model and the datasets in a new process."""
-    from worldclip.model.load import load
-
     global _worker
     end_with_parent()
     _choose_device(device_numbers.get())
-    config = sweep.config
-    model = load(sweep.source, device=config.device, image_tower=sweep.image_tower, preprocess=config.preprocess_rule)
+    model = sweep.load_model()
     _worker = _Worker(
         sweep=sweep,
         folder=folder,

@@ -10,7 +10,7 @@ import numpy as np
 from worldclip.contracts.records import Headline, HeldOut, LanguageGroup, LanguageResult, SharedQueries, TaskResult
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.interval import languages_interval, mean_interval
+from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.by_language import MIN_LANGUAGES, known_languages
 from worldclip.report.metrics import CLASSIFICATION, task_info, top_metric
@@ -116,13 +116,12 @@ def group_languages(
         "family": _group(records, metric, families),
     }
     if all("num_classes" in records[lang] for lang in known):
-        sizes = {lang: _number_of_names(records[lang]["num_classes"]) for lang in known}
+        sizes = {}
+        for lang in known:
+            num_classes = records[lang]["num_classes"]
+            sizes[lang] = next(name for name, least in NUM_NAMES.items() if num_classes >= least)
         groups["number of names"] = _group(records, metric, sizes, tuple(NUM_NAMES))
     return groups
-
-
-def _number_of_names(num_classes: int) -> str:
-    return next(name for name, least in NUM_NAMES.items() if num_classes >= least)
 
 
 def _group(
@@ -139,12 +138,13 @@ def _group(
 
 def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> LanguageGroup:
     values = [record["metrics"][metric] for record in records.values()]
+    num_queries = [record["n"] for record in records.values()]
     chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
     return {
         "name": name,
         "languages": list(records),
         "value": float(np.mean(values)),
-        "interval_95": list(languages_interval(values, [record["n"] for record in records.values()])),
+        "interval_95": list(mean_of_shares_interval(values, num_queries)),
         "chance": float(np.mean(chances)) if len(chances) == len(values) else None,
     }
 
@@ -166,18 +166,14 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) 
         langs: dict[str, SharedQueries] = {}
         for lang, record in records.items():
             whole = by_lang_of[name].get(lang)
-            if whole is not None and _asks_a_part(record, whole):
+            # Comparable: among the same names, and with other pictures than the held-out ones.
+            if whole is not None and whole["chance"] == record["chance"] and whole["n"] > record["n"]:
                 langs[lang] = {"seen": _without(whole, record), "held": cast(LanguageResult, record)}
         if langs:
             metrics = next(iter(langs.values()))["seen"]["metrics"]
             means = {metric: _means(langs, metric) for metric in metrics}
             results.append({"dataset": name, "held": held, "languages": langs, "means": means})
     return results
-
-
-def _asks_a_part(record: ResultRecord, whole: ResultRecord) -> bool:
-    """Return whether a record is comparable with another one, of more pictures and the same names."""
-    return bool(whole["chance"] == record["chance"] and whole["n"] > record["n"])
 
 
 def _means(langs: Mapping[str, SharedQueries], metric: str) -> list[LanguageGroup]:

@@ -53,8 +53,7 @@ def _needs(run: Run) -> Iterator[str]:
         if name in held_out and run.section(PoolConfig).build != held_out[name]:
             drawn_by = f'pool.build = "{held_out[name]}"'
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
-    own_names = [name for name in config.dataset_names if name not in held_out]
-    yield from problems_of(_load_all, own_names, config, run.dir, run.section(LanguagesConfig).table)
+    yield from problems_of(_load_own, run)
 
 
 def _check(run: Run, job: Job) -> None:
@@ -86,15 +85,11 @@ def _config(run: Run) -> Json:
 
 def _inputs(run: Run) -> Json:
     """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
-    config = run.section(EvaluateConfig)
     inputs: Json = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
-    held_out = held_out_names()
-    own_names = [name for name in config.dataset_names if name not in held_out]
-    loaded = _load_all(own_names, config, run.dir, run.section(LanguagesConfig).table)
-    return inputs | {dataset.name: dataset.digest for dataset in loaded}
+    return inputs | {dataset.name: dataset.digest for dataset in _load_own(run)}
 
 
 def _evaluate(run: Run, job: Job) -> Result:
@@ -157,8 +152,6 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
 
     languages_of: returns the languages to evaluate in (empty: all), given the datasets.
     """
-    from worldclip.model.load import load
-
     config = sweep.config
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
@@ -167,9 +160,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = languages_of(loaded)
-        model = load(
-            sweep.source, device=config.device, image_tower=sweep.image_tower, preprocess=config.preprocess_rule
-        )
+        model = sweep.load_model()
         if config.processes > 1:
             identified = dataclasses.replace(sweep, model_id=engine.identify(model, sweep.model_id))
             share(identified, loaded, langs, folder)
@@ -220,6 +211,14 @@ def _about(name: str, run_dir: Path) -> Json:
         return {}
     origin = f" ({info.source})" if info.source else ""
     return {"about": f"{info.title or name}{origin}."}
+
+
+def _load_own(run: Run) -> list[Dataset]:
+    """Return the datasets that are no held-out sets of a drawn pool; the manifest of the pool covers those."""
+    config = run.section(EvaluateConfig)
+    held_out = held_out_names()
+    names = [name for name in config.dataset_names if name not in held_out]
+    return _load_all(names, config, run.dir, run.section(LanguagesConfig).table)
 
 
 def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:

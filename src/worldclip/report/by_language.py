@@ -16,7 +16,7 @@ from worldclip.report.language_map import group_bars, language_map
 from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent, times
 from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, language_column, legend
-from worldclip.report.results import is_averaged, long_table, pivot
+from worldclip.report.results import long_table, pivot
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MIN_LANGUAGES = 3  # fewer make no means by family
@@ -68,7 +68,7 @@ def _dataset(name: str, result: DatasetResult, languages: Languages) -> Html:
 
 def _means_over(result: DatasetResult) -> list[Html]:
     """Return a line on the languages of the means, once for all tasks with the same languages."""
-    means = [task["mean"]["languages"] for task in result["tasks"].values() if _is_averaged(task)]
+    means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
     return [_named(langs) for langs in dict.fromkeys(map(tuple, means))]
 
 
@@ -82,11 +82,7 @@ def _named(langs: Sequence[str]) -> Html:
 
 def number_of(task: TaskResult) -> Callable[[float], str]:
     """Return how the metrics of a task are written: shares in percent, distances as they are."""
-    return percent if task.get("is_share", True) else DISTANCE
-
-
-def _is_averaged(task: TaskResult) -> bool:
-    return task.get("is_averaged", is_averaged(task["languages"]))
+    return percent if task["is_share"] else DISTANCE
 
 
 def main_metric(task: str, result: TaskResult) -> str:
@@ -196,7 +192,7 @@ def _parts(task: TaskResult) -> Html:
         return Html()
     metrics = list(dict.fromkeys(number.metric for number in numbers))
     langs = list(dict.fromkeys(number.lang for number in numbers))
-    has_mean = _is_averaged(task) or len(task["languages"]) == 1
+    has_mean = task["is_averaged"] or len(task["languages"]) == 1
     if has_mean:
         titles = [metric_name(metric) for metric in metrics]
     else:
@@ -210,7 +206,7 @@ def _parts(task: TaskResult) -> Html:
             cells = [of_part.get((lang, metric)) for lang in langs for metric in metrics]
             values = [None if cell is None else cell.value for cell in cells]
         rows.append([part, *values, max(number.n for number in of_part.values())])
-    part_column = text_column("part (mean over languages)" if _is_averaged(task) else "part")
+    part_column = text_column("part (mean over languages)" if task["is_averaged"] else "part")
     columns = [part_column, *columns_of(titles, percent), Column("queries", count)]
     drawn = to_html(Table(columns, rows))
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
@@ -238,7 +234,7 @@ def _metrics_table(task: TaskResult, main: str, languages: Languages) -> Table:
         values = [record["metrics"][name] for name in metrics]
         bounds = record["interval_95"].get(main)
         rows.append([lang, about, *values, bounds, *_chance_and_multiple(record, main), record["n"]])
-    if not _is_averaged(task):
+    if not task["is_averaged"]:
         return Table(columns, rows)
     means = [mean["metrics"][name] for name in metrics]
     title = Html(f"mean over {len(mean['languages'])}")

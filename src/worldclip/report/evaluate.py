@@ -98,7 +98,7 @@ def results_section(report: EvaluateReport) -> Section | None:
     for dataset, result in report["datasets"].items():
         names = [dataset]  # the dataset and each task are named once, in the first of their rows
         for task, task_result in result["tasks"].items():
-            for i, headline in enumerate(task_result.get("headlines", [])):
+            for i, headline in enumerate(task_result["headlines"]):
                 name = names.pop() if names else None
                 rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
         num_bad = result["num_bad_images"]
@@ -134,7 +134,7 @@ def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
     return [
         metric_name(headline["metric"]),
         number(value),
-        small_bar(bar) if task.get("is_share", True) else None,
+        small_bar(bar) if task["is_share"] else None,
         langs[0] if len(langs) == 1 else len(langs),
         interval(bounds, number),
         headline["n"],

@@ -23,7 +23,7 @@ def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
     return f"data:image/{_kind_of(content) or 'octet-stream'};base64,{base64.b64encode(content).decode()}"
 
 
-def thumbnail(content: bytes, max_px: int = THUMBNAIL_PX) -> tuple[bytes, str]:
+def thumbnail(content: bytes) -> tuple[bytes, str]:
     """Return an image file that browsers show, and its suffix: the file itself where it is small, else a JPEG.
 
     Raises BadImage (a ValueError) for a file that cannot be decoded.
@@ -31,7 +31,7 @@ def thumbnail(content: bytes, max_px: int = THUMBNAIL_PX) -> tuple[bytes, str]:
     open_image(content)
     kind = _kind_of(content)
     if kind is None or len(content) > MAX_BYTES:
-        return shrink(content, max_px), "jpeg"
+        return shrink(content), "jpeg"
     return content, kind
 
 

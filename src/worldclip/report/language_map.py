@@ -45,7 +45,8 @@ def language_map(
     ]
     if others:
         parts.append(_family_cells(OTHER_FAMILIES, others, records, metric, hovers))
-    return _legend() + tag("div", *parts, class_="languages") if parts else Html()
+    legend = step_legend("times chance:", STEP_NAMES, "the 95% interval holds chance")
+    return legend + tag("div", *parts, class_="languages") if parts else Html()
 
 
 def _family_cells(
@@ -73,10 +74,6 @@ def cell(lang: str, number: str, class_: str, hover: str) -> Html:
 def step_of(value: float, steps: Sequence[float]) -> int:
     """Return the step of a value: how many of the rising bounds `steps` it reaches."""
     return sum(value >= step for step in steps)
-
-
-def _legend() -> Html:
-    return step_legend("times chance:", STEP_NAMES, "the 95% interval holds chance")
 
 
 def step_legend(title: str, names: Sequence[str], dashed: str) -> Html:

@@ -63,10 +63,21 @@ def _rates(
     for lang in by_size:
         by_script.setdefault(_script(lang, languages), []).append(lang)
     scripts = sorted(by_script.items(), key=lambda item: -sum(texts[lang][0] for lang in item[1]))
-    script_rows = [[script, len(langs), *_rate_cells(langs, texts, compared)] for script, langs in scripts]
-    lang_rows = [[lang, _script(lang, languages), *_rate_cells([lang], texts, compared)] for lang in by_size]
     profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
-    rates = [Column("texts", count), *columns_of(["matched", *(name.replace("_", " ") for name in profiles)], percent)]
+
+    def cells(langs: Sequence[str]) -> list[float | None]:
+        """Return texts, share matched, and share matched under each profile, of several languages together."""
+        total = sum(texts[lang][0] for lang in langs)
+        matched = sum(texts[lang][1] for lang in langs)
+        samples = [compared[lang] for lang in langs if lang in compared]
+        size = sum(row["texts"] for row in samples)
+        under_profiles = [sum(row[name] for row in samples) / size if size else None for name in profiles]
+        return [total, matched / total, *under_profiles]
+
+    script_rows = [[script, len(langs), *cells(langs)] for script, langs in scripts]
+    lang_rows = [[lang, _script(lang, languages), *cells([lang])] for lang in by_size]
+    titles = ["matched", *(name.replace("_", " ") for name in profiles)]
+    rates = [Column("texts", count), *columns_of(titles, percent)]
     lang_columns = [language_column("language", languages), text_column("script"), *rates]
     body = [
         to_html(Table([text_column("script"), Column("languages", count), *rates], script_rows)),
@@ -77,18 +88,6 @@ def _rates(
         sample = sum(row["texts"] for row in compared.values())
         lead += f" The profiles are compared on {count(sample)} texts of shards chosen by hash."
     return Section("Match rates", lead, join(body))
-
-
-def _rate_cells(
-    langs: Sequence[str], texts: Mapping[str, tuple[int, int]], compared: Mapping[str, Mapping[str, int]]
-) -> list[float | None]:
-    """Return texts, share matched, and share matched under each profile, of several languages together."""
-    total = sum(texts[lang][0] for lang in langs)
-    matched = sum(texts[lang][1] for lang in langs)
-    samples = [compared[lang] for lang in langs if lang in compared]
-    size = sum(row["texts"] for row in samples)
-    profiles = [name for name in next(iter(compared.values()), {}) if name != "texts"]
-    return [total, matched / total, *(sum(row[name] for row in samples) / size if size else None for name in profiles)]
 
 
 def _script(lang: str, languages: Languages) -> str:
@@ -106,7 +105,7 @@ def _lid_recall(report: MatchReport, languages: Languages) -> Section:
     mean = sum(recalls.values()) / len(recalls)
     best_first = sorted(recalls, key=lambda lang: (-recalls[lang], lang))
     if len(recalls) <= MAX_RECALL_BARS:
-        drawn = _recall_bars(best_first, recalls, languages)
+        drawn = bars(_recall_bar(lang, recalls[lang], languages) for lang in best_first)
     else:
         drawn = _recall_cells(truth, recalls, unknown, languages)
     return Section(
@@ -123,15 +122,9 @@ def _lid_recall(report: MatchReport, languages: Languages) -> Section:
     )
 
 
-def _recall_bars(langs: Sequence[str], recalls: Mapping[str, float], languages: Languages) -> Html:
-    return bars(
-        Bar(
-            label=lang_name(lang, languages),
-            parts=[(recalls[lang], "var(--s1)", f"recall {percent(recalls[lang])}")],
-            note=percent(recalls[lang]),
-        )
-        for lang in langs
-    )
+def _recall_bar(lang: str, recall: float, languages: Languages) -> Bar:
+    parts = [(recall, "var(--s1)", f"recall {percent(recall)}")]
+    return Bar(label=lang_name(lang, languages), parts=parts, note=percent(recall))
 
 
 def _recall_cells(truth: Truth, recalls: Mapping[str, float], unknown: Sequence[str], languages: Languages) -> Html:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
 _ESCAPE = re.compile(r"\\(?=[\\|`<\[\]~&*_])")  # the escapes that report/table.py writes
@@ -21,20 +22,18 @@ def fit_terminal(text: str, width: int) -> str:
     with console.capture() as capture:
         for is_table, lines in groupby(text.split("\n"), lambda line: line.startswith("| ")):
             if is_table:
-                _print_table(console, list(lines))
+                console.print(_table(list(lines)))
                 continue
             for line in lines:
                 console.print(line, markup=False, overflow="fold")
-    shown = capture.get()
-    return "\n".join(line.rstrip() for line in shown.removesuffix("\n").split("\n"))
+    return "\n".join(line.rstrip() for line in capture.get().removesuffix("\n").split("\n"))
 
 
-def _print_table(console: object, lines: Sequence[str]) -> None:
-    from rich.console import Console
+def _table(lines: Sequence[str]) -> Any:
+    """Return a Markdown table as one of rich's."""
     from rich.table import Table
     from rich.text import Text
 
-    assert isinstance(console, Console)
     head, rule, *rows = lines
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True)
     for title, dashes in zip(_cells(head), _cells(rule), strict=True):
@@ -42,7 +41,7 @@ def _print_table(console: object, lines: Sequence[str]) -> None:
         table.add_column(Text(title), justify="right" if is_right else "left", no_wrap=is_right, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, _cells(row)))
-    console.print(table)
+    return table
 
 
 def _cells(line: str) -> Iterator[str]:

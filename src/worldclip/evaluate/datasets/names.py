@@ -24,7 +24,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
 from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
-from worldclip.evaluate.datasets.common.images import fingerprints, read_samples, reader
+from worldclip.evaluate.datasets.common.images import fingerprints, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import read_json_object
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language.table import INSTALLED, Languages
@@ -47,8 +47,9 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     slices = {}
     if record.get("thirds") and run_dir is not None and "en" in names:
         slices = thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
+    images = images_in_tars(samples, keys, tars, folder.parent)
     contents = {
-        "files": fingerprints([*tars, folder / "set.json", names_path], folder.parent),
+        "files": images.fingerprints + fingerprints([folder / "set.json", names_path], folder.parent),
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
     }
     asked = _asked(record, names, keys, subject_idx, languages)
@@ -65,10 +66,10 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         name=name,
         digest=digest(contents),
         image_keys=keys,
-        read_images=reader(samples),
+        read_images=images.read,
         languages=tuple(asked),
         tasks=tasks,
-        images_digest=digest(fingerprints(tars, folder.parent)),
+        images_digest=digest(images.fingerprints),
     )
 
 

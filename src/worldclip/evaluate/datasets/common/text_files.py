@@ -32,18 +32,24 @@ def decode(content: bytes, where: str) -> str:
 
 def read_lines(path: Path, what: str) -> list[str]:
     """Return the lines of a UTF-8 file, at least one; a newline at its end is optional.  what: what the file holds."""
+    content = _read(path, f"; it must hold {what}")
     try:
-        text = read_regular(path).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; it must hold {what}") from None
-    except NotRegular as error:
-        raise UserError(f"{path} {error.strerror}; it must hold {what}") from None
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); it must hold {what}") from error
     lines = text.removesuffix("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{path} is empty; it must hold {what}")
     return lines
+
+
+def _read(path: Path, remedy: str = "") -> bytes:
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing{remedy}") from None
+    except NotRegular as error:
+        raise UserError(f"{path} {error.strerror}{remedy}") from None
 
 
 def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> Json:
@@ -64,13 +70,7 @@ def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[s
 
 def read_json_object(path: Path) -> Json:
     """Return the JSON object that a file holds."""
-    try:
-        content = read_regular(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except NotRegular as error:
-        raise UserError(f"{path} {error.strerror}") from None
-    return parse_record(content, (), (), str(path))
+    return parse_record(_read(path), (), (), str(path))
 
 
 def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where: str) -> None:
