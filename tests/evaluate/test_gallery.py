@@ -6,6 +6,7 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from worldclip.evaluate import gallery as gallery_module
@@ -23,23 +24,20 @@ def gallery_of(words, size, languages=("en", "de")):
     return gallery(dataset, features, TextFeatures(WordModel(), 8), languages, size)
 
 
-def test_half_are_right_and_half_are_wrong():
-    images = gallery_of([f"word{i}" for i in range(20)], 6)
+WORDS = [f"word{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize(("num_images", "size", "num_right"), [(20, 6, 3), (3, 3, 2)])
+def test_half_are_right_and_right_ones_fill_up_where_wrong_ones_are_few(num_images, size, num_right):
+    images = gallery_of(WORDS[:num_images], size)
     is_right = [image["names"]["en"]["best"][0]["is_right"] for image in images]
-    assert is_right == [True, True, True, False, False, False]
+    assert is_right == [True] * num_right + [False] * (size - num_right)
     assert all(image["names"]["de"]["truth"] == f"de/word{image['key'][1:]}" for image in images)
     assert all(len(image["names"]["de"]["best"]) == 5 for image in images)
 
 
-def test_right_images_fill_up_where_wrong_ones_are_few():
-    images = gallery_of([f"word{i}" for i in range(3)], 3)
-    assert [image["names"]["en"]["best"][0]["is_right"] for image in images] == [True, True, False]
-
-
 def test_choice_is_deterministic_and_not_in_order_of_keys():
-    words = [f"word{i}" for i in range(12)]
-    first = [image["key"] for image in gallery_of(words, 4)]
-    again = [image["key"] for image in gallery_of(words, 4)]
+    first, again = ([image["key"] for image in gallery_of(WORDS, 4)] for _ in range(2))
     assert first == again
     assert first != sorted(first)
 

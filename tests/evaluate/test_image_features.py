@@ -48,19 +48,16 @@ def test_features_of_open_clips_models_are_found_by_another_process():
     assert cache_folder(Path("root"), Model(), "digest", word_dataset("a", WORDS)) != folder
 
 
-def test_interrupted_pass_resumes_at_the_next_chunk(tmp_path):
+def test_interrupted_pass_resumes_at_the_next_chunk_and_a_corrupt_one_is_named(tmp_path):
+    chunk = tmp_path / "000000002.npy"
     encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
-    (tmp_path / "000000002.npy").unlink()
+    chunk.unlink()
     model = WordModel()
     messages = []
     encode_images(model, word_dataset("a", WORDS), 3, tmp_path, messages.append)
     assert model.images == [b"owl", b"bee"]
     assert messages == ["a: 4 of 7 images encoded"]
-
-
-def test_corrupt_features_are_named(tmp_path):
-    encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
-    (tmp_path / "000000002.npy").write_bytes(b"\x93NUMPY")
+    chunk.write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=r"000000002\.npy is corrupt .*; remove .* and rerun to encode it again"):
         encode_images(WordModel(), word_dataset("a", WORDS), 3, tmp_path)
 
@@ -72,14 +69,11 @@ def test_cache_key_is_model_images_and_preprocessing(tmp_path):
     dataset = word_dataset("a", WORDS)
     other_texts = dataclasses.replace(dataset, digest="other", images_digest="images")
     same_images = dataclasses.replace(dataset, digest="another", images_digest="images")
-    keys = [
-        cache_folder(tmp_path, WordModel(), "0", dataset),
-        cache_folder(tmp_path, WordModel(), "1", dataset),
-        cache_folder(tmp_path, Processed(), "0", dataset),
-        cache_folder(tmp_path, WordModel(), "0", other_texts),
-    ]
-    assert len(set(keys)) == 4
-    assert keys[3] == cache_folder(tmp_path, WordModel(), "0", same_images)
+    parts = [(WordModel(), "0", dataset), (WordModel(), "1", dataset), (Processed(), "0", dataset)]
+    keys = {cache_folder(tmp_path, *of_key) for of_key in parts}
+    key_of_images = cache_folder(tmp_path, WordModel(), "0", other_texts)
+    assert len(keys | {key_of_images}) == 4
+    assert key_of_images == cache_folder(tmp_path, WordModel(), "0", same_images)
 
 
 def test_other_prompts_and_languages_reuse_image_features(tmp_path):

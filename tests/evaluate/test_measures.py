@@ -112,19 +112,21 @@ def clusters(num, spread, seed=0):
     return features / np.linalg.norm(features, axis=1, keepdims=True), places.tolist()
 
 
+def few_shot(features, places, keys=None):
+    keys = keys or [str(i) for i in range(len(places))]
+    return FewShot(label="country", values=places, image_keys=keys).score(features, len)
+
+
 def test_few_shot_accuracy_grows_with_shots():
     features, places = clusters(120, spread=0.35)
-    keys = [f"image{i}" for i in range(120)]
-    score = FewShot(label="country", values=places, image_keys=keys).score(features, lambda texts: texts)
+    score = few_shot(features, places)
     assert list(score.metrics) == ["acc1_5_shot", "acc1_10_shot", "acc1_25_shot"]
     assert 0.5 < score.metrics["acc1_5_shot"] < score.metrics["acc1_25_shot"]
     low, high = score.interval["acc1_5_shot"]
     assert low < score.metrics["acc1_5_shot"] < high
     assert score.chance["acc1_5_shot"] == pytest.approx(1 / 3)
     shuffled = np.random.default_rng(1).permutation(120)
-    again = FewShot(
-        label="country", values=[places[i] for i in shuffled], image_keys=[keys[i] for i in shuffled]
-    ).score(features[shuffled], lambda texts: texts)
+    again = few_shot(features[shuffled], [places[i] for i in shuffled], [str(i) for i in shuffled])
     assert again.metrics == score.metrics  # the draw is by key, not by position
 
 
@@ -132,23 +134,21 @@ def test_few_shot_ignores_small_classes_and_unknown_labels():
     features, places = clusters(40, spread=0.1)
     places[0] = ""
     places[3] = "atlantis"
-    score = FewShot(label="country", values=places, image_keys=[str(i) for i in range(40)]).score(features, len)
-    assert score.more["num_classes"] == {"5": 3, "10": 3}  # 25 shots leave none
+    assert few_shot(features, places).more["num_classes"] == {"5": 3, "10": 3}  # 25 shots leave none
     with pytest.raises(UserError, match="fewer than two values have more than 5 images"):
-        FewShot(label="country", values=places[:9], image_keys=list("abcdefghi")).score(features[:9], len)
+        few_shot(features[:9], places[:9])
 
 
 def test_linear_probe_learns_from_the_train_split_only():
     pytest.importorskip("sklearn")
     features, places = clusters(90, spread=0.1)
-    is_train = np.arange(90) < 60
     keys = [str(i) for i in range(90)]
-    score = LinearProbe(label="class", values=places, image_keys=keys, is_train=is_train).score(features, len)
+    probe = LinearProbe(label="class", values=places, image_keys=keys, is_train=np.arange(90) < 60)
+    score = probe.score(features, len)
     assert (score.n, score.metrics["acc1"]) == (30, 1.0)
-    swapped = [*places[:60], *("kenya" for _ in range(30))]  # answers that training did not see
-    score = LinearProbe(label="class", values=swapped, image_keys=keys, is_train=is_train).score(features, len)
-    assert score.metrics["acc1"] == pytest.approx(1 / 3)
-    halves = LinearProbe(label="class", values=places, image_keys=keys, is_train=None)
+    swapped = dataclasses.replace(probe, values=places[:60] + ["kenya"] * 30)  # answers that training did not see
+    assert swapped.score(features, len).metrics["acc1"] == pytest.approx(1 / 3)
+    halves = dataclasses.replace(probe, is_train=None)
     assert halves.score(features, len).n == 45
     assert halves.protocol["split"] == "half"
 
@@ -159,15 +159,9 @@ def test_hashed_order_depends_on_seed_and_key_only():
     assert hashed_order(keys, 0).tolist() != hashed_order(keys, 1).tolist()
 
 
-def test_too_few_images_for_a_probe_are_an_error_before_any_work():
-    places = {"country": ["kenya"] * 7 + ["peru"] * 5}
-    with pytest.raises(
-        UserError, match="few-shot probes of country: fewer than two values have more than 5 images in a;"
-    ):
-        with_measures(probed(places), ["few_shot"])
-
-
-def test_duplicate_image_keys_are_an_error_for_probes():
-    dataset = dataclasses.replace(probed({"country": ["a"] * 12}), image_keys=["same"] * 12)
-    with pytest.raises(UserError, match="two images have the same key"):
+def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_work():
+    dataset = probed({"country": ["kenya"] * 7 + ["peru"] * 5})
+    with pytest.raises(UserError, match=r"few-shot probes of country: fewer than two .* than 5 images in a;"):
         with_measures(dataset, ["few_shot"])
+    with pytest.raises(UserError, match="two images have the same key"):
+        with_measures(dataclasses.replace(dataset, image_keys=["same"] * 12), ["few_shot"])

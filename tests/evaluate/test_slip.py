@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluated import record
+from evaluated import record, webdataset_files
 from miniature import write_files
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites
@@ -38,16 +38,6 @@ NUM_CLASSES = {
 def names_in_label_order(dataset: str, class_names: list[str]) -> list[list[str]]:
     names = names_by_dataset()[dataset]
     return [names.classes[position] for position in slip_order(class_names, names)]
-
-
-def write_pets(data):
-    """Write a picture of each class of PETS, whose label is the class's place in the list, into data/pets."""
-    members = {}
-    for label, name in enumerate(PETS):
-        members |= {f"s{label}.jpg": name.casefold().encode(), f"s{label}.cls": str(label).encode()}
-    texts = {"classnames.txt": "".join(f"{name}\n" for name in PETS), "test/nshards.txt": "1"}
-    templates = {"zeroshot_classification_templates.txt": "an image of {c}\n"}
-    write_files(data / "pets", {**texts, **templates, "test/0.tar": members})
 
 
 def test_every_dataset_of_the_suite_but_imagenet_has_all_its_classes():
@@ -94,25 +84,24 @@ def test_class_lists_of_clip_benchmark_map_to_slips(dataset):
     theirs = OTHER_NAMES.get(dataset, dataset)
     clip_benchmark = pytest.importorskip("clip_benchmark")
     listed = json.loads((Path(clip_benchmark.__file__).parent / "datasets/en_classnames.json").read_text())[theirs]
-    names = names_by_dataset()[dataset]
-    order = slip_order(listed, names)
-    assert sorted(order) == list(range(len(listed)))
+    assert sorted(slip_order(listed, names_by_dataset()[dataset])) == list(range(len(listed)))
     if dataset == "pets":
         assert listed == PETS
 
 
-def test_classes_that_slip_does_not_have_are_named_with_the_remedy():
-    with pytest.raises(UserError) as caught:
-        slip_order(["Abyssinian", "Otter", *PETS[2:]], names_by_dataset()["pets"])
-    message = str(caught.value)
-    assert "Only in the folder: Otter. Only in SLIP's: american bulldog." in message
-    assert 'evaluate.classes = "folder"' in message
-    with pytest.raises(UserError, match="38 classes in the folder, 37 of SLIP's"):
-        slip_order([*PETS, "pug"], names_by_dataset()["pets"])
-    with pytest.raises(UserError, match=r"Only in SLIP's: .*, \.\.\. \(36\)"):
-        slip_order(["pug"], names_by_dataset()["pets"])
-    with pytest.raises(UserError, match="the folder has 3 classes, SLIP's dataset 2"):
-        slip_order(["a", "b", "c"], names_by_dataset()["hateful_memes"])
+@pytest.mark.parametrize(
+    ("dataset", "class_names", "message"),
+    [
+        ("pets", ["Abyssinian", "Otter", *PETS[2:]],
+         'Only in the folder: Otter. Only in SLIP\'s: american bulldog. .*evaluate.classes = "folder"'),
+        ("pets", [*PETS, "pug"], "38 classes in the folder, 37 of SLIP's"),
+        ("pets", ["pug"], r"Only in SLIP's: .*, \.\.\. \(36\)"),
+        ("hateful_memes", ["a", "b", "c"], "the folder has 3 classes, SLIP's dataset 2"),
+    ],
+)  # fmt: skip
+def test_classes_that_slip_does_not_have_are_named_with_the_remedy(dataset, class_names, message):
+    with pytest.raises(UserError, match=message):
+        slip_order(class_names, names_by_dataset()[dataset])
 
 
 class CasefoldModel(WordModel):
@@ -124,7 +113,8 @@ class CasefoldModel(WordModel):
 
 
 def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
-    write_pets(tmp_path)
+    files = webdataset_files(PETS, [name.casefold() for name in PETS], "an image of {c}")
+    write_files(tmp_path / "pets", files)
     config = EvaluateConfig(datasets=("pets",), data=str(tmp_path), classes="slip")
     dataset = datasets.load("pets", config, tmp_path)
     slips = dataset.tasks("en")[1]

@@ -73,8 +73,7 @@ def test_association_chooses_as_many_images_as_are_right():
     score = task.score(images, rows_of(rows))
     assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 0) / 2)
     assert score.slices == {"candidates 5-6": {"n": 2, "metrics": {"jaccard": pytest.approx(1 / 6)}}}
-    first = dataclasses.replace(task, ties="first")
-    score = first.score(images, rows_of(rows))
+    score = dataclasses.replace(task, ties="first").score(images, rows_of(rows))
     assert score.metrics["jaccard"] == pytest.approx((1 / 3 + 1) / 2)
 
 
@@ -100,12 +99,9 @@ def test_equal_images_and_texts_tie_in_every_task(dim):
 
 def test_any_of_several_right_classes_counts():
     images = np.eye(3, dtype=np.float32)
-    task = Classification(
-        class_names=[["0"], ["1"], ["2"]],
-        target=np.array([0, 0, 0]),
-        image_idx=np.arange(3),
-        also_right=(np.array([1]), np.array([1])),
-    )
+    also_right = (np.array([1]), np.array([1]))
+    names = [["0"], ["1"], ["2"]]
+    task = Classification(class_names=names, target=np.zeros(3, int), image_idx=np.arange(3), also_right=also_right)
     encode = rows_of(np.eye(3))
     assert task.score(images, encode).metrics["acc1"] == pytest.approx(2 / 3)  # only image 2 is wrong
     images[0] = np.nan  # will not decode: positions move

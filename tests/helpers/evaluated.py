@@ -63,6 +63,15 @@ def caption_files(keys: Sequence[str], words: Sequence[str] = (), langs: Sequenc
     return {"captions.jsonl": "".join(f"{line}\n" for line in lines), **images}
 
 
+def webdataset_files(keys: Sequence[str], words: Sequence[str] = (), template: str = "{c}") -> Files:
+    """Return a dataset of layout `webdataset` with an image per class.  words: in the images (default: the keys)."""
+    members = {}
+    for label, word in enumerate(words or keys):
+        members |= {f"{label}.png": word.encode(), f"{label}.cls": str(label).encode()}
+    texts = {"classnames.txt": "\n".join(keys), "zeroshot_classification_templates.txt": template}
+    return {**texts, "test/nshards.txt": "1\n", "test/0.tar": members}
+
+
 def write_checkpoint(run_dir: Path, step: int = 10) -> Path:
     """Write something that counts as the checkpoint of a step; its weights are never read."""
     checkpoint = run_dir / "train" / f"step_{step:09}"

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from miniature import Files, write_files
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.datasets.sugar_crepe import KINDS
 from worlds import WordModel, vector
 
 MEANINGS = {
@@ -83,6 +84,10 @@ def webdataset(name: str) -> Files:
     }
 
 
+def karpathy_image(name: str, split: str, *captions: str) -> dict[str, Any]:
+    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions]}
+
+
 def karpathy(name: str) -> Files:
     own, place = {
         "mscoco": ("dataset_coco.json", "val2014/COCO_val2014_{:012}.jpg"),
@@ -92,8 +97,7 @@ def karpathy(name: str) -> Files:
     records = []
     for word, number, split in (("cat", 391895, "test"), ("dog", 60623, "test"), ("owl", 483108, "train")):
         path = Path(place.format(number))
-        sentences = [{"raw": f"A {word} on a chair."}, {"raw": f"This is a {word}."}]
-        records.append({"filename": path.name, "split": split, "sentences": sentences})
+        records.append(karpathy_image(path.name, split, f"A {word} on a chair.", f"This is a {word}."))
         if split == "test":
             files[f"images/{path}"] = word
     return {**files, own: json.dumps({"images": records, "dataset": name})}
@@ -157,6 +161,13 @@ def cvqa(name: str) -> Files:
     return {"data/test-00000-of-00001.parquet": parquet(*rows), "labels.json": json.dumps(labels)}
 
 
+QUESTION = {
+    "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya",
+    "question": "nini?", "options": ["paka", "mbwa", "bundi", "nyuki"],
+    "question_en": "what?", "options_en": ["cat", "dog", "owl", "bee"], "answer": 0,
+}  # fmt: skip
+"""A line of questions.jsonl, the other layout of CVQA."""
+
 CAPTIONS = {
     "en": ("A cat", "A dog", "eng_Latn"),
     "de": ("Eine Katze", "Ein Hund", "deu_Latn"),
@@ -213,10 +224,13 @@ def mvl_sib(name: str) -> Files:
     return files
 
 
+def choice(filename: str, caption: str, negative: Any) -> dict[str, Any]:
+    return {"filename": filename, "caption": caption, "negative_caption": negative}
+
+
 def sugar_crepe(name: str) -> Files:
-    kinds = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
-    record = {"filename": "000000085329.jpg", "caption": "A cat", "negative_caption": "A dog"}
-    files: dict[str, Any] = {f"{kind}.json": json.dumps({"0": record}) for kind in kinds}
+    question = choice("000000085329.jpg", "A cat", "A dog")
+    files: dict[str, Any] = {f"{kind}.json": json.dumps({"0": question}) for kind in KINDS}
     return files | {"images/val2017/000000085329.jpg": "cat"}
 
 

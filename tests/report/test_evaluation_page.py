@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from evaluated import caption_files, record
+from evaluated import caption_files, record, webdataset_files
 from miniature import write_files
+from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
@@ -150,8 +151,6 @@ def test_published_numbers_are_flagged_and_escaped():
 
 
 def test_compare_writes_a_page(evaluate, tmp_path, capsys):
-    from worldclip.cli import main
-
     first, second = evaluate(Weak(), "weak"), evaluate(WordModel(), "strong")
     assert main(["compare", str(first), str(second), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -163,8 +162,6 @@ def test_compare_writes_a_page(evaluate, tmp_path, capsys):
 
 
 def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeypatch, capsys):
-    from worldclip.cli import main
-
     words = [f"word{i}" for i in range(6)]
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     monkeypatch.setattr(datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words))
@@ -187,11 +184,7 @@ def test_unknown_model_in_against_is_an_error_before_any_work(tmp_path):
 
 
 def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, monkeypatch, capsys):
-    from worldclip.cli import main
-
-    images = {"test/0.tar": {"a.jpg": b"cat", "a.cls": b"0", "b.jpg": b"owl", "b.cls": b"1"}, "test/nshards.txt": "1"}
-    texts = {"classnames.txt": "cat\ndog\n", "zeroshot_classification_templates.txt": "{c}\n"}
-    write_files(tmp_path / "data/pets", {**images, **texts})
+    write_files(tmp_path / "data/pets", webdataset_files(("cat", "dog"), ("cat", "owl")))
     write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]

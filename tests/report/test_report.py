@@ -211,9 +211,8 @@ def test_sizes_estimated_from_other_matches_are_not_shown(copy):
 
 
 def test_page_says_what_the_held_out_sets_are(copy):
-    change_report(
-        copy, "evaluate", lambda report: report["datasets"]["emoji_tone"].update(about="Emoji <with> a tone.")
-    )
+    about = {"about": "Emoji <with> a tone."}
+    change_report(copy, "evaluate", lambda report: report["datasets"]["emoji_tone"].update(about))
     html = write_report(copy).read_text(encoding="utf-8")
     assert html.count("<dt>emoji_tone</dt><dd>Emoji &lt;with&gt; a tone.</dd>") == 1
     assert html.index("<dt>emoji_tone") < html.index('id="gallery"')

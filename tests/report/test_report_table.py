@@ -66,9 +66,8 @@ def test_csv_keeps_values_as_data():
 def test_latex_escapes_every_special_character():
     latex = to_latex(table_of(HOSTILE))
     assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\ntext & number & share \\\\\n\\midrule\n")
-    assert (
-        r"\textbackslash{}alpha\{\} 100\% \$x\_1\textasciicircum{}2\$ \#1 \& \textasciitilde{} & 1,234 &  \\" in latex
-    )
+    special = r"\textbackslash{}alpha\{\} 100\% \$x\_1\textasciicircum{}2\$ \#1 \& \textasciitilde{}"
+    assert rf"{special} & 1,234 &  \\" in latex
     assert "$<$script$>$" in latex
 
 

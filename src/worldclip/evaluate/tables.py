@@ -178,15 +178,10 @@ def latex_text(records: Sequence[ResultRecord]) -> str:
 
 def suite_text(suite: str, records: Sequence[ResultRecord]) -> str:
     """Return a suite in Markdown: each dataset's number, and the mean over datasets where one stands for the suite."""
-    rows = [
-        [
-            CATALOG[row.dataset].title,
-            row.metric,
-            languages_of(row),
-            "missing" if row.value is None else f"{100 * row.value:.1f}",
-        ]
-        for row in suite_rows(suite, records)
-    ]
+    rows = []
+    for row in suite_rows(suite, records):
+        number = "missing" if row.value is None else f"{100 * row.value:.1f}"
+        rows.append([CATALOG[row.dataset].title, row.metric, languages_of(row), number])
     columns = [text_column("dataset"), text_column("metric"), *columns_of(("languages", "value"))]
     text = f"### Suite {suite}\n\nPercent.\n\n{to_markdown(Table(columns, rows))}\n"
     if suite not in AVERAGED:
@@ -229,14 +224,12 @@ def write_clip_benchmark(folder: Path, records: Sequence[ResultRecord]) -> None:
     """Write one JSON file per record, as `clip_benchmark build` reads them."""
     for record in records:
         name = "_".join([record["dataset"], record["lang"], record["task"], record["model_digest"][:8]])
-        write_json(
-            folder / f"{name}.json",
-            {
-                "dataset": record["dataset"],
-                "model": record["model"],
-                "pretrained": record["model_digest"],
-                "task": task_info(record["task"]).clip_benchmark or record["task"],
-                "metrics": record["metrics"],
-                "language": record["lang"],
-            },
-        )
+        theirs = {
+            "dataset": record["dataset"],
+            "model": record["model"],
+            "pretrained": record["model_digest"],
+            "task": task_info(record["task"]).clip_benchmark or record["task"],
+            "metrics": record["metrics"],
+            "language": record["lang"],
+        }
+        write_json(folder / f"{name}.json", theirs)

@@ -62,19 +62,17 @@ def _thresholds(report: BalanceReport, languages: Languages) -> Section:
     curves = [
         _curve(name, report["curves"][name], lists[name]["threshold"], languages) for name in by_size[:NUM_CURVES]
     ]
-    return Section(
-        "Balance",
+    body = [
+        *map(note, report["warnings"]),
+        legend(colours),
+        first_and_more(curves, OPEN_CURVES, "more lists", grid),
+        first_and_more(rows, MAX_ROWS, "lists with fewer matches", lambda some: to_html(Table(columns, some))),
+    ]
+    lead = (
         "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
-        "stay whole. Effective entries: the number of equally frequent entries of the same diversity.",
-        join(
-            [
-                *map(note, report["warnings"]),
-                legend(colours),
-                first_and_more(curves, OPEN_CURVES, "more lists", grid),
-                first_and_more(rows, MAX_ROWS, "lists with fewer matches", lambda some: to_html(Table(columns, some))),
-            ]
-        ),
+        "stay whole. Effective entries: the number of equally frequent entries of the same diversity."
     )
+    return Section("Balance", lead, join(body))
 
 
 def _curve(name: str, curve: HeadTailCurve, threshold: int, languages: Languages) -> Html:
@@ -92,11 +90,9 @@ def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -
 
 
 def _size_section(sizes: SizeCurve) -> Section:
-    return Section(
-        "Size against threshold",
-        join([f"Expected {unit(sizes['text_policy'])} at other values of ", code(f"balance.{sizes['key']}"), "."]),
-        join([legend((line.colour, line.name) for line in _size_lines(sizes)), _size_chart(sizes, SIZE_ON_PAGE_PX)])
-    )  # fmt: skip
+    lead = join([f"Expected {unit(sizes['text_policy'])} at other values of ", code(f"balance.{sizes['key']}"), "."])
+    names = legend((line.colour, line.name) for line in _size_lines(sizes))
+    return Section("Size against threshold", lead, names + _size_chart(sizes, SIZE_ON_PAGE_PX))
 
 
 def size_svg(sizes: SizeCurve) -> str:
@@ -129,16 +125,9 @@ def _head_entries(report: BalanceReport, languages: Languages) -> Section:
     for name in by_size[:MAX_HEADS]:
         rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
         tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
-    return Section(
-        "Head entries",
-        "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair.",
-        join(
-            [
-                first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid")),
-                _first_entries(lists, by_size[MAX_HEADS:], languages),
-            ]
-        ),
-    )
+    lead = "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair."
+    drawn = first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid"))
+    return Section("Head entries", lead, drawn + _first_entries(lists, by_size[MAX_HEADS:], languages))
 
 
 def _first_entries(lists: Mapping[str, Sequence[TopEntry]], names: Sequence[str], languages: Languages) -> Html:

@@ -69,15 +69,15 @@ def _dataset(name: str, result: DatasetResult, languages: Languages) -> Html:
 def _means_over(result: DatasetResult) -> list[Html]:
     """Return a line on the languages of the means, once for all tasks with the same languages."""
     means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
-    return [_named(langs) for langs in dict.fromkeys(map(tuple, means))]
-
-
-def _named(langs: Sequence[str]) -> Html:
-    text = f"Mean over {len(langs)} languages"
-    names = " ".join(langs)
-    if len(langs) <= MAX_NAMED_LANGUAGES:
-        return tag("p", f"{text}: {names}.", class_="lead")
-    return folded(f"{text}, by their codes", tag("p", names, class_="lead"))
+    lines = []
+    for langs in dict.fromkeys(map(tuple, means)):
+        text = f"Mean over {len(langs)} languages"
+        names = " ".join(langs)
+        if len(langs) <= MAX_NAMED_LANGUAGES:
+            lines.append(tag("p", f"{text}: {names}.", class_="lead"))
+        else:
+            lines.append(folded(f"{text}, by their codes", tag("p", names, class_="lead")))
+    return lines
 
 
 def number_of(task: TaskResult) -> Callable[[float], str]:

@@ -83,19 +83,14 @@ def _fates(report: CurateReport, languages: Languages) -> Section:
     columns = [language_column("language", languages), *columns_of(titles, count), Column("kept", percent)]
     table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
     table_rows.append(_fate_cells(Html("all"), total, reasons))
-    numbers = Table(columns, table_rows, totals=[len(langs)])
-    return Section(
-        "What was kept",
-        f"Each of the {count(total['pairs_in'])} {counted} ends in exactly one way. Bars show shares within a "
-        "language.",
-        join(
-            [
-                legend(ENDS[end] for end in ends),
-                first_and_more(bar_rows, MAX_BARS, "languages with fewer pairs", bars),
-                folded("In numbers", to_html(numbers)),
-            ]
-        ),
-    )
+    body = [
+        legend(ENDS[end] for end in ends),
+        first_and_more(bar_rows, MAX_BARS, "languages with fewer pairs", bars),
+        folded("In numbers", to_html(Table(columns, table_rows, totals=[len(langs)]))),
+    ]
+    pairs = f"{count(total['pairs_in'])} {counted}"
+    lead = f"Each of the {pairs} ends in exactly one way. Bars show shares within a language."
+    return Section("What was kept", lead, join(body))
 
 
 def _fate_bar(label: str, row: LanguageRow, ends: Sequence[str]) -> Bar:
@@ -118,9 +113,9 @@ def _shares(rows: Mapping[str, LanguageRow], languages: Languages) -> Section | 
     total = _total(rows)
     if not total["pairs_out"]:
         return None
-    shares = {
-        lang: (row["pairs_in"] / total["pairs_in"], row["pairs_out"] / total["pairs_out"]) for lang, row in rows.items()
-    }
+    shares = {}
+    for lang, row in rows.items():
+        shares[lang] = (row["pairs_in"] / total["pairs_in"], row["pairs_out"] / total["pairs_out"])
     largest = sorted(shares, key=lambda lang: -max(shares[lang]))[:NUM_SHARES]
     widest = max(shares[largest[0]])
     bar_rows = []
@@ -129,11 +124,8 @@ def _shares(rows: Mapping[str, LanguageRow], languages: Languages) -> Section | 
         for label, share, (colour, name) in zip(labels, shares[lang], BEFORE_AFTER, strict=True):
             hover = f"{percent(share)} {name}"
             bar_rows.append(Bar(label=label, parts=[(share / widest, colour, hover)], note=percent(share)))
-    return Section(
-        "Languages before and after",
-        "Shares of the largest languages in the pool and among kept pairs.",
-        join([legend(BEFORE_AFTER), bars(bar_rows)]),
-    )
+    lead = "Shares of the largest languages in the pool and among kept pairs."
+    return Section("Languages before and after", lead, legend(BEFORE_AFTER) + bars(bar_rows))
 
 
 def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section | None:
@@ -154,41 +146,32 @@ def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section
         figures.append(figure(lang_name(name, languages), change, rank_chart(lines)))
     columns = [language_column("list", languages), *columns_of(("effective before", "effective after"), count)]
     rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
-    numbers = to_html(Table(columns, rows))
-    return Section(
-        "Entries before and after",
+    body = [
+        legend(BEFORE_AFTER),
+        first_and_more(figures, OPEN_CURVES, "more lists", grid),
+        folded("In numbers", to_html(Table(columns, rows))),
+    ]
+    lead = (
         "Matches of each entry, by its rank in the pool, before and after sampling (means over near ranks). "
-        "Effective entries: the number of equally frequent entries of the same diversity.",
-        join(
-            [
-                legend(BEFORE_AFTER),
-                first_and_more(figures, OPEN_CURVES, "more lists", grid),
-                folded("In numbers", numbers),
-            ]
-        ),
+        "Effective entries: the number of equally frequent entries of the same diversity."
     )
+    return Section("Entries before and after", lead, join(body))
 
 
 def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Languages) -> Section | None:
+    columns = [language_column("language", languages), text_column("text"), text_column("why")]
+    columns.append(text_column("key", code))
     parts: list[Html] = []
     for reason in EXAMPLES:
-        if samples.get(reason.column):
-            rows = [
-                [row["lang"], words(row["text"], row["lang"]), _why(reason, row), row["key"]]
-                for row in samples[reason.column]
-            ]
-            columns = [
-                language_column("language", languages),
-                *map(text_column, ("text", "why")),
-                text_column("key", code),
-            ]
+        rows = []
+        for row in samples.get(reason.column, ()):
+            text = words(row["text"], row["lang"])
+            rows.append([row["lang"], text, _why(reason, row), row["key"]])
+        if rows:
             heading = reason.label.replace("_", " ").capitalize()
             parts += [tag("h3", heading), to_html(Table(columns, rows, has_long_texts=True))]
-    if not parts:
-        return None
-    return Section(
-        "Examples", "Chosen by hash. Pairs that are denied or not among the valid keys are never shown.", join(parts)
-    )
+    lead = "Chosen by hash. Pairs that are denied or not among the valid keys are never shown."
+    return Section("Examples", lead, join(parts)) if parts else None
 
 
 def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
@@ -198,9 +181,8 @@ def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
         return "contains no entry of its list"
     if reason == Reason.EXCLUDED and not sample["is_over"]:
         return "its language is excluded"
-    entries = [
-        join([words(entry["entry"], sample["lang"]), f" ({count(entry['matches'])})"]) for entry in sample["entries"]
-    ]
+    lang = sample["lang"]
+    entries = [words(entry["entry"], lang) + f" ({count(entry['matches'])})" for entry in sample["entries"]]
     decision = f": keep probability {sample['keep_prob']:.3f}, coin {sample['coin']:.3f}"
     over = "; over the cap of its language" if sample["is_over"] else ""
     return tag("span", join(entries, ", "), decision, over)

@@ -107,21 +107,15 @@ def results_section(report: EvaluateReport) -> Section | None:
     if not rows:
         return None
     labels = map(text_column, ("dataset", "task", "metric"))
-    numbers = [
-        Column("value"),
-        text_column("chart"),
-        *columns_of(("languages", "95% interval")),
-        Column("queries", count),
-    ]
-    results = Table([*labels, *numbers], rows)
+    numbers = [*columns_of(("languages", "95% interval")), Column("queries", count)]
+    results = Table([*labels, Column("value"), text_column("chart"), *numbers], rows)
     if "protocol" in report:
         notes.append(note(report["protocol"]))
-    return Section(
-        "Results",
+    lead = (
         "One row per number; a mean over languages where there are several, with its 95% interval where there "
-        "is one. The tick in a bar marks chance.",
-        join([to_html(results), _suite(report.get("suite")), *notes]),
+        "is one. The tick in a bar marks chance."
     )
+    return Section("Results", lead, join([to_html(results), _suite(report.get("suite")), *notes]))
 
 
 def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
@@ -236,12 +230,11 @@ def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
             parts.append(first_and_more(shots, MAX_SHOTS, "more images", _side_by_side))
         else:
             parts.append(folded(f"{dataset}: {len(shots)} images", _side_by_side(shots)))
-    return Section(
-        "Gallery",
+    lead = (
         "Images and the model's best names for them in several languages. Chosen by hash; half are right in the "
-        "first language, where there are enough.",
-        join(parts),
+        "first language, where there are enough."
     )
+    return Section("Gallery", lead, join(parts))
 
 
 def _side_by_side(shots: Sequence[Html]) -> Html:

@@ -108,18 +108,12 @@ def _lid_recall(report: MatchReport, languages: Languages) -> Section:
         drawn = bars(_recall_bar(lang, recalls[lang], languages) for lang in best_first)
     else:
         drawn = _recall_cells(truth, recalls, unknown, languages)
-    return Section(
-        "Language identification",
+    losses = folded("Lost by language, and confusions", to_html(_loss_table(truth, recalls, languages)))
+    lead = (
         f"Share of each language's texts that are identified as that language; mean over {len(recalls)} languages "
-        f"{percent(mean)}. This pool states the language of its texts; only this page uses it.",
-        join(
-            [
-                drawn,
-                _unknown_note(truth, unknown, languages),
-                folded("Lost by language, and confusions", to_html(_loss_table(truth, recalls, languages))),
-            ]
-        ),
+        f"{percent(mean)}. This pool states the language of its texts; only this page uses it."
     )
+    return Section("Language identification", lead, join([drawn, _unknown_note(truth, unknown, languages), losses]))
 
 
 def _recall_bar(lang: str, recall: float, languages: Languages) -> Bar:
@@ -132,10 +126,9 @@ def _recall_cells(truth: Truth, recalls: Mapping[str, float], unknown: Sequence[
     cells = []
     for lang in sorted(recalls, key=lambda lang: (recalls[lang], lang)):
         class_ = "at-chance" if lang in unknown else f"step{step_of(recalls[lang], RECALL_STEPS)}"
-        hover = (
-            f"{language_label(lang, languages)}: {percent(recalls[lang])} of {count(sum(truth[lang].values()))} texts"
-        )
-        cells.append(cell(lang, percent(recalls[lang]), class_, hover))
+        recall = percent(recalls[lang])
+        hover = f"{language_label(lang, languages)}: {recall} of {count(sum(truth[lang].values()))} texts"
+        cells.append(cell(lang, recall, class_, hover))
     steps = step_legend("texts found:", RECALL_STEP_NAMES, "no label in the model")
     return steps + tag("div", tag("div", *cells, class_="cells"), class_="languages")
 
@@ -155,12 +148,10 @@ def _loss_table(truth: Truth, recalls: Mapping[str, float], languages: Languages
     for lang in sorted(truth, key=lambda lang: (recalls[lang], lang)):
         total = sum(truth[lang].values())
         without = truth[lang].get(NO_LANGUAGE, 0)
-        others = sorted(
-            ((n, other) for other, n in truth[lang].items() if other not in (lang, NO_LANGUAGE)), reverse=True
-        )
-        confusions = [
-            join([lang_name(other, languages), percent(n / total)], " ") for n, other in others[:NUM_CONFUSIONS]
-        ]
+        others = [(n, other) for other, n in truth[lang].items() if other not in (lang, NO_LANGUAGE)]
+        confusions = []
+        for n, other in sorted(others, reverse=True)[:NUM_CONFUSIONS]:
+            confusions.append(join([lang_name(other, languages), percent(n / total)], " "))
         wrong = 1 - recalls[lang] - without / total
         rows.append([lang, total, recalls[lang], max(0.0, wrong), without / total, join(confusions, ", ")])
     columns = [

@@ -61,22 +61,20 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
     sources = METADATA_SOURCES.in_order({source for row in lists.values() for source in row["by_source"]})
-    body = join(
-        [
-            legend((_colour(source), source) for source in sources),
-            _list_bars(per_language, sources, languages),
-            tag("h3", "Sources"),
-            to_html(_source_table(per_language, sources)),
-            _scripts(per_language, languages),
-            folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources, languages))),
-            *map(note, report["notes"]),
-        ]
-    )
+    body = [
+        legend((_colour(source), source) for source in sources),
+        _list_bars(per_language, sources, languages),
+        tag("h3", "Sources"),
+        to_html(_source_table(per_language, sources)),
+        _scripts(per_language, languages),
+        folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources, languages))),
+        *map(note, report["notes"]),
+    ]
     lead = (
         "The words and phrases to look for in texts, by language and by the first source that gave them. "
         "Dead entries never match: normalised, they are empty or equal to an earlier entry."
     )
-    return [Section("Entries", lead, body)]
+    return [Section("Entries", lead, join(body))]
 
 
 def _colour(source: str) -> str:
@@ -89,11 +87,11 @@ def _list_bars(lists: Lists, sources: Sequence[str], languages: Languages) -> Ht
     largest = max((row["entries"] for row in lists.values()), default=1)
     rows = []
     for lang, row in lists.items():
-        parts = [
-            (number / largest, _colour(source), f"{source}: {count(number)}")
-            for source in sources
-            if (number := row["by_source"].get(source, 0))
-        ]
+        parts = []
+        for source in sources:
+            number = row["by_source"].get(source, 0)
+            if number:
+                parts.append((number / largest, _colour(source), f"{source}: {count(number)}"))
         rows.append(Bar(label=lang_name(lang, languages), parts=parts, note=count(row["entries"])))
     return first_and_more(rows, MAX_BARS, "smaller lists", bars)
 
@@ -141,15 +139,10 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
 def _list_table(lists: Lists, sources: Sequence[str], languages: Languages) -> Table:
     profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
     titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
-    rows = [
-        [
-            lang,
-            row["entries"],
-            *(row["by_source"].get(source) for source in sources),
-            *(row["dead"].get(profile) for profile in profiles),
-            row.get("bytes"),
-            sum(row.get("matcher_bytes", {}).values()),
-        ]
-        for lang, row in lists.items()
-    ]
+    rows = []
+    for lang, row in lists.items():
+        of_sources = map(row["by_source"].get, sources)
+        dead = map(row["dead"].get, profiles)
+        matcher_bytes = sum(row.get("matcher_bytes", {}).values())
+        rows.append([lang, row["entries"], *of_sources, *dead, row.get("bytes"), matcher_bytes])
     return Table([language_column("list", languages), *columns_of(titles, count)], rows)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from miniature import read, records_of, write_files
-from upstream import Polyglot, array, cvqa_row, jsonl, parquet, write_miniature
+from upstream import QUESTION, Polyglot, array, choice, cvqa_row, jsonl, karpathy_image, parquet, write_miniature
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.datasets import babel_imagenet, sugar_crepe
+from worldclip.evaluate.datasets import babel_imagenet
+from worldclip.evaluate.datasets.sugar_crepe import KINDS
 from worldclip.evaluate.suites import value
 from worldclip.evaluate.tasks import Dataset
 from worlds import DIM, vector
@@ -86,15 +87,12 @@ FOLDERS = {
     "test/polar_bear/1.png": "polar bear", "test/cat/1.png": "cat", "test/cat/deep/2.jpg": "dog",
     "templates.txt": "a/{}\n",
 }  # fmt: skip
+LABELS = {
+    "EN": [[0, 1, 5], ["cat", "dog", "owl"]], "ZH_YUE": [[0, 5], ["x/cat", "x/owl"]],
+    "DE": [[0, 1], ["y/dog", "y/dog"]], "SW": [[7], ["bee"]],
+}  # fmt: skip
 BABEL = {
-    "babel_imagenet.json": json.dumps(
-        {
-            "EN": [[0, 1, 5], ["cat", "dog", "owl"]],
-            "ZH_YUE": [[0, 5], ["x/cat", "x/owl"]],
-            "DE": [[0, 1], ["y/dog", "y/dog"]],
-            "SW": [[7], ["bee"]],
-        }
-    ),
+    "babel_imagenet.json": json.dumps(LABELS),
     "nllb_dist13b_prompts.json": json.dumps({"EN": ["a/{}", "my/{}"]}),
     "images/0.tar": {
         "n1.jpg": b"cat", "n1.cls": b"0", "n2.jpg": b"owl", "n2.json": b'{"class_index": 5}',
@@ -111,9 +109,7 @@ GEODE = {
 WIKI = "http://commons.wikimedia.org/wiki/Category"
 LANDMARKS = {
     "recognition_solution_v2.1.csv": "id,landmarks,Usage\nabc1,7 12,Public\nabd2,,Public\nbcd3,12,Private\n",
-    "train_label_to_category.csv": (
-        f"landmark_id,category\n7,{WIKI}:Eiffel_Tower\n12,{WIKI}:Machu_Picchu_%28ruins%29\n"
-    ),
+    "train_label_to_category.csv": f"landmark_id,category\n7,{WIKI}:Eiffel_Tower\n12,{WIKI}:Machu_Picchu_%28ruins%29\n",
     "test/a/b/c/abc1.jpg": "a photo of Machu Picchu (ruins).",
     "test/b/c/d/bcd3.jpg": "a photo of b.",
     "languages.json": '{"fr": {"classes": ["Tour Eiffel", "Machu Picchu"], "templates": ["{}"]}}',
@@ -131,23 +127,14 @@ XM3600 = {
 }  # fmt: skip
 
 
-def of_karpathy(name, split, *captions):
-    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions]}
-
-
+SPLITS = [
+    karpathy_image("1.jpg", "test", "cat", "fox"),
+    karpathy_image("2.jpg", "train", "bee"),
+    karpathy_image("3.jpg", "test", "dog"),
+]
 KARPATHY = {
-    "dataset_flickr30k.json": json.dumps(
-        {
-            "images": [
-                of_karpathy("1.jpg", "test", "cat", "fox"),
-                of_karpathy("2.jpg", "train", "bee"),
-                of_karpathy("3.jpg", "test", "dog"),
-            ]
-        }
-    ),
-    "images/val2014/1.jpg": "cat",
-    "images/3.jpg": "dog",
-}
+    "dataset_flickr30k.json": json.dumps({"images": SPLITS}), "images/val2014/1.jpg": "cat", "images/3.jpg": "dog",
+}  # fmt: skip
 LIST = "COCO_1.jpg\nCOCO_2.jpg\nCOCO_3.jpg\n"
 PICTURES = {"images/COCO_1.jpg": "cat", "images/sub/COCO_2.jpg": "dog", "images/COCO_3.jpg": "owl"}
 WORDS = "cat\ndog\nowl\n"
@@ -175,20 +162,9 @@ POOL = {
 
 # --- choices
 
-QUESTION = {
-    "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya",
-    "question": "nini?", "options": ["paka", "mbwa", "bundi", "nyuki"],
-    "question_en": "what?", "options_en": ["cat", "dog", "owl", "bee"], "answer": 0,
-}  # fmt: skip
 OTHER = QUESTION | {"id": "2", "image": "b.jpg", "lang": "fil", "country": "Philippines", "answer": 3}
 CVQA = {"questions.jsonl": jsonl(QUESTION, OTHER), "images/a.jpg": "cat", "images/b.jpg": "dog"}
-
-
-def choice(filename, caption, negative):
-    return {"filename": filename, "caption": caption, "negative_caption": negative}
-
-
-QUESTIONS = {kind: {"0": choice("1.jpg", "cat", "dog")} for kind in sugar_crepe.KINDS}
+QUESTIONS = {kind: {"0": choice("1.jpg", "cat", "dog")} for kind in KINDS}
 QUESTIONS["add_att"]["7"] = choice("2.jpg", "dog", "owl")
 QUESTIONS["swap_obj"] = {"0": choice("1.jpg", "dog", "cat")}
 SUGAR_CREPE = {f"{kind}.json": json.dumps(of_kind) for kind, of_kind in QUESTIONS.items()}

@@ -6,18 +6,18 @@ Files that are missing, empty, no text or of another type, and missing images, i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from upstream import array, config_of, jsonl, parquet, write_miniature
+from upstream import QUESTION, array, choice, config_of, jsonl, karpathy_image, parquet, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 
 CAPTIONS = "captions.jsonl"
 KEY = "0" * 16
 FOUND = {"image/key": KEY, "en": {"caption": ["a cat"]}}
+UNSAFE = ("../../../evil", "/tmp/evil", "..", "a/b", ".")
 XM3600 = [
     ({CAPTIONS: '{"image/key": "k1"'}, r"captions\.jsonl:1 is not JSON"),
     ({CAPTIONS: '{"en": {"caption": ["a"]}}'}, r"captions\.jsonl:1 lacks image/key"),
@@ -27,10 +27,7 @@ XM3600 = [
     ({CAPTIONS: ""}, r"captions\.jsonl is empty"),
     ({CAPTIONS: None}, r"captions\.jsonl is missing"),
     ({"images": None}, "images is missing"),
-    *(
-        ({CAPTIONS: jsonl({**FOUND, lang: {"caption": ["a"]}})}, "a language must be a plain name")
-        for lang in ("../../../evil", "/tmp/evil", "..", "a/b", ".")
-    ),
+    *(({CAPTIONS: jsonl({**FOUND, lang: FOUND["en"]})}, "a language must be a plain name") for lang in UNSAFE),
 ]
 
 
@@ -38,15 +35,11 @@ def of_karpathy(images: Any) -> dict[str, str]:
     return {"dataset_flickr30k.json": json.dumps({"images": images})}
 
 
-def image(name: str, split: str, *captions: str) -> dict[str, Any]:
-    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions]}
-
-
 FLICKR30K = [
-    (of_karpathy([image("391895.jpg", "val", "a")]), "no image whose split is 'test'"),
+    (of_karpathy([karpathy_image("391895.jpg", "val", "a")]), "no image whose split is 'test'"),
     (of_karpathy([{"filename": "391895.jpg", "split": "test"}]), "image 0 lacks sentences"),
-    (of_karpathy([image("391895.jpg", "test")]), "image 0: a sentence lacks raw"),
-    (of_karpathy([image("391895.jpg", "test", " ")]), "image 0: a sentence: raw is ' '; it must be a text"),
+    (of_karpathy([karpathy_image("391895.jpg", "test")]), "image 0: a sentence lacks raw"),
+    (of_karpathy([karpathy_image("391895.jpg", "test", " ")]), "image 0: a sentence: raw is ' '; it must be a text"),
     (of_karpathy("many"), 'has no list "images"'),
 ]
 ENGLISH = "test_1kcaptions_en.txt"
@@ -131,12 +124,8 @@ VOC = [
     (of_tar(a_jpg=b"cat", a_npy=array([1, 0])), r"a\.npy holds \(2,\) of int64; it must be 6 of 0 and 1"),
     (of_tar(a_jpg=b"cat"), r"a has no \.npy; it must hold 6 of 0 and 1"),
 ]
-FMOW = [
-    (
-        of_tar(a_jpg=b"cat", a_cls=b"0", a_npy=array([1])),
-        r"a\.npy holds \(1,\) of int64; it must be one number for each of region, year, y",
-    )
-]
+ONE_OF_THREE = of_tar(a_jpg=b"cat", a_cls=b"0", a_npy=array([1]))
+FMOW = [(ONE_OF_THREE, r"a\.npy holds \(1,\) of int64; it must be one number for each of region, year, y")]
 FOLDERS = [
     ({"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
     ({"empty/note.md": ""}, "empty holds no image"),
@@ -144,27 +133,20 @@ FOLDERS = [
 ]
 LABELS = "babel_imagenet-298.json"
 PROMPTS = "nllb_dist13b_prompts.json"
+IN_ENGLISH = [
+    ([[1000], ["cat"]], "EN names class 1000"),
+    ([[0, 1], ["cat"]], "EN must be two lists of one length"),
+    ("cat", "EN must be two lists of one length"),
+    ([["0"], ["cat"]], "EN names class '0'"),
+    ([[0, 0], ["cat", "dog"]], "EN names a class twice"),
+    ([[0], [" "]], "EN has the label ' '; it must be a text"),
+    ([[7], ["nyuki"]], "no language has both a label of an image's class and prompts 'nllb'"),
+]
 BABEL = [
-    *(
-        ({LABELS: json.dumps(labels)}, message)
-        for labels, message in (
-            ({"EN": [[1000], ["cat"]]}, "EN names class 1000"),
-            ({"EN": [[0, 1], ["cat"]]}, "EN must be two lists of one length"),
-            ({"EN": "cat"}, "EN must be two lists of one length"),
-            ({"EN": [["0"], ["cat"]]}, "EN names class '0'"),
-            ({"EN": [[0, 0], ["cat", "dog"]]}, "EN names a class twice"),
-            ({"EN": [[0], [" "]]}, "EN has the label ' '; it must be a text"),
-            ({"EN": [[7], ["nyuki"]]}, "no language has both a label of an image's class and prompts 'nllb'"),
-        )
-    ),
-    *(
-        ({"images/0.tar": members}, message)
-        for members, message in (
-            ({"a.jpg": b"cat", "a.cls": b"1000"}, "says .1000.; it must be a class index, 0 to 999"),
-            ({"a.jpg": b"cat", "a.json": b"{}"}, r"a\.json lacks class_index"),
-            ({"a.jpg": b"cat"}, r"has neither \.cls nor \.json"),
-        )
-    ),
+    *(({LABELS: json.dumps({"EN": labels})}, message) for labels, message in IN_ENGLISH),
+    ({"images/0.tar": {"a.jpg": b"cat", "a.cls": b"1000"}}, "says .1000.; it must be a class index, 0 to 999"),
+    ({"images/0.tar": {"a.jpg": b"cat", "a.json": b"{}"}}, r"a\.json lacks class_index"),
+    ({"images/0.tar": {"a.jpg": b"cat"}}, r"has neither \.cls nor \.json"),
     ({PROMPTS: '{"EN": "a {}"}'}, "EN is 'a {}'; it must be a list of templates"),
     ({PROMPTS: '{"EN": ["a photo"]}'}, "'a photo' has no place for the class"),
     ({PROMPTS: '{"XX": ["a {}"]}'}, "no language has both a label of an image's class and prompts 'nllb'"),
@@ -174,31 +156,24 @@ BABEL = [
 STREET = "images_v2_imagenet_test.csv"
 STREET_HEAD = "id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id\n"
 PLACE = f"assets/{0:024x}/{0:024x}.jpg"
+STREET_ROWS = [
+    (f"40,{PLACE},[1000]", "at least one, from 0 to 999"),
+    (f"40,{PLACE},[]", "at least one"),
+    (f"40,{PLACE},zebra", "it must be a list of class indices"),
+    (f"40,{PLACE},5", "imagenet_sysnet_id is '5'"),
+    (f"rich,{PLACE},[1]", "income is 'rich'; it must be a number"),
+    ("40,../gone.jpg,[1]", r"lists '\.\./gone\.jpg': not a path below"),
+]
 DOLLAR_STREET = [
     ({STREET: STREET_HEAD}, "has no rows"),
     ({STREET: "id\n1\n"}, r"lacks the columns imageRelPath, imagenet_sysnet_id, region\.id, country\.name, income"),
-    *(
-        ({STREET: f"{STREET_HEAD}a,Kenya,af,{row}\n"}, message)
-        for row, message in (
-            (f"40,{PLACE},[1000]", "at least one, from 0 to 999"),
-            (f"40,{PLACE},[]", "at least one"),
-            (f"40,{PLACE},zebra", "it must be a list of class indices"),
-            (f"40,{PLACE},5", "imagenet_sysnet_id is '5'"),
-            (f"rich,{PLACE},[1]", "income is 'rich'; it must be a number"),
-            ("40,../gone.jpg,[1]", r"lists '\.\./gone\.jpg': not a path below"),
-        )
-    ),
+    *(({STREET: f"{STREET_HEAD}a,Kenya,af,{row}\n"}, message) for row, message in STREET_ROWS),
 ]
 SOLUTION = "recognition_solution_v2.1.csv"
 GLDV2 = [
     ({SOLUTION: "id,landmarks\n0a1b,\n"}, "no image with a landmark"),
     ({SOLUTION: "id,landmarks\n0a1b2c3d4e5f6071,99\n"}, "no name for 1 landmarks: 99"),
 ]
-QUESTION = {
-    "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya", "question": "nini?",
-    "options": ["paka", "mbwa", "bundi", "nyuki"], "question_en": "what?", "options_en": ["cat", "dog", "owl", "bee"],
-    "answer": 0,
-}  # fmt: skip
 
 
 def of_files(question: Any) -> dict[str, str | None]:
@@ -219,52 +194,34 @@ CVQA = [
     ({"data/test-00000-of-00001.parquet": b"PAR1"}, "not a readable Parquet file"),
 ]
 SWAHILI = "data/eng_Latn"
+RIGHT = parquet({"query-id": "query-0", "corpus-id": "image-none"})
+RANKED = parquet({"query-id": "query-0", "corpus-ids": ["image-cat_0"]})
 MVL_SIB = [
-    (
-        {f"{SWAHILI}/qrels.parquet": parquet({"query-id": "query-0", "corpus-id": "image-none"})},
-        "'query-0'.*do not fit together",
-    ),
-    (
-        {f"{SWAHILI}/top_ranked.parquet": parquet({"query-id": "query-0", "corpus-ids": ["image-cat_0"]})},
-        "equally many images",
-    ),
+    ({f"{SWAHILI}/qrels.parquet": RIGHT}, "'query-0'.*do not fit together"),
+    ({f"{SWAHILI}/top_ranked.parquet": RANKED}, "equally many images"),
     ({f"{SWAHILI}/queries.parquet": parquet({"id": "query-0"})}, "lacks the columns text"),
 ]
-
-
-def choice(filename: str, caption: str, negative: Any) -> dict[str, Any]:
-    return {"filename": filename, "caption": caption, "negative_caption": negative}
-
-
 SUGAR_CREPE = [
-    *(
-        ({"add_att.json": json.dumps(questions)}, message)
-        for questions, message in (
-            ({}, r"add_att\.json holds no question"),
-            ({"0": 7}, "0 is 7; it must be a JSON object with filename, caption, negative_caption"),
-            ({"0": {"filename": "1.jpg", "caption": "a"}}, "0 lacks negative_caption"),
-            ({"0": choice("1.jpg", "a", 5)}, "negative_caption is 5; it must be a text"),
-        )
-    ),
+    ({"add_att.json": "{}"}, r"add_att\.json holds no question"),
+    ({"add_att.json": '{"0": 7}'}, "0 is 7; it must be a JSON object with filename, caption, negative_caption"),
+    ({"add_att.json": '{"0": {"filename": "1.jpg", "caption": "a"}}'}, "0 lacks negative_caption"),
+    ({"add_att.json": json.dumps({"0": choice("1.jpg", "a", 5)})}, "negative_caption is 5; it must be a text"),
     ({"swap_att.json": None}, r"lacks swap_att\.json; the average is over the questions of all kinds"),
 ]
+EXAMPLES = "examples.jsonl"
 EXAMPLE = {"image_0": "ex_0_img_0", "image_1": "ex_0_img_1", "caption_0": "cat", "caption_1": "dog"}
 WINOGROUND = [
-    ({"examples.jsonl": line}, message)
-    for line, message in (
-        ("7", "1 is 7; it must be a JSON object with image_0, image_1"),
-        ('{"image_0": "a"}', "1 lacks image_1, caption_0, caption_1"),
-        (jsonl({**EXAMPLE, "caption_0": 3}), "1: caption_0 is 3; it must be a text"),
-    )
+    ({EXAMPLES: "7"}, "1 is 7; it must be a JSON object with image_0, image_1"),
+    ({EXAMPLES: '{"image_0": "a"}'}, "1 lacks image_1, caption_0, caption_1"),
+    ({EXAMPLES: jsonl({**EXAMPLE, "caption_0": 3})}, "1: caption_0 is 3; it must be a text"),
 ]
+CUES = "winogavil_dataset.csv"
+CUE_HEAD = "cue,candidates,associations\n"
 WINOGAVIL = [
-    ({"winogavil_dataset.csv": f"cue,candidates,associations\n{row}\n"}, message)
-    for row, message in (
-        ("cat,cat dog,['cat']", "candidates is 'cat dog'; it must be a list of image names"),
-        ("cat,5,['cat']", "candidates is '5'; it must be a list of image names"),
-        ("cat,['cat'],['dog']", r"associations \['dog'\] are not some of the candidates"),
-        ("cat", "2 has fewer fields than the header"),
-    )
+    ({CUES: f"{CUE_HEAD}cat,cat dog,['cat']\n"}, "candidates is 'cat dog'; it must be a list of image names"),
+    ({CUES: f"{CUE_HEAD}cat,5,['cat']\n"}, "candidates is '5'; it must be a list of image names"),
+    ({CUES: f"{CUE_HEAD}cat,['cat'],['dog']\n"}, r"associations \['dog'\] are not some of the candidates"),
+    ({CUES: f"{CUE_HEAD}cat\n"}, "2 has fewer fields than the header"),
 ]
 WRONG = {
     "xm3600": XM3600, "flickr30k": FLICKR30K, "xtd10": XTD10, "wit_iglue": WIT_IGLUE, "pool": POOL, "cars": CARS,
@@ -274,13 +231,14 @@ WRONG = {
 }  # fmt: skip
 
 
-def cases() -> Iterator[Any]:
-    for name, of_layout in WRONG.items():
-        for number, (files, message) in enumerate(of_layout):
-            yield pytest.param(name, files, message, id=f"{name}-{number}")
+CASES = [
+    pytest.param(name, files, message, id=f"{name}-{number}")
+    for name, of_layout in WRONG.items()
+    for number, (files, message) in enumerate(of_layout)
+]
 
 
-@pytest.mark.parametrize(("name", "files", "message"), list(cases()))
+@pytest.mark.parametrize(("name", "files", "message"), CASES)
 def test_wrong_files_are_named(name, files, message, tmp_path):
     write_miniature(name, tmp_path, files)
     config = config_of([name], tmp_path, prompts="nllb", also=("linear_probe",))

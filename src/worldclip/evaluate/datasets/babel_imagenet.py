@@ -27,7 +27,6 @@ from worldclip.evaluate.ranking import Ties
 from worldclip.evaluate.tasks import Classification, Dataset
 
 Prompts = Literal["none", "english", "nllb"]
-PROMPTS_FILE = "nllb_dist13b_prompts.json"
 
 
 def load(
@@ -99,7 +98,7 @@ def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str
         return {code: ["{}"] for code in codes}
     if prompts == "english":
         return dict.fromkeys(codes, imagenet_names().templates)
-    path = folder / PROMPTS_FILE
+    path = folder / "nllb_dist13b_prompts.json"
     translated = read_json_object(path)
     for code, templates in translated.items():
         if not is_texts(templates):

@@ -22,14 +22,13 @@ from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
 from worldclip.evaluate.tasks import Dataset
 
-CSV_NAME = "images_v2_imagenet_test.csv"
 COLUMNS = ("imageRelPath", "imagenet_sysnet_id", "region.id", "country.name", "income")
 NUM_INCOME_GROUPS = 4
 
 
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
-    path = folder / CSV_NAME
+    path = folder / "images_v2_imagenet_test.csv"
     rows = read_rows(path, COLUMNS)
     classes = [_classes(row["imagenet_sysnet_id"], f"{path}:{number}") for number, row in enumerate(rows, 2)]
     income = np.array([_income(row["income"], f"{path}:{number}") for number, row in enumerate(rows, 2)])

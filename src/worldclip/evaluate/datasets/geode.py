@@ -19,14 +19,11 @@ from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
 from worldclip.evaluate.tasks import Dataset
 
-CSV_NAME = "index.csv"
-COLUMNS = ("file_path", "object", "region", "ip_country")
-
 
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
-    path = folder / CSV_NAME
-    rows = read_rows(path, COLUMNS)
+    path = folder / "index.csv"
+    rows = read_rows(path, ("file_path", "object", "region", "ip_country"))
     regions = [row["region"] for row in rows]
     objects, target = np.unique([row["object"] for row in rows], return_inverse=True)
     english = Names([[str(thing).replace("_", " ")] for thing in objects], PLAIN_TEMPLATE)

@@ -21,23 +21,17 @@ from worldclip.evaluate.datasets.common.images import fingerprints, images_at
 from worldclip.evaluate.datasets.common.text_files import read_rows
 from worldclip.evaluate.tasks import Dataset
 
-SOLUTION = "recognition_solution_v2.1.csv"
-CATEGORIES = "train_label_to_category.csv"
-TEMPLATES = ["a photo of {}."]
-
 
 def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     """Return the dataset in `folder`."""
-    solution = folder / SOLUTION
-    categories = folder / CATEGORIES
+    solution = folder / "recognition_solution_v2.1.csv"
+    categories = folder / "train_label_to_category.csv"
     rows = [row for row in read_rows(solution, ("id", "landmarks")) if row["landmarks"].strip()]
     if not rows:
         raise UserError(f"{solution} has no image with a landmark")
-    category_rows = read_rows(categories, ("landmark_id", "category"))
-    name_of = {
-        row["landmark_id"]: unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
-        for row in category_rows
-    }
+    name_of = {}
+    for row in read_rows(categories, ("landmark_id", "category")):
+        name_of[row["landmark_id"]] = unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
     landmarks = [row["landmarks"].split() for row in rows]
     # Ids are numbers as text: by length, then by text, is their numeric order.
     ids = sorted({landmark for right in landmarks for landmark in right}, key=lambda text: (len(text), text))
@@ -45,7 +39,7 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         raise UserError(f"{categories} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
     keys = [row["id"] for row in rows]
     images = images_at(folder, folder / "test", [f"{k[0]}/{k[1]}/{k[2]}/{k}.jpg" for k in keys], solution, keys)
-    english = Names([[name_of[landmark]] for landmark in ids], TEMPLATES)
+    english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])
     names, files = in_languages(english, folder, names_path)
     position = {landmark: i for i, landmark in enumerate(ids)}
     return classification_dataset(

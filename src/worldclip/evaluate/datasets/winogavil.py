@@ -21,15 +21,13 @@ from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
 
-COLUMNS = ("cue", "candidates", "associations")
-CSV_NAME = "winogavil_dataset.csv"
 IMAGE_NAMES = "a list of image names, ['wolf', 'moon']"
 
 
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
-    path = folder / CSV_NAME
-    rows = read_rows(path, COLUMNS)
+    path = folder / "winogavil_dataset.csv"
+    rows = read_rows(path, ("cue", "candidates", "associations"))
     candidates: list[list[str]] = []
     is_right: list[np.ndarray] = []
     for number, row in enumerate(rows, 2):

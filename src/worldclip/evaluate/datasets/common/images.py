@@ -70,14 +70,13 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
 
 
 def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:
-    stamps = [stamp_of(str(path)) for path in paths]  # before the fingerprints: a change between the two is noticed
-    return Images(
-        keys=keys,
-        read=lambda start, stop: [
-            read_same(paths[i], stamps[i]) for i in range(*slice(start, stop).indices(len(paths)))
-        ],
-        fingerprints=fingerprints(paths, folder),
-    )
+    # Stamps before the fingerprints: a change between the two is noticed.
+    files = [(path, stamp_of(str(path))) for path in paths]
+
+    def read(start: int, stop: int) -> list[bytes]:
+        return [read_same(path, stamp) for path, stamp in files[start:stop]]
+
+    return Images(keys=keys, read=read, fingerprints=fingerprints(paths, folder))
 
 
 def read_same(path: Path, stamp: Stamp, offset: int = 0, size: int = -1) -> bytes:
