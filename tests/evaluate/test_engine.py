@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_undecodable_images_are_dropped_and_listed(tmp_path):
     assert records[1]["metrics"]["image_retrieval_recall@1"] == 1.0
     with pytest.raises(UserError, match="none of its 2 images can be decoded: b0: not an image"):
         engine.evaluate(WordModel(), MODEL, [word_dataset("b", ["broken"] * 2)], ["en"], tmp_path / "r.jsonl")
+
+
+def test_language_whose_images_are_all_undecodable_is_named(tmp_path):
+    """A language may ask about few images, such as Babel-ImageNet's with a handful of labels."""
+    dataset = word_dataset("a", ["broken", "cat"])
+    asked = dataclasses.replace(dataset.tasks("en")[0], image_idx=np.array([0]), target=np.array([0]), slices={})
+    few = dataclasses.replace(dataset, tasks=lambda lang: [asked])
+    with pytest.raises(UserError, match=r"dataset a: zeroshot_classification in en: none of the images .* decoded"):
+        engine.evaluate(WordModel(), MODEL, [few], ["en"], tmp_path / "r.jsonl")
 
 
 def test_interrupted_sweep_resumes_where_it_stopped(tmp_path, monkeypatch):

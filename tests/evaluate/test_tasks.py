@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from worldclip.evaluate.selection import Association, Choice, Matching
-from worldclip.evaluate.tasks import Classification, MultiLabel, Retrieval
+from worldclip.evaluate.selection import Association, Choice, ImageChoice, Matching
+from worldclip.evaluate.tasks import Classification, MultiLabel, NoneDecoded, Retrieval
 from worlds import WordModel, rows_of, vector
 
 
@@ -95,6 +95,28 @@ def test_equal_images_and_texts_tie_in_every_task(dim):
     assert task.score(images, encode).metrics["roc_auc"] == 0.5
     same = Classification(class_names=[["0"], ["0"], ["1"]], target=every % 2, image_idx=every)
     assert same.score(images, encode).metrics["acc1"] == 0.0
+
+
+NO_IMAGE = np.full((2, 32), np.nan, np.float32)
+ONE = np.zeros(1, np.int64)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Classification(class_names=[["0"], ["1"]], target=ONE, image_idx=ONE),
+        MultiLabel(class_names=[["0"]], is_there=np.ones((1, 1), bool), image_idx=ONE),
+        Retrieval(texts=["0"], pair_image=ONE, pair_text=ONE, image_idx=ONE),
+        Choice(options=[["0", "1"]], answer=ONE, image_idx=ONE),
+        ImageChoice(texts=["0"], candidates=np.array([[0, 1]]), answer=ONE),
+        Matching(texts=[("0", "1")], image_idx=np.array([[0, 1]])),
+        Association(cues=["0"], candidates=[np.arange(2)], is_right=[np.array([True, False])]),
+    ],
+    ids=lambda task: task.name,
+)
+def test_a_task_without_a_decodable_image_is_an_error(task):
+    with pytest.raises(NoneDecoded):
+        task.score(NO_IMAGE, WordModel().encode_text)
 
 
 def test_any_of_several_right_classes_counts():

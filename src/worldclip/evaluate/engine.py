@@ -17,7 +17,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
 from worldclip.core.same_name import refuse_equal_names
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
-from worldclip.evaluate.tasks import Dataset, Score, Task
+from worldclip.evaluate.tasks import Dataset, NoneDecoded, Score, Task
 from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
@@ -249,12 +249,15 @@ def score_language(
     The ranks of new records are written below `folder`.
     """
     scored = []
-    _, lang = pair
+    dataset, lang = pair
     for task in tasks_of(pair):
         identity = _identity(model_id, pair, task)
         record = records.get(digest(identity))
         if record is None:
-            score = task.score(image_ND, encode_text.in_language(lang))
+            try:
+                score = task.score(image_ND, encode_text.in_language(lang))
+            except NoneDecoded as error:
+                raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
             for kind, ranks in score.ranks.items():
                 write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
                 write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))

@@ -17,7 +17,7 @@ from worldclip.contracts.records import Slice
 from worldclip.core.artifacts import Json
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import Ties, rank_scores
-from worldclip.evaluate.tasks import Encode, Score, decoded, score_slices
+from worldclip.evaluate.tasks import Encode, Score, decoded, rows_left, score_slices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class Choice:
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx]
-        questions = np.flatnonzero(is_good)
+        questions = rows_left(is_good)
         features = encode(_texts_of(self.options, questions))
         image_idx = self.image_idx[questions]
         option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
@@ -67,7 +67,7 @@ class ImageChoice:
         return self.texts
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        rows = np.flatnonzero(decoded(image_ND)[self.candidates].all(axis=1))
+        rows = rows_left(decoded(image_ND)[self.candidates].all(axis=1))
         text_nD = encode([self.texts[row] for row in rows.tolist()])
         candidates = self.candidates[rows]
         score_nK = np.einsum("nd,nkd->nk", text_nD, image_ND[candidates])
@@ -117,7 +117,7 @@ class Matching:
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx].all(axis=1)
-        examples = np.flatnonzero(is_good)
+        examples = rows_left(is_good)
         features = encode(_texts_of(self.texts, examples))
         text_n2D = features.reshape(len(examples), 2, -1)
         image_n2D = image_ND[self.image_idx[examples]]
@@ -168,7 +168,7 @@ class Association:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_decoded = decoded(image_ND)
         is_good = np.array([is_decoded[candidates].all() for candidates in self.candidates])
-        rows = np.flatnonzero(is_good).tolist()
+        rows = rows_left(is_good).tolist()
         cue_nD = encode([self.cues[row] for row in rows])
         jaccard = np.array([self._jaccard(row, image_ND, cue_D) for row, cue_D in zip(rows, cue_nD, strict=True)])
         num_candidates = np.array([len(candidates) for candidates in self.candidates])

@@ -23,6 +23,11 @@ from worldclip.evaluate import ranking, zeroshot
 from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
 from worldclip.evaluate.ranking import Ties
 
+
+class NoneDecoded(UserError):
+    """None of the images that a task asks about can be decoded."""
+
+
 Encode = Callable[[list[str]], np.ndarray]
 """Texts -> (n, D) float32, unit length."""
 
@@ -121,7 +126,7 @@ class Classification(_OfClasses):
         num_classes = len(self.class_names)
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
-        image_idx = self.image_idx[is_good]
+        image_idx = self.image_idx[rows_left(is_good)]
         image_nD = image_ND[image_idx]
         target = self.target[is_good]
         position = np.cumsum(is_good) - 1  # among the images that decode
@@ -177,7 +182,7 @@ class MultiLabel(_OfClasses):
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
-        is_there = self.is_there[is_good]
+        is_there = self.is_there[rows_left(is_good)]
         # The images are the candidates: those of equal features must score equal bits for a class.
         image_nD = image_ND[self.image_idx[is_good]]
         score_Cn = np.concatenate([scores for _, scores in ranking.score_blocks(class_CD, image_nD)])
@@ -224,9 +229,9 @@ class Retrieval:
         image_idx = self.image_idx[decoded(image_ND)[self.image_idx]]
         position = np.full(len(image_ND), -1)
         position[image_idx] = np.arange(len(image_idx))
-        is_kept = position[self.pair_image] >= 0
-        pair_image = position[self.pair_image[is_kept]]
-        text_idx, pair_text = np.unique(self.pair_text[is_kept], return_inverse=True)
+        kept_pairs = rows_left(position[self.pair_image] >= 0)
+        pair_image = position[self.pair_image[kept_pairs]]
+        text_idx, pair_text = np.unique(self.pair_text[kept_pairs], return_inverse=True)
 
         text_MD = encode([self.texts[idx] for idx in text_idx])
         text_to_image, image_to_text = ranking.retrieval_ranks(
@@ -272,6 +277,16 @@ def decoded(image_ND: np.ndarray) -> np.ndarray:
     """Return (N,) bool: whether each image has features."""
     is_whole: np.ndarray = ~np.isnan(image_ND).any(axis=1)
     return is_whole
+
+
+def rows_left(is_kept: np.ndarray) -> np.ndarray:
+    """Return the positions of the questions that are scored.  is_kept: (n,) bool.  Raises NoneDecoded if none is."""
+    rows = np.flatnonzero(is_kept)
+    if not len(rows):
+        raise NoneDecoded(
+            "none of the images that it asks about can be decoded; fetch them again, or set evaluate.languages"
+        )
+    return rows
 
 
 def score_slices(
