@@ -24,9 +24,8 @@ def records(tmp_path):
 
 
 def test_mean_names_its_languages_and_skips_metrics_that_one_of_them_lacks():
-    mean = mean_over_languages(
-        [record("en", chance=CHANCE, acc1=0.5, acc5=1.0), record("th", chance=CHANCE, acc1=0.25)]
-    )
+    records = [record("en", chance=CHANCE, acc1=0.5, acc5=1.0), record("th", chance=CHANCE, acc1=0.25)]
+    mean = mean_over_languages(records)
     assert mean == {"languages": ["en", "th"], "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.001)}}
 
 
@@ -57,9 +56,8 @@ def test_table_has_languages_mean_and_chance_in_percent():
 def test_of_many_languages_the_table_has_the_best_and_the_weakest():
     records = [record(f"l{i:02}", acc1=i / 100) for i in range(40)]
     lines = tables.markdown_table(records).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[6:19]] == [
-        *("l39", "l38", "l37", "l36", "l35", "30 more", "l04", "l03", "l02", "l01", "l00", "**mean**", "chance")
-    ]
+    first_column = " ".join(line.split("|")[1].strip() for line in lines[6:19])
+    assert first_column == "l39 l38 l37 l36 l35 30 more l04 l03 l02 l01 l00 **mean** chance"
     assert lines[17].split("|")[2].strip() == "19.5"
     assert lines[-1] == "The 5 best and 5 weakest of 40 languages; results.csv has all."
     assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
@@ -112,9 +110,8 @@ def test_clip_benchmark_builds_its_table_from_our_files(records, tmp_path, monke
     cli.main()
     rows = list(csv.DictReader(io.StringIO((tmp_path / "benchmark.csv").read_text())))
     by_task = {(row["dataset"], row["language"], row["task"]): row for row in rows}
-    assert set(by_task) == {
-        ("a_b", lang, task) for lang in ("en", "de") for task in ("zeroshot_classification", "zeroshot_retrieval")
-    }
+    tasks = ("zeroshot_classification", "zeroshot_retrieval")
+    assert set(by_task) == {("a_b", lang, task) for lang in ("en", "de") for task in tasks}
     row = by_task["a_b", "de", "zeroshot_classification"]
     assert (float(row["acc1"]), row["model_fullname"]) == (1.0, f"{tmp_path.name} 0123456789abcdef")
     assert float(by_task["a_b", "en", "zeroshot_retrieval"]["text_retrieval_recall@1"]) == 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _evaluate(run: Run, job: Job) -> Result:
     checkpoint = checkpoint_folder(run.dir)
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
     sweep = Sweep(checkpoint, model_id, config, run.dir, section.table)
-    report = _measure(sweep, job.folder, lambda loaded: _languages(config, section.codes, loaded))
+    report = _measure(sweep, job.folder, section.codes)
     num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
@@ -122,7 +122,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path, *, ima
         source_digest = digest([source_digest, _digest_of(image_tower)])
     model_id = {"model": str(source), "model_digest": source_digest}
     sweep = Sweep(source, model_id, config, pool_dir, languages_of(pool_dir), image_tower)
-    return _measure(sweep, out, lambda loaded: list(config.languages))
+    return _measure(sweep, out)
 
 
 def _digest_of(source: str | Path) -> str:
@@ -147,11 +147,8 @@ def _naming_bad_images() -> Iterator[None]:
 
 
 @_naming_bad_images()
-def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Dataset]], list[str]]) -> Json:
-    """Write records, tables and report of a sweep into `folder`, and return the report.
-
-    languages_of: returns the languages to evaluate in (empty: all), given the datasets.
-    """
+def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = ()) -> Json:
+    """Write records, tables and report of a sweep into `folder`, and return the report.  codes: see _languages."""
     config = sweep.config
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
@@ -159,7 +156,7 @@ def _measure(sweep: Sweep, folder: Path, languages_of: Callable[[Sequence[Datase
     records: list[ResultRecord] = []
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
-        langs = languages_of(loaded)
+        langs = _languages(config, codes, loaded)
         model = sweep.load_model()
         if config.processes > 1:
             identified = dataclasses.replace(sweep, model_id=engine.identify(model, sweep.model_id))
@@ -287,7 +284,7 @@ def model_digest(place: Path) -> str:
 
 
 def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:
-    """Return evaluate.languages, else the run's own that a dataset has, else (empty) all; of a suite all."""
+    """Return evaluate.languages, else the run's own `codes` that a dataset has, else (empty) all; of a suite all."""
     if config.languages or config.suite:
         return list(config.languages)
     available = {lang for dataset in loaded for lang in dataset.languages}

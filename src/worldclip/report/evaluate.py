@@ -48,8 +48,12 @@ def summary_section(report: EvaluateReport) -> Section:
 
 
 def cards_and_datasets(report: EvaluateReport, others: Sequence[Card] = ()) -> Html:
-    """Return large figures, those of the evaluation first, and what its datasets are."""
-    return card_row([*cards(report), *others]) + dataset_legend(report)
+    """Return large figures, those of the evaluation first, and what each dataset holds, where the report says it."""
+    about = []
+    for name, result in report["datasets"].items():
+        if "about" in result:
+            about.append(tag("dt", name) + tag("dd", result["about"]))
+    return card_row([*cards(report), *others]) + (tag("dl", *about, class_="about") if about else Html())
 
 
 def cards(report: EvaluateReport) -> list[Card]:
@@ -65,15 +69,6 @@ def cards(report: EvaluateReport) -> list[Card]:
             remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
         drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
     return drawn
-
-
-def dataset_legend(report: EvaluateReport) -> Html:
-    """Return what each dataset holds, where the report says it."""
-    lines = []
-    for name, result in report["datasets"].items():
-        if "about" in result:
-            lines.append(tag("dt", name) + tag("dd", result["about"]))
-    return tag("dl", *lines, class_="about") if lines else Html()
 
 
 def sections(report: EvaluateReport, languages: Languages) -> list[Section]:

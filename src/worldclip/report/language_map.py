@@ -39,22 +39,18 @@ def language_map(
         by_family.setdefault(families[lang], []).append(lang)
     large = {family: langs for family, langs in by_family.items() if len(langs) >= MIN_MEMBERS}
     others = [lang for lang in langs_by_ratio if families[lang] not in large]
-    parts = [
-        _family_cells(family, large[family], records, metric, hovers)
-        for family in sorted(large, key=lambda name: (-len(large[name]), name))
-    ]
+
+    def cells_of(family: str, langs: Sequence[str]) -> Html:
+        cells = [_cell(lang, records[lang], metric, hovers[lang]) for lang in langs]
+        heading = tag("h5", family, " ", tag("small", count(len(langs))))
+        return tag("div", heading, tag("div", *cells, class_="cells"))
+
+    largest_first = sorted(large, key=lambda name: (-len(large[name]), name))
+    parts = [cells_of(family, large[family]) for family in largest_first]
     if others:
-        parts.append(_family_cells(OTHER_FAMILIES, others, records, metric, hovers))
+        parts.append(cells_of(OTHER_FAMILIES, others))
     legend = step_legend("times chance:", STEP_NAMES, "the 95% interval holds chance")
     return legend + tag("div", *parts, class_="languages") if parts else Html()
-
-
-def _family_cells(
-    family: str, langs: Sequence[str], records: Mapping[str, LanguageResult], metric: str, hovers: Mapping[str, str]
-) -> Html:
-    cells = [_cell(lang, records[lang], metric, hovers[lang]) for lang in langs]
-    heading = tag("h5", family, " ", tag("small", count(len(langs))))
-    return tag("div", heading, tag("div", *cells, class_="cells"))
 
 
 def _cell(lang: str, record: LanguageResult, metric: str, hover: str) -> Html:

@@ -57,12 +57,9 @@ def test_tags_of_one_language_are_one_row(tmp_path: Path) -> None:
 
 
 def test_languages_at_chance_are_named() -> None:
+    bounds = {"en": (0.6, 0.8), "de": (0.45, 0.6), "th": (0.3, 0.49)}
     chance = {"acc1": 0.5}
-    records = [
-        record("en", chance=chance, intervals={"acc1": (0.6, 0.8)}, acc1=0.7),
-        record("de", chance=chance, intervals={"acc1": (0.45, 0.6)}, acc1=0.55),
-        record("th", chance=chance, intervals={"acc1": (0.3, 0.49)}, acc1=0.4),
-    ]
+    records = [record(lang, chance=chance, intervals={"acc1": bounds[lang]}, acc1=0.5) for lang in bounds]
     table = tables.markdown_table(records)
     assert "At chance (every 95% interval reaches what guessing gives): de, th.\n" in table
     assert "At chance" not in tables.markdown_table(records[:1])
