@@ -9,7 +9,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -58,17 +58,18 @@ class Sweep:
         return load(self.source, device=self.config.device, image_tower=self.image_tower, preprocess=rule)
 
 
+@dataclass
 class _Worker:
     """State of one process: the model and the datasets, loaded once."""
 
-    def __init__(self, sweep: Sweep, folder: Path) -> None:
-        self.sweep = sweep
-        self.folder = folder
-        self.model = sweep.load_model()
-        self.datasets = sweep.load_datasets()
-        self.encode_text = engine.TextFeatures(self.model, sweep.config.batch_size)
-        self.records = engine.by_digest(read_results(folder / "results.jsonl"))  # those at the start
-        self.features: dict[str, np.ndarray] = {}
+    sweep: Sweep
+    folder: Path
+    model: image_features.Model
+    datasets: dict[str, Dataset]
+    encode_text: engine.TextFeatures
+    records: dict[str, ResultRecord]
+    """By digest: those that results.jsonl had at the start."""
+    features: dict[str, np.ndarray] = field(default_factory=dict)
 
     def cache(self, dataset: Dataset) -> Path:
         model_digest = self.sweep.model_id["model_digest"]
@@ -139,7 +140,15 @@ def _start(sweep: Sweep, folder: Path, device_numbers: Queue[int]) -> None:
     global _worker
     end_with_parent()
     _choose_device(device_numbers.get())
-    _worker = _Worker(sweep, folder)
+    model = sweep.load_model()
+    _worker = _Worker(
+        sweep=sweep,
+        folder=folder,
+        model=model,
+        datasets=sweep.load_datasets(),
+        encode_text=engine.TextFeatures(model, sweep.config.batch_size),
+        records=engine.by_digest(read_results(folder / "results.jsonl")),
+    )
 
 
 def _choose_device(number: int) -> None:
@@ -152,10 +161,11 @@ def _choose_device(number: int) -> None:
 
 def _encode(name: str, start: int) -> None:
     """Encode a chunk of a dataset's images into the cache."""
-    dataset = _worker.datasets[name]
-    cache = _worker.cache(dataset)
+    worker = _worker
+    dataset = worker.datasets[name]
+    cache = worker.cache(dataset)
     if not image_features.chunk_path(cache, start).exists():
-        image_features.encode_chunk(_worker.model, dataset, start, _worker.sweep.config.batch_size, cache)
+        image_features.encode_chunk(worker.model, dataset, start, worker.sweep.config.batch_size, cache)
 
 
 def _score(group: Sequence[tuple[str, str]]) -> list[ResultRecord]:
