@@ -222,6 +222,23 @@ def test_facts_survive_a_round_trip_through_each_library(mode):
     assert data["crop_mode"] == ("squash" if mode == "squash" else "center")
 
 
+@pytest.mark.parametrize("one", [0.5, [0.5]])
+def test_one_mean_of_all_channels_is_written_as_three(one):
+    """transformers accept it; other libraries want a number per channel."""
+    processor = CLIPImageProcessor(image_mean=one, image_std=one)
+    facts = preprocess.facts_of(processor)
+    assert (facts.mean, facts.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert preprocess.describe(processor, applies_exif=False)["mean"] == [0.5, 0.5, 0.5]
+    assert preprocess.reference(processor).facts.mean == (0.5, 0.5, 0.5)
+
+
+def test_preprocess_cfg_with_null_has_the_defaults_of_open_clip_and_another_mode_is_refused():
+    facts = preprocessing({"mean": None, "std": None, "mode": "RGB"}, 28).facts
+    assert (facts.mean, facts.std) == (tuple(CLIP_MEAN), tuple(CLIP_STD))
+    with pytest.raises(UserError, match="mode 'L'; models of this family see 'RGB'"):
+        preprocessing({"mode": "L"}, 28)
+
+
 def test_processor_that_other_libraries_cannot_express_is_refused():
     with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))

@@ -95,7 +95,7 @@ def facts_of(processor: Any) -> Preprocess:
         return processor.facts
     size = dict(processor.size or {})
     crop = dict(getattr(processor, "crop_size", None) or {})
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
     is_rescaled = abs(processor.rescale_factor * 255 - 1) < 1e-6  # 1/255 as JSON writes it
     is_plain = processor.do_resize and processor.do_normalize and processor.resample == BICUBIC and is_rescaled
     shortest = size.get("shortest_edge")
@@ -109,6 +109,12 @@ def facts_of(processor: Any) -> Preprocess:
     )
 
 
+def per_channel(value: float | Sequence[float]) -> tuple[float, ...]:
+    """Return a mean or deviation for three channels; transformers allow one number for all."""
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
 def describe(processor: Any, *, applies_exif: bool) -> Report:
     """Return what a processor does to an image, in words, for the record of an evaluation."""
     if isinstance(processor, PerImage):
@@ -120,7 +126,7 @@ def describe(processor: Any, *, applies_exif: bool) -> Report:
         edges = dict(processor.size or {}) if processor.do_resize else {}
         cropped = _crop_of(processor)
         interpolation, implementation = _FILTERS[int(processor.resample)], type(processor).__name__
-        mean, std = processor.image_mean, processor.image_std
+        mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
     return {
         "resize": _in_words(edges),
         "crop": f"central {_in_words(cropped)}" if cropped else "none",
@@ -171,7 +177,7 @@ def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
         sides = set(edges.values())
         if len(sides) != 1:
             raise UserError(f"the image processor makes images of {_in_words(edges)}; preprocess='reference' is square")
-        size, mean, std = sides.pop(), tuple(processor.image_mean), tuple(processor.image_std)
+        size, mean, std = sides.pop(), per_channel(processor.image_mean), per_channel(processor.image_std)
     facts = Preprocess(size, "shortest", mean, std)
     pixels = partial(pillow_pixels, facts, round_offset=round)
     return PerImage(pixels if is_numpy else partial(_in_torch, pixels), facts)

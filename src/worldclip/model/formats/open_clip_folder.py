@@ -315,14 +315,18 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preproc
     require("open_clip", extra="export")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    settings = {key: value for key, value in preprocess_cfg.items() if key in PreprocessCfg.__dataclass_fields__}
+    stated = {key: value for key, value in preprocess_cfg.items() if value is not None}
+    if (mode := stated.get("mode", "RGB")) != "RGB":
+        raise UserError(f"preprocess_cfg has mode {mode!r:.80}; models of this family see 'RGB'")
+    settings = {key: stated[key] for key in PreprocessCfg.__dataclass_fields__ if key in stated}
     config = PreprocessCfg(**{**settings, "size": image_size})
     if config.interpolation != "bicubic" or config.resize_mode not in ("shortest", "squash"):
         raise UserError(
             f"preprocess_cfg has interpolation {config.interpolation!r} and resize_mode {config.resize_mode!r}; models "
             "of this family use 'bicubic' with 'shortest' or 'squash'"
         )
-    facts = preprocess.Preprocess(image_size, config.resize_mode, tuple(config.mean), tuple(config.std))
+    mean, std = preprocess.per_channel(config.mean), preprocess.per_channel(config.std)
+    facts = preprocess.Preprocess(image_size, config.resize_mode, mean, std)
     return preprocess.PerImage(image_transform_v2(config, is_train=False), facts)
 
 
