@@ -88,11 +88,11 @@ results_table = _path("evaluate/table.md")
 stage_dir = _path_of("{}")  # folder of a stage
 stage_report = _path_of("{}/report.json")
 
-# of a folder of checkpoints
+# Paths in a folder of checkpoints.
 log_file = _path("log.jsonl")  # one line per record
 tensorboard_dir = _path("tensorboard")
 
-# of a checkpoint
+# Paths in a checkpoint.
 trainer_dir = _path(TRAINER)
 trainer_state = _path(f"{TRAINER}/state.json")  # how far training was
 

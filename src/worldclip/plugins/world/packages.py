@@ -21,9 +21,9 @@ def read_openmoji() -> Part:
         name=OPENMOJI,
         title="OpenMoji",
         licence="CC-BY-SA-4.0",
-        notice=f"{package.ATTRIBUTION} ({package.LICENSE_URL}), {package.SOURCE_URL}. Rendered to PNG. Those that are "
-        "drawn anew are also rotated, scaled and put on a coloured background. These images are adapted material under "
-        "the same licence, CC BY-SA 4.0.",
+        notice=f"{package.ATTRIBUTION} ({package.LICENSE_URL}), {package.SOURCE_URL}. Rendered to PNG. Copies for "
+        "the held-out sets are also rotated, scaled and put on a coloured background. These images are adapted "
+        "material under the same licence, CC BY-SA 4.0.",
         version=str(package.VERSION),
     )
     for subject, file in openmoji_files().items():
