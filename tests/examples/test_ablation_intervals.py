@@ -109,7 +109,8 @@ def test_differences_survive_their_files(tmp_path):
 def test_the_page_has_the_differences_that_the_script_computes(capsys):
     intervals.main([str(REPOSITORY / "docs/ablation")])
     header, rule, *rows = capsys.readouterr().out.splitlines()
-    on_page = re.findall(r"^\| [^|]* - [^|]* \| (?:English|others) \| .*\|$", PAGE, re.M)
+    difference = r"^\| [^|]* - [^|]* \| (?:English|others) \| [+-][\d.]+ (?:\* )?\| .*\|$"
+    on_page = re.findall(difference, PAGE, re.M)
     assert on_page == rows
     assert PAGE.count(f"{header}\n{rule}\n") == 5
 
