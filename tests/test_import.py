@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from processes import python
 
 HEAVY = ("torch", "ray", "transformers", "torchvision", "tokenizers")
 
@@ -27,9 +26,7 @@ except AttributeError as error: print(error)
 print(worldclip.match.Matcher(["cat"]).match("a cat").tolist(), worldclip.languages.from_lid("yue", scheme="lid176"))
 print(worldclip.balance.tail_fraction([1, 3, 6, 90], 10))
 """
-    done = subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    loaded, error, *results = done.stdout.splitlines()
+    loaded, error, *results = python("-c", BLOCK + code).splitlines()
     assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & set(loaded.split())
     assert "no attribute 'nothing'" in error
     assert " ".join(results).split() == ["[0]", "zh", "0.1"]

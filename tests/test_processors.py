@@ -6,15 +6,13 @@ docs/design.md, section 4.8, has the table of what is promised.
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from killed import digests_of_curation
+from processes import python
 
 TESTS = Path(__file__).parent
 NUMERIC_TESTS = [f"evaluate/test_{name}.py" for name in ("ranking", "zeroshot", "tasks", "measures")]
@@ -46,19 +44,10 @@ def old_numpy() -> dict[str, str]:
     return {"NPY_DISABLE_CPU_FEATURES": " ".join(found)}
 
 
-def python(code: str, *arguments: object, stdin: str = "", **settings: str) -> str:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(
-        command, env=os.environ | settings, input=stdin, capture_output=True, text=True, check=False, cwd=TESTS
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @functools.cache
 def blas_kernel(core: str = "") -> str:
     """Return the kernel that numpy's OpenBLAS takes when told a type of core; it refuses those the CPU lacks."""
-    return python(BLAS_KERNEL, **({"OPENBLAS_CORETYPE": core} if core else {}))
+    return python("-c", BLAS_KERNEL, **({"OPENBLAS_CORETYPE": core} if core else {})).strip()
 
 
 @pytest.mark.parametrize(
@@ -72,23 +61,21 @@ def test_numeric_tests_pass_under_each_blas_kernel(core):
         pytest.skip(f"told {core}, OpenBLAS takes {blas_kernel()}, as in all other tests")
     if core == "Zen" and blas_kernel(core) == blas_kernel("Haswell"):
         pytest.skip("Zen has Haswell's kernels in this OpenBLAS")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *NUMERIC_TESTS]
-    env = os.environ | {"OPENBLAS_CORETYPE": core}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=TESTS)
-    assert done.returncode == 0, done.stdout[-3000:]
+    options = ["-q", "-x", "-p", "no:cacheprovider"]
+    python("-m", "pytest", *options, *NUMERIC_TESTS, cwd=TESTS, OPENBLAS_CORETYPE=core)
 
 
 def test_curation_leaves_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
-    python(CURATE, toy_world.recipe, tmp_path / "run", **OLD_MATH, **old_numpy())
+    python("-c", CURATE, toy_world.recipe, tmp_path / "run", **OLD_MATH, **old_numpy())
     assert digests_of_curation(tmp_path / "run") == digests_of_curation(toy_run)
 
 
 @pytest.mark.slow  # numba compiles all kernels anew
 def test_compiled_kernels_leave_the_same_bytes_without_wide_instructions(toy_world, toy_run, tmp_path):
     settings = OLD_MATH | old_numpy() | OLD_NUMBA | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    python(CURATE, toy_world.recipe, tmp_path / "run", **settings)
+    python("-c", CURATE, toy_world.recipe, tmp_path / "run", **settings)
     assert digests_of_curation(tmp_path / "run") == digests_of_curation(toy_run)
     words = (
         "a photo of the red circle صورة دائرة أحمر รูปวงกลมสีแดง 一张红色圆形的照片 ein rotes Haus über один красный дом"
     )
-    assert python(IDENTIFY, stdin=words, **settings) == python(IDENTIFY, stdin=words)
+    assert python("-c", IDENTIFY, stdin=words, **settings) == python("-c", IDENTIFY, stdin=words)

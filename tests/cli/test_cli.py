@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 import worldclip
+from processes import python
 from worldclip import cli
 from worldclip.cli import main
 from worldclip.cli.command import (
@@ -59,9 +60,8 @@ def test_rare_commands_are_listed_under_all_only(capsys: pytest.CaptureFixture[s
 
 def test_overview_imports_nothing_heavy() -> None:
     code = "import sys; from worldclip.cli import main; main(['--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "numba", "pyarrow", "torch", "transformers", "argparse", "rich", "fsspec"}
-    assert not heavy & set(done.stdout.splitlines()[-1].split())
+    assert not heavy & set(python("-c", code).splitlines()[-1].split())
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -133,9 +133,7 @@ def test_version_has_versions_extras_and_device(capsys: pytest.CaptureFixture[st
 
 
 def test_module_runs_as_a_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "worldclip", "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: worldclip")
+    assert python("-m", "worldclip", "--help").startswith("usage: worldclip")
 
 
 @pytest.mark.parametrize(

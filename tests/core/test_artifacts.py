@@ -3,8 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from processes import python
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
@@ -200,8 +199,8 @@ def test_an_array_of_parts_is_the_file_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
-    printed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    host, dead, out = platform.node(), printed.stdout.strip(), tmp_path / "out"
+    host, out = platform.node(), tmp_path / "out"
+    dead = python("-c", "import os; print(os.getpid())").strip()
     (out / "evaluate").mkdir(parents=True)
     left = [out / f".run.json.{host}.{dead}.tmp", out / "evaluate" / f".table.md.{host}.{dead}.tmp"]
     kept = [out / f".a.{host}.{os.getpid()}.tmp", out / f".a.elsewhere-{host}x.{dead}.tmp", out / ".hidden"]

@@ -22,6 +22,7 @@ from test_execute import SHARDS, calls, is_running, out_of_space, write_number
 
 import worldclip
 from killed import contents, digests_of_curation
+from processes import output_of, python
 from ray_cluster import add_node, running_cluster
 from tars import wat_of
 from worldclip.cli import main
@@ -281,11 +282,9 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
     program = tmp_path / "worldclip"
     program.write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
     program.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": cluster.address}
     script = Path(__file__).parents[2] / "examples" / "ray_cluster" / "curate.sh"
-    command = ["bash", str(script), str(toy_world.recipe), "run"]  # a relative path, which nodes begin elsewhere
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    command = ["bash", script, toy_world.recipe, "run"]  # a relative path, which nodes begin elsewhere
+    output_of(command, cwd=tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}", RAY_ADDRESS=cluster.address)
     assert digests_of_curation(tmp_path / "run") == curated
 
 
@@ -347,10 +346,7 @@ except (ImportError, UserError) as error:
     [(["--without-ray"], "pip install 'worldclip[ray]'"), ([], "no cluster answers at '127.0.0.1:1'")],
 )
 def test_missing_ray_or_cluster_is_explained(flags, words, tmp_path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NO_CLUSTER, *flags], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert words in done.stdout, done.stderr
+    assert words in python("-c", NO_CLUSTER, *flags, cwd=tmp_path)
 
 
 @pytest.mark.slow

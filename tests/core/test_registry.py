@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
 from plugin_package import installed, write_package
+from processes import python
 from worldclip.core.errors import UserError
 from worldclip.core.registry import ItemOf, Registry, problems_of_packages
 
@@ -89,5 +89,4 @@ def test_names_are_read_without_importing_what_they_name() -> None:
         "import sys; from worldclip.core.registry import Registry; "
         "Registry('pool format', 'worldclip.pool_formats').names(); print('worldclip.pool' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert python("-c", code).strip() == "False"

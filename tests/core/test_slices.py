@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from killed import digests_of_curation
+from processes import output_of
 from worldclip.cli import main
 from worldclip.core.job import RunLock
 
@@ -64,14 +64,9 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     (programs / "worldclip").write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "JOB_LOG": str(tmp_path / "jobs"),
-        "CPUS_PER_JOB": "1",
-    }
-    command = ["bash", str(EXAMPLE), str(toy_world.recipe), str(tmp_path / "run"), "2"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    path = f"{programs}:{os.environ['PATH']}"
+    command = ["bash", EXAMPLE, toy_world.recipe, tmp_path / "run", 2]
+    output_of(command, PATH=path, JOB_LOG=str(tmp_path / "jobs"), CPUS_PER_JOB="1")
     jobs = (tmp_path / "jobs").read_text().splitlines()
     assert [job.rpartition("}")[2].strip() for job in jobs] == ["[0, 0]", "[0]"] * 3, jobs
     assert digests_of_curation(tmp_path / "run") == curated

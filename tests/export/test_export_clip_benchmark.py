@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from processes import python
 from small_models import save_hugging_face
 from tars import write_tar
 from worldclip.evaluate.config import EvaluateConfig
@@ -75,10 +73,7 @@ def test_clip_benchmark_measures_our_numbers(place):
     program, *words = shlex.split(line)
     assert program == "clip_benchmark"
     more = ("--no_amp", "--num_workers", "0", "--quiet", "--task", "zeroshot_classification")
-    command = [sys.executable, "-c", AS_BEFORE_NUMPY_24, *words, *more]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=place)
-    assert done.returncode == 0, done.stderr[-2000:]
+    python("-c", AS_BEFORE_NUMPY_24, *words, *more, cwd=place, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
     theirs = json.loads((place / "theirs.json").read_text())["metrics"]
 
     config = EvaluateConfig(datasets=("mini",), folders={"mini": f"webdataset:{place / 'mini'}"}, device="cpu")

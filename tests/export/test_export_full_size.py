@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from processes import python
 from worldclip.model import published
 from worldclip.model.clip import model_config
 
@@ -141,14 +140,8 @@ def free_bytes(folder: Path) -> tuple[int, int]:
 
 def run_step(name: str, place: Path) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
-    done = subprocess.run(
-        [sys.executable, "-c", COMMON + STEPS[name] + PEAK, str(place), threads],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{name}: {done.returncode} {done.stderr[-3000:]}"
-    print(f"{name}: {done.stdout.splitlines()[-1]}", flush=True)
+    printed = python("-c", COMMON + STEPS[name] + PEAK, place, threads)
+    print(f"{name}: {printed.splitlines()[-1]}", flush=True)
 
 
 def test_vit_h14_embeds_alike_in_every_library(tmp_path):

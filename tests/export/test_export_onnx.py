@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -17,6 +15,7 @@ from PIL import Image
 
 import worldclip
 from model_folders import edit, load_error
+from processes import python
 from small_models import TEXTS, random_pixels, save_hugging_face
 from without_extras import environment_without
 from worldclip.core import artifacts
@@ -143,12 +142,9 @@ def test_exported_folder_runs_without_torch(exported, folder, clip, encoders, tm
     (tmp_path / "photos").mkdir()
     for number, picture in enumerate(sample_inputs.images()):
         picture.save(tmp_path / "photos" / f"{number}.png")
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(tmp_path), *TEXTS]
     hidden = ["torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "open_clip", "timm", "onnx"]
-    environment = environment_without(hidden)
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines()[-1] == "[0, 0, 0, 0] False"
+    printed = python("-c", WITHOUT_TORCH, folder, tmp_path, *TEXTS, **environment_without(hidden))
+    assert printed.splitlines()[-1] == "[0, 0, 0, 0] False"
     result = np.load(tmp_path / "result.npz")
     photos = sorted((tmp_path / "photos").iterdir())
     labels = clip.classify(photos, ["a", "b"], templates=("a photo of {}",))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 
 from killed import contents
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from processes import python
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
@@ -224,19 +222,12 @@ def test_keys_are_counted_under_their_latest_reason():
     assert report["texts"] == report["keys"] == {}
 
 
-def output_of(code: str, cache: Path) -> str:
-    """Return what code prints in a process whose kernels are compiled into `cache`."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-
-
 def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
     code = (
         "import numpy as np; from worldclip.kernels.llvm import is_compiled; from worldclip.core.coin import xxh64;"
         "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3, np.uint64(0)); print(is_compiled(xxh64))"
     )
-    assert output_of(code, tmp_path).split() == ["False", "True"]
+    assert python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["False", "True"]
 
 
 @pytest.mark.slow
@@ -252,7 +243,7 @@ for profile in ("reference", "unicode", "unicode_fold"):
 kernels = {name: value for module in (loop, tokenise, nfc, utf8) for name, value in vars(module).items()}
 print({name: len(kernel.signatures) for name, kernel in kernels.items() if len(getattr(kernel, "signatures", ())) > 1})
 """
-    printed = output_of(code, tmp_path)
+    printed = python("-c", code, NUMBA_CACHE_DIR=str(tmp_path))
     # `_index` searches two tables, `grown` grows two kinds of results; texts and entries are cut by constants (is_text)
     allowed = {"_index", "grown", "put_tokens", "_cut_reference"}
     assert not set(ast.literal_eval(printed)) - allowed, printed

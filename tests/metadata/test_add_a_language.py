@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import entry_lists
 from entry_lists import build, write_lists, write_texts
+from processes import python
 from worldclip.config import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,11 +18,7 @@ TABLE = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="ut
 
 
 def run(place: Path, *arguments: str, source: Path = REPOSITORY / "src") -> str:
-    command = [sys.executable, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    answer = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+    return python(*arguments, cwd=place, PYTHONPATH=str(source))
 
 
 def test_recipe_and_commands_of_readme_work(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from damaged_images import png
 from fuzz_decoders import fuzz, sound_files
+from processes import python
 from worldclip.model import decode as decoding
 from worldclip.model.decode import PILLOW, TORCHCODEC, TORCHVISION
 
@@ -41,10 +39,7 @@ try:
 except BadImage as error:
     print(error.reason)
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "bad.png")]
-    environment = os.environ | {"PYTHONPATH": str(SOURCES)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "undecodable_image\n"), done.stderr
+    assert python("-c", code, tmp_path / "bad.png", PYTHONPATH=str(SOURCES)) == "undecodable_image\n"
 
 
 @pytest.mark.parametrize(("library", "name"), [*TRUSTED, *((PILLOW, name) for name in ("JPEG", "PNG"))])

@@ -8,8 +8,6 @@ import http.server
 import io
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from PIL import Image
 
 import worldclip
 from model_folders import load_error, save_tiny
+from processes import python
 from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError
@@ -183,16 +182,9 @@ print(json.dumps([scores[label] for label in labels]))
 def test_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, clip, pixels, tmp_path):
     image = save(tmp_path / "a.png", pixels)
     labels = [label for label in LABELS if label]
-    answer = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(folder), str(image), json.dumps(labels)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=environment_without(["worldclip"]) | {"HF_HUB_OFFLINE": "1"},
-    )
-    assert answer.returncode == 0, answer.stderr
-    plain = json.loads(answer.stdout.splitlines()[-1])
+    environment = environment_without(["worldclip"]) | {"HF_HUB_OFFLINE": "1"}
+    printed = python("-c", PLAIN, folder, image, json.dumps(labels), cwd=tmp_path, **environment)
+    plain = json.loads(printed.splitlines()[-1])
     np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
 
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import worldclip
+from processes import python
 from worldclip.model import precision
 
 CPU = torch.device("cpu")
@@ -44,11 +41,7 @@ def test_a_processor_without_bfloat16_takes_float32() -> None:
         "import torch; from worldclip.model.precision import pick_precision; "
         "print(pick_precision(torch.device('cpu'), 512))"
     )
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert answer.stdout.strip() == "fp32"
+    assert python("-c", code, ONEDNN_MAX_CPU_ISA="AVX2", OMP_NUM_THREADS="1").strip() == "fp32"
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1.0, torch.float32), (4.0, torch.bfloat16)])

@@ -6,13 +6,12 @@ A map of such a file would end the process with SIGBUS, so the readers run in a 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from processes import python
 from tars import sample, write_tar
 
 CHILD = """
@@ -100,11 +99,7 @@ def test_readers_of_a_file_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path) 
     write_tar(tmp_path / "0.tar", members)
     uids = [f"uid {number * 7919:09}" for number in range(50_000)]
     pq.write_table(pa.table({"uid": uids, "text": uids}), tmp_path / "0.parquet", row_group_size=5000)
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert child.returncode == 0, child.stderr
-    reasons = json.loads(child.stdout)
+    reasons = json.loads(python("-c", CHILD, tmp_path))
     assert len(reasons) == 9
     for case, reason in reasons.items():
         assert ("damaged" if case == "parquet" else "cut off while it was read") in reason, case

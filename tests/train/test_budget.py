@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import torch
 from transformers import MetaClip2Model
 
+from processes import python
 from worldclip.cli import main
 from worldclip.core.settings import load_config
 from worldclip.model.clip import model_config
@@ -125,10 +125,9 @@ VARIANTS = (
 @pytest.mark.slow
 def test_estimated_memory_is_within_a_fifth_of_two_measured_steps():
     """Measure in a subprocess whose allocator returns freed tensors to the system at once."""
-    command = [sys.executable, "-c", MEASURE, json.dumps([SMALL | changes for changes in VARIANTS])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    completed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    measured = [int(line) for line in completed.stdout.split()]
+    variants = json.dumps([SMALL | changes for changes in VARIANTS])
+    printed = python("-c", MEASURE, variants, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536")
+    measured = [int(line) for line in printed.split()]
     estimated = [estimate_small(**changes).memory_bytes for changes in VARIANTS]
     assert estimated == pytest.approx(measured, rel=0.2)
 

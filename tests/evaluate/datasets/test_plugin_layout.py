@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from miniature import records_of, write_files
 from plugin_package import installed, page_code, write_package
+from processes import python
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
@@ -75,5 +74,4 @@ def test_configuration_knows_the_layouts_without_numpy():
         "import sys; from worldclip.evaluate.config import LAYOUTS; print(len(LAYOUTS.names())); "
         "assert 'numpy' not in sys.modules, 'numpy was imported'"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert int(done.stdout) == len(LAYOUTS.names()) >= 16
+    assert int(python("-c", code)) == len(LAYOUTS.names()) >= 16

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from processes import python
 from upstream import OF_LAYOUT, Polyglot, config_of, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
@@ -163,11 +162,6 @@ def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
     for name in names:
         write_miniature(name, tmp_path)
     arguments = json.dumps([str(tmp_path), names, config_of(names, tmp_path).folders])
-    printed = []
-    for seed in ("1", "2"):
-        command = [sys.executable, "-c", PRINT_DIGESTS, arguments]
-        environment = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        printed.append(done.stdout)
+    printed = [python("-c", PRINT_DIGESTS, arguments, PYTHONHASHSEED=seed) for seed in ("1", "2")]
     assert len(printed[0].splitlines()) == len(names)
     assert printed[0] == printed[1]

@@ -6,7 +6,6 @@ import functools
 import json
 import re
 import shutil
-import subprocess
 from importlib import resources
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
+from processes import output_of
 from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
@@ -44,8 +44,7 @@ def test_the_page_takes_special_strings_out_of_a_query():
     texts = ["a </s> b", "a ＜/s＞ ﬁ", "ﬁ ＜", "x|y"]
     script = f'const facts = {{ specials: ["</s>", "|"] }};{functions}'
     script += f"console.log(JSON.stringify({json.dumps(texts)}.map(clean)))"
-    said = subprocess.run([node, "-e", script], capture_output=True, encoding="utf-8", check=True).stdout
-    assert json.loads(said) == ["a < /s> b", "a < /s> fi", "ﬁ ＜", "xy"]
+    assert json.loads(output_of([node, "-e", script])) == ["a < /s> b", "a < /s> fi", "ﬁ ＜", "xy"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from processes import output_of
 from worldclip.balance.formulas import entry_probs
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, coin
@@ -70,11 +70,7 @@ def listed(request, tmp_path_factory) -> tuple[str, list[str], Path]:
 def call_page(folder: Path, calls: Sequence[Sequence[Any]]) -> list[Any]:
     """Return the result of each (function, arguments ...) of the explorer in `folder`; skip the test without Node."""
     node = shutil.which("node") or pytest.skip("no node on this machine")
-    done = subprocess.run(
-        [node, str(SCRIPT), str(folder)], input=json.dumps(calls), capture_output=True, encoding="utf-8", check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(output_of([node, SCRIPT, folder], stdin=json.dumps(calls)))
 
 
 def make_text(draw: random.Random, num_words: int) -> str:
