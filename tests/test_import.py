@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from processes import python
+from programs import python
 
 HEAVY = ("torch", "ray", "transformers", "torchvision", "tokenizers")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from killed import digests_of_curation
-from processes import python
+from programs import python
 
 TESTS = Path(__file__).parent
 NUMERIC_TESTS = [f"evaluate/test_{name}.py" for name in ("ranking", "zeroshot", "tasks", "measures")]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 import worldclip
-from processes import python
+from programs import python
 from worldclip import cli
 from worldclip.cli import main
 from worldclip.cli.command import (

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from processes import python
+from programs import python
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts

@@ -22,7 +22,7 @@ from test_execute import SHARDS, calls, is_running, out_of_space, write_number
 
 import worldclip
 from killed import contents, digests_of_curation
-from processes import output_of, python
+from programs import output_of, python
 from ray_cluster import add_node, running_cluster
 from tars import wat_of
 from worldclip.cli import main

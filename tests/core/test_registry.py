@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from plugin_package import installed, write_package
-from processes import python
+from programs import python
 from worldclip.core.errors import UserError
 from worldclip.core.registry import ItemOf, Registry, problems_of_packages
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from killed import digests_of_curation
-from processes import output_of
+from programs import output_of
 from worldclip.cli import main
 from worldclip.core.job import RunLock
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processes import python
+from programs import python
 from small_models import save_hugging_face
 from tars import write_tar
 from worldclip.evaluate.config import EvaluateConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processes import python
+from programs import python
 from worldclip.model import published
 from worldclip.model.clip import model_config
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import worldclip
 from model_folders import edit, load_error
-from processes import python
+from programs import python
 from small_models import TEXTS, random_pixels, save_hugging_face
 from without_extras import environment_without
 from worldclip.core import artifacts

@@ -13,7 +13,7 @@ import pytest
 
 from killed import contents
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
-from processes import python
+from programs import python
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import entry_lists
 from entry_lists import build, write_lists, write_texts
-from processes import python
+from programs import python
 from worldclip.config import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 from damaged_images import png
 from fuzz_decoders import fuzz, sound_files
-from processes import python
+from programs import python
 from worldclip.model import decode as decoding
 from worldclip.model.decode import PILLOW, TORCHCODEC, TORCHVISION
 

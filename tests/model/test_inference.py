@@ -18,7 +18,7 @@ from PIL import Image
 
 import worldclip
 from model_folders import load_error, save_tiny
-from processes import python
+from programs import python
 from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError

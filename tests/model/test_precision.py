@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import worldclip
-from processes import python
+from programs import python
 from worldclip.model import precision
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from processes import python
+from programs import python
 from tars import sample, write_tar
 
 CHILD = """

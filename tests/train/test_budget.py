@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import MetaClip2Model
 
-from processes import python
+from programs import python
 from worldclip.cli import main
 from worldclip.core.settings import load_config
 from worldclip.model.clip import model_config

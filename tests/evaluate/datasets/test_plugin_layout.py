@@ -10,7 +10,7 @@ import pytest
 
 from miniature import records_of, write_files
 from plugin_package import installed, page_code, write_package
-from processes import python
+from programs import python
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig

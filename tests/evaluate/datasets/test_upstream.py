@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processes import python
+from programs import python
 from upstream import OF_LAYOUT, Polyglot, config_of, files_of, is_image, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites

@@ -15,7 +15,7 @@ from PIL import Image
 from chromium import DROP, open_page
 from client_tools import run_node
 from embedded_world import picture
-from processes import output_of
+from programs import output_of
 from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from processes import output_of
+from programs import output_of
 from worldclip.balance.formulas import entry_probs
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, coin
