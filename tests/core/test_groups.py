@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from killed import contents, modified
 from worldclip.core import artifacts, remote
 from worldclip.core.execute import LocalExecutor, Shard, groups, mark_done, reads_input
 from worldclip.core.execute.groups import GroupDone, GroupSizes, run_group, take_group
@@ -109,9 +110,9 @@ def test_a_killed_task_leaves_no_marker_and_its_shards_run_again(work, tmp_path:
     assert not (tmp_path / "done_counts").exists()
     run_group(work, MANY[:8])
     assert len(list((tmp_path / "done").iterdir())) == 8
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "texts").iterdir()}
+    before = modified(tmp_path / "texts")
     run_group(work, MANY[:9])
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "what is done is not done again"
+    assert before.items() < modified(tmp_path / "texts").items(), "what is done is not done again"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -124,7 +125,7 @@ def test_a_map_of_many_short_shards_leaves_what_single_ones_leave(workers: int, 
         executor = LocalExecutor(workers=workers, quiet=True)
         reports = executor.map(partial(write_two_files, out), good, label="x", done_dir=out / "done", key={})
         assert [report["long"] for report in reports] == ["x" * 100] * len(good)
-        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+        found.append(contents(out))
     assert found[0] == found[1]
     assert len(found[0]) == 4 * (len(MANY) - 1)
 
@@ -155,7 +156,7 @@ def test_the_next_remote_shard_is_read_while_one_is_worked_on(tmp_path: Path, mo
 
     def slow_range(url: str, start: int, stop: int) -> bytes:
         read_by.append((url[-1], threading.current_thread().name))
-        if [number for number, _ in read_by].count("3") == 1 and url.endswith("3"):
+        if url.endswith("3") and [number for number, _ in read_by].count("3") == 1:
             raise OSError("gone for a moment")
         time.sleep(0.05)
         return b"abcd"
@@ -165,7 +166,6 @@ def test_the_next_remote_shard_is_read_while_one_is_worked_on(tmp_path: Path, mo
     monkeypatch.setattr(Shard, "present_fingerprint", lambda shard: shard.fingerprint)
     done = run_group(ShardWork(fn=read_and_compute, done_dir=tmp_path / "done", key="k"), shards)
     assert done.outcomes == [{"pairs": 4}] * 6
-    assert sorted(number for number, _ in read_by) == ["0", "1", "2", "3", "3", "4", "5"], (
-        "what failed ahead is read again"
-    )
+    numbers = sorted(number for number, _ in read_by)
+    assert numbers == ["0", "1", "2", "3", "3", "4", "5"], "what failed ahead is read again"
     assert Counter(name == "MainThread" for _, name in read_by) == {True: 2, False: 5}

@@ -1,10 +1,22 @@
-"""Key tables and keys.npy."""
+"""Keys: tables of them, hex keys of keys.npy, and long lists, sorted once and looked up through maps of parts."""
 
 from __future__ import annotations
 
-import numpy as np
+import random
+import threading
+from pathlib import Path
 
-from worldclip.core import keys
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from killed import contents
+from plain_recipe import make_recipe, make_shards, run_stages, write_pool
+from worldclip.core import keys, sorted_keys
+from worldclip.core.errors import InputChanged
+from worldclip.core.keys import SORTED_FROM
+from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
 
 
 def test_key_table_finds_every_key_and_no_other():
@@ -26,3 +38,138 @@ def test_hex_keys_are_datacomps_pairs():
     assert kept.dtype == np.dtype("u8,u8")
     assert kept.tolist() == sorted(expected)
     assert keys.hex_strings(kept).to_pylist() == names[:2]
+
+
+# long lists
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many ranges and windows for few keys."""
+    for name, value in (("ROWS_PER_RANGE", 100), ("WINDOW_ROWS", 70), ("KEPT_WINDOWS", 2), ("OVERLAP_ROWS", 8)):
+        monkeypatch.setattr(sorted_keys, name, value)
+    monkeypatch.setattr(keys, "BATCH_KEYS", 64)
+    monkeypatch.setattr(keys, "SORTED_FROM", 1)
+
+
+def batches(names: list[str], size: int) -> list[pa.Array]:
+    return [pa.array(names[start : start + size], pa.large_string()) for start in range(0, len(names), size)]
+
+
+@pytest.mark.parametrize("num_keys", [0, 1, 69, 70, 71, 1000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_answers_are_those_of_a_set(small, tmp_path: Path, num_keys: int, seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"{rng.choice(['a', 'é', ''])}{rng.getrandbits(60)}" for _ in range(num_keys)]
+    others = [f"b{rng.getrandbits(60)}" for _ in range(300)]
+    write_sorted(tmp_path / "keys.npy", batches([*names, *names[:5]], 64), num_keys)
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.npy"]
+    table = SortedKeys(tmp_path / "keys.npy")
+    asked = [*others, *names]
+    rng.shuffle(asked)
+    listed = set(names)
+    assert table.contains(asked).tolist() == [name in listed for name in asked]
+    assert len(table.contains([])) == 0
+
+
+def test_few_files_are_open_where_the_system_allows_few(small, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sorted_keys, "ROWS_PER_RANGE", 1)
+    monkeypatch.setattr(sorted_keys, "raise_file_limit", lambda: None)
+    monkeypatch.setattr(sorted_keys.resource, "getrlimit", lambda kind: (40, 40))
+    opened = []
+    plain = sorted_keys._split_by_range
+    monkeypatch.setattr(sorted_keys, "_split_by_range", lambda *given: opened.append(len(given[0])) or plain(*given))
+    names = [f"key {number}" for number in range(500)]
+    write_sorted(tmp_path / "keys.npy", batches(names, 50), 500)
+    assert opened == [16]
+    assert SortedKeys(tmp_path / "keys.npy").contains(["other", *names]).tolist() == [False] + [True] * 500
+
+
+def test_the_file_holds_two_rows_of_hashes_sorted_by_the_first(small, tmp_path: Path) -> None:
+    names = [f"key {number}" for number in range(500)]
+    for size, about in ((500, 500), (7, 1), (100, 10_000)):
+        write_sorted(tmp_path / f"{size}.npy", batches(names, size), about)
+    first, second = hash_pairs(names)
+    order = np.argsort(first)
+    for size in (500, 7, 100):
+        assert np.array_equal(np.load(tmp_path / f"{size}.npy"), np.stack([first[order], second[order]]))
+
+
+def test_keys_with_one_first_hash_are_told_apart_by_the_second(small, tmp_path: Path, monkeypatch) -> None:
+    """They may stand on both sides of the border of two windows."""
+    monkeypatch.setattr(
+        sorted_keys, "hash_pairs", lambda names: np.array([[divmod(n, 4) for n in names]], np.uint64)[0].T
+    )
+    held = [n for n in range(400) if n % 4 != 3]
+    write_sorted(tmp_path / "keys.npy", [held], 0)
+    assert SortedKeys(tmp_path / "keys.npy").contains(range(400)).tolist() == [n % 4 != 3 for n in range(400)]
+
+
+def test_hex_keys_of_a_numpy_file_and_of_a_table_are_one_set(small, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pairs = keys.sort_pairs(rng.integers(0, 2**63, (300, 2), np.uint64))
+    np.save(tmp_path / "a.npy", pairs)
+    names = keys.read_keys(tmp_path / "a.npy").to_pylist()
+    pq.write_table(pa.table({"key": [*names[::-1], None]}), tmp_path / "b.parquet", row_group_size=50)
+    found = []
+    for name in ("a.npy", "b.parquet"):
+        lists = keys.key_lists(str(tmp_path / name), [], tmp_path / "sorted")
+        keys.sort_lists(lists)
+        assert lists[0].sorted_as is not None
+        found.append(np.load(lists[0].sorted_as))
+        assert keys.is_valid(pa.array([*names, "other"]), lists, "0.tar").tolist() == [True] * 300 + [False]
+    assert np.array_equal(*found)
+
+
+def test_a_short_list_and_a_list_by_shard_are_not_sorted(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "short.parquet")
+    many = [str(number) for number in range(SORTED_FROM)]
+    pq.write_table(pa.table({"key": many, "shard": ["0.tar"] * len(many)}), tmp_path / "by_shard.parquet")
+    lists = keys.key_lists(None, [str(tmp_path / "short.parquet"), str(tmp_path / "by_shard.parquet")], tmp_path / "s")
+    keys.sort_lists(lists)
+    assert [key_list.sorted_as for key_list in lists] == [None, None]
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_list_that_changes_while_it_is_sorted_leaves_no_file(small, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"key": ["a", "b"]}), path)
+    lists = keys.key_lists(None, [str(path)], tmp_path / "sorted")
+    pq.write_table(pa.table({"key": ["a", "c", "d"]}), path)
+    with pytest.raises(InputChanged, match=r"pool.deny_keys: .*list.parquet changed after it was listed"):
+        keys.sort_lists(lists)
+    assert [path.name for path in (tmp_path / "sorted").iterdir()] == [".lock"]
+
+
+def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> None:
+    pq.write_table(pa.table({"key": [str(number) for number in range(5000)]}), tmp_path / "list.parquet")
+    lists = keys.key_lists(None, [str(tmp_path / "list.parquet")], tmp_path / "sorted")
+    written = []
+    monkeypatch.setattr(keys, "write_sorted", lambda path, *rest: written.append(path) or write_sorted(path, *rest))
+    calls = [threading.Thread(target=keys.sort_lists, args=(lists,)) for _ in range(4)]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join()
+    assert written == [lists[0].sorted_as]
+
+
+@pytest.mark.parametrize("setting", ["valid_keys", "deny_keys"])
+def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypatch, setting: str) -> None:
+    shards = make_shards(seed=7, num_shards=3, num_samples=20)
+    write_pool(tmp_path / "pool", shards)
+    listed = sorted({f"{name.rpartition('/')[0]}/{key}" for name, pairs in shards.items() for key, _ in pairs})[::2]
+    pq.write_table(pa.table({"key": listed}), tmp_path / "list.parquet")
+    path = str(tmp_path / "list.parquet")
+    recipe = make_recipe(tmp_path / "pool", pool={setting: path if setting == "valid_keys" else [path]})
+    found = []
+    for sorted_from in (SORTED_FROM, 1):
+        monkeypatch.setattr(keys, "SORTED_FROM", sorted_from)
+        run = tmp_path / f"run{sorted_from}"
+        run_stages(recipe, run)
+        assert (run / "match" / "keys").exists() == (sorted_from == 1)
+        found.append({name: data for name, data in contents(run).items() if name.endswith((".parquet", "en.npy"))})
+    assert found[0] == found[1]
+    assert found[0]
+    run_stages(make_recipe(tmp_path / "pool"), run)
+    assert not (run / "match" / "keys").exists(), "a list that is gone leaves no file"

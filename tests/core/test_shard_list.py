@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,22 +123,14 @@ def test_a_shard_takes_little_memory() -> None:
     assert peak < number * 500, "some shards are objects at a time; all of them would take 1,500 bytes each"
 
 
-def done(shard: Shard) -> dict:
-    return {"pairs": 1}
-
-
 def test_a_map_works_on_the_unfinished_shards_of_a_list(files, tmp_path) -> None:
-    executor = LocalExecutor(quiet=True)
-    shards = ShardList.of_files(files)
-    reports = executor.map(done, shards, label="x", done_dir=tmp_path / "done", key={})
-    assert [report["pairs"] for report in reports] == [1] * 7
+    shards, seen = ShardList.of_files(files), []
+    run = partial(LocalExecutor(quiet=True).map, shards=shards, label="x", done_dir=tmp_path / "done", key={})
+    assert len(run(lambda shard: {"pairs": 1})) == 7
     (tmp_path / "done" / "root" / "3.tar.json").unlink()
-    seen = []
-    reports = executor.map(
-        lambda shard: seen.append(shard.name) or done(shard), shards, label="x", done_dir=tmp_path / "done", key={}
-    )
+    reports = run(lambda shard: seen.append(shard.name) or {"pairs": 1})
+    assert [report["pairs"] for report in reports] == [1] * 7
     assert seen == ["root/3.tar"]
-    assert len(reports) == 7
 
 
 def test_a_queue_gives_each_shard_once_and_those_that_run_again_last(files) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from killed import contents
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_pool
 from worldclip import curate
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
@@ -29,7 +30,6 @@ def world(request, tmp_path_factory) -> tuple[Path, Path, str, list[dict]]:
     """(pool, run after balance, policy, what is kept without a cap)."""
     folder, run = tmp_path_factory.mktemp("pool"), tmp_path_factory.mktemp("run")
     write_pool(folder, SHARDS)
-    write_metadata(run, LISTS)
     run_stages(recipe_of(folder, request.param), run)
     return folder, run, request.param, read_all(run)
 
@@ -45,13 +45,10 @@ def read_all(run: Path) -> list[dict]:
 
 def plain_capped(rows: list[dict], cap_of) -> list[dict]:
     """Of each language the rows with the smallest coin over probability."""
+    ordered = sorted(rows, key=lambda row: coin.uniform(row["key"], row["text_idx"], 0, 0) / row["keep_prob"])
     kept = []
     for lang in {row["lang"] for row in rows}:
-        of_lang = sorted(
-            (row for row in rows if row["lang"] == lang),
-            key=lambda row: coin.uniform(row["key"], row["text_idx"], 0, 0) / row["keep_prob"],
-        )
-        kept += of_lang[: cap_of(lang)]
+        kept += [row for row in ordered if row["lang"] == lang][: cap_of(lang)]
     return [row for row in rows if row in kept]
 
 
@@ -79,11 +76,11 @@ def test_neither_workers_nor_a_kill_change_what_a_cap_keeps(world) -> None:
     folder, run, policy, _ = world
     recipe = recipe_of(folder, policy, CAPS)
     run_stages(recipe, run, stages="curate")
-    once = {path: path.read_bytes() for path in (run / "curate").rglob("*") if path.is_file()}
+    once = contents(run / "curate")
     for marker in sorted((run / "curate").rglob("done/**/*.json"))[::2]:
         marker.unlink()
     run_stages(recipe, run, LocalExecutor(workers=2, quiet=True), stages="curate")
-    assert {path: path.read_bytes() for path in (run / "curate").rglob("*") if path.is_file()} == once
+    assert contents(run / "curate") == once
 
 
 def test_removing_a_cap_removes_its_files(world) -> None:
@@ -103,7 +100,8 @@ def test_online_curation_applies_caps(world) -> None:
     capped = curate.Curator(run)
     keys = [f"{Path(name).parent}/{stem}" for name in sorted(SHARDS) for stem in dict(SHARDS[name])]
     probs = {name: np.load(run / "balance" / f"{name}.npy") for name in LISTS}
-    matched = {(row["key"], row["text_idx"]): row for row in all_matched(run)}
+    tables = [artifacts.read_table(path, schemas.MATCH_TEXTS) for path in (run / "match/texts").rglob("*.parquet")]
+    matched = {(row["key"], row["text_idx"]): row for table in tables for row in table.to_pylist()}
 
     def stays(key: str, text_idx: int, epoch: int) -> bool:
         row = matched[key, text_idx]
@@ -120,11 +118,6 @@ def test_online_curation_applies_caps(world) -> None:
         assert 0 < len(found[epoch]) < len(of_free)
     assert found[0] == [(row["key"], row["text_idx"]) for row in read_all(run)]
     assert found[1] != found[2]
-
-
-def all_matched(run: Path) -> list[dict]:
-    paths = sorted((run / "match" / "texts").rglob("*.parquet"))
-    return [row for path in paths for row in artifacts.read_table(path, schemas.MATCH_TEXTS).to_pylist()]
 
 
 def test_an_estimate_expects_no_more_than_the_cap(world) -> None:
@@ -184,7 +177,7 @@ def test_windows_hold_the_first_ratio_over_the_cap_or_are_widened(tmp_path, numb
         assert found == {lang: np.sort(values)[cap] for lang, values in ratios.items()}
         assert all((values < found[lang]).sum() <= cap for lang, values in ratios.items())
     assert missed["uniform"] == 0
-    assert number == 1 or number == 2 or missed["low"] > 0
+    assert number < 3 or missed["low"] > 0
 
 
 def test_windows_are_narrow() -> None:
@@ -199,12 +192,12 @@ def test_all_caps_are_found_in_one_map_over_the_ratios(world) -> None:
 
     class Noting(LocalExecutor):
         def map(self, fn, shards, *, label, **options):
-            labels.append((label, len(shards)))
+            labels.append(label)
             return super().map(fn, shards, label=label, **options)
 
     report = run_stages(recipe_of(folder, policy, 3), run, Noting(quiet=True), stages="curate")["curate"]
     assert len(report["caps"]) > 1
-    assert [label for label, _ in labels].count("bounds") == 1
+    assert labels.count("bounds") == 1
     assert not (run / "curate" / ".work" / "caps" / ".windows").exists()
 
 
@@ -219,9 +212,3 @@ def test_all_caps_are_found_in_one_map_over_the_ratios(world) -> None:
 def test_a_cap_is_at_least_one_pair(tmp_path, max_pairs, problem) -> None:
     with pytest.raises(UserError, match=problem):
         recipe_of(tmp_path, "one", max_pairs)
-
-
-def test_cap_of_unknown_language_is_a_user_error(world) -> None:
-    folder, run, policy, _ = world
-    with pytest.raises(UserError, match=r"curate\.max_pairs: 'fr' is not a language"):
-        run_stages(recipe_of(folder, policy, {"fr": 3}), run, stages="curate")

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plain_recipe import BAD_JSON, LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from kept_keys import hex_keys
+from killed import contents
+from plain_recipe import BAD_JSON, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
 from pools import read_tar, write_table
 from stages import context, run_stage
 from tars import as_json, write_tar
@@ -41,8 +43,7 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """TMP/run with its lists; tests with another pool have it in TMP/pool."""
-    write_metadata(tmp_path / "run", LISTS)
+    """TMP/run; tests with another pool have it in TMP/pool."""
     return tmp_path / "run"
 
 
@@ -121,19 +122,6 @@ def test_the_decision_agrees_with_a_plain_one(policy, pool, seed, epoch):
     found = [(keys[of_key[t]], flat[t][0]) for t in np.flatnonzero(kept)]
     assert found == decide_plainly(policy, keys, texts, seed, epoch)
     assert all(of_key[t] == k for k, t in enumerate(drawn) if t >= 0)
-
-
-def test_each_remaining_text_is_drawn_equally_often():
-    num_keys = 20_000
-    keys = [str(i) for i in range(num_keys)]
-    starts, text_idx = np.arange(num_keys + 1) * 3, np.tile(np.array([0, 1, 5], np.int32), num_keys)
-    drawable = np.tile([True, False, True], num_keys)
-    probs = np.tile([0.5, 1.0, 0.2], num_keys)
-    kept, drawn = decide("one", coin.hash_keys(keys), starts, text_idx, drawable, probs, seed=0, epoch=0)
-    assert abs((drawn % 3 == 0).mean() - 0.5) < 0.02
-    assert not (drawn % 3 == 1).any()
-    assert abs(kept[0::3].mean() - 0.25) < 0.015, "half of the draws, half of those kept"
-    assert abs(kept[2::3].mean() - 0.1) < 0.015
 
 
 # the stages
@@ -215,17 +203,10 @@ def test_workers_and_the_order_of_work_change_no_byte(pool_folder, tmp_path_fact
     results = []
     for workers in (1, 2, 4):
         run = tmp_path_factory.mktemp(f"workers{workers}")
-        write_metadata(run, LISTS)
         run_stages(recipe, run, Shuffled(workers=1, quiet=True, seed=workers), stages="pool match balance")
         run_stages(recipe, run, LocalExecutor(workers=workers, quiet=True), stages="curate")
-        results.append(
-            {
-                path.relative_to(run).as_posix(): path.read_bytes()
-                for stage in ("match", "balance", "curate")
-                for path in (run / stage).rglob("*")
-                if path.is_file() and path.name != "manifest.json"
-            }
-        )
+        files = contents(run).items()
+        results.append({name: data for name, data in files if not name.endswith(("manifest.json", "recipe.toml"))})
     assert results[0] == results[1] == results[2]
 
 
@@ -242,39 +223,32 @@ class Shuffled(LocalExecutor):
         return [report for _, report in sorted(zip(order, reports, strict=True), key=lambda item: item[0])]
 
 
-def test_hex_keys_give_datacomps_list_and_other_keys_none(tmp_path, run):
-    rng = random.Random(5)
-    names = [f"{rng.getrandbits(128):032x}" for _ in range(40)]
+def test_hex_keys_give_datacomps_list_which_serves_as_valid_keys_and_other_keys_none(tmp_path, run):
+    names = hex_keys("random", 40)[:40]
     write_pool(tmp_path / "pool", {"0.tar": [(name, [HOUSE, f"{HOUSE} water"]) for name in names]})
-    recipe = make_recipe(tmp_path / "pool", curate={"text_policy": "all"})
-    report = run_stages(recipe, run)["curate"]
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"text_policy": "all"}), run)["curate"]
     kept = sorted({row[0] for row in read_kept(run, "0.tar")})
     listed = np.load(run / "curate" / "keys.npy")
     assert listed.dtype == np.dtype("u8,u8")
     assert listed.tolist() == [(int(key[:16], 16), int(key[16:], 16)) for key in kept]
     assert report["num_keys_in_list"] == len(kept) > 0
 
+    valid = (run / "curate" / "keys.npy").rename(tmp_path / "keys.npy")
+    recipe = make_recipe(tmp_path / "pool", pool={"valid_keys": str(valid)}, curate={"text_policy": "all"})
+    assert run_stages(recipe, run)["curate"]["total"]["not_valid"] == 2 * (40 - len(kept)) > 0
+
     write_pool(tmp_path / "pool", {"1.tar": [("not hex", ["the green tree near the old house on the sea"])]})
-    report = run_stages(recipe, run)["curate"]
+    report = run_stages(make_recipe(tmp_path / "pool"), run)["curate"]
     assert report["num_keys_in_list"] is None
     assert not (run / "curate" / "keys.npy").exists()
 
 
-def test_keys_npy_serves_as_a_list_of_valid_keys(tmp_path, run):
-    write_pool(tmp_path / "pool", {"0.tar": [(f"{i:032x}", [HOUSE]) for i in range(30)]})
-    run_stages(make_recipe(tmp_path / "pool"), run)
-    kept = {row[0] for row in read_kept(run, "0.tar")}
-    listed = (run / "curate" / "keys.npy").rename(tmp_path / "keys.npy")
-    report = run_stages(make_recipe(tmp_path / "pool", pool={"valid_keys": str(listed)}), run)["curate"]
-    assert report["total"]["not_valid"] == 30 - len(kept)
-
-
 def test_unknown_language_is_a_user_error(pool_folder, run):
-    recipe = make_recipe(pool_folder, curate={"include": ["en", "fr"], "exclude": ["xx"]})
+    recipe = make_recipe(pool_folder, curate={"include": ["en", "fr"], "exclude": ["xx"], "max_pairs": {"fr": 3}})
     with pytest.raises(UserError) as raised:
         run_stages(recipe, run)
-    assert len(raised.value.problems) == 2
-    assert "curate.include: 'fr' is not a language of this run" in raised.value.problems[0]
+    expected = ["curate.include: 'fr'", "curate.exclude: 'xx'", "curate.max_pairs: 'fr'"]
+    assert [problem.split(" is not a language of this run")[0] for problem in raised.value.problems] == expected
 
 
 def test_invalid_config_lists_all_problems():
@@ -289,7 +263,6 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     results = []
     for workers in (1, 2) if policy == "one" else (1,):
         run = tmp_path_factory.mktemp(f"tars{workers}")
-        write_metadata(run, LISTS)
         options = {"text_policy": policy, "write": "tars", "samples_per_tar": 7}
         report = run_stages(make_recipe(pool_folder, curate=options), run, LocalExecutor(workers=workers, quiet=True))
         results.append({path.name: path.read_bytes() for path in (run / "curate" / "tars").glob("*.tar")})
@@ -380,9 +353,8 @@ def test_pool_folder_named_as_an_output_loses_no_list(tmp_path, run, write):
 
 
 def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
-    write_pool(tmp_path / "pool", {"0.tar": [("a", [TEXT])]})
     options = {"curate": {"write": "tars"}, **KEEP_ALL}
-    run_stages(make_recipe(tmp_path / "pool", **options), run)
+    make_run(tmp_path, {"0.tar": [("a", [TEXT])]}, **options)
     assert (run / "curate/tars/000000.tar").exists()
     denied = write_table(tmp_path / "deny.parquet", {"key": ["a"]})
     with pytest.raises(UserError, match="0 of 1 images kept"):

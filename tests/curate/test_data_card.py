@@ -27,24 +27,20 @@ def test_data_card_states_counts_settings_and_digests(tmp_path):
 
 
 def test_data_card_says_what_decided_the_language_and_which_models_saw_images(tmp_path):
-    every_key = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
-    for folder, check in (("checked", {"path": "/models/nsfw.onnx"}), ("other", None)):
-        path = tmp_path / folder / "valid_keys.parquet"
-        artifacts.write_table(path, pa.table({"key": sorted({*every_key})}), schemas.VALID_KEYS)
-        if check is not None:
-            config = {"check": {"classifiers": {"nsfw": check}, "faces": {"path": ""}}}
-            artifacts.write_manifest(path.parent, config=config, inputs={}, counts={})
-            removed = {"near_duplicate": 12, "classifier:nsfw": 3}
-            artifacts.write_json(path.parent / "report.json", {"counts": {"removed": removed}})
-        run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(path)})
-        card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
-        if check is not None:
-            assert "pairs removed by rule: near_duplicate 12, classifier:nsfw 3" in card
-            assert "models that looked at the images: classifier nsfw (`nsfw.onnx`)" in card
-        else:
-            assert "its making is not recorded" in card
-        assert "The language-identification model `lid176` chose each text's language" in card
-        assert "`pool.valid_keys` = `valid_keys.parquet`" in card, "the card is published: no folder of this machine"
+    every_key = {f"{Path(name).parent}/{key}" for name in SHARDS for key, _ in SHARDS[name]}
+    path = tmp_path / "check" / "valid_keys.parquet"
+    artifacts.write_table(path, pa.table({"key": sorted(every_key)}), schemas.VALID_KEYS)
+    run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(path)})
+    assert "its making is not recorded" in (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
+    config = {"check": {"classifiers": {"nsfw": {"path": "/models/nsfw.onnx"}}, "faces": {"path": ""}}}
+    artifacts.write_manifest(path.parent, config=config, inputs={}, counts={})
+    removed = {"near_duplicate": 12, "classifier:nsfw": 3}
+    artifacts.write_json(path.parent / "report.json", {"counts": {"removed": removed}})
+    card = data_card(run, artifacts.read_json(run / "curate" / "report.json"))
+    assert "pairs removed by rule: near_duplicate 12, classifier:nsfw 3" in card
+    assert "models that looked at the images: classifier nsfw (`nsfw.onnx`)" in card
+    assert "The language-identification model `lid176` chose each text's language" in card
+    assert "`pool.valid_keys` = `valid_keys.parquet`" in card, "the card is published: no folder of this machine"
     recipe = make_recipe(tmp_path / "pool", pool={"lang": "json:lang_truth"})
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))
     card = data_card(run, artifacts.read_json(run / "curate" / "report.json"))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import make_recipe, make_run, make_shards, run_stages
 from worldclip import curate
 from worldclip.core import artifacts
 from worldclip.core.keys import key_lists
@@ -30,26 +30,21 @@ def contents(path: Path) -> bytes:
 @pytest.mark.parametrize("policy", ["one", "all"])
 @pytest.mark.parametrize("how", ["denied", "not in the valid list", "denied in its shard"])
 def test_denied_key_reaches_no_artifact_after_match(tmp_path, policy, how) -> None:
-    folder, run = tmp_path / "pool", tmp_path / "run"
-    write_pool(folder, SHARDS)
-    write_metadata(run, LISTS)
-    recipe = make_recipe(folder, curate={"text_policy": policy, "write": "tars", "max_pairs": 15})
-    run_stages(recipe, run)
-    kept = [(name, row["key"], row["text"]) for name in sorted(SHARDS)
-            for row in curate.read_curated(run, name).to_pylist()]  # fmt: skip
-    denied = kept[::2]
-    gone = {key for _, key, _ in denied}
+    config = {"text_policy": policy, "write": "tars", "max_pairs": 15}
+    run = make_run(tmp_path, SHARDS, curate=config)
+    kept = [(name, key) for name in sorted(SHARDS) for key in curate.read_curated(run, name)["key"].to_pylist()]
+    shard_of, key_of = zip(*kept[::2], strict=True)
+    gone = set(key_of)
     every_key = {f"{Path(name).parent}/{stem}" for name in SHARDS for stem, _ in SHARDS[name]}
-    if how == "denied":
-        listed, setting = pa.table({"key": sorted(gone)}), {"deny_keys": [str(tmp_path / "list.parquet")]}
-    elif how == "denied in its shard":
-        listed = pa.table({"shard": [name for name, _, _ in denied], "key": [key for _, key, _ in denied]})
-        setting = {"deny_keys": [str(tmp_path / "list.parquet")]}
-    else:
-        listed, setting = pa.table({"key": sorted(every_key - gone)}), {"valid_keys": str(tmp_path / "list.parquet")}
-    pq.write_table(listed, tmp_path / "list.parquet")
+    path = str(tmp_path / "list.parquet")
+    setting, columns = {
+        "denied": ({"deny_keys": [path]}, {"key": sorted(gone)}),
+        "denied in its shard": ({"deny_keys": [path]}, {"shard": shard_of, "key": key_of}),
+        "not in the valid list": ({"valid_keys": path}, {"key": sorted(every_key - gone)}),
+    }[how]
+    pq.write_table(pa.table(columns), path)
 
-    recipe = make_recipe(folder, pool=setting, curate={"text_policy": policy, "write": "tars", "max_pairs": 15})
+    recipe = make_recipe(tmp_path / "pool", pool=setting, curate=config)
     report = run_stages(recipe, run, stages="match balance curate")["curate"]
     write_report(run)
     assert report["total"]["not_valid"] >= len(gone) > 5

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import make_recipe, make_run, make_shards, run_stages
 from pools import write_table
 from worldclip.contracts import layout
 from worldclip.curate import read_curated
@@ -19,14 +19,6 @@ datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 TEXTS = ["the old green tree on the mountain by the water", "unmatched words everywhere without any listed thing"]
 KEEP_ALL = {"balance": {"tail_fraction": 1.0}}
 PLACES = ("curate", "curate/tars", "publish list", "publish tars")
-
-
-def curate(pool_folder: Path, run: Path, **sections: Any) -> Path:
-    """Curate a pool into the run, and return the run."""
-    if not (run / "metadata").exists():
-        write_metadata(run, LISTS)
-    run_stages(make_recipe(pool_folder, **sections), run)
-    return run
 
 
 def kept_keys(run: Path) -> list[str]:
@@ -49,20 +41,18 @@ def loaded_keys(run: Path, place: str, cache: Path) -> list[str]:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_second_run_has_its_own_rows_in_one_cache(place, tmp_path) -> None:
     for name, seed in (("first", 2), ("second", 3)):
-        write_pool(tmp_path / name / "pool", make_shards(seed=seed))
-        run = curate(tmp_path / name / "pool", tmp_path / name / "run", curate={"write": "tars", "samples_per_tar": 7})
+        run = make_run(tmp_path / name, make_shards(seed=seed), curate={"write": "tars", "samples_per_tar": 7})
         assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept_keys(run))
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_path) -> None:
-    write_pool(tmp_path / "pool", make_shards(seed=2))
     denied = tmp_path / "denied.parquet"
     options = {"curate": {"write": "tars", "samples_per_tar": 7}, "pool": {"deny_keys": [str(denied)]}}
     taken_down: list[str] = []
     for _ in range(2):
         write_table(denied, {"key": pa.array(taken_down, pa.string())})
-        run = curate(tmp_path / "pool", tmp_path / "run", **options)
+        run = make_run(tmp_path, make_shards(seed=2), **options)
         kept = kept_keys(run)
         assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept)
         assert {*kept}.isdisjoint(taken_down)
@@ -71,11 +61,12 @@ def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_pa
 
 def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path) -> None:
     options = {"pool": {"key": "uid", "texts": ["text"]}, "curate": {"write": "parquet"}, **KEEP_ALL}
+    run = tmp_path / "run"
     for size in (5, 3):
         keys = [f"{i:03}" for i in range(size)]
         columns = {"uid": keys, "url": [f"http://x/{key}" for key in keys], "text": TEXTS[:1] * size}
         write_table(tmp_path / "pool/part.parquet", columns)
-        run = curate(tmp_path / "pool", tmp_path / "run", **options)
+        run_stages(make_recipe(tmp_path / "pool", **options), run)
         assert load(run / "curate", tmp_path / "cache")["key"] == keys
         assert load(run / "curate/parquet", tmp_path / "cache")["uid"] == keys
 
@@ -85,9 +76,8 @@ def test_a_shard_of_which_nothing_is_kept_does_not_matter(num_unmatched, tmp_pat
     """The shard without rows comes first, between the others, or last."""
     order = [0, 0]
     order.insert(num_unmatched, 1)
-    for shard, kind in enumerate(order):
-        write_pool(tmp_path / "pool", {f"{shard:05}.tar": [(f"{shard}{i}", [TEXTS[kind]]) for i in range(3)]})
-    run = curate(tmp_path / "pool", tmp_path / "run", **KEEP_ALL)
+    shards = {f"{n:05}.tar": [(f"{n}{i}", [TEXTS[kind]]) for i in range(3)] for n, kind in enumerate(order)}
+    run = make_run(tmp_path, shards, **KEEP_ALL)
     expected = [f"{shard}{i}" for shard in range(3) if not order[shard] for i in range(3)]
     assert kept_keys(run) == expected
     assert loaded_keys(run, "curate", tmp_path / "cache") == expected

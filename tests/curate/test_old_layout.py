@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from killed import contents
+from plain_recipe import make_recipe, make_run, make_shards
 from stages import run_stage, why_run
 
 CURATE = {"max_pairs": 7, "write": "tars", "samples_per_tar": 5}
@@ -17,10 +18,8 @@ CURATE = {"max_pairs": 7, "write": "tars", "samples_per_tar": 5}
 def whole(tmp_path_factory) -> tuple[Path, Path]:
     """(pool, run) of a finished run."""
     place = tmp_path_factory.mktemp("whole")
-    write_pool(place / "pool", make_shards(seed=4, num_shards=3, num_samples=10))
-    write_metadata(place / "run", LISTS)
-    run_stages(make_recipe(place / "pool", curate=CURATE), place / "run")
-    return place / "pool", place / "run"
+    run = make_run(place, make_shards(seed=4, num_shards=3, num_samples=10), curate=CURATE)
+    return place / "pool", run
 
 
 def copy_in_old_layout(run: Path, target: Path) -> Path:
@@ -35,11 +34,7 @@ def copy_in_old_layout(run: Path, target: Path) -> Path:
 
 
 def read_bytes(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "README.md"
-    }
+    return {name: data for name, data in contents(folder).items() if not name.endswith("README.md")}
 
 
 def test_finished_run_stays_finished(whole, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_curate import check_report, read_kept
 
-from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_pool
 from stages import why_run
 from tars import sample, shard_of, write_tar
 from worldclip import pool
@@ -50,7 +50,6 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weighed(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of weights 0.3 and 0.7 up to curate."""
     run_dir = tmp_path_factory.mktemp("weighed")
-    write_metadata(run_dir, LISTS)
     run_stages(recipe_of(pool_folder, {"alt": 0.3, "caption": 0.7}), run_dir)
     return run_dir
 
@@ -118,7 +117,6 @@ def test_places_are_drawn_by_weight_however_many_texts_they_have():
 )
 def test_the_stages_agree_with_plain_python(pool_folder, tmp_path, weights):
     recipe = recipe_of(pool_folder, weights, exclude=["th"])
-    write_metadata(tmp_path, LISTS)
     reports = run_stages(recipe, tmp_path)
     expected = plain_run(SHARDS, recipe)
     for name, rows in expected.kept.items():
@@ -134,7 +132,6 @@ def test_weights_change_no_count_and_redo_curate_alone(pool_folder, weighed, tmp
     unset = recipe_of(pool_folder, None)
     assert "pool.text_weights was" in why_run("curate", unset, weighed)
     assert [why_run(stage, unset, weighed) for stage in ("pool", "match", "balance")] == [None] * 3
-    write_metadata(tmp_path, LISTS)
     run_stages(unset, tmp_path)
     for name in LISTS:
         assert layout.entry_counts(tmp_path, name).read_bytes() == layout.entry_counts(weighed, name).read_bytes()
@@ -172,10 +169,8 @@ def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
             found = {(key, text["text_idx"]) for text in explained["texts"] if text["reason"] == "kept"}
             assert found == {pair for pair in kept if pair[0] == key}
             assert {text["place"] for text in explained["texts"]} <= {"json:alt", "json:caption"}
-        assert kept == {
-            (key, row[0]) for key, rows in explored.by_key.items() for row in rows
-            if row[REASON] == Reason.KEPT and explored.shard_of_key[key] == shard
-        }  # fmt: skip
+        keys = [key for key in explored.by_key if explored.shard_of_key[key] == shard]
+        assert kept == {(key, row[0]) for key in keys for row in explored.by_key[key] if row[REASON] == Reason.KEPT}
 
 
 def test_weights_for_texts_of_an_older_match_are_refused(pool_folder, weighed, tmp_path):

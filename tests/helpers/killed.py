@@ -48,6 +48,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def modified(folder: Path, pattern: str = "*") -> dict[Path, int]:
+    """Return when every file below `folder` was modified, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern) if path.is_file()}
+
+
 def digests_of_curation(run_dir: Path) -> dict[str, str]:
     """Return the digest of each table, array, threshold, manifest, report and marker that curation leaves."""
     return {

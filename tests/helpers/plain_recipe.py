@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts, coin
 from worldclip.core.execute import Executor
+from worldclip.core.settings import to_toml
 from worldclip.language import table as languages
 from worldclip.match.matcher.matcher import Matcher
 
@@ -92,10 +94,8 @@ def write_pool(
             if by_place and texts is not BAD_JSON:
                 record = {"alt": texts[:NUM_ALT], "caption": texts[NUM_ALT:]}
             body = b"{broken" if texts is BAD_JSON else json.dumps(record, ensure_ascii=False).encode()
-            members += [
-                (f"{key}.json", body),
-                (f"{key}.jpg", image_of(key) if image_of else b"image of " + key.encode()),
-            ]
+            image = image_of(key) if image_of else b"image of " + key.encode()
+            members += [(f"{key}.json", body), (f"{key}.jpg", image)]
         write_tar(folder / name, members)
 
 
@@ -103,14 +103,8 @@ def write_metadata(run: Path, lists: Mapping[str, Sequence[str]], profile: str =
     """RUN/metadata as its stage leaves it."""
     digests = {}
     for name, entries in lists.items():
-        table = pa.table(
-            {
-                "entry_id": pa.array(range(len(entries)), pa.int32()),
-                "entry": list(entries),
-                "source": ["list"] * len(entries),
-                "score": pa.nulls(len(entries), pa.float64()),
-            }
-        )
+        rows = [{"entry_id": i, "entry": entry, "source": "list"} for i, entry in enumerate(entries)]
+        table = pa.Table.from_pylist(rows, schemas.METADATA)
         artifacts.write_table(run / "metadata" / f"{name}.parquet", table, schemas.METADATA)
         matcher = Matcher(list(entries), profile)
         matcher.save(run / "metadata" / f"{name}.matcher" / profile)
@@ -119,30 +113,24 @@ def write_metadata(run: Path, lists: Mapping[str, Sequence[str]], profile: str =
 
 
 def make_recipe(pool_folder: Path, **sections: Any) -> Recipe:
-    whole: dict[str, Any] = {
-        "pool": {"path": str(pool_folder), **sections.pop("pool", {})},
-        "languages": {"codes": list(WORDS)},
-        "balance": {"tail_fraction": 0.05},
-        **sections,
-    }
-    return load_recipe(whole)
+    pool = {"path": str(pool_folder), **sections.pop("pool", {})}
+    whole = {"languages": {"codes": list(WORDS)}, "balance": {"tail_fraction": 0.05}, **sections}
+    return load_recipe({"pool": pool, **whole})
 
 
 def run_stages(recipe: Recipe, run: Path, executor: Executor | None = None, stages: str = "pool match balance curate"):
-    """The real stages, as recipe.py runs them; the reports by stage."""
-    from worldclip.core.settings import to_toml
-
+    """Run the real stages, as recipe.py does, on LISTS unless the run has other lists; return the reports by stage."""
+    if not (run / "metadata").exists():
+        write_metadata(run, LISTS)
     artifacts.write_text(run / "recipe.toml", to_toml(recipe))
     return {name: finish(name, recipe, run, executor) for name in stages.split()}
 
 
 def make_run(folder: Path, shards: Shards, stages: str = "pool match balance curate", **sections: Any) -> Path:
-    """Write FOLDER/pool, and FOLDER/run with its lists; run the stages and return FOLDER/run."""
-    run = folder / "run"
+    """Write FOLDER/pool, run the stages on it, and return FOLDER/run."""
     write_pool(folder / "pool", shards)
-    write_metadata(run, LISTS)
-    run_stages(make_recipe(folder / "pool", **sections), run, stages=stages)
-    return run
+    run_stages(make_recipe(folder / "pool", **sections), folder / "run", stages=stages)
+    return folder / "run"
 
 
 # the plain recipe
@@ -156,8 +144,6 @@ def plain_match(text: str, entries: Sequence[str], lang: str) -> list[int]:
 
 def plain_breaks_cluster(text: str, entry: str) -> bool:
     """Whether a combining mark follows every occurrence (Thai vowels and tones above and below)."""
-    import unicodedata
-
     places = [i for i in range(len(text)) if text.startswith(entry, i)]
     behind = [text[i + len(entry) : i + len(entry) + 1] for i in places]
     return all(char and unicodedata.category(char).startswith("M") for char in behind)
