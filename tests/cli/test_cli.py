@@ -41,7 +41,7 @@ from worldclip.recipe import stage_names
 from worldclip.train.config import TrainConfig, TrainPoolConfig
 
 
-def test_overview_names_every_command_in_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overview_names_every_command_in_aligned_columns(capsys):
     assert main(["--help", "--all"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     parts = [re.split(r" {2,}", row.strip(), maxsplit=1) for row in rows]
@@ -49,7 +49,7 @@ def test_overview_names_every_command_in_aligned_columns(capsys: pytest.CaptureF
     assert len({row.index(summary) for row, (_, summary) in zip(rows, parts, strict=True)}) == 1
 
 
-def test_rare_commands_are_listed_under_all_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rare_commands_are_listed_under_all_only(capsys):
     assert {*RARE} <= {*COMMANDS.names()}
     for arguments in ([], ["--help"]):
         assert main(arguments) == 0
@@ -58,7 +58,7 @@ def test_rare_commands_are_listed_under_all_only(capsys: pytest.CaptureFixture[s
         assert not [line for line in text.splitlines() if line.strip().startswith(("consolidate ", "unpack "))]
 
 
-def test_overview_imports_nothing_heavy() -> None:
+def test_overview_imports_nothing_heavy():
     code = "import sys; from worldclip.cli import main; main(['--help']); print(*sys.modules)"
     heavy = {"numpy", "numba", "pyarrow", "torch", "transformers", "argparse", "rich", "fsspec"}
     assert not heavy & set(python("-c", code).splitlines()[-1].split())
@@ -72,7 +72,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("stage", stage_names())
-def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_stage_has_the_flags_of_its_config(stage, capsys):
     text = help_of(stage, capsys)
     assert "--workers" in text
     assert not re.search(r"\bSTR\b|\[\[|\{None|TEXT TEXT|\[TEXT", text)
@@ -82,7 +82,7 @@ def test_help_of_a_stage_has_the_flags_of_its_config(stage: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("command", COMMANDS.names())
-def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command_describes_every_flag(command, capsys):
     text = help_of(command, capsys)
     assert COMMANDS.summary(command) in " ".join(text.split())
     assert "--json" in text
@@ -92,7 +92,7 @@ def test_help_of_a_command_describes_every_flag(command: str, capsys: pytest.Cap
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
 
 
-def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_train_has_every_key_in_one_group(capsys):
     keys = [key for keys in TrainConfig.TOPICS.values() for key in keys]
     nested = {
         field.name for field in dataclasses.fields(TrainConfig()) if dataclasses.is_dataclass(field.default_factory)
@@ -109,7 +109,7 @@ def test_help_of_train_has_every_key_in_one_group(capsys: pytest.CaptureFixture[
     assert "(default: none)" not in text  # descriptions say what an unset key means
 
 
-def test_every_module_of_commands_is_registered() -> None:
+def test_every_module_of_commands_is_registered():
     """A command that is written but has no line in entry_points.txt would be lost."""
     registered = {(origin.module, origin.attribute) for (origin,) in COMMANDS.origins().values()}
     for module in {module for module, _ in registered}:
@@ -118,21 +118,21 @@ def test_every_module_of_commands_is_registered() -> None:
         assert items <= registered
 
 
-def test_commands_of_plug_ins_are_the_last_section() -> None:
+def test_commands_of_plug_ins_are_the_last_section():
     *ours, last = sections().items()
     assert last[0] == "Plug-ins"
     assert all(COMMANDS.origins()[name][0].module.startswith("worldclip.plugins.") for name in last[1])
     assert {name for _, names in ours for name in names} == {*stage_names(), *COMMANDS.names()} - {*last[1]}
 
 
-def test_version_has_versions_extras_and_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_has_versions_extras_and_device(capsys):
     assert main(["--version", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["versions"]["worldclip"] == worldclip.__version__
     assert set(record["extras"]) >= {"metadata", "demo", "train"}
 
 
-def test_module_runs_as_a_program() -> None:
+def test_module_runs_as_a_program():
     assert python("-m", "worldclip", "--help").startswith("usage: worldclip")
 
 
@@ -149,9 +149,7 @@ def test_module_runs_as_a_program() -> None:
         (ImportError("faiss is needed here"), 2, "faiss is needed here"),
     ],
 )
-def test_errors_have_an_exit_code_and_a_remedy(
-    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_have_an_exit_code_and_a_remedy(error, code, message, monkeypatch, capfd):
     def fail(arguments: list[str]) -> int:
         raise error
 
@@ -189,19 +187,19 @@ class Lists:
 
 
 @pytest.mark.parametrize("words", [["en,de"], ["en", "de"], ["en,", "de"], ["en,de,"]])
-def test_lists_of_names_take_commas_or_spaces(words: list[str]) -> None:
+def test_lists_of_names_take_commas_or_spaces(words):
     assert Lists().read("--langs", *words, "--is-loud")["langs"] == ("en", "de")
     assert Lists().read("--of", "images,texts")["of"] == ("images", "texts")
     assert Lists().read("--langs=en,de", "a,b.png")["images"] == ("a,b.png",)
 
 
-def test_lists_of_texts_and_paths_keep_their_commas() -> None:
+def test_lists_of_texts_and_paths_keep_their_commas():
     values = Lists().read("a,b.png", "--labels", "red, round", "blue")
     assert values["images"] == ("a,b.png",)
     assert values["labels"] == ("red, round", "blue")
 
 
-def test_query_after_a_flag_with_one_value_keeps_its_comma() -> None:
+def test_query_after_a_flag_with_one_value_keeps_its_comma():
     def find(folder: str, texts: Sequence[str] = (), *, of: str | None = None) -> tuple[Any, str]:
         """Find texts.
 
@@ -226,7 +224,7 @@ def test_query_after_a_flag_with_one_value_keeps_its_comma() -> None:
         ("--of sound --lngs=en", ["unknown flag '--lngs=en'", "--of 'sound': must be one of images, texts"]),
     ],
 )
-def test_all_wrong_flags_are_named_at_once(words: str, problems: list[str]) -> None:
+def test_all_wrong_flags_are_named_at_once(words, problems):
     try:
         Lists().read(*words.split())
         named: list[str] = []
@@ -236,7 +234,7 @@ def test_all_wrong_flags_are_named_at_once(words: str, problems: list[str]) -> N
     assert all(problem in text for problem, text in zip(problems, named, strict=True))
 
 
-def test_every_list_of_a_recipe_is_one_of_names_or_of_paths() -> None:
+def test_every_list_of_a_recipe_is_one_of_names_or_of_paths():
     sections = [getattr(Recipe(), section.name) for section in dataclasses.fields(Recipe)]
     flags = [flag for section in sections for flag in config_flags(section) if flag.is_many]
     lists = [flag for flag in flags if typing.get_origin(flag.kinds[0]) is tuple]
@@ -248,7 +246,7 @@ def test_every_list_of_a_recipe_is_one_of_names_or_of_paths() -> None:
 
 
 @pytest.mark.parametrize("first", ["fetch", "tokenizer", "pool", "evaluate"])
-def test_help_of_a_first_word_lists_its_commands(first: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_first_word_lists_its_commands(first, capsys):
     with contextlib.suppress(SystemExit):  # of a stage's help
         main([first, "--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -257,7 +255,7 @@ def test_help_of_a_first_word_lists_its_commands(first: str, capsys: pytest.Capt
         assert any(line.startswith(f"  {name} ") for line in lines)
 
 
-def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureFixture[str]) -> None:
+def test_described_parameters_of_a_function_become_flags(capsys):
     def double(
         number: int, out: str | Path, *, names: list[str] | None = None, is_loud: bool = False
     ) -> dict[str, int]:
@@ -301,7 +299,7 @@ def test_described_parameters_of_a_function_become_flags(capsys: pytest.CaptureF
         ("train", "lr", "--lr 1.0", 1.0),
     ],
 )
-def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section: str, key: str, flag: str, expected: object) -> None:
+def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section, key, flag, expected):
     tables = Recipe(
         evaluate=EvaluateConfig(folders={"a": "folders:/a"}, class_names={"a": "/old"}),
         match=MatchConfig(merge_labels={"jv": "id"}),
@@ -320,7 +318,7 @@ def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section: str, key: str,
     assert seen == [dataclasses.replace(config, **{key: expected})]
 
 
-def test_closed_output_ends_a_command_without_a_message() -> None:
+def test_closed_output_ends_a_command_without_a_message():
     command = [sys.executable, "-m", "worldclip", "train", "--help"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -329,7 +327,7 @@ def test_closed_output_ends_a_command_without_a_message() -> None:
     assert (process.returncode, said) == (1, b"")
 
 
-def test_windows_is_refused_with_a_remedy() -> None:
+def test_windows_is_refused_with_a_remedy():
     # what the import needs of the standard library is there before: shutil would look for modules of Windows
     code = "import sys, importlib.metadata; sys.platform = 'win32'; import worldclip"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ def examples_of(item: object) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", COMMANDS.names())
-def test_examples_of_a_command_parse(name: str) -> None:
+def test_examples_of_a_command_parse(name):
     command = COMMANDS.load(name)
     assert isinstance(command, Command)
     words = name.removesuffix(ANY_MODEL).split()
@@ -32,7 +32,7 @@ def test_examples_of_a_command_parse(name: str) -> None:
 
 
 @pytest.mark.parametrize("stage", stage_names())
-def test_examples_of_a_stage_parse(stage: str) -> None:
+def test_examples_of_a_stage_parse(stage):
     config = getattr(Recipe(), stage)
     examples = examples_of(type(config))
     assert len(examples) == 2

@@ -63,7 +63,7 @@ OTHERS: dict[str, tuple[str, str]] = {
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.toml").write_text('[pool]\npath = "pool"\n[balance]\ntail_fraction = 0.1\n')
     return tmp_path
@@ -73,20 +73,20 @@ def parameters_of(name: str) -> set[str]:
     return set(inspect.signature(COMMANDS.load(name).function).parameters)
 
 
-def test_every_command_that_writes_has_a_row() -> None:
+def test_every_command_that_writes_has_a_row():
     writing = {name for name in COMMANDS.names() if parameters_of(name) & set(WRITTEN)}
     assert writing | set(stage_names()) == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_output_at_a_url_is_refused(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_at_a_url_is_refused(command, folder, capfd):
     others, setting = OUTPUTS[command]
     path = ["--out", URL] if setting == "--out" else [URL]
     assert_refused([*command.removesuffix(" MODEL").split(), *others.split(), *path], f"{setting} {URL}", folder, capfd)
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_other_path_at_a_url_is_refused(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_path_at_a_url_is_refused(command, folder, capfd):
     arguments, setting = OTHERS[command]
     assert_refused([*command.split(), *arguments.split()], f"{setting} {URL}", folder, capfd)
 
@@ -110,14 +110,14 @@ CALLS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("kind", [str, Path])
-def test_call_with_a_url_writes_nothing(call: str, kind: type, folder: Path) -> None:
+def test_call_with_a_url_writes_nothing(call, kind, folder):
     before = sorted(folder.iterdir())
     with pytest.raises(UserError, match=r"s3://bucket/run.*must be a local path"):
         CALLS[call](kind(URL))
     assert sorted(folder.iterdir()) == before
 
 
-def test_downloads_go_to_a_local_folder(folder: Path) -> None:
+def test_downloads_go_to_a_local_folder(folder):
     run = Run.of(folder, MetadataConfig(dumps=URL))
     with pytest.raises(UserError, match=r"metadata.dumps = s3://bucket/run: must be a local path"):
         fetch_metadata(run, FetchConfig())
@@ -126,7 +126,7 @@ def test_downloads_go_to_a_local_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["run", "runs/a:b", "./a", "/tmp/run", "~/run", "C:\\run", "a b/c", "", ".", "../x", "12:30/run"]
 )
-def test_local_paths_stay(path: str) -> None:
+def test_local_paths_stay(path):
     assert url_problem(path, "--out") is None
     assert require_local(path, "--out") == Path(path)
 
@@ -135,5 +135,5 @@ def test_local_paths_stay(path: str) -> None:
     "url", ["s3://b/run", "gs://b", "hf://datasets/o/n", "https://x.org/a", "simplecache::s3://b/x"]
 )
 @pytest.mark.parametrize("kind", [str, Path])
-def test_urls_are_said_as_they_were_given(url: str, kind: type) -> None:
+def test_urls_are_said_as_they_were_given(url, kind):
     assert f"--out {url}: must be" in (url_problem(kind(url), "--out") or "")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from worldclip.train.config import TrainConfig
 
 
 @pytest.fixture
-def world(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyWorld:
+def world(toy_world, tmp_path, monkeypatch) -> ToyWorld:
     """A copy of the toy world below the working directory, with its run up to the pool."""
     shutil.copytree(toy_world.folder / "pool", tmp_path / "pairs")
     monkeypatch.chdir(tmp_path)
@@ -31,12 +30,12 @@ def world(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     "words", [["--path", "pairs"], ["--set", "pool.path=pairs"], ["--set=pool.path=pairs", "--path", "pairs"]]
 )
 def test_relative_path_of_a_flag_holds_in_another_working_directory(
-    words: list[str],
-    world: ToyWorld,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    words,
+    world,
+    tmp_path,
+    monkeypatch,
+    capfd,
+):
     assert main(["pool", str(world.recipe), "--out", "run", *words]) == 0
     assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pairs")
     (tmp_path / "elsewhere").mkdir()
@@ -46,7 +45,7 @@ def test_relative_path_of_a_flag_holds_in_another_working_directory(
     assert "is finished and unchanged" in capfd.readouterr().err
 
 
-def test_relative_paths_of_python_calls_become_absolute(world: ToyWorld, tmp_path: Path) -> None:
+def test_relative_paths_of_python_calls_become_absolute(world, tmp_path):
     recipe = load_recipe(world.recipe)
     recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, path="pairs"))
     assert worldclip.run(recipe, out="run", until="pool") == Path("run")
@@ -67,9 +66,7 @@ def test_relative_paths_of_python_calls_become_absolute(world: ToyWorld, tmp_pat
         ("train.distill.teacher", "pairs", "{}/pairs"),
     ],
 )
-def test_every_kind_of_path_becomes_absolute(
-    key: str, value: Any, expected: Any, world: ToyWorld, tmp_path: Path
-) -> None:
+def test_every_kind_of_path_becomes_absolute(key, value, expected, world, tmp_path):
     changed = to_dict(with_absolute_places(with_value(Recipe(), key.split("."), value)))
     for name in key.split("."):
         changed = changed[name]
@@ -77,6 +74,6 @@ def test_every_kind_of_path_becomes_absolute(
     assert changed == json.loads(whole)
 
 
-def test_unset_values_stay_unset() -> None:
+def test_unset_values_stay_unset():
     recipe = Recipe(train=TrainConfig(num_streams=None), evaluate=EvaluateConfig(classes=None))
     assert with_absolute_places(recipe) == recipe

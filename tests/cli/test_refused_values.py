@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.core.artifacts import MANIFEST
 
 
 @pytest.fixture
-def run_dir(toy_run: Path, tmp_path: Path) -> Path:
+def run_dir(toy_run, tmp_path) -> Path:
     return Path(shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock")))
 
 
@@ -40,9 +39,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("stage", "words", "message"), REFUSED, ids=[f"{stage} {words}" for stage, words, _ in REFUSED]
 )
-def test_refused_value_leaves_the_stage_finished(
-    stage: str, words: str, message: str, run_dir: Path, toy_world: ToyWorld, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_value_leaves_the_stage_finished(stage, words, message, run_dir, toy_world, capfd):
     before = state_of(run_dir)
     arguments = words.format(pool=toy_world.pool).split()
     assert main([stage, str(run_dir), *arguments]) == 2
@@ -50,9 +47,7 @@ def test_refused_value_leaves_the_stage_finished(
     assert state_of(run_dir) == before
 
 
-def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(
-    run_dir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(run_dir, capfd):
     assert main(["curate", str(run_dir), "--seed", "5"]) == 0
     before = state_of(run_dir)
     assert main(["train", str(run_dir)]) == 2
@@ -63,9 +58,7 @@ def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(
 
 
 @pytest.mark.parametrize("words", [["--tower", "vision"], ["--set", "export.tower=vision"]])
-def test_flags_of_an_export_do_not_change_the_next_one(
-    words: list[str], run_dir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_of_an_export_do_not_change_the_next_one(words, run_dir, capfd):
     recipe = (run_dir / "recipe.toml").read_bytes()
     assert main(["export", str(run_dir), *words]) == 0
     assert (run_dir / "export" / "vision").is_dir()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from toy import ToyWorld
 from worldclip.cli import main, stages
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.settings import to_dict
@@ -103,7 +101,7 @@ def pick(recipe: Recipe, settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def recipe_of(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Recipe]:
+def recipe_of(toy_world, tmp_path, monkeypatch) -> Callable[[str], Recipe]:
     """Return a function that runs a command of a stage up to its work, and returns the recipe of that work."""
     seen: list[Recipe] = []
     monkeypatch.setattr(stages, "run_stages", lambda recipe, *others, **options: seen.append(recipe))
@@ -116,20 +114,18 @@ def recipe_of(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return run
 
 
-def test_table_has_every_stage() -> None:
+def test_table_has_every_stage():
     assert {stage for stage, *_ in BOTH} == set(stage_names())
 
 
 @pytest.mark.parametrize(("stage", "overrides", "flags", "expected"), BOTH, ids=IDS)
-def test_flags_keep_what_set_says_in_both_orders(
-    stage: str, overrides: str, flags: str, expected: Settings, recipe_of: Callable[[str], Recipe]
-) -> None:
+def test_flags_keep_what_set_says_in_both_orders(stage, overrides, flags, expected, recipe_of):
     for words in (f"{overrides} {flags}", f"{flags} {overrides}"):
         assert pick(recipe_of(f"{stage} {words}"), expected) == expected
 
 
 @pytest.mark.parametrize("words", ["--set train.seed=1 --seed 1", "--seed 1 --set=train.seed=1"])
-def test_equal_values_of_set_and_flag_are_no_contradiction(words: str, recipe_of: Callable[[str], Recipe]) -> None:
+def test_equal_values_of_set_and_flag_are_no_contradiction(words, recipe_of):
     assert recipe_of(f"train {words}").train.seed == 1
 
 
@@ -171,18 +167,16 @@ def test_equal_values_of_set_and_flag_are_no_contradiction(words: str, recipe_of
     ],
 )  # fmt: skip
 def test_set_and_flag_that_differ_are_refused(
-    stage: str, override: str, flag: str, message: str,
-    toy_world: ToyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    stage, override, flag, message,
+    toy_world, tmp_path, capfd,
+):  # fmt: skip
     for words in (["--set", override, *flag.split()], [*flag.split(), "--set", override]):
         assert main([stage, str(toy_world.recipe), "--out", str(tmp_path / "run"), *words]) == 2
         assert capfd.readouterr().err == f"worldclip: {message}; leave out one of the two\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_values_are_checked_after_both(
-    recipe_of: Callable[[str], Recipe], toy_world: ToyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_values_are_checked_after_both(recipe_of, toy_world, tmp_path, capfd):
     changed = recipe_of("balance --set balance.tail_fraction=none --english-threshold 3")
     assert pick(changed, {"balance.english_threshold": 3, "balance.tail_fraction": None}) == {
         "balance.english_threshold": 3,
@@ -195,7 +189,7 @@ def test_values_are_checked_after_both(
     assert capfd.readouterr().err.count("worldclip: balance.") == 2
 
 
-def test_stages_run_with_both(toy_world: ToyWorld, tmp_path: Path) -> None:
+def test_stages_run_with_both(toy_world, tmp_path):
     run_dir = tmp_path / "run"
     commands = [
         "pool --set pool.key=member --format tar",
@@ -232,9 +226,7 @@ def test_stages_run_with_both(toy_world: ToyWorld, tmp_path: Path) -> None:
     assert [path.name for path in (run_dir / "train").glob("step_*")] == ["step_000000002"]  # 32 samples by 16
 
 
-def test_dry_run_of_train_says_what_both_make_it(
-    toy_world: ToyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_of_train_says_what_both_make_it(toy_world, tmp_path, capfd):
     command = ["train", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run"]
     for words in ("--set train.samples_seen=64 --warmup-samples 0", "--warmup-samples 0 --set train.samples_seen=64"):
         assert main([*command, *words.split()]) == 0
@@ -242,7 +234,7 @@ def test_dry_run_of_train_says_what_both_make_it(
     assert not (tmp_path / "run").exists()
 
 
-def test_run_applies_every_set(toy_world: ToyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_run_applies_every_set(toy_world, tmp_path, capfd):
     command = ["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--set", "balance.min_threshold=2"]
     command += ["--until", "balance", "--set", "balance.tail_fraction=0.2"]
     assert main([*command, "--dry-run"]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_without_extras import to_arguments, write_stub_of_onnx
 
-from toy import ToyWorld, write_tar
+from toy import write_tar
 from worldclip.check import CheckConfig
 from worldclip.cli import main
 from worldclip.cli.overview import COMMANDS
@@ -62,7 +62,7 @@ UNTRIED = {"pool emoji", "pool world", "fetch cldr", "fetch dataset", "doctor", 
 
 
 @pytest.fixture
-def places(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+def places(toy_world, tmp_path, monkeypatch) -> dict[str, Path]:
     monkeypatch.chdir(tmp_path)
     write_stub_of_onnx(tmp_path / "ONNX")
     recipe = tmp_path / "T.toml"
@@ -75,9 +75,7 @@ def places(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("command", READS_ALL)
-def test_unknown_sections_of_a_recipe_are_refused(
-    command: str, places: dict[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_sections_of_a_recipe_are_refused(command, places, capfd):
     assert main(to_arguments(command, places)) == 2
     error = capfd.readouterr().err
     assert "unknown section trian; did you mean train?" in error
@@ -87,9 +85,7 @@ def test_unknown_sections_of_a_recipe_are_refused(
 
 
 @pytest.mark.parametrize("command", TAKES_NONE)
-def test_recipe_in_place_of_another_input_is_refused_by_its_name(
-    command: str, places: dict[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_recipe_in_place_of_another_input_is_refused_by_its_name(command, places, capfd):
     before = places["T"].read_bytes()
     code = main(to_arguments(command, places))
     error = capfd.readouterr().err
@@ -100,15 +96,13 @@ def test_recipe_in_place_of_another_input_is_refused_by_its_name(
     assert places["T"].read_bytes() == before
 
 
-def test_tables_have_every_command() -> None:
+def test_tables_have_every_command():
     commands = {name.removesuffix(" MODEL") for name in COMMANDS.names()} | {*stage_names()}
     tried = {name for name in commands for line in (*READS_ALL, *TAKES_NONE) if line.startswith(f"{name} ")}
     assert commands - tried == UNTRIED - {*stage_names()}
 
 
-def test_rules_in_the_file_of_the_pool_belong_to_config(
-    places: dict[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rules_in_the_file_of_the_pool_belong_to_config(places, capfd):
     good = f'[pool]\npath = "{places["P"]}"\n'
     command = ["pool", "check", str(places["T"]), "--out", str(places["O"])]
     for rule in (name for name in CheckConfig.__slots__ if name != "data"):
@@ -121,7 +115,7 @@ def test_rules_in_the_file_of_the_pool_belong_to_config(
     assert not places["O"].exists()
 
 
-def test_rules_and_pool_in_two_files_are_applied(places: dict[str, Path], tmp_path: Path) -> None:
+def test_rules_and_pool_in_two_files_are_applied(places, tmp_path):
     places["T"].write_text(f'[pool]\npath = "{places["P"]}"\n[train]\nlr = 1.0\n', encoding="utf-8")
     rules = tmp_path / "rules.toml"
     rules.write_text("[images]\nmin_side_px = 1000\n", encoding="utf-8")
@@ -130,7 +124,7 @@ def test_rules_and_pool_in_two_files_are_applied(places: dict[str, Path], tmp_pa
     assert '"min_side_px"' in (places["O"] / "report.json").read_text(encoding="utf-8")
 
 
-def test_recipe_in_place_of_rules_is_refused(places: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_recipe_in_place_of_rules_is_refused(places, capfd):
     command = ["pool", "check", str(places["P"]), "--out", str(places["O"]), "--config", str(places["T"])]
     assert main(command) == 2
     error = capfd.readouterr().err
@@ -140,9 +134,7 @@ def test_recipe_in_place_of_rules_is_refused(places: dict[str, Path], capfd: pyt
 
 
 @pytest.mark.parametrize("command", ["pool check T --out O --set duplicates=keep", "pool dedup T --out O"])
-def test_relative_paths_start_at_the_file_of_the_pool(
-    command: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_start_at_the_file_of_the_pool(command, places, tmp_path, monkeypatch):
     """Also where the working directory has another pool of that name."""
     for folder, members in (("recipes", ["a", "b"]), ("elsewhere", ["c"])):
         write_tar(tmp_path / folder / "pool" / "0.tar", [(f"{name}.txt", b"a red circle") for name in members])
@@ -154,7 +146,7 @@ def test_relative_paths_start_at_the_file_of_the_pool(
     assert report.get("pairs", report.get("counts", {}).get("pairs_in")) == 2
 
 
-def test_relative_paths_of_rules_start_at_their_file(places: dict[str, Path], tmp_path: Path) -> None:
+def test_relative_paths_of_rules_start_at_their_file(places, tmp_path):
     rules = tmp_path / "rules" / "rules.toml"
     rules.parent.mkdir()
     (rules.parent / "phrases.txt").write_text("red circle\n", encoding="utf-8")

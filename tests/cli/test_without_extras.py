@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toy import ToyWorld, draw_shape
+from toy import draw_shape
 from without_extras import Ended, run_without
 from worldclip.cli import main
 from worldclip.cli.overview import COMMANDS
@@ -139,7 +139,7 @@ def write_stub_of_onnx(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def places(toy_world: ToyWorld, toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(toy_world, toy_run, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("without_extras")
     names = {name: folder / name for name in ("E", "F", "ONNX", "D", "S", "O", "C")}
     assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
@@ -170,7 +170,7 @@ def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ended(places: dict[str, Path]) -> dict[str, tuple[Ended, bool]]:
+def ended(places) -> dict[str, tuple[Ended, bool]]:
     """Return how each command of both tables ends without extras, and whether it left its output."""
     commands = [*WORKS, *(command for command, _ in NEEDS)]
     hidden = {module for modules in EXTRAS.values() for module in modules}
@@ -180,11 +180,11 @@ def ended(places: dict[str, Path]) -> dict[str, tuple[Ended, bool]]:
 
 
 @pytest.mark.parametrize("command", WORKS)
-def test_command_works_without_extras(command: str, ended: dict[str, Ended]) -> None:
+def test_command_works_without_extras(command, ended):
     assert ended[command].code == 0, ended[command].error
 
 
-def test_help_works_without_extras(tmp_path: Path) -> None:
+def test_help_works_without_extras(tmp_path):
     hidden = {module for modules in EXTRAS.values() for module in modules}
     names = [*stage_names(), *COMMANDS.names()]
     ends = run_without(hidden, [[*name.split(), "--help"] for name in names], tmp_path)
@@ -194,7 +194,7 @@ def test_help_works_without_extras(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "extras"), NEEDS, ids=[command for command, _ in NEEDS])
-def test_command_names_the_extras_before_any_work(command: str, extras: str, ended: dict[str, Ended]) -> None:
+def test_command_names_the_extras_before_any_work(command, extras, ended):
     code, _, error = ended[command]
     assert code == 2, error
     assert "Traceback" not in error
@@ -203,30 +203,30 @@ def test_command_names_the_extras_before_any_work(command: str, extras: str, end
     assert set(named) == set(extras.split()), error
 
 
-def test_no_command_that_lacks_an_extra_writes_anything(places: dict[str, Path], ended: dict[str, Ended]) -> None:
+def test_no_command_that_lacks_an_extra_writes_anything(places, ended):
     assert not places["O"].exists()
 
 
-def test_tables_have_every_command() -> None:
+def test_tables_have_every_command():
     commands = {name.removesuffix(" MODEL") for name in COMMANDS.names()} | {*stage_names()}
     tried = {name for name in commands for line in (*WORKS, *dict(NEEDS)) if f"{line} ".startswith(f"{name} ")}
     assert commands - tried == set(UNTRIED)
 
 
-def test_modules_of_extras_are_those_of_the_project() -> None:
+def test_modules_of_extras_are_those_of_the_project():
     expected = {extra: modules for extra, modules in extras_of_project().items() if extra not in DEVELOPERS}
     assert {extra: sorted(modules) for extra, modules in EXTRAS.items()} == {
         extra: sorted(modules) for extra, modules in expected.items()
     }
 
 
-def test_packages_of_extras_are_imported_by_these_names() -> None:
+def test_packages_of_extras_are_imported_by_these_names():
     known = importlib.metadata.packages_distributions()
     for package, module in IMPORTED_AS.items():
         assert package in {name.lower().replace("_", "-") for name in known[module]}
 
 
-def test_install_page_lists_every_extra() -> None:
+def test_install_page_lists_every_extra():
     listed = re.findall(
         r"^pip install -e '\.\[(\w+)\]'", (REPOSITORY / "docs" / "install.md").read_text("utf-8"), re.MULTILINE
     )

@@ -75,7 +75,7 @@ def conversations(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("arrange", [next_to_images, imagefolder_jsonl, imagefolder_csv, coco, conversations])
-def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arrange: Any, tmp_path: Path) -> None:
+def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arrange, tmp_path):
     captions = arrange(tmp_path)
     out = tmp_path / "tars"
     report = pack_files(tmp_path / "photos", out, captions, samples_per_tar=2, executor=QUIET)
@@ -88,7 +88,7 @@ def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arran
     assert draft(str(out))["has_images"]
 
 
-def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path: Path) -> None:
+def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
     rows = [{"file_name": "a.png", "captions": ["one", "", 3, "two"]}, {"file_name": "b.png", "captions": ["three"]}]
     write_json(tmp_path / "captions.json", rows)
@@ -100,7 +100,7 @@ def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path: Path) 
     assert pool.read_texts(shard, config).text.to_pylist() == ["one", "two", "three"]
 
 
-def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path: Path) -> None:
+def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
     (tmp_path / "secret.png").write_bytes(picture(9))
     files: list[tuple[object, object]] = [
@@ -130,7 +130,7 @@ def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path: 
         ("{", "JSONDecodeError"),
     ],
 )
-def test_a_file_without_captions_is_named_with_what_is_read(content: str, problem: str, tmp_path: Path) -> None:
+def test_a_file_without_captions_is_named_with_what_is_read(content, problem, tmp_path):
     write_images(tmp_path / "photos", "a.png")
     (tmp_path / "captions.json").write_text(content)
     with pytest.raises(UserError, match=problem):
@@ -140,7 +140,7 @@ def test_a_file_without_captions_is_named_with_what_is_read(content: str, proble
     assert not (tmp_path / "tars").exists()
 
 
-def test_a_second_call_writes_only_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_call_writes_only_what_changed(tmp_path, capsys):
     captions = coco(tmp_path)
     arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars"), "--captions", str(captions)]
     assert main([*arguments, "--samples-per-tar", "1"]) == 0
@@ -152,7 +152,7 @@ def test_a_second_call_writes_only_what_changed(tmp_path: Path, capsys: pytest.C
     assert {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")} == before
 
 
-def test_a_pool_of_image_files_names_the_command(tmp_path: Path) -> None:
+def test_a_pool_of_image_files_names_the_command(tmp_path):
     write_images(tmp_path / "photos", "a.png")
     with pytest.raises(UserError, match="worldclip pool pack FOLDER --out TARS"):
         draft(str(tmp_path / "photos"))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from plugin_package import installed, page_code, write_package
-from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.cli.overview import sections
 
@@ -39,14 +38,14 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(tmp_path, monkeypatch) -> Iterator[Path]:
     folder = write_package(tmp_path / "site", "longest_texts", page_code("longest_texts.py"), GROUP)
     with installed(monkeypatch, folder):
         yield folder
     sys.modules.pop("longest_texts", None)
 
 
-def test_command_of_another_package_runs(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_of_another_package_runs(site, tmp_path, capsys):
     pool = tmp_path / "pool"
     pool.mkdir()
     (pool / "a.jsonl").write_text(
@@ -58,12 +57,12 @@ def test_command_of_another_package_runs(site: Path, tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out) == [{"text": "dog", "chars": 3}]
 
 
-def test_command_of_another_package_is_listed_without_its_import(site: Path) -> None:
+def test_command_of_another_package_is_listed_without_its_import(site):
     assert sections()["Plug-ins"]["longest"] == "List the longest texts of a pool"
     assert "longest_texts" not in sys.modules
 
 
-def test_help_and_mistakes_of_its_command_are_as_ours(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_mistakes_of_its_command_are_as_ours(site, capsys):
     with pytest.raises(SystemExit):
         main(["longest", "--help"])
     text = capsys.readouterr().out
@@ -79,9 +78,7 @@ def test_help_and_mistakes_of_its_command_are_as_ours(site: Path, capsys: pytest
     assert "did you mean longest?" in capsys.readouterr().err
 
 
-def test_two_packages_with_one_command_are_named(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_packages_with_one_command_are_named(site, tmp_path, monkeypatch, capsys):
     second = write_package(tmp_path / "second", "others", "", {"worldclip.commands": "longest = others:longest"})
     with installed(monkeypatch, second):
         assert main(["--help"]) == 0
@@ -94,9 +91,7 @@ def test_two_packages_with_one_command_are_named(
     ("item", "message"),
     [("longest_texts:missing", "cannot be loaded"), ("longest_texts:page", "is no worldclip.cli.command.Command")],
 )
-def test_item_that_is_no_command_is_named(
-    item: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_item_that_is_no_command_is_named(item, message, tmp_path, monkeypatch, capsys):
     folder = write_package(tmp_path / "site", "longest_texts", "page = 3", {"worldclip.commands": f"longest = {item}"})
     with installed(monkeypatch, folder):
         assert main(["longest", "x"]) == 2
@@ -105,9 +100,7 @@ def test_item_that_is_no_command_is_named(
 
 
 @pytest.mark.parametrize("code", ["raise RuntimeError('no licence file')", "def"])
-def test_failing_import_of_a_command_stops_only_its_own(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_import_of_a_command_stops_only_its_own(code, tmp_path, monkeypatch, capsys):
     with installed(monkeypatch, write_package(tmp_path / "site", "longest_texts", code, GROUP)):
         assert main(["--help"]) == main(["languages", "--find", "sw"]) == main(["doctor"]) == 0
         assert "command 'longest' of the package longest_texts cannot be loaded" in capsys.readouterr().out
@@ -116,7 +109,7 @@ def test_failing_import_of_a_command_stops_only_its_own(
     assert f"command 'longest' of the package longest_texts cannot be loaded ({error}" in capsys.readouterr().err
 
 
-def test_a_recipe_runs_to_curate_where_no_plug_in_can_be_imported(toy_world: ToyWorld, tmp_path: Path) -> None:
+def test_a_recipe_runs_to_curate_where_no_plug_in_can_be_imported(toy_world, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(WITHOUT_PLUG_INS, encoding="utf-8")
     command = [sys.executable, str(program), str(toy_world.recipe), str(tmp_path / "run")]

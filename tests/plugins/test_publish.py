@@ -69,7 +69,7 @@ def front_matter(run) -> dict:
 
 
 @pytest.mark.parametrize("data", ["list", "tars", "parquet"])
-def test_datasets_loads_the_published_folder(run, tmp_path, data) -> None:
+def test_datasets_loads_the_published_folder(run, tmp_path, data):
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     published(run, data)
     loaded = datasets.load_dataset(str(run / "publish"), split="train", cache_dir=str(tmp_path))
@@ -95,7 +95,7 @@ def samples_of_tars(run) -> list[tuple]:
 
 
 @pytest.mark.parametrize("data", ["list", "tars", "parquet"])
-def test_croissant_record_is_valid_and_gives_the_pairs(run, data) -> None:
+def test_croissant_record_is_valid_and_gives_the_pairs(run, data):
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     published(run, data, "cc-by-4.0")
     folder = run / "publish"
@@ -114,7 +114,7 @@ def test_croissant_record_is_valid_and_gives_the_pairs(run, data) -> None:
         assert {row["image"].size for row in rows} == {(4, 4)}
 
 
-def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) -> None:
+def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     upload = published(run, license="cc-by-4.0")
     matter = front_matter(run)
     report = json.loads((run / "curate/report.json").read_text())
@@ -135,7 +135,7 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run) 
     assert dict(upload.files)["README.md"] == len(text.encode())
 
 
-def test_published_again_has_nothing_of_the_last_time(run) -> None:
+def test_published_again_has_nothing_of_the_last_time(run):
     published(run, "tars")
     tars = sorted((run / "publish/data").glob("*.tar"))
     assert [rows_of_tar(tar) for tar in tars] == [
@@ -146,7 +146,7 @@ def test_published_again_has_nothing_of_the_last_time(run) -> None:
     assert front_matter(run)["license"] == "unknown"
 
 
-def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(run, monkeypatch) -> None:
+def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(run, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(run, monkeypatch
     assert contents(run / "publish") == before
 
 
-def test_credentials_in_the_recipe_are_not_published(run) -> None:
+def test_credentials_in_the_recipe_are_not_published(run):
     card = run / "curate/DATA_CARD.md"
     before = card.read_text(encoding="utf-8")
     secret = "s3://bucket/keys.npy?X-Amz-Signature=0123456789abcdef"
@@ -172,7 +172,7 @@ def test_credentials_in_the_recipe_are_not_published(run) -> None:
     assert "0123456789abcdef" not in text
 
 
-def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path) -> None:
+def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path):
     for number in (1, 0):
         path = tmp_path / "curate" / layout.key_file(number)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path) -> None:
     assert names == ["keys/000000.npy", "keys/000001.npy"]
 
 
-def test_mistakes_are_named_together(run, tmp_path) -> None:
+def test_mistakes_are_named_together(run, tmp_path):
     with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
         pass
     assert len(error.value.problems) == 3
@@ -193,7 +193,7 @@ def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 
 
-def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub) -> None:
+def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     push([published(run, "tars")], client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
     before = hub.main("me/pairs")
@@ -204,14 +204,14 @@ def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub) -> N
     assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
 
 
-def test_private_data_is_not_added_to_a_public_dataset(run, hub) -> None:
+def test_private_data_is_not_added_to_a_public_dataset(run, hub):
     hub.commit("me/pairs", {"README.md": b"public"})
     with pytest.raises(UserError, match="me/pairs exists and is public"):
         push([published(run)], client_of(hub), is_private=True)
     assert hub.main("me/pairs") == {"README.md": b"public"}
 
 
-def test_lists_replace_tars_in_the_dataset(run, hub) -> None:
+def test_lists_replace_tars_in_the_dataset(run, hub):
     push([published(run, "tars")], client_of(hub))
     (pushed,) = push([published(run)], client_of(hub))
     assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
@@ -219,7 +219,7 @@ def test_lists_replace_tars_in_the_dataset(run, hub) -> None:
     assert set(pushed.removed) == {*tars, "pairs.parquet"}
 
 
-def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub) -> None:
+def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub):
     files = {"README.md": b"mine", **{f"data/{i}.csv": b"mine" for i in range(5)}}
     hub.commit("me/pairs", files)
     with pytest.raises(UserError, match=r"would delete: data/0.csv, data/1.csv, data/2.csv and 2 more; choose another"):
@@ -227,7 +227,7 @@ def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub) -> None:
     assert hub.main("me/pairs") == files
 
 
-def test_pairs_that_are_taken_down_leave_the_dataset_and_its_history(tmp_path, hub, capsys, monkeypatch) -> None:
+def test_pairs_that_are_taken_down_leave_the_dataset_and_its_history(tmp_path, hub, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
     keys = [f"{number:032x}" for number in range(6)]
@@ -290,7 +290,7 @@ def run_as_a_reader(command: str, hub) -> None:
     subprocess.run(command, shell=True, check=True, env=environment)
 
 
-def test_refusal_of_the_hub_says_what_to_do(run) -> None:
+def test_refusal_of_the_hub_says_what_to_do(run):
     hub_errors = pytest.importorskip("huggingface_hub.errors", reason="huggingface_hub is not installed")
     import httpx2
 
@@ -305,7 +305,7 @@ def test_refusal_of_the_hub_says_what_to_do(run) -> None:
     assert "abc" not in str(error.value)
 
 
-def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch) -> None:
+def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch):
     monkeypatch.setattr("worldclip.export.push.push", lambda *_, **__: pytest.fail("the hub was called"))
     assert (
         main(["publish", str(run / "curate"), "me/pairs", "--data", "tars", "--license", "cc-by-4.0", "--dry-run"]) == 0
@@ -317,7 +317,7 @@ def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch) -
     assert "nothing was uploaded" in output
 
 
-def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run, monkeypatch) -> None:
+def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run, monkeypatch):
     """It would replace the files that are being uploaded to a repository of another kind."""
     refusals = []
 
@@ -332,7 +332,7 @@ def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run
     assert len(refusals) == 1
 
 
-def test_no_folder_of_the_machine_is_published(tmp_path) -> None:
+def test_no_folder_of_the_machine_is_published(tmp_path):
     """Whatever key of the recipe holds a path: the card has its last part only."""
     private = tmp_path / "home_of_ada" / "secret_project"
     keys = private / "keys.parquet"

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from stages import QUIET
-from toy import ToyWorld
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
@@ -24,7 +23,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_branch_of_the_same_recipe_runs_nothing(toy_run: Path, tmp_path: Path) -> None:
+def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
     before = digests(toy_run)
     run(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
     assert digests(toy_run) == before
@@ -35,9 +34,7 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run: Path, tmp_path: Path) -
     assert os.path.samefile(*shared)
 
 
-def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(
-    toy_run: Path, toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_run, toy_world, tmp_path, capsys):
     before = digests(toy_run)
     changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])
     run(changed, tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
@@ -52,14 +49,14 @@ def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(
     assert curated.items() <= digests(tmp_path / "b/curate").items()
 
 
-def test_files_that_grow_are_copied(toy_run: Path, tmp_path: Path) -> None:
+def test_files_that_grow_are_copied(toy_run, tmp_path):
     branch(toy_run, tmp_path / "b", ["train", "evaluate"])
     for name in ("train/log.jsonl", "evaluate/results.jsonl"):
         assert (tmp_path / "b" / name).read_bytes() == (toy_run / name).read_bytes()
         assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
 
 
-def test_without_hard_links_files_are_copied(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_files_are_copied(toy_run, tmp_path, monkeypatch):
     def refuse(source: str, target: str) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -68,7 +65,7 @@ def test_without_hard_links_files_are_copied(toy_run: Path, tmp_path: Path, monk
     assert digests(tmp_path / "b/pool") == digests(toy_run / "pool")
 
 
-def test_unfinished_stages_and_leftovers_of_a_killed_branch_are_not_taken(toy_run: Path, tmp_path: Path) -> None:
+def test_unfinished_stages_and_leftovers_of_a_killed_branch_are_not_taken(toy_run, tmp_path):
     source = Path(shutil.copytree(toy_run, tmp_path / "source"))
     (source / "match/manifest.json").unlink()
     (tmp_path / "b/.pool.tmp").mkdir(parents=True)
@@ -77,7 +74,7 @@ def test_unfinished_stages_and_leftovers_of_a_killed_branch_are_not_taken(toy_ru
     assert not (tmp_path / "b/pool/half").exists()
 
 
-def test_wrong_sources_are_refused(toy_run: Path, tmp_path: Path) -> None:
+def test_wrong_sources_are_refused(toy_run, tmp_path):
     with pytest.raises(UserError, match=r"holds no recipe\.toml"):
         branch(tmp_path, tmp_path / "b", ["pool"])
     with pytest.raises(UserError, match="is the run itself"):

@@ -66,7 +66,7 @@ def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[st
     return {name: [rng.choice([None, "", *map(str, range(150))]) for _ in range(num_keys)] for name in names}
 
 
-def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
+def test_first_shard_keeps_its_copy(tmp_path):
     shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
     report = run(tmp_path, shards)
     assert listed(tmp_path / "out") == [
@@ -77,7 +77,7 @@ def test_first_shard_keeps_its_copy(tmp_path: Path) -> None:
     assert report == {"shards": 3, "pairs": 8, "no_identity": 1, "repeated_in_shard": 1, "copies": 3, "keys": 3}
 
 
-def test_list_without_copies_has_no_row_group(tmp_path: Path) -> None:
+def test_list_without_copies_has_no_row_group(tmp_path):
     run(tmp_path, {"a.parquet": ["k"], "b.parquet": ["m"]})
     assert listed(tmp_path / "out") == []
     assert pq.ParquetFile(tmp_path / "out/duplicates.parquet").num_row_groups == 0
@@ -92,7 +92,7 @@ def test_list_without_copies_has_no_row_group(tmp_path: Path) -> None:
     ),
     st.integers(1, 40),
 )
-def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a_range) -> None:
+def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a_range):
     folder = tmp_path_factory.mktemp("any")
     shards = {name: [key for key in of if key is None or key.isprintable()] for name, of in shards.items()}
     if not any(shards.values()):
@@ -120,14 +120,14 @@ def copies_by_sql(folder: Path) -> list[tuple[str, str, str]]:
     return duckdb.execute(query, {"folder": str(folder)}).fetchall()
 
 
-def test_duckdb_finds_the_same_copies(tmp_path: Path) -> None:
+def test_duckdb_finds_the_same_copies(tmp_path):
     for seed in range(3):
         folder = tmp_path / str(seed)
         run(folder, random_shards(seed=10 + seed))
         assert listed(folder / "out") == copies_by_sql(folder / "pool") != []
 
 
-def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monkeypatch) -> None:
+def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path, monkeypatch):
     shards = random_shards(seed=1)
     contents = []
     for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
@@ -140,7 +140,7 @@ def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path: Path, monke
     assert contents[1:] == contents[:1] * 2
 
 
-def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> None:
+def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path):
     shards = random_shards(seed=2)
     first = run(tmp_path, shards)
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "keys").rglob("*.arrow")}
@@ -151,7 +151,7 @@ def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path: Path) -> 
     assert listed(tmp_path / "out") == plain_copies(shards | new)
 
 
-def test_tars_are_compared_by_json_key(tmp_path: Path) -> None:
+def test_tars_are_compared_by_json_key(tmp_path):
     """img2dataset numbers samples anew in each folder, so that stems meet nowhere and the uid does."""
     write_tar(tmp_path / "pool" / "a" / "0.tar", [*sample("0", None, {"uid": "u"}), *sample("1", None, {"uid": "v"})])
     write_tar(tmp_path / "pool" / "b" / "0.tar", [*sample("0", None, {"uid": "v"}), *sample("1", None, {})])
@@ -161,7 +161,7 @@ def test_tars_are_compared_by_json_key(tmp_path: Path) -> None:
     assert dedup(pool_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
 
 
-def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path: Path) -> None:
+def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path):
     shards = random_shards(seed=3)
     folder = write_pool(tmp_path / "pool", shards)
     whole = (folder / "001.parquet").read_bytes()
@@ -187,11 +187,11 @@ dedup(PoolConfig(path=sys.argv[3], key="uid"), Path(sys.argv[2]), executor=Local
 """
 
 
-def test_killed_dedup_resumes_to_same_bytes(tmp_path: Path) -> None:
+def test_killed_dedup_resumes_to_same_bytes(tmp_path):
     killed.check(_DEDUP, tmp_path, write_pool(tmp_path / "pool", random_shards(seed=4)))
 
 
-def test_list_denies_copy_in_its_shard_only(tmp_path: Path) -> None:
+def test_list_denies_copy_in_its_shard_only(tmp_path):
     shards = random_shards(seed=5)
     run(tmp_path, shards)
     lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
@@ -204,7 +204,7 @@ def test_list_denies_copy_in_its_shard_only(tmp_path: Path) -> None:
     assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
 
 
-def test_valid_list_with_shards_applies_per_shard(tmp_path: Path) -> None:
+def test_valid_list_with_shards_applies_per_shard(tmp_path):
     table = pa.table({"shard": ["a", "b"], "key": ["x", "y"]})
     pq.write_table(table, tmp_path / "valid.parquet")
     lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
@@ -212,14 +212,14 @@ def test_valid_list_with_shards_applies_per_shard(tmp_path: Path) -> None:
     assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
 
 
-def test_command_prints_counts(tmp_path: Path) -> None:
+def test_command_prints_counts(tmp_path):
     run(tmp_path, random_shards(seed=6))
     report = read_json(tmp_path / "out" / "report.json")
     assert report["copies"] == len(listed(tmp_path / "out"))
     assert not [path for path in os.listdir(tmp_path / "out") if path.endswith(".tmp")]
 
 
-def test_wrong_key_is_reported_once_with_suggestion(tmp_path: Path) -> None:
+def test_wrong_key_is_reported_once_with_suggestion(tmp_path):
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     with pytest.raises(UserError, match=r"pool\.key: no column or field 'uuid'; did you mean 'uid'"):
         dedup(pool_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
@@ -227,7 +227,7 @@ def test_wrong_key_is_reported_once_with_suggestion(tmp_path: Path) -> None:
         dedup(pool_of(folder, key="member"), tmp_path / "out", executor=QUIET)
 
 
-def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+def test_folder_of_other_files_is_refused(tmp_path):
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     before = killed.contents(folder)
     with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
@@ -237,7 +237,7 @@ def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     assert killed.contents(folder) == before
 
 
-def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path: Path, monkeypatch) -> None:
+def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path, monkeypatch):
     """The same bytes, and no file is opened once per range."""
     monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (20,))
     opened: Counter[str] = Counter()
@@ -264,7 +264,7 @@ def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path: Path, monk
         assert merged[2] < one_by_one[2]
 
 
-def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path: Path, monkeypatch) -> None:
+def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (50,))
     monkeypatch.setattr(shuffle, "MAX_OPENS", 0)
     shards = random_shards(seed=5, num_shards=16)

@@ -13,14 +13,14 @@ from worldclip.model import decode
 from worldclip.tools import doctor
 
 
-def test_missing_module_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_module_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     diagnosis = doctor.diagnose()
     assert diagnosis["extras"]["metadata"] == ["wordfreq"]
     assert "extra metadata: lacks wordfreq: pip install 'worldclip[metadata]'" in doctor.to_text(diagnosis)
 
 
-def test_absent_lid_model_and_unwritable_cache_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_lid_model_and_unwritable_cache_are_problems(tmp_path, monkeypatch):
     monkeypatch.setattr("worldclip.language.identify.model_path", lambda: tmp_path / "lid.176.ftz")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("os.access", lambda path, mode: False)
@@ -28,7 +28,7 @@ def test_absent_lid_model_and_unwritable_cache_are_problems(tmp_path: Path, monk
     assert [problem.partition(" ")[0] for problem in problems] == [str(tmp_path / "lid.176.ftz"), str(tmp_path)]
 
 
-def test_json_holds_versions_device_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_versions_device_and_sizes(capsys):
     assert main(["doctor", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["versions"]["worldclip"]
@@ -38,7 +38,7 @@ def test_json_holds_versions_device_and_sizes(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(("version", "png"), [("0.28.1", "torchvision 0.28.1"), ("0.29.2", "pillow 0.29.2")])
-def test_decoder_of_each_image_format_is_named(version: str, png: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_of_each_image_format_is_named(version, png, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     monkeypatch.setattr(doctor, "version", lambda name: version)
@@ -52,13 +52,13 @@ def test_decoder_of_each_image_format_is_named(version: str, png: str, monkeypat
     assert ("images: torchvision does not decode PNG: 0.29.2: segmentation fault" in text) == (version == "0.29.2")
 
 
-def test_without_pillow_no_format_has_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_no_format_has_a_decoder(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     diagnosis = doctor.diagnose()
     assert diagnosis["decoders"] == {}
     assert "images: no decoder: pip install 'worldclip[pool]'" in doctor.to_text(diagnosis)
 
 
-def test_tested_versions_stand_on_the_install_page() -> None:
+def test_tested_versions_stand_on_the_install_page():
     page = (Path(__file__).parents[2] / "docs" / "install.md").read_text(encoding="utf-8").replace("\n", " ")
     assert all(environment in page for environment in doctor.TESTED)

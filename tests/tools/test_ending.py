@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.cli.command import flags_of
 from worldclip.cli.ending import NEXT_OF_COMMAND, command_ending
@@ -21,7 +20,7 @@ NEXT = {"pool": None, "balance": None, "curate": "explore", "train": "embed", "e
 
 
 @pytest.mark.parametrize("stage", NEXT)
-def test_ending_names_time_counts_folder_and_next_command(stage: str, toy_run: Path) -> None:
+def test_ending_names_time_counts_folder_and_next_command(stage, toy_run):
     done, report, *others = ending(toy_run, stage, 200.0)
     assert done.startswith("done in 3.3 min: ")
     assert done.endswith(f"; in {toy_run / stage}")
@@ -30,7 +29,7 @@ def test_ending_names_time_counts_folder_and_next_command(stage: str, toy_run: P
     assert [line.split()[:3] for line in others] == ([["next:", "worldclip", command]] if command else [])
 
 
-def test_unfinished_run_goes_on(toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_run_goes_on(toy_run, tmp_path, capsys):
     run = Path(shutil.copytree(toy_run, tmp_path / "run"))
     for stage in ("curate", "train", "evaluate", "export"):
         shutil.rmtree(run / stage)
@@ -40,9 +39,7 @@ def test_unfinished_run_goes_on(toy_run: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"next: worldclip run {run}\n" in said
 
 
-def test_check_of_a_pool_prints_the_line_to_paste(
-    toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_of_a_pool_prints_the_line_to_paste(toy_world, tmp_path, capsys):
     out = tmp_path / "checked"
     assert main(["pool", "check", str(toy_world.pool), "--out", str(out)]) == 0
     captured = capsys.readouterr()
@@ -55,7 +52,7 @@ def test_check_of_a_pool_prints_the_line_to_paste(
 
 @pytest.mark.parametrize("is_set", [True, False])
 @pytest.mark.parametrize("name", NEXT_OF_COMMAND)
-def test_next_line_names_flags_of_the_command(name: str, is_set: bool) -> None:
+def test_next_line_names_flags_of_the_command(name, is_set):
     flags = {flag.key: flag for flag in flags_of(COMMANDS.load(name), None)}
     given = {key: Path(f"a {key}") for key, flag in flags.items() if is_set or flag.default is REQUIRED}
     values = SimpleNamespace(**{key: given.get(key, flag.default) for key, flag in flags.items()})
@@ -66,15 +63,13 @@ def test_next_line_names_flags_of_the_command(name: str, is_set: bool) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS.names())
-def test_each_command_that_writes_or_answers_has_an_ending(name: str) -> None:
+def test_each_command_that_writes_or_answers_has_an_ending(name):
     only_looks = {"status", "languages", "doctor", "estimate", "inspect", "tokenizer compare", "serve"}
     has_own = {"run"}
     assert (name in NEXT_OF_COMMAND) == (name not in only_looks | has_own)
 
 
-def test_draft_of_a_recipe_ends_with_time_file_and_next_command(
-    toy_world: ToyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_draft_of_a_recipe_ends_with_time_file_and_next_command(toy_world, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["init", str(toy_world.pool)]) == 0
     name = f"{toy_world.pool.name}.toml"
@@ -83,7 +78,7 @@ def test_draft_of_a_recipe_ends_with_time_file_and_next_command(
     assert following == f"next: worldclip run {name} --until curate"
 
 
-def test_publishing_ends_in_the_folder_of_the_run_whose_part_was_named(toy_run: Path) -> None:
+def test_publishing_ends_in_the_folder_of_the_run_whose_part_was_named(toy_run):
     flags = SimpleNamespace(run=toy_run / "curate", repository="me/pairs", dry_run=True)
     done, following = command_ending("publish", flags, 2.0)
     assert done == f"done in 2.0 s; in {toy_run}/publish"

@@ -39,7 +39,7 @@ def add_wiki(server: Server, database: str, names: dict[str, bytes]) -> None:
 
 
 @pytest.fixture
-def server(plain_server: Server) -> Server:  # noqa: F811
+def server(plain_server) -> Server:  # noqa: F811
     """Wikimedia's server with Swahili's dump and two hours of page views."""
     plain_server.retry_after = "7"
     files = {"pages-articles.xml.bz2": DUMP, "pages-articles-multistream.xml.bz2": b"x",
@@ -77,7 +77,7 @@ def pauses_of(server: Server, folder: Path) -> list[float]:
     return pauses
 
 
-def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
+def test_files_of_recipe_are_downloaded_once(server, tmp_path):
     assert run(server, tmp_path, contact="a@b.c")["files"] == 4
     files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {
@@ -94,7 +94,7 @@ def test_files_of_recipe_are_downloaded_once(server: Server, tmp_path: Path):
     assert server.count(ARTICLES) == before == 1
 
 
-def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
+def test_dump_in_parts_and_old_database_name(server, tmp_path):
     names = [
         "be_x_oldwiki-20240101-pages-articles1.xml-p1p9.bz2",
         "be_x_oldwiki-20240101-pages-articles2.xml-p10p99.bz2",
@@ -106,7 +106,7 @@ def test_dump_in_parts_and_old_database_name(server: Server, tmp_path: Path):
     assert [path.name for path in (tmp_path / "be").iterdir()] == ["bewiki-20240101-pages-articles.xml.bz2"]
 
 
-def test_names_of_sums_outside_of_the_folder_are_left_out(server: Server, tmp_path: Path):
+def test_names_of_sums_outside_of_the_folder_are_left_out(server, tmp_path):
     evil = "../../evil-siteinfo-namespaces.json.gz"
     add_wiki(server, "swwiki", {"swwiki-20240101-pages-articles.xml.bz2": DUMP, evil: SITE,
                                "/tmp/swwiki-20240101-siteinfo-namespaces.json.gz": SITE})  # fmt: skip
@@ -115,7 +115,7 @@ def test_names_of_sums_outside_of_the_folder_are_left_out(server: Server, tmp_pa
     assert [path.name for path in (tmp_path / "a/b/sw").iterdir()] == ["swwiki-20240101-pages-articles.xml.bz2"]
 
 
-def test_broken_connection_is_resumed(server: Server, tmp_path: Path):
+def test_broken_connection_is_resumed(server, tmp_path):
     server.faults[ARTICLES] = ["break"] * 12  # more than MAX_TRIES, but each brings something
     assert set(pauses_of(server, tmp_path)) == {1.0}
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
@@ -123,14 +123,14 @@ def test_broken_connection_is_resumed(server: Server, tmp_path: Path):
 
 
 @pytest.mark.parametrize("code", ["429", "503"])
-def test_retry_after_seconds_is_obeyed(server: Server, tmp_path: Path, code: str):
+def test_retry_after_seconds_is_obeyed(server, tmp_path, code):
     server.faults[ARTICLES] = [code] * 5
     # Retry-After, or the own back-off where that is longer
     assert pauses_of(server, tmp_path) == [7.0, 7.0, 7.0, 8.0, 16.0]
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000"])
-def test_retry_after_date_is_obeyed(server: Server, tmp_path: Path, zone: str):
+def test_retry_after_date_is_obeyed(server, tmp_path, zone):
     then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     server.retry_after = then.replace("GMT", zone)
     server.faults[ARTICLES] = ["503"]
@@ -139,13 +139,13 @@ def test_retry_after_date_is_obeyed(server: Server, tmp_path: Path, zone: str):
 
 
 @pytest.mark.parametrize("answer", ["soon", "", "-5", "²"])
-def test_invalid_retry_after_falls_back_to_default_backoff(server: Server, tmp_path: Path, answer: str):
+def test_invalid_retry_after_falls_back_to_default_backoff(server, tmp_path, answer):
     server.retry_after = answer
     server.faults[ARTICLES] = ["429"]
     assert pauses_of(server, tmp_path) == [1.0]
 
 
-def test_retry_after_of_an_hour_fails_the_file(server: Server, tmp_path: Path):
+def test_retry_after_of_an_hour_fails_the_file(server, tmp_path):
     server.retry_after = "3600"
     server.faults[ARTICLES] = ["429"] * 9
     with pytest.raises(StageFailed, match=r"429 .* asks to wait 3,600 s; try again then\n"):
@@ -154,9 +154,7 @@ def test_retry_after_of_an_hour_fails_the_file(server: Server, tmp_path: Path):
 
 
 @pytest.mark.parametrize("faults", [["break", "break"], ["stall"], ["short"]], ids="-".join)
-def test_file_that_did_not_come_whole_is_sent_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]
-):
+def test_file_that_did_not_come_whole_is_sent_again(server, tmp_path, monkeypatch, faults):
     """A server without ranges breaks off; a connection stalls; a length is wrong, which the checksum shows."""
     if faults == ["stall"]:
         monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
@@ -168,12 +166,12 @@ def test_file_that_did_not_come_whole_is_sent_again(
 
 
 @pytest.mark.parametrize("connections", [1, 2])
-def test_parallel_downloads_do_not_exceed_connections(server: Server, tmp_path: Path, connections: int):
+def test_parallel_downloads_do_not_exceed_connections(server, tmp_path, connections):
     assert run(server, tmp_path, connections=connections)["files"] == 4
     assert max(server.at_once) <= connections
 
 
-def test_busy_server_is_given_up_after_max_tries(server: Server, tmp_path: Path):
+def test_busy_server_is_given_up_after_max_tries(server, tmp_path):
     server.faults[ARTICLES] = ["503"] * 99
     with pytest.raises(StageFailed, match="gave up after 6 tries without progress; last error: 503"):
         run(server, tmp_path)
@@ -181,7 +179,7 @@ def test_busy_server_is_given_up_after_max_tries(server: Server, tmp_path: Path)
     assert (tmp_path / "pageviews" / "pageviews-20231222-000000.gz").exists(), "the others are fetched"
 
 
-def test_missing_file_is_named_and_not_retried(server: Server, tmp_path: Path):
+def test_missing_file_is_named_and_not_retried(server, tmp_path):
     del server.files[HOUR]
     with pytest.raises(StageFailed, match=r"pageviews-20231222-000000\.gz: .* 404 Not Found"):
         run(server, tmp_path)
@@ -190,7 +188,7 @@ def test_missing_file_is_named_and_not_retried(server: Server, tmp_path: Path):
         run(server, tmp_path, codes=("sw", "yo"))
 
 
-def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
+def test_wrong_checksum_is_refused(server, tmp_path):
     server.faults[ARTICLES] = ["wrong"] * 9
     with pytest.raises(StageFailed, match=r"its SHA-1 is [0-9a-f]{40}, the published one"):
         run(server, tmp_path)
@@ -201,7 +199,7 @@ def test_wrong_checksum_is_refused(server: Server, tmp_path: Path):
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
-def test_page_views_are_checked_by_decompression(server: Server, tmp_path: Path):
+def test_page_views_are_checked_by_decompression(server, tmp_path):
     server.files[HOUR] = VIEWS[:-5]
     with pytest.raises(StageFailed, match="not a complete gzip file"):
         run(server, tmp_path)
@@ -209,9 +207,7 @@ def test_page_views_are_checked_by_decompression(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("partial", [DUMP[:1000], DUMP, DUMP + b"more"], ids=["cut", "whole", "too long"])
-def test_partial_file_of_killed_download_is_resumed_unless_it_is_too_long(
-    server: Server, tmp_path: Path, partial: bytes
-):
+def test_partial_file_of_killed_download_is_resumed_unless_it_is_too_long(server, tmp_path, partial):
     (tmp_path / "sw").mkdir()
     (tmp_path / f"{DUMP_FILE}.part").write_bytes(partial)
     run(server, tmp_path)
@@ -221,7 +217,7 @@ def test_partial_file_of_killed_download_is_resumed_unless_it_is_too_long(
         assert server.count(ARTICLES) == 1
 
 
-def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
+def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path):
     names = [view.path.name for view in plan_pageviews(tmp_path, "20240115", FetchConfig(pageview_hours=3))]
     assert len(names) == 37 * 3
     assert names[:4] == [f"pageviews-{x}0000.gz" for x in ("20240105-00", "20240105-08", "20240105-16", "20231226-00")]
@@ -229,7 +225,7 @@ def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path: Path):
     assert first.url == "https://dumps.wikimedia.org/other/pageviews/2024/2024-01/pageviews-20240105-000000.gz"
 
 
-def test_invalid_options_are_reported_together(tmp_path: Path):
+def test_invalid_options_are_reported_together(tmp_path):
     config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25, connections=0)
     with pytest.raises(UserError) as caught:
         fetch_metadata(context(recipe(Path()), Path()), config)
@@ -238,7 +234,7 @@ def test_invalid_options_are_reported_together(tmp_path: Path):
         fetch_metadata(context(entry_lists.recipe(["sw"]), Path()), FetchConfig())
 
 
-def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_path: Path):
+def test_only_files_that_the_recipe_needs_are_downloaded(server, tmp_path):
     corpus = tmp_path / "corpus.parquet"
     corpus.touch()
     for sources, config, names in (
@@ -252,7 +248,7 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server: Server, tmp_pat
         assert [path.name for path in folder.glob("sw/*")] == names
 
 
-def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_packed_languages_are_skipped_unless_named(server, tmp_path, monkeypatch):
     add_wiki(server, "yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
     (tmp_path / "lists.tar").touch()
     monkeypatch.setattr(
@@ -264,7 +260,7 @@ def test_packed_languages_are_skipped_unless_named(server: Server, tmp_path: Pat
         assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 
-def test_full_disk_stops_at_once_and_names_the_file(server: Server, tmp_path: Path):
+def test_full_disk_stops_at_once_and_names_the_file(server, tmp_path):
     (tmp_path / "x.part").symlink_to("/dev/full")
     client = download.Client(user_agent="x", pause=lambda seconds: None)
     with pytest.raises(OSError, match="No space left") as caught:
@@ -273,7 +269,7 @@ def test_full_disk_stops_at_once_and_names_the_file(server: Server, tmp_path: Pa
     assert server.count(ARTICLES) == 1
 
 
-def test_interrupt_stops_running_and_waiting_downloads(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupt_stops_running_and_waiting_downloads(server, tmp_path, monkeypatch):
     """Ctrl-C reaches the main thread, which is told of the files in their order; here the second one that comes in."""
 
     def interrupted(_: str, message: str) -> None:
@@ -291,7 +287,7 @@ def test_interrupt_stops_running_and_waiting_downloads(server: Server, tmp_path:
     assert not list((tmp_path / "pageviews").glob("*.gz"))
 
 
-def test_fetch_command(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_fetch_command(server, tmp_path, capsys):
     from worldclip.cli import main
 
     (tmp_path / "sw.toml").write_text(

@@ -16,7 +16,7 @@ SWAHILI = ["paka\t5", "simba\t9", "Simba\t9", "simba dume\t2", "caf\u00e9\t1", "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """RUN/metadata of Swahili, with a wordnet, and Thai."""
     place = tmp_path_factory.mktemp("inspected")
     loaded = recipe(
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run/metadata"
 
 
-def test_lists_have_sources_dead_entries_and_bytes(folder: Path) -> None:
+def test_lists_have_sources_dead_entries_and_bytes(folder):
     lists = inspect_lists(folder)
     assert list(lists) == ["sw", "th"]
     assert lists["sw"]["entries"] == 107
@@ -51,14 +51,14 @@ def test_lists_have_sources_dead_entries_and_bytes(folder: Path) -> None:
     assert lines[3].split()[:6] == ["all", "208", "200", "1", "7", "1"]
 
 
-def test_columns_of_sources_are_in_list_order() -> None:
+def test_columns_of_sources_are_in_list_order():
     one, two = ({"name": "x", "entries": 2, "by_source": {}, "dead": {}, "matcher_bytes": {}} for _ in "ab")
     one["by_source"], two["by_source"] = {"number": 1, "list": 1}, {"unigram": 1, "title": 1}
     text = lists_to_text({"aa": {**one, "entries_bytes": 1}, "ab": {**two, "entries_bytes": 1}})
     assert text.split()[1:6] == ["entries", "number", "unigram", "title", "list"]
 
 
-def test_entry_has_source_score_and_rank(folder: Path) -> None:
+def test_entry_has_source_score_and_rank(folder):
     record = find_entry(folder, "sw", "paka")
     assert (record["entry_id"], record["source"], record["score"]) == (101, "list", 5.0)
     assert (record["rank"], record["of_source"], record["dead"]) == (3, 6, {})
@@ -75,14 +75,14 @@ def test_entry_has_source_score_and_rank(folder: Path) -> None:
     ]
 
 
-def test_dead_entry_names_the_earlier_entry_it_equals(folder: Path) -> None:
+def test_dead_entry_names_the_earlier_entry_it_equals(folder):
     assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9", "unicode_fold": "caf\u00e9"}
     assert find_entry(folder, "sw", "Simba")["dead"] == {"unicode_fold": "simba"}
     _, text = inspect(folder, "sw", "Simba")
     assert "never matches under profile unicode_fold: it equals the earlier entry 'simba' there" in text
 
 
-def test_missing_entry_has_similar_entries(folder: Path) -> None:
+def test_missing_entry_has_similar_entries(folder):
     record = find_entry(folder, "sw", "simbaa")
     assert (record["is_there"], record["near"][0]) == (False, "simba")
     _, text = inspect(folder, "sw", "simbaa")
@@ -90,7 +90,7 @@ def test_missing_entry_has_similar_entries(folder: Path) -> None:
     assert find_entry(folder, "sw", "dume")["holding"] == ["simba dume"]
 
 
-def test_user_errors_are_named(folder: Path, tmp_path: Path) -> None:
+def test_user_errors_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="has no list 'yo'"):
         find_entry(folder, "yo", "x")
     with pytest.raises(UserError, match="--find and --lang go together"):
@@ -101,7 +101,7 @@ def test_user_errors_are_named(folder: Path, tmp_path: Path) -> None:
         inspect(tmp_path / "metadata")
 
 
-def test_inspect_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_command(folder, capsys):
     assert main(["inspect", str(folder)]) == 0
     assert "Swahili" in capsys.readouterr().out
     assert main(["inspect", str(folder), "--lang", "sw", "--find", "simba"]) == 0

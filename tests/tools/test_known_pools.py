@@ -145,7 +145,7 @@ def kept_texts(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_the_drafted_recipe_reads_the_pool(name: str, tmp_path: Path) -> None:
+def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
     write, key, texts, lang, expected = POOLS[name]
     folder = tmp_path / "pool"
     folder.mkdir()
@@ -156,7 +156,7 @@ def test_the_drafted_recipe_reads_the_pool(name: str, tmp_path: Path) -> None:
     assert kept_texts(folder) == expected
 
 
-def test_every_known_pool_has_a_miniature(tmp_path: Path) -> None:
+def test_every_known_pool_has_a_miniature(tmp_path):
     known = set()
     for name, (write, *_) in POOLS.items():
         folder = tmp_path / name / "pool"
@@ -166,7 +166,7 @@ def test_every_known_pool_has_a_miniature(tmp_path: Path) -> None:
     assert known - {""} == {row.name for row in KNOWN_POOLS}
 
 
-def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path: Path) -> None:
+def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
     for number, name in enumerate(("LAION-5B", "img2dataset webdataset")):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -181,7 +181,7 @@ def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path: 
         assert texts == ([DOG] if number == 0 else [])
 
 
-def test_flags_name_what_the_columns_do_not_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
     folder = tmp_path / "pool"
     folder.mkdir()
     (folder / "0.tsv").write_text(f"1\tde\t{HUND}\n2\ten\t{DOG}\n", "utf-8")
@@ -203,7 +203,7 @@ def test_flags_name_what_the_columns_do_not_tell(tmp_path: Path, capsys: pytest.
         ("a/1.jpg", "worldclip pool pack FOLDER --out TARS"),
     ],
 )
-def test_what_is_no_pool_is_named_as_what_it_is(file: str, problem: str, tmp_path: Path) -> None:
+def test_what_is_no_pool_is_named_as_what_it_is(file, problem, tmp_path):
     path = tmp_path / "pool" / file
     path.parent.mkdir(parents=True)
     path.write_bytes(b"{}")

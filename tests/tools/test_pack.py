@@ -37,7 +37,7 @@ def recipe(codes: Sequence[str] = (), profile: str = "unicode", **config: Any) -
 
 
 @pytest.fixture(scope="module")
-def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed_run(tmp_path_factory) -> Path:
     """A run with a list of Swahili and one of Thai, a licence for the first, and a dead entry."""
     folder = tmp_path_factory.mktemp("packed")
     lists = write_lists(folder, sw=["simba\t3", "paka mweusi\t2", "caf\u00e9", "cafe\u0301"], th=["แมว", "หมา"])
@@ -47,12 +47,12 @@ def packed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def packed(packed_run: Path) -> Path:
+def packed(packed_run) -> Path:
     pack(packed_run, packed_run.parent / "lists.tar")
     return packed_run.parent / "lists.tar"
 
 
-def test_unpacked_lists_equal_packed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_unpacked_lists_equal_packed_lists(packed_run, packed, tmp_path):
     report = unpack(str(packed), tmp_path / "run", QUIET)
     for lang in ("sw", "th"):
         name = f"metadata/{lang}.parquet"
@@ -71,7 +71,7 @@ def test_unpacked_lists_equal_packed_lists(packed_run: Path, packed: Path, tmp_p
     assert "**not stated in the file**: th" in page
 
 
-def test_same_lists_give_same_bytes(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_same_lists_give_same_bytes(packed_run, packed, tmp_path):
     report = pack(packed_run, tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == packed.read_bytes()
     assert report == {
@@ -86,9 +86,7 @@ def test_same_lists_give_same_bytes(packed_run: Path, packed: Path, tmp_path: Pa
     assert set(open_pack(tmp_path / "repacked.tar").lists) == {"sw", "th"}
 
 
-def test_recipe_with_pack_finds_unpacked_stage_finished(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recipe_with_pack_finds_unpacked_stage_finished(packed, tmp_path, capsys):
     run_dir = tmp_path / "run"
     unpack(str(packed), run_dir, QUIET)
     mine = recipe(["sw", "th"], "reference", pack=str(packed))
@@ -103,7 +101,7 @@ def test_recipe_with_pack_finds_unpacked_stage_finished(
     assert "set exactly one of path, roots and build; now set: none" in capsys.readouterr().err
 
 
-def test_recipe_without_languages_takes_those_of_its_pack(packed: Path, tmp_path: Path) -> None:
+def test_recipe_without_languages_takes_those_of_its_pack(packed, tmp_path):
     build(recipe(pack=str(packed)), tmp_path / "run")
     manifest = manifest_of(tmp_path / "run")
     assert sorted(manifest["counts"]) == ["sw", "th"]
@@ -113,7 +111,7 @@ def test_recipe_without_languages_takes_those_of_its_pack(packed: Path, tmp_path
     assert ("list", "th.txt", "not stated in the file", "th") in rows
 
 
-def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
+def test_packed_and_own_lists_combine(packed, tmp_path):
     config = {"sources": ["number", "list"], "pack": str(packed)}
     own = write_lists(tmp_path, yo=["kìnnìún"])
     build(recipe(["sw", "yo"], lists=own, **config), tmp_path / "run")
@@ -127,7 +125,7 @@ def test_packed_and_own_lists_combine(packed: Path, tmp_path: Path) -> None:
             build(recipe(codes, lists=lists, **config), tmp_path / "run")
 
 
-def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tmp_path: Path) -> None:
+def test_new_pack_rebuilds_only_changed_lists(packed_run, packed, tmp_path):
     copy = tmp_path / "lists.tar"
     copy.write_bytes(packed.read_bytes())
     loaded = recipe(["sw", "th"], pack=str(copy))
@@ -142,7 +140,7 @@ def test_new_pack_rebuilds_only_changed_lists(packed_run: Path, packed: Path, tm
     assert len(words(tmp_path / "run", "sw")) == 101
 
 
-def test_unpack_refuses_folder_of_another_run(packed: Path, tmp_path: Path) -> None:
+def test_unpack_refuses_folder_of_another_run(packed, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text(to_toml(recipe(["en"])))
     with pytest.raises(UserError, match="holds a run with lists of its own; unpack into another folder"):
@@ -150,7 +148,7 @@ def test_unpack_refuses_folder_of_another_run(packed: Path, tmp_path: Path) -> N
     assert "en" in (tmp_path / "run/recipe.toml").read_text()
 
 
-def test_only_finished_unchanged_stage_is_packed(packed_run: Path, tmp_path: Path) -> None:
+def test_only_finished_unchanged_stage_is_packed(packed_run, tmp_path):
     with pytest.raises(UserError, match="run first: worldclip metadata"):
         pack(tmp_path, tmp_path / "x.tar")
     (tmp_path / "run/metadata").mkdir(parents=True)
@@ -228,7 +226,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_forged_pack_is_refused_before_anything_is_written(case: str, packed: Path, tmp_path: Path) -> None:
+def test_forged_pack_is_refused_before_anything_is_written(case, packed, tmp_path):
     forge, message = FORGED[case]
     path = write_tar(tmp_path / "forged.tar", forge(read_tar(packed)))
     with pytest.raises(UserError, match=message):
@@ -238,7 +236,7 @@ def test_forged_pack_is_refused_before_anything_is_written(case: str, packed: Pa
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_truncated_pack_is_refused(share: float, packed: Path, tmp_path: Path) -> None:
+def test_truncated_pack_is_refused(share, packed, tmp_path):
     data = packed.read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: int(share * (len(data) - 10_240))])  # a tar ends with empty blocks
     with pytest.raises(UserError, match="pack"):
@@ -249,7 +247,7 @@ def flip(data: bytes) -> bytes:
     return data[:100] + bytes([data[100] ^ 1]) + data[101:]
 
 
-def test_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_path: Path) -> None:
+def test_damaged_list_fails_alone_and_another_copy_finishes(packed, tmp_path):
     members = read_tar(packed)
     copy = write_tar(tmp_path / "lists.tar", {**members, "th.parquet": flip(members["th.parquet"])})
     with pytest.raises(StageFailed, match=r"th: .*th\.parquet does not have the SHA-256") as caught:
@@ -262,7 +260,7 @@ def test_damaged_list_fails_alone_and_another_copy_finishes(packed: Path, tmp_pa
     assert (tmp_path / "run/metadata/sw.parquet").stat().st_mtime_ns == before
 
 
-def test_invalid_list_with_right_hash_is_refused(packed: Path, tmp_path: Path) -> None:
+def test_invalid_list_with_right_hash_is_refused(packed, tmp_path):
     members = read_tar(packed)
     record = json.loads(members["pack.json"])
     swapped = {**members, "sw.parquet": members["th.parquet"]}
@@ -277,13 +275,13 @@ def test_invalid_list_with_right_hash_is_refused(packed: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def address(packed: Path) -> Iterator[str]:
+def address(packed) -> Iterator[str]:
     """The folder of the pack behind a web server."""
     with static_host(packed.parent) as url:
         yield url
 
 
-def test_pack_is_downloaded_and_kept_in_run(address: str, packed: Path, tmp_path: Path) -> None:
+def test_pack_is_downloaded_and_kept_in_run(address, packed, tmp_path):
     unpack(f"{address}/lists.tar?download=1", tmp_path / "run", QUIET)
     assert (tmp_path / "run/lists.tar").read_bytes() == packed.read_bytes()
     assert load_recipe(tmp_path / "run", ["pool.path=.", "balance.tail_fraction=0.1"]).metadata.pack == str(
@@ -293,14 +291,14 @@ def test_pack_is_downloaded_and_kept_in_run(address: str, packed: Path, tmp_path
         unpack(f"{address}/absent.tar", tmp_path / "other", QUIET)
 
 
-def test_pack_of_another_address_is_not_taken_for_this_one(address: str, packed: Path, tmp_path: Path) -> None:
+def test_pack_of_another_address_is_not_taken_for_this_one(address, packed, tmp_path):
     unpack(f"{address}/lists.tar", tmp_path / "run", QUIET)
     unpack(f"{address}/lists.tar", tmp_path / "run", QUIET)
     with pytest.raises(UserError, match=r"run/lists\.tar came from another address; remove it"):
         unpack(f"{address}/./lists.tar", tmp_path / "run", QUIET)
 
 
-def test_second_unpack_keeps_what_the_recipe_has_become(packed: Path, tmp_path: Path) -> None:
+def test_second_unpack_keeps_what_the_recipe_has_become(packed, tmp_path):
     out = tmp_path / "run"
     unpack(str(packed), out, QUIET)
     grown = (out / "recipe.toml").read_text() + '\n[pool]\npath = "/pool"\n\n[balance]\ntail_fraction = 0.1\n'
@@ -309,7 +307,7 @@ def test_second_unpack_keeps_what_the_recipe_has_become(packed: Path, tmp_path: 
     assert (out / "recipe.toml").read_text() == grown
 
 
-def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
+def test_pack_is_read_from_any_fsspec_url(packed, tmp_path):
     fsspec.filesystem("memory").pipe("/packs/lists.tar", packed.read_bytes())
     unpack("memory://packs/lists.tar", tmp_path / "run", QUIET)
     assert len(metadata.read_entries(tmp_path / "run", "sw")) == 104
@@ -322,7 +320,7 @@ def test_pack_is_read_from_any_fsspec_url(packed: Path, tmp_path: Path) -> None:
             unpack(place, tmp_path / "other", QUIET)
 
 
-def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
+def test_url_in_metadata_pack_names_the_unpack_command(packed):
     for place, message in (
         ("https://example.org/lists.tar", r"fetch it first: worldclip unpack https://example\.org/lists\.tar"),
         ("absent.tar", r'metadata\.pack = "absent\.tar": no such file'),
@@ -331,7 +329,7 @@ def test_url_in_metadata_pack_names_the_unpack_command(packed: Path) -> None:
             recipe(pack=place)
 
 
-def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_and_unpack_commands(packed_run, tmp_path, capsys):
     out = tmp_path / "lists.tar"
     assert main(["pack", str(packed_run), "--out", str(out)]) == 0
     output = capsys.readouterr().out
@@ -345,7 +343,7 @@ def test_pack_and_unpack_commands(packed_run: Path, tmp_path: Path, capsys: pyte
     assert main(["unpack", str(out), "--out", str(tmp_path / "other")]) == 2
 
 
-def test_run_continues_from_unpacked_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_continues_from_unpacked_lists(tmp_path, capsys):
     """The documented way: unpack, then run from match on with a recipe that names the pack."""
     write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
     lists = write_lists(tmp_path, **LISTS)
@@ -365,9 +363,7 @@ def test_run_continues_from_unpacked_lists(tmp_path: Path, capsys: pytest.Captur
     assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]
 
 
-def test_the_english_list_of_version_1_is_packed_as_the_page_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_english_list_of_version_1_is_packed_as_the_page_says(tmp_path, monkeypatch):
     """A pack of a JSON array gives English; another recipe builds the other language itself."""
     page = (Path(__file__).parents[2] / "docs" / "1_metadata.md").read_text()
     section = page.partition("## The English list of version 1")[2].partition("\n## ")[0]

@@ -18,15 +18,15 @@ from worldclip.tools.status import STAGES, holder, status
 
 
 @pytest.fixture
-def copy(toy_run: Path, tmp_path: Path) -> Path:
+def copy(toy_run, tmp_path) -> Path:
     return Path(shutil.copytree(toy_run, tmp_path / "run"))
 
 
-def test_stages_are_those_of_the_recipe() -> None:
+def test_stages_are_those_of_the_recipe():
     assert stage_names() == STAGES
 
 
-def test_finished_run_has_counts_and_no_next_command(toy_run: Path) -> None:
+def test_finished_run_has_counts_and_no_next_command(toy_run):
     record = status(toy_run)
     assert [row["state"] for row in record["stages"]] == ["finished"] * 8
     curated = json.loads((toy_run / "curate/manifest.json").read_text())["counts"]
@@ -35,7 +35,7 @@ def test_finished_run_has_counts_and_no_next_command(toy_run: Path) -> None:
     assert record["in_use_by"] is None
 
 
-def test_before_training_it_is_asked_what_it_takes(copy: Path) -> None:
+def test_before_training_it_is_asked_what_it_takes(copy):
     for stage in ("export", "evaluate", "train"):
         shutil.rmtree(copy / stage)
     assert status(copy)["next"] == f"worldclip train {copy} --dry-run"
@@ -43,7 +43,7 @@ def test_before_training_it_is_asked_what_it_takes(copy: Path) -> None:
     assert status(copy)["next"] == f"worldclip run {copy}"
 
 
-def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(copy: Path) -> None:
+def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(copy):
     for stage in ("match", "balance", "curate"):
         (copy / stage / "manifest.json").unlink()
     shutil.rmtree(copy / "balance")
@@ -60,7 +60,7 @@ def write_log(run_dir: Path, *lines: str) -> None:
     (run_dir / "log.txt").write_text(text, encoding="utf-8")
 
 
-def test_running_training_shows_step_speed_and_time_left(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_training_shows_step_speed_and_time_left(copy, capsys):
     (copy / "train/manifest.json").unlink()
     log = copy / "train/log.jsonl"
     record = json.loads(log.read_text().splitlines()[-1]) | {"step": 15, "samples_per_s": 10.0}
@@ -75,7 +75,7 @@ def test_running_training_shows_step_speed_and_time_left(copy: Path, capsys: pyt
     assert "now" not in status(copy)  # nothing works on it
 
 
-def test_running_match_shows_shards_and_time_left(copy: Path) -> None:
+def test_running_match_shows_shards_and_time_left(copy):
     (copy / "match/manifest.json").unlink()
     markers = sorted((copy / "match").rglob("texts/*.json"))
     assert len(markers) == 3
@@ -89,19 +89,19 @@ def test_running_match_shows_shards_and_time_left(copy: Path) -> None:
     assert now["seconds_left"] == pytest.approx(100, rel=0.1)
 
 
-def test_between_stages_nothing_runs(copy: Path) -> None:
+def test_between_stages_nothing_runs(copy):
     write_log(copy, "    match  starts (new)", "    match  finished in 3.0 s")
     with RunLock(copy):
         assert "now" not in status(copy)
 
 
-def test_holder_is_the_live_process_that_locked_the_run(tmp_path: Path) -> None:
+def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
     with RunLock(tmp_path):
         assert holder(tmp_path) == f"process {os.getpid()}"
     assert holder(tmp_path) is None
 
 
-def test_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
+def test_killed_process_does_not_hold_the_run(tmp_path):
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -110,7 +110,7 @@ def test_killed_process_does_not_hold_the_run(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
 
 
-def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path: Path) -> None:
+def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path):
     with RunLock(tmp_path, is_shared=True):
         assert holder(tmp_path) == "calls with --shards"
     assert holder(tmp_path) is None
@@ -119,7 +119,7 @@ def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("cut_line", ["", '{"step": 99'], ids=["whole log", "log that is being written"])
-def test_interrupted_training_shows_its_last_logged_step(copy: Path, cut_line: str) -> None:
+def test_interrupted_training_shows_its_last_logged_step(copy, cut_line):
     (copy / "train/manifest.json").unlink()
     log = copy / "train/log.jsonl"
     step = json.loads(log.read_text().splitlines()[-1])["step"]
@@ -131,12 +131,12 @@ def test_interrupted_training_shows_its_last_logged_step(copy: Path, cut_line: s
     assert step <= train["counts"]["steps"]
 
 
-def test_other_folder_is_refused(tmp_path: Path) -> None:
+def test_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a run: it holds no recipe\.toml"):
         status(tmp_path)
 
 
-def test_inspect_of_a_run_shows_its_status(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_of_a_run_shows_its_status(toy_run, capsys):
     assert main(["inspect", str(toy_run)]) == 0
     inspected = capsys.readouterr().out
     assert main(["status", str(toy_run)]) == 0

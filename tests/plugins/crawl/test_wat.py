@@ -75,7 +75,7 @@ def pool_of(out: Path) -> dict[str, list[str]]:
     return {row["url"]: row["texts"] for row in rows}
 
 
-def test_links_are_resolved_and_texts_collected(tmp_path: Path) -> None:
+def test_links_are_resolved_and_texts_collected(tmp_path):
     links = [
         img("cat.jpg#top", alt="a cat", title="Cat"),
         img("//cdn.example.org/../dog.png", **{"data-image-title": "dog"}),
@@ -100,13 +100,13 @@ def test_links_are_resolved_and_texts_collected(tmp_path: Path) -> None:
     }
 
 
-def test_base_element_resolves_links(tmp_path: Path) -> None:
+def test_base_element_resolves_links(tmp_path):
     pages = [page([img("c.jpg", alt="x")], base="/pictures/"), page([img("d.jpg", alt="y")], base="mailto:me")]
     build(tmp_path, *pages)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/pictures/c.jpg", "http://example.org/a/d.jpg"}
 
 
-def test_more_files_append_texts_and_renumber_none(tmp_path: Path) -> None:
+def test_more_files_append_texts_and_renumber_none(tmp_path):
     first = write_wat(tmp_path / "b.wat.gz", [page([img("/i.jpg", alt="one", title="two")])])
     second = write_wat(tmp_path / "a.wat.gz", [page([img("/i.jpg", alt="zero", title="two"), img("/j.jpg", alt="j")])])
     build_wat([first], tmp_path / "out", executor=QUIET)
@@ -119,7 +119,7 @@ def test_more_files_append_texts_and_renumber_none(tmp_path: Path) -> None:
         build_wat([second], tmp_path / "out", executor=QUIET)
 
 
-def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
+def test_number_of_shards_does_not_change_pool(tmp_path):
     files = write_three(tmp_path)
     pools = []
     for num_shards in (1, 5):
@@ -130,7 +130,7 @@ def test_number_of_shards_does_not_change_pool(tmp_path: Path) -> None:
     assert len(pools[0]) == 40
 
 
-def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path, monkeypatch):
     files = write_three(tmp_path)
     build_wat(files, tmp_path / "whole", num_shards=2, executor=QUIET)
     monkeypatch.setattr(wat, "LINKS_PER_SHARD", 60)
@@ -149,7 +149,7 @@ def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path: Path, monk
         assert pq.read_table(tmp_path / "grown" / name) == pq.read_table(tmp_path / "whole" / name)
 
 
-def test_datasets_reads_a_pool_of_more_shards_than_links(tmp_path: Path) -> None:
+def test_datasets_reads_a_pool_of_more_shards_than_links(tmp_path):
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     file = write_wat(tmp_path / "0.wat.gz", [page([img("/a.jpg", alt="one"), img("/b.jpg", alt="two")])])
     build_wat([file], tmp_path / "out", num_shards=5, executor=QUIET)
@@ -172,19 +172,19 @@ ODD = [
 ]
 
 
-def test_odd_records_lose_nothing_else(tmp_path: Path) -> None:
+def test_odd_records_lose_nothing_else(tmp_path):
     report = build(tmp_path, *ODD)
     assert set(pool_of(tmp_path / "out")) == {"http://example.org/a/a.jpg", "http://example.org/a/d.jpg"}
     assert (report["bad_url"], report["bad_text"]) == (2, 2)
 
 
-def test_long_texts_and_nul_are_kept(tmp_path: Path) -> None:
+def test_long_texts_and_nul_are_kept(tmp_path):
     long = "ü" * 5_000_000
     build(tmp_path, page([img("a.jpg", alt=long), img("b.jpg", alt="a\0b"), img("c.jpg", alt="\0 ")]))
     assert sorted(len(texts[0]) for texts in pool_of(tmp_path / "out").values()) == [3, 5_000_000]
 
 
-def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path: Path) -> None:
+def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path):
     good = write_wat(tmp_path / "0.wat.gz", [page([img("a.jpg", alt="x")])])
     bad = write_wat(tmp_path / "1.wat.gz", [page([img(f"{n}.jpg", alt=str(n)) for n in range(200)])])
     whole = Path(bad).read_bytes()
@@ -198,14 +198,14 @@ def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path: Path
     assert len(pool_of(tmp_path / "out")) == 201
 
 
-def test_missing_and_repeated_files_are_reported_together(tmp_path: Path) -> None:
+def test_missing_and_repeated_files_are_reported_together(tmp_path):
     there = write_wat(tmp_path / "0.wat.gz", [])
     with pytest.raises(UserError) as error:
         build_wat([there, str(tmp_path / "x" / "0.wat.gz")], tmp_path / "out", executor=QUIET)
     assert len(error.value.problems) == 2
 
 
-def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path: Path) -> None:
+def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path):
     """img2dataset takes url and text, carries other columns over into each sample's .json, and numbers samples anew."""
     links = [img(f"/{n}.jpg", alt=f"alt {n}", title=f"title {n}") for n in range(5)]
     build(tmp_path, page(links))
@@ -234,7 +234,7 @@ def bodies(content: bytes) -> list[tuple[bytes, bool]]:
 
 @pytest.mark.parametrize("newline", ["\r\n", "\n"])
 @pytest.mark.parametrize("wrong", [-1, 7, 20, 10**14, "", "many"])
-def test_wrong_content_length_loses_no_record(newline: str, wrong: int | str) -> None:
+def test_wrong_content_length_loses_no_record(newline, wrong):
     texts = [b'{"a": 1}', b'{"second": "body"}', b"{}"]
     first = record(texts[0], len(texts[0]) + wrong if isinstance(wrong, int) else wrong, newline)
     whole = first + record(texts[1], newline=newline) + record(texts[2], newline=newline)
@@ -244,7 +244,7 @@ def test_wrong_content_length_loses_no_record(newline: str, wrong: int | str) ->
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=40).filter(lambda body: b"WARC/" not in body and body.strip(b"\r\n") == body)))
-def test_records_are_read_from_one_gzip_member_or_many(texts) -> None:
+def test_records_are_read_from_one_gzip_member_or_many(texts):
     for content in (
         b"".join(map(record, texts)),
         gzip.compress(b"".join(map(record, texts))),
@@ -255,7 +255,7 @@ def test_records_are_read_from_one_gzip_member_or_many(texts) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_damaged_warc_is_bad_shard_or_gives_records(data) -> None:
+def test_damaged_warc_is_bad_shard_or_gives_records(data):
     content = bytearray(b"".join(gzip.compress(record(b'{"n": %d}' % n)) for n in range(3)))
     if data.draw(st.booleans()):
         content = bytearray(gzip.decompress(bytes(content)))
@@ -270,7 +270,7 @@ def test_damaged_warc_is_bad_shard_or_gives_records(data) -> None:
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)),
     st.data(),
 )
-def test_any_json_as_links_is_read_or_counted(tmp_path: Path, odd, data) -> None:
+def test_any_json_as_links_is_read_or_counted(tmp_path, odd, data):
     link = {name: data.draw(st.sampled_from([odd, "a.jpg", "IMG@/src"])) for name in ("path", "url", "alt", "title")}
     pages = [page([link, odd, img("kept.jpg", alt="kept")]), page(odd), odd]
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -308,14 +308,14 @@ def write_warc(texts: Sequence[bytes], is_gzipped: bool) -> tuple[bytes, list[in
 
 @settings(max_examples=100, deadline=None)
 @given(WARC_BODIES, st.booleans())
-def test_warcio_reads_the_same_records(texts, is_gzipped) -> None:
+def test_warcio_reads_the_same_records(texts, is_gzipped):
     content, _ = write_warc(texts, is_gzipped)
     assert [body for body, _ in bodies(content)] == read_by_warcio(content) == texts
 
 
 @settings(max_examples=150, deadline=None)
 @given(WARC_BODIES, st.booleans(), st.data())
-def test_a_file_that_is_cut_loses_no_record_silently(texts, is_gzipped, data) -> None:
+def test_a_file_that_is_cut_loses_no_record_silently(texts, is_gzipped, data):
     content, ends = write_warc(texts, is_gzipped)
     cut = data.draw(st.integers(0, len(content)))
     num_whole = sum(end <= cut for end in ends)
@@ -334,7 +334,7 @@ def test_a_file_that_is_cut_loses_no_record_silently(texts, is_gzipped, data) ->
         assert cut == [0, *ends][num_whole] or is_body_whole
 
 
-def test_real_common_crawl_records_are_read(shared: Path, tmp_path: Path) -> None:
+def test_real_common_crawl_records_are_read(shared, tmp_path):
     files = [str(path) for path in sorted((shared / "data" / "wat").glob("*.wat.gz"))]
     report = build_wat(files, tmp_path / "out", executor=QUIET)
     assert (report["records"], report["wrong_length"], report["bad_json"]) == (4, 1, 0)
@@ -346,7 +346,7 @@ def test_real_common_crawl_records_are_read(shared: Path, tmp_path: Path) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("dcab"), st.sampled_from(["x", "y", "z", ""]))))
-def test_merge_keeps_first_of_equal_texts_in_order(rows) -> None:
+def test_merge_keeps_first_of_equal_texts_in_order(rows):
     columns = {
         "key": [key for key, _ in rows],
         "url": [f"u{key}" for key, _ in rows],
@@ -375,12 +375,12 @@ def test_merge_keeps_first_of_equal_texts_in_order(rows) -> None:
         ("data:image/png;base64,AA", None),
     ],
 )
-def test_urls_are_normalised(url: str, normal: str | None) -> None:
+def test_urls_are_normalised(url, normal):
     assert normalise(url) == normal
     assert normal is None or normalise(normal) == normal
 
 
-def test_relative_links_resolve_as_in_rfc_3986() -> None:
+def test_relative_links_resolve_as_in_rfc_3986():
     cases = {"g": "/b/c/g", "../g": "/b/g", "../../../g": "/g", "?y": "/b/c/d;p?y", "//g": None, " g \n": "/b/c/g"}
     for link, path in cases.items():
         assert resolve(link, "http://a/b/c/d;p?q") == (f"http://a{path}" if path else "http://g/")
@@ -388,7 +388,7 @@ def test_relative_links_resolve_as_in_rfc_3986() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.sampled_from(["", "http://", "https://h/", "//", "/"]))
-def test_normalisation_is_idempotent(link: str, before: str) -> None:
+def test_normalisation_is_idempotent(link, before):
     try:
         url = resolve(before + link, PAGE)
     except ValueError:
@@ -400,7 +400,7 @@ def test_normalisation_is_idempotent(link: str, before: str) -> None:
         json.dumps(url)
 
 
-def test_pool_is_its_parquet_files_only(tmp_path: Path) -> None:
+def test_pool_is_its_parquet_files_only(tmp_path):
     files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
     build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
     recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
@@ -419,11 +419,11 @@ build_wat(sys.argv[3:], Path(sys.argv[2]), num_shards=3, executor=LocalExecutor(
 """
 
 
-def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
+def test_killed_build_resumes_to_same_bytes(tmp_path):
     killed.check(_BUILD, tmp_path, *write_three(tmp_path))
 
 
-def test_workers_and_file_order_do_not_change_bytes(tmp_path: Path) -> None:
+def test_workers_and_file_order_do_not_change_bytes(tmp_path):
     files = write_three(tmp_path)
     build_wat(files, tmp_path / "one", num_shards=2, executor=QUIET)
     build_wat(files[::-1], tmp_path / "two", num_shards=2, executor=LocalExecutor(workers=2, quiet=True))

@@ -33,14 +33,14 @@ from worldclip.plugins.emoji.build import LANGS, build_emoji
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("emoji")
     build_emoji(out, image_px=16, samples_per_shard=1000, executor=QUIET)
     return out
 
 
 @pytest.fixture(scope="module")
-def names(built: Path) -> dict:
+def names(built) -> dict:
     return read_json(built / "names.json")
 
 
@@ -54,7 +54,7 @@ def pictures_of(folder: Path) -> dict[str, bytes]:
     return {row["key"]: row["image"] for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)}
 
 
-def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
+def test_every_emoji_has_a_name_in_each_language(names):
     assert len(names["keys"]) >= 3944
     assert list(names["lang"]) == list(LANGS)
     for in_lang in names["lang"].values():
@@ -65,14 +65,14 @@ def test_every_emoji_has_a_name_in_each_language(names: dict) -> None:
     assert names["lang"]["ja"][waving] == "手を振る 薄い肌色"
 
 
-def test_train_and_tone_sets_partition_all_emoji(built: Path, names: dict) -> None:
+def test_train_and_tone_sets_partition_all_emoji(built, names):
     pairs, tone = pictures_of(built / "pairs"), pictures_of(built / "tone")
     assert sorted([*pairs, *tone]) == names["keys"]
     assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
     assert 200 <= len(tone) <= 300
 
 
-def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built: Path) -> None:
+def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built):
     emoji = {item.key: item for item in emoji_pool.read_emoji()}
     pictures = pictures_of(built / "pairs")
     train = [emoji[key] for key in pictures]
@@ -84,7 +84,7 @@ def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(b
         assert picture not in pictures.values()
 
 
-def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, names: dict) -> None:
+def test_base_set_is_every_emoji_without_tone_with_varied_picture(built, names):
     base = pictures_of(built / "base")
     toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
     assert sorted(base) == toneless
@@ -92,7 +92,7 @@ def test_base_set_is_every_emoji_without_tone_with_varied_picture(built: Path, n
     assert base[item.key] == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
 
 
-def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
+def test_share_of_tones_is_alike_in_all_tars(built):
     shares = []
     for path in sorted((built / "pairs").glob("*.tar"))[:3]:
         keys = [row["key"] for row in rows_of_tar(path)]
@@ -101,7 +101,7 @@ def test_share_of_tones_is_alike_in_all_tars(built: Path) -> None:
     assert max(shares) - min(shares) < 0.1
 
 
-def test_pool_has_14_texts_per_picture(built: Path) -> None:
+def test_pool_has_14_texts_per_picture(built):
     texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
     assert len(texts.key) == 14_000
     assert (texts.reason == Reason.KEPT).all()
@@ -110,7 +110,7 @@ def test_pool_has_14_texts_per_picture(built: Path) -> None:
     assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
 
 
-def test_drawings_are_pngs_of_configured_size(built: Path) -> None:
+def test_drawings_are_pngs_of_configured_size(built):
     with tarfile.open(built / "pairs" / "000000.tar") as tar:
         members = tar.getmembers()
         content = tar.extractfile(members[0]).read()  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ def test_drawings_are_pngs_of_configured_size(built: Path) -> None:
     assert members[0].name == "-".join(f"{ord(char):04X}" for char in record["emoji"]) + ".png"
 
 
-def test_rotation_and_scale_are_about_the_centre() -> None:
+def test_rotation_and_scale_are_about_the_centre():
     svg = transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
     assert svg == (
         '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
@@ -129,7 +129,7 @@ def test_rotation_and_scale_are_about_the_centre() -> None:
     )
 
 
-def test_readme_names_sources_and_licences(built: Path) -> None:
+def test_readme_names_sources_and_licences(built):
     readme = (built / "README.md").read_text(encoding="utf-8")
     for words in ("All emojis designed by OpenMoji", "CC BY-SA 4.0", "adapted material", "Unicode License"):
         assert words in readme
@@ -153,7 +153,7 @@ def start_build(out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
+def test_killed_build_resumes_to_same_bytes(tmp_path):
     out = tmp_path / "killed"
     process = start_build(out)
     while not (out / "pairs" / "000001.tar").exists():
@@ -169,7 +169,7 @@ def test_killed_build_resumes_to_same_bytes(tmp_path: Path) -> None:
     assert (out / "pairs" / "000000.tar").stat().st_mtime_ns == first
 
 
-def test_invalid_sizes_are_reported_together(tmp_path: Path) -> None:
+def test_invalid_sizes_are_reported_together(tmp_path):
     with pytest.raises(UserError) as error:
         build_emoji(tmp_path, image_px=1, samples_per_shard=0)
     assert len(error.value.problems) == 2

@@ -31,7 +31,7 @@ def zip_of(files: Mapping[str, str | bytes]) -> bytes:
 
 
 @pytest.fixture
-def members(tmp_path: Path) -> dict[str, str | bytes]:
+def members(tmp_path) -> dict[str, str | bytes]:
     """The members of a small archive in CLDR's layout."""
     for locale, name in (("en", "red apple"), ("de", "roter Apfel")):
         for is_derived in (False, True):
@@ -46,9 +46,7 @@ def fetch(server: Server, out: Path, version: str = "48") -> dict[str, int]:
     return fetch_cldr(out, version=version, mirror=server.url, pause=lambda seconds: None)
 
 
-def test_annotations_alone_are_unpacked_for_the_pool(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path
-) -> None:
+def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
     server.files[ARCHIVE] = zip_of(members)
     out = tmp_path / "cldr"
     assert fetch(server, out) == {"files": 4, "bytes": len(server.files[ARCHIVE]), "there_already": 0}
@@ -65,16 +63,14 @@ def test_annotations_alone_are_unpacked_for_the_pool(
         fetch(server, out, "47")
 
 
-def test_interrupted_download_is_resumed(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(server, members, tmp_path):
     server.files[ARCHIVE] = zip_of(members)
     server.cut[ARCHIVE] = 100
     fetch(server, tmp_path / "cldr")
     assert [wanted for _, wanted in server.requests] == [None, "bytes=100-"]
 
 
-def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path
-) -> None:
+def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(server, members, tmp_path):
     (tmp_path / "cldr" / ".unpacked" / "annotations").mkdir(parents=True)  # a call that was killed
     (tmp_path / "cldr" / ".unpacked" / "annotations" / "xx.xml").write_text("<ldml")
     (tmp_path / "cldr" / "core-48.zip").write_bytes(zip_of(members))
@@ -83,9 +79,7 @@ def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(
     assert not (tmp_path / "cldr" / "annotations" / "xx.xml").exists()
 
 
-def test_archive_that_a_killed_call_left_goes_with_the_next(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path
-) -> None:
+def test_archive_that_a_killed_call_left_goes_with_the_next(server, members, tmp_path):
     server.files[ARCHIVE] = zip_of(members)
     out = tmp_path / "cldr"
     fetch(server, out)
@@ -104,9 +98,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_path_that_leads_outside_is_refused(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path, name: str
-) -> None:
+def test_path_that_leads_outside_is_refused(server, members, tmp_path, name):
     server.files[ARCHIVE] = zip_of({**members, name: "<ldml/>"})
     refused_as_broken(server, tmp_path / "a" / "cldr", HOSTILE[name])
     assert not list(tmp_path.rglob("evil.xml"))
@@ -118,9 +110,7 @@ def refused_as_broken(server: Server, out: Path, reason: str) -> None:
     assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
 
 
-def test_cut_archive_is_refused_and_a_whole_one_then_accepted(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path
-) -> None:
+def test_cut_archive_is_refused_and_a_whole_one_then_accepted(server, members, tmp_path):
     whole = zip_of(members)
     server.files[ARCHIVE] = whole[: len(whole) // 2]
     refused_as_broken(server, tmp_path / "cldr", "not a zip file")
@@ -128,7 +118,7 @@ def test_cut_archive_is_refused_and_a_whole_one_then_accepted(
     assert fetch(server, tmp_path / "cldr")["files"] == 4
 
 
-def test_damaged_member_is_refused(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+def test_damaged_member_is_refused(server, members, tmp_path):
     whole = bytearray(zip_of(members))
     start = whole.index(b"common/annotations/de.xml") + 40
     whole[start : start + 20] = bytes(20)
@@ -136,16 +126,14 @@ def test_damaged_member_is_refused(server: Server, members: dict[str, str | byte
     refused_as_broken(server, tmp_path / "cldr", "core-48.zip")
 
 
-def test_archive_of_another_version_is_refused(server: Server, members: dict[str, str | bytes], tmp_path: Path) -> None:
+def test_archive_of_another_version_is_refused(server, members, tmp_path):
     server.files[ARCHIVE] = zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")})
     refused_as_broken(server, tmp_path / "cldr", "is of version 46, not 48")
     server.files[ARCHIVE] = zip_of({"common/main/de.xml": "<ldml/>"})
     refused_as_broken(server, tmp_path / "cldr", "holds no annotations")
 
 
-def test_sizes_are_those_that_come_out(
-    server: Server, members: dict[str, str | bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_are_those_that_come_out(server, members, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
     server.files[ARCHIVE] = zip_of({**members, "common/annotations/xx.xml": bytes(1_000_000)})
     refused_as_broken(server, tmp_path / "cldr", "unpacks to more than 10,000 bytes")
@@ -153,7 +141,7 @@ def test_sizes_are_those_that_come_out(
     refused_as_broken(server, tmp_path / "cldr", "more than 3 members")
 
 
-def test_missing_version_and_no_version_are_one_line(server: Server, tmp_path: Path) -> None:
+def test_missing_version_and_no_version_are_one_line(server, tmp_path):
     with pytest.raises(UserError, match="must be a number"):
         fetch(server, tmp_path, "../48")
     with pytest.raises(StageFailed, match="404"):

@@ -27,7 +27,7 @@ OTHERS = ["1F34E", "1F436", "1F30D", "E000"]  # an apple, a dog, the earth; one 
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def parts(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("parts")
     apple, dog, hand = char_of("1F34E"), char_of("1F436"), char_of("1F44B-1F3FB")
     write_xml(root / "cldr", "no", {apple: ("rødt eple", ["eple", "frukt"]), dog: ("hundefjes", ["hund"])})
@@ -56,7 +56,7 @@ def few_drawings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, Path]) -> Path:
+def built(tmp_path_factory, parts) -> Path:
     out = tmp_path_factory.mktemp("world") / "pool"
     build.build_world(out, parts, image_px=16, samples_per_shard=20, executor=QUIET)
     return out
@@ -70,7 +70,7 @@ def texts_of(record: dict, lang: str) -> list[str]:
     return [text for text, code in zip(record["texts"], record["lang_truth"], strict=True) if code == lang]
 
 
-def test_both_drawings_of_an_emoji_have_its_name_first_then_its_keywords(built: Path) -> None:
+def test_both_drawings_of_an_emoji_have_its_name_first_then_its_keywords(built):
     pairs = samples(built / "pairs")
     for key in ("openmoji-1F34E", "fluent-1F34E"):
         assert texts_of(pairs[key], "no") == ["rødt eple", "eple", "frukt"]
@@ -79,21 +79,21 @@ def test_both_drawings_of_an_emoji_have_its_name_first_then_its_keywords(built: 
     assert pairs["openmoji-1F34E"]["source"] == "openmoji"
 
 
-def test_locale_inherits_from_its_parent_and_region_adds_to_its_language(built: Path) -> None:
+def test_locale_inherits_from_its_parent_and_region_adds_to_its_language(built):
     pairs = samples(built / "pairs")
     assert texts_of(pairs["openmoji-1F34E"], "nn") == ["raudt eple", "eple"]
     assert texts_of(pairs["openmoji-1F436"], "nn") == ["hundefjes", "hund"]
     assert texts_of(pairs["openmoji-1F34E"], "de") == ["roter Apfel", "Apfel", "Obst", "roter Öpfel", "Öpfel"]
 
 
-def test_annotations_replace_names_of_the_package_in_their_languages(built: Path) -> None:
+def test_annotations_replace_names_of_the_package_in_their_languages(built):
     apple = samples(built / "pairs")["openmoji-1F34E"]
     assert texts_of(apple, "en") == ["red apple"]
     assert "pomme rouge" in texts_of(apple, "fr")
     assert len(texts_of(apple, "es")) == 1
 
 
-def test_held_out_names_of_territories_are_not_in_training_in_their_language(built: Path) -> None:
+def test_held_out_names_of_territories_are_not_in_training_in_their_language(built):
     names = read_json(built / "names.json")
     pairs = samples(built / "pairs")
     held = names["held_flags"]
@@ -107,7 +107,7 @@ def test_held_out_names_of_territories_are_not_in_training_in_their_language(bui
     assert all(len(texts_of(record, "sv")) for key, record in pairs.items() if key.startswith("openmoji-1F1"))
 
 
-def test_held_out_sets_ask_for_what_they_hold_in_languages_that_name_half_of_it(built: Path) -> None:
+def test_held_out_sets_ask_for_what_they_hold_in_languages_that_name_half_of_it(built):
     names = read_json(built / "names.json")
     for name in ("world_tone", "world_base", "world_flags"):
         dataset = load(name, EvaluateConfig(datasets=(name,)), built.parent)
@@ -128,7 +128,7 @@ def test_held_out_sets_ask_for_what_they_hold_in_languages_that_name_half_of_it(
         assert len(classification.class_names) > num_territories / 2
 
 
-def test_flags_by_other_artists_have_the_same_texts(built: Path) -> None:
+def test_flags_by_other_artists_have_the_same_texts(built):
     pairs = samples(built / "pairs")
     france = f"openmoji-{flag_of('FR')}"
     assert pairs["flags-fluent-emoji-flat-fr"]["texts"] == pairs[france]["texts"]
@@ -136,7 +136,7 @@ def test_flags_by_other_artists_have_the_same_texts(built: Path) -> None:
     assert not [key for key in pairs if "lang" in key]
 
 
-def test_held_out_tone_is_in_no_drawing_of_training(built: Path) -> None:
+def test_held_out_tone_is_in_no_drawing_of_training(built):
     pictures = read_json(built / "names.json")["pictures"]
     held = {record["subject"] for record in pictures.values() if record["split"] == "tone"}
     assert held
@@ -144,7 +144,7 @@ def test_held_out_tone_is_in_no_drawing_of_training(built: Path) -> None:
     assert not held & {key.partition("-")[2] for key in samples(built / "pairs")}
 
 
-def test_names_list_kind_source_and_one_name_per_language(built: Path) -> None:
+def test_names_list_kind_source_and_one_name_per_language(built):
     names = read_json(built / "names.json")
     apple = names["subjects"].index("1F34E")
     assert names["pictures"]["fluent-1F34E"] == {
@@ -163,7 +163,7 @@ def test_names_list_kind_source_and_one_name_per_language(built: Path) -> None:
     assert kinds == {"emoji", "flag", "toned"}
 
 
-def test_what_is_left_out_is_counted_and_costs_nothing_else(built: Path) -> None:
+def test_what_is_left_out_is_counted_and_costs_nothing_else(built):
     counts = read_json(built / "counts.json")
     assert counts["unknown_locales"] == {"xx_nowhere": 1}
     assert list(counts["undrawable"]) == ["fluent-1F436"]
@@ -174,7 +174,7 @@ def test_what_is_left_out_is_counted_and_costs_nothing_else(built: Path) -> None
     assert counts["without_row"]["agq"] > 0
 
 
-def test_readme_states_licences_and_counts(built: Path) -> None:
+def test_readme_states_licences_and_counts(built):
     readme = (built / "README.md").read_text(encoding="utf-8")
     for words in (
         "All emojis designed by OpenMoji",
@@ -192,9 +192,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(
-    built: Path, parts: dict[str, Path], tmp_path: Path
-) -> None:
+def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(built, parts, tmp_path):
     for _ in range(2):
         executor = LocalExecutor(workers=2, quiet=True)
         build.build_world(tmp_path, parts, image_px=16, samples_per_shard=20, executor=executor)
@@ -203,14 +201,14 @@ def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(
     assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
 
 
-def test_part_taken_away_redraws_and_leaves_no_stale_tar(built: Path, parts: dict[str, Path], tmp_path: Path) -> None:
+def test_part_taken_away_redraws_and_leaves_no_stale_tar(built, parts, tmp_path):
     build.build_world(tmp_path, parts, image_px=16, samples_per_shard=5, executor=QUIET)
     build.build_world(tmp_path, {}, image_px=16, samples_per_shard=20, executor=QUIET)
     assert not [key for key in samples(tmp_path / "pairs") if key.startswith(("fluent", "flags"))]
     assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 20)
 
 
-def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path: Path) -> None:
+def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path):
     fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red-apple"})
     out = tmp_path / "pool"
     build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
@@ -225,17 +223,17 @@ def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path: Path) -> 
     assert sum(before[name] != after[name] for name in before) == 1
 
 
-def test_invalid_sizes_and_folders_are_reported_together(tmp_path: Path) -> None:
+def test_invalid_sizes_and_folders_are_reported_together(tmp_path):
     with pytest.raises(UserError) as error:
         build.build_world(tmp_path, {"cldr": tmp_path / "none"}, image_px=1, samples_per_shard=0)
     assert len(error.value.problems) == 3
 
 
-def test_folder_without_annotations_names_the_remedy(tmp_path: Path) -> None:
+def test_folder_without_annotations_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r"docs/world\.md"):
         build.build_world(tmp_path / "out", {"cldr": tmp_path})
 
 
-def test_territories_and_flags_are_inverse() -> None:
+def test_territories_and_flags_are_inverse():
     assert territory_of(flag_of("FR")) == "FR"
     assert territory_of("1F34E") == ""

@@ -26,7 +26,7 @@ def texts(folder: Path) -> dict[tuple[str, str], tuple[str, tuple[str, ...]]]:
     return {(text.locale, text.subject): (text.name, text.keywords) for text in read_cldr(folder, SUBJECTS).texts}
 
 
-def test_xml_and_json_of_the_same_content_read_alike(tmp_path: Path) -> None:
+def test_xml_and_json_of_the_same_content_read_alike(tmp_path):
     annotations = {APPLE: ("red apple", ["apple", "fruit"]), DOG: ("dog face", ["dog"])}
     write_xml(tmp_path / "xml", "en", annotations)
     write_json(tmp_path / "json", "en", annotations)
@@ -35,18 +35,18 @@ def test_xml_and_json_of_the_same_content_read_alike(tmp_path: Path) -> None:
     assert read_cldr(tmp_path / "json", SUBJECTS).version == "48.2.0"
 
 
-def test_variation_selectors_do_not_separate_an_emoji_from_its_drawing(tmp_path: Path) -> None:
+def test_variation_selectors_do_not_separate_an_emoji_from_its_drawing(tmp_path):
     write_xml(tmp_path, "en", {APPLE + "\ufe0f": ("red apple", [])})
     assert texts(tmp_path) == {("en", "1F34E"): ("red apple", ())}
 
 
-def test_arrows_stand_for_the_value_of_the_parent(tmp_path: Path) -> None:
+def test_arrows_stand_for_the_value_of_the_parent(tmp_path):
     write_xml(tmp_path, "no", {APPLE: ("rødt eple", ["eple"])})
     write_xml(tmp_path, "nn", {APPLE: ("↑↑↑", ["↑↑↑"])})
     assert texts(tmp_path)["nn", "1F34E"] == ("rødt eple", ("eple",))
 
 
-def test_other_script_inherits_nothing(tmp_path: Path) -> None:
+def test_other_script_inherits_nothing(tmp_path):
     write_xml(tmp_path, "sr", {APPLE: ("јабука", [])})
     write_xml(tmp_path, "sr_Latn", {DOG: ("pas", [])})
     assert ("sr_Latn", "1F34E") not in texts(tmp_path)
@@ -64,7 +64,7 @@ def test_other_script_inherits_nothing(tmp_path: Path) -> None:
         ("", "cannot be read"),
     ],
 )
-def test_bad_xml_is_left_out_with_its_reason_and_others_stay(tmp_path: Path, content: str, reason: str) -> None:
+def test_bad_xml_is_left_out_with_its_reason_and_others_stay(tmp_path, content, reason):
     write_xml(tmp_path, "en", {APPLE: ("red apple", [])})
     (tmp_path / "annotations" / "fr.xml").write_text(content, encoding="utf-8")
     part = read_cldr(tmp_path, SUBJECTS)
@@ -75,7 +75,7 @@ def test_bad_xml_is_left_out_with_its_reason_and_others_stay(tmp_path: Path, con
 
 
 @pytest.mark.parametrize("record", [[], {}, {"annotations": 3}, {"annotations": {"annotations": {"a": []}}}, "x"])
-def test_json_of_another_shape_is_left_out(tmp_path: Path, record: object) -> None:
+def test_json_of_another_shape_is_left_out(tmp_path, record):
     write_json(tmp_path, "en", {APPLE: ("red apple", [])})
     other = write_json(tmp_path, "fr", {})
     other.write_text(json.dumps(record), encoding="utf-8")
@@ -84,7 +84,7 @@ def test_json_of_another_shape_is_left_out(tmp_path: Path, record: object) -> No
     assert part.problems == {"cannot be read: not CLDR's annotations": [other.relative_to(tmp_path).as_posix()]}
 
 
-def test_two_versions_in_a_folder_are_both_named(tmp_path: Path) -> None:
+def test_two_versions_in_a_folder_are_both_named(tmp_path):
     write_json(tmp_path / "new", "en", {APPLE: ("red apple", ["new"])})
     write_xml(tmp_path / "old", "en", {APPLE: ("apple, red", ["old"]), DOG: ("dog face", ["dog"])})
     (tmp_path / "old" / "ldml.dtd").write_text('<!ATTLIST version cldrVersion CDATA #FIXED "46" >')
@@ -93,7 +93,7 @@ def test_two_versions_in_a_folder_are_both_named(tmp_path: Path) -> None:
     assert {text.subject: text.name for text in part.texts} == {"1F34E": "red apple", "1F436": "dog face"}
 
 
-def test_version_stands_in_the_type_definition_of_the_xml(tmp_path: Path) -> None:
+def test_version_stands_in_the_type_definition_of_the_xml(tmp_path):
     write_xml(tmp_path, "en", {APPLE: ("red apple", [])})
     (tmp_path / "ldml.dtd").write_text('<!ATTLIST version cldrVersion CDATA #FIXED "46" >')
     assert read_cldr(tmp_path, SUBJECTS).version == "46"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,20 +41,20 @@ def names_by_language(part: Part) -> dict[str, set[str]]:
     return names
 
 
-def test_openmoji_has_4495_drawings_and_258_flags() -> None:
+def test_openmoji_has_4495_drawings_and_258_flags():
     part = read_openmoji()
     assert len(part.pictures) >= 4495
     assert sum(bool(territory_of(picture.subject)) for picture in part.pictures) >= 258
 
 
-def test_emoji_are_named_in_14_languages() -> None:
+def test_emoji_are_named_in_14_languages():
     part = read_emoji_names({picture.subject for picture in read_openmoji().pictures})
     names = names_by_language(part)
     assert len(names) == 14
     assert min(map(len, names.values())) >= 3944
 
 
-def test_babel_names_at_least_200_territories_in_211_languages() -> None:
+def test_babel_names_at_least_200_territories_in_211_languages():
     part = read_territories({picture.subject for picture in read_openmoji().pictures})
     main = Counter(text.locale for text in part.texts if is_main(text.locale))
     full = [count for count in main.values() if count >= 200]
@@ -63,7 +62,7 @@ def test_babel_names_at_least_200_territories_in_211_languages() -> None:
     assert sum(full) >= 52_782  # of the 53,270 names, those of territories whose flag is drawn
 
 
-def test_reading_one_locale_alone_changes_no_other_locale() -> None:
+def test_reading_one_locale_alone_changes_no_other_locale():
     from babel import localedata
 
     read_own_data("de_AT", extra="world")
@@ -73,7 +72,7 @@ def test_reading_one_locale_alone_changes_no_other_locale() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["cldr", "cldr_debian"])
-def test_annotations_name_emoji_in_142_languages(part: str) -> None:
+def test_annotations_name_emoji_in_142_languages(part):
     installed = "/usr/share/unicode/cldr" if part == "cldr_debian" else ""
     read = read_cldr(folder_of(part, *filter(None, [installed])), _Everything())
     names = names_by_language(read)
@@ -92,13 +91,13 @@ class _Everything(set):
         return True
 
 
-def test_fluent_has_3139_drawings_of_emoji() -> None:
+def test_fluent_has_3139_drawings_of_emoji():
     part = read_fluent(folder_of("fluent"))
     assert len(part.pictures) >= 3139  # of 3,174 drawings, 35 have no code points
     assert not part.problems
 
 
-def test_three_sets_have_four_drawings_of_most_flags() -> None:
+def test_three_sets_have_four_drawings_of_most_flags():
     part = read_flags(folder_of("flags"))
     drawn = Counter(picture.subject for picture in part.pictures)
     assert sum(count >= 4 for count in drawn.values()) >= 240
@@ -112,7 +111,7 @@ PARTS = {  # folders, at least so many pictures, texts, locales
 
 
 @pytest.mark.parametrize("read", PARTS)
-def test_parts_with_pictures_of_their_own_have_their_texts(read: Callable[[Path], Part]) -> None:
+def test_parts_with_pictures_of_their_own_have_their_texts(read):
     folders, num_pictures, num_texts, num_locales = PARTS[read]
     part = read(folder_of(*folders))
     assert len(part.pictures) >= num_pictures

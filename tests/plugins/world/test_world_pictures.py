@@ -7,7 +7,6 @@ import io
 import json
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +64,7 @@ def png_of(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_stamp_has_captions_in_its_locales(tmp_path: Path) -> None:
+def test_stamp_has_captions_in_its_locales(tmp_path):
     caption = "An owl.\nde.utf8=Eine Eule.\nsr@latin.utf8=Sova.\nfr.utf8=\n"
     part = read_stamps(write_stamps(tmp_path, {"birds/owl": caption}, png()))
     (picture,) = part.pictures
@@ -77,7 +76,7 @@ def test_stamp_has_captions_in_its_locales(tmp_path: Path) -> None:
     ]
 
 
-def test_stamp_without_caption_and_caption_without_stamp_are_left_out(tmp_path: Path) -> None:
+def test_stamp_without_caption_and_caption_without_stamp_are_left_out(tmp_path):
     write_stamps(tmp_path, {"owl": "An owl.\n", "cat": "A cat.\n", "dog": "A dog.\n\xff\n"}, png())
     (tmp_path / "stamps" / "owl.txt").unlink()
     (tmp_path / "stamps" / "cat.png").unlink()
@@ -92,7 +91,7 @@ def test_stamp_without_caption_and_caption_without_stamp_are_left_out(tmp_path: 
     }
 
 
-def test_photographs_and_their_words_come_out_of_the_resource_file(tmp_path: Path) -> None:
+def test_photographs_and_their_words_come_out_of_the_resource_file(tmp_path):
     words = packed(json.dumps({"apple.ogg": "ein Apfel", "lamp.ogg": "eine Lampe", "pear.ogg": ""}).encode())
     files = {"apple.webp": (0, b"RIFF"), "content-de.json": words, "content-fr.json": (0, b"{"), "other.qml": (4, b"")}
     path = write_rcc(tmp_path / "lang.rcc", files)
@@ -104,16 +103,14 @@ def test_photographs_and_their_words_come_out_of_the_resource_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"qres", b"qres" + b"\xff" * 40, b"not a resource file at all....."])
-def test_other_file_in_place_of_the_resource_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_other_file_in_place_of_the_resource_file_is_named(tmp_path, content):
     (tmp_path / "lang.rcc").write_bytes(content)
     with pytest.raises(UserError, match=r"lang\.rcc: not a resource file"):
         read_gcompris(tmp_path)
 
 
 @pytest.mark.parametrize("file", [packed(b"x" * 600), (0, b"x" * 600)], ids=["packed", "plain"])
-def test_resource_file_of_too_many_bytes_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: tuple[int, bytes]
-) -> None:
+def test_resource_file_of_too_many_bytes_is_refused(tmp_path, monkeypatch, file):
     monkeypatch.setattr(gcompris, "MAX_TOTAL_BYTES", 1000)
     path = write_rcc(tmp_path / "one" / "lang.rcc", {"a.webp": file})
     assert read_resources(str(path), ()) == {"/a.webp": b"x" * 600}
@@ -122,7 +119,7 @@ def test_resource_file_of_too_many_bytes_is_refused(
         read_gcompris(tmp_path / "two")
 
 
-def test_icon_has_name_summary_and_keywords(tmp_path: Path) -> None:
+def test_icon_has_name_summary_and_keywords(tmp_path):
     part = read_appstream(write_appstream(tmp_path, CATALOGUE, {"draw_draw.png": png(), "stray.png": png()}))
     (picture,) = part.pictures
     assert (picture.kind, picture.file) == ("icon", "draw_draw.png")
@@ -146,14 +143,14 @@ def test_icon_has_name_summary_and_keywords(tmp_path: Path) -> None:
         "Name: {C: Draw}\nKeywords: [pencil]",
     ],
 )
-def test_program_whose_texts_have_no_locales_costs_only_itself(tmp_path: Path, texts: str) -> None:
+def test_program_whose_texts_have_no_locales_costs_only_itself(tmp_path, texts):
     odd = f"---\nID: org.example.Odd\n{texts}\nIcon: {{cached: [{{name: odd.png, width: 128, height: 128}}]}}\n"
     part = read_appstream(write_appstream(tmp_path, CATALOGUE + odd, {"draw_draw.png": png(), "odd.png": png()}))
     assert [picture.file for picture in part.pictures] == ["draw_draw.png"]
     assert part.problems["no icon or no name"] == ["org.example.NoIcon", "org.example.Odd"]
 
 
-def test_cut_catalogue_and_cut_icons_cost_only_what_is_cut(tmp_path: Path) -> None:
+def test_cut_catalogue_and_cut_icons_cost_only_what_is_cut(tmp_path):
     many = CATALOGUE + "".join(f"---\nID: org.example.{i}\nName: {{C: program {i}}}\n" for i in range(20_000))
     write_appstream(tmp_path, many, {"draw_draw.png": png()})
     catalogue = tmp_path / "main_Components-amd64.yml.gz"
@@ -163,7 +160,7 @@ def test_cut_catalogue_and_cut_icons_cost_only_what_is_cut(tmp_path: Path) -> No
     assert any(reason.startswith("ends early") for reason in part.problems)
 
 
-def test_picture_is_centred_on_white() -> None:
+def test_picture_is_centred_on_white():
     with Image.open(io.BytesIO(draw_file(png(20), 16))) as image:
         assert image.size == (16, 16)
         assert image.getpixel((8, 8)) == (255, 0, 0)
@@ -180,12 +177,12 @@ def test_picture_is_centred_on_white() -> None:
         b'<!DOCTYPE s [<!ENTITY a "x">]><svg',
     ],
 )
-def test_picture_that_will_not_decode_raises_what_the_build_counts(content: bytes) -> None:
+def test_picture_that_will_not_decode_raises_what_the_build_counts(content):
     with pytest.raises(UNDRAWABLE):
         draw_file(content, 16)
 
 
-def test_bombs_and_formats_of_no_part_raise_what_the_build_counts() -> None:
+def test_bombs_and_formats_of_no_part_raise_what_the_build_counts():
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -200,7 +197,7 @@ def test_bombs_and_formats_of_no_part_raise_what_the_build_counts() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_picture_of_each_format_is_drawn(name: str) -> None:
+def test_picture_of_each_format_is_drawn(name):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, name)
     assert draw_file(buffer.getvalue(), 16) == draw_file(png_of(Image.new("RGB", (4, 4))), 16)
@@ -220,28 +217,26 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/19
         SVG.format('<image href="data:image/svg+xml;utf8,{0}" width="8" height="8"/>'),
     ],
 )
-def test_drawing_that_shows_a_file_of_this_machine_is_refused(drawing: str, tmp_path: Path) -> None:
+def test_drawing_that_shows_a_file_of_this_machine_is_refused(drawing, tmp_path):
     (tmp_path / "own.png").write_bytes(png())
     with pytest.raises(ValueError, match="links to a file"):
         draw_file(drawing.replace("{0}", str(tmp_path / "own.png")).encode(), 16)
 
 
-def test_drawing_with_a_picture_inside_of_itself_and_links_is_drawn() -> None:
+def test_drawing_with_a_picture_inside_of_itself_and_links_is_drawn():
     embedded = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
     linked = f'<a href="https://example.org"><image href="{embedded}" width="8" height="8"/></a>'
     assert draw_file(SVG.format(linked).encode(), 16) != draw_file(SVG.format("").encode(), 16)
 
 
-def test_stamp_is_read_below_its_folder_alone(tmp_path: Path) -> None:
+def test_stamp_is_read_below_its_folder_alone(tmp_path):
     picture = Picture(key="k", subject="k", kind="stamp", part="stamps", file="../secret.png")
     with pytest.raises(UnsafeName):
         draw(picture, {"stamps": tmp_path}, 16)
 
 
 @pytest.mark.parametrize("train_on_stamps", [False, True])
-def test_stamps_are_trained_on_only_if_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_on_stamps: bool
-) -> None:
+def test_stamps_are_trained_on_only_if_asked_for(tmp_path, monkeypatch, train_on_stamps):
     files = packages.openmoji_files()
     monkeypatch.setattr(packages, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
     stamps = write_stamps(tmp_path / "stamps", {"owl": "An owl.\n", "bad": "Bad.\n"}, png())
