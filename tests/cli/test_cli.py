@@ -20,14 +20,7 @@ import worldclip
 from programs import python
 from worldclip import cli
 from worldclip.cli import main
-from worldclip.cli.command import (
-    SHARED,
-    Command,
-    config_flags,
-    described_parameters,
-    parse_command,
-    run_command,
-)
+from worldclip.cli.command import SHARED, Command, config_flags, described_parameters, parse_command, run_command
 from worldclip.cli.overview import COMMANDS, RARE, sections
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError

@@ -29,13 +29,7 @@ def world(toy_world, tmp_path, monkeypatch) -> ToyWorld:
 @pytest.mark.parametrize(
     "words", [["--path", "pairs"], ["--set", "pool.path=pairs"], ["--set=pool.path=pairs", "--path", "pairs"]]
 )
-def test_relative_path_of_a_flag_holds_in_another_working_directory(
-    words,
-    world,
-    tmp_path,
-    monkeypatch,
-    capfd,
-):
+def test_relative_path_of_a_flag_holds_in_another_working_directory(words, world, tmp_path, monkeypatch, capfd):
     assert main(["pool", str(world.recipe), "--out", "run", *words]) == 0
     assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pairs")
     (tmp_path / "elsewhere").mkdir()

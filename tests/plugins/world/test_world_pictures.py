@@ -167,16 +167,7 @@ def test_picture_is_centred_on_white():
         assert image.getpixel((8, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"no picture",
-        png()[:40],
-        b"<svg",
-        b'<!DOCTYPE s [<!ENTITY a "x">]><svg',
-    ],
-)
+@pytest.mark.parametrize("content", [b"", b"no picture", png()[:40], b"<svg", b'<!DOCTYPE s [<!ENTITY a "x">]><svg'])
 def test_picture_that_will_not_decode_raises_what_the_build_counts(content):
     with pytest.raises(UNDRAWABLE):
         draw_file(content, 16)
