@@ -150,9 +150,3 @@ def test_a_second_call_writes_only_what_changed(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "tars").glob("*.tar")} == {"000000.tar", "000001.tar"}
     assert main([*arguments, "--samples-per-tar", "1"]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")} == before
-
-
-def test_a_pool_of_image_files_names_the_command(tmp_path):
-    write_images(tmp_path / "photos", "a.png")
-    with pytest.raises(UserError, match="worldclip pool pack FOLDER --out TARS"):
-        draft(str(tmp_path / "photos"))

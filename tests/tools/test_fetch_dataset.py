@@ -54,16 +54,6 @@ def test_hub_repository_loads_and_is_fetched_once(server, tmp_path):
     assert run(server, "cars", tmp_path, with_train=True)["files"] == 2
 
 
-def test_interrupted_download_resumes_and_busy_server_is_retried(server, tmp_path):
-    put_cars(server)
-    tar = RESOLVE + "test/0.tar"
-    server.cut[tar] = 700
-    server.busy[RESOLVE + "classnames.txt"] = 2
-    run(server, "cars", tmp_path)
-    assert [wanted for path, wanted in server.requests if path == tar] == [None, "bytes=700-"]
-    assert (tmp_path / "cars/test/0.tar").read_bytes() == server.files[tar]
-
-
 def test_partial_file_of_an_earlier_call_is_continued(server, tmp_path):
     put_cars(server)
     (tmp_path / "cars/test").mkdir(parents=True)
@@ -164,7 +154,3 @@ def test_dataset_that_cannot_be_fetched_is_an_error(server, tmp_path):
         run(server, "hateful_memes", tmp_path)
     with pytest.raises(StageFailed, match="404"):
         run(server, "pets", tmp_path)
-    server.busy[RESOLVE + "classnames.txt"] = 99
-    put_cars(server)
-    with pytest.raises(StageFailed, match="gave up after 6 tries without progress"):
-        run(server, "cars", tmp_path)

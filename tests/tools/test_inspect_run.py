@@ -67,11 +67,6 @@ def test_explanations_as_text(run):
     assert f"{LISTS['en'][0]!r} of en (entry 0, list): " in entry
 
 
-def test_unknown_key_is_a_user_error(run):
-    with pytest.raises(UserError, match="not a key of this run's pool"):
-        inspect_key(run, "nowhere/1")
-
-
 def test_an_entry_is_shown_with_its_count_place_and_texts(run):
     counts = np.load(run / "balance" / "counts" / "en.npy")
     top = int(np.argmax(counts))

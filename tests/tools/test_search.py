@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import importlib.util
 import json
 import os
@@ -107,7 +108,7 @@ def test_index_gives_exact_scores_and_is_refused_when_outdated(folder):
     same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
 
 
-def test_index_is_used_if_present_and_names_its_extra_if_faiss_is_missing(folder, monkeypatch):
+def test_index_is_used_if_present(folder, monkeypatch):
     faiss = pytest.importorskip("faiss")
     build_index(folder, "faiss")
     paths = []
@@ -115,9 +116,6 @@ def test_index_is_used_if_present_and_names_its_extra_if_faiss_is_missing(folder
     monkeypatch.setattr(faiss, "read_index", lambda path: paths.append(path) or plain_read(path))
     search(folder, ["a"])
     assert paths == [str(folder / "index/images.faiss")]
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"faiss is needed here: pip install 'worldclip\[search\]'"):
-        build_index(folder, "faiss")
 
 
 def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
@@ -193,6 +191,7 @@ def test_contact_sheet_takes_no_markup_and_no_link_from_the_pool(world, tmp_path
     hit = {"score": 0.5, "shard": embedded.shards[0], "key": word, "text": word, "file": word, "offset": 0, "size": 5}
     write_contact_sheet(tmp_path / "sheet.html", [{"query": word, "hits": [hit]}], embedded, {word: tmp_path})
     text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert html.escape(word) in text
     assert "<script" not in text
     assert not re.findall(r'href="(?!#|data:,")', text)  # the page's own empty icon
     assert not re.findall(r'<[^>]*"x"', text)
@@ -253,14 +252,6 @@ def test_contact_sheet_fetches_nothing(world, folder, monkeypatch):
     for roots, said in (({"": "http://127.0.0.1:9"}, "images are not fetched"), ({}, "does not say where its pool is")):
         (folder / "manifest.json").write_text(json.dumps(manifest | {"pool_roots": roots}))
         assert said in sheet_of(world, folder)
-
-
-def test_contact_sheet_injects_no_markup(world, folder):
-    markup = '"><script>alert(1)</script>'
-    change_places(folder, key=markup, file=markup)
-    text = sheet_of(world, folder)
-    assert "<script>alert" not in text
-    assert "&lt;script&gt;alert" in text
 
 
 def test_shards_of_the_manifest_outside_of_the_folder_are_refused(folder):

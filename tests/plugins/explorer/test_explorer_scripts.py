@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from plain_recipe import write_metadata
 from programs import output_of
 from worldclip.balance.formulas import entry_probs
-from worldclip.contracts import layout, schemas
+from worldclip.contracts import layout
 from worldclip.core import artifacts, coin
 from worldclip.curate.decide import keep_prob
 from worldclip.language.profiles import PROFILES, normalise
@@ -44,15 +44,7 @@ def listed(request, tmp_path_factory) -> tuple[str, list[str], Path]:
     entries = list(dict.fromkeys(make_text(draw, 1 + draw.randrange(3)).strip() for _ in range(400)))
     entries = [*TEXT_WORDS, *[x for word in TEXT_WORDS for x in word], *entries, "\uff5e", "\U0001f469", "__proto__"]
     entries = [entry for entry in dict.fromkeys(entries) if normalise(entry, profile) and entry]
-    table = pa.table(
-        {
-            "entry_id": np.arange(len(entries), dtype=np.int32),
-            "entry": entries,
-            "source": ["list"] * len(entries),
-            "score": [None] * len(entries),
-        }
-    )
-    artifacts.write_table(layout.entries(run, "x"), table, schemas.METADATA)
+    write_metadata(run, {"x": entries})
     counts = np.array([COUNTS[i % len(COUNTS)] for i in range(len(entries))], np.uint64)
     artifacts.write_array(layout.entry_counts(run, "x"), counts)
     chunks = Chunks(folder)

@@ -9,6 +9,10 @@ import pytest
 from worldclip.plugins.server.batches import Busy, SharedBatches
 
 
+class Panic(BaseException):
+    """A panic of a library in Rust."""
+
+
 class Held:
     """Work that waits for `release`, and notes its batches."""
 
@@ -20,8 +24,9 @@ class Held:
         self.batches.append(list(items))
         self.started.set()
         self.release.wait()
-        if -1 in items:
-            raise ValueError("-1 is no number to double")
+        for item in items:
+            if isinstance(item, BaseException):
+                raise item
         return [2 * item for item in items]
 
 
@@ -56,11 +61,15 @@ def test_a_request_larger_than_a_batch_runs_alone(held):
     assert held.batches == [[0], [1], [2] * 6, [3]]
 
 
-def test_an_error_is_the_answer_of_its_request_alone(held):
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [(ValueError("no number"), ValueError, "no number"), (Panic("no index"), RuntimeError, "Panic: no index")],
+)
+def test_an_error_is_the_answer_of_its_request_alone(error, kind, message, held):
     batches, _ = start(held)
-    good, bad, also_good = (batches.submit([item]) for item in (1, -1, 3))
+    good, bad, also_good = (batches.submit([item]) for item in (1, error, 3))
     held.release.set()
-    with pytest.raises(ValueError, match="-1 is no number"):
+    with pytest.raises(kind, match=message):
         bad.result()
     assert good.result() == [2]
     assert also_good.result() == [6]

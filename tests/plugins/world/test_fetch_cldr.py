@@ -63,13 +63,6 @@ def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
         fetch(server, out, "47")
 
 
-def test_interrupted_download_is_resumed(server, members, tmp_path):
-    server.files[ARCHIVE] = zip_of(members)
-    server.cut[ARCHIVE] = 100
-    fetch(server, tmp_path / "cldr")
-    assert [wanted for _, wanted in server.requests] == [None, "bytes=100-"]
-
-
 def test_archive_that_was_fetched_but_not_unpacked_is_not_fetched_again(server, members, tmp_path):
     (tmp_path / "cldr" / ".unpacked" / "annotations").mkdir(parents=True)  # a call that was killed
     (tmp_path / "cldr" / ".unpacked" / "annotations" / "xx.xml").write_text("<ldml")
