@@ -69,7 +69,7 @@ def curated(curated_run: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model, a pool, photos, and the pool's images and texts embedded; copy it before you change it."""
-    from serving import write_embedded_world
+    from embedded_world import write_embedded_world
 
     root = tmp_path_factory.mktemp("embedded_world")
     write_embedded_world(root)

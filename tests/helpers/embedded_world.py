@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pools import encode
 from small_models import save_hugging_face
+from stages import QUIET
 from toy import write_tar
 from worldclip.model import published
+from worldclip.tools.embed import embed
 
 SHARDS, PER_SHARD, BAD = 3, 12, 7
 B32 = published.find("metaclip-2-worldwide-b32")
@@ -19,9 +21,7 @@ B32 = published.find("metaclip-2-worldwide-b32")
 def picture(seed: int) -> bytes:
     """Return a PNG of a few coarse colours."""
     pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).resize((60, 40)).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.fromarray(pixels).resize((60, 40)))
 
 
 def key_of(shard: int, i: int) -> str:
@@ -51,3 +51,9 @@ def write_world(root: Path) -> None:
     for i in range(4):
         (root / "photos" / "sub" / f"{i}.png").write_bytes(picture(i))
     (root / "photos" / "bad.jpg").write_bytes(b"no image")
+
+
+def write_embedded_world(root: Path) -> None:
+    """Write ROOT/model, ROOT/pool and ROOT/embedded with its images and texts."""
+    write_world(root)
+    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=QUIET)

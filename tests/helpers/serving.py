@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 
 import worldclip
-from embedded_world import write_world
-from stages import QUIET
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.connections import listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
 from worldclip.plugins.server.serve import open_collections
 from worldclip.plugins.server.service import Service
-from worldclip.tools.embed import embed
 
 
-def write_embedded_world(root: Path) -> None:
-    """Write ROOT/model, ROOT/pool and ROOT/embedded with its images and texts."""
-    write_world(root)
-    embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=QUIET)
+def service_and_app(
+    clip: Any, limits: Limits | None = None, collections: Any = None, **options: Any
+) -> tuple[Service, Starlette]:
+    """Return a service of a model, without a folder unless collections are given, and its application."""
+    limits, metrics = limits or Limits(), Metrics()
+    service = Service(clip, "model", collections or {}, limits, metrics)
+    return service, create_app(service, limits, metrics, **options)
 
 
 @contextlib.contextmanager
@@ -38,11 +40,9 @@ def serving(
 ) -> Iterator[str]:
     """Serve ROOT/model with ROOT/embedded, unless has_folder is False; yields the address."""
     clip = clip or worldclip.load(root / "model", device="cpu")
-    limits, metrics = limits or Limits(), Metrics()
     collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
-    with serving_app(
-        create_app(Service(clip, "model", collections, limits, metrics), limits, metrics, **options)
-    ) as url:
+    _, app = service_and_app(clip, limits, collections, **options)
+    with serving_app(app) as url:
         yield url
 
 
@@ -67,6 +67,12 @@ def serving_app(app: Starlette) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def post(address: str, path: str, body: object) -> httpx.Response:
+    """Send a body as JSON, lone surrogates too."""
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(f"{address}/v1/{path}", content=json.dumps(body), headers=headers, timeout=60)
 
 
 def data_url(content: bytes) -> str:

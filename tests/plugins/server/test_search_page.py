@@ -7,8 +7,14 @@ import pytest
 from chromium import DROP, open_page
 from embedded_world import key_of, picture
 from serving import data_url, serving
+from worldclip.plugins.server.service import Service
 
 HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
+
+
+def caption_all(monkeypatch: pytest.MonkeyPatch, text: str, language: str) -> None:
+    caption = {"text": text, "lang": "en", "lang_name": language}
+    monkeypatch.setattr(Service, "with_language", lambda self, texts: [caption] * len(texts))
 
 
 def test_a_person_searches_by_text_by_picture_and_by_both(world):
@@ -39,8 +45,6 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
 
 
 def test_the_page_begins_with_pictures_and_shows_the_key_where_there_is_no_caption(world, monkeypatch):
-    from worldclip.plugins.server.service import Service
-
     with serving(world) as address, open_page() as page:
         loaded = "[...document.querySelectorAll('.hit img')].filter(img => img.naturalWidth > 0).length === 12"
         page.open(f"{address}/", loaded)
@@ -48,9 +52,7 @@ def test_the_page_begins_with_pictures_and_shows_the_key_where_there_is_no_capti
         page.run("document.querySelectorAll('.hit a')[1].click()")
         page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
         assert page.errors == []
-        monkeypatch.setattr(
-            Service, "with_language", lambda self, texts: [{"text": "", "lang": "", "lang_name": ""} for _ in texts]
-        )
+        caption_all(monkeypatch, "", "")
         page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit .key').length > 20")
         shown = page.run("[...document.querySelectorAll('.hit')].map(hit => hit.querySelector('.key').textContent)")
         assert [f"Pair {key}" for key in shown] == page.run(HITS)
@@ -65,12 +67,8 @@ def test_without_an_embedded_folder_the_page_says_how_to_make_one(world):
 
 
 def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
-    from worldclip.plugins.server.service import Service
-
     evil = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>"
-    monkeypatch.setattr(
-        Service, "with_language", lambda self, texts: [{"text": evil, "lang": "en", "lang_name": evil} for _ in texts]
-    )
+    caption_all(monkeypatch, evil, evil)
     with serving(world) as address, open_page() as page:
         page.open(f"{address}/?q=%3Cscript%3Ex%3C/script%3E", "document.querySelectorAll('.hit').length > 20")
         assert page.run("document.querySelector('.hit .caption').textContent") == evil

@@ -7,10 +7,10 @@ import io
 import json
 import struct
 import zlib
-from typing import Any
 
 import pytest
 
+from pools import encode
 from stages import QUIET
 from world_parts import packed, write_appstream, write_rcc, write_stamps
 from worldclip.core.artifacts import read_json
@@ -55,13 +55,7 @@ Icon: {cached: [{name: lost.png, width: 128, height: 128}]}
 
 
 def png(side: int = 20, mode: str = "RGB") -> bytes:
-    return png_of(Image.new(mode, (side, side // 2), "red"))
-
-
-def png_of(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.new(mode, (side, side // 2), "red"))
 
 
 def test_stamp_has_captions_in_its_locales(tmp_path):
@@ -181,17 +175,14 @@ def test_bombs_and_formats_of_no_part_raise_what_the_build_counts():
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(UNDRAWABLE, match="pixels"):
         draw_file(bomb, 16)
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "TIFF")
     with pytest.raises(UNDRAWABLE, match="cannot identify"):
-        draw_file(buffer.getvalue(), 16)
+        draw_file(encode(Image.new("RGB", (4, 4)), "TIFF"), 16)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_picture_of_each_format_is_drawn(name):
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, name)
-    assert draw_file(buffer.getvalue(), 16) == draw_file(png_of(Image.new("RGB", (4, 4))), 16)
+    image = Image.new("RGB", (4, 4))
+    assert draw_file(encode(image, name), 16) == draw_file(encode(image), 16)
 
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 8 8">{}</svg>'
