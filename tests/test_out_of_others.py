@@ -12,7 +12,7 @@ from worldclip.core.job import RunLock
 from worldclip.core.job_files import owner_of
 from worldclip.pool.files import check_own
 
-WRITERS = ("check", "dedup", "embed", "pool pack", "wat")  # the jobs that call check_own
+WRITERS = ("check", "dedup", "embed", "pool emoji", "pool pack", "pool world", "wat")  # the jobs that call check_own
 
 
 def test_every_tool_that_removes_files_of_its_folder_is_in_this_table() -> None:

@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tars import tar_of
 
@@ -48,10 +47,11 @@ def write_json(folder: Path, locale: str, annotations: Annotations, derived: boo
     return path
 
 
-def write_fluent(folder: Path, chars: Mapping[str, str], aliases: Mapping[str, Any] | None = None) -> Path:
+def write_fluent(folder: Path, chars: Mapping[str, str], **bodies: str) -> Path:
+    """chars: code points -> name.  bodies: of the drawings by name (default: a square)."""
     folder.mkdir(parents=True, exist_ok=True)
-    icons = {name: {"body": SQUARE} for name in chars.values() if name not in (aliases or {})}
-    record = {"prefix": "fluent-emoji-flat", "icons": icons, "aliases": dict(aliases or {}), "width": 32, "height": 32}
+    icons = {name: {"body": bodies.get(name, SQUARE)} for name in chars.values()}
+    record = {"prefix": "fluent-emoji-flat", "icons": icons, "width": 32, "height": 32}
     (folder / "icons.json").write_text(json.dumps(record))
     (folder / "chars.json").write_text(json.dumps(dict(chars)))
     (folder / "package.json").write_text('{"version": "1.2.6"}')

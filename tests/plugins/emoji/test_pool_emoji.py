@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import killed
+from miniature import write_files
 from pools import rows_of_tar
 from stages import QUIET
 from tars import shard_of
@@ -29,7 +27,7 @@ pytest.importorskip("resvg_py", reason="extra demo is not installed")
 
 from worldclip.plugins.drawings import TONES, transformed
 from worldclip.plugins.emoji import build as emoji_pool
-from worldclip.plugins.emoji.build import LANGS, build_emoji
+from worldclip.plugins.emoji.build import LANGS, build_emoji, pool_emoji
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +40,6 @@ def built(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def names(built) -> dict:
     return read_json(built / "names.json")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def pictures_of(folder: Path) -> dict[str, bytes]:
@@ -136,40 +129,37 @@ def test_readme_names_sources_and_licences(built):
 
 
 BUILD_PART = """
-import sys
 from pathlib import Path
 from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.emoji import build
 
 whole = build.openmoji_files()
-build.openmoji_files = lambda: {key: whole[key] for key in sorted(whole)[:500]}
-build.build_emoji(Path(sys.argv[1]), 16, 50, executor=LocalExecutor(workers=1, quiet=True))
+build.openmoji_files = lambda: {key: whole[key] for key in sorted(whole)[:200]}
+build.pool_emoji(Path(sys.argv[2]), 16, 20, executor=LocalExecutor(workers=1, quiet=True))
 """
 """Draw a part of the emoji, in one process."""
 
 
-def start_build(out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", BUILD_PART, str(out)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def test_killed_build_resumes_to_same_bytes(tmp_path):
-    out = tmp_path / "killed"
-    process = start_build(out)
-    while not (out / "pairs" / "000001.tar").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run = functools.partial(killed.run, BUILD_PART, place=str(tmp_path))
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    num_files = int(run(0, whole).stdout)
+    assert run(num_files // 2, out).returncode == -9
     assert not (out / "names.json").exists()
-    first = (out / "pairs" / "000000.tar").stat().st_mtime_ns
-    assert start_build(out).wait() == start_build(tmp_path / "whole").wait() == 0
-    assert files(out) == files(tmp_path / "whole")
-    assert len(list((out / "pairs").iterdir())) > 3
-    assert (out / "pairs" / "000000.tar").stat().st_mtime_ns == first
+    assert int(run(0, out).stdout) < num_files, "the second run started over"
+    files = {name: content for name, content in killed.contents(out).items() if not name.endswith(".tmp")}
+    assert files == killed.contents(whole)
 
 
 def test_invalid_sizes_are_reported_together(tmp_path):
     with pytest.raises(UserError) as error:
-        build_emoji(tmp_path, image_px=1, samples_per_shard=0)
+        pool_emoji(tmp_path, image_px=1, samples_per_shard=0)
     assert len(error.value.problems) == 2
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    """Its sets are folders with plain names, in which everything else is removed."""
+    write_files(tmp_path, {"base/mine.txt": "mine", "README.md": "mine"})
+    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
+        pool_emoji(tmp_path, 16, 50, executor=QUIET)
+    assert killed.contents(tmp_path) == {"base/mine.txt": b"mine", "README.md": b"mine"}

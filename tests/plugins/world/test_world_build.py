@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from killed import contents
+from miniature import write_files
 from pools import rows_of_tar
 from stages import QUIET
 from world_parts import write_fluent, write_json, write_xml
@@ -18,6 +19,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.plugins.drawings import openmoji_files
 from worldclip.plugins.world import build, packages
+from worldclip.plugins.world.commands import pool_world
 from worldclip.plugins.world.parts import char_of, flag_of, territory_of
 
 TONES = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
@@ -37,10 +39,8 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     write_xml(root / "cldr", "de_CH", {apple: ("roter Öpfel", ["Öpfel", "Obst"])})
     write_xml(root / "cldr", "xx_nowhere", {apple: ("?", [])})
     write_json(root / "cldr", "fr", {apple: ("pomme rouge", ["pomme", "France", "Allemagne"])})
-    fluent = write_fluent(root / "fluent", {"1f34e": "red-apple", "1f44b-1f3fb": "waving-light", "1f436": "lost"})
-    icons = read_json(fluent / "icons.json")
-    icons["icons"]["lost"]["body"] = "<path"
-    (fluent / "icons.json").write_text(json.dumps(icons))
+    names = {"1f34e": "red-apple", "1f44b-1f3fb": "waving-light", "1f436": "lost"}
+    fluent = write_fluent(root / "fluent", names, lost="<path")
     flags = write_fluent(root / "flags", {"x": "fr", "y": "jp-4x3", "z": "lang-de"})
     return {"cldr": root / "cldr", "fluent": fluent, "flags": flags}
 
@@ -187,17 +187,12 @@ def test_readme_states_licences_and_counts(built):
     assert "| fr | " in readme
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and "done" not in path.relative_to(folder).parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(built, parts, tmp_path):
     for _ in range(2):
         executor = LocalExecutor(workers=2, quiet=True)
         build.build_world(tmp_path, parts, image_px=16, samples_per_shard=20, executor=executor)
         first = (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns
-    assert files(tmp_path) == files(built)
+    assert contents(tmp_path) == contents(built)
     assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
 
 
@@ -209,14 +204,12 @@ def test_part_taken_away_redraws_and_leaves_no_stale_tar(built, parts, tmp_path)
 
 
 def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path):
-    fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red-apple"})
+    fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red"})
     out = tmp_path / "pool"
     build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
     old = samples(out / "pairs")["fluent-1F34E"]["image"]
-    icons = read_json(fluent / "icons.json")
-    icons["icons"]["red-apple"]["body"] = '<path fill="#ff0000" d="M0 0h32v32H0z"/>'
-    (fluent / "icons.json").write_text(json.dumps(icons))
+    write_fluent(fluent, {"1f34e": "red"}, red='<path fill="#ff0000" d="M0 0h32v32H0z"/>')
     build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
     assert samples(out / "pairs")["fluent-1F34E"]["image"] != old
     after = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
@@ -225,8 +218,24 @@ def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path):
 
 def test_invalid_sizes_and_folders_are_reported_together(tmp_path):
     with pytest.raises(UserError) as error:
-        build.build_world(tmp_path, {"cldr": tmp_path / "none"}, image_px=1, samples_per_shard=0)
+        pool_world.function(tmp_path, cldr=tmp_path / "none", image_px=1, samples_per_shard=0, executor=QUIET)
     assert len(error.value.problems) == 3
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    """Its sets are folders with plain names, in which everything else is removed."""
+    write_files(tmp_path, {"photos/mine.jpg": "mine", "README.md": "mine"})
+    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
+        pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    assert contents(tmp_path) == {"photos/mine.jpg": b"mine", "README.md": b"mine"}
+
+
+def test_the_command_draws_again_into_its_folder_and_that_of_an_earlier_version(tmp_path):
+    for _ in range(2):
+        pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    (tmp_path / ".lock").unlink()
+    report, _ = pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    assert report == read_json(tmp_path / "counts.json")
 
 
 def test_folder_without_annotations_names_the_remedy(tmp_path):

@@ -26,7 +26,7 @@ from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
-from worldclip.core.job import remove_stale
+from worldclip.core.job import RunLock, remove_stale
 from worldclip.core.preflight import missing_packages
 from worldclip.language.emoji import NAMED_IN
 from worldclip.plugins.drawings import (
@@ -46,6 +46,7 @@ from worldclip.plugins.drawings import (
 )
 from worldclip.plugins.emoji.sets import HELD_OUT, REQUIRES
 from worldclip.pool.builders import HeldOut, write_held_out
+from worldclip.pool.files import check_own
 
 LANGS = NAMED_IN
 PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
@@ -76,19 +77,14 @@ class Emoji:
         return shape_of(self.char)
 
 
-def build_emoji(
-    out: Path,
-    image_px: int = 64,
-    samples_per_shard: int = 500,
-    executor: Executor | None = None,
-) -> Report:
-    """Draw the pool into `out`; finished tars are skipped.  Returns the number of samples and texts of each set.
+def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, executor: Executor | None = None) -> Report:
+    """Draw the pool into `out`; finished tars are skipped.  Returns what build_emoji does.
 
     out: folder to write.
     image_px: side of a drawing in pixels.
     samples_per_shard: samples per tar.
 
-    Raises UserError for invalid sizes, and if the extra `demo` is not installed.
+    Raises UserError for invalid sizes, for a folder with other files, and if the extra `demo` is not installed.
 
     Examples:
         worldclip pool emoji --out emoji
@@ -98,6 +94,16 @@ def build_emoji(
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
+    if not layout.done_dir(out, "compare").is_dir():  # drawn by an earlier version, which kept no lock
+        check_own(out, "pool emoji")
+    with RunLock(out, owner="pool emoji"):
+        return build_emoji(out, image_px, samples_per_shard, executor)
+
+
+def build_emoji(
+    out: Path, image_px: int = 64, samples_per_shard: int = 500, executor: Executor | None = None
+) -> Report:
+    """Draw the pool into `out`, in whose sets other files are removed; return the samples and texts of each set."""
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     slices = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
@@ -233,5 +239,5 @@ names of all emoji.
 """
 
 
-POOL_EMOJI = Command(build_emoji, lambda report, flags: str(flags.out))
+POOL_EMOJI = Command(pool_emoji, lambda report, flags: str(flags.out))
 """Draw the emoji pool: 3,944 images with names in 14 languages, and two held-out sets."""

@@ -29,15 +29,12 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, versions, write_artifact, write_json
 from worldclip.core.console import say
-from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
-from worldclip.core.preflight import missing_packages
 from worldclip.evaluate.datasets.names import MIN_NAMED
 from worldclip.plugins.drawings import (
     Sample,
     find_same_pictures,
-    size_problems,
     sort_by_hash,
     split_tones,
     write_samples,
@@ -53,7 +50,7 @@ from worldclip.plugins.world.names import Table, merge
 from worldclip.plugins.world.packages import OPENMOJI, read_emoji_names, read_openmoji, read_territories
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
 from worldclip.plugins.world.readme import write_readme
-from worldclip.plugins.world.sets import REDRAWN, REQUIRES, SETS, check_folders
+from worldclip.plugins.world.sets import REDRAWN, SETS
 from worldclip.plugins.world.stamps import read_stamps
 from worldclip.pool.builders import HeldOut, write_held_out
 
@@ -78,14 +75,13 @@ def build_world(
     samples_per_shard: int = 500,
     executor: Executor | None = None,
 ) -> Report:
-    """Draw the pool into `out`; finished tars are skipped.  Returns what counts.json holds.
+    """Draw the pool into `out`, in whose sets other files are removed; finished tars are skipped.
 
     folders: of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into the pool
     instead of holding them out.  image_px: side of a picture in pixels.
 
-    Raises UserError for invalid sizes and folders, and if the extra `world` is not installed.
+    Returns what counts.json holds.  Raises UserError for folders without what their parts hold.
     """
-    _check(folders, image_px, samples_per_shard)
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     parts = read_parts(folders)
     for part in parts:
@@ -119,15 +115,6 @@ def build_world(
     write_json(out / "counts.json", report)
     write_readme(out / "README.md", report, parts, image_px)
     return report
-
-
-def _check(folders: Folders, image_px: int, samples_per_shard: int) -> None:
-    """Raise UserError for folders, sizes, and packages that are not installed."""
-    problems = list(size_problems(image_px, samples_per_shard, "picture"))
-    problems += check_folders(folders)
-    problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
-    if problems:
-        raise UserError(problems)
 
 
 def read_parts(folders: Folders) -> list[Part]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from worldclip.contracts import layout
 from worldclip.core.command import Command
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
+from worldclip.core.job import RunLock
+from worldclip.core.preflight import missing_packages
+from worldclip.plugins.drawings import size_problems
 from worldclip.plugins.world.build import build_world
+from worldclip.plugins.world.sets import REQUIRES, check_folders
+from worldclip.pool.files import check_own
 
 
 @Command
@@ -38,6 +45,8 @@ def pool_world(
     image_px: side of a picture in pixels.
     samples_per_shard: samples per tar.
 
+    Raises UserError for invalid sizes and folders, for an `out` with other files, and without the extra `world`.
+
     Examples:
         worldclip pool world --out world
         worldclip pool world --out world --workers 4
@@ -50,14 +59,23 @@ def pool_world(
         "appstream": appstream,
         "gcompris": gcompris,
     }
-    report = build_world(
-        out,
-        {name: folder for name, folder in parts.items() if folder is not None},
-        train_on_stamps=train_on_stamps,
-        image_px=image_px,
-        samples_per_shard=samples_per_shard,
-        executor=executor,
-    )
+    folders = {name: folder for name, folder in parts.items() if folder is not None}
+    problems = list(size_problems(image_px, samples_per_shard, "picture"))
+    problems += check_folders(folders)
+    problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
+    if problems:
+        raise UserError(problems)
+    if not layout.done_dir(out, "compare").is_dir():  # drawn by an earlier version, which kept no lock
+        check_own(out, "pool world")
+    with RunLock(out, owner="pool world"):
+        report = build_world(
+            out,
+            folders,
+            train_on_stamps=train_on_stamps,
+            image_px=image_px,
+            samples_per_shard=samples_per_shard,
+            executor=executor,
+        )
     languages = report["languages"]
     many = sum(count >= 1000 for count in languages.values())
     pairs = report["pairs"]
