@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from miniature import write_files
 from served import Server
 from served import server as server  # the fixture
 from world_parts import write_xml
@@ -83,18 +84,38 @@ def test_archive_that_a_killed_call_left_goes_with_the_next(server, members, tmp
     assert not [path for path in out.iterdir() if path.name.startswith(("core-", ".unpacked"))]
 
 
-HOSTILE = {
-    "../../annotations/evil.xml": "no path below",
-    "/common/annotations/evil.xml": "no path below",
-    "common\\annotations\\..\\evil.xml": "no path below",
+def damaged(whole: bytes) -> bytes:
+    """Return an archive with zeros in a member's compressed bytes."""
+    start = whole.index(b"common/annotations/de.xml") + 40
+    return whole[:start] + bytes(20) + whole[start + 20 :]
+
+
+Members = dict[str, str | bytes]
+BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
+    "half": (lambda members: zip_of(members)[: len(zip_of(members)) // 2], "not a zip file"),
+    "damaged member": (lambda members: damaged(zip_of(members)), "core-48.zip"),
+    "other version": (lambda members: zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")}), "46, not 48"),
+    "no annotations": (lambda members: zip_of({"common/main/de.xml": "<ldml/>"}), "holds no annotations"),
+    **{
+        name: (lambda members, name=name: zip_of({**members, name: "<ldml/>"}), "no path below")
+        for name in (
+            "../../annotations/evil.xml",
+            "/common/annotations/evil.xml",
+            "common\\annotations\\..\\evil.xml",
+        )
+    },
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_path_that_leads_outside_is_refused(server, members, tmp_path, name):
-    server.files[ARCHIVE] = zip_of({**members, name: "<ldml/>"})
-    refused_as_broken(server, tmp_path / "a" / "cldr", HOSTILE[name])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path):
+    make, reason = BROKEN[case]
+    server.files[ARCHIVE] = make(members)
+    out = tmp_path / "a" / "cldr"
+    refused_as_broken(server, out, reason)
     assert not list(tmp_path.rglob("evil.xml"))
+    server.files[ARCHIVE] = zip_of(members)
+    assert fetch(server, out)["files"] == 4
 
 
 def refused_as_broken(server: Server, out: Path, reason: str) -> None:
@@ -103,27 +124,13 @@ def refused_as_broken(server: Server, out: Path, reason: str) -> None:
     assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
 
 
-def test_cut_archive_is_refused_and_a_whole_one_then_accepted(server, members, tmp_path):
-    whole = zip_of(members)
-    server.files[ARCHIVE] = whole[: len(whole) // 2]
-    refused_as_broken(server, tmp_path / "cldr", "not a zip file")
-    server.files[ARCHIVE] = whole
-    assert fetch(server, tmp_path / "cldr")["files"] == 4
-
-
-def test_damaged_member_is_refused(server, members, tmp_path):
-    whole = bytearray(zip_of(members))
-    start = whole.index(b"common/annotations/de.xml") + 40
-    whole[start : start + 20] = bytes(20)
-    server.files[ARCHIVE] = bytes(whole)
-    refused_as_broken(server, tmp_path / "cldr", "core-48.zip")
-
-
-def test_archive_of_another_version_is_refused(server, members, tmp_path):
-    server.files[ARCHIVE] = zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")})
-    refused_as_broken(server, tmp_path / "cldr", "is of version 46, not 48")
-    server.files[ARCHIVE] = zip_of({"common/main/de.xml": "<ldml/>"})
-    refused_as_broken(server, tmp_path / "cldr", "holds no annotations")
+def test_annotations_of_others_stay(server, members, tmp_path):
+    server.files[ARCHIVE] = zip_of(members)
+    write_files(tmp_path, {"annotations/instances.json": "of COCO"})
+    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
+        fetch(server, tmp_path)
+    assert not server.requests
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["instances.json"]
 
 
 def test_sizes_are_those_that_come_out(server, members, tmp_path, monkeypatch):

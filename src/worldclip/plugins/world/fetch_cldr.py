@@ -51,8 +51,9 @@ def fetch_cldr(
     version: of CLDR, for example 48 or 46.1.
     mirror: server that holds the files of HOST under /HOST/ (default: the source itself).
 
-    Raises UserError for a version that is no number and for a folder with another version, StageFailed if the archive
-    cannot be fetched, is damaged or of another version; the same call then starts again where it can.
+    Raises UserError for a version that is no number and for a folder with another version or with annotations of
+    others, StageFailed if the archive cannot be fetched, is damaged or of another version; the same call then starts
+    again where it can.
 
     Examples:
         worldclip fetch cldr --out cldr
@@ -67,6 +68,9 @@ def fetch_cldr(
         _remove_archives(out)
         return {"files": 0, "bytes": 0, "there_already": record["files"]}
     archive = out / f"core-{version}.zip"
+    theirs = [name for name in FOLDERS if (out / name).exists()]
+    if theirs and not record and not archive.exists():  # else ours, of a call that was killed
+        raise UserError(f"--out {str(out)!r} holds {theirs[0]!r}, which would be replaced; choose another folder")
     url = mirrored(mirror, URL.format(version=version))
     client = Client(user_agent=f"worldclip/{versions()['worldclip']}", pause=pause)
     try:
