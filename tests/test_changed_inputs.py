@@ -90,7 +90,7 @@ def assert_next_call_is_right(call: Call, label: str, when: str, meddle: Callabl
 def without_volatile(path: Path) -> dict[str, bytes]:
     if path.is_file():
         return {"": path.read_bytes()}
-    return {name: data for name, data in contents(path).items() if name.rsplit("/", 1)[-1] not in VOLATILE}
+    return contents(path, VOLATILE)
 
 
 @pytest.fixture

@@ -52,10 +52,10 @@ def test_the_recipe_runs_to_an_export_and_a_report(toy_run: Path) -> None:
 
 
 def test_a_finished_run_does_nothing_and_says_so(toy_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in toy_run.rglob("*.parquet")}
+    before = killed.modified(toy_run, "*.parquet")
     assert main(["run", str(toy_run)]) == 0
     assert capfd.readouterr().err.count("is finished and unchanged") == 8
-    assert before == {path: path.stat().st_mtime_ns for path in toy_run.rglob("*.parquet")}
+    assert before == killed.modified(toy_run, "*.parquet")
 
 
 @pytest.mark.parametrize(

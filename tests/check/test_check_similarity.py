@@ -15,6 +15,7 @@ import pytest
 
 import worldclip
 from embedded_world import B32, picture
+from killed import modified
 from pools import check_pool, pair, write_table
 from small_models import save_hugging_face
 from stages import QUIET
@@ -180,9 +181,9 @@ def test_slices_measured_apart_give_the_same_bytes(world: Path, tmp_path: Path) 
     pool, config = PoolConfig(path=str(world / "pool")), load_config(rules_of(world, percentile=30))
     for part in (slice(1, None, 2), slice(0, None, 2)):
         scan_shards(pool, tmp_path / "slices", part, config, executor=QUIET)
-    written_at = [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())]
+    before = modified(tmp_path / "slices/similarity")
     run(world, tmp_path / "slices", percentile=30)
-    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "slices/similarity").iterdir())] == written_at
+    assert modified(tmp_path / "slices/similarity") == before
     expect_same_bytes(tmp_path / "one", tmp_path / "slices")
 
 

@@ -265,7 +265,7 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
         run = tmp_path_factory.mktemp(f"tars{workers}")
         options = {"text_policy": policy, "write": "tars", "samples_per_tar": 7}
         report = run_stages(make_recipe(pool_folder, curate=options), run, LocalExecutor(workers=workers, quiet=True))
-        results.append({path.name: path.read_bytes() for path in (run / "curate" / "tars").glob("*.tar")})
+        results.append(contents(run / "curate" / "tars"))
     assert results[0] == results[-1]
     kept: dict[str, list[str]] = {}
     for name in sorted(SHARDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 _DIE = """
@@ -39,13 +40,17 @@ def run(
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below `folder` by its relative path.
+def contents(folder: Path, without: Collection[str] = ()) -> dict[str, bytes]:
+    """Return the content of every file below `folder` by its relative path; without: names of files and folders.
 
-    Without the hashes of a pool's files: a file is among them once it has not changed for a while.
+    The hashes of a pool's files are left out: a file is among them once it has not changed for a while.
     """
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".stamps."))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in files.items()
+        if not name.name.startswith(".stamps.") and not {*without} & {*name.parts}
+    }
 
 
 def modified(folder: Path, pattern: str = "*") -> dict[Path, int]:

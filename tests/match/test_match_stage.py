@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from killed import contents
+from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from programs import python
 from worldclip.contracts import schemas
@@ -53,25 +53,17 @@ def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
     return counts
 
 
-def times_of_texts(run: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in (run / "match" / "texts").rglob("*.parquet")}
-
-
-def all_bytes(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in contents(folder).items() if name != "manifest.json"}
-
-
 def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
     recipe = make_recipe(pool_folder)
     run_stages(recipe, run, stages="pool match")
-    counted_at_once = all_bytes(run / "match" / "counts")
+    counted_at_once = contents(run / "match" / "counts")
     shutil.rmtree(run / "match" / "counts")
     shutil.rmtree(run / "match" / "done" / "counts")
     (run / "match" / "manifest.json").unlink()
-    before = times_of_texts(run)
+    before = modified(run / "match" / "texts")
     run_stages(recipe, run, stages="match")
-    assert all_bytes(run / "match" / "counts") == counted_at_once
-    assert times_of_texts(run) == before, "no shard is matched again"
+    assert contents(run / "match" / "counts") == counted_at_once
+    assert modified(run / "match" / "texts") == before, "no shard is matched again"
 
 
 @pytest.mark.parametrize("match", [{}, {"min_lang_prob": 0.7}, {"merge_labels": {"ru": "en"}}])
@@ -132,7 +124,7 @@ def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_p
 def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tmp_path_factory):
     recipe = make_recipe(pool_folder)
     run_stages(recipe, run, stages="pool match")
-    before = times_of_texts(run)
+    before = modified(run / "match" / "texts")
     all_keys = sorted({row[0] for rows in plain_run(SHARDS, recipe).matched.values() for row in rows})
     lists = tmp_path_factory.mktemp("lists")
     valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
@@ -145,7 +137,7 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tm
     run_stages(recipe, run, stages="match")
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
     assert read_counts(run) == expected.counts
-    assert times_of_texts(run) == before
+    assert modified(run / "match" / "texts") == before
 
 
 def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, run, tmp_path):
@@ -185,7 +177,7 @@ def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_fa
         write_metadata(run, LISTS)
         run_stages(make_recipe(pool_folder), run, stages="pool")
         run_stages(make_recipe(pool_folder), run, LocalExecutor(workers=workers, quiet=True), stages="match")
-        runs.append(all_bytes(run / "match"))
+        runs.append(contents(run / "match", without=["manifest.json"]))
     assert runs[0] == runs[1]
     assert len(runs[0]) == 4 * len(SHARDS) + 2
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import serve_hub
-from killed import contents
+from killed import contents, modified
 from pools import structs
 from stages import QUIET, run_stage
 from tars import sample, write_tar
@@ -162,10 +162,6 @@ def run_all(recipe: Recipe, run_dir: Path) -> None:
         run_stage(stage, recipe, run_dir, QUIET)
 
 
-def files_of(run_dir: Path) -> dict[str, bytes]:
-    return {name: data for name, data in contents(run_dir).items() if name.rsplit("/", 1)[-1] != "recipe.toml"}
-
-
 def test_every_key_of_the_pool_has_a_case() -> None:
     assert set(CASES) == {field.name for field in dataclasses.fields(PoolConfig)}
 
@@ -187,11 +183,11 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_p
         before, after = (recipe_of(world, settings) for settings in CASES[key])
         assert getattr(before.pool, key) != getattr(after.pool, key)
         run_all(before, tmp_path / "run")
-        old = files_of(tmp_path / "run")
+        old = contents(tmp_path / "run", ["recipe.toml"])
         (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
         run_all(after, tmp_path / "run")
         run_all(after, tmp_path / "fresh")
-    new, fresh = (files_of(tmp_path / name) for name in ("run", "fresh"))
+    new, fresh = (contents(tmp_path / name, ["recipe.toml"]) for name in ("run", "fresh"))
     assert new != old, f"the case of pool.{key} changes nothing"
     assert sorted(new) == sorted(fresh)
     assert [name for name in new if new[name] != fresh[name]] == []
@@ -210,10 +206,6 @@ class GrownPool(PoolConfig):
     new_sum: Annotated[int, Decides("match.counts")] = 0
 
 
-def modified(run_dir: Path, folder: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in sorted((run_dir / folder).rglob("*")) if path.is_file()}
-
-
 @pytest.mark.parametrize(
     ("key", "redone"),
     [
@@ -228,9 +220,9 @@ def test_a_new_key_needs_its_mark_only(key: str, redone: set[str], world: Path, 
     old, new = (dataclasses.replace(recipe, pool=GrownPool(**values, **{key: value})) for value in (0, 1))
     run_all(old, tmp_path / "run")
     folders = ("pool/index", "metadata/pool", "match/texts", "match/counts")
-    before = {folder: modified(tmp_path / "run", folder) for folder in folders}
+    before = {folder: modified(tmp_path / "run" / folder) for folder in folders}
     run_all(new, tmp_path / "run")
-    after = {folder: modified(tmp_path / "run", folder) for folder in folders}
+    after = {folder: modified(tmp_path / "run" / folder) for folder in folders}
     assert {folder for folder in folders if before[folder] != after[folder]} == redone
     for folder in redone:
         assert all(after[folder][path] != time for path, time in before[folder].items())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from killed import contents
 from stages import QUIET
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
@@ -18,16 +18,15 @@ from worldclip.tools import branch as branch_module
 from worldclip.tools.branch import branch
 
 
-def digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def files_of(folder: Path) -> dict[str, bytes]:
+    return contents(folder, without=[".lock"])
 
 
 def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
     before = digests(toy_run)
     run(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
-    assert digests(toy_run) == before
-    assert {path: value for path, value in digests(tmp_path / "b").items() if "/" in path} == {
+    assert files_of(toy_run) == before
+    assert {path: value for path, value in files_of(tmp_path / "b").items() if "/" in path} == {
         path: value for path, value in before.items() if "/" in path
     }
     shared = (tmp_path / "b/match/manifest.json", toy_run / "match/manifest.json")
@@ -38,15 +37,15 @@ def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_ru
     before = digests(toy_run)
     changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])
     run(changed, tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
-    assert digests(toy_run) == before
+    assert files_of(toy_run) == before
     said = capsys.readouterr().err
     for stage in ("pool", "metadata", "match"):
         assert f"{stage}  is finished and unchanged" in said
     assert "balance  starts (balance.tail_fraction was" in said
     assert not (tmp_path / "b/train").exists()
     alone = run(changed, tmp_path / "alone", until="curate", executor=QUIET)
-    curated = {path: value for path, value in digests(alone / "curate").items() if path.endswith(".parquet")}
-    assert curated.items() <= digests(tmp_path / "b/curate").items()
+    curated = {path: value for path, value in files_of(alone / "curate").items() if path.endswith(".parquet")}
+    assert curated.items() <= files_of(tmp_path / "b/curate").items()
 
 
 def test_files_that_grow_are_copied(toy_run, tmp_path):
@@ -62,7 +61,7 @@ def test_without_hard_links_files_are_copied(toy_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(branch_module.os, "link", refuse)
     assert branch(toy_run, tmp_path / "b", ["pool"]) == ["pool"]
-    assert digests(tmp_path / "b/pool") == digests(toy_run / "pool")
+    assert files_of(tmp_path / "b/pool") == files_of(toy_run / "pool")
 
 
 def test_unfinished_stages_and_leftovers_of_a_killed_branch_are_not_taken(toy_run, tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import entry_lists
+from killed import contents
 from served import Server
 from served import server as plain_server  # noqa: F401  a fixture
 from stages import context
@@ -79,8 +80,7 @@ def pauses_of(server: Server, folder: Path) -> list[float]:
 
 def test_files_of_recipe_are_downloaded_once(server, tmp_path):
     assert run(server, tmp_path, contact="a@b.c")["files"] == 4
-    files = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {
+    assert contents(tmp_path) == {
         "sw/swwiki-20240101-pages-articles.xml.bz2": DUMP,
         "sw/swwiki-20240101-siteinfo-namespaces.json.gz": SITE,
         "pageviews/pageviews-20231222-000000.gz": VIEWS,

@@ -9,6 +9,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from killed import modified
 from small_world import make_recipe, write_world
 from trainings import stored, train
 from worldclip import pool
@@ -38,7 +39,7 @@ def test_preparing_takes_no_step_and_fixes_no_batch(run_dir, monkeypatch):
         assert main(["train", str(run_dir), "--prepare"]) == 0
     record = read_json(run_dir / "train/config.json")
     assert record["schedule"] is None
-    made = {path: path.stat().st_mtime_ns for path in (run_dir / "train/tokenizer").iterdir()}
+    made = modified(run_dir / "train/tokenizer")
     assert made
     assert len(list((run_dir / "train/epochs").rglob("*.npy"))) == 1
     assert not (run_dir / "train/manifest.json").exists()
@@ -46,7 +47,7 @@ def test_preparing_takes_no_step_and_fixes_no_batch(run_dir, monkeypatch):
     with monkeypatch.context() as patch:  # the start reads what was prepared
         patch.setattr(pairs.PairSource, "_count", None)
         assert main(["train", str(run_dir)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (run_dir / "train/tokenizer").iterdir()} == made
+    assert modified(run_dir / "train/tokenizer") == made
     assert read_json(run_dir / "train/config.json")["schedule"]["global_batch_size"] == 18
     assert main(["train", str(run_dir), "--prepare"]) == 0  # of a finished run: nothing
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.numpy import load
 
+from killed import contents
 from on_ranks import LATE_S, run_on_ranks, start_ranks
 from small_world import TRAIN, write_shapes, write_world
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
@@ -92,12 +93,12 @@ def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path, 
     run_dir = make_world(tmp_path, **steps, warmup_samples=16, keep_last=9)
     run_on_ranks("train", tmp_path, 4)
     last = latest_checkpoint(run_dir)
-    whole = {path.name: path.read_bytes() for path in (last / "trainer/shards").iterdir()}
+    whole = contents(last / "trainer/shards")
     last.rename(run_dir / last.name)
     (run_dir / "train" / "manifest.json").unlink()
     run_on_ranks("train", tmp_path, 4)
     assert len(whole) == 5
-    assert {path.name: path.read_bytes() for path in (last / "trainer/shards").iterdir()} == whole
+    assert contents(last / "trainer/shards") == whole
 
 
 def collectives_per_step(folder: Path, rank: int) -> list[Counter[str]]:

@@ -207,12 +207,12 @@ def test_drawings_of_an_updated_part_replace_those_of_before(tmp_path):
     fluent = write_fluent(tmp_path / "fluent", {"1f34e": "red"})
     out = tmp_path / "pool"
     build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
+    before = modified(out / "pairs", "*.tar")
     old = samples(out / "pairs")["fluent-1F34E"]["image"]
     write_fluent(fluent, {"1f34e": "red"}, red='<path fill="#ff0000" d="M0 0h32v32H0z"/>')
     build.build_world(out, {"fluent": fluent}, image_px=16, samples_per_shard=10, executor=QUIET)
     assert samples(out / "pairs")["fluent-1F34E"]["image"] != old
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").glob("*.tar")}
+    after = modified(out / "pairs", "*.tar")
     assert sum(before[name] != after[name] for name in before) == 1
 
 
