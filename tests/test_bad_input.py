@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
-from stages import context
+from stages import QUIET, context
 from toy import write_tar
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.tools.dedup import dedup
 
@@ -109,7 +108,7 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -
     shard = pool.shards(context(recipe, tmp_path / "run"))[0]
     kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", schemas.CURATED).to_pylist()
     assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
-    counts = dedup(recipe.pool, tmp_path / "dedup", executor=LocalExecutor(quiet=True))
+    counts = dedup(recipe.pool, tmp_path / "dedup", executor=QUIET)
     assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from pools import encode
+from tars import shard_of
 from worldclip.core import unpack
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Shard
 from worldclip.core.parquet_size import check_parquet
 from worldclip.metadata.sources import dumps, lists, titles, wordnet
 from worldclip.model import decode as decoding
@@ -41,19 +43,18 @@ BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "words.txt.gz": (gzip.compress(b"a\n" * 2**18), lambda path: list(lists.read_list(path))),
     "wordnet.tab.gz": (gzip.compress(b"\ta" * 2**20), lambda path: next(lists.iter_lines(path))),
     "wordnet.xml.gz": (gzip.compress(b" " * 2**23), lambda path: wordnet._unpacked(path).__enter__()),
-    "a.jsonl.gz": (gzip.compress(b"{}\n" * 2**18), lambda path: JSONL.read_texts(_shard(path), CONFIG)),
-    "nested.jsonl.gz": (gzip.compress(b'{"a":[' + b"[]," * 2**20), lambda path: JSONL.read_keys(_shard(path), CONFIG)),
-    "a.csv.gz": (gzip.compress(b"key,text\n" + b"a\n" * 2**18), lambda path: CSV.count_rows(_shard(path), CONFIG)),
-    "a.tsv.gz": (gzip.compress(b"key\ttext\n" + b"\t" * 2**21), lambda path: TSV.read_keys(_shard(path), CONFIG)),
+    "a.jsonl.gz": (gzip.compress(b"{}\n" * 2**18), lambda path: JSONL.read_texts(shard_of(path), CONFIG)),
+    "nested.jsonl.gz": (
+        gzip.compress(b'{"a":[' + b"[]," * 2**20),
+        lambda path: JSONL.read_keys(shard_of(path), CONFIG),
+    ),
+    "a.csv.gz": (gzip.compress(b"key,text\n" + b"a\n" * 2**18), lambda path: CSV.count_rows(shard_of(path), CONFIG)),
+    "a.tsv.gz": (gzip.compress(b"key\ttext\n" + b"\t" * 2**21), lambda path: TSV.read_keys(shard_of(path), CONFIG)),
     "a.warc.wat.gz": (
         gzip.compress(WARC % len(LINKS) + LINKS),
-        lambda path: wat.extract_file(path.parent / "out", _shard(path)),
+        lambda path: wat.extract_file(path.parent / "out", shard_of(path)),
     ),
 }
-
-
-def _shard(path: Path) -> Shard:
-    return Shard.of_file(path.name, str(path))
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -143,7 +144,7 @@ def test_parquet_bombs_are_refused(
     pq.write_table(table, path, compression="zstd", use_dictionary=has_dictionary)
     del table
     with pytest.raises(BadShard, match="would take more than"):
-        PARQUET.read_columns(_shard(path), CONFIG, ["key"])
+        PARQUET.read_columns(shard_of(path), CONFIG, ["key"])
     with pytest.raises(BadShard, match=r"dump\.parquet: what it unpacks to would take more than"):
         list(dumps.read_articles(path.rename(tmp_path / "dump.parquet")))
 
@@ -153,18 +154,14 @@ def test_parquet_with_repeated_short_texts_is_read(tmp_path: Path) -> None:
     table = pa.table({"key": [str(n) for n in range(10_000)], "text": ["a" * 100] * 10_000})
     pq.write_table(table, path)
     check_parquet(path, path.stat().st_size)
-    assert PARQUET.read_columns(_shard(path), CONFIG, ["key", "text"])[0].equals(table)
+    assert PARQUET.read_columns(shard_of(path), CONFIG, ["key", "text"])[0].equals(table)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def encode(size: tuple[int, int], kind: str, mode: str = "RGB", **options: object) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, kind, **options)
-    return buffer.getvalue()
+def black(size: tuple[int, int], kind: str = "PNG") -> bytes:
+    return encode(Image.new("RGB", size), kind)
 
 
 def icon(picture: bytes) -> bytes:
@@ -176,26 +173,24 @@ def icon(picture: bytes) -> bytes:
 def test_small_files_of_many_pixels_are_bombs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS_OF_SMALL", {"JPEG": 10_000, "PNG": 10_000})
     monkeypatch.setattr(decoding, "MAX_PIXELS_OF_OTHER_SMALL", 10_000)
-    assert decoding.decode(encode((100, 100), kind)).shape == (100, 100, 3)
+    assert decoding.decode(black((100, 100), kind)).shape == (100, 100, 3)
     with pytest.raises(decoding.BadImage, match=r"120 x 90 pixels in \d+ bytes, too many for a file") as error:
-        decoding.decode(encode((120, 90), kind))
+        decoding.decode(black((120, 90), kind))
     assert error.value.reason == decoding.BOMB
 
 
 def test_icons_are_measured_before_they_are_opened() -> None:
-    header = encode((1, 1), "PNG")
+    header = black((1, 1))
     bomb = header[:16] + struct.pack(">II", 13_300, 13_300) + header[24:]
     bitmap = struct.pack("<IiiHHIIiiII", 40, 20_000, 40_000, 1, 1, 0, 0, 0, 0, 0, 0)
     for picture in (bomb, bitmap):
         with pytest.raises(decoding.BadImage, match="too many for a file below 4 MiB"):
             decoding.decode(icon(picture))
-    assert decoding.decode(icon(encode((64, 64), "PNG"))).shape == (64, 64, 3)
+    assert decoding.decode(icon(black((64, 64)))).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "I;16", "P", "CMYK", "F", "I"])
 def test_strips_give_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
     levels = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
     if mode in ("I;16", "F", "I"):
         image = Image.fromarray(levels[:, :, 0].astype(np.uint16) << 8 if mode == "I;16" else levels[:, :, 0].astype(

@@ -24,7 +24,7 @@ from embedded_world import write_pool, write_world
 from killed import contents
 from small_world import make_recipe as small_recipe
 from small_world import write_world as write_small_world
-from stages import finish, run_stage
+from stages import QUIET, finish, run_stage
 from tars import wat_of
 from toy import draw_shape
 from worldclip import check
@@ -40,7 +40,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 from worldclip.tools.embed import embed
 
-QUIET = LocalExecutor(quiet=True)
 Call = Callable[[Path, LocalExecutor], object]
 Made = tuple[Call, Callable[[], object]]
 Make = Callable[[Path], Made]

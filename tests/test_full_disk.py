@@ -15,8 +15,8 @@ import torch
 import worldclip
 from embedded_world import write_world
 from killed import contents
+from stages import QUIET
 from worldclip.cli import main
-from worldclip.core.execute import LocalExecutor
 from worldclip.export.stage import export_model
 from worldclip.model.config import TokenizerConfig
 from worldclip.tools.embed import embed
@@ -25,7 +25,6 @@ from worldclip.train.distributed import World
 from worldclip.train.tokenizer import train_on_run
 
 SOURCES = Path(worldclip.__file__).parent
-QUIET = LocalExecutor(quiet=True)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from stages import finish
 from tars import write_tar
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.metadata.sources.pack import open_pack, read_licences, read_packed
 from worldclip.model import weights
@@ -93,7 +92,7 @@ def whole_pack(folder: Path) -> bytes:
             "metadata": {"sources": ["list"], "lists": {"sw": str(folder / "sw.txt")}},
         }
     )
-    finish("metadata", recipe, folder / "run", LocalExecutor(workers=1, quiet=True))
+    finish("metadata", recipe, folder / "run")
     pack(folder / "run", folder / "lists.tar")
     return (folder / "lists.tar").read_bytes()
 

@@ -9,15 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from stages import QUIET
 from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.recipe import run
-
-QUIET = LocalExecutor(quiet=True)
 
 
 def problems_of(world: ToyWorld, run_dir: Path, *overrides: str, until: str | None = None) -> list[str]:

@@ -11,12 +11,11 @@ import pytest
 
 import worldclip
 from killed import contents
+from stages import QUIET
 from worldclip.core import preflight
 from worldclip.core.artifacts import MANIFEST
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 
-QUIET = LocalExecutor(workers=1, quiet=True)
 REFUSED = [
     ("pool", "pool.image_field", "picture", "only Parquet files have columns of images"),
     ("metadata", "metadata.lists.en", "no_such_list.txt", "no_such_list.txt"),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from stages import QUIET
+from tars import shard_of
 from worldclip.check.text_rules import read_lines
 from worldclip.core import artifacts, keys, regular_file, toml_files
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.core.job import Run
 from worldclip.evaluate.datasets.common import parquet, text_files
 from worldclip.evaluate.datasets.common.images import read_same
@@ -65,10 +66,6 @@ def make(path: Path, kind: str) -> Path:
     return path
 
 
-def _shard(path: Path) -> Shard:
-    return Shard.of_file(path.name, str(path))
-
-
 CONFIG = PoolConfig(path=".", key="uid")
 READERS: dict[str, Callable[[Path], object]] = {
     "fingerprint": lambda path: artifacts.fingerprint(path, path.parent),
@@ -81,9 +78,9 @@ READERS: dict[str, Callable[[Path], object]] = {
     "pack.tar": open_pack,
     "keys.npy": lambda path: keys.key_lists(str(path), ()),
     "keys.parquet": lambda path: keys.key_lists(None, [str(path)]),
-    "0.jsonl": lambda path: JSONL.field_names(_shard(path), CONFIG),
-    "0.csv": lambda path: CSV.field_names(_shard(path), CONFIG),
-    "0.parquet": lambda path: PARQUET.count_rows(_shard(path), CONFIG),
+    "0.jsonl": lambda path: JSONL.field_names(shard_of(path), CONFIG),
+    "0.csv": lambda path: CSV.field_names(shard_of(path), CONFIG),
+    "0.parquet": lambda path: PARQUET.count_rows(shard_of(path), CONFIG),
     "bytes": lambda path: files.FileBytes(str(path)),
     "range": lambda path: files.read_range(str(path), 0, 10),
     "dataset.txt": lambda path: text_files.read_lines(path, "names"),
@@ -112,7 +109,7 @@ def test_a_picture_that_is_no_file_is_refused(kind: str, tmp_path: Path) -> None
 def test_shards_that_are_no_files_fail_by_name(suffix: str, tmp_path: Path) -> None:
     make(tmp_path / "pool" / f"0{suffix}", "device")
     config = PoolConfig(path=str(tmp_path / "pool"), key="member" if suffix == ".tar" else "uid")
-    run = Run.of(tmp_path / "run", config, executor=LocalExecutor(quiet=True))
+    run = Run.of(tmp_path / "run", config, executor=QUIET)
     with pytest.raises((UserError, StageFailed), match=rf"0\{suffix}.*"):
         pool_stage.index(run)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from client_tools import run_python
+from pools import encode
 from served import server as server
 from stages import run_stage
 from worldclip import pool
@@ -31,9 +30,7 @@ NUM_POOL_IMAGES = {"webdataset": NUM_IMAGES, "parquet": NUM_IMAGES, "files": 0}
 def table(server, tmp_path):
     """Write a table of six images, one missing file and one that is no image."""
     for i in range(NUM_IMAGES):
-        file = io.BytesIO()
-        Image.new("RGB", (40, 30), (40 * i, 0, 0)).save(file, "PNG")
-        server.files[f"/{i}.png"] = file.getvalue()
+        server.files[f"/{i}.png"] = encode(Image.new("RGB", (40, 30), (40 * i, 0, 0)))
     server.files["/text.png"] = b"not an image"
     names = [*(f"{i}.png" for i in range(NUM_IMAGES)), "missing.png", "text.png"]
     columns = {"url": [f"{server.url}/{name}" for name in names], "caption": [f"caption of {name}" for name in names]}

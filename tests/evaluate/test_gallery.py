@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pools import encode
 from worldclip.evaluate import gallery as gallery_module
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
@@ -55,9 +56,7 @@ def test_size_0_gives_no_gallery():
 
 def test_large_images_are_shrunk_and_datasets_with_many_texts_have_no_gallery(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, "PNG")
-    kind, _, content = data_uri(file.getvalue()).partition(",")
+    kind, _, content = data_uri(encode(Image.fromarray(noise))).partition(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (128, 192)
     assert data_uri(b"\x89PNG small") == "data:image/png;base64," + base64.b64encode(b"\x89PNG small").decode()

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pools import encode
 from tars import write_tar
 from worldclip.core.artifacts import write_json
 from worldclip.core.execute import LocalExecutor
@@ -48,9 +49,8 @@ def photographs(tmp_path_factory):
     for part in ("train", "test"):
         photos = {}
         for name, number in itertools.product(the_world.CLASS_NAMES, range(40)):
-            file = io.BytesIO()
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
-            photos[f"{part}_{name}_{number:04}.jpg"] = file.getvalue()
+            image = Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8))
+            photos[f"{part}_{name}_{number:04}.jpg"] = encode(image, "JPEG")
         write_tar(folder / f"{part}-000000.tar", photos)
     the_world.photographs.cache_clear()
     with pytest.MonkeyPatch.context() as patch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shlex
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pools import encode
 from programs import python
 from small_models import save_hugging_face
 from tars import write_tar
@@ -46,11 +46,10 @@ def place(tmp_path_factory) -> Path:
     random = np.random.default_rng(0)
     members = []
     for i in range(30):
-        file = io.BytesIO()
         height, width = random.integers(30, 90, 2)
         low = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-        Image.fromarray(low).resize((int(width), int(height))).save(file, "PNG")
-        members += [(f"{i:03}.png", file.getvalue()), (f"{i:03}.cls", str(i % len(CLASSES)).encode())]
+        image = encode(Image.fromarray(low).resize((int(width), int(height))))
+        members += [(f"{i:03}.png", image), (f"{i:03}.cls", str(i % len(CLASSES)).encode())]
     write_tar(data / "test" / "0.tar", members)
     return root
 

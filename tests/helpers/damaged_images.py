@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
@@ -10,6 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, features
 
+from pools import encode
 from worldclip.model.decode import ORIENTATION
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -18,12 +18,6 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def picture(mode: str = "RGB") -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((161, 125), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def oriented(orientation: int, kind: str = "JPEG") -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
-import io
 import json
 import shutil
 import threading
@@ -18,6 +17,7 @@ from PIL import Image
 
 import worldclip
 from model_folders import load_error, save_tiny
+from pools import encode
 from programs import python
 from without_extras import environment_without
 from worldclip.cli import main
@@ -74,9 +74,8 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
 def test_exif_orientation_is_applied(clip, pixels):
     exif = Image.Exif()
     exif[0x0112] = 3
-    file = io.BytesIO()
-    Image.fromarray(pixels[::-1, ::-1]).save(file, "PNG", exif=exif)
-    np.testing.assert_allclose(clip.encode_image(file.getvalue()), clip.encode_image(pixels), atol=1e-6)
+    turned = encode(Image.fromarray(pixels[::-1, ::-1]), exif=exif)
+    np.testing.assert_allclose(clip.encode_image(turned), clip.encode_image(pixels), atol=1e-6)
 
 
 def test_all_unusable_images_are_named(clip, pixels, tmp_path):

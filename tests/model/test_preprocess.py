@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import worldclip
 from model_folders import load_error
+from pools import encode
 from small_models import (
     random_model,
     random_open_clip,
@@ -159,9 +160,7 @@ def turned_photograph() -> bytes:
     pixels[20:, :, 2] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", exif=exif, quality=95)
-    return buffer.getvalue()
+    return encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
 
 
 @pytest.fixture(scope="module")

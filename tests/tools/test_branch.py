@@ -23,7 +23,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
-    before = digests(toy_run)
+    before = files_of(toy_run)
     run(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
     assert files_of(toy_run) == before
     assert {path: value for path, value in files_of(tmp_path / "b").items() if "/" in path} == {
@@ -34,7 +34,7 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
 
 
 def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_run, toy_world, tmp_path, capsys):
-    before = digests(toy_run)
+    before = files_of(toy_run)
     changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])
     run(changed, tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
     assert files_of(toy_run) == before

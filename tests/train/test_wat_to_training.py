@@ -11,17 +11,15 @@ import pytest
 
 from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from small_world import picture
-from stages import context
+from stages import QUIET, context
 from tars import as_json, wat_of, write_tar
 from worldclip import curate, pool
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.crawl.urls import key_of_url
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 
-QUIET = LocalExecutor(quiet=True)
 NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
 
 

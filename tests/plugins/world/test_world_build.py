@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from killed import contents
+from killed import contents, modified
 from miniature import write_files
 from pools import rows_of_tar
 from stages import QUIET
