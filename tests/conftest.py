@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,22 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder of real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function: the folder of a published model at reduced size, by name; copy it before you change it."""
+
+    @functools.cache
+    def folder_of(name: str) -> Path:
+        from small_models import save_hugging_face
+        from worldclip.model import published
+
+        folder = tmp_path_factory.mktemp(name)
+        save_hugging_face(published.find(name), folder)
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

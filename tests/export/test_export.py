@@ -22,7 +22,6 @@ from worldclip import cli, export
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
-from worldclip.core.artifacts import write_text
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
@@ -34,8 +33,9 @@ from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
 
-def recipe(**keys):
-    return load_recipe({**RECIPE, "export": keys})
+def run_export(run_dir: Path, **keys):
+    """Run the stage with these keys of [export] and return its report."""
+    return finish("export", load_recipe({**RECIPE, "export": keys}), run_dir, LocalExecutor())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def run_dir(trained, tmp_path) -> Path:
 
 
 def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_dir):
-    report = finish("export", recipe(), run_dir, LocalExecutor())
+    report = run_export(run_dir)
     folder = run_dir / "export" / "huggingface"
     assert report["formats"]["huggingface"]["max_difference"] <= sample_inputs.TOLERANCE
     assert not (folder / "trainer").exists()
@@ -72,11 +72,11 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     features = worldclip.load(folder, device="cpu").encode_text(texts)
     np.testing.assert_array_equal(features, worldclip.load(run_dir, device="cpu").encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["inputs"] == job_of("export", recipe(), run_dir).inputs
+    assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
 
 
 def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
-    write_text(run_dir / "recipe.toml", to_toml(recipe()))
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe(RECIPE)))
     facts = card.of_run(run_dir, run_dir / "train" / "step_000000009")
     text = card.render(facts, huggingface_folder.CARD, {"max_difference": 1e-7})
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
@@ -91,7 +91,7 @@ def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
 
 
 def test_model_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
-    write_text(run_dir / "recipe.toml", to_toml(load_recipe({**RECIPE, "languages": {}})))
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe({**RECIPE, "languages": {}})))
     sources = {"sw": [{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}]}
     artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
     text = card.render(
@@ -103,7 +103,7 @@ def test_model_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
 def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
-    finish("export", recipe(formats=[name]), run_dir, LocalExecutor())
+    run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
     # an unchanged Hugging Face checkpoint is copied
     module, function = (huggingface_folder, "copy") if name == "huggingface" else (MODEL_FORMATS.load(name), "write")
@@ -119,14 +119,14 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
 
     monkeypatch.setattr(module, function, spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
-        finish("export", recipe(formats=[name]), run_dir, LocalExecutor())
+        run_export(run_dir, formats=[name])
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
 
 
 def test_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
-        finish("export", recipe(), tmp_path, LocalExecutor())
+        run_export(tmp_path)
 
 
 def test_all_problems_of_the_configuration_are_listed(tmp_path):
@@ -141,7 +141,7 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
     artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), schemas.MATCH_TEXTS)
-    report = finish("export", recipe(languages=["en"]), run_dir, LocalExecutor())
+    report = run_export(run_dir, languages=["en"])
     assert report["vocabulary"]["texts_proven"] == 1
     whole, small = (
         worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
@@ -149,11 +149,12 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     np.testing.assert_allclose(small.encode_text("a red apple"), whole.encode_text("a red apple"), atol=1e-6)
     assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < whole.tokenizer.vocab_size
     assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
-    assert job_of("export", recipe(languages=["en"]), run_dir).inputs["corpus"]
+    config = load_recipe({**RECIPE, "export": {"languages": ["en"]}})
+    assert job_of("export", config, run_dir).inputs["corpus"]
 
 
 def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
-    report = finish("export", recipe(tower="vision"), run_dir, LocalExecutor())
+    report = run_export(run_dir, tower="vision")
     assert list(report["formats"]) == ["vision"]
     tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
     pixels = torch.randn(2, 3, 32, 32)
@@ -164,14 +165,6 @@ def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_di
     assert hidden_states[-2][:, 1:].shape == (2, 16, 64)
     torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
     assert "MetaClip2VisionModel; it has no embeddings" in load_error(run_dir / "export" / "vision")
-
-
-def write_pictures(folder: Path) -> Path:
-    """Write a dataset of two classes into `folder`."""
-    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
-        (folder / name).mkdir(parents=True)
-        Image.new("RGB", (40, 40), colour).save(folder / name / "0.png")
-    return folder
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
@@ -188,10 +181,12 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
 
-    pictures = write_pictures(tmp_path / "pictures")
+    for colour in ("red", "blue"):
+        (tmp_path / "pictures" / colour).mkdir(parents=True)
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
+    flags = ["--datasets", "mine", "--folders", "mine", f"folders:{tmp_path / 'pictures'}", "--device", "cpu"]
     for source in (run_dir, exported):
         out = tmp_path / f"evaluated_{source.name}"
-        flags = ["--datasets", "mine", "--folders", "mine", f"folders:{pictures}", "--device", "cpu"]
         assert cli.main(["evaluate", str(source), "--out", str(out), *flags]) == 0
         assert (out / "results.jsonl").exists()
         assert not (out / "recipe.toml").exists()
@@ -199,8 +194,8 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
 
 
 def test_exported_model_is_no_run(run_dir, tmp_path):
-    finish("export", recipe(formats=["timm"]), run_dir, LocalExecutor())
-    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe()))
+    run_export(run_dir, formats=["timm"])
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe(RECIPE)))
     folder = run_dir / "export" / "timm"
     shutil.copy(run_dir / "recipe.toml", folder)
     assert (layout.is_run(run_dir), layout.is_run(folder)) == (True, False)

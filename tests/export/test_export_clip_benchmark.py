@@ -13,12 +13,10 @@ from PIL import Image
 
 from pools import encode
 from programs import python
-from small_models import save_hugging_face
 from tars import write_tar
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.stage import evaluate_model
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
 
 # CLIP_benchmark 1.6.2 calls float() on arrays of one element, which NumPy 2.4 refuses
 AS_BEFORE_NUMPY_24 = """
@@ -32,13 +30,8 @@ sys.exit(main())
 CLASSES = ("red apple", "blue house", "green cat", "black dog", "white fox", "lazy bird")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Write an exported model of random weights, and 30 pictures in CLIP_benchmark's layout."""
-    root = tmp_path_factory.mktemp("clip_benchmark")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), root / "source")
-    export_model(root / "source", root / "exports", ExportConfig(formats=("open_clip",)))
-    data = root / "mini"
+def write_pictures(data: Path) -> None:
+    """Write 30 pictures in CLIP_benchmark's layout."""
     (data / "test").mkdir(parents=True)
     (data / "classnames.txt").write_text("\n".join(CLASSES), encoding="utf-8")
     (data / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\na {c}", encoding="utf-8")
@@ -51,33 +44,34 @@ def place(tmp_path_factory) -> Path:
         image = encode(Image.fromarray(low).resize((int(width), int(height))))
         members += [(f"{i:03}.png", image), (f"{i:03}.cls", str(i % len(CLASSES)).encode())]
     write_tar(data / "test" / "0.tar", members)
-    return root
 
 
-def test_clip_benchmark_measures_our_numbers(place):
+def test_clip_benchmark_measures_our_numbers(published_model, tmp_path):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
-    model = place / "exports" / "open_clip"
+    write_pictures(tmp_path / "mini")
+    export_model(published_model("metaclip-2-worldwide-b32"), tmp_path, ExportConfig(formats=("open_clip",)))
+    model = tmp_path / "open_clip"
     page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
     line = command.replace("\\\n", " ")
     for documented, here in (
         ("runs/emoji/export/open_clip", str(model)),
-        ("data/cifar10", str(place / "mini")),
+        ("data/cifar10", str(tmp_path / "mini")),
         ("wds/cifar10", "wds/mini"),
-        ("cifar10.json", str(place / "theirs.json")),
+        ("cifar10.json", str(tmp_path / "theirs.json")),
     ):
         assert documented in line
         line = line.replace(documented, here)
     program, *words = shlex.split(line)
     assert program == "clip_benchmark"
     more = ("--no_amp", "--num_workers", "0", "--quiet", "--task", "zeroshot_classification")
-    python("-c", AS_BEFORE_NUMPY_24, *words, *more, cwd=place, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
-    theirs = json.loads((place / "theirs.json").read_text())["metrics"]
+    python("-c", AS_BEFORE_NUMPY_24, *words, *more, cwd=tmp_path, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+    theirs = json.loads((tmp_path / "theirs.json").read_text())["metrics"]
 
-    config = EvaluateConfig(datasets=("mini",), folders={"mini": f"webdataset:{place / 'mini'}"}, device="cpu")
-    evaluate_model(model, config, place / "ours")
-    (record,) = [json.loads(line) for line in (place / "ours" / "results.jsonl").read_text().splitlines()]
+    config = EvaluateConfig(datasets=("mini",), folders={"mini": f"webdataset:{tmp_path / 'mini'}"}, device="cpu")
+    evaluate_model(model, config, tmp_path / "ours")
+    (record,) = [json.loads(line) for line in (tmp_path / "ours" / "results.jsonl").read_text().splitlines()]
     for name in ("acc1", "acc5", "mean_per_class_recall"):
         assert record["metrics"][name] == pytest.approx(theirs[name], abs=1e-6), name
     assert 0 < theirs["acc1"] < theirs["acc5"] < 1  # not a constant answer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
 from model_folders import edit
-from small_models import TEXTS, random_pixels, reduced_config, save_hugging_face, unit
+from plugin_package import installed, page_code, write_package
+from small_models import TEXTS, random_pixels, reduced_config, unit
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.model import published
@@ -29,31 +32,33 @@ from worldclip.model.formats.timm_folder import architecture
 from worldclip.model.tensor_names import shapes, timm_rules, to_theirs
 
 TOLERANCE = 1e-5
-B32 = published.find("metaclip-2-worldwide-b32")
-HUGE_QUICK = published.find("metaclip-2-worldwide-huge-quickgelu")
-MT5 = published.find("metaclip-2-mt5-worldwide-s16")
+B32, MT5 = "metaclip-2-worldwide-b32", "metaclip-2-mt5-worldwide-s16"
+HUGE_QUICK = "metaclip-2-worldwide-huge-quickgelu"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Export a published row at reduced size, once per row: exported(row) -> (source folder, exports)."""
-    cache: dict[str, tuple[Path, Path]] = {}
+def exported(published_model, tmp_path_factory):
+    """Export a published model at reduced size, once per name: exported(name) -> its exports."""
 
-    def export(row: published.Published) -> tuple[Path, Path]:
-        if row.name not in cache:
-            place = tmp_path_factory.mktemp(row.name)
-            save_hugging_face(row, place / "source")
-            export_model(place / "source", place / "out", ExportConfig(formats=("open_clip", "timm")))
-            cache[row.name] = place / "source", place / "out"
-        return cache[row.name]
+    @functools.cache
+    def export(name: str) -> Path:
+        out = tmp_path_factory.mktemp(name)
+        export_model(published_model(name), out, ExportConfig(formats=("open_clip", "timm")))
+        return out
 
     return export
 
 
-@pytest.mark.parametrize("row", [B32, HUGE_QUICK, MT5], ids=lambda row: row.name)
-def test_open_clip_loads_exports_with_their_tokenizer_at_any_size(row, exported):
-    source, out = exported(row)
-    clip, name = worldclip.load(source, device="cpu"), f"local-dir:{out / 'open_clip'}"
+@pytest.fixture
+def source(published_model, tmp_path) -> Path:
+    """A published model at reduced size, to be changed."""
+    return Path(shutil.copytree(published_model(B32), tmp_path / "source"))
+
+
+@pytest.mark.parametrize("model_name", [B32, HUGE_QUICK, MT5])
+def test_open_clip_loads_exports_with_their_tokenizer_at_any_size(model_name, published_model, exported):
+    clip = worldclip.load(published_model(model_name), device="cpu")
+    name = f"local-dir:{exported(model_name) / 'open_clip'}"
     model, _, _ = open_clip.create_model_and_transforms(name)
     size = clip.model.config.vision_config.image_size
     pixels = random_pixels(size)
@@ -63,20 +68,19 @@ def test_open_clip_loads_exports_with_their_tokenizer_at_any_size(row, exported)
     np.testing.assert_allclose(clip.backend.encode_pixels(pixels), images, atol=TOLERANCE)
     np.testing.assert_allclose(clip.encode_text(TEXTS), texts, atol=TOLERANCE)
     assert model.visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == (
-        "QuickGELU" if row.activation == "quick_gelu" else "GELU"
+        "QuickGELU" if model_name == HUGE_QUICK else "GELU"
     )
 
 
-@pytest.mark.parametrize("row", published.FAMILY, ids=lambda row: row.name)
-def test_exports_load_again_with_the_same_embeddings(row, exported):
-    source, out = exported(row)
-    clip = worldclip.load(source, device="cpu")
+@pytest.mark.parametrize("name", [row.name for row in published.FAMILY])
+def test_exports_load_again_with_the_same_embeddings(name, published_model, exported):
+    out = exported(name)
+    clip = worldclip.load(published_model(name), device="cpu")
     pixels = random_pixels(clip.model.config.vision_config.image_size)
-    for name in ("open_clip", "timm"):
-        again = worldclip.load(out / name, device="cpu")
-        np.testing.assert_allclose(
-            again.backend.encode_pixels(pixels), clip.backend.encode_pixels(pixels), atol=TOLERANCE
-        )
+    expected = clip.backend.encode_pixels(pixels)
+    for layout in ("open_clip", "timm"):
+        again = worldclip.load(out / layout, device="cpu")
+        np.testing.assert_allclose(again.backend.encode_pixels(pixels), expected, atol=TOLERANCE)
     again = worldclip.load(f"local-dir:{out / 'open_clip'}", device="cpu")
     np.testing.assert_allclose(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=TOLERANCE)
     assert again.logit_scale == clip.logit_scale
@@ -87,7 +91,7 @@ def test_exports_load_again_with_the_same_embeddings(row, exported):
 
 
 def test_timm_export_keeps_projection_and_activation(exported):
-    _, out = exported(HUGE_QUICK)
+    out = exported(HUGE_QUICK)
     model = timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).eval()
     assert "quick" in type(model.blocks[0].mlp.act).__name__.lower()
     assert not model.head.bias.any()
@@ -96,14 +100,13 @@ def test_timm_export_keeps_projection_and_activation(exported):
         export_model(out / "timm", out / "no")
 
 
-def test_built_in_configuration_of_open_clip_is_recognised_by_its_sizes(exported, tmp_path):
+def test_built_in_configuration_of_open_clip_is_recognised_by_its_sizes(published_model, exported, tmp_path):
     """Register a configuration at reduced size, as open_clip registers its own."""
-    source, out = exported(B32)
-    record = json.loads((out / "open_clip" / "open_clip_config.json").read_text())
+    record = json.loads((exported(B32) / "open_clip" / "open_clip_config.json").read_text())
     (tmp_path / "ViT-tiny-worldwide.json").write_text(json.dumps(record["model_cfg"]))
     open_clip.add_model_config(tmp_path)
     try:
-        report = export_model(source, tmp_path / "out", ExportConfig(formats=("open_clip",)))
+        report = export_model(published_model(B32), tmp_path / "out", ExportConfig(formats=("open_clip",)))
         assert report["formats"]["open_clip"]["own_name"] == "ViT-tiny-worldwide"
     finally:
         open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path)
@@ -137,49 +140,60 @@ def test_presets_at_full_size_equal_the_architectures_of_timm(row):
 
 
 @pytest.mark.parametrize("model_max_length", [512, int(1e30), 64])
-def test_published_folder_is_exported_with_the_context_of_the_model(model_max_length, tmp_path):
-    row = MT5 if model_max_length == 64 else B32
-    save_hugging_face(row, tmp_path / "source")
-    edit(tmp_path / "source" / "tokenizer_config.json", model_max_length=model_max_length)
-    report = export_model(tmp_path / "source", tmp_path / "out")
+def test_published_folder_is_exported_with_the_context_of_the_model(model_max_length, published_model, tmp_path):
+    source = shutil.copytree(published_model(MT5 if model_max_length == 64 else B32), tmp_path / "source")
+    edit(source / "tokenizer_config.json", model_max_length=model_max_length)
+    report = export_model(source, tmp_path / "out")
     assert report["formats"]["huggingface"]["max_difference"] <= TOLERANCE
     folder = tmp_path / "out" / "huggingface"
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["CLIPModel", "Normalize"]
     name = "model.safetensors"
-    assert (folder / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+    assert (folder / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_end_token_that_the_configuration_lacks_is_added_to_the_export(tmp_path):
-    save_hugging_face(B32, tmp_path / "source")
-    expected = worldclip.load(tmp_path / "source", device="cpu").encode_text(TEXTS)
-    config = json.loads((tmp_path / "source" / "config.json").read_text())
+def test_end_token_that_the_configuration_lacks_is_added_to_the_export(source, tmp_path):
+    expected = worldclip.load(source, device="cpu").encode_text(TEXTS)
+    config = json.loads((source / "config.json").read_text())
     del config["text_config"]["eos_token_id"]
     config["text_config"]["pad_token_id"] = None
-    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
-    np.testing.assert_allclose(
-        worldclip.load(tmp_path / "source", device="cpu").encode_text(TEXTS), expected, atol=TOLERANCE
-    )
-    export_model(tmp_path / "source", tmp_path / "out")
+    (source / "config.json").write_text(json.dumps(config))
+    np.testing.assert_allclose(worldclip.load(source, device="cpu").encode_text(TEXTS), expected, atol=TOLERANCE)
+    export_model(source, tmp_path / "out")
     written = json.loads((tmp_path / "out" / "huggingface" / "config.json").read_text())
     assert written["text_config"]["eos_token_id"] == 2
 
 
-def test_tokenizer_from_elsewhere_goes_into_the_export(tmp_path):
-    save_hugging_face(B32, tmp_path / "source")
-    vocab_size = worldclip.load(tmp_path / "source", device="cpu").tokenizer.vocab_size
+def test_tokenizer_from_elsewhere_goes_into_the_export(source, tmp_path):
+    vocab_size = worldclip.load(source, device="cpu").tokenizer.vocab_size
     (tmp_path / "tokenizer").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "source" / name).rename(tmp_path / "tokenizer" / name)
-    export_model(tmp_path / "source", tmp_path / "out", tokenizer=tmp_path / "tokenizer")
+        (source / name).rename(tmp_path / "tokenizer" / name)
+    export_model(source, tmp_path / "out", tokenizer=tmp_path / "tokenizer")
     assert worldclip.load(tmp_path / "out" / "huggingface", device="cpu").tokenizer.vocab_size == vocab_size
 
 
-def test_activations_that_open_clip_cannot_express_are_refused(tmp_path):
-    model = save_hugging_face(B32, tmp_path / "source")
-    model.config.text_config.hidden_act = "quick_gelu"
-    model.config.save_pretrained(tmp_path / "source")
+def test_activations_that_open_clip_cannot_express_are_refused(source, tmp_path):
+    edit(source / "config.json", "text_config", hidden_act="quick_gelu")
     with pytest.raises(UserError, match=r"image tower has gelu, the text tower quick_gelu"):
-        export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("open_clip",)))
+        export_model(source, tmp_path / "out", ExportConfig(formats=("open_clip",)))
     assert not (tmp_path / "out" / "open_clip").exists()
+
+
+def test_a_format_of_another_package_is_written_compared_and_described(published_model, tmp_path, monkeypatch):
+    """The numpy arrays that docs/plugins.md shows."""
+    config = ExportConfig(formats=("npz",))
+    with pytest.raises(UserError, match=r"export\.formats: .*unknown model format; "):
+        export_model(published_model(B32), tmp_path / "out", config)
+    group = {"worldclip.model_formats": "npz = npz_weights"}
+    package = write_package(tmp_path / "site", "npz_weights", page_code("npz_weights.py"), group)
+    with installed(monkeypatch, package):
+        report = export_model(published_model(B32), tmp_path / "out", config)
+    assert report["formats"]["npz"]["max_difference"] == 0
+    with np.load(tmp_path / "out/npz/weights.npz") as weights:
+        assert weights.files == list(worldclip.load(published_model(B32), device="cpu").model.state_dict())
+    card = (tmp_path / "out/npz/README.md").read_text(encoding="utf-8")
+    assert "library_name: numpy" in card
+    assert "in numpy: embeddings differ by at most 0.0e+00" in card
+    assert not list(tmp_path.glob("out/*/*.tmp"))

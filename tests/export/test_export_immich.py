@@ -13,13 +13,11 @@ import tokenizers
 from PIL import Image
 
 import worldclip
-from small_models import TEXTS, save_hugging_face
+from small_models import TEXTS
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
 
-B32 = published.find("metaclip-2-worldwide-b32")
-MT5 = published.find("metaclip-2-mt5-worldwide-s16")
+IMMICH = ExportConfig(formats=("immich",))
 TOLERANCE = 1e-5
 
 
@@ -50,35 +48,49 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("immich")
-    save_hugging_face(B32, place / "source")
-    report = export_model(place / "source", place / "out", ExportConfig(formats=("immich",)))
+def source(published_model) -> Path:
+    return published_model("metaclip-2-worldwide-b32")
+
+
+@pytest.fixture(scope="module")
+def folder(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("immich")
+    report = export_model(source, out, IMMICH)
     assert report["formats"]["immich"]["max_difference"] <= TOLERANCE
-    return place
+    return out / "immich"
 
 
-def test_the_folder_loads_to_be_checked_before_it_is_copied(exported):
-    clip = worldclip.load(exported / "out" / "immich")
-    source = worldclip.load(exported / "source", device="cpu")
-    # of the model's own size: the service resizes as open_clip does, the source's processor in its own way
-    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
-    np.testing.assert_allclose(clip.encode_image(pictures), source.encode_image(pictures), atol=TOLERANCE)
-    np.testing.assert_allclose(clip.encode_text(TEXTS), source.encode_text(TEXTS), atol=TOLERANCE)
-    assert clip.embed_dim == source.embed_dim
-    np.testing.assert_allclose(clip.classify(pictures, TEXTS[:3]).sum(axis=1), 1, atol=1e-5)
+@pytest.fixture(scope="module")
+def service(folder) -> Service:
+    return Service(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(source):
+    return worldclip.load(source, device="cpu")
+
+
+# of the model's own size: the service resizes as open_clip does, the source's processor in its own way
+PICTURES = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+
+
+def test_the_folder_loads_to_be_checked_before_it_is_copied(folder, clip):
+    again = worldclip.load(folder)
+    np.testing.assert_allclose(again.encode_image(PICTURES), clip.encode_image(PICTURES), atol=TOLERANCE)
+    np.testing.assert_allclose(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=TOLERANCE)
+    assert again.embed_dim == clip.embed_dim
+    np.testing.assert_allclose(again.classify(PICTURES, TEXTS[:3]).sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [{}, {"text_cfg": {"context_length": "77"}, "vision_cfg": {}}])
-def test_folder_without_its_sizes_is_refused(config, exported, tmp_path):
-    shutil.copytree(exported / "out" / "immich", tmp_path / "model")
+def test_folder_without_its_sizes_is_refused(config, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"text_cfg\.context_length is .*\n.*vision_cfg\.image_size is None"):
         worldclip.load(tmp_path / "model")
 
 
-def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(exported):
-    service = Service(exported / "out" / "immich")
+def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(service):
     for session, expected in (
         (service.visual, ("image", "tensor(float)", [1, 3, 64, 64])),
         (service.textual, ("text", "tensor(int32)", [1, 77])),
@@ -90,31 +102,25 @@ def test_graphs_have_the_names_types_and_shapes_that_immich_feeds(exported):
 
 
 @pytest.mark.parametrize("text", [*TEXTS, " two\tdogs \n"])
-def test_texts_embed_as_in_worldclip(text, exported):
-    clip = worldclip.load(exported / "source", device="cpu")
-    vector = Service(exported / "out" / "immich").text(text)
-    np.testing.assert_allclose(vector, clip.encode_text([text])[0], atol=TOLERANCE)
+def test_texts_embed_as_in_worldclip(text, service, clip):
+    np.testing.assert_allclose(service.text(text), clip.encode_text([text])[0], atol=TOLERANCE)
 
 
-def test_pictures_embed_as_in_worldclip(exported, tmp_path):
-    clip = worldclip.load(exported / "source", device="cpu")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    picture.save(tmp_path / "picture.png")
-    vector = Service(exported / "out" / "immich").image(picture)
-    np.testing.assert_allclose(vector, clip.encode_image([tmp_path / "picture.png"])[0], atol=TOLERANCE)
+def test_pictures_embed_as_in_worldclip(service, clip):
+    for picture, expected in zip(PICTURES, clip.encode_image(PICTURES), strict=True):
+        np.testing.assert_allclose(service.image(Image.fromarray(picture)), expected, atol=TOLERANCE)
 
 
-def test_vocabulary_is_pruned_by_languages(exported, tmp_path):
+def test_vocabulary_is_pruned_by_languages(source, service, tmp_path):
     (tmp_path / "texts.txt").write_text("a red apple\nein Hund im Garten\n", encoding="utf-8")
     config = ExportConfig(formats=("immich",), languages=("en,de",), corpus=(str(tmp_path / "texts.txt"),))
-    report = export_model(exported / "source", tmp_path / "out", config)
-    whole, small = Service(exported / "out" / "immich"), Service(tmp_path / "out" / "immich")
-    np.testing.assert_allclose(small.text("a red apple"), whole.text("a red apple"), atol=TOLERANCE)
-    assert small.tokenizer.get_vocab_size() == report["vocabulary"]["rows_after"] < whole.tokenizer.get_vocab_size()
+    report = export_model(source, tmp_path / "out", config)
+    small = Service(tmp_path / "out" / "immich")
+    np.testing.assert_allclose(small.text("a red apple"), service.text("a red apple"), atol=TOLERANCE)
+    assert small.tokenizer.get_vocab_size() == report["vocabulary"]["rows_after"] < service.tokenizer.get_vocab_size()
 
 
-def test_tokenizer_without_tokenizer_json_is_refused(tmp_path):
-    save_hugging_face(MT5, tmp_path / "source")
+def test_tokenizer_without_tokenizer_json_is_refused(published_model, tmp_path):
     with pytest.raises(UserError, match=r"SiglipTokenizer\) has no tokenizer\.json, which immich reads; leave immich"):
-        export_model(tmp_path / "source", tmp_path / "out", ExportConfig(formats=("immich",)))
+        export_model(published_model("metaclip-2-mt5-worldwide-s16"), tmp_path / "out", IMMICH)
     assert not (tmp_path / "out" / "immich").exists()

@@ -11,29 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 import worldclip
-from small_models import CORPUS, TEXTS, save_hugging_face
+from small_models import CORPUS, TEXTS
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model, prune_vocabulary
-from worldclip.model import published
 
-S16 = published.find("metaclip-2-worldwide-s16")
 ENGLISH = ["a red apple", "the quick brown fox", "x x x", "a dog & a cat"]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("s16")
-    save_hugging_face(S16, folder)
-    return folder
+def source(published_model) -> Path:
+    return published_model("metaclip-2-worldwide-s16")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "texts.parquet"
-    langs = ["en"] * len(ENGLISH) + ["ja", "ar"]
-    pq.write_table(pa.table({"text": [*ENGLISH, TEXTS[2], TEXTS[3]], "lang": langs}), path)
-    return path
+def whole(source) -> worldclip.Clip:
+    return worldclip.load(source, device="cpu")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("texts.txt", "UTF-8"), ("texts.parquet", "Parquet")])
@@ -43,7 +36,10 @@ def test_corpus_that_cannot_be_read_is_named(tmp_path, name, kind):
         list(prune_vocabulary.read_corpus([tmp_path / name], ["en"]))
 
 
-def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_path, capsys):
+def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, whole, tmp_path, capsys):
+    corpus = tmp_path / "texts.parquet"
+    langs = ["en"] * len(ENGLISH) + ["ja", "ar"]
+    pq.write_table(pa.table({"text": [*ENGLISH, TEXTS[2], TEXTS[3]], "lang": langs}), corpus)
     arguments = ["export", str(source), "--out", str(tmp_path), "--languages", "en,ja", "--corpus", str(corpus)]
     assert main([*arguments, "--json", "--formats", "huggingface", "open_clip"]) == 0
     report = json.loads(capsys.readouterr().out)["vocabulary"]
@@ -52,7 +48,6 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_pat
         report["rows_before"] - report["rows_after"]
     )
     assert report["texts_proven"] == len(ENGLISH) + 1
-    whole = worldclip.load(source, device="cpu")
     for name in ("huggingface", "open_clip"):
         actual = worldclip.load(tmp_path / name, device="cpu").encode_text([*ENGLISH, TEXTS[2]])
         np.testing.assert_allclose(actual, whole.encode_text([*ENGLISH, TEXTS[2]]), atol=1e-6)
@@ -61,8 +56,7 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, corpus, tmp_pat
     assert '- "ja"' in card
 
 
-def test_texts_outside_the_corpus_fall_into_smaller_pieces_or_become_unknown(source):
-    whole = worldclip.load(source, device="cpu")
+def test_texts_outside_the_corpus_fall_into_smaller_pieces_or_become_unknown(whole):
     pruned, _ = prune_vocabulary.prune(whole, ENGLISH)
     inside, latin, thai = prune_vocabulary.outside(whole, pruned, [ENGLISH[0], "brown apple fox", "แมวสองตัว"])
     assert inside["cosine"] == pytest.approx(1, abs=1e-4)
@@ -72,8 +66,7 @@ def test_texts_outside_the_corpus_fall_into_smaller_pieces_or_become_unknown(sou
     assert thai["cosine"] < 0.99
 
 
-def test_special_tokens_keep_their_roles_with_new_ids(source):
-    whole = worldclip.load(source, device="cpu")
+def test_special_tokens_keep_their_roles_with_new_ids(whole):
     pruned, _ = prune_vocabulary.prune(whole, ["a red apple"])
     old, new = whole.tokenizer.hf, pruned.tokenizer.hf
     for name in ("bos", "eos", "pad", "unk", "mask"):
@@ -85,25 +78,25 @@ def test_special_tokens_keep_their_roles_with_new_ids(source):
     assert pruned.model.config.text_config.eos_token_id == new.eos_token_id
 
 
-def test_unknown_characters_in_the_corpus_are_segmented_as_before(source):
+def test_unknown_characters_in_the_corpus_are_segmented_as_before(whole):
     """The penalty of an unknown character depends on the lowest score of all pieces, which is therefore kept."""
-    whole = worldclip.load(source, device="cpu")
     texts = ["a ♥ apple", "red ♥♥ fox"]
     pruned, report = prune_vocabulary.prune(whole, texts)
     assert report["texts_proven"] == 2
     np.testing.assert_allclose(pruned.encode_text(texts), whole.encode_text(texts), atol=1e-6)
 
 
-def test_invalid_corpora_and_tokenizers_are_refused(source, tmp_path):
-    save_hugging_face(published.find("metaclip-2-mt5-worldwide-s16"), tmp_path / "mt5")
-    texts = tmp_path / "texts.txt"
-    texts.write_text("\n".join(CORPUS), encoding="utf-8")
-    config = ExportConfig(languages=("en",), corpus=(str(texts),))
-    with pytest.raises(UserError, match=r"is a SiglipTokenizer; only Unigram tokenizers in tokenizer.json"):
-        export_model(tmp_path / "mt5", tmp_path / "out", config)
-    with pytest.raises(UserError, match=r"only a run has texts of its own"):
-        export_model(source, tmp_path / "out", ExportConfig(languages=("en",)))
-    with pytest.raises(UserError, match=r"export.languages: unknown language code 'xx'"):
-        export_model(source, tmp_path / "out", ExportConfig(languages=("en", "xx"), corpus=(str(texts),)))
-    with pytest.raises(UserError, match=r"does not exist"):
-        export_model(source, tmp_path / "out", ExportConfig(languages=("en",), corpus=(str(tmp_path / "no.txt"),)))
+@pytest.mark.parametrize(
+    ("name", "languages", "corpus", "said"),
+    [
+        ("mt5-worldwide-s16", ["en"], ["texts.txt"], "is a SiglipTokenizer; only Unigram tokenizers in tokenizer.json"),
+        ("worldwide-s16", ["en"], [], "only a run has texts of its own"),
+        ("worldwide-s16", ["en", "xx"], ["texts.txt"], "export.languages: unknown language code 'xx'"),
+        ("worldwide-s16", ["en"], ["no.txt"], "does not exist"),
+    ],
+)
+def test_invalid_corpora_and_tokenizers_are_refused(name, languages, corpus, said, published_model, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+    config = ExportConfig(languages=tuple(languages), corpus=tuple(str(tmp_path / file) for file in corpus))
+    with pytest.raises(UserError, match=said):
+        export_model(published_model(f"metaclip-2-{name}"), tmp_path / "out", config)

@@ -6,12 +6,10 @@ import pytest
 
 from fake_hub import client_of
 from fake_hub import hub as hub  # the fixture
-from small_models import save_hugging_face
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.export.push import is_own, list_files, plan, push
-from worldclip.model import published
 from worldclip.model.formats import MODEL_FORMATS, written_formats
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -102,13 +100,13 @@ def test_files_that_worldclip_did_not_publish_are_not_deleted(folders, hub):
 
 
 @pytest.mark.slow
-def test_an_upload_deletes_every_file_that_an_export_writes(tmp_path):
+def test_an_upload_deletes_every_file_that_an_export_writes(published_model, tmp_path):
     """A pattern is missing from a format where one of its files would stay in the repository for ever."""
-    save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
+    source = published_model("metaclip-2-worldwide-s16")
     others = ("vision", "peft", "web")  # a tower, adapters of a run, a page
     formats = tuple(name for name in written_formats() if name not in others)
-    export_model(tmp_path / "source", tmp_path / "both", ExportConfig(formats=formats, onnx_precisions=("fp32",)))
-    export_model(tmp_path / "source", tmp_path / "image", ExportConfig(tower="vision"))
+    export_model(source, tmp_path / "both", ExportConfig(formats=formats, onnx_precisions=("fp32",)))
+    export_model(source, tmp_path / "image", ExportConfig(tower="vision"))
     folders = [*(tmp_path / "both" / name for name in formats), tmp_path / "image/vision"]
     for folder in folders:
         patterns = MODEL_FORMATS.load(folder.name).CARD.files
@@ -116,11 +114,10 @@ def test_an_upload_deletes_every_file_that_an_export_writes(tmp_path):
         assert left == ["README.md"], folder
 
 
-def test_dry_run_uploads_nothing(tmp_path, capsys, monkeypatch):
+def test_dry_run_uploads_nothing(published_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was called"))
-    save_hugging_face(published.find("metaclip-2-worldwide-s16"), tmp_path / "source")
-    arguments = ["export", str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--push", "me/clip", "--dry-run"]
-    assert main(arguments) == 0
+    source = str(published_model("metaclip-2-worldwide-s16"))
+    assert main(["export", source, "--out", str(tmp_path / "out"), "--push", "me/clip", "--dry-run"]) == 0
     output = capsys.readouterr().err
     assert "-> me/clip: " in output
     assert "model.safetensors" in output

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from small_models import save_hugging_face
-from worldclip.model import published
-
 
 @pytest.fixture(scope="session")
-def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("huggingface")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
-    return folder
+def hugging_face(published_model: Callable[[str], Path]) -> Path:
+    return published_model("metaclip-2-worldwide-b32")
 
 
 @pytest.fixture
