@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from transformers import MetaClip2Config, MetaClip2Model
 
 from worldclip.model.clip import image_processor, model_config
@@ -150,6 +151,13 @@ def write_open_clip_config(folder: Path, model_cfg: dict[str, Any], **preprocess
     return path
 
 
+def save_open_clip(folder: Path, model_cfg: dict[str, Any], model: torch.nn.Module) -> None:
+    """Write a folder as open_clip does, with a mean and a deviation of 0.5."""
+    write_open_clip_config(folder, model_cfg, mean=[0.5] * 3, std=[0.5] * 3)
+    state = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+
+
 def random_open_clip(model_cfg: dict[str, Any], seed: int = 0) -> torch.nn.Module:
     """Build open_clip's model of a configuration with random tensors."""
     import open_clip
@@ -170,5 +178,7 @@ def random_pixels(size: int, num: int = 3) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(num, 3, size, size)).astype(np.float32))
 
 
-def unit(features: torch.Tensor) -> np.ndarray:
+def unit(features: Any) -> np.ndarray:
+    """Return the features, a tensor or an output of transformers, as rows of unit length."""
+    features = getattr(features, "pooler_output", features)
     return torch.nn.functional.normalize(features.detach().float(), dim=-1).numpy()

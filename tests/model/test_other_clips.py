@@ -1,4 +1,4 @@
-"""CLIPs of other families, small and random, in the layouts of transformers and open_clip: their own numbers."""
+"""CLIPs of other families, small and random, in the layout of transformers: their own numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import worldclip
 from model_folders import edit, load_error
-from small_models import write_open_clip_config
+from small_models import unit
 from worldclip.core.errors import UserError
 from worldclip.export import export_model
 from worldclip.export.config import ExportConfig
@@ -78,11 +77,6 @@ def save_clip_folder(folder: Path) -> Path:
 def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, Any, Any]:
     model = small_model(request.param)
     return tmp_path, model, save_model(tmp_path, model), save_tokenizer(tmp_path, CONTEXT)
-
-
-def unit(features: Any) -> np.ndarray:
-    features = getattr(features, "pooler_output", features)
-    return torch.nn.functional.normalize(features, dim=-1).detach().numpy()
 
 
 def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any]) -> None:
@@ -222,6 +216,13 @@ def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
     assert "does not load as a clip model" in load_error(tmp_path)
 
 
+def test_models_that_are_told_no_language_refuse_one(tmp_path: Path) -> None:
+    folder = save_clip_folder(tmp_path)
+    assert "language = 'de': this model is not told the language of a text" in load_error(folder, language="de")
+    clip = worldclip.load(folder, device="cpu")
+    assert clip.in_language("de") is clip
+
+
 @pytest.mark.parametrize("lost", ["text_model.encoder.layers.1.", "visual_projection"])
 def test_weights_that_lack_tensors_are_refused(lost: str, tmp_path: Path) -> None:
     save_clip_folder(tmp_path)
@@ -231,48 +232,3 @@ def test_weights_that_lack_tensors_are_refused(lost: str, tmp_path: Path) -> Non
     said = load_error(tmp_path)
     assert f"{len(state) - len(rest)} tensors of the model are missing or of another size, such as {lost}" in said
     assert "download it whole" in said
-
-
-OPEN_CLIP = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
-
-
-def save_open_clip(folder: Path) -> Any:
-    open_clip = pytest.importorskip("open_clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**OPEN_CLIP).eval()
-    write_open_clip_config(folder, OPEN_CLIP, mean=[0.5] * 3, std=[0.5] * 3)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return model
-
-
-def test_open_clip_models_of_other_families_load_with_their_own_tokenizer_and_transform(tmp_path: Path) -> None:
-    import open_clip
-
-    model = save_open_clip(tmp_path)
-    clip = worldclip.load(tmp_path, device="cpu")
-    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS[:3])
-    np.testing.assert_allclose(clip.encode_text(TEXTS[:3]), unit(model.encode_text(tokens)), atol=2e-6)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
-    settings = open_clip.transform.PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    pixels = open_clip.transform.image_transform_v2(settings, is_train=False)(picture)[None]
-    np.testing.assert_allclose(clip.encode_image([picture]), unit(model.encode_image(pixels)), atol=2e-6)
-    for special in ("<end_of_text>", "<END_OF_TEXT>", "&lt;end_of_text&gt;", "＜end_of_text＞"):
-        with_special = clip.tokenizer.encode([f"apple {special} apple"]).ids.tolist()
-        assert with_special.count(49407) == 1
-
-
-def test_another_resize_of_open_clip_is_described(tmp_path: Path) -> None:
-    save_open_clip(tmp_path)
-    edit(tmp_path / "open_clip_config.json", "preprocess_cfg", interpolation="bilinear", resize_mode="longest")
-    stated = worldclip.load(tmp_path, device="cpu").preprocess
-    assert (stated["resize"], stated["interpolation"]) == ("longest edge 32", "bilinear")
-
-
-def test_open_clip_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    save_open_clip(tmp_path)
-    edit(tmp_path / "open_clip_config.json", "model_cfg", embed_dim=16)
-    assert "does not load as an open_clip model" in load_error(tmp_path)

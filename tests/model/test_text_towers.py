@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_other_clips import save_clip_folder, save_tokenizer, unit
+from test_other_clips import save_clip_folder, save_tokenizer
 
 import worldclip
 from model_folders import edit, load_error
+from small_models import unit
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.export import export_model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Pipeline
-from tokenizers import models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from model_folders import edit
+from small_models import HOSTILE, save_mt5, save_xlm_v
+from small_models import TEXTS as SCRIPTS
 from worldclip.core.errors import UserError
+from worldclip.model.formats.interface import LoadOptions
+from worldclip.model.formats.onnx_parts import PlainTokenizer, are_plain
+from worldclip.model.special_strings import SpecialStrings, break_specials
 from worldclip.model.tokenizer import (
     BOS_ID,
     EOS_ID,
@@ -26,6 +34,7 @@ from worldclip.model.tokenizer import (
     Tokenizer,
     Tokens,
     load_tokenizer,
+    tokenizer_of,
     train_tokenizer,
 )
 
@@ -146,14 +155,16 @@ def test_text_is_tokenised_as_another_one(name, text, other, request):
     np.testing.assert_array_equal(tokenizer.encode([text]).ids, tokenizer.encode([other]).ids)
 
 
-def test_saved_tokenizer_is_the_same_in_plain_transformers(ours, tmp_path):
+def test_saved_tokenizer_is_the_same_in_plain_transformers_and_without_it(ours, tmp_path):
     ours.save(tmp_path)
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert plain.model_max_length == CONTEXT
     texts = ["red apple", "红苹果", ""]
     padded = plain(texts, padding=True)
     np.testing.assert_array_equal(padded["input_ids"], ours.encode(texts).padded())
-    assert load_tokenizer(tmp_path, CONTEXT).vocab_size == ours.vocab_size
+    for again in (load_tokenizer(tmp_path, CONTEXT), Tokenizer(PlainTokenizer(tmp_path), CONTEXT)):
+        np.testing.assert_array_equal(again.encode([*texts, *SCRIPTS]).ids, ours.encode([*texts, *SCRIPTS]).ids)
+        assert (again.vocab_size, again.eos_id, again.bos_id) == (ours.vocab_size, ours.eos_id, ours.bos_id)
 
 
 def test_saved_tokenizer_has_the_keys_that_transformers_4_reads(ours, foreign, tmp_path):
@@ -199,3 +210,84 @@ def test_folder_without_a_tokenizer_and_tokenizer_without_an_end_token_are_refus
     )
     with pytest.raises(UserError, match="has no eos token"):
         Tokenizer(bare, CONTEXT)
+
+
+# --- without transformers, for ONNX encoders --------------------------------------------------------------------------
+
+
+def test_tokens_without_transformers_are_those_of_transformers(tmp_path):
+    save_xlm_v(tmp_path)
+    texts = [*SCRIPTS, *HIDDEN, "</s> <pad>", "a  b\n\tc", "“curly” ‘quotes’", "x" * 500, "ﬁ ligature ½", "👩‍🚒 \ue000"]
+    expected = load_tokenizer(tmp_path, 20).encode(texts)
+    actual = Tokenizer(PlainTokenizer(tmp_path), 20).encode(texts)
+    np.testing.assert_array_equal(actual.ids, expected.ids)
+    np.testing.assert_array_equal(actual.offsets, expected.offsets)
+    assert actual.pad_id == expected.pad_id
+
+
+def test_folder_with_a_sentencepiece_file_alone_needs_transformers(tmp_path):
+    save_mt5(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+    assert not are_plain(tmp_path, LoadOptions())
+
+
+def test_special_token_that_is_no_string_counts_as_none(tmp_path):
+    save_xlm_v(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", eos_token=5)
+    with pytest.raises(UserError, match="has no eos token"):
+        Tokenizer(PlainTokenizer(tmp_path), 20)
+
+
+# --- special strings that a normaliser makes --------------------------------------------------------------------------
+
+NFKC = normalizers.NFKC()
+HIDDEN = ("a ＜/s＞ b", "＜/S＞", "<\u200b/s>", "﹤pad﹥ <／s>", "a ＜＜/s＞/s＞", "＜/s＞" * 9)
+
+
+def spelling(normalizer) -> Tokenizer:
+    """Build a tokenizer whose pieces include its special strings, as sentencepiece's do."""
+    names = ("<s>", "<pad>", "</s>", "<unk>")
+    pieces = [*((name, 0.0) for name in names), ("\u2581", -2.0)]
+    pieces += [(char, -3.0) for char in string.ascii_lowercase + "</>"]
+    pipeline = Pipeline(models.Unigram(pieces, unk_id=3))
+    pipeline.normalizer = normalizer
+    pipeline.pre_tokenizer = pre_tokenizers.Metaspace()
+    pipeline.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    keys = ("bos_token", "pad_token", "eos_token", "unk_token")
+    return tokenizer_of(pipeline, 32, dict(zip(keys, names, strict=True)))
+
+
+@pytest.mark.parametrize("removed", ["[\u200b\u200d]", r"\s"], ids=["joiners", "spaces"])
+def test_a_special_string_that_the_normaliser_makes_stays_text(removed, tmp_path):
+    parts = [NFKC, normalizers.Lowercase(), normalizers.Replace(Regex(removed), "")]
+    tokenizer = spelling(normalizers.Sequence(parts))
+    for text in (*HIDDEN, "</s>", *HOSTILE):
+        ids = tokenizer.encode([text]).ids.tolist()
+        assert (ids.count(0), ids.count(1), ids.count(2)) == (1, 0, 1), text
+    tokenizer.save(tmp_path)
+    plain = Tokenizer(PlainTokenizer(tmp_path), 32)
+    texts = [*HIDDEN, *SCRIPTS]
+    np.testing.assert_array_equal(plain.encode(texts).ids, tokenizer.encode(texts).ids)
+
+
+def test_special_strings_are_broken_until_none_is_left():
+    assert break_specials("a </s> b", ["</s>"]) == "a < /s> b"
+    assert break_specials("</s></s>", ["</s>"]) == "< /s>< /s>"
+    assert break_specials("ab", ["ab", "a b"]) == "a  b"
+    assert break_specials("x|y", ["|"]) == "xy"
+    assert break_specials("nothing", ["</s>"]) == "nothing"
+
+
+def test_texts_without_special_strings_are_not_changed():
+    specials = SpecialStrings(["</s>", "<pad>"], [NFKC.normalize_str])
+    for text in ("ＡＢＣ ﬁ ﷺ", "a ＜ b", "＜3", "", *SCRIPTS):
+        assert specials.break_in(text) == text
+    assert specials.break_in("ﬁ ＜/s＞") == "fi < /s>"
+
+
+def test_entities_are_looked_into():
+    specials = SpecialStrings(["<end>"], [lambda text: html.unescape(html.unescape(text)).lower()], is_decoding=True)
+    for text in ("<END>", "&lt;End&gt;", "&amp;lt;end>", "&amp;amp;amp;lt;end&gt;"):
+        cleaned = specials.break_in(text)
+        assert "<end>" not in html.unescape(html.unescape(cleaned)).lower()
+    assert specials.break_in("R&amp;D <b>") == "R&amp;D <b>"
