@@ -9,7 +9,6 @@ import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, MetaClip2Model
@@ -21,7 +20,7 @@ from small_models import (
     random_open_clip,
     random_pixels,
     reduced_open_clip_config,
-    save_hugging_face,
+    save_timm,
     save_xlm_v,
     unit,
     write_open_clip_config,
@@ -48,19 +47,18 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("row", published.FAMILY, ids=row_names)
-def test_hugging_face_folder_embeds_like_transformers(row, tmp_path):
-    save_hugging_face(row, tmp_path)
-    clip = worldclip.load(tmp_path, device="cpu")
-    theirs = MetaClip2Model.from_pretrained(tmp_path).eval()
+def test_hugging_face_folder_embeds_like_transformers(row, published_model):
+    folder = published_model(row.name)
+    clip = worldclip.load(folder, device="cpu")
+    theirs = MetaClip2Model.from_pretrained(folder).eval()
     assert theirs.config.vision_config.hidden_act == row.activation
     assert theirs.config.text_config.eos_token_id == row.tokenizer.eos_id
     pixels = random_pixels(theirs.config.vision_config.image_size)
-    read = AutoTokenizer.from_pretrained(tmp_path)(
-        list(TEXTS), padding=True, truncation=True, max_length=77, return_tensors="pt"
-    )
+    options = {"padding": True, "truncation": True, "max_length": 77, "return_tensors": "pt"}
+    ids = AutoTokenizer.from_pretrained(folder)(list(TEXTS), **options)["input_ids"]
     with torch.inference_mode():
-        images = theirs.get_image_features(pixel_values=pixels).pooler_output
-        texts = theirs.get_text_features(input_ids=read["input_ids"]).pooler_output
+        images = theirs.get_image_features(pixel_values=pixels)
+        texts = theirs.get_text_features(input_ids=ids)
     assert_close(clip.backend.encode_pixels(pixels), unit(images))
     assert_close(clip.encode_text(TEXTS), unit(texts))
 
@@ -153,27 +151,11 @@ def test_half_precision_checkpoints_load_as_float32(dtype, tokenizer_folder, tmp
     assert_same_images(clip, theirs.encode_image)
 
 
-def test_hugging_face_folder_with_pytorch_model_bin_loads(tmp_path):
-    model = save_hugging_face(published.FAMILY[0], tmp_path)
-    expected = worldclip.load(tmp_path, device="cpu").encode_text(TEXTS)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    assert_close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
-
-
-def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center") -> torch.nn.Module:
-    """Write a repository as timm does, of a CLIP tower at reduced size."""
-    torch.manual_seed(0)
-    model = timm.create_model(
-        f"vit_huge_patch14_clip{activation}_224", img_size=28, embed_dim=160, depth=2, num_heads=2, num_classes=48
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.5 if parameter.ndim == 1 else 2 * parameter[0].numel() ** -0.5)
-        model.head.bias.zero_()
-    data = {"crop_mode": crop_mode, "crop_pct": 1.0, "input_size": (3, 28, 28)}
-    timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
-    return model
+def test_hugging_face_folder_with_pytorch_model_bin_loads(folder):
+    clip = worldclip.load(folder, device="cpu")
+    (folder / "model.safetensors").unlink()
+    torch.save(clip.model.state_dict(), folder / "pytorch_model.bin")
+    assert_close(worldclip.load(folder, device="cpu").encode_text(TEXTS), clip.encode_text(TEXTS))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +172,7 @@ def timm_folder(folder: Path, *, activation: str = "", crop_mode: str = "center"
 )
 def test_data_configuration_of_timm_that_makes_no_transform_is_named(key, value, tmp_path):
     """A crop of a millionth would resize each image to 28 million pixels a side."""
-    timm_folder(tmp_path)
+    save_timm(tmp_path)
     edit(tmp_path / "config.json", "pretrained_cfg", **{key: value})
     with pytest.raises(UserError, match=rf"config\.json: {key} is .*; it must be"):
         worldclip.load(tmp_path, device="cpu")
@@ -198,7 +180,7 @@ def test_data_configuration_of_timm_that_makes_no_transform_is_named(key, value,
 
 @pytest.mark.parametrize("activation", ["", "_quickgelu"])
 def test_timm_tower_embeds_like_timm(activation, tmp_path):
-    theirs = timm_folder(tmp_path, activation=activation)
+    theirs = save_timm(tmp_path, activation=activation)
     clip = worldclip.load(tmp_path, device="cpu")
     assert_same_images(clip, theirs)
     for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
@@ -207,19 +189,17 @@ def test_timm_tower_embeds_like_timm(activation, tmp_path):
 
 
 def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenizer_folder, tmp_path):
-    timm_folder(tmp_path)
+    save_timm(tmp_path)
     write_checkpoint(tmp_path, tokenizer_folder, "ViT-H-14-worldwide-quickgelu", "open_clip_model.safetensors")
     shutil.copytree(tokenizer_folder, tmp_path, dirs_exist_ok=True)
-    whole, tower = worldclip.load(tmp_path, device="cpu"), worldclip.load(tmp_path, device="cpu", layout="timm")
-    assert_close(
-        whole.encode_text(TEXTS),
-        open_clip_texts(open_clip.create_model(f"local-dir:{tmp_path}").eval(), tokenizer_folder),
-    )
-    assert tower.tokenizer is None
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    expected = open_clip_texts(theirs, tokenizer_folder)
+    assert_close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
+    assert worldclip.load(tmp_path, device="cpu", layout="timm").tokenizer is None
 
 
 def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
-    timm_folder(tmp_path)
+    save_timm(tmp_path)
     edit(tmp_path / "config.json", "pretrained_cfg", tag="metaclip2_worldwide")
     said = load_error(tmp_path)
     assert "trained with quick_gelu" in said
@@ -231,24 +211,21 @@ def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
     assert np.abs(quick.backend.encode_pixels(pixels) - plain.backend.encode_pixels(pixels)).max() > 1e-3
 
 
-def test_hub_id_loads_from_the_local_cache(tmp_path, monkeypatch):
-    row = published.find("metaclip-2-worldwide-b32")
-    repository = tmp_path / "hub" / f"models--{row.hub_id.replace('/', '--')}"
-    save_hugging_face(row, repository / "snapshots" / "abc")
+def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
+    repository = tmp_path / "hub" / "models--facebook--metaclip-2-worldwide-b32"
+    shutil.copytree(hugging_face, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    features = worldclip.load(row.hub_id, device="cpu").encode_text(TEXTS)
-    assert_close(features, worldclip.load(repository / "snapshots" / "abc", device="cpu").encode_text(TEXTS))
+    features = worldclip.load("facebook/metaclip-2-worldwide-b32", device="cpu").encode_text(TEXTS)
+    assert_close(features, worldclip.load(hugging_face, device="cpu").encode_text(TEXTS))
     assert "nobody/nothing is neither a local path nor a repository" in load_error("nobody/nothing")
 
 
-def test_special_strings_stay_text_in_each_published_tokenizer(tmp_path):
+def test_special_strings_stay_text_in_each_published_tokenizer(published_model):
     for row in (published.FAMILY[0], published.FAMILY[-1]):
-        folder = tmp_path / row.name
-        save_hugging_face(row, folder)
-        clip = worldclip.load(folder, device="cpu")
+        clip = worldclip.load(published_model(row.name), device="cpu")
         tokens = clip.tokenizer.encode(["a </s> red </s></s> apple", "<pad>", "<unk>"])
         assert (tokens.ids == row.tokenizer.eos_id).sum() == 3
         assert np.abs(clip.encode_text("a </s> red apple") - clip.encode_text("a")).max() > 1e-3

@@ -24,6 +24,7 @@ from small_models import (
     random_open_clip,
     reduced_config,
     reduced_open_clip_config,
+    save_timm,
     save_tokenizer,
     save_xlm_v,
     write_open_clip_config,
@@ -73,15 +74,6 @@ def save_hugging_face(folder: Path, size: int, mode: preprocess.Mode) -> None:
     preprocess.to_hugging_face(preprocess.Preprocess(size, mode, CLIP_MEAN, CLIP_STD)).save_pretrained(folder)
 
 
-def save_timm(folder: Path, size: int, **data: object) -> None:
-    """Write a small tower as timm does, with this data configuration."""
-    arguments = {"img_size": size, "embed_dim": 160, "depth": 1, "num_heads": 2, "num_classes": 8}
-    model = timm.create_model("vit_huge_patch14_clip_224", **arguments)
-    model.head.bias.data.zero_()
-    data = {"input_size": (3, size, size), "mean": CLIP_MEAN, **data}
-    timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
-
-
 @pytest.mark.parametrize("size", [224, 378])
 def test_hugging_face_folder_uses_its_own_processor(size, photographs, tmp_path):
     save_hugging_face(tmp_path, size, "shortest")
@@ -106,7 +98,7 @@ def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, 
 
 @pytest.mark.parametrize(("size", "crop_mode"), [(224, "center"), (378, "squash")])
 def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tmp_path):
-    save_timm(tmp_path, size, crop_pct=1.0, crop_mode=crop_mode, std=CLIP_STD)
+    save_timm(tmp_path, size=size, crop_mode=crop_mode, mean=CLIP_MEAN, std=CLIP_STD)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(again))
     theirs = torch.stack([transform(image.convert("RGB")) for image in opened(photographs)]).numpy()
@@ -114,7 +106,7 @@ def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tm
 
 
 def test_crop_and_interpolation_of_timm_are_described_and_exported(tmp_path):
-    save_timm(tmp_path, 224, crop_pct=0.9, interpolation="bilinear")
+    save_timm(tmp_path, size=224, crop_pct=0.9, interpolation="bilinear", mean=CLIP_MEAN)
     clip = worldclip.load(tmp_path, device="cpu")
     stated = {key: clip.preprocess[key] for key in ("resize", "crop", "interpolation")}
     assert stated == {"resize": "shortest edge 248", "crop": "central 224 x 224", "interpolation": "bilinear"}
