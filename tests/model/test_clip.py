@@ -233,29 +233,9 @@ def test_length_sorted_chunks_give_the_features_of_full_padding(model, num_chunk
     torch.testing.assert_close(actual, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=1e-5)
 
 
-def test_chunks_give_the_gradient_of_one_batch(model):
-    tokens, weight = random_tokens(1), model.text_model.embeddings.token_embedding.weight
-    gradients = []
-    for num_chunks in (1, 4):
-        model.zero_grad()
-        (text_features(model, tokens, num_chunks) * torch.arange(16)).sum().backward()
-        gradients.append(weight.grad.clone())
-    model.zero_grad()
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)  # sums in another order
-
-
-def test_image_features_equal_those_of_transformers(model):
-    pixels = normalise_pixels(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8))
-    with torch.inference_mode():
-        expected = model.get_image_features(pixel_values=pixels).pooler_output
-        torch.testing.assert_close(image_features(model, pixels), torch.nn.functional.normalize(expected, dim=-1))
-
-
-@pytest.mark.parametrize("layers", [1, 2])  # of one block the last one is the first
-def test_gradients_equal_those_of_transformers(layers):
-    sizes = ModelConfig(
-        preset="tiny", image_size=32, vision_layers=layers, text_layers=layers, vision_width=64, text_width=64
-    )
+@pytest.mark.parametrize(("layers", "num_chunks"), [(1, 1), (2, 1), (2, 4)])  # of one block the last one is the first
+def test_features_and_gradients_equal_those_of_transformers(layers, num_chunks):
+    sizes = replace(SMALL, vision_layers=layers, text_layers=layers)
     model = create_model(model_config(sizes, small_tokenizer()), seed=5)
     tokens = random_tokens(2)
     noise = torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -270,8 +250,11 @@ def test_gradients_equal_those_of_transformers(layers):
         }
 
     output = model(input_ids=ids, pixel_values=pixels)
+    images, texts = image_features(model, pixels), text_features(model, tokens, num_chunks)
+    torch.testing.assert_close(images, output.image_embeds, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(texts, output.text_embeds, atol=1e-6, rtol=1e-5)
     expected = gradients(output.image_embeds, output.text_embeds)
-    actual = gradients(image_features(model, pixels), text_features(model, tokens))
+    actual = gradients(images, texts)
     assert len(actual) > 20 * layers
     assert set(actual) == set(expected)
     for name, gradient in expected.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import http.server
 import json
 import shutil
 import threading
@@ -17,8 +15,8 @@ from PIL import Image
 
 import worldclip
 from model_folders import load_error, save_tiny
-from pools import encode
 from programs import python
+from served import server as server  # the fixture
 from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError
@@ -71,13 +69,6 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
     np.testing.assert_allclose(clip.encode_image(np.stack([pixels] * 2)), features[:2], atol=1e-6)
 
 
-def test_exif_orientation_is_applied(clip, pixels):
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    turned = encode(Image.fromarray(pixels[::-1, ::-1]), exif=exif)
-    np.testing.assert_allclose(clip.encode_image(turned), clip.encode_image(pixels), atol=1e-6)
-
-
 def test_all_unusable_images_are_named(clip, pixels, tmp_path):
     (tmp_path / "no.png").write_bytes(b"not an image")
     truncated = save(tmp_path / "a.png", pixels).read_bytes()[:500]
@@ -102,37 +93,31 @@ def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
     assert ("transpose(1, 2, 0)" in str(caught.value)) == hint
 
 
-def test_text_embeddings_keep_the_order_of_the_texts(clip):
-    texts = ["x" * n for n in (40, 1, 7, 0, 20)] * 60
-    features = clip.encode_text(texts)
-    assert features.shape == (300, 16)
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
-    for text, row in list(zip(texts, features, strict=True))[:5]:
-        np.testing.assert_allclose(clip.encode_text(text)[0], row, atol=1e-6)
-
-
 def test_no_images_or_texts_give_empty_embeddings(clip):
     assert clip.encode_image([]).shape == (0, 16)
     assert clip.encode_text([]).shape == (0, 16)
 
 
-def test_probabilities_sum_to_one_and_follow_the_cosines(clip, pixels):
-    probabilities = clip.classify([pixels, pixels[::-1].copy()], LABELS)
-    assert probabilities.shape == (2, len(LABELS))
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    cosines = clip.encode_image([pixels]) @ clip.encode_text(LABELS).T
-    assert probabilities[0].argsort().tolist() == cosines[0].argsort().tolist()
+TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
 
 
-def test_label_embedding_is_the_mean_over_its_templates(clip, pixels):
-    templates = ("{}", "a photo of {}")
-    mean = np.mean([clip.encode_text([template.format("cat")])[0] for template in templates], axis=0)
-    other = clip.encode_text(["{} dog".format(""), "a photo of  dog"]).mean(axis=0)
-    logits = (
-        clip.logit_scale * clip.encode_image([pixels])[0] @ np.stack([v / np.linalg.norm(v) for v in (mean, other)]).T
-    )
-    expected = np.exp(logits) / np.exp(logits).sum()
-    np.testing.assert_allclose(clip.classify([pixels], ["cat", " dog"], templates)[0], expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("templates", "langs", "used"),
+    [(("a photo of {}", "{}"), None, ("en", "en", "en")), (TEMPLATES, ["en", "de", "en"], ("en", "de", "en"))],
+    ids=["for all labels", "by language"],
+)
+def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(templates, langs, used, clip, pixels):
+    labels, images = ["cat", "Katze", "dog"], [pixels, pixels[::-1].copy()]
+    sentences = [
+        [template.format(label) for template in TEMPLATES[lang]] for label, lang in zip(labels, used, strict=True)
+    ]
+    means = np.stack([clip.encode_text(texts).mean(axis=0) for texts in sentences])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(clip.encode_labels(labels, templates, langs), means, atol=1e-6)
+    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), means[:1], atol=1e-6)
+    odds = np.exp(clip.logit_scale * clip.encode_image(images) @ means.T)
+    expected = odds / odds.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(clip.classify(images, labels, templates, langs), expected, atol=1e-5)
 
 
 def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
@@ -196,21 +181,6 @@ def test_similarity_is_the_matrix_of_cosines(clip, pixels):
     assert clip.similarity(pixels, "a").shape == (1, 1)
 
 
-TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
-
-
-def test_templates_by_language_apply_to_the_labels_of_that_language(clip, pixels):
-    label_features = clip.encode_labels(["cat", "Katze", "dog"], TEMPLATES, langs=["en", "de", "en"])
-    for row, label, lang in zip(label_features, ["cat", "Katze", "dog"], ["en", "de", "en"], strict=True):
-        mean = clip.encode_text([template.format(label) for template in TEMPLATES[lang]]).mean(axis=0)
-        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
-    np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), label_features[:1], atol=1e-6)
-    logits = clip.logit_scale * clip.encode_image(pixels) @ label_features.T
-    odds = np.exp(logits - logits.max())
-    probabilities = clip.classify(pixels, ["cat", "Katze", "dog"], TEMPLATES, ["en", "de", "en"])
-    np.testing.assert_allclose(probabilities, odds / odds.sum(), atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("templates", "langs", "said"),
     [
@@ -234,23 +204,9 @@ def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels)
     assert len(caught.value.problems) == 2
 
 
-@pytest.fixture
-def address(tmp_path, pixels):
-    """Serve a.png and b.txt on this machine."""
-    save(tmp_path / "a.png", pixels)
-    (tmp_path / "b.txt").write_text("no image")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
+def test_urls_are_fetched_only_with_allow_urls(clip, server, pixels, tmp_path):
+    server.files |= {"/a.png": save(tmp_path / "a.png", pixels).read_bytes(), "/b.txt": b"no image"}
+    address = server.url
     with pytest.raises(UserError, match="is a URL; download it and give the file, or set allow_urls"):
         clip.encode_image([f"{address}/a.png"])
     features = clip.encode_image([f"{address}/a.png", pixels], allow_urls=True)
@@ -260,14 +216,27 @@ def test_urls_are_fetched_only_with_allow_urls(clip, address, pixels):
     with pytest.raises(UserError) as caught:
         clip.classify([f"{address}/none.png", f"{address}/b.txt"], ["a"], allow_urls=True)
     assert caught.value.problems == [
-        f"{address}/none.png: the server answers 404 File not found",
+        f"{address}/none.png: the server answers 404 Not Found",
         f"{address}/b.txt: is not an image that can be decoded (no known image format)",
     ]
 
 
-def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypatch):
+def test_texts_embed_alike_in_any_order_batch_and_block(clip, monkeypatch, capsys):
+    texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
+    expected = np.concatenate([clip.encode_text(text) for text in texts])
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(clip.encode_text(texts), expected, atol=1e-6)
+    np.testing.assert_allclose(clip.encode_text(texts, batch_size=2, progress=True), expected, atol=1e-6)
+    assert "8/8" in capsys.readouterr().err
+    monkeypatch.setattr(inference, "TEXT_BLOCK", 3)
+    np.testing.assert_allclose(clip.encode_text(texts, batch_size=2), expected, atol=1e-6)
+
+
+def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypatch, capsys):
     images = [np.roll(pixels, i, axis=0) for i in range(8)]
     features = clip.encode_image(images)
+    np.testing.assert_allclose(clip.encode_image(images, batch_size=2, progress=True), features, atol=1e-6)
+    assert "8/8" in capsys.readouterr().err
     monkeypatch.setattr(inference, "IMAGE_BATCH", 3)
     np.testing.assert_allclose(clip.encode_image(images), features, atol=1e-6)
     mixed = [images[0], b"a", *images[1:4], b"b", images[4]]
@@ -278,14 +247,6 @@ def test_batches_embed_alike_and_name_all_unusable_images(clip, pixels, monkeypa
     assert reasons == dict.fromkeys((1, 5), "is not an image that can be decoded (no known image format)")
     np.testing.assert_array_equal(np.isnan(each).any(axis=1), [i in reasons for i in range(7)])
     np.testing.assert_allclose(each[[0, 2, 3, 4, 6]], features[:5], atol=1e-6)
-
-
-def test_blocks_of_texts_embed_alike(clip, monkeypatch):
-    texts = ["x" * n for n in (40, 1, 7, 0, 20, 3, 3, 15)]
-    expected = clip.encode_text(texts)
-    monkeypatch.setattr(inference, "TEXT_BLOCK", 3)
-    monkeypatch.setattr(inference, "TEXT_BATCH", 2)
-    np.testing.assert_allclose(clip.encode_text(texts), expected, atol=1e-6)
 
 
 def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_path, capfd):
@@ -308,19 +269,6 @@ def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_
     ):
         assert main([*command, *more]) == 2, more
         assert said in capfd.readouterr().err.replace("\n", " "), more
-
-
-def test_batch_size_and_progress_change_no_embedding(clip, pixels, capsys):
-    images = [pixels] * 5
-    np.testing.assert_allclose(
-        clip.encode_image(images, batch_size=2, progress=True), clip.encode_image(images), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        clip.encode_text(LABELS, batch_size=2, progress=True), clip.encode_text(LABELS), atol=1e-6
-    )
-    said = capsys.readouterr().err
-    assert "5/5" in said
-    assert f"{len(LABELS)}/{len(LABELS)}" in said
 
 
 def test_repr_is_one_line_of_facts(clip):
