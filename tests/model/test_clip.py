@@ -1,10 +1,11 @@
-"""Presets have the published sizes, weights CLIP's scales, and the fast path of texts is exact."""
+"""Presets have the published sizes, weights CLIP's scales, and positions are resized as open_clip resizes them."""
 
 from __future__ import annotations
 
 import math
 import typing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +16,11 @@ from worldclip.core.errors import UserError
 from worldclip.model.clip import (
     check_tokenizer,
     create_model,
-    image_features,
     model_config,
-    normalise_pixels,
     pick_device,
-    text_features,
 )
 from worldclip.model.config import PRESETS, ModelConfig, PresetName
-from worldclip.model.tokenizer import Tokens
+from worldclip.model.resolution import patches_per_side, resize_positions
 
 
 class SomeTokenizer:
@@ -38,11 +36,6 @@ def small_tokenizer():
     tokenizer = SomeTokenizer()
     tokenizer.vocab_size, tokenizer.context_length = 50, 20
     return tokenizer
-
-
-@pytest.fixture(scope="module")
-def model() -> MetaClip2Model:
-    return create_model(model_config(SMALL, small_tokenizer()), seed=3).eval()
 
 
 def test_preset_names_and_rows_agree():
@@ -216,52 +209,6 @@ def two_sample_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(np.abs(below[0] - below[1]).max() * (len(samples[0]) / 2) ** 0.5)
 
 
-def random_tokens(seed: int, num: int = 13) -> Tokens:
-    random = np.random.default_rng(seed)
-    rows = [[*random.integers(4, 50, random.integers(0, 18)).tolist(), 2] for _ in range(num)]
-    return Tokens.of(rows, pad_id=1)
-
-
-@pytest.mark.parametrize("num_chunks", [1, 2, 4, 50])
-def test_length_sorted_chunks_give_the_features_of_full_padding(model, num_chunks):
-    tokens = random_tokens(0)
-    whole = np.pad(tokens.padded(), ((0, 0), (0, 20 - tokens.lengths.max())), constant_values=1)
-    ids = torch.from_numpy(whole)
-    with torch.inference_mode():
-        expected = model.get_text_features(input_ids=ids, attention_mask=(ids != 1).long()).pooler_output
-        actual = text_features(model, tokens, num_chunks)
-    torch.testing.assert_close(actual, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("layers", "num_chunks"), [(1, 1), (2, 1), (2, 4)])  # of one block the last one is the first
-def test_features_and_gradients_equal_those_of_transformers(layers, num_chunks):
-    sizes = replace(SMALL, vision_layers=layers, text_layers=layers)
-    model = create_model(model_config(sizes, small_tokenizer()), seed=5)
-    tokens = random_tokens(2)
-    noise = torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pixels = normalise_pixels(noise)
-    ids = torch.from_numpy(tokens.padded())
-
-    def gradients(image, text):
-        model.zero_grad()
-        torch.nn.functional.cross_entropy(20 * image @ text.T, torch.arange(13)).backward()
-        return {
-            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
-        }
-
-    output = model(input_ids=ids, pixel_values=pixels)
-    images, texts = image_features(model, pixels), text_features(model, tokens, num_chunks)
-    torch.testing.assert_close(images, output.image_embeds, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(texts, output.text_embeds, atol=1e-6, rtol=1e-5)
-    expected = gradients(output.image_embeds, output.text_embeds)
-    actual = gradients(images, texts)
-    assert len(actual) > 20 * layers
-    assert set(actual) == set(expected)
-    for name, gradient in expected.items():
-        if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
-            assert (actual[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
-
-
 def test_config_problems_name_key_value_and_remedy():
     assert ModelConfig(preset="vit_b32").problems() == []
     (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()
@@ -290,3 +237,22 @@ def test_devices_are_auto_or_those_of_this_machine(num_gpus, name, said, monkeyp
         assert pick_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=said):
         pick_device(name)
+
+
+@pytest.mark.parametrize(("side", "own_side"), [(27, 16), (16, 27), (12, 7), (7, 7)])
+def test_positions_are_those_of_open_clip(side: int, own_side: int) -> None:
+    model = pytest.importorskip("open_clip.model")
+    positions_PW = torch.randn(1 + own_side**2, 24, generator=torch.Generator().manual_seed(1))
+    weights = {"visual.positional_embedding": positions_PW.clone()}
+    tower = SimpleNamespace(grid_size=(side, side), positional_embedding=torch.zeros(1 + side**2, 24))
+    model.resize_pos_embed(weights, SimpleNamespace(visual=tower))
+    own = resize_positions(positions_PW, side)
+    torch.testing.assert_close(own, weights["visual.positional_embedding"], rtol=0, atol=1e-6)
+    assert torch.equal(own[0], positions_PW[0])
+
+
+def test_only_a_class_token_and_a_square_can_be_resized() -> None:
+    assert patches_per_side(torch.zeros(50, 4)) == 7
+    assert patches_per_side(torch.zeros(49, 4)) is None
+    with pytest.raises(ValueError, match="49 positions are not a class token and a square"):
+        resize_positions(torch.zeros(49, 4), 5)

@@ -1,4 +1,4 @@
-"""Inference gives the features of transformers' forward pass, with fewer operations."""
+"""Inference and training give the features of transformers' forward pass, inference with fewer operations."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MetaClip2Config, MetaClip2Model
 
 from worldclip.model import forward, onednn
+from worldclip.model.clip import image_features, normalise_pixels, text_features
 from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.tokenizer import Tokens
 
-WIDTH, LAYERS, PATCHES = 64, 3, 4
+WIDTH, LAYERS, PATCHES, CONTEXT = 64, 3, 4, 20
 
 
-@pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
-def model(request):
+def make_model(activation: str, layers: int) -> MetaClip2Model:
     sizes = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
-        "hidden_act": request.param,
+        "hidden_act": activation,
         "projection_dim": 16,
     }
-    text = sizes | {"vocab_size": 50, "max_position_embeddings": 20, "eos_token_id": 2}
+    text = sizes | {"vocab_size": 50, "max_position_embeddings": CONTEXT, "eos_token_id": 2}
     config = MetaClip2Config(
         text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 16}, projection_dim=16
     )
@@ -35,6 +35,11 @@ def model(request):
         for parameter in model.parameters():  # biases too, which are 0 at the start
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return model
+
+
+@pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
+def model(request) -> MetaClip2Model:
+    return make_model(request.param, LAYERS)
 
 
 @pytest.fixture(params=[1, 10**9], ids=["onednn", "plain"])
@@ -61,7 +66,8 @@ def test_images_have_the_features_of_transformers(model, monkeypatch, cpu_tokens
     pixels = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = unit(model.get_image_features(pixel_values=pixels))
-        torch.testing.assert_close(embed_pixels(model, pixels), expected, atol=1e-6, rtol=1e-5)
+        for embed in (embed_pixels, image_features):
+            torch.testing.assert_close(embed(model, pixels), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("onednn_rows")
@@ -70,8 +76,35 @@ def test_texts_have_the_features_of_transformers(model, monkeypatch, num_chunks,
     monkeypatch.setattr(forward, "TEXT_TOKENS", text_tokens)
     tokens = random_tokens(40)
     with torch.inference_mode():
-        expected = unit(model.get_text_features(input_ids=torch.from_numpy(tokens.padded())))
-        torch.testing.assert_close(embed_tokens(model, tokens, num_chunks), expected, atol=1e-6, rtol=1e-5)
+        ids = torch.nn.functional.pad(torch.from_numpy(tokens.padded()), (0, CONTEXT - tokens.lengths.max()), value=1)
+        expected = unit(model.get_text_features(input_ids=ids, attention_mask=(ids != 1).long()))
+        for embed in (embed_tokens, text_features):
+            torch.testing.assert_close(embed(model, tokens, num_chunks), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "num_chunks"), [(1, 1), (2, 1), (2, 4)])  # of one block the last one is the first
+def test_gradients_of_training_are_those_of_transformers(layers, num_chunks):
+    model = make_model("gelu", layers)
+    tokens = random_tokens(13)
+    noise = torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = normalise_pixels(noise)
+    ids = torch.from_numpy(tokens.padded())
+
+    def gradients(image, text):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(20 * image @ text.T, torch.arange(13)).backward()
+        return {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+
+    output = model(input_ids=ids, pixel_values=pixels)
+    expected = gradients(output.image_embeds, output.text_embeds)
+    actual = gradients(image_features(model, pixels), text_features(model, tokens, num_chunks))
+    assert len(actual) > 20 * layers
+    assert set(actual) == set(expected)
+    for name, gradient in expected.items():
+        if not name.endswith("k_proj.bias"):  # changes no softmax: its gradient is only rounding
+            assert (actual[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_half_precision_stays_half(model):

@@ -11,19 +11,9 @@ from worldclip.model import precision
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def gain(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that sets how many times faster this processor multiplies in bfloat16."""
-
-    def set_gain(value: float) -> None:
-        monkeypatch.setattr(precision, "product_gain", lambda width: value)
-
-    return set_gain
-
-
 @pytest.mark.parametrize(("value", "expected"), [(0.9, "fp32"), (1.49, "fp32"), (1.5, "bf16"), (4, "bf16")])
-def test_auto_is_bfloat16_where_products_gain_enough(gain, value: float, expected: str) -> None:
-    gain(value)
+def test_auto_is_bfloat16_where_products_gain_enough(value: float, expected: str, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "product_gain", lambda width: value)
     assert precision.pick_precision(CPU, 64) == expected
 
 
@@ -45,8 +35,8 @@ def test_a_processor_without_bfloat16_takes_float32() -> None:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1.0, torch.float32), (4.0, torch.bfloat16)])
-def test_load_takes_what_auto_picks(toy_run, gain, value: float, dtype: torch.dtype) -> None:
-    gain(value)
+def test_load_takes_what_auto_picks(toy_run, value: float, dtype: torch.dtype, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "product_gain", lambda width: value)
     clip = worldclip.load(toy_run, device="cpu", precision="auto")
     assert next(clip.model.parameters()).dtype == dtype
     features = clip.encode_text(["simba", "paka"])
