@@ -126,15 +126,10 @@ def _balance(random: np.random.Generator) -> dict[str, Any]:
 def _log(random: np.random.Generator) -> list[dict[str, float]]:
     steps = np.arange(1, 665)
     loss = 5.5 * np.exp(-steps / 250) + 1.5 + random.normal(0, 0.08, len(steps))
+    lrs = 2e-3 * np.minimum(1.0, steps / 40)
     return [
-        {
-            "step": int(s),
-            "samples_seen": int(s) * 256,
-            "loss": float(v),
-            "lr": 2e-3 * min(1.0, s / 40),
-            "logit_scale": 20.0,
-        }
-        for s, v in zip(steps, loss, strict=True)
+        {"step": int(s), "samples_seen": int(s) * 256, "loss": float(v), "lr": float(lr), "logit_scale": 20.0}
+        for s, v, lr in zip(steps, loss, lrs, strict=True)
     ]
 
 
@@ -142,8 +137,8 @@ def _evaluate(random: np.random.Generator, image: bytes) -> dict[str, Any]:
     datasets = {}
     for name, num, level in (("emoji_tone", 250, 0.52), ("emoji_base", 1869, 0.24)):
         records = {lang: _record(random, name, lang, num, level) for lang in LANGS}
-        tasks = {CLASSIFICATION: task_result(name, CLASSIFICATION, records)}
-        datasets[name] = {"num_images": num, "num_bad_images": 0, "bad_images": [], "tasks": tasks}
+        facts = {"about": "Made <up>.", "num_images": num, "num_bad_images": 0, "bad_images": []}
+        datasets[name] = {**facts, "tasks": {CLASSIFICATION: task_result(name, CLASSIFICATION, records)}}
     uri = "data:image/png;base64," + base64.b64encode(image).decode()
     gallery = [_gallery_image(dataset, i, uri) for dataset in datasets for i in range(6)]
     return {"model": "train/step_000170000", "datasets": datasets, "gallery": gallery}

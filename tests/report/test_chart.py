@@ -38,12 +38,6 @@ def test_ticks_lie_on_the_axis_and_are_short(low, high, log):
     assert all(len(tick(value)) <= 8 for value in axis.ticks())
 
 
-def test_numbers_are_short():
-    assert [short(value) for value in (55_216, 2_300_000, 29.4e9)] == ["55,216", "2.3M", "29.4B"]
-    assert [percent(value) for value in (0.0, 0.001268, 0.1234)] == ["0.0%", "0.13%", "12.3%"]
-    assert (count(1234.4), interval([0.1, 0.2]), interval(None)) == ("1,234", "10.0% to 20.0%", None)
-
-
 def test_names_in_a_chart_are_text():
     hostile = "<script>'\""
     charts = [
@@ -73,18 +67,15 @@ def test_a_chart_of_its_own_is_an_svg_file_with_title_legend_and_colours():
 
 
 @pytest.mark.parametrize(
-    ("value", "label"),
+    ("shown", "values", "labels"),
     [
-        (0.00025, "2.5e-4"),
-        (0.001, "1e-3"),
-        (0.00075, "7.5e-4"),
-        (0.5, "0.5"),
-        (20, "20"),
-        (5000, "5k"),
-        (0, "0"),
-        (1_200_000, "1.2M"),
-        (29.4e9, "29.4B"),
+        (tick, (0.00025, 0.001, 0.00075, 0.5, 20, 0), ["2.5e-4", "1e-3", "7.5e-4", "0.5", "20", "0"]),
+        (tick, (5000, 1_200_000, 29.4e9), ["5k", "1.2M", "29.4B"]),
+        (short, (55_216, 2_300_000, 29.4e9), ["55,216", "2.3M", "29.4B"]),
+        (percent, (0.0, 0.001268, 0.1234), ["0.0%", "0.13%", "12.3%"]),
+        (count, (1234.4,), ["1,234"]),
+        (interval, ([0.1, 0.2], None), ["10.0% to 20.0%", None]),
     ],
 )
-def test_tick_labels_fit_the_margin(value, label):
-    assert tick(value) == label
+def test_numbers_are_short(shown, values, labels):
+    assert [shown(value) for value in values] == labels

@@ -1,9 +1,10 @@
-"""report.html: one file that opens anywhere, shows every stage, and leaves out what has not run."""
+"""report.html: one file that opens anywhere, shows every stage, leaves out what has not run, and says what next."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from made_up_run import LANGS, NAMES, write_made_up_run
+from worldclip.cli import command, main
+from worldclip.config import Recipe
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.report import write_report
 from worldclip.report.evaluate import in_turn
+from worldclip.report.next_steps import ORDER, next_steps, sections
 
 VOID = {"meta", "img", "link"}
 HEADINGS = {
@@ -210,11 +215,8 @@ def test_sizes_estimated_from_other_matches_are_not_shown(copy):
     assert "Size against threshold" not in read_page(copy).headings
 
 
-def test_page_says_what_the_held_out_sets_are(copy):
-    about = {"about": "Emoji <with> a tone."}
-    change_report(copy, "evaluate", lambda report: report["datasets"]["emoji_tone"].update(about))
-    html = write_report(copy).read_text(encoding="utf-8")
-    assert html.count("<dt>emoji_tone</dt><dd>Emoji &lt;with&gt; a tone.</dd>") == 1
+def test_page_says_what_the_held_out_sets_are(html):
+    assert html.count("<dt>emoji_tone</dt><dd>Made &lt;up&gt;.</dd>") == 1
     assert html.index("<dt>emoji_tone") < html.index('id="gallery"')
 
 
@@ -241,3 +243,49 @@ def test_gallery_shows_right_and_wrong_images_in_turn():
 
     images = [image(key, key.startswith("r")) for key in ("r1", "r2", "r3", "w1")]
     assert [image["key"] for image in in_turn(images)] == ["r1", "w1", "r2", "r3"]
+
+
+# What next: commands that fit the finished stages
+
+
+CURATE = {"samples": {"pairs_out": [{"key": "a b; rm -rf $HOME <b>"}]}}
+
+
+def reports_until(stage):
+    return {name: CURATE if name == "curate" else {} for name in ORDER[: ORDER.index(stage) + 1]}
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_every_command_parses(stage, monkeypatch, capsys):
+    def parse(*arguments, **values):
+        command.parse_command(*arguments, **values)
+        return 0
+
+    monkeypatch.setattr(command, "run_command", parse)
+    monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
+    monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith("runs/"))
+    for step in next_steps(Path("runs/my run"), reports_until(stage)):
+        name, *words = shlex.split(step.command)
+        assert name == "worldclip"
+        assert main(words) == 0, (step.command, capsys.readouterr().err)
+
+
+def test_commands_fit_the_finished_stages():
+    def verbs(stage):
+        return [shlex.split(step.command)[1] for step in next_steps(Path("runs/a"), reports_until(stage))]
+
+    assert next_steps(Path("runs/a"), {}) == []
+    assert verbs("metadata") == ["run"]
+    assert verbs("match") == ["run", "estimate"]
+    assert verbs("curate") == ["run", "estimate", "explore", "inspect"]
+    uses = ["classify", "embed", "search", "serve", "export"]
+    assert verbs("train") == ["run", "explore", "inspect", *uses]
+    assert verbs("evaluate") == ["explore", "inspect", *uses, "run", "compare"]
+
+
+def test_key_of_a_pair_is_one_quoted_word_and_no_markup():
+    steps = next_steps(Path("runs/a"), reports_until("curate"))
+    assert shlex.split(steps[-1].command)[-1] == "a b; rm -rf $HOME <b>"
+    (section,) = sections(Path("runs/a"), reports_until("curate"))
+    assert "<b>" not in section.body
+    assert "&lt;b&gt;" in section.body

@@ -1,4 +1,4 @@
-"""Many languages on a page: the map of times chance, groups with intervals, held-out combinations."""
+"""Many languages on a page: the map of times chance, groups with intervals, tables that fold."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 import numpy as np
 import pytest
 
-from made_up_world import CLASSIFICATION, made_up_world
+from made_up_world import made_up_world
 from worldclip.core.artifacts import write_json
 from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
 from worldclip.evaluate.report import group_languages, held_out_combinations
-from worldclip.report import write_evaluation
+from worldclip.language import table as languages
+from worldclip.report import balance, curate, match, write_evaluation
 from worldclip.report.language_map import STEPS, group_bars, language_map, step_of
+
+CODES = sorted(code for code in languages.by_code() if code != "other")
 
 
 def record(value, chance=0.01, n=100, num_classes=500, low=None):
@@ -20,13 +23,6 @@ def record(value, chance=0.01, n=100, num_classes=500, low=None):
     bounds = [value - 0.05 if low is None else low, value + 0.05]
     return {"n": n, "metrics": metrics, "chance": {"acc1": chance / 5, "acc5": chance}, "num_classes": num_classes,
             "interval_95": {"acc5": bounds, "acc1": bounds}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_json(folder / "report.json", made_up_world())
-    return write_evaluation(folder).read_text(encoding="utf-8")
 
 
 def test_cells_are_sorted_and_coloured_by_times_chance():
@@ -101,7 +97,9 @@ def test_held_out_pictures_are_beside_the_others():
     assert held_out_combinations({"flags": {"sw": whole}}) == []
 
 
-def test_page_of_all_languages_has_map_groups_and_held_out_table(page):
+def test_page_of_all_languages_has_map_groups_and_held_out_table(tmp_path):
+    write_json(tmp_path / "report.json", made_up_world())
+    page = write_evaluation(tmp_path).read_text(encoding="utf-8")
     codes = {lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}
     assert len(codes) > 300
     assert 'id="held-out-combinations"' in page
@@ -118,8 +116,62 @@ def test_page_of_all_languages_has_map_groups_and_held_out_table(page):
         assert forbidden not in page
 
 
-@pytest.mark.slow
-def test_made_up_datasets_are_those_of_the_world_pool():
-    report = made_up_world(num_gallery=1)
-    assert list(report["datasets"]) == list(dict.fromkeys(image["dataset"] for image in report["gallery"]))
-    assert all(CLASSIFICATION in result["tasks"] for result in report["datasets"].values())
+def rows_in_sight(body: str) -> int:
+    """Return the number of table rows and bars outside of folded parts."""
+    while (without := re.sub(r"<details>(?:(?!<details>).)*?</details>", "", body, flags=re.DOTALL)) != body:
+        body = without
+    return body.count("<tr") + body.count('class="l"')
+
+
+def lid_section(codes, recall_of, **more):
+    found = {code: recall_of(code) for code in codes}
+    truth = {code: {"other": 90 - n, "no_language": 10, code: n} for code, n in found.items()}
+    recalls = {code: row.get(code, 0) / 100 for code, row in truth.items()}
+    report = {"texts": {}, "truth": truth, "lid_recall": recalls, **more}
+    return match.sections(report, languages.INSTALLED)[-1].body
+
+
+def test_lost_texts_of_many_languages_are_cells_the_worst_first():
+    body = lid_section(CODES, lambda code: 0 if code in ("sw", "ady") else 60, lid_unknown=["ady"])
+    cells = re.findall(r'class="c ([\w-]+)" title="([^"]*)"><b>(\w+)</b><small>([^<]*)</small>', body)
+    assert len(cells) == len(CODES)
+    assert [(class_, lang, share) for class_, _, lang, share in cells[:2]] == [
+        ("at-chance", "ady", "0.0%"), ("step0", "sw", "0.0%")
+    ]  # fmt: skip
+    assert cells[1][1] == "Swahili sw: 0.0% of 100 texts"
+    assert "The model has no label for 1 of these languages, with 100 texts: Adyghe ady." in body
+    assert "90.0%</td><td" in body  # taken for another
+    assert rows_in_sight(body) == 0
+
+
+def test_lost_texts_of_few_languages_are_bars():
+    body = lid_section(["en", "sw", "yo"], lambda code: 50)
+    assert body.count('class="l"') == 3
+    assert "no label" not in body
+    assert re.search(r">50.0%</td><td[^>]*>40.0%</td><td[^>]*>10.0%<", body)
+
+
+def test_what_was_kept_shows_the_largest_languages_and_folds_the_others():
+    row = {"pairs_in": 10, "pairs_out": 5, "sampled_out": 5, "expected_pairs": 5.0}
+    report = {"text_policy": "all", "languages": dict.fromkeys(CODES, row), "effect": {}, "samples": {}}
+    first = curate.sections(report, languages.INSTALLED)[0].body
+    assert rows_in_sight(first) == curate.MAX_BARS
+    assert first.count("<code>") == 2 * len(CODES)
+
+
+def test_thresholds_and_head_entries_fold_small_lists():
+    entry = {"entry": "<b>", "source": "pool", "matches": 7, "prob": 0.5}
+    curve = {"rank": [1, 2], "matches": [7, 3], "balanced": [3, 3], "effective_entries": [2.0, 2.0]}
+    lists = {
+        code: {"threshold": 3, "tail_fraction": 0.1, "num_entries": 9, "num_matched_entries": 2, "num_matches": 10 + n}
+        for n, code in enumerate(CODES)
+    }
+    report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(CODES, curve),
+              "top_entries": {code: [entry] * 12 for code in CODES}}  # fmt: skip
+    thresholds, heads = balance.sections(report, None, languages.INSTALLED)
+    assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
+    assert thresholds.body.count('<td class="n">10.0%</td>') == len(CODES)
+    assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
+    assert "&lt;b&gt;" in heads.body
+    for code in CODES:
+        assert f"<code>{code}</code>" in heads.body
