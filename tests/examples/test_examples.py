@@ -1,14 +1,15 @@
-"""The examples do what they say."""
+"""The examples, the notebook and the recipes of the ablation do what they say."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,34 +17,44 @@ import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
-from toy import draw_shape, write_tar
+from toy import ToyWorld, draw_shape, write_tar
 from worldclip import curate
 from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.core.settings import to_dict
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+NOTEBOOK = EXAMPLES / "notebook" / "worldclip.ipynb"
+ARMS = ("english", "english_list", "merged", "same_t", "worldwide")
+ABOUT = {("match", "isolate"), ("balance", "rule"), ("curate", "include")}
+
+
+def make_run_and_list(
+    folder: Path, policy: str, image_of: Callable[[str], bytes] | None = None
+) -> tuple[Path, list[str], list[dict[str, Any]]]:
+    """Curate FOLDER/pool; return the run, the names of its tars and the rows of its list."""
+    shards = {}
+    for name, samples in make_shards(seed=6, num_shards=2).items():
+        # a repeated or broken record is the pool reader's business, not the example's
+        shards[Path(name).name] = [s for s in dict(samples[:-2]).items() if isinstance(s[1], list)]
+    write_pool(folder / "pool", shards, image_of=image_of)
+    run = folder / "run"
+    run_stages(make_recipe(folder / "pool", curate={"text_policy": policy}), run)
+    return run, sorted(shards), [row for name in sorted(shards) for row in curate.read_curated(run, name).to_pylist()]
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-def test_a_webdataset_pipeline_keeps_the_offline_list(tmp_path, policy):
+def test_a_webdataset_pipeline_keeps_the_offline_list(tmp_path, monkeypatch, policy):
     webdataset = pytest.importorskip("webdataset")
-    spec = importlib.util.spec_from_file_location("curated", EXAMPLES / "open_clip" / "curated.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    shards = {Path(name).name: samples for name, samples in make_shards(seed=6, num_shards=2).items()}
-    # a repeated or broken record is the pool reader's business, not the example's
-    shards = {
-        name: [s for s in dict(samples[:-2]).items() if isinstance(s[1], list)] for name, samples in shards.items()
-    }
-    write_pool(tmp_path / "pool", shards)
-    run = tmp_path / "run"
-    write_metadata(run, LISTS)
-    run_stages(make_recipe(tmp_path / "pool", curate={"text_policy": policy}), run)
-    offline = [row for name in sorted(shards) for row in curate.read_curated(run, name).to_pylist()]
+    monkeypatch.syspath_prepend(EXAMPLES / "open_clip")
+    from curated import curated
 
-    urls = [str(tmp_path / "pool" / name) for name in sorted(shards)]
+    run, names, offline = make_run_and_list(tmp_path, policy)
+    urls = [str(tmp_path / "pool" / name) for name in names]
     found = {}
     for epoch in (0, 1):
-        stage = example.curated(run, lambda epoch=epoch: epoch)
+        stage = curated(run, lambda epoch=epoch: epoch)
         data = webdataset.WebDataset(urls, shardshuffle=False).compose(stage)
         found[epoch] = [(sample["__key__"], sample["txt"].decode(), sample["jpg"]) for sample in data]
     assert found[0] == [(row["key"], row["text"], b"image of " + row["key"].encode()) for row in offline]
@@ -56,7 +67,7 @@ def img2dataset_folder(folder: Path, num_shards: int = 2, per_shard: int = 30) -
     for shard in range(num_shards):
         members, rows = [], []
         for n in range(per_shard):
-            stem, text = f"{shard:05}{n:04}", f"{texts[n % len(texts)]}"
+            stem, text = f"{shard:05}{n:04}", texts[n % len(texts)]
             row = {"key": stem, "caption": text, "url": f"http://e/{stem}.jpg", "status": "success", "uid": f"{n:032x}"}
             rows.append(row)
             record = json.dumps(row).encode()
@@ -105,21 +116,13 @@ def test_open_clips_own_pipeline_keeps_the_offline_list(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SharedEpoch", data.SharedEpoch)  # put back afterwards
     monkeypatch.setattr(data, "tarfile_to_samples_nothrow", data.tarfile_to_samples_nothrow)
     monkeypatch.syspath_prepend(EXAMPLES / "open_clip")
-    colours, number = {}, 0
-    for shard, samples in make_shards(seed=6, num_shards=2).items():
-        members = []
-        for key, texts in dict(samples[:-2]).items():
-            if isinstance(texts, list):
-                colours[number], number = key, number + 1
-                record = json.dumps({"texts": texts}).encode()
-                members += [(f"{key}.png", draw_shape(0, (number - 1, 90, 90), 0)), (f"{key}.json", record)]
-        write_tar(tmp_path / "pool" / Path(shard).name, members)
-    run = tmp_path / "run"
-    write_metadata(run, LISTS)
-    run_stages(make_recipe(tmp_path / "pool", curate={"text_policy": "one"}), run)
-    names = sorted(path.name for path in (tmp_path / "pool").glob("*.tar"))
-    offline = sorted((row["key"], row["text"]) for name in names for row in curate.read_curated(run, name).to_pylist())
+    keys: list[str] = []
 
+    def image_of(key: str) -> bytes:
+        keys.append(key)
+        return draw_shape(0, (len(keys) - 1, 90, 90), 0)
+
+    run, names, offline = make_run_and_list(tmp_path, "one", image_of)
     readme = (EXAMPLES / "open_clip" / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
     scope: dict = {}
@@ -139,6 +142,89 @@ def test_open_clips_own_pipeline_keeps_the_offline_list(tmp_path, monkeypatch):
         return np.asarray(image).reshape(-1, 3)[:, 0].min()
 
     info = data.get_wds_dataset(arguments, number_of, is_train=True, tokenizer=lambda text: [text])
-    found = sorted((colours[int(image)], text) for images, texts in info.dataloader
-                   for image, text in zip(images, texts, strict=True))  # fmt: skip
-    assert found == offline
+    pairs = [pair for images, texts in info.dataloader for pair in zip(images, texts, strict=True)]
+    found = sorted((keys[int(image)], text) for image, text in pairs)
+    assert found == sorted((row["key"], row["text"]) for row in offline)
+
+
+def test_notebook_is_valid_and_has_no_outputs() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) <= 10
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.slow
+def test_notebook_runs_on_the_toy_world(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].source.startswith('recipe = "emoji"')
+    code[0].source = f"recipe, out, changes = {str(toy_world.recipe)!r}, 'runs/notebook', ['train.device=cpu']\n"
+    code[0].source += 'texts = ["a photo of a red circle", "红色"]'
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [
+        "".join(output.get("text", "") for output in cell.outputs if output.get("name") == "stdout") for cell in code
+    ]
+    assert "th" in said[2]
+    assert "in" in said[2]
+    assert "kept" in said[2]
+    assert said[3].count("\n") == 8
+    assert "loss" in said[4]
+    assert said[5].startswith("a photo of a red circle [(")
+    assert "<img" in code[6].outputs[0]["data"]["text/html"]
+
+
+def test_the_five_arms_differ_in_three_keys_alone():
+    recipes = {arm: to_dict(load_recipe(REPOSITORY / f"recipes/ablate_{arm}.toml")) for arm in ARMS}
+    whole = recipes["worldwide"]
+    seen = []
+    for recipe in recipes.values():
+        changed = {(s, key) for s in whole for key in whole[s] | recipe[s] if whole[s].get(key) != recipe[s].get(key)}
+        assert changed <= ABOUT
+        seen.append(tuple(str(recipe[section][key]) for section, key in sorted(ABOUT)))
+    assert len(set(seen)) == len(ARMS)
+
+
+@pytest.fixture(scope="module")
+def matched(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """isolate -> (pool, run after match)."""
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, make_shards(seed=7))
+    merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
+    runs = {}
+    for isolate in ("language", "merged", "english"):
+        runs[isolate] = (folder, tmp_path_factory.mktemp(isolate))
+        write_metadata(runs[isolate][1], {**LISTS, **({"merged": merged} if isolate == "merged" else {})})
+        run_stages(make_recipe(folder, match={"isolate": isolate}), runs[isolate][1], stages="pool match")
+    return runs
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_curates_what_it_says(matched, arm):
+    found = to_dict(load_recipe(REPOSITORY / f"recipes/ablate_{arm}.toml"))
+    isolate = found["match"]["isolate"]
+    folder, run = matched[isolate]
+    recipe = make_recipe(
+        folder, match={"isolate": isolate}, balance=found["balance"], curate={"include": found["curate"]["include"]}
+    )
+    reports = run_stages(recipe, run, stages="match balance curate")
+    lists = reports["balance"]["lists"]
+    kept = {lang for lang, row in reports["curate"]["languages"].items() if row["pairs_out"]}
+    if arm == "english":
+        assert kept == {"en"}
+    elif arm == "english_list":
+        assert list(lists) == ["en"]
+    elif arm == "merged":
+        assert list(lists) == ["merged"]
+        assert lists["merged"]["threshold"] == 5
+        assert kept == set(LISTS)
+    elif arm == "same_t":
+        assert {row["threshold"] for row in lists.values()} == {5}
+    else:
+        assert kept > {"en"}
+        assert lists["en"]["threshold"] == 5
+        assert len({row["threshold"] for row in lists.values()}) > 1
