@@ -90,15 +90,6 @@ def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, 
     assert read_json(run_dir / "evaluate" / "report.json")["protocol"] in table
 
 
-def test_suite_paper_uses_the_papers_protocol():
-    rules = {"": ("against", "source"), "multilingual": ("against", "source"), "paper": ("first", "reference")}
-    for suite, (tie_rule, preprocess_rule) in rules.items():
-        config = EvaluateConfig(suite=suite)
-        assert (config.tie_rule, config.preprocess_rule) == (tie_rule, preprocess_rule)
-    own = EvaluateConfig(suite="paper", protocol="own", preprocess="reference")
-    assert (own.tie_rule, own.preprocess_rule) == ("against", "reference")
-
-
 def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
     recipe = recipe_of(run_dir)
     run(recipe, run_dir)

@@ -65,14 +65,6 @@ def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, 
     assert ids.tolist() == np.sort([source, copy], axis=0).T.tolist()
 
 
-def test_constant_features_score_zero_or_as_a_constant_answer():
-    same = np.ones((4, 8), np.float32)
-    found = ranking.ranks(same, same, np.arange(4), np.arange(4))
-    assert found.tolist() == [3, 3, 3, 3]
-    assert ranking.share_within(found, 1) == 0.0
-    assert ranking.ranks(same, same, np.arange(4), np.arange(4), ties="first").tolist() == [0, 1, 2, 3]
-
-
 def test_distinct_rows_are_those_that_a_set_has():
     rows = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(np.float32)
     first, row = ranking.distinct_rows(rows)
@@ -114,7 +106,7 @@ def test_recall_agrees_with_sorting_for_tied_scores(seed):
     random = np.random.default_rng(seed)
     images = random.integers(-1, 2, (12, 3)).astype(np.float32)
     texts = random.integers(-1, 2, (30, 3)).astype(np.float32)
-    pair_image, pair_text = random.integers(0, 11, 30), np.arange(30)  # image 11 has no caption
+    pair_image, pair_text = random.integers(0, 11, 40), np.arange(40) % 30  # image 11 has no caption, some texts two
     metrics = ranking.recalls(*ranking.retrieval_ranks(images, texts, pair_image, pair_text))
     to_image = set(zip(pair_text.tolist(), pair_image.tolist(), strict=True))
     plain = {
@@ -125,21 +117,6 @@ def test_recall_agrees_with_sorting_for_tied_scores(seed):
         asked = [rank for rank in ranks if rank >= 0]
         for k in (1, 5, 10):
             assert metrics[f"{direction}_recall@{k}"] == pytest.approx(np.mean([rank < k for rank in asked]))
-
-
-@pytest.mark.parametrize(
-    ("texts", "pair_image", "pair_text", "text_ranks"),
-    [
-        # Any caption of an image counts, and each is a query: image 0 owns texts 0 (wrong way round) and 1.
-        ([[0, 1], [2, 0], [0, 3]], [0, 0, 1], [0, 1, 2], [1, 0, 0]),
-        ([[1, 1]], [0, 1], [0, 0], [0]),  # a text of two images is right for both
-    ],
-)
-def test_images_with_several_captions_and_captions_of_several_images(texts, pair_image, pair_text, text_ranks):
-    images, texts = np.eye(2, dtype=np.float32), np.array(texts, np.float32)
-    text_to_image, image_to_text = ranking.retrieval_ranks(images, texts, np.array(pair_image), np.array(pair_text))
-    assert text_to_image.tolist() == text_ranks
-    assert image_to_text.tolist() == [0, 0]
 
 
 def test_first_captions_keep_the_first_of_each_image():

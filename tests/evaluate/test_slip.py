@@ -128,13 +128,6 @@ def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
     assert len(datasets.load("pets", replace(config, classes=None), tmp_path).tasks("en")) == 1
 
 
-def test_suite_paper_takes_slips_names_unless_told_otherwise():
-    assert EvaluateConfig(suite="paper").uses_slip_names
-    assert EvaluateConfig(classes="slip").uses_slip_names
-    assert not EvaluateConfig(suite="paper", classes="folder").uses_slip_names
-    assert not EvaluateConfig(suite="slip26").uses_slip_names
-
-
 def test_slip26_averages_slips_names_and_datacomp_the_folders():
     values = {CLASSIFICATION: 0.25, SLIP_CLASSIFICATION: 0.75}
     records = [record("en", "pets", task, mean_per_class_recall=value) for task, value in values.items()]

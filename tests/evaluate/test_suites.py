@@ -133,3 +133,20 @@ def test_suite_without_its_data_lists_everything_missing(tmp_path):
     assert (config.dataset_names, config.problems()) == (("xm3600",), [])
     (problem,) = EvaluateConfig(suite="slip").problems()
     assert 'evaluate.suite = "slip": must be one of imagenet, slip26' in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "ties", "preprocess", "uses_slip_names"),
+    [
+        ({}, "against", "source", False),
+        ({"suite": "slip26"}, "against", "source", False),
+        ({"suite": "multilingual"}, "against", "source", False),
+        ({"suite": "paper"}, "first", "reference", True),
+        ({"suite": "paper", "protocol": "own", "preprocess": "reference"}, "against", "reference", False),
+        ({"suite": "paper", "classes": "folder"}, "first", "reference", False),
+        ({"classes": "slip"}, "against", "source", True),
+    ],
+)
+def test_suite_paper_has_the_papers_protocol_unless_told_otherwise(keys, ties, preprocess, uses_slip_names):
+    config = EvaluateConfig(**keys)
+    assert (config.tie_rule, config.preprocess_rule, config.uses_slip_names) == (ties, preprocess, uses_slip_names)

@@ -63,6 +63,15 @@ def test_of_many_languages_the_table_has_the_best_and_the_weakest():
     assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
 
 
+def test_languages_at_chance_are_named():
+    bounds = {"en": (0.6, 0.8), "de": (0.45, 0.6), "th": (0.3, 0.49)}
+    chance = {"acc1": 0.5}
+    records = [record(lang, chance=chance, intervals={"acc1": bounds[lang]}, acc1=0.5) for lang in bounds]
+    table = tables.markdown_table(records)
+    assert "At chance (every 95% interval reaches what guessing gives): de, th.\n" in table
+    assert "At chance" not in tables.markdown_table(records[:1])
+
+
 def test_english_and_local_questions_are_not_averaged():
     answers = {"en": 0.6, "local": 0.4}
     records = [record(lang, "cvqa", "choice", accuracy=accuracy) for lang, accuracy in answers.items()]

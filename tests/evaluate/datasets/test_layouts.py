@@ -20,6 +20,7 @@ from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import babel_imagenet
+from worldclip.evaluate.datasets.pool import MIN_TEXTS
 from worldclip.evaluate.datasets.sugar_crepe import KINDS
 from worldclip.evaluate.suites import value
 from worldclip.evaluate.tasks import Dataset
@@ -160,6 +161,26 @@ POOL = {
     "b/0.tar": {"1.jpg": b"owl", "1.txt": b"owl", "3.jpg": b"bee", "3.json": sidecar(caption="bee")},
 }  # fmt: skip
 
+SENTENCES = {
+    "en": "this is a photo of the old house number {} in the city",
+    "de": "das ist ein Foto von dem alten Haus Nummer {} in der Stadt",
+    "th": "นี่คือรูปถ่ายของบ้านเก่าหลังที่ {} ในเมือง",
+}
+
+
+def captions_in(lang, number):
+    return [SENTENCES[lang].format(i) for i in range(number)]
+
+
+def sentences(num_of_lang, **fields):
+    """Members of a tar with images that have a long caption each."""
+    members = {}
+    for lang, number in num_of_lang.items():
+        for i, text in enumerate(captions_in(lang, number)):
+            members |= {f"{lang}{i}.jpg": b"house", f"{lang}{i}.json": sidecar(text=text, **fields)}
+    return members
+
+
 # --- choices
 
 OTHER = QUESTION | {"id": "2", "image": "b.jpg", "lang": "fil", "country": "Philippines", "answer": 3}
@@ -221,7 +242,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "languages": ["en"], "en.protocol.prompts": "nllb", "en.protocol.templates": 2,
     }),
     "objects and regions": ("geode", GEODE, {}, {
-        "languages": ["en", "sw"], "en.slices.region Africa.metrics.acc1": 1.0,
+        "languages": ["en", "sw"], "en.slices.region Africa.metrics.acc1": 1.0, "en.slices.region Europe.n": 1,
         "dataset.labels": {"country": ["Nigeria", "Italy"], "region": ["Africa", "Europe"]},
     }),
     "landmarks have names of categories, images without one are left out": ("landmarks", LANDMARKS, {}, {
@@ -257,6 +278,19 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "de.n": 4, "de.num_texts": 1, "en.n": 4, "en.num_texts": 2, "und.n": 4, "und.num_texts": 2,
         **{f"{lang}.metrics.{IMAGE}": 1.0 for lang in ("de", "en", "und")},
         "dataset.image_keys": ["a/0/1", "a/0/2", "b/0/1", "b/0/3"],
+    }),
+    "texts whose language no pair states have the one that is identified": (
+        "pool", {"0.tar": sentences({"en": 25, "de": 22, "th": MIN_TEXTS - 1})}, {}, {
+        "languages": ["de", "en", "und"],  # too few texts in Thai
+        "task.de.texts": captions_in("de", 22), "task.und.texts": captions_in("th", MIN_TEXTS - 1),
+    }),
+    "a stated language is not identified": ("pool", {"0.tar": sentences({"en": 25}, lang_truth="sw")}, {}, {
+        "languages": ["sw"],
+    }),
+    "tags of one language are one row": (
+        "pool", {f"{tag}/0.tar": sentences({"de": 2}, lang_truth=tag) for tag in ("de-DE", "de_AT", "deu", "tlh")},
+        {}, {
+        "languages": ["de", "tlh"], "task.de.texts": 3 * captions_in("de", 2),
     }),
     "question and option form one text": ("cvqa", CVQA, {"model": Reader()}, {
         "languages": ["en", "local"], "en.n": 2, "en.metrics": {"accuracy": 0.5}, "en.chance": {"accuracy": 0.25},
