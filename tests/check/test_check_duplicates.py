@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from stages import QUIET
 from worldclip.check import duplicates
 from worldclip.check.duplicates import search
-from worldclip.check.neighbours import all_roots, hamming, near_pairs, unite
+from worldclip.check.neighbours import all_roots, near_pairs, unite
 from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.core.execute.shards import Outcome, ShardWork
 
@@ -35,20 +36,29 @@ def clusters(values: np.ndarray, edges: list[tuple[np.ndarray, np.ndarray]]) -> 
     return all_roots(parent).tolist()
 
 
-@pytest.mark.parametrize("chunk", [1 << 26, 200])
-@pytest.mark.parametrize("unit", [20_000_000, 1000])
+def compared(values: np.ndarray, radius: int) -> tuple[list[int], list[int]]:
+    """Return the clusters, and the number of pairs by distance, of all near pairs."""
+    first, second, distance = near_pairs(values, radius)
+    return clusters(values, [(first, second)]), np.bincount(distance, minlength=radius + 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("radius", "chunk", "unit"),
+    [
+        *itertools.product([4], [1 << 26, 200], [20_000_000, 1000]),
+        (16, 30, 20_000_000),  # more parts than leading bits can tell apart
+    ],
+)
 def test_search_on_disk_gives_the_clusters_of_near_pairs(
-    chunk: int, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    radius: int, chunk: int, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "WORK_OF_UNIT", unit)
     values = chained_hashes()
-    first, second, distance = near_pairs(values, 4)
-    edges, histogram = search(values, 4, tmp_path, QUIET, rows_at_once=chunk)
-    assert clusters(values, edges) == clusters(values, [(first, second)])
-    assert histogram == np.bincount(distance, minlength=5).tolist()
-    assert len(first) >= 400
+    edges, histogram = search(values, radius, tmp_path, QUIET, rows_at_once=chunk)
+    assert (clusters(values, edges), histogram) == compared(values, radius)
+    assert sum(histogram) >= 400
     assert not list(tmp_path.glob("shuffled/**/*.npy")), "sorted chunks are removed"
-    again, counts = search(values, 4, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
+    again, counts = search(values, radius, tmp_path, _Idle(quiet=True), rows_at_once=chunk)
     np.testing.assert_array_equal(np.concatenate(again, axis=1), np.concatenate(edges, axis=1))
     assert counts == histogram
 
@@ -89,19 +99,9 @@ def test_disk_holds_orders_on_disk_sorted_orders_at_most(tmp_path: Path, monkeyp
             most = max(most, len({path.parent for path in tmp_path.glob("shuffled/*/*/*.npy")}))
             return reports
 
-    edges, _ = search(values, 4, tmp_path, Watched(quiet=True), rows_at_once=200)
-    first, second, _ = near_pairs(values, 4)
-    assert clusters(values, edges) == clusters(values, [(first, second)])
+    edges, histogram = search(values, 4, tmp_path, Watched(quiet=True), rows_at_once=200)
+    assert (clusters(values, edges), histogram) == compared(values, 4)
     assert most == 2
-
-
-def test_parts_cut_no_run_of_equal_leading_bits(tmp_path: Path) -> None:
-    """Many chunks of few hashes under a wide radius: more parts than leading bits can tell apart."""
-    values = chained_hashes()
-    edges, histogram = search(values, 16, tmp_path, QUIET, rows_at_once=30)
-    first, second, distance = near_pairs(values, 16)
-    assert clusters(values, edges) == clusters(values, [(first, second)])
-    assert histogram == np.bincount(distance, minlength=17).tolist()
 
 
 def test_edges_are_a_forest_not_all_pairs(tmp_path: Path) -> None:
@@ -130,7 +130,5 @@ def test_interrupted_search_resumes(chunk: int, tmp_path: Path, monkeypatch: pyt
 def test_changed_hashes_are_searched_again(tmp_path: Path) -> None:
     one, two = chained_hashes(0), chained_hashes(1)
     search(one, 4, tmp_path, QUIET)
-    edges, _ = search(two, 4, tmp_path, QUIET)
-    first, second, _ = near_pairs(two, 4)
-    assert clusters(two, edges) == clusters(two, [(first, second)])
-    assert (hamming(first, second) <= 4).all()
+    edges, histogram = search(two, 4, tmp_path, QUIET)
+    assert (clusters(two, edges), histogram) == compared(two, 4)
