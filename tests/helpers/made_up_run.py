@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from made_up_world import made_up_world
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve
 from worldclip.balance.thresholds import thresholds_record
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.curate.stage import sampled_curve
-from worldclip.evaluate.report import task_result
 from worldclip.match.config import EntryLists
 
-CLASSIFICATION = "zeroshot_classification"
 LANGS = ["en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"]
 NAMES = {
     "en": ["red apple", "waving hand", "flag: Benin", "kiwi fruit", "person walking"],
@@ -32,11 +31,12 @@ NAMES = {
 def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     """Write the reports of all stages into `run_dir` and return it."""
     random = np.random.default_rng(0)
+    uri = "data:image/png;base64," + base64.b64encode(image).decode()
     reports: dict[str, Any] = {
         "metadata": _metadata(random),
         "match": _match(random),
         "balance": _balance(random),
-        "evaluate": _evaluate(random, image),
+        "evaluate": made_up_world(uri, 6, {"emoji_tone": (250, 1.5), "emoji_base": (1869, 1.0)}, LANGS),
     }
     reports["curate"] = _curate(random)
     reports["train"] = {
@@ -131,40 +131,3 @@ def _log(random: np.random.Generator) -> list[dict[str, float]]:
         {"step": int(s), "samples_seen": int(s) * 256, "loss": float(v), "lr": float(lr), "logit_scale": 20.0}
         for s, v, lr in zip(steps, loss, lrs, strict=True)
     ]
-
-
-def _evaluate(random: np.random.Generator, image: bytes) -> dict[str, Any]:
-    datasets = {}
-    for name, num, level in (("emoji_tone", 250, 0.52), ("emoji_base", 1869, 0.24)):
-        records = {lang: _record(random, name, lang, num, level) for lang in LANGS}
-        facts = {"about": "Made <up>.", "num_images": num, "num_bad_images": 0, "bad_images": []}
-        datasets[name] = {**facts, "tasks": {CLASSIFICATION: task_result(name, CLASSIFICATION, records)}}
-    uri = "data:image/png;base64," + base64.b64encode(image).decode()
-    gallery = [_gallery_image(dataset, i, uri) for dataset in datasets for i in range(6)]
-    return {"model": "train/step_000170000", "datasets": datasets, "gallery": gallery}
-
-
-def _record(random: np.random.Generator, name: str, lang: str, num: int, level: float) -> dict[str, Any]:
-    five = float(np.clip(level + random.normal(0, 0.06), 0.05, 1))
-    metrics = {"acc1": five * 0.35, "acc5": five, "mean_per_class_recall": five * 0.33}
-    record = {"dataset": name, "task": CLASSIFICATION, "lang": lang, "n": num, "metrics": metrics,
-              "chance": {"acc1": 1 / 3944, "acc5": 5 / 3944},
-              "interval_95": {"acc1": [five * 0.3, five * 0.4], "acc5": [five - 0.05, five + 0.05]}}  # fmt: skip
-    if name == "emoji_base":
-        thirds = {"head": 1.4, "middle": 1.0, "tail": 0.6}
-        record["slices"] = {
-            part: {"n": num // 3, "metrics": {"acc1": five * 0.35 * f, "acc5": five * f}} for part, f in thirds.items()
-        }
-    return record
-
-
-def _gallery_image(dataset: str, i: int, uri: str) -> dict[str, Any]:
-    names = {}
-    for lang, of_lang in NAMES.items():
-        truth = of_lang[i % 5]
-        best = [truth, *(name for name in of_lang if name != truth)] if i < 3 else of_lang[::-1]
-        names[lang] = {
-            "truth": truth,
-            "best": [{"name": name, "score": 0.4 - 0.02 * k, "is_right": name == truth} for k, name in enumerate(best)],
-        }
-    return {"dataset": dataset, "key": f"1F34E-{i}", "image": uri, "names": names}

@@ -216,7 +216,7 @@ def test_sizes_estimated_from_other_matches_are_not_shown(copy):
 
 
 def test_page_says_what_the_held_out_sets_are(html):
-    assert html.count("<dt>emoji_tone</dt><dd>Made &lt;up&gt;.</dd>") == 1
+    assert html.count("<dt>emoji_tone</dt><dd>Made &lt;up&gt;: 250 pictures.</dd>") == 1
     assert html.index("<dt>emoji_tone") < html.index('id="gallery"')
 
 
