@@ -5,12 +5,14 @@ Files that are missing, empty, no text or of another type, and missing images, i
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from upstream import QUESTION, array, choice, config_of, jsonl, karpathy_image, parquet, write_miniature
+from upstream import QUESTION, array, choice, config_of, cvqa_row, jsonl, karpathy_image, parquet, write_miniature
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 
@@ -20,6 +22,7 @@ FOUND = {"image/key": KEY, "en": {"caption": ["a cat"]}}
 UNSAFE = ("../../../evil", "/tmp/evil", "..", "a/b", ".")
 XM3600 = [
     ({CAPTIONS: '{"image/key": "k1"'}, r"captions\.jsonl:1 is not JSON"),
+    ({CAPTIONS: "[" * 99_999}, r"captions\.jsonl:1 is not JSON"),
     ({CAPTIONS: '{"en": {"caption": ["a"]}}'}, r"captions\.jsonl:1 lacks image/key"),
     ({CAPTIONS: jsonl(FOUND, FOUND)}, f"image/key '{KEY}' occurs twice"),
     ({CAPTIONS: jsonl({"image/key": KEY})}, "has no caption"),
@@ -41,6 +44,7 @@ FLICKR30K = [
     (of_karpathy([karpathy_image("391895.jpg", "test")]), "image 0: a sentence lacks raw"),
     (of_karpathy([karpathy_image("391895.jpg", "test", " ")]), "image 0: a sentence: raw is ' '; it must be a text"),
     (of_karpathy("many"), 'has no list "images"'),
+    (of_karpathy([karpathy_image("391895.jpg", "test") | {"sentences": 5}]), "image 0: a sentence is 5; it must be"),
 ]
 ENGLISH = "test_1kcaptions_en.txt"
 LIST = "test_image_names.txt"
@@ -102,6 +106,7 @@ CARS = [
     ({"test/1.tar": {}}, r"says 1 tars; .*test also holds 1\.tar"),
     ({"test/nshards.txt": "0"}, "must be the number of tars, at least 1"),
     ({"test/nshards.txt": "many"}, "says 'many'; it must be the number of tars"),
+    ({"test/nshards.txt": "²"}, "says '²'; it must be the number of tars"),
     ({"languages.json": "["}, "is not JSON"),
     ({"languages.json": "[]"}, r"is \[\]; it must be a JSON object"),
     (names({}), 'de has no "classes"'),
@@ -120,9 +125,18 @@ CARS = [
     ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat", a_txt=b"\n")}, "its tars hold no caption"),
     ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat")}, r"a has no \.txt"),
 ]
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, label=1)
+    return file.getvalue()
+
+
 VOC = [
     (of_tar(a_jpg=b"cat", a_npy=array([1, 0])), r"a\.npy holds \(2,\) of int64; it must be 6 of 0 and 1"),
     (of_tar(a_jpg=b"cat"), r"a has no \.npy; it must hold 6 of 0 and 1"),
+    (of_tar(a_jpg=b"cat", a_npy=archive()), r"a\.npy is not an array"),
 ]
 ONE_OF_THREE = of_tar(a_jpg=b"cat", a_cls=b"0", a_npy=array([1]))
 FMOW = [(ONE_OF_THREE, r"a\.npy holds \(1,\) of int64; it must be one number for each of region, year, y")]
@@ -161,7 +175,7 @@ STREET_ROWS = [
     (f"40,{PLACE},[]", "at least one"),
     (f"40,{PLACE},zebra", "it must be a list of class indices"),
     (f"40,{PLACE},5", "imagenet_sysnet_id is '5'"),
-    (f"rich,{PLACE},[1]", "income is 'rich'; it must be a number"),
+    *((f"{income},{PLACE},[1]", f"income is '{income}'; it must be a number") for income in ("rich", "nan", "inf")),
     ("40,../gone.jpg,[1]", r"lists '\.\./gone\.jpg': not a path below"),
 ]
 DOLLAR_STREET = [
@@ -172,6 +186,7 @@ DOLLAR_STREET = [
 SOLUTION = "recognition_solution_v2.1.csv"
 GLDV2 = [
     ({SOLUTION: "id,landmarks\n0a1b,\n"}, "no image with a landmark"),
+    ({SOLUTION: "id,landmarks\n0a,7\n"}, "lists 1 images that are missing from .*: 0/a/0a.jpg"),
     ({SOLUTION: "id,landmarks\n0a1b2c3d4e5f6071,99\n"}, "no name for 1 landmarks: 99"),
 ]
 
@@ -181,6 +196,8 @@ def of_files(question: Any) -> dict[str, str | None]:
     return {"data": None, "images/a.jpg": "cat", "questions.jsonl": text}
 
 
+PUBLISHED = "data/test-00000-of-00001.parquet"
+ROW = cvqa_row("6001_0", "cat", "('Swahili', 'Kenya')")
 CVQA = [
     (of_files({**QUESTION, "options": "abcd"}), "options is 'abcd'; it must be a list of texts"),
     (of_files({**QUESTION, "question": None}), "question is None; it must be a text"),
@@ -190,16 +207,18 @@ CVQA = [
     (of_files({name: QUESTION[name] for name in QUESTION if name != "country"}), "lacks country"),
     ({"data": None}, r"holds neither data/test-\*\.parquet nor questions\.jsonl"),
     ({"labels.json": '{"6001_1": 2}'}, r"2 of 3 questions have no answer \(Label is -1\), the first is 6001_0"),
-    ({"data/test-00000-of-00001.parquet": parquet({"ID": "1"})}, "lacks the columns Question, Options"),
-    ({"data/test-00000-of-00001.parquet": b"PAR1"}, "not a readable Parquet file"),
+    ({PUBLISHED: parquet({"ID": "1"})}, "lacks the columns Question, Options"),
+    ({PUBLISHED: parquet(ROW | {"ID": None})}, "row 0: id is None; it must be a text"),
+    ({PUBLISHED: parquet(ROW | {"Question": None})}, "row 0: question is None; it must be a text"),
+    ({PUBLISHED: b"PAR1"}, "not a readable Parquet file"),
 ]
-SWAHILI = "data/eng_Latn"
+ENGLISH_DATA = "data/eng_Latn"
 RIGHT = parquet({"query-id": "query-0", "corpus-id": "image-none"})
 RANKED = parquet({"query-id": "query-0", "corpus-ids": ["image-cat_0"]})
 MVL_SIB = [
-    ({f"{SWAHILI}/qrels.parquet": RIGHT}, "'query-0'.*do not fit together"),
-    ({f"{SWAHILI}/top_ranked.parquet": RANKED}, "equally many images"),
-    ({f"{SWAHILI}/queries.parquet": parquet({"id": "query-0"})}, "lacks the columns text"),
+    ({f"{ENGLISH_DATA}/qrels.parquet": RIGHT}, "'query-0'.*do not fit together"),
+    ({f"{ENGLISH_DATA}/top_ranked.parquet": RANKED}, "equally many images"),
+    ({f"{ENGLISH_DATA}/queries.parquet": parquet({"id": "query-0"})}, "lacks the columns text"),
 ]
 SUGAR_CREPE = [
     ({"add_att.json": "{}"}, r"add_att\.json holds no question"),
@@ -221,6 +240,8 @@ WINOGAVIL = [
     ({CUES: f"{CUE_HEAD}cat,cat dog,['cat']\n"}, "candidates is 'cat dog'; it must be a list of image names"),
     ({CUES: f"{CUE_HEAD}cat,5,['cat']\n"}, "candidates is '5'; it must be a list of image names"),
     ({CUES: f"{CUE_HEAD}cat,['cat'],['dog']\n"}, r"associations \['dog'\] are not some of the candidates"),
+    ({CUES: f"{CUE_HEAD}cat,{{[1]: 2}},['cat']\n"}, "must be a list of image names"),
+    ({CUES: f'{CUE_HEAD}"{"cat" * 99_999}'}, r"winogavil_dataset\.csv is not CSV"),
     ({CUES: f"{CUE_HEAD}cat\n"}, "2 has fewer fields than the header"),
 ]
 WRONG = {

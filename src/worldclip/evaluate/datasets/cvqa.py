@@ -105,6 +105,7 @@ def _read_parquet(files: Sequence[Path], folder: Path, languages: Languages) -> 
         for number, row in enumerate(read_parquet(path, (*COLUMNS, "Subset"))):
             where = f"{path}, row {number}"
             question = {ours: row[theirs] for theirs, ours in COLUMNS.items()}
+            text_files.check_fields(question, (), ("id", "question", "question_en"), where)
             question["lang"], question["country"] = _language_and_country(row["Subset"], where, languages)
             question["image"] = _image_key(question["id"])
             question["answer"] = answers.get(question["id"], question["answer"])

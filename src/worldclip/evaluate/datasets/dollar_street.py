@@ -10,6 +10,8 @@ first).  Few-shot geo-localisation predicts country and region.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def _classes(text: str, where: str) -> list[int]:
 
 
 def _income(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{where}: income is {text!r}; it must be a number, dollars per month") from error
+    with contextlib.suppress(ValueError):
+        if math.isfinite(income := float(text)):
+            return income
+    raise UserError(f"{where}: income is {text!r}; it must be a number, dollars per month")

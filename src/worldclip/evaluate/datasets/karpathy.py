@@ -41,6 +41,7 @@ def _read_images(path: Path) -> list[Json]:
         raise UserError(f'{path} has no list "images"; it must hold a record per image')
     for i, record in enumerate(records):
         check_fields(record, ("filename", "split", "sentences"), ("filename",), f"{path}: image {i}")
-        for sentence in record["sentences"] or [{}]:
+        sentences = record["sentences"] or [{}]
+        for sentence in sentences if isinstance(sentences, list) else [sentences]:
             check_fields(sentence, ("raw",), ("raw",), f"{path}: image {i}: a sentence")
     return records

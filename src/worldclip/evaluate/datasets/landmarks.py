@@ -38,7 +38,7 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
     if unnamed := [landmark for landmark in ids if landmark not in name_of]:
         raise UserError(f"{categories} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
     keys = [row["id"] for row in rows]
-    images = images_at(folder, folder / "test", [f"{k[0]}/{k[1]}/{k[2]}/{k}.jpg" for k in keys], solution, keys)
+    images = images_at(folder, folder / "test", ["/".join([*key[:3], f"{key}.jpg"]) for key in keys], solution, keys)
     english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])
     names, files = in_languages(english, folder, names_path)
     position = {landmark: i for i, landmark in enumerate(ids)}

@@ -99,7 +99,7 @@ def _list_tars(folder: Path, split: str) -> list[Path]:
     """Return the tars of a split.  Raises UserError if they are not those that nshards.txt says."""
     path = folder / split / "nshards.txt"
     text = read_lines(path, "the number of tars of the split")[0]
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"{path} says {text!r}; it must be the number of tars, at least 1")
     tars = [folder / split / f"{i}.tar" for i in range(int(text))]
     if missing := [tar.name for tar in tars if not tar.exists()]:
@@ -162,8 +162,8 @@ def _read_arrays(samples: Sequence[Sample], size: int, what: str, is_binary: boo
         if "npy" not in sample.others:
             raise UserError(f"{sample.where} has no .npy; it must hold {what}")
         try:
-            row = np.load(io.BytesIO(sample.others["npy"]), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            row = np.lib.format.read_array(io.BytesIO(sample.others["npy"]), allow_pickle=False)
+        except ValueError as error:
             raise UserError(f"{sample.where}.npy is not an array ({error}); it must hold {what}") from error
         if row.shape != (size,) or (is_binary and not np.isin(row, (0, 1)).all()):
             raise UserError(f"{sample.where}.npy holds {row.shape} of {row.dtype}; it must be {what}")

@@ -56,7 +56,7 @@ def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[st
     """Return a JSON object with `fields`, of which those of `texts` are strings that are not blank."""
     try:
         record = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error})") from error
     check_fields(record, fields, texts, where)
     return dict(record)
@@ -88,12 +88,14 @@ def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file whose header has `columns`, at least one."""
     read_lines(path, f"columns {', '.join(columns)}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        header = table.fieldnames or ()
-        if missing := [name for name in columns if name not in header]:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
-        rows = list(table)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            header, rows = table.fieldnames or (), list(table)
+    except csv.Error as error:  # a quote without its end makes one field of the rest of the file
+        raise UserError(f"{path} is not CSV ({error})") from error
+    if missing := [name for name in columns if name not in header]:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
     if not rows:
         raise UserError(f"{path} has no rows after its header")
     for number, row in enumerate(rows, 2):
@@ -117,7 +119,7 @@ def is_texts(value: Any) -> bool:
 def parse_index(text: str, num_classes: int, where: str) -> int:
     """Return the class index that a text holds."""
     text = text.strip()
-    if not text.isdigit() or int(text) >= num_classes:
+    if not text.isdecimal() or int(text) >= num_classes:
         raise UserError(f"{where} says {text!r}; it must be a class index, 0 to {num_classes - 1}")
     return int(text)
 
@@ -126,7 +128,7 @@ def parse_list(text: str, where: str, expected: str) -> list[Any]:
     """Return a list that a table cell holds in Python's notation.  expected: what it must be, with an example."""
     try:
         values = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         values = None
     if not isinstance(values, list | tuple):
         raise UserError(f"{where} is {text!r}; it must be {expected}")
