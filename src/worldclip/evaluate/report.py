@@ -21,7 +21,7 @@ HELD = "_held"  # a dataset of this ending asks for a part of the pictures of th
 NUM_NAMES = {"3,000 names or more": 3_000, "1,000 to 3,000 names": 1_000, "200 to 1,000 names": 200,
              "fewer than 200 names": 0}  # fmt: skip
 """Group of languages: the least number of class names in it."""
-LEVELS = ("high", "mid", "low")  # resource levels in the order of the report
+LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
 def task_result(

@@ -31,7 +31,6 @@ from worldclip.report.metrics import CLASSIFICATION
 from worldclip.report.results import LOCAL, NO_LANGUAGE, ResultRecord, by_dataset
 
 GALLERY_LANGUAGES = 10
-LEVELS = ("high", "mid", "low")  # resource levels, the best first
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -301,7 +300,7 @@ def _gallery_languages(codes: Sequence[str], languages: Languages) -> list[str]:
     in_script = Counter(row.script for row in rows)
 
     def place(row: Language) -> tuple[bool, int, int, str]:
-        return row.code != "en", -in_script[row.script], LEVELS.index(row.resource_level), row.code
+        return row.code != "en", -in_script[row.script], report.LEVELS.index(row.resource_level), row.code
 
     lang_of_script: dict[str, str] = {}
     for row in sorted(rows, key=place):

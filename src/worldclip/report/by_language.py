@@ -263,13 +263,9 @@ def known_languages(codes: Iterable[str], languages: Languages) -> dict[str, Lan
 
 def find_language(code: str, languages: Languages) -> Language | None:
     """Return the language of a code of ours, of Wikipedia or of FLORES; None if it is unknown."""
-    try:
-        return languages.get(languages.from_wikipedia(code))
-    except KeyError:
-        pass
-    if scheme_of(code) != "glotlid":
-        return None
-    lang = languages.from_lid(code, "glotlid")
+    lang = languages.by_wikipedia().get(code, OTHER)
+    if lang == OTHER and scheme_of(code) == "glotlid":
+        lang = languages.from_lid(code, "glotlid")
     return None if lang == OTHER else languages.get(lang)
 
 

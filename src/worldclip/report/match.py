@@ -91,10 +91,8 @@ def _rates(
 
 
 def _script(lang: str, languages: Languages) -> str:
-    try:
-        return languages.get(lang).script
-    except KeyError:
-        return ""
+    row = languages.by_code().get(lang)
+    return row.script if row else ""
 
 
 def _lid_recall(report: MatchReport, languages: Languages) -> Section:

@@ -171,10 +171,8 @@ def code(text: str) -> Html:
 
 def language_name(lang: str, languages: Languages) -> str:
     """Return a language's English name, "" for a code outside the recipe's languages."""
-    try:
-        return languages.get(lang).name
-    except KeyError:
-        return NO_LANGUAGE_NAMES.get(lang, "")
+    row = languages.by_code().get(lang)
+    return row.name if row else NO_LANGUAGE_NAMES.get(lang, "")
 
 
 def language_label(lang: str, languages: Languages) -> str:

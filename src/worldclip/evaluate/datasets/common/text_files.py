@@ -151,12 +151,7 @@ def one_per_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 def our_code(code: str, languages: Languages) -> str:
     """Return our code of a dataset's language; a code that our table lacks stays as it is, in lower case."""
     code = code.lower().replace("-", "_")
-    if code in OUR_CODES:
-        return OUR_CODES[code]
-    try:
-        return languages.from_wikipedia(code)
-    except KeyError:
-        return code
+    return OUR_CODES.get(code) or languages.by_wikipedia().get(code, code)
 
 
 def our_codes(codes: Sequence[str], languages: Languages) -> dict[str, str]:
