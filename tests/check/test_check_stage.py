@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -17,6 +18,8 @@ from pools import encode, pair, photograph, read_rows, read_tar, removals, write
 from stages import QUIET
 from tars import as_json, write_tar
 from worldclip.check import CheckConfig, check, hash_images, hashing, load_config
+from worldclip.check.report import write_report
+from worldclip.contracts.schemas import REMOVED
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.pool import list_shards
@@ -26,6 +29,15 @@ from worldclip.pool.config import PoolConfig
 def removed(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Return {key: (rule, other_key, distance)} of FOLDER/out."""
     return removals(folder / "out")
+
+
+def rules(folder: Path) -> dict[str, str]:
+    """Return {key: rule} of FOLDER/out."""
+    return {key: rule for key, (rule, *_) in removed(folder).items()}
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def valid_keys(folder: Path) -> list[str]:
@@ -82,7 +94,7 @@ def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path)
     assert valid_keys(pool) == ["b", "c", "sub/a_large", "sub/d", "sub/blank"]
     counts = report["counts"]
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
-    page = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    page = page_of(pool)
     assert page.count("<img") >= 4
     assert page.count(" alt=") == page.count("<img"), "each picture has its key as a name"
     assert "<h2>Groups of duplicates</h2>" in page
@@ -92,7 +104,7 @@ def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path)
 
 def test_duplicates_bytes_and_keep(pool: Path) -> None:
     run(pool, duplicates="bytes")
-    assert {key for key, (rule, *_) in removed(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
+    assert {key for key, rule in rules(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
     report = run(pool, duplicates="keep")
     assert set(removed(pool)) == {"silent"}, "no image is decoded if no rule needs one"
     assert report["images"]["images"] == 0
@@ -101,7 +113,7 @@ def test_duplicates_bytes_and_keep(pool: Path) -> None:
 def test_pair_removed_by_a_rule_is_never_kept_for_its_group(pool: Path) -> None:
     (pool / "denied.txt").write_text("sub/a_large  \n# a comment\n", encoding="utf-8")
     run(pool, deny={"keys": [str(pool / "denied.txt")]})
-    assert removed(pool)["sub/a_large"][0] == "denied_key"
+    assert rules(pool)["sub/a_large"] == "denied_key"
     assert "a" in valid_keys(pool)
 
 
@@ -137,10 +149,6 @@ def test_decontamination_by_hash_file_equals_that_by_images(pool: Path) -> None:
     assert with_tar["c"] == ("against:tar", "bird", 0)
 
 
-def num_pictures(folder: Path) -> int:
-    return (folder / "out" / "report.html").read_text(encoding="utf-8").count("data:image")
-
-
 def change_places(path: Path, **values: Any) -> None:
     """Set columns of a file of hashes to one value each, as somebody else may have written them."""
     table = pq.read_table(path)
@@ -158,21 +166,21 @@ def test_report_shows_images_of_a_hash_file_only_where_the_file_says_that_they_a
     hash_images(pool / "eval", hashes, QUIET)
     whole = hashes.read_bytes()
     run(pool, against={"birds": str(hashes)})
-    num_own = num_pictures(pool)
+    num_own = page_of(pool).count("data:image")
     size = secret.stat().st_size
     inside = f"{pool}/eval/../secret.png"
     for file in (str(secret), inside, "http://127.0.0.1:9/a.png", "/dev/zero", str(pool / "eval")):
         hashes.write_bytes(whole)
         change_places(hashes, file=file, offset=0, size=size)
         run(pool, against={"birds": str(hashes)})
-        assert num_pictures(pool) == num_own - 1, file
+        assert page_of(pool).count("data:image") == num_own - 1, file
     for place in ({"offset": None}, {"size": -1}, {"size": 10**15}, {"offset": -5}):
         hashes.write_bytes(whole)
         change_places(hashes, **place)
         run(pool, against={"birds": str(hashes)})
     hash_images(pool / "eval" / "more.tar", hashes, QUIET)
     run(pool, against={"birds": str(hashes)})
-    assert num_pictures(pool) == num_own
+    assert page_of(pool).count("data:image") == num_own
 
 
 def test_mirrored_finds_mirrored_evaluation_images(pool: Path) -> None:
@@ -180,7 +188,7 @@ def test_mirrored_finds_mirrored_evaluation_images(pool: Path) -> None:
     run(pool, against={"birds": str(pool / "eval")})
     assert "c" not in removed(pool)
     run(pool, against={"birds": str(pool / "eval")}, mirrored=True)
-    assert removed(pool)["c"][0] == "against:birds"
+    assert rules(pool)["c"] == "against:birds"
 
 
 def test_file_without_hashes_raises(pool: Path) -> None:
@@ -207,10 +215,8 @@ def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
         return removed(folder)
 
     expected = removed_of([0, 1, 2, 3])
-    assert {key: (rule, other) for key, (rule, other, _) in expected.items()} == {
-        "k1": ("near_duplicate", "k0"),
-        "k3": ("near_duplicate", "k2"),
-    }
+    others = {key: (rule, other) for key, (rule, other, _) in expected.items()}
+    assert others == {"k1": ("near_duplicate", "k0"), "k3": ("near_duplicate", "k2")}
     assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
 
 
@@ -237,7 +243,7 @@ def test_second_call_does_nothing_and_changed_rule_decodes_nothing(pool: Path, m
     assert "finished and unchanged" in capfd.readouterr().err
     assert (pool / "out" / "removed.parquet").stat().st_mtime_ns == before
     run(pool, images={"min_side_px": 100})
-    assert removed(pool)["b"][0] == "min_side_px"
+    assert rules(pool)["b"] == "min_side_px"
 
 
 def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
@@ -279,24 +285,17 @@ def test_image_rules_remove_pairs(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path, images={"min_side_px": 32, "max_aspect_ratio": 4.0, "animated": True, "min_contrast": 4.0})
-    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {
-        "small": "min_side_px",
-        "wide": "max_aspect_ratio",
-        "moving": "animated",
-        "faint": "min_contrast",
-    }
+    expected = {"small": "min_side_px", "wide": "max_aspect_ratio", "moving": "animated", "faint": "min_contrast"}
+    assert rules(tmp_path) == expected
 
 
-def test_merge_texts_gives_texts_of_duplicates_to_the_pair_that_stays(pool: Path) -> None:
-    run(pool, merge_texts=True)
-    merged = pq.read_table(pool / "out" / "merged_texts.parquet").to_pylist()
-    assert [(row["key"], row["text"], row["from_key"], row["from_text_idx"]) for row in merged] == [
-        ("b", "the dog again", "sub/b_copy", 1),
-        ("sub/a_large", "a red cat", "a", 0),
-    ]
+def merged_texts(folder: Path) -> list[tuple[str, str, str, int]]:
+    """Return key, text, from_key and from_text_idx of FOLDER/out."""
+    rows = pq.read_table(folder / "out" / "merged_texts.parquet").to_pylist()
+    return [(row["key"], row["text"], row["from_key"], row["from_text_idx"]) for row in rows]
 
 
-def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path) -> None:
+def test_written_tars_hold_valid_pairs_with_their_texts_then_those_of_their_duplicates(pool: Path) -> None:
     report = run(pool, write="tars", merge_texts=True, texts={"personal_data": "mask", "max_digit_fraction": 0.9})
     texts_by_key: dict[str, list[str | None]] = {}
     for shard in list_shards(PoolConfig(path=str(pool / "out" / "pairs"))):
@@ -310,6 +309,7 @@ def test_written_tars_hold_valid_pairs_with_texts_in_their_positions(pool: Path)
         "sub/blank": ["darkness"],
     }
     assert report["counts"]["written"] == {"pairs": 5, "texts": 8, "blurred": 0}
+    assert merged_texts(pool) == [("b", "the dog again", "sub/b_copy", 1), ("sub/a_large", "a red cat", "a", 0)]
 
 
 def test_masked_text_does_not_survive_in_a_downloaders_caption(tmp_path: Path) -> None:
@@ -327,11 +327,7 @@ def test_texts_of_a_key_that_two_shards_have_merge_by_shard(tmp_path: Path) -> N
     write_tar(tmp_path / "pool" / "0.tar", [*pair("k", first, "a cat"), *pair("j", second, "a dog")])
     write_tar(tmp_path / "pool" / "1.tar", [*pair("k", first, "a cat", "my cat"), *pair("l", second, "a hound")])
     run(tmp_path, merge_texts=True)
-    merged = pq.read_table(tmp_path / "out" / "merged_texts.parquet").to_pylist()
-    assert [(row["key"], row["text"], row["from_key"]) for row in merged] == [
-        ("j", "a hound", "l"),
-        ("k", "my cat", "k"),
-    ]
+    assert merged_texts(tmp_path) == [("j", "a hound", "l", 0), ("k", "my cat", "k", 1)]
 
 
 def test_rejected_text_is_written_as_empty_text(pool: Path) -> None:
@@ -371,12 +367,8 @@ def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path)
     (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
     lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
     run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
-    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {
-        "host": "denied_host",
-        "url": "denied_url",
-        "refused": "opt_out",
-    }
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert rules(tmp_path) == {"host": "denied_host", "url": "denied_url", "refused": "opt_out"}
+    page = page_of(tmp_path)
     assert "<img" not in page, "denied images are not shown"
     assert "Denied or opted out, so never shown: denied_host, denied_url, opt_out." in page
 
@@ -395,7 +387,7 @@ def test_field_that_no_pair_has_is_named_before_any_work(tmp_path: Path) -> None
         "deny.opt_out_fields: robot: no column or field 'robot'; there is: key, URL, texts",
     ]
     run(tmp_path, deny=deny | {"url_field": "json:URL"}, **options)
-    assert {key: removal[0] for key, removal in removed(tmp_path).items()} == {"a": "denied_url"}
+    assert rules(tmp_path) == {"a": "denied_url"}
 
 
 def test_deny_list_of_single_shards_is_refused(pool: Path) -> None:
@@ -408,12 +400,12 @@ def test_deny_list_of_single_shards_is_refused(pool: Path) -> None:
 def test_report_is_independent_of_batch_size(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"against": {"mine": str(write_images(pool / "eval", c=photograph(2)))}}
     run(pool, **settings)
-    whole = (pool / "out" / "report.html").read_text(encoding="utf-8")
+    whole = page_of(pool)
     of_any_size = pq.ParquetFile.iter_batches
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda file, **options: of_any_size(file, 1, **options))
     (pool / "out" / "manifest.json").unlink()
     run(pool, **settings)
-    assert (pool / "out" / "report.html").read_text(encoding="utf-8") == whole
+    assert page_of(pool) == whole
     assert whole.count("<img") == 2 * 2 + 3 * 2 + 1, "two groups, three removals beside what they copy, one alone"
 
 
@@ -465,3 +457,25 @@ def test_check_says_which_texts_many_duplicates_take_with_them(tmp_path: Path, c
     assert "2 of 3 images are duplicates and go with all their texts, those in other languages included" in said
     run(tmp_path, merge_texts=True)
     assert "go with all their texts" not in capsys.readouterr().err
+
+
+def test_keys_and_details_are_never_markup(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>\"'&"
+    row = {"key": hostile, "lang": "en", "detail": hostile, "other_key": f"other {hostile}"}
+    rows = [row | {"rule": "near_duplicate", "distance": 3}, row | {"rule": "min_chars", "distance": None}]
+    columns = {name: [row.get(name) for row in rows] for name in REMOVED.names}
+    write_table(tmp_path / "out" / "removed.parquet", columns)
+    removed = {"near_duplicate": 1, "min_chars": 1}
+    report = {
+        "counts": {"pairs_in": 3, "valid": 1, "removed": removed, "by_language": {hostile: {"valid": 1}}},
+        "images": {"images": 3, "undecodable": 0, "nearly_blank": 0},
+        "texts": {"read": 3, "rejected": {hostile: 1}},
+        "duplicate_groups": 1,
+        "pairs_by_distance": [0, 0, 0, 1],
+        "radius": 4,
+        "against": {},
+    }
+    write_report(tmp_path / "out", report, {})
+    page = page_of(tmp_path)
+    assert "<script" not in page
+    assert page.count(html.escape(hostile)) >= 7

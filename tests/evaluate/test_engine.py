@@ -47,8 +47,6 @@ def test_undecodable_images_are_dropped_and_listed(tmp_path):
     assert [record["n"] for record in records] == [2, 2]
     assert records[0]["metrics"]["acc1"] == 1.0
     assert records[1]["metrics"]["image_retrieval_recall@1"] == 1.0
-    with pytest.raises(UserError, match="none of its 2 images can be decoded: b0: not an image"):
-        engine.evaluate(WordModel(), MODEL, [word_dataset("b", ["broken"] * 2)], ["en"], tmp_path / "r.jsonl")
 
 
 def test_language_whose_images_are_all_undecodable_is_named(tmp_path):
