@@ -7,22 +7,20 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from count_files import write_count_file
+from plain_recipe import write_metadata
 from stages import finish
 from worldclip import balance
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.config import load_recipe
-from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.match.config import EntryLists
 
 COUNTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=60)
@@ -196,21 +194,14 @@ def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
 def finish_balance(run: Path, **balance: object) -> dict:
     """Run the stage with these keys (default: a tail fraction of 0.5); return its report."""
     recipe = load_recipe({"pool": {"path": "none"}, "balance": balance or {"tail_fraction": 0.5}})
-    return finish("balance", recipe, run, LocalExecutor(quiet=True))
-
-
-def write_lists(run: Path, **lists: list[str]) -> None:
-    for name, entries in lists.items():
-        rows = [{"entry_id": i, "entry": entry, "source": "list"} for i, entry in enumerate(entries)]
-        table = pa.Table.from_pylist(rows, schemas.METADATA)
-        artifacts.write_table(run / "metadata" / f"{name}.parquet", table, schemas.METADATA)
-    sizes = {name: len(entries) for name, entries in lists.items()}
-    artifacts.write_manifest(run / "match", config={}, inputs={}, counts={}, lists=sizes, languages=sorted(lists))
+    return finish("balance", recipe, run)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    write_lists(tmp_path, en=["a", "b", "c", "d"], sw=["e", "f", "g", "h"], zh=["i"])
+    write_metadata(tmp_path, {"en": ["a", "b", "c", "d"], "sw": ["e", "f", "g", "h"], "zh": ["i"]})
+    sizes = {"en": 4, "sw": 4, "zh": 1}
+    artifacts.write_manifest(tmp_path / "match", config={}, inputs={}, counts={}, lists=sizes, languages=sorted(sizes))
     counts = tmp_path / "match/counts"
     write_count_file(counts / "b/1.tar.parquet", [("en", 0, 1), ("en", 3, 80), ("sw", 1, 2)])
     rows = [("sw", 2, 8), ("sw", 3, 10), ("en", 1, 3), ("en", 2, 6), ("en", 3, 10)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folding import folding as folding  # the fixture
 from pools import run_pool
 from tars import sample, write_tar
 from worldclip.core.errors import UserError
@@ -54,6 +57,40 @@ def test_names_that_no_file_can_have_are_refused(tmp_path, name):
 
 E_COMPOSED, E_DECOMPOSED = "caf\u00e9.tar", "cafe\u0301.tar"
 PAIRS = [("A.tar", "a.tar"), ("x/Train/0.tar", "x/train/0.tar"), (E_COMPOSED, E_DECOMPOSED), ("stra\u00dfe", "STRASSE")]
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _real(path: str) -> str:
+    """Return the path as the names in its folders are spelt."""
+    folder, name = os.path.split(path)
+    if not name or folder == path:
+        return path
+    folder = _real(folder)
+    try:
+        spelt = next((other for other in os.listdir(folder) if _fold(other) == _fold(name)), name)
+    except OSError:
+        spelt = name
+    return os.path.join(folder, spelt)
+
+
+@pytest.fixture
+def folding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let os.stat and os.open find files below tmp_path by any spelling, as macOS does."""
+
+    def folded(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            is_path = isinstance(path, str | os.PathLike) and options.get("dir_fd") is None
+            if is_path and os.fspath(path).startswith(str(tmp_path)):
+                path = str(tmp_path) + _real(os.fspath(path))[len(str(tmp_path)) :]
+            return plain(path, *arguments, **options)
+
+        return call
+
+    for name in ("stat", "open"):
+        monkeypatch.setattr(os, name, folded(getattr(os, name)))
 
 
 @pytest.mark.parametrize("pair", PAIRS)

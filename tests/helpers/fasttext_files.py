@@ -63,6 +63,8 @@ KINDS = {
     "quantized and pruned to words": Kind(quantized=True, pruned=0),
     "quantized output": Kind(quantized=True, quantized_output=True),
     "no end of sentence": Kind(has_eos=False),
+    "as wide as the kernels' sums": Kind(dim=16, loss=HS, word_ngrams=2),
+    "wider, no multiple of them": Kind(dim=33, loss=NS, word_ngrams=2),
 }
 
 

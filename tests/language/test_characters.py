@@ -1,16 +1,18 @@
-"""Characters have the properties of the committed table, whatever Unicode version the interpreter has."""
+"""Characters have the properties of the committed table, whatever Unicode version the interpreter has; profiles."""
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 
 import numpy as np
 import pytest
 
+from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import CATEGORIES, load_categories
 from worldclip.language import characters, segment
-from worldclip.language.profiles import normalise
+from worldclip.language.profiles import normalise, profile_name
 from worldclip.metadata.entry_list import is_punctuation
 from worldclip.metadata.sources import dumps
 from worldclip.metadata.sources.lists import title_case
@@ -73,11 +75,43 @@ def test_newer_characters_end_the_context_of_a_change() -> None:
         assert normalise(f"E\u0301{x}\u0301 STRASSE\u0307", "unicode_fold") == f"\xe9{x}\u0301 strass\u0117"
 
 
-def test_punctuation_and_redirects_of_every_script_are_known() -> None:
+def test_punctuation_of_every_script_is_known() -> None:
     assert is_punctuation("«—» …")
     assert is_punctuation("。、")
     assert not is_punctuation("«a»")
     assert not is_punctuation("€")
-    assert dumps._redirect().match("#ПРЕНАСОЧВАНЕ [[x]]")
-    assert dumps._redirect().match(" # 重定向: [[x]]")
-    assert dumps._redirect().match("#[[x]]") is None
+
+
+def test_reference_profile_spaces_exactly_seven_marks():
+    assert normalise("\u00a0Hi,there. x;y:z?!`'\t\n\r(ok)\x1c", "reference") == (
+        " Hi , there .  x ; y : z ?  !  ` '   (ok) "
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "unicode", "folded"),
+    [
+        ("  Cafe\u0301\u3000\u00a0 au  LAIT\n", "Café au LAIT", "café au lait"),
+        ("Straße", "Straße", "strasse"),
+        ("\u0130stanbul", "\u0130stanbul", "i\u0307stanbul"),
+        ("\x1cx\x1f", "\x1cx\x1f", "\x1cx\x1f"),
+        (" \u2028 ", "", ""),
+        ("\u0958", "\u0915\u093c", "\u0915\u093c"),
+    ],
+)
+def test_unicode_profiles_compose_and_collapse_whitespace(text, unicode, folded):
+    assert normalise(text, "unicode") == unicode
+    assert normalise(text, "unicode_fold") == folded
+
+
+def test_invalid_profile_names_raise():
+    assert profile_name("unicode", fold_case=True) == profile_name("unicode_fold") == "unicode_fold"
+    with pytest.raises(UserError, match=r"match\.profile is 'latin'; it must be one of reference, unicode"):
+        profile_name("latin")
+    with pytest.raises(UserError, match="only profile 'unicode' folds case"):
+        profile_name("reference", fold_case=True)
+
+
+def test_profiles_import_no_kernels():
+    """The plain definition can be read and used without compiling anything."""
+    assert "numba" not in vars(sys.modules["worldclip.language.profiles"])

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fasttext_files import HS, KINDS, LABELS, NS, TEXTS, WORDS, Kind, write_model
+from fasttext_files import HS, KINDS, LABELS, TEXTS, WORDS, Kind, write_model
 from worldclip.core.errors import UserError
 from worldclip.language.fasttext import model as fasttext_model
 from worldclip.language.identify import Identifier, _LibraryModel, identify_codes, model_path, read_labels
@@ -91,13 +91,6 @@ def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(fasttext_model.np, "fromfile", read_then_cut)
     with pytest.raises(UserError, match="changed while it was read"):
         Identifier(path)
-
-
-@pytest.mark.parametrize("dim", [7, 16, 33])
-@pytest.mark.parametrize("loss", [HS, NS])
-def test_rows_of_any_width_are_summed_completely(dim: int, loss: int, tmp_path: Path) -> None:
-    write_model(tmp_path / "m.bin", Kind(dim=dim, loss=loss, word_ngrams=2), WORDS, LABELS, seed=dim)
-    agree(tmp_path / "m.bin", TEXTS)
 
 
 def test_tokens_of_any_length_and_repetition_agree_with_the_library(library: _LibraryModel) -> None:
@@ -178,17 +171,6 @@ def test_real_texts_get_the_label_of_the_library(name: str, shared: Path, librar
     assert np.abs(probs - expected).max() < 1e-3
 
 
-def test_labels_allowed_selects_the_best_allowed_label(library: _LibraryModel) -> None:
-    texts = ["Selamat pagi semuanya", "merah apel", "rojo manzana", "白い猫", "hello"]
-    allowed = {"id", "pt", "zh"}
-    labels, probs = Identifier(labels_allowed=allowed).predict(texts)
-    is_allowed = np.array([label in allowed for label in library.labels])
-    ids, expected = library.predict(pa.array(texts, pa.large_string()), is_allowed)
-    assert list(labels) == [library.labels[i] for i in ids]
-    np.testing.assert_allclose(probs, expected, atol=1e-4)
-    assert set(labels) <= allowed
-
-
 def test_every_input_type_gives_the_same_labels() -> None:
     texts = ["ein Haus", None, "une maison", "", "a house by the sea", "家"]
     expected = identify(texts)
@@ -225,12 +207,6 @@ def test_empty_batch_gives_no_labels() -> None:
 def test_probabilities_are_at_most_one() -> None:
     texts = ["Das ist ein Haus", "这是一只猫", "Это дом, а это кошка"]  # the library says 1.00003 of the first
     assert identify(texts)[1].max() == 1.0
-
-
-def test_every_kind_of_blank_separates_words() -> None:
-    labels, probs = identify(["das Haus ist schön", "das\nHaus\rist\0schön", "\v das\tHaus\fist schön "])
-    assert len(set(labels)) == 1
-    assert len(set(probs)) == 1
 
 
 def test_invalid_model_file_is_named_in_the_error(tmp_path: Path) -> None:

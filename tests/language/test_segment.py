@@ -90,10 +90,6 @@ def test_texts_with_spaces_are_not_segmented():
     assert tokens.segment(texts, SPACES) is texts
 
 
-def test_icu_version_is_a_number():
-    assert tokens.icu_version()[0].isdigit()
-
-
 @pytest.mark.parametrize(
     ("text", "lang", "words"),
     [

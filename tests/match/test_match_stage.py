@@ -14,14 +14,18 @@ import pytest
 from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from programs import python
+from tars import shard_of
+from worldclip import pool
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
+from worldclip.core.arrow import one_array
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.language.table import INSTALLED
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
+from worldclip.pool.config import PoolConfig
 
 SHARDS = make_shards(seed=1)
 
@@ -262,3 +266,25 @@ def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
     assert missing_lists({"en": 4}, ["en"], INSTALLED) == ""
     nine = dict.fromkeys(["de", "fr", "it", "es", "pt", "nl", "sv", "da", "fi"], 1)
     assert missing_lists(nine, [], INSTALLED).endswith(", 1 more")
+
+
+@pytest.mark.slow
+def test_keys_that_pass_two_gib_once_per_text_are_read_and_written(tmp_path: Path) -> None:
+    """More than the 32-bit offsets of a string array reach."""
+    num_pairs, key_bytes, texts_per_pair = 2100, 100_000, 11
+    keys = [f"{number:06}" + "k" * (key_bytes - 6) for number in range(num_pairs)]
+    texts = [[f"text {number}"] * texts_per_pair for number in range(num_pairs)]
+    pq.write_table(pa.table({"url": keys, "texts": texts}), tmp_path / "0.parquet", compression="zstd")
+    config = PoolConfig(path=str(tmp_path), key="url", texts=("texts",))
+    read = pool.read_texts(shard_of(tmp_path / "0.parquet"), config)
+    num_rows = num_pairs * texts_per_pair
+    assert len(read.key) == num_rows
+    assert read.key.nbytes > 2**31
+    columns = {name: getattr(read, name) for name in ("key", "text_idx", "text")}
+    table = pa.table({**columns, "lang": ["en"] * num_rows, "keep_prob": np.ones(num_rows)})
+    del read, columns
+    artifacts.write_table(tmp_path / "curated.parquet", table, schemas.CURATED)
+    del table
+    whole = one_array(artifacts.read_table(tmp_path / "curated.parquet", schemas.CURATED, ["key"])["key"])
+    assert len(whole) == num_rows
+    assert [whole[row].as_py()[:6] for row in (0, texts_per_pair, num_rows - 1)] == ["000000", "000001", "002099"]

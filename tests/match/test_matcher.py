@@ -306,10 +306,6 @@ def test_build_keeps_the_ids_of_dead_entries():
         Matcher.build(["cat", "cat"], "unicode", strict=True)
 
 
-def test_matcher_without_entries_matches_nothing():
-    assert Matcher([]).match("a cat").size == 0
-
-
 @pytest.mark.parametrize("profile", PLAIN)
 def test_saved_matcher_loads_memory_mapped_in_milliseconds(tmp_path, profile):
     words = [f"{a}{b}" for a, b in itertools.product("abcdefghij猫", range(20_000))]

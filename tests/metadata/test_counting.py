@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 
 import entry_lists
 import killed
-from entry_lists import QUIET, build, scores, words, write_texts, write_views, write_wordnet, written_at
+from entry_lists import QUIET, build, scores, words, write_texts, write_views, written_at
 from stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.settings import to_toml
+from worldclip.metadata import ngrams
 from worldclip.metadata.config import WikipediaRules
+from worldclip.metadata.ngrams import counter
 from worldclip.metadata.sources.dumps import read_articles
 
 SWAHILI = ["Paka ni mnyama. " * 8, "Simba ni mnyama mkubwa. " * 6, "Paka mweusi na mbwa mweupe, ndege wa angani."]
@@ -60,29 +62,6 @@ def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Pat
     assert words(tmp_path / "run", "sw", "bigram") == ["ni mnyama", "Simba ni", "mnyama mkubwa", "Paka ni"]
     titles = scores(tmp_path / "run", "sw", "title")
     assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is an entry already
-
-
-def test_shares_are_rounded_up_and_caps_count_only_new_entries(tmp_path: Path) -> None:
-    dump = write_texts(tmp_path / "a.parquet", *["ni paka mbwa simba"] * 6, "a b c d e f")
-    values = {
-        "sources": ["wordnet", "unigram", "bigram"],
-        "wordnets": {"sw": write_wordnet(tmp_path / "wn.tab", "swa", "paka", "ni")},
-        "wikipedia": {"sw": str(dump)},
-    }
-    build(recipe("sw", **values, max_unigrams=3), tmp_path / "cap")
-    assert words(tmp_path / "cap", "sw", "unigram") == ["mbwa", "simba", "a"]
-    assert words(tmp_path / "cap", "sw", "bigram") == ["mbwa simba", "ni paka"]  # 0.4 x 3, rounded up
-    build(recipe("sw", **values, unigram_top_fraction=0.21), tmp_path / "share")
-    assert words(tmp_path / "share", "sw", "unigram") == ["mbwa", "simba", "a"]  # 3 of 10, new ones
-
-
-def test_bigrams_that_are_entries_already_do_not_count_towards_cap(tmp_path: Path) -> None:
-    names = [f"w{n:03} v{n:03}" for n in range(300)]
-    dump = write_texts(tmp_path / "a.parquet", *(f"{name}. " * 5 for name in names))
-    wordnet = write_wordnet(tmp_path / "wn.tab", "swa", *names[:250])
-    values = {"sources": ["wordnet", "bigram"], "wordnets": {"sw": wordnet}, "wikipedia": {"sw": str(dump)}}
-    build(recipe("sw", **values, max_bigrams=7), tmp_path / "run")
-    assert words(tmp_path / "run", "sw", "bigram") == names[250:257]
 
 
 def test_punctuation_of_reference_is_ascii_alone_and_another_rule_counts_again(tmp_path: Path) -> None:
@@ -273,22 +252,30 @@ def test_number_of_workers_does_not_change_bytes(tmp_path: Path) -> None:
     assert "ཡིག་གི" in words(tmp_path / "run1", "bo", "bigram")
 
 
-BUILD = """
-from pathlib import Path
-from worldclip import metadata
-from worldclip.config import load_recipe
-from worldclip.core.job import Run
-from worldclip.recipe import sections_of
-metadata.build(Run(dir=Path(sys.argv[2]), sections=sections_of(load_recipe(sys.argv[3]))))
-"""
+def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk would fail every language alike, so that the stage ends at once, with what it was writing."""
+    for wiki in ("de", "sw"):
+        write_texts(tmp_path / "dumps" / wiki / "x.parquet", f"neno {wiki}")
+    loaded = recipe("de", "sw", sources=["unigram"], dumps=str(tmp_path / "dumps"))
+    write_run = counter.write_run
 
+    def write_on_a_full_disk(path: Path, file: BinaryIO, *run: Any) -> ngrams.Run:
+        with open("/dev/full", "wb") as full:
+            return write_run(path, full if "sw" in path.parts else file, *run)
 
-def test_killed_stage_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    for number in (1, 2):
-        write_texts(tmp_path / f"dumps/sw/{number}.parquet", *SWAHILI[:number])
-    write_views(tmp_path / "dumps/pageviews", "sw Duma 3 0")
-    (tmp_path / "recipe.toml").write_text(to_toml(recipe("sw", dumps=str(tmp_path / "dumps"))))
-    killed.check(BUILD, tmp_path / "runs", tmp_path / "recipe.toml")
+    monkeypatch.setattr(counter, "write_run", write_on_a_full_disk)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        build(loaded, tmp_path / "run")
+    filename = str(tmp_path / "run/metadata/ngrams/sw/x.parquet.counts")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, filename)
+    counted = written_at(tmp_path / "run", "ngrams/de/*")
+    assert counted
+    monkeypatch.undo()
+    build(loaded, tmp_path / "run")
+    assert written_at(tmp_path / "run", "ngrams/**/*").items() >= counted.items()
+    assert words(tmp_path / "run", "sw") == ["neno", "sw"]
 
 
 def test_memory_does_not_grow_with_parquet_file(tmp_path: Path):

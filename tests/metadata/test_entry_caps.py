@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,20 +111,11 @@ def test_lists_equal_plain_version(data: st.DataObject) -> None:
     assert built == plain(lemmas, texts, views, WikipediaRules(**rules))
 
 
-@pytest.mark.parametrize("rules", RULES)
-def test_ten_percent_of_thousand_words_are_hundred_new_unigrams(rules: str, tmp_path: Path) -> None:
-    """Sixty of the hundred most frequent words are lemmas; the share is not used up by them."""
-    words = [f"w{n:04}" for n in range(1000)]
-    texts = [f"{word} " * (1000 - n) for n, word in enumerate(words)]
-    config = MetadataConfig(rules=rules)
-    share = {"share_rounding": config.wikipedia_rules.share_rounding}
-    built = build(tmp_path, "sw", words[:60], texts, {}, share)
-    assert built["unigram"] == words[60:160]
-
-
 def test_shares_are_of_the_fraction_as_written() -> None:
     """0.07 and 0.29 are no binary fractions: in floating point 0.07 x 100 is above 7, and 0.29 x 100 below 29."""
     for rounding in ("up", "down"):
         rules = WikipediaRules(share_rounding=rounding)
         assert [rules.share(fraction, 100) for fraction in (0.07, 0.29, 0.1, 0.76)] == [7, 29, 10, 76]
         assert rules.share(0.1, 15) == (2 if rounding == "up" else 1)
+    assert WikipediaRules().share(0.1, 15) == 2
+    assert RULES["reference"].share(0.1, 15) == 1

@@ -1,4 +1,4 @@
-"""Lists of real text, looked through once and frozen.  The world they come from: golden_world.py.
+"""Lists of real text, looked through once and frozen: of wordnets and the Declaration of Human Rights.
 
 A list is frozen by its numbers of entries and by a hash of all its entries with their sources, beside a few of them to
 look at.  Languages that ICU cuts are compared under the ICU that they were frozen with; another may cut elsewhere.
@@ -12,17 +12,27 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from entry_lists import build, recipe, scores, words
-from golden_world import UDHR, WORDNETS, write_world
+from entry_lists import build, recipe, scores, words, write_texts, write_views
 from worldclip import metadata
 from worldclip.language import segment as tokens
 from worldclip.language import table as languages
 
 ICU = "78"
 
+# Our code -> the Declaration's, and OMW's file where there is one.
+# fmt: off
+UDHR = {
+    "am": "amh", "ar": "arb", "bg": "bul", "bo": "bod", "el": "ell_monotonic", "en": "eng", "fa": "pes_1", "fr": "fra",
+    "he": "heb", "hi": "hin", "hy": "hye", "ja": "jpn", "ka": "kat", "km": "khm", "ko": "kor", "lo": "lao",
+    "my": "mya", "ta": "tam", "th": "tha", "zh": "cmn_hans",
+}
+WORDNETS = {
+    "ar": "wn-data-arb", "bg": "wn-data-bul", "el": "wn-data-ell", "en": "rebuilt/wn-data-eng", "fa": "wn-data-fas",
+    "fr": "wn-data-fra", "he": "wn-data-heb", "ja": "wikt/wn-wikt-jpn", "th": "wikt/wn-wikt-tha",
+    "zh": "wn-data-cmn",
+}
 # language: (hash, {source: entries}, first unigrams, first bigrams)
 Frozen = tuple[str, dict[str, int], str, str]
-# fmt: off
 GOLDEN: dict[str, Frozen] = {
     "am": ("7082a652ba8abe35", {"unigram": 28, "bigram": 10}, "ሰው | ወይም | አንቀጽ | መብት", "ጣልቃ ገብነት | በሕግ ፊት"),
     "ar": ("5bda46368b969b13", {"wordnet": 19096, "unigram": 42, "bigram": 17}, "أو | في | المادة | من",
@@ -64,6 +74,14 @@ PIECES: dict[str, Frozen] = {
            "Bhai Kanhaiya | Blade Runner"),
 }
 # fmt: on
+PAGE_VIEWS = (
+    "en Cat 4000 0, en.m Cat 9000 0, th %E0%B9%81%E0%B8%A1%E0%B8%A7 31 0, th.m หมา 44 0, th ช้าง 12 0, "
+    "th พิเศษ:ค้นหา 70 0, th ไฟล์:Cat.jpg 9 0, th Special:Search 90 0, th กรุงเทพมหานคร 25 0, "
+    "th มิชชัน:อิมพอสซิเบิล 20 0, th.b ตำรา 500 0, th Terminator_2 8 0"
+)
+NAMESPACES = (
+    '{"query": {"namespaces": {"-1": {"*": "พิเศษ", "canonical": "Special"}, "6": {"*": "ไฟล์", "canonical": "File"}}}}'
+)
 
 
 def freeze(run_dir: Path, lang: str) -> Frozen:
@@ -81,7 +99,19 @@ def freeze(run_dir: Path, lang: str) -> Frozen:
 @pytest.fixture(scope="module")
 def world(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("golden")
-    build(recipe(list(UDHR), **write_world(folder, shared)), folder / "run")
+    rows = pq.read_table(shared / "data/udhr/udhr.parquet", columns=["code", "text"]).to_pylist()
+    for lang, code in UDHR.items():
+        write_texts(folder / "dumps" / lang / "udhr.parquet", *(row["text"] for row in rows if row["code"] == code))
+    (folder / "dumps/th/thwiki-20240101-siteinfo-namespaces.json").write_text(NAMESPACES, encoding="utf-8")
+    config = {
+        "dumps": str(folder / "dumps"),
+        "pageviews": str(write_views(folder / "views", PAGE_VIEWS)),
+        "wordnets": {lang: str(shared / f"data/omw/{name}.tab.gz") for lang, name in WORDNETS.items()},
+        "sources": ["number", "wordnet", "unigram", "bigram", "title"],
+        "allow_missing": ["title"],  # the page views are of two languages
+        "overrides": {"english_rule": "as_others", "bigram_min_count": 2},
+    }
+    build(recipe(list(UDHR), **config), folder / "run")
     return folder / "run"
 
 

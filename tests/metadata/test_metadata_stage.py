@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import entry_lists
@@ -18,13 +23,15 @@ from killed import contents
 from stages import run_stage
 from worldclip import metadata
 from worldclip.config import Recipe
-from worldclip.core.artifacts import read_json
-from worldclip.core.errors import UserError
+from worldclip.contracts.schemas import METADATA
+from worldclip.core.artifacts import read_json, read_table, write_table
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList, is_punctuation
+from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.source import Inputs
 from worldclip.recipe import run
 
@@ -118,6 +125,34 @@ def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) 
     assert not (tmp_path / "metadata/en.matcher").exists()
 
 
+ENTRIES = st.sampled_from(["", "a", "猫", "aa"]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+ROWS = st.lists(
+    st.tuples(ENTRIES, st.sampled_from(["list", "wordfreq"])), max_size=40, unique_by=operator.itemgetter(0)
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ROWS, min_size=1, max_size=5))
+def test_only_the_first_of_equal_entries_is_merged_and_all_are_counted_by_source(
+    tmp_path: Path, lists: list[list[tuple[str, str]]]
+) -> None:
+    paths = [tmp_path / f"{number}.parquet" for number in range(len(lists))]
+    for path, rows in zip(paths, lists, strict=True):
+        table = [{"entry_id": i, "entry": entry, "source": source} for i, (entry, source) in enumerate(rows)]
+        write_table(path, pa.Table.from_pylist(table, METADATA), METADATA)
+    counts = merge_lists(paths, tmp_path / "merged.parquet")
+    source_of: dict[str, str] = {}
+    for entry, source in itertools.chain(*lists):
+        source_of.setdefault(entry, source)
+    merged = read_table(tmp_path / "merged.parquet", METADATA).to_pydict()
+    assert list(zip(merged["entry"], merged["source"], strict=True)) == list(source_of.items())
+    assert merged["entry_id"] == list(range(len(source_of)))
+    kept = Counter(source_of.values())
+    went_in = Counter(source for _, source in itertools.chain(*lists))
+    assert counts == {source: {"in": number, "kept": kept[source]} for source, number in went_in.items()}
+    assert pq.read_schema(tmp_path / "merged.parquet").equals(METADATA, check_metadata=True)
+
+
 def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
     lists = write_lists(tmp_path / "in", en=["cat"], de=["Katze"])
     build(recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]}), tmp_path)
@@ -205,6 +240,23 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
     assert written_at(tmp_path, "de.parquet") == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
+
+
+def test_bad_source_fails_its_language_alone_and_the_next_call_builds_only_that(tmp_path: Path) -> None:
+    """What can be wrong with each kind of source: the tests of its reader."""
+    lists = write_lists(tmp_path / "in", de=["Katze"], sw=["simba"])
+    (tmp_path / "in/sw.txt").write_bytes(b"simba\n\xff\xfe\n")
+    with pytest.raises(StageFailed, match="line 2: not UTF-8") as caught:
+        build(recipe(lists), tmp_path)
+    assert list(caught.value.failures) == ["sw"]
+    assert lists["sw"] in caught.value.failures["sw"]
+    assert not (tmp_path / "metadata/manifest.json").exists()
+    before = written_at(tmp_path, "*.parquet")
+    assert [path.stem for path in before] == ["de"]
+    write_lists(tmp_path / "in", sw=["simba"])
+    build(recipe(lists), tmp_path)
+    assert written_at(tmp_path, "*.parquet").items() >= before.items()
+    assert words(tmp_path, "sw")[100:] == ["simba"]
 
 
 def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from entry_lists import words
+from stages import finish
+from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard
 from worldclip.language import table as languages
 from worldclip.language.config import AddedLanguage
@@ -16,6 +21,7 @@ from worldclip.plugins.emoji.build import LANGS
 MIN_NAMES = 100  # of a language in the column `cldr`
 BABEL = "2.19."  # whose locales the column `cldr` lists; a later one can name things in further languages
 CONFIG = MetadataConfig()
+STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
 
 
 def read(source: str, lang: str) -> list[str]:
@@ -72,3 +78,32 @@ def test_sources_of_a_language_are_in_order_and_need_no_package() -> None:
     for lang, names in expected.items():
         inputs = Inputs(lang=lang, config=config)
         assert [source.name for source in used_sources(config) if source.has_words(inputs)] == names
+
+
+def test_starter_names_every_language_that_a_package_has() -> None:
+    codes = load_recipe(STARTER).languages.codes
+    known = languages.all_languages()
+    assert codes == tuple(language.code for language in known if language.wordfreq or language.cldr)
+    assert (sum(language.wordfreq is not None for language in known), len(codes)) == (44, 169)
+
+
+def test_starter_builds_a_list_per_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("wordfreq", "babel", "emoji"):
+        pytest.importorskip(package)
+    wn = pytest.importorskip("wn")
+    monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn_data")
+    monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn_data" / "wn.db")
+    some = 'languages.codes=["en", "hi", "sw", "tl", "zh"]'
+    recipe = load_recipe(STARTER, ["metadata.wordfreq_top=300", some])
+    report = finish("metadata", recipe, tmp_path / "run")
+    by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}
+    assert all(by_source[lang]["wordfreq"] > 250 for lang in ("en", "hi", "tl", "zh"))
+    assert all(counts["cldr"] > 700 for counts in by_source.values())
+    assert [lang for lang, counts in by_source.items() if counts.get("emoji", 0) > 1000] == ["en", "zh"]
+    entries = {lang: words(tmp_path / "run", lang) for lang in report["lists"]}
+    assert entries["en"][100:104] == ["the", "The", "to", "To"]
+    assert (entries["hi"][100], entries["zh"][100]) == ("के", "的")
+    assert {"red apple", "Tanzania"} < {*entries["en"]}
+    assert {"Visiwa vya Virgin, Marekani", "Myanmar", "Jumapili"} < {*entries["sw"]}
+    assert {"红苹果", "坦桑尼亚", "坦尚尼亞"} < {*entries["zh"]}
+    assert any(note.startswith("no wordnet of en, zh") for note in report["notes"])

@@ -45,11 +45,6 @@ def test_block_without_a_line_of_four_fields_costs_only_itself(tmp_path: Path, m
     assert report["dropped"]["fields"] == 2
 
 
-def test_file_of_other_bytes_is_bad_shard(tmp_path: Path) -> None:
-    with pytest.raises(BadShard, match="four fields"):
-        count(tmp_path, [b"\xff\xfe\x00garbage", b"foo\xff"])
-
-
 @pytest.mark.parametrize("other", [b"en A 1 0", b"en \xff 1 0"])
 def test_carriage_return_ends_a_line(tmp_path: Path, other: bytes) -> None:
     dropped = count(tmp_path, [other, b"sw A\rB 3 0", b"sw Paka 3 0\r", b"sw C 1 0\rsw D 2 0"])["dropped"]
@@ -98,6 +93,7 @@ def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
 BROKEN = {
     "truncated": (gzip.compress(b"sw Paka 3 0\n" * 999)[:-12], "ends in the middle"),
     "no gzip": (b"<html>", "damaged"),
+    "other bytes": (gzip.compress(b"\xff\xfe\x00garbage\nfoo\xff\n"), "no line has the four fields"),
     "other lines": (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
 }
 

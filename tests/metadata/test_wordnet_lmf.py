@@ -62,19 +62,22 @@ ENGLISH = {"1": ["New_York", "Big Apple"], "2": ["cat", "true cat"], "3": ["Big 
 
 
 @pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A database of wn's of our own; what it is called with is installed there."""
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Install a file in a database of wn's of our own; return the name of its lexicon."""
     monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn_data")
     monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn_data" / "wn.db")
-    return lambda text: wn.add(write_lines(tmp_path / "to_install.xml", text), progress_handler=None)
+
+    def install(text: str) -> str:
+        wn.add(write_lines(tmp_path / "to_install.xml", text), progress_handler=None)
+        return "made-up:1.0"
+
+    return install
 
 
 @pytest.mark.parametrize("name", ["wn.xml", "wn.xml.gz", "installed"])
-def test_lemmas_come_in_file_order_with_blanks(name: str, tmp_path: Path, database: Callable[[str], None]) -> None:
+def test_lemmas_come_in_file_order_with_blanks(name: str, tmp_path: Path, install: Callable[[str], str]) -> None:
     text = lmf(lexicon("fr", {"1": ["chat", "matou"], "2": ["pomme_de_terre"], "3": ["matou", "a+b"]}))
-    if name == "installed":
-        database(text)
-    wordnet = "made-up:1.0" if name == "installed" else write_lines(tmp_path / name, text)
+    wordnet = install(text) if name == "installed" else write_lines(tmp_path / name, text)
     assert lemmas(wordnet, "fr") == ["chat", "matou", "pomme de terre", "ab"]
     (header,) = read_headers(str(wordnet))
     assert (header.name, header.lang, header.licence) == ("Made up 1.0", "fr", "CC BY 4.0")
@@ -83,12 +86,10 @@ def test_lemmas_come_in_file_order_with_blanks(name: str, tmp_path: Path, databa
 @pytest.mark.parametrize(("members", "version"), [(True, "1.1"), (False, "1.0")])
 @pytest.mark.parametrize("form", ["file", "installed"])
 def test_english_takes_first_lemma_of_each_synset_lower_cased(
-    form: str, members: bool, version: str, tmp_path: Path, database: Callable[[str], None]
+    form: str, members: bool, version: str, tmp_path: Path, install: Callable[[str], str]
 ) -> None:
     text = lmf(lexicon("en", ENGLISH, members=members), version=version)
-    if form == "installed":
-        database(text)
-    wordnet = "made-up:1.0" if form == "installed" else write_lines(tmp_path / "wn.xml", text)
+    wordnet = install(text) if form == "installed" else write_lines(tmp_path / "wn.xml", text)
     assert lemmas(wordnet, "en") == ["new york", "cat", "big apple"]
 
 
@@ -98,14 +99,9 @@ def test_members_may_be_in_another_order_than_entries(tmp_path: Path) -> None:
 
 
 def test_file_of_several_languages_gives_only_lemmas_of_one(tmp_path: Path) -> None:
-    path = write_lines(
-        tmp_path / "wn.xml",
-        lmf(
-            lexicon("sq", {"1": ["mace"]}, name="a"),
-            lexicon("de", {"1": ["Katze"]}, name="b"),
-            lexicon("als", {"1": ["qen"]}, name="c"),
-        ),
-    )
+    lemma_of = {"sq": "mace", "de": "Katze", "als": "qen"}
+    text = lmf(*(lexicon(lang, {"1": [lemma]}, name=lang) for lang, lemma in lemma_of.items()))
+    path = write_lines(tmp_path / "wn.xml", text)
     assert lemmas(path, "sq") == ["mace", "qen"]
     with pytest.raises(BadShard, match=r"WordNet of sq \(Made up\), de \(Made up\), sq \(Made up\), not of fr"):
         lemmas(path, "fr")
@@ -164,29 +160,27 @@ def recipe(**wordnets: Any) -> Recipe:
 
 
 def test_several_wordnets_are_joined_in_order_with_licences_in_manifest(
-    tmp_path: Path, database: Callable[[str], None]
+    tmp_path: Path, install: Callable[[str], str]
 ) -> None:
     tab = write_lines(
         tmp_path / "wn-data-dan.tab", "# DanNet\tdan\thttp://x\twordnet", "1-n\tlemma\thund", "2-n\tlemma\tko"
     )
     xml = write_lines(tmp_path / "wn.xml", WHOLE)
-    database(lmf(lexicon("da", {"1": ["hest", "ko"]})))
+    install(lmf(lexicon("da", {"1": ["hest", "ko"]})))
     loaded = recipe(da=[str(tab), str(xml), "made-up:1.0"])
     build(loaded, tmp_path / "run")
     assert words(tmp_path / "run", "da")[100:] == ["hund", "ko", "kat", "hest"]
     manifest = manifest_of(tmp_path / "run")
-    rules = manifest["rules"]["da"]["wordnet"]
+    rules, sources = manifest["rules"]["da"]["wordnet"], manifest["sources"]["da"]
     assert (rules["in"], rules["kept"], rules["duplicate"]) == (6, 4, 2)
-    named = [(source["name"], source["licence"]) for source in manifest["sources"]["da"]]
+    named = [(source["name"], source["licence"]) for source in sources]
     assert named == [("DanNet", "wordnet"), ("Made up 1.0", "CC BY 4.0"), ("Made up 1.0", "CC BY 4.0")]
-    assert manifest["sources"]["da"][1]["file"] == "wn.xml"
-    assert len(manifest["sources"]["da"][1]["sha256"]) == 64
-    assert manifest["sources"]["da"][2]["lexicon"] == "made-up:1.0"
+    assert (sources[1]["file"], len(sources[1]["sha256"]), sources[2]["lexicon"]) == ("wn.xml", 64, "made-up:1.0")
     assert manifest["config"]["metadata"]["wordnets"] == {"da": [str(tab), str(xml), "made-up:1.0"]}
 
 
-def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, database: Callable[[str], None]) -> None:
-    database(lmf(lexicon("da", {"1": ["hest"]})))
+def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, install: Callable[[str], str]) -> None:
+    install(lmf(lexicon("da", {"1": ["hest"]})))
     with pytest.raises(UserError, match=r"neither a file nor an installed lexicon \(installed: made-up:1\.0\)"):
         build(recipe(da="omw-da:1.4"), tmp_path / "run")
     for wordnets, message in (
@@ -219,20 +213,18 @@ def test_real_wordnets_give_same_list_in_both_forms(theirs: str, lang: str, shar
 
 
 def test_one_download_of_wn_gives_each_language_the_papers_lexicon(
-    server: Server, tmp_path: Path, database: Callable[[str], None]
+    server: Server, tmp_path: Path, install: Callable[[str], str]
 ) -> None:
     """The archive of `python -m wn download omw:2.0` has several lexicons of English and of Italian."""
     lemmas_of = {("omw-fr", "fr"): "chat", ("omw-zsm", "zsm"): "kucing", ("omw-it", "it"): "gatto",
                  ("omw-iwn", "it"): "micio", ("omw-en", "en"): "cat", ("omw-en15", "en"): "Moggy"}  # fmt: skip
-    server.files["/omw-2.0.tar.xz"] = tar_of(
-        {
-            f"omw-2.0/{name}/{name}.xml": lmf(lexicon(lang, {"1": [lemma]}, name=name)).encode()
-            for (name, lang), lemma in lemmas_of.items()
-        },
-        "w:xz",
-    )
+    members = {
+        f"omw-2.0/{name}/{name}.xml": lmf(lexicon(lang, {"1": [lemma]}, name=name)).encode()
+        for (name, lang), lemma in lemmas_of.items()
+    }
+    server.files["/omw-2.0.tar.xz"] = tar_of(members, "w:xz")
     wn.download(f"{server.url}/omw-2.0.tar.xz", progress_handler=None)
-    database(lmf(lexicon("it", {"1": ["micione"]}, name="own")))
+    install(lmf(lexicon("it", {"1": ["micione"]}, name="own")))
     codes = ["en", "fr", "it", "ms"]
     build(entry_lists.recipe(codes, sources=["wordnet"], installed_wordnets=True), tmp_path / "run")
     lists = {lang: words(tmp_path / "run", lang) for lang in codes}
@@ -246,10 +238,8 @@ def test_lexicons_of_the_paper_are_in_the_index_of_wn() -> None:
     assert wn.config.get_project_info("omw:2.0")["resource_urls"][0].endswith("/omw-2.0.tar.xz")
 
 
-def test_installed_lexicons_are_read_where_the_recipe_names_none(
-    tmp_path: Path, database: Callable[[str], None]
-) -> None:
-    database(lmf(lexicon("da", {"1-n": ["hund"]})))
+def test_installed_lexicons_are_read_where_the_recipe_names_none(tmp_path: Path, install: Callable[[str], str]) -> None:
+    install(lmf(lexicon("da", {"1-n": ["hund"]})))
     tab = write_lines(tmp_path / "sv.tab", "# SALDO\tswe\thttp://x\tcc-by", "1-n\tlemma\thund")
     config = MetadataConfig(installed_wordnets=True, wordnets={"sv": str(tab)})
     expected = {"da": ("made-up:1.0",), "sv": (str(tab),), "fi": ()}
