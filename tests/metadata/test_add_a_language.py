@@ -14,6 +14,7 @@ from worldclip.config import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "add_a_language"
+ROW = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
 TABLE = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8")
 
 
@@ -41,25 +42,20 @@ def test_row_in_the_table_adds_it_for_all_recipes(tmp_path: Path) -> None:
         source = REPOSITORY / "src/worldclip" / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, package / name)
     head, *rows = TABLE.splitlines()
-    row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
-    table = "\n".join([head, *sorted([*rows, row])]) + "\n"
+    table = "\n".join([head, *sorted([*rows, ROW])]) + "\n"
     (package / "language/table.csv").write_text(table, encoding="utf-8")
     code = "from worldclip import languages as l; print(l.from_lid('kea_Latn', 'openlid'), l.get('kea').code)"
     assert run(tmp_path, "-c", code, source=tmp_path / "src").split() == ["kea", "kea"]
 
 
-def test_row_of_the_table_is_the_one_of_the_recipe() -> None:
-    (row,) = csv.DictReader([TABLE.splitlines()[0], (EXAMPLE / "language.csv").read_text(encoding="utf-8")])
+def test_readme_recipe_and_table_have_one_row_and_words_are_one_list() -> None:
+    assert ROW in (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    assert ROW.count(",") == TABLE.splitlines()[0].count(",")
+    (row,) = csv.DictReader([TABLE.splitlines()[0], ROW])
     added = load_recipe(EXAMPLE / "recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
     names = ("code", "name", "script", "family", "words")
     assert [row[name] for name in names] == [getattr(added, name) for name in names]
     assert tuple(row["iso639_3"].split()) == added.iso639_3
-
-
-def test_readme_shows_the_row_and_words_are_one_list() -> None:
-    row = (EXAMPLE / "language.csv").read_text(encoding="utf-8").strip()
-    assert row in (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    assert row.count(",") == TABLE.splitlines()[0].count(",")
     words = [line.split("\t")[0] for line in (EXAMPLE / "words.txt").read_text(encoding="utf-8").splitlines()]
     assert len(words) == len(set(words)) == 50
 

@@ -223,13 +223,7 @@ def test_wikipedia_without_words_fails_its_language(tmp_path: Path) -> None:
         build(loaded, tmp_path / "run")
 
 
-def test_config_problems_are_reported_together(tmp_path: Path) -> None:
-    wikipedia = {"xx": "nowhere.xml", "sw": str(tmp_path / "*.xml")}
-    rules = {"title_top_fraction": 2, "bigram_min_count": 0}
-    with pytest.raises(UserError) as caught:
-        recipe("sw", wikipedia=wikipedia, pageviews=str(tmp_path / "none"), **rules)
-    keys = ("wikipedia.xx", "wikipedia.sw", "pageviews", "overrides.title_top_fraction", "overrides.bigram_min_count")
-    assert all(f"metadata.{key}" in str(caught.value) for key in keys)
+def test_files_in_no_folder_or_in_several_are_refused(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_texts(tmp_path / folder / "x.parquet", "neno")
     for config, message in (

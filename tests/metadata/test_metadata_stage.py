@@ -222,10 +222,27 @@ def test_missing_package_is_named_before_any_work(
     assert not (tmp_path / "run/metadata").exists()
 
 
-def test_missing_files_are_config_problems(tmp_path: Path) -> None:
+def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    config = {
+        "overrides": {"title_top_fraction": 2, "bigram_min_count": 0},
+        "wordnets": {"da": "absent.xml", "fr": []},
+        "lists": {"sw": absent, "xx": absent},
+        "wikipedia": {"sw": absent, "xx": absent},
+        "pageviews": absent,
+        "licences": {"yo": "CC0 1.0"},
+        "text_licences": {"yo": "CC0 1.0"},
+    }
     with pytest.raises(UserError) as caught:
-        recipe({"sw": str(tmp_path / "absent.txt"), "xx": str(tmp_path / "absent.txt")}, languages={"codes": ["sw"]})
-    assert len(caught.value.problems) == 3
+        entry_lists.recipe(["sw"], **config)
+    keys = [problem.removeprefix("metadata.").split(" = ")[0] for problem in caught.value.problems]
+    assert keys == [
+        *("overrides.title_top_fraction", "overrides.bigram_min_count", "wordnets.da", "wordnets.fr", "lists.sw"),
+        *("lists.xx", "wikipedia.sw", "wikipedia.xx", "pageviews", "licences.yo", "text_licences.yo"),
+        *("lists.xx", "wikipedia.xx"),  # both are unknown, too
+    ]
+    assert 'wordnets.da = "absent.xml": no such file "absent.xml"' in str(caught.value)
+    assert "wordnets.fr = []: must not be empty" in str(caught.value)
 
 
 def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(

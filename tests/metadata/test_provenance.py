@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from entry_lists import QUIET, build, manifest_of, recipe, write_lists, write_texts, write_views, written_at
 from stages import run_stage
-from worldclip.core.errors import UserError
 
 NAMESPACES = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'
 
@@ -59,12 +56,3 @@ def test_text_and_views_have_the_licences_of_wikipedia_and_an_own_corpus_its_own
     assert [file["licence"][:7] for file in manifest["pageviews"]] == ["CC0 1.0"] * 2
     assert manifest["rules"]["sw"]["title"]["kept"] == 1
     assert manifest["inputs"]["sw"]["wikipedia"]["icu"][0].isdigit()
-
-
-def test_licence_without_its_file_is_config_problem() -> None:
-    with pytest.raises(UserError) as caught:
-        recipe(["sw"], licences={"sw": "CC0 1.0"}, text_licences={"sw": "CC0 1.0"})
-    assert [problem.split(" = ")[0] for problem in caught.value.problems] == [
-        "metadata.licences.sw",
-        "metadata.text_licences.sw",
-    ]

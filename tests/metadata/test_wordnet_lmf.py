@@ -183,12 +183,6 @@ def test_lexicon_that_is_not_installed_is_user_error(tmp_path: Path, install: Ca
     install(lmf(lexicon("da", {"1": ["hest"]})))
     with pytest.raises(UserError, match=r"neither a file nor an installed lexicon \(installed: made-up:1\.0\)"):
         build(recipe(da="omw-da:1.4"), tmp_path / "run")
-    for wordnets, message in (
-        (["absent.xml"], r'metadata\.wordnets\.da: no such file "absent\.xml"'),
-        ([], r"metadata\.wordnets\.da = \[\]: must not be empty"),
-    ):
-        with pytest.raises(UserError, match=message):
-            recipe(da=wordnets)
 
 
 @pytest.mark.parametrize(("theirs", "lang"), [("dan", "da"), ("bul", "bg"), ("eng", "en")])
