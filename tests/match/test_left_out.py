@@ -44,12 +44,8 @@ def run_where(tmp_path: Path, write: Callable[[Path], None], policy: str, **wher
     write(tmp_path / "pool")
     write_metadata(tmp_path / "run", LISTS)
     prefix = "json:" if write is write_tars else ""
-    pool = {
-        "key": f"{prefix}uid",
-        "texts": [f"{prefix}text"],
-        "lang": f"{prefix}lang",
-        "where": {f"{prefix}{name}": condition for name, condition in where.items()},
-    }
+    pool: dict[str, Any] = {"key": f"{prefix}uid", "texts": [f"{prefix}text"], "lang": f"{prefix}lang"}
+    pool["where"] = {f"{prefix}{name}": condition for name, condition in where.items()}
     sections = {"languages": {"codes": ["en"]}, "curate": {"text_policy": policy}, "balance": {"tail_fraction": 1.0}}
     return tmp_path / "run", run_stages(make_recipe(tmp_path / "pool", pool=pool, **sections), tmp_path / "run")
 
@@ -85,9 +81,8 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
     run, _ = run_where(tmp_path, write_jsonl, "all")
     assert key_to_text(inspect_key(run, "a")).splitlines()[0].startswith("a in 0.jsonl: kept: its draw 0.")
     assert "strongest entry 'red' (2 matches, 1.0000)" in key_to_text(inspect_key(run, "a"))
-    assert key_to_text(inspect_key(run, "d")).startswith(
-        "d in 0.jsonl: dropped: it contains no entry of the list of en"
-    )
+    dropped = "d in 0.jsonl: dropped: it contains no entry of the list of en"
+    assert key_to_text(inspect_key(run, "d")).startswith(dropped)
 
 
 def test_everything_left_out_stops_with_the_remedy(tmp_path: Path) -> None:

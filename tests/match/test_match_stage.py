@@ -21,7 +21,6 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.language.table import INSTALLED
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
@@ -172,18 +171,6 @@ def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(run, tmp_pa
     assert read_counts(run) == expected.counts
     assert kept.stat().st_mtime_ns == before
     assert contents(run / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
-
-
-def test_workers_and_the_order_of_shards_change_no_byte(pool_folder, tmp_path_factory):
-    runs = []
-    for workers in (1, 2):
-        run = tmp_path_factory.mktemp(f"workers{workers}")
-        write_metadata(run, LISTS)
-        run_stages(make_recipe(pool_folder), run, stages="pool")
-        run_stages(make_recipe(pool_folder), run, LocalExecutor(workers=workers, quiet=True), stages="match")
-        runs.append(contents(run / "match", without=["manifest.json"]))
-    assert runs[0] == runs[1]
-    assert len(runs[0]) == 4 * len(SHARDS) + 2
 
 
 def test_lid_recall_is_reported_where_the_pool_knows_the_truth():

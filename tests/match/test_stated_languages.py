@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,13 +37,9 @@ def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
     return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
 
 
-def expected() -> dict[tuple[str, int], tuple[str, float]]:
-    return {
-        (f"{pair}", text_idx): (lang, 1.0)
-        for pair, (_, _, langs) in enumerate(PAIRS)
-        for text_idx, lang in enumerate(langs)
-        if lang is not None
-    }
+def expected(pairs: Iterable[int]) -> dict[tuple[str, int], tuple[str, float]]:
+    langs = {(str(pair), text_idx): lang for pair in pairs for text_idx, lang in enumerate(PAIRS[pair][2])}
+    return {place: (lang, 1.0) for place, lang in langs.items() if lang is not None}
 
 
 def match(tmp_path, **pool):
@@ -57,31 +55,25 @@ def test_tars_state_languages_per_pair_or_per_text(tmp_path):
         members += sample(f"{pair}", None, {"texts": texts, "language": langs})
     write_tar(tmp_path / "pool/0.tar", members)
     report = match(tmp_path, lang="json:language")
-    assert found_languages(tmp_path / "run") == expected()
+    assert found_languages(tmp_path / "run") == expected(range(len(PAIRS)))
     assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
 
 
 def test_list_column_states_a_language_per_text(tmp_path):
-    rows = [
-        {"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))}
-        for pair, (texts, langs, _) in enumerate(PAIRS)
-        if isinstance(langs, list)
-    ]
+    per_text = [pair for pair, (_, langs, _) in enumerate(PAIRS) if isinstance(langs, list)]
+    rows = []
+    for pair in per_text:
+        texts, langs, _ = PAIRS[pair]
+        rows.append({"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))})
     write_rows(tmp_path / "pool/0.parquet", rows)
     match(tmp_path, key="id", texts=["texts"], lang="language")
-    assert found_languages(tmp_path / "run") == {
-        place: found for place, found in expected().items() if isinstance(PAIRS[int(place[0])][1], list)
-    }
+    assert found_languages(tmp_path / "run") == expected(per_text)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_string_column_states_a_language_per_row(tmp_path, kind):
-    rows = [
-        {"id": str(pair), "text": texts[0], "language": langs}
-        for pair, (texts, langs, _) in enumerate(PAIRS)
-        if not isinstance(langs, list)
-    ]
-    (write_rows if kind == "parquet" else write_lines)(tmp_path / f"pool/0.{kind}", rows)
+@pytest.mark.parametrize(("name", "write"), [("0.parquet", write_rows), ("0.jsonl", write_lines)])
+def test_string_column_states_a_language_per_row(tmp_path, name, write):
+    stated = {"1": "deu_Latn", "3": "nonsense", "4": None, "5": "xx"}
+    write(tmp_path / "pool" / name, [{"id": key, "text": "gift", "language": lang} for key, lang in stated.items()])
     match(tmp_path, key="id", texts=["text"], lang="language")
     assert found_languages(tmp_path / "run") == {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
 

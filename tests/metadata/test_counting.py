@@ -167,13 +167,17 @@ def test_bad_dump_fails_its_language_and_second_run_counts_only_that_file(tmp_pa
     whole = bad.read_bytes()
     bad.write_bytes(whole[:-9])
     config = recipe("sw", "yo", dumps=str(tmp_path / "dumps"))
-    with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: compressed data ends in the middle"):
+    with pytest.raises(StageFailed, match=r"sw: .*2\.xml\.bz2: compressed data ends in the middle") as caught:
         build(config, tmp_path / "run")
-    assert [path.name for path in written_at(tmp_path / "run", "*.parquet")] == ["yo.parquet"]
+    assert list(caught.value.failures) == ["sw"]
+    assert not (tmp_path / "run/metadata/manifest.json").exists()
+    lists = written_at(tmp_path / "run", "*.parquet")
+    assert [path.name for path in lists] == ["yo.parquet"]
     good = written_at(tmp_path / "run", "ngrams/sw/1.xml.bz2.*")
     assert good
     bad.write_bytes(whole)
     build(config, tmp_path / "run")
+    assert written_at(tmp_path / "run", "*.parquet").items() >= lists.items()
     assert written_at(tmp_path / "run", "ngrams/**/*").items() >= good.items()
     assert scores(tmp_path / "run", "sw", "unigram")["mnyama"] == 28
 

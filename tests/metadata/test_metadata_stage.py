@@ -25,7 +25,7 @@ from worldclip import metadata
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_json, read_table, write_table
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import UserError
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
@@ -257,23 +257,6 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
     assert written_at(tmp_path, "de.parquet") == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
-
-
-def test_bad_source_fails_its_language_alone_and_the_next_call_builds_only_that(tmp_path: Path) -> None:
-    """What can be wrong with each kind of source: the tests of its reader."""
-    lists = write_lists(tmp_path / "in", de=["Katze"], sw=["simba"])
-    (tmp_path / "in/sw.txt").write_bytes(b"simba\n\xff\xfe\n")
-    with pytest.raises(StageFailed, match="line 2: not UTF-8") as caught:
-        build(recipe(lists), tmp_path)
-    assert list(caught.value.failures) == ["sw"]
-    assert lists["sw"] in caught.value.failures["sw"]
-    assert not (tmp_path / "metadata/manifest.json").exists()
-    before = written_at(tmp_path, "*.parquet")
-    assert [path.stem for path in before] == ["de"]
-    write_lists(tmp_path / "in", sw=["simba"])
-    build(recipe(lists), tmp_path)
-    assert written_at(tmp_path, "*.parquet").items() >= before.items()
-    assert words(tmp_path, "sw")[100:] == ["simba"]
 
 
 def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: Path) -> None:

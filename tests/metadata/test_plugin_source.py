@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import entry_lists
-from entry_lists import build, manifest_of, words, write_lists
+from entry_lists import build, manifest_of, write_lists
 from plugin_package import installed, page_code, write_package
-from stages import run_stage
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
@@ -51,13 +50,6 @@ def test_entries_of_another_packages_source_come_after_ours_in_every_worker(tmp_
     _, text = inspect(tmp_path / "run/metadata", "sw", "tembo")
     assert "a term of the glossary" in text
     assert "rank 1 of 1 from glossary; weight in the glossary: 1.5" in text
-
-
-def test_changed_file_builds_its_lists_again(tmp_path: Path) -> None:
-    assert run_stage("metadata", recipe(tmp_path, TERMS), tmp_path / "run", TWO)
-    assert not run_stage("metadata", recipe(tmp_path, TERMS), tmp_path / "run", TWO)
-    assert run_stage("metadata", recipe(tmp_path, TERMS + "sw,duma,1\n"), tmp_path / "run", TWO)
-    assert words(tmp_path / "run", "sw") == ["simba", "tembo", "duma"]
 
 
 def test_broken_file_fails_its_language_alone(tmp_path: Path) -> None:
