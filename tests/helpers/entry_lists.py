@@ -52,12 +52,6 @@ def manifest_of(run_dir: Path) -> dict[str, Any]:
     return read_json(run_dir / "metadata/manifest.json")
 
 
-def written_at(run_dir: Path, pattern: str) -> dict[Path, int]:
-    """Return when each file below RUN/metadata that matches was written."""
-    paths = (run_dir / "metadata").glob(pattern)
-    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
-
-
 # --- files of sources -------------------------------------------------------------------------------------------------
 
 

@@ -36,12 +36,6 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    write_metadata(tmp_path, LISTS)
-    return tmp_path
-
-
 def read_matched(run: Path, name: str) -> list[tuple]:
     table = artifacts.read_table(run / "match" / "texts" / f"{name}.parquet", schemas.MATCH_TEXTS)
     columns = ("key", "text_idx", "lang", "text", "entry_ids")
@@ -56,34 +50,34 @@ def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
     return counts
 
 
-def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, run):
+def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, tmp_path):
     recipe = make_recipe(pool_folder)
-    run_stages(recipe, run, stages="pool match")
-    counted_at_once = contents(run / "match" / "counts")
-    shutil.rmtree(run / "match" / "counts")
-    shutil.rmtree(run / "match" / "done" / "counts")
-    (run / "match" / "manifest.json").unlink()
-    before = modified(run / "match" / "texts")
-    run_stages(recipe, run, stages="match")
-    assert contents(run / "match" / "counts") == counted_at_once
-    assert modified(run / "match" / "texts") == before, "no shard is matched again"
+    run_stages(recipe, tmp_path, stages="pool match")
+    counted_at_once = contents(tmp_path / "match" / "counts")
+    shutil.rmtree(tmp_path / "match" / "counts")
+    shutil.rmtree(tmp_path / "match" / "done" / "counts")
+    (tmp_path / "match" / "manifest.json").unlink()
+    before = modified(tmp_path / "match/texts")
+    run_stages(recipe, tmp_path, stages="match")
+    assert contents(tmp_path / "match" / "counts") == counted_at_once
+    assert modified(tmp_path / "match/texts") == before, "no shard is matched again"
 
 
 @pytest.mark.parametrize("match", [{}, {"min_lang_prob": 0.7}, {"merge_labels": {"ru": "en"}}])
-def test_texts_and_counts_agree_with_plain_search(pool_folder, run, match):
+def test_texts_and_counts_agree_with_plain_search(pool_folder, tmp_path, match):
     recipe = make_recipe(pool_folder, match=match)
     expected: Outcome = plain_run(SHARDS, recipe)
-    report = run_stages(recipe, run, stages="pool match")["match"]
-    assert {name: read_matched(run, name) for name in SHARDS} == expected.matched
-    assert read_counts(run) == expected.counts
+    report = run_stages(recipe, tmp_path, stages="pool match")["match"]
+    assert {name: read_matched(tmp_path, name) for name in SHARDS} == expected.matched
+    assert read_counts(tmp_path) == expected.counts
     assert sum(map(sum, expected.counts.values())) > 300, "the pool is no test if little matches"
     assert {row[2] for rows in expected.matched.values() for row in rows} == set(LISTS)
     assert ("ru" in report["labels_without_language"]) == ("merge_labels" not in match)
     assert (expected.matched == plain_run(SHARDS, make_recipe(pool_folder)).matched) == ("min_lang_prob" not in match)
 
 
-def test_the_report_accounts_for_every_text_and_key(pool_folder, run):
-    report = run_stages(make_recipe(pool_folder), run, stages="pool match")["match"]
+def test_the_report_accounts_for_every_text_and_key(pool_folder, tmp_path):
+    report = run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")["match"]
     assert sum(n for row in report["texts"].values() for n in row.values()) == report["pairs"]
     lost = sum(n for row in report["keys"].values() for n in row.values())
     assert lost + report["num_matched_keys"] == report["num_keys"] == sum(map(len, SHARDS.values()))
@@ -92,18 +86,18 @@ def test_the_report_accounts_for_every_text_and_key(pool_folder, run):
     assert all(sample["reason"] for sample in report["bad"])
 
 
-def test_invalid_merges_are_reported_together(pool_folder, run):
+def test_invalid_merges_are_reported_together(pool_folder, tmp_path):
     recipe = make_recipe(pool_folder, match={"merge_labels": {"xx": "en", "ms": "id"}})
     with pytest.raises(UserError) as raised:
-        run_stages(recipe, run, stages="pool match")
+        run_stages(recipe, tmp_path, stages="pool match")
     assert len(raised.value.problems) == 2
     assert "match.merge_labels.xx" in str(raised.value)
     assert "match.merge_labels.ms = 'id'" in str(raised.value)
 
 
-def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, run):
+def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, tmp_path):
     recipe = make_recipe(pool_folder, match={"restrict_to_recipe_languages": True})
-    report = run_stages(recipe, run, stages="pool match")["match"]
+    report = run_stages(recipe, tmp_path, stages="pool match")["match"]
     assert "no_language" not in report["texts"]["und"]
 
 
@@ -124,53 +118,49 @@ def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_p
     assert artifacts.read_manifest(tmp_path / "match")["lists"] == {name: len(entries)}
 
 
-def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, run, tmp_path_factory):
+def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_path):
     recipe = make_recipe(pool_folder)
-    run_stages(recipe, run, stages="pool match")
-    before = modified(run / "match" / "texts")
+    run_stages(recipe, tmp_path, stages="pool match")
+    before = modified(tmp_path / "match/texts")
     all_keys = sorted({row[0] for rows in plain_run(SHARDS, recipe).matched.values() for row in rows})
-    lists = tmp_path_factory.mktemp("lists")
     valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
-    pq.write_table(pa.table({"key": valid}), lists / "valid.parquet")
-    pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), lists / "denied.parquet")
-    recipe = make_recipe(
-        pool_folder,
-        pool={"valid_keys": str(lists / "valid.parquet"), "deny_keys": [str(lists / "denied.parquet")]},
-    )
-    run_stages(recipe, run, stages="match")
+    pq.write_table(pa.table({"key": valid}), tmp_path / "valid.parquet")
+    pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), tmp_path / "denied.parquet")
+    lists = {"valid_keys": str(tmp_path / "valid.parquet"), "deny_keys": [str(tmp_path / "denied.parquet")]}
+    run_stages(make_recipe(pool_folder, pool=lists), tmp_path, stages="match")
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
-    assert read_counts(run) == expected.counts
-    assert modified(run / "match" / "texts") == before
+    assert read_counts(tmp_path) == expected.counts
+    assert modified(tmp_path / "match/texts") == before
 
 
-def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, run, tmp_path):
+def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, tmp_path):
     wrong = tmp_path / "wrong.npy"
     np.save(wrong, np.zeros(3))
     with pytest.raises(UserError, match=r"pool\.valid_keys is 'nowhere\.npy'"):
-        run_stages(make_recipe(pool_folder, pool={"valid_keys": "nowhere.npy"}), run, stages="pool match")
+        run_stages(make_recipe(pool_folder, pool={"valid_keys": "nowhere.npy"}), tmp_path, stages="pool match")
     column = tmp_path / "column.parquet"
     pq.write_table(pa.table({"uid": ["a"]}), column)
     with pytest.raises(UserError) as raised:
-        run_stages(make_recipe(pool_folder, pool={"deny_keys": [str(wrong), str(column)]}), run, stages="match")
+        run_stages(make_recipe(pool_folder, pool={"deny_keys": [str(wrong), str(column)]}), tmp_path, stages="match")
     assert "wrong.npy', which holds float64" in raised.value.problems[0]
     assert "column.parquet', which has the columns uid" in raised.value.problems[1]
 
 
-def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("growing")
+def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(tmp_path):
+    folder = tmp_path / "growing"
     names = sorted(SHARDS)
     write_pool(folder, {name: SHARDS[name] for name in names[:2]})
     recipe = make_recipe(folder)
-    run_stages(recipe, run, stages="pool match")
-    kept = run / "match" / "texts" / f"{names[1]}.parquet"
+    run_stages(recipe, tmp_path, stages="pool match")
+    kept = tmp_path / "match" / "texts" / f"{names[1]}.parquet"
     before = kept.stat().st_mtime_ns
     write_pool(folder, {names[2]: SHARDS[names[2]]})
     (folder / names[0]).unlink()
-    run_stages(recipe, run, stages="pool match")
+    run_stages(recipe, tmp_path, stages="pool match")
     expected = plain_run({name: SHARDS[name] for name in names[1:3]}, recipe)
-    assert read_counts(run) == expected.counts
+    assert read_counts(tmp_path) == expected.counts
     assert kept.stat().st_mtime_ns == before
-    assert contents(run / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
+    assert contents(tmp_path / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
 
 
 def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
@@ -233,14 +223,14 @@ print({name: len(kernel.signatures) for name, kernel in kernels.items() if len(g
 
 
 def test_first_match_of_an_installation_compiles_once_and_says_so(
-    pool_folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: False)
-    cold = run_stages(make_recipe(pool_folder), run, stages="pool match")["match"]
+    cold = run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")["match"]
     assert "compiles the matcher for this processor, once per installation" in capsys.readouterr().err
-    shutil.rmtree(run / "match")
+    shutil.rmtree(tmp_path / "match")
     monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: True)
-    assert run_stages(make_recipe(pool_folder), run, stages="pool match")["match"] == cold
+    assert run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")["match"] == cold
     assert "compiles" not in capsys.readouterr().err
 
 

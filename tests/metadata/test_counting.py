@@ -16,7 +16,7 @@ import pytest
 
 import entry_lists
 import killed
-from entry_lists import QUIET, build, scores, words, write_texts, write_views, written_at
+from entry_lists import QUIET, build, scores, words, write_texts, write_views
 from stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
@@ -149,15 +149,15 @@ def test_changed_cap_or_new_language_recounts_nothing(tmp_path: Path) -> None:
     values = {"dumps": str(tmp_path / "dumps"), "sources": ["unigram"]}
     run_dir = tmp_path / "run"
     assert run_stage("metadata", recipe("sw", **values), run_dir, QUIET)
-    first = written_at(run_dir, "ngrams/**/*")
+    first = killed.modified(run_dir / "metadata", "ngrams/**/*")
     assert run_stage("metadata", recipe("sw", "yo", **values, max_unigrams=2), run_dir, QUIET)
-    second = written_at(run_dir, "ngrams/**/*")
+    second = killed.modified(run_dir / "metadata", "ngrams/**/*")
     assert len(words(run_dir, "sw", "unigram")) == 2
     assert second.items() >= first.items()
     assert len(second) == 2 * len(first)
     assert not run_stage("metadata", recipe("sw", "yo", **values, max_unigrams=2), run_dir, QUIET)
     assert run_stage("metadata", recipe("yo", **values), run_dir, QUIET)
-    assert {path.parent.name for path in written_at(run_dir, "ngrams/**/*.counts")} == {"yo"}
+    assert {path.parent.name for path in killed.modified(run_dir / "metadata", "ngrams/**/*.counts")} == {"yo"}
 
 
 def test_bad_dump_fails_its_language_and_second_run_counts_only_that_file(tmp_path: Path) -> None:
@@ -171,14 +171,14 @@ def test_bad_dump_fails_its_language_and_second_run_counts_only_that_file(tmp_pa
         build(config, tmp_path / "run")
     assert list(caught.value.failures) == ["sw"]
     assert not (tmp_path / "run/metadata/manifest.json").exists()
-    lists = written_at(tmp_path / "run", "*.parquet")
+    lists = killed.modified(tmp_path / "run/metadata", "*.parquet")
     assert [path.name for path in lists] == ["yo.parquet"]
-    good = written_at(tmp_path / "run", "ngrams/sw/1.xml.bz2.*")
+    good = killed.modified(tmp_path / "run/metadata", "ngrams/sw/1.xml.bz2.*")
     assert good
     bad.write_bytes(whole)
     build(config, tmp_path / "run")
-    assert written_at(tmp_path / "run", "*.parquet").items() >= lists.items()
-    assert written_at(tmp_path / "run", "ngrams/**/*").items() >= good.items()
+    assert killed.modified(tmp_path / "run/metadata", "*.parquet").items() >= lists.items()
+    assert killed.modified(tmp_path / "run/metadata", "ngrams/**/*").items() >= good.items()
     assert scores(tmp_path / "run", "sw", "unigram")["mnyama"] == 28
 
 
@@ -268,11 +268,11 @@ def test_full_disk_while_writing_counts_stops_stage_and_keeps_finished_work(
         build(loaded, tmp_path / "run")
     filename = str(tmp_path / "run/metadata/ngrams/sw/x.parquet.counts")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, filename)
-    counted = written_at(tmp_path / "run", "ngrams/de/*")
+    counted = killed.modified(tmp_path / "run/metadata", "ngrams/de/*")
     assert counted
     monkeypatch.undo()
     build(loaded, tmp_path / "run")
-    assert written_at(tmp_path / "run", "ngrams/**/*").items() >= counted.items()
+    assert killed.modified(tmp_path / "run/metadata", "ngrams/**/*").items() >= counted.items()
     assert words(tmp_path / "run", "sw") == ["neno", "sw"]
 
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import entry_lists
-from entry_lists import QUIET, build, manifest_of, words, write_lists, write_views, write_wordnet, written_at
-from killed import contents
+from entry_lists import QUIET, build, manifest_of, words, write_lists, write_views, write_wordnet
+from killed import contents, modified
 from stages import run_stage
 from worldclip import metadata
 from worldclip.config import Recipe
@@ -251,11 +251,11 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     lists = write_lists(tmp_path / "in", sw=["simba"], de=["Katze"])
     assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
     assert not run_stage("metadata", recipe(lists), tmp_path, QUIET)
-    before = written_at(tmp_path, "de.parquet")
+    before = modified(tmp_path / "metadata", "de.parquet")
     write_lists(tmp_path / "in", sw=["simba", "paka"])
     assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
-    assert written_at(tmp_path, "de.parquet") == before
+    assert modified(tmp_path / "metadata", "de.parquet") == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
 
 
@@ -266,10 +266,10 @@ def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: P
     run_dir = tmp_path / "run"
     build(entry_lists.recipe(["other", "sw"], **lists), run_dir)
     assert words(run_dir, "other") == ["Paka"]
-    sw = written_at(run_dir, "sw.parquet")
+    sw = modified(run_dir / "metadata", "sw.parquet")
     build(entry_lists.recipe(["other", "sw"], {"languages": {"add": {"xx_new": new}}}, **lists), run_dir)
     assert words(run_dir, "other") == ["Paka", "Kaka"]
-    assert written_at(run_dir, "sw.parquet") == sw
+    assert modified(run_dir / "metadata", "sw.parquet") == sw
 
 
 def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:
@@ -317,13 +317,13 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
         for module in (matcher, matchers):
             older.setattr(module, "FORMAT_VERSION", 1)
         build(loaded, tmp_path)
-    before = written_at(tmp_path, "sw.parquet")
+    before = modified(tmp_path / "metadata", "sw.parquet")
     with pytest.raises(UserError, match="has version 1, expected 3"):
         metadata.load_matcher(tmp_path, "sw", "unicode")
     assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [100]
-    assert written_at(tmp_path, "sw.parquet") == before
+    assert modified(tmp_path / "metadata", "sw.parquet") == before
 
 
 def test_missing_list_is_named(tmp_path: Path) -> None:

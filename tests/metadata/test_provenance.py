@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from entry_lists import QUIET, build, manifest_of, recipe, write_lists, write_texts, write_views, written_at
+from entry_lists import QUIET, build, manifest_of, recipe, write_lists, write_texts, write_views
+from killed import modified
 from stages import run_stage
 
 NAMESPACES = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'
@@ -18,7 +19,7 @@ def sources_of(run_dir: Path, lang: str) -> dict[str, dict[str, Any]]:
 def test_changed_licence_updates_manifest_and_rebuilds_only_its_language(tmp_path: Path) -> None:
     config = {"sources": ["list"], "lists": write_lists(tmp_path, sw=["simba"], yo=["kìnnìún"])}
     assert run_stage("metadata", recipe(["sw", "yo"], **config), tmp_path / "run", QUIET)
-    before = written_at(tmp_path / "run", "yo.parquet")
+    before = modified(tmp_path / "run/metadata", "yo.parquet")
     assert sources_of(tmp_path / "run", "sw")["list"]["licence"] == "not stated in the file"
     licensed = recipe(["sw", "yo"], **config, licences={"sw": "CC BY 4.0"})
     assert run_stage("metadata", licensed, tmp_path / "run", QUIET)
@@ -26,7 +27,7 @@ def test_changed_licence_updates_manifest_and_rebuilds_only_its_language(tmp_pat
     assert (named["file"], named["size"], named["licence"]) == ("sw.txt", 6, "CC BY 4.0")
     assert len(named["modified"]) == len("2024-01-01")
     assert len(named["sha256"]) == 64
-    assert written_at(tmp_path / "run", "yo.parquet") == before
+    assert modified(tmp_path / "run/metadata", "yo.parquet") == before
 
 
 def test_text_and_views_have_the_licences_of_wikipedia_and_an_own_corpus_its_own(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import entry_lists
 import worldclip
-from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, written_at
+from entry_lists import QUIET, build, manifest_of, scores, words, write_lists
+from killed import modified
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from pools import read_tar
 from served import static_host
@@ -130,12 +131,12 @@ def test_new_pack_rebuilds_only_changed_lists(packed_run, packed, tmp_path):
     copy.write_bytes(packed.read_bytes())
     loaded = recipe(["sw", "th"], pack=str(copy))
     build(loaded, tmp_path / "run")
-    before = written_at(tmp_path / "run", "*.parquet")
+    before = modified(tmp_path / "run/metadata", "*.parquet")
     lists = write_lists(tmp_path, sw=["simba"]) | {"th": str(packed_run.parent / "th.txt")}
     build(recipe(["sw", "th"], sources=["number", "list"], lists=lists), tmp_path / "changed")
     pack(tmp_path / "changed", copy)
     build(loaded, tmp_path / "run")
-    after = written_at(tmp_path / "run", "*.parquet")
+    after = modified(tmp_path / "run/metadata", "*.parquet")
     assert {path.stem for path in after if after[path] == before[path]} == {"th"}
     assert len(words(tmp_path / "run", "sw")) == 101
 
