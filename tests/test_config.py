@@ -87,12 +87,9 @@ def test_bounds_are_ignored_for_unset_keys() -> None:
     assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
-def test_number_out_of_range_violates_a_bound(value: float) -> None:
-    assert Between(0, 1).violation(value) == "must be between 0 and 1"
-
-
-def test_open_ends_of_a_range_are_out_of_range() -> None:
+def test_number_out_of_range_violates_a_bound() -> None:
+    for value in (-0.1, 1.1, float("nan"), float("inf")):
+        assert Between(0, 1).violation(value) == "must be between 0 and 1"
     assert Between(0, 1, above=True).violation(0) == "must be above 0 and at most 1"
     assert Between(0, 1, below=True).violation(1) == "must be at least 0 and below 1"
     assert Between(0, 1).violation(0) is Between(0, 1).violation(1) is None
@@ -243,14 +240,13 @@ def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "mine.toml").pool.path == "/pool"
 
 
-def test_names_too_long_for_a_file_are_problems_in_words():
+def test_names_too_long_for_a_file_are_problems_in_words() -> None:
     long = "[" * 5000
     values = {
         "pool": {"path": long},
         "metadata": {"sources": ["list"], "pack": long, "lists": {"en": long}, "pageviews": long},
+        "languages": {"lid_model": long},
         "evaluate": {"data": long, "datasets": ["slip"], "classes": {"slip": long}},
     }
-    with pytest.raises(UserError) as caught:
-        load_recipe(values)
-    assert "metadata.pack" in str(caught.value)
-    assert "metadata.lists.en" in str(caught.value)
+    problems = "\n".join(problems_of(values))
+    assert all(key in problems for key in ("metadata.pack", "metadata.lists.en", "languages.lid_model"))

@@ -11,9 +11,7 @@ import pytest
 
 from stages import QUIET
 from toy import ToyWorld
-from worldclip.cli import main
 from worldclip.config import load_recipe
-from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.recipe import run
 
@@ -77,31 +75,3 @@ def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(
     assert problem.startswith(f"{tmp_path / 'run/train'}: ")
     assert "checkpoints need 0." in problem
     assert "0.0 GiB are free" in problem
-
-
-def test_refused_override_leaves_the_recipe_of_the_run(curated_run: Path, tmp_path: Path) -> None:
-    run_dir = shutil.copytree(curated_run, tmp_path / "run")
-    before = (run_dir / "recipe.toml").read_bytes()
-    for command in (
-        "train RUN --device cuda",
-        "curate RUN --exclude xx",
-        "run RUN --until curate --set curate.exclude=['xx']",
-    ):
-        assert main([str(run_dir) if word == "RUN" else word for word in command.split()]) == 2
-        assert (run_dir / "recipe.toml").read_bytes() == before, command
-    assert main(["run", str(run_dir), "--until", "curate"]) == 0
-
-
-def test_changed_training_is_refused_before_the_recipe_is_written(curated_run: Path, tmp_path: Path) -> None:
-    run_dir = shutil.copytree(curated_run, tmp_path / "run")
-    (run_dir / "train" / "step_000000004").mkdir(parents=True)
-    write_json(run_dir / "train" / "config.json", {"config": {"train": {"lr": 1.0}}, "inputs": {}})
-    before = (run_dir / "recipe.toml").read_bytes()
-    with pytest.raises(UserError, match="which are never overwritten"):
-        run(load_recipe(run_dir, ["curate.seed=7"]), run_dir, until="train", executor=QUIET)
-    assert (run_dir / "recipe.toml").read_bytes() == before
-
-
-def test_refused_first_recipe_is_not_left_behind(toy_world: ToyWorld, tmp_path: Path) -> None:
-    assert main(["balance", str(toy_world.recipe), "--out", str(tmp_path / "run")]) == 2  # match is not finished
-    assert not (tmp_path / "run" / "recipe.toml").exists()

@@ -127,16 +127,6 @@ def test_a_truncated_tar_fails_alone_and_its_repair_finishes_the_run(copied_worl
     assert {name: found.get(name) for name in names} == {name: curated.get(name) for name in names}
 
 
-def test_three_mistakes_are_reported_before_any_work(toy_world, tmp_path, capfd) -> None:
-    mistakes = ["--set", "match.profile=uni", "--set", "balance.tail_fractoin=1", "--set", "train.lr=fast"]
-    assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), *mistakes]) == 2
-    said = capfd.readouterr().err
-    assert 'match.profile = "uni": must be one of' in said
-    assert "unknown key balance.tail_fractoin; did you mean tail_fraction?" in said
-    assert 'train.lr = "fast": must be a number' in said
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path, capfd, monkeypatch) -> None:
     rename, left = os.replace, [12]
 

@@ -33,6 +33,8 @@ REFUSED = [
     ("evaluate", "--folders toy pool:{pool} --datasets toy --languages sw", "evaluate.languages: no text in sw"),
     ("export", "--languages xx", "export.languages"),
     ("export", "--languages en --corpus nowhere.txt", "export.corpus"),
+    ("run", "--until curate --set curate.exclude=xx", "curate.exclude"),
+    ("run", "--until train --set curate.seed=7 --set train.lr=0.5", "which are never overwritten"),
 ]
 
 

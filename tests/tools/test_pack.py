@@ -220,6 +220,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "record of no pack": (with_record(lambda r: r.update(format="x")), "its format is 'x'"),
     "newer": (with_record(lambda r: r.update(version=2)), "packed by a newer worldclip"),
     "record is no object": (lambda m: {**m, "pack.json": b"[1]"}, "not a whole pack"),
+    "record nested too deeply": (lambda m: {**m, "pack.json": b"[" * 2000}, r"pack\.json in it is not JSON"),
     "record without lists": (with_record(lambda r: r.pop("lists")), "not a whole pack"),
     "list without rules": (with_record(lambda r: r["lists"]["sw"].pop("rules")), r"lacks sw\.rules"),
     "changed licences": (lambda m: {**m, "LICENCES.md": b"x" * len(m["LICENCES.md"])}, "does not have the SHA-256"),
