@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fsspec
 import pytest
 import yaml
 
@@ -250,6 +251,16 @@ def serve_hub(**settings: Any) -> Iterator[FakeHub]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield hub
         server.shutdown()
+
+
+@contextmanager
+def serve_datasets(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Serve an empty hub whose datasets hf:// addresses name, to a client with a token."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with serve_hub() as served:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": served.url, "token": "hf_of_the_test"})
+        yield served
 
 
 @pytest.fixture

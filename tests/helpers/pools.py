@@ -54,9 +54,16 @@ def rows_of_tar(path: Path) -> list[dict[str, Any]]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+def parquet_of(columns: Mapping[str, Any], row_group_size: int | None = None) -> bytes:
+    """Return a Parquet file with these columns."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), file, row_group_size=row_group_size)
+    return file.getvalue()
+
+
 def write_table(path: Path, columns: Mapping[str, Any], row_group_size: int | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(dict(columns)), path, row_group_size=row_group_size)
+    path.write_bytes(parquet_of(columns, row_group_size))
     return path
 
 

@@ -288,14 +288,6 @@ def test_a_million_damaged_inputs_are_read_or_refused(tmp_path: Path, reader: st
 # --- what is not drawn by a seed --------------------------------------------------------------------------------------
 
 
-def test_truncated_parquet_is_bad_shard(tmp_path: Path) -> None:
-    pq.write_table(COLUMNS, tmp_path / "whole.parquet")
-    whole = (tmp_path / "whole.parquet").read_bytes()
-    for end in range(0, len(whole) - 1, 37):
-        (tmp_path / "0.parquet").write_bytes(whole[:end])
-        assert check(tmp_path / "0.parquet", TABLE) is None
-
-
 JSON = st.recursive(
     st.none()
     | st.booleans()

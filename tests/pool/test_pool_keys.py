@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from fake_hub import serve_hub
+from fake_hub import serve_datasets
 from killed import contents, modified
-from pools import structs
+from pools import parquet_of, structs, write_lines, write_table
 from stages import QUIET, run_stage
 from tars import sample, write_tar
 from worldclip import pool
@@ -54,33 +51,26 @@ def parquet(pairs: list[Settings]) -> bytes:
     columns = {name: [pair[name] for pair in pairs] for name in pairs[0]}
     for name in ("photo", "scan"):
         columns[name] = structs([f"{name} {i}".encode() for i in range(len(pairs))])
-    file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
-    return file.getvalue()
-
-
-def lines(pairs: list[Settings], separator: str = ",") -> bytes:
-    return "".join(f"{separator.join(str(value) for value in pair.values())}\n" for pair in pairs).encode()
+    return parquet_of(columns)
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pools in several formats, lists of entries, lists of keys, and stubs that build small pools."""
+    """The working directory: pools in several formats, lists of entries and keys, and stubs that build small pools."""
     folder = tmp_path / "world"
+    write_lines(folder / "one" / "j.jsonl", rows("j", 2))
+    for name in ("two", "csv", "part_few", "part_fewer"):
+        (folder / name).mkdir()
     for place, shards in (("one", "ab"), ("two", "bc")):
-        (folder / place).mkdir(parents=True)
         for number, shard in enumerate(shards):
             (folder / place / f"{shard}.parquet").write_bytes(parquet(rows(shard, number)))
-    as_json = [str(pair).replace("'", '"') for pair in rows("j", 2)]
-    (folder / "one" / "j.jsonl").write_text("\n".join(as_json))
-    (folder / "csv").mkdir()
     for number, shard in enumerate("ab"):
-        (folder / "csv" / f"{shard}.csv").write_bytes(lines(rows(shard, number)))
+        with open(folder / "csv" / f"{shard}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(pair.values() for pair in rows(shard, number))
     for lang in ("en", "de"):
         (folder / f"{lang}.txt").write_text("\n".join(WORDS if lang == "en" else WORDS[::2]))
     for name, keys in (("few", ["a1", "a2", "b3"]), ("fewer", ["a1", "b3"])):
-        pq.write_table(pa.table({"key": keys}), folder / f"{name}.parquet")
-        (folder / f"part_{name}").mkdir()
+        write_table(folder / f"{name}.parquet", {"key": keys})
         (folder / f"part_{name}" / "words.txt").write_text(" ".join(keys))
 
     def build_small(out: Path, words: str) -> Settings:
@@ -95,23 +85,24 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(emoji, "source_versions", lambda: {"emoji": "1"})
     monkeypatch.setattr(world_build, "build_world", build_world)
     monkeypatch.setattr(world_build, "source_versions", lambda: {"openmoji": "1"})
+    monkeypatch.chdir(folder)
     return folder
 
 
 HUB: Settings = {"path": "hf://datasets/o/n"}
-CSV: Settings = {"path": "WORLD/csv", "image_field": None}
-# key of [pool] -> its settings before and after, besides those of `recipe_of`; WORLD stands for the folder
+CSV: Settings = {"path": "csv", "image_field": None}
+# key of [pool] -> its settings before and after, besides those of `recipe_of`
 CASES: dict[str, tuple[Settings, Settings]] = {
-    "path": ({}, {"path": "WORLD/two"}),
+    "path": ({}, {"path": "two"}),
     "config": (HUB | {"config": "big"}, HUB | {"config": "small"}),
     "split": (HUB | {"config": "big"}, HUB | {"config": "big", "split": "test"}),
     "build": ({}, {"build": "emoji"}),
     "parts": (
-        {"build": "world", "parts": {"flags": "WORLD/part_few"}},
-        {"build": "world", "parts": {"flags": "WORLD/part_fewer"}},
+        {"build": "world", "parts": {"flags": "part_few"}},
+        {"build": "world", "parts": {"flags": "part_fewer"}},
     ),
     "build_options": ({"build": "world"}, {"build": "world", "build_options": {"train_on_stamps": True}}),
-    "roots": ({"roots": {"x": "WORLD/one"}}, {"roots": {"x": "WORLD/two"}}),
+    "roots": ({"roots": {"x": "one"}}, {"roots": {"x": "two"}}),
     "format": ({}, {"format": "jsonl", "image_field": None}),
     "columns": (
         CSV | {"columns": ["uid", "other", "text", "alt", "lang", "lang2", "width"]},
@@ -126,30 +117,21 @@ CASES: dict[str, tuple[Settings, Settings]] = {
     "lang": ({}, {"lang": "lang2"}),
     "image_field": ({}, {"image_field": "scan"}),
     "where": ({}, {"where": {"width": {">=": 200}}}),
-    "valid_keys": ({"valid_keys": "WORLD/few.parquet"}, {"valid_keys": "WORLD/fewer.parquet"}),
-    "deny_keys": ({"deny_keys": ["WORLD/few.parquet"]}, {"deny_keys": ["WORLD/fewer.parquet"]}),
+    "valid_keys": ({"valid_keys": "few.parquet"}, {"valid_keys": "fewer.parquet"}),
+    "deny_keys": ({"deny_keys": ["few.parquet"]}, {"deny_keys": ["fewer.parquet"]}),
 }
 BUILT = {"key": "member", "texts": [], "lang": None, "image_field": None}
 
 
-def placed(value: Any, world: Path) -> Any:
-    if isinstance(value, dict):
-        return {name: placed(item, world) for name, item in value.items()}
-    if isinstance(value, list):
-        return [placed(item, world) for item in value]
-    return value.replace("WORLD", str(world)) if isinstance(value, str) else value
-
-
-def recipe_of(world: Path, settings: Settings) -> Recipe:
+def recipe_of(settings: Settings) -> Recipe:
     base = {"key": "uid", "texts": ["text"], "lang": "lang", "image_field": "photo"}
     if not settings.keys() & {"path", "roots", "build"}:
-        base["path"] = "WORLD/one"
+        base["path"] = "one"
     values = base | (BUILT if "build" in settings else {}) | settings
-    section = {name: value for name, value in values.items() if value is not None}
-    lists = {lang: str(world / f"{lang}.txt") for lang in ("en", "de")}
+    lists = {"en": "en.txt", "de": "de.txt"}
     return load_recipe(
         {
-            "pool": placed(section, world),
+            "pool": {name: value for name, value in values.items() if value is not None},
             "languages": {"codes": ["en", "de"]},
             "metadata": {"sources": ["list", "pool"], "lists": lists, "pool_min_count": 1},
             "balance": {"tail_fraction": 0.5},
@@ -170,17 +152,14 @@ def test_every_key_of_the_pool_has_a_case() -> None:
 def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_path: Path, monkeypatch) -> None:
     if key in ("config", "split"):
         pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-    with serve_hub() as hub:
-        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.url, "token": "hf_of_the_test"})
+    with serve_datasets(monkeypatch) as hub:
         files = {
             f"{config}/{split}-0.parquet": parquet(rows(f"{config}{split}", number))
             for number, (config, split) in enumerate((("big", "train"), ("big", "test"), ("small", "train")))
         }
         configs = [{"config_name": name, "data_dir": name} for name in ("big", "small")]
         hub.commit("o/n", files, {"configs": configs})
-        before, after = (recipe_of(world, settings) for settings in CASES[key])
+        before, after = map(recipe_of, CASES[key])
         assert getattr(before.pool, key) != getattr(after.pool, key)
         run_all(before, tmp_path / "run")
         old = contents(tmp_path / "run", ["recipe.toml"])
@@ -215,7 +194,7 @@ class GrownPool(PoolConfig):
     ],
 )
 def test_a_new_key_needs_its_mark_only(key: str, redone: set[str], world: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(world, {})
+    recipe = recipe_of({})
     values = {field.name: getattr(recipe.pool, field.name) for field in dataclasses.fields(PoolConfig)}
     old, new = (dataclasses.replace(recipe, pool=GrownPool(**values, **{key: value})) for value in (0, 1))
     run_all(old, tmp_path / "run")

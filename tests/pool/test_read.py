@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pools import Row, read_rows, rows_of
+from programs import output_of
 from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
@@ -25,11 +25,7 @@ from worldclip.pool.stage import index_shard
 CONFIG = PoolConfig(path="pool")
 
 
-def read(folder: Path, members: list[tuple[str, bytes]], name: str | None = None, **settings: Any) -> list[Row]:
-    return read_rows(write_tar(folder / "000000.tar", members), name, **settings)
-
-
-# members of a tar, keys of [pool], the texts of the tar
+# members of a tar; keys of [pool], or the name of the shard; the texts of the tar
 TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
     "nothing": ([], {}, []),
     "a .txt per sample": (
@@ -127,7 +123,7 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
 @pytest.mark.parametrize("case", TEXTS_OF_MEMBERS)
 def test_texts_of_a_tar(case: str, tmp_path: Path) -> None:
     members, settings, expected = TEXTS_OF_MEMBERS[case]
-    assert read(tmp_path, members, **settings) == expected
+    assert read_rows(write_tar(tmp_path / "000000.tar", members), **settings) == expected
 
 
 BAD_RECORDS = {
@@ -164,7 +160,6 @@ def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
     members = [*sample("0", None, {"texts": ["red", "rot"], "lang_truth": ["en", "de"]}), *sample("1", "blue")]
     config = PoolConfig(path="p", texts=("txt", "json:texts"))
     texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), config)
-    assert texts.truth is not None
     assert texts.truth.to_pylist() == ["en", "de", None]
 
 
@@ -287,26 +282,17 @@ def test_real_pool_of_photographs_has_no_bad_text(shared: Path) -> None:
     assert (texts.reason == Reason.KEPT).all()
 
 
-def make_sparse_tar(folder: Path, tar_format: str) -> Path:
-    """Pack two samples with GNU tar; the image of the first has holes."""
-    files = folder / "files"
-    files.mkdir()
-    for name, content in (*sample("000", "zero"), *sample("001", "one")):
-        (files / name).write_bytes(content)
-    with open(files / "000.jpg", "r+b") as file:
-        file.truncate(1 << 20)
-        file.seek(0, 2)
-        file.write(PNG)
-    names = sorted(path.name for path in files.iterdir())
-    command = ["tar", f"--format={tar_format}", "--sparse", "-cf", str(folder / "0.tar"), "-C", str(files), *names]
-    subprocess.run(command, check=True)
-    return folder / "0.tar"
-
-
 @pytest.mark.skipif("GNU tar" not in os.popen("tar --version 2>&1").read(), reason="writes sparse files with GNU tar")
 @pytest.mark.parametrize("tar_format", ["gnu", "posix"])
 def test_sample_with_a_sparse_member_is_bad_and_says_so(tmp_path: Path, tar_format: str) -> None:
-    path = make_sparse_tar(tmp_path, tar_format)
+    for name, content in (*sample("000", "zero"), *sample("001", "one")):
+        (tmp_path / name).write_bytes(content)
+    with open(tmp_path / "000.jpg", "r+b") as file:
+        file.truncate(1 << 20)  # with a hole
+        file.seek(0, 2)
+        file.write(PNG)
+    names, path = sorted(path.name for path in tmp_path.iterdir()), tmp_path / "0.tar"
+    output_of(["tar", f"--format={tar_format}", "--sparse", "-cf", path, "-C", tmp_path, *names])
     if path.stat().st_size > 1 << 20:
         pytest.skip("the file system does not say where holes are")
     texts = pool.read_texts(shard_of(path), CONFIG)

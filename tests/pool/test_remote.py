@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pools import pool_recipe, run_pool, write_lines, write_table
+from served import static_host
 from stages import QUIET, context
 from tars import PNG, sample, write_tar
 from toy import encode_png
@@ -38,18 +36,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *message: object) -> None:
-        pass
-
-
 @pytest.fixture
 def at_http(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Silent, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with static_host(folder) as address:
+        yield address
 
 
 @pytest.fixture
@@ -151,11 +141,8 @@ def test_missing_remote_shard_is_bad_shard(in_memory: str, name: str, key: str) 
 def test_a_store_that_cannot_be_reached_is_an_error_in_words(monkeypatch):
     """The hub's HTTP library raises errors that are no OSError."""
 
-    class Unreachable(Exception):
-        pass
-
     def fail(url: str) -> None:
-        raise Unreachable("[Errno -2] Name or service not known")
+        raise RuntimeError("[Errno -2] Name or service not known")
 
     monkeypatch.setattr(fsspec, "url_to_fs", fail)
     with pytest.raises(UserError, match=r"'hf://nobody/nothing': cannot be listed .* Name or service not known"):

@@ -131,9 +131,8 @@ def test_unknown_column_and_wrong_kind_are_mistakes_of_the_recipe(tmp_path: Path
 
 def test_only_digits_of_ascii_make_a_number_in_every_format(tmp_path: Path) -> None:
     """Which other digits there are depends on the Python version."""
-    rows = [
-        {"uid": uid, "text": "x", "w": w} for uid, w in [("a", "3"), ("b", "\u0663"), ("c", "\U00011f53"), ("d", "3\n")]
-    ]
+    numbers = {"a": "3", "b": "\u0663", "c": "\U00011f53", "d": "3\n"}
+    rows = [{"uid": uid, "text": "x", "w": number} for uid, number in numbers.items()]
     from_tar = PoolConfig(path=str(tmp_path), texts=("json:text",), where={"json:w": {">": 2}})
     from_table = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where={"w": {">": 2}})
     for path, config in ((write_tar_of_json(tmp_path, rows), from_tar), (write_parquet(tmp_path, rows), from_table)):

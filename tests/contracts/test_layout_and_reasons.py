@@ -1,4 +1,4 @@
-"""Every path of RUN is spelled in contracts/layout, so that a folder is renamed in one place."""
+"""Every path of RUN is spelled in contracts/layout; reasons have the order of the identity in docs and reports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import worldclip
 from worldclip.contracts import layout
+from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core.execute import LocalExecutor, Shard
 
 SRC = Path(worldclip.__file__).parent
@@ -46,13 +48,26 @@ def test_spelled_path_is_found(code: str) -> None:
 
 
 def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
-    done = layout.done_dir(tmp_path, "index")
-    LocalExecutor(workers=1, quiet=True).map(
-        one_pair, [Shard(name="a/0.tar", path="")], label="x", done_dir=done, key={}
-    )
+    options = {"label": "x", "done_dir": layout.done_dir(tmp_path, "index"), "key": {}}
+    LocalExecutor(quiet=True).map(lambda shard: {"pairs": 1}, [Shard(name="a/0.tar", path="")], **options)
     assert layout.marker(tmp_path, "a/0.tar", "index").is_file()
     assert layout.marker(tmp_path, "0.tar") == tmp_path / "done" / "0.tar.json"
 
 
-def one_pair(shard: Shard) -> dict[str, int]:
-    return {"pairs": 1}
+def test_reasons_stand_in_the_order_in_which_they_apply():
+    assert [reason.label for reason in REASONS] == [
+        *("left_out", "bad_pair", "duplicate", "no_text", "no_language", "no_match"),
+        *("not_valid", "excluded", "sampled_out", "kept"),
+    ]
+    assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))
+    assert Reason.KEPT.column == "pairs_out"
+
+
+def test_reasons_are_codes_of_int8_columns():
+    column = np.array([Reason.KEPT, Reason.NO_TEXT], np.int8)
+    assert (column == Reason.KEPT).tolist() == [True, False]
+    assert REASONS[column[1]] is Reason.NO_TEXT
+
+
+def test_every_reason_has_its_own_colour_and_meaning():
+    assert len({reason.colour for reason in REASONS}) == len({reason.meaning for reason in REASONS}) == len(REASONS)
