@@ -13,19 +13,36 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import killed
 import worldclip
 from killed import digests_of_curation
+from stages import QUIET
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.execute import LocalExecutor, create_executor, usable_cores
 
 CURATION = ("pool", "metadata", "match", "balance", "curate")
-UNTIL_CURATE = "import worldclip; worldclip.run(sys.argv[2], out=sys.argv[3], until='curate')"
+CAPPED = ("curate.max_pairs=60", "curate.write=tars", "curate.samples_per_tar=20")
+UNTIL_CURATE = "import worldclip; worldclip.run(sys.argv[2], out=sys.argv[3], until='curate', overrides=sys.argv[4:])"
+# Where a run is killed: the files whose path holds this, which of them, and before or after it gets its name.
+KILLS = [
+    ("pool/index", 2, "before"),
+    ("match/texts", 2, "before"),
+    ("match/done/counts", 2, "after"),
+    ("match/report.json", 1, "before"),
+    ("balance/en.npy", 1, "after"),
+    ("balance/manifest.json", 1, "before"),
+    ("curate/.work/caps", 1, "after"),
+    ("curate/.work/counts", 2, "before"),
+    ("curate/tars", 1, "after"),
+    ("curate/manifest.json", 1, "before"),
+    *(pytest.param("", n, "before", marks=pytest.mark.slow) for n in range(6, 112, 10)),
+]
 
 
 def curate(recipe: Path, out: Path, executor: LocalExecutor | None = None) -> dict[str, str]:
@@ -58,13 +75,57 @@ def test_a_finished_run_does_nothing_and_says_so(toy_run: Path, capfd: pytest.Ca
     assert before == killed.modified(toy_run, "*.parquet")
 
 
-@pytest.mark.parametrize(
-    "point", [2, 17, 35, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 10, 14, 20, 23, 26, 29, 32, 38))]
-)
-def test_a_run_killed_before_any_file_gets_its_name_ends_the_same(toy_world, curated, tmp_path, point: int) -> None:
-    killed_run = killed.run(UNTIL_CURATE, point, toy_world.recipe, tmp_path / "run")
-    assert killed_run.returncode == -signal.SIGKILL, killed_run.stdout + killed_run.stderr
-    assert not (tmp_path / "run" / "curate" / "manifest.json").exists()
+def finish_capped(recipe: Path, out: Path) -> int:
+    """Run a recipe with caps and tars until curate; return the number of files that get their name."""
+    files = []
+    replace = os.replace
+
+    def counting_replace(source: Path, target: Path) -> None:
+        files.append(target)
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", counting_replace)
+        worldclip.run(str(recipe), out=out, until="curate", overrides=CAPPED, executor=QUIET)
+    return len(files)
+
+
+def files_of_stages(run_dir: Path) -> dict[str, bytes]:
+    return {f"{stage}/{name}": data for stage in CURATION for name, data in killed.contents(run_dir / stage).items()}
+
+
+@pytest.fixture(scope="module")
+def capped(toy_world, tmp_path_factory) -> tuple[dict[str, bytes], int]:
+    """(What an unbroken run leaves, number of files it writes)."""
+    run_dir = tmp_path_factory.mktemp("capped") / "run"
+    num_files = finish_capped(toy_world.recipe, run_dir)
+    return files_of_stages(run_dir), num_files
+
+
+@pytest.mark.parametrize(("place", "kill_at", "when"), KILLS)
+def test_a_killed_run_goes_on_to_the_same_bytes(toy_world, capped, tmp_path, place, kill_at, when) -> None:
+    whole, num_files = capped
+    run = killed.run(UNTIL_CURATE, kill_at, toy_world.recipe, tmp_path / "run", *CAPPED, place=place, when=when)
+    assert run.returncode == -signal.SIGKILL, run.stdout + run.stderr
+    assert finish_capped(toy_world.recipe, tmp_path / "run") < num_files, "what was done is not done again"
+    found = files_of_stages(tmp_path / "run")
+    assert sorted(found) == sorted(whole)
+    assert found == whole
+
+
+def start_two_workers(recipe: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "worldclip", "run", str(recipe), "--out", str(out), "--until", "curate"]
+    command += ["--workers", "2"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [2.0, 3.5, 5.0])
+def test_workers_killed_with_their_parent_leave_nothing_half_done(toy_world, curated, tmp_path, delay_s) -> None:
+    process = start_two_workers(toy_world.recipe, tmp_path / "run")
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
     assert curate(toy_world.recipe, tmp_path / "run") == curated
 
 
@@ -146,12 +207,9 @@ def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_p
 
 
 def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path) -> None:
-    command = [sys.executable, "-m", "worldclip", "run", str(toy_world.recipe), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [*command, "--until", "curate", "--workers", "2"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    process = start_two_workers(
+        toy_world.recipe,
+        tmp_path / "run",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     for _ in range(2000):
