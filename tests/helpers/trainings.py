@@ -1,25 +1,34 @@
-"""Trainings of the small world in this process: finished or interrupted; and the loader of their pairs."""
+"""Trainings of the small world in this process, finished or interrupted; their checkpoints; the loader of pairs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
 
+from calls import fail_at
 from small_world import COLOURS, FORMS, TEXTS, TRAIN, make_recipe, write_world
 from stages import context, finish
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import layout, schemas
 from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
+from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Report
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import Tokenizer, train_tokenizer
 from worldclip.train import loop
+from worldclip.train.checkpoint import SHARDS, Digests
+from worldclip.train.checkpoint_writer import LocalTensor, _write_index, _write_shard
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.loader import Batch, Loader
@@ -43,16 +52,8 @@ class Interruption(BaseException):
 
 def train_until(num_steps: int, run_dir: Path, **changes: Any) -> None:
     """Train as above, and end in the middle of step num_steps + 1."""
-    original_step, taken = loop.launch_step, []
-
-    def launch_step(*args: Any, **kwargs: Any) -> Any:
-        if len(taken) == num_steps:
-            raise Interruption
-        taken.append(1)
-        return original_step(*args, **kwargs)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "launch_step", launch_step)
+        fail_at(patch.setattr, loop, "launch_step", num_steps + 1, Interruption())
         with pytest.raises(Interruption):
             train(run_dir, **changes)
 
@@ -74,10 +75,46 @@ def losses(run_dir: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")}
 
 
+def bytes_of(checkpoint: Path) -> dict[str, bytes]:
+    """Return the files of a checkpoint that training is for, and the optimizer's."""
+    files = ("model.safetensors", "config.json", "tokenizer.json", "modules.json", "trainer/optimizer.safetensors")
+    return {name: (checkpoint / name).read_bytes() for name in files}
+
+
+def result_bytes(run_dir: Path) -> dict[str, bytes]:
+    """Return bytes_of the newest checkpoint."""
+    return bytes_of(latest_checkpoint(run_dir))
+
+
 def stored(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tensors of the newest checkpoint: the model's, the trainer's."""
     folder = latest_checkpoint(run_dir)
     return load_file(folder / "model.safetensors"), load_file(folder / "trainer" / "optimizer.safetensors")
+
+
+def write_shards(checkpoint: Path, tensors_of_rank: Sequence[dict[str, LocalTensor]]) -> Digests:
+    """Write trainer/shards of a checkpoint as several ranks do it.  Return the digests of their files."""
+    shards, num_ranks = checkpoint / SHARDS, len(tensors_of_rank)
+    shards.mkdir(parents=True)
+    for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
+        _write_shard(shards, tensors, World(rank, num_ranks))
+    return _write_index(shards, World(0, num_ranks), math.inf, Event())
+
+
+def write_matched(run_dir: Path, recipe: Recipe, entry_of: Callable[[str], int]) -> None:
+    """Write RUN/match of the curated pairs, each with the entry of its key."""
+    for shard in pool.shards(context(recipe, run_dir)):
+        curated = artifacts.read_table(layout.curated(run_dir, shard.name), schemas.CURATED)
+        columns = {name: curated[name] for name in ("key", "text_idx", "text", "lang")}
+        columns |= {
+            "entries_lang": curated["lang"],
+            "entry_ids": pa.array([[entry_of(key)] for key in curated["key"].to_pylist()], pa.large_list(pa.int32())),
+            "lang_prob": np.ones(len(curated), np.float32),
+            "place": np.zeros(len(curated), np.int16),
+        }
+        artifacts.write_table(layout.match_texts(run_dir, shard.name), pa.table(columns), schemas.MATCH_TEXTS)
+    for stage in ("match", "balance"):
+        artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
 
 
 @functools.cache
@@ -88,10 +125,18 @@ def tokenizer() -> Tokenizer:
 
 
 def make_loader(
-    run_dir: Path, source: Path | Recipe, *, global_batch_size: int = 12, world: World = ALONE, **options: Any
+    run_dir: Path,
+    source: Path | str | Recipe | None = None,
+    *,
+    global_batch_size: int = 12,
+    world: World = ALONE,
+    **options: Any,
 ) -> Loader:
-    """Open the loader of a run whose tars, or whose recipe, are `source`; options: of the loader or of [train]."""
-    recipe = make_recipe(source) if isinstance(source, Path | str) else source
+    """Open the loader of a run.
+
+    source: its tars or its recipe (default: the tars of write_world).  options: of the loader or of [train].
+    """
+    recipe = source if isinstance(source, Recipe) else make_recipe(source or run_dir.parent / "tars")
     arguments = {name: options.pop(name) for name in ("num_streams", "work", "images") if name in options}
     model = ModelConfig(preset="tiny", image_size=16)
     config = TrainConfig(**{"model": model, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9} | options)
@@ -101,3 +146,8 @@ def make_loader(
 
 def pairs_of(batch: Batch) -> list[tuple[str, int]]:
     return list(zip(batch.keys, batch.text_idx.tolist(), strict=True))
+
+
+def read(loader: Loader, num_steps: int) -> list[tuple[str, int]]:
+    """Return the pairs of the first steps."""
+    return [pair for step in range(num_steps) for pair in pairs_of(loader.batch(step))]

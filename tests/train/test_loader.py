@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -11,15 +12,15 @@ import pytest
 import torch
 
 import trainings
+from calls import before, calls_of
 from small_world import COLOURS, TEXTS, write_world
-from trainings import pairs_of
+from trainings import pairs_of, read
 from worldclip.core.errors import UserError
 from worldclip.model.decode import UNDECODABLE
 from worldclip.train import loader as loaders
 from worldclip.train.augment import Warps
 from worldclip.train.distributed import World
 from worldclip.train.loader import NEAR_REPLACEMENTS, Batch
-from worldclip.train.pairs import Pairs
 from worldclip.train.plan import replacement
 
 
@@ -28,19 +29,13 @@ def run_dir(tmp_path):
     return tmp_path / "run"
 
 
-def make_loader(run_dir, **options):
-    return trainings.make_loader(run_dir, run_dir.parent / "tars", global_batch_size=10, **options)
+make_loader = functools.partial(trainings.make_loader, global_batch_size=10)
 
 
 def loader_of(run_dir, broken=(), without_image=(), **options):
     """Write the small world and open its loader."""
     write_world(run_dir, broken=broken, without_image=without_image)
     return make_loader(run_dir, **options)
-
-
-def read(loader, num_steps):
-    """Return the pairs of the first steps."""
-    return [pair for step in range(num_steps) for pair in pairs_of(loader.batch(step))]
 
 
 def assert_equal(batches, others):
@@ -109,9 +104,7 @@ def test_batches_come_in_order_whatever_order_they_are_made_in(run_dir, monkeypa
 
 def test_batches_made_ahead_are_bounded_in_number_and_memory(run_dir, monkeypatch):
     loader = loader_of(run_dir, decode_threads=2)
-    made = []
-    make_batch = loader.batch
-    monkeypatch.setattr(loader, "batch", lambda step: made.append(step) or make_batch(step))
+    made = calls_of(monkeypatch.setattr, loader, "batch")
     batches = loader.batches(0, 1000)
     next(batches)
     deadline = time.monotonic() + 60
@@ -130,14 +123,11 @@ def test_operations_of_loader_threads_use_one_thread_and_those_of_the_step_their
     torch.set_num_threads(3)
     try:
         loader = loader_of(run_dir, decode_threads=2)
-        seen = []
-        for name in ("_image", "_finish"):
-            inner = getattr(loader, name)
-            monkeypatch.setattr(
-                loader, name, lambda *a, name=name, f=inner: seen.append((name, torch.get_num_threads())) or f(*a)
-            )
+        numbers = {"_image": set(), "_finish": set()}
+        for name, seen in numbers.items():
+            before(monkeypatch.setattr, loader, name, lambda *_, seen=seen: seen.add(torch.get_num_threads()))
         list(loader.batches(0, 2))
-        assert {*seen} == {("_image", 1), ("_finish", 1)}
+        assert numbers == {"_image": {1}, "_finish": {1}}
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(number)
@@ -145,20 +135,13 @@ def test_operations_of_loader_threads_use_one_thread_and_those_of_the_step_their
 
 def test_batches_in_the_making_are_given_up_when_the_loop_stops(run_dir, monkeypatch):
     loader = loader_of(run_dir, decode_threads=2)
-    num_read = []
-    read = loader._image
-
-    def slowly(*place):
-        num_read.append(1)
-        time.sleep(0.01)
-        return read(*place)
-
-    monkeypatch.setattr(loader, "_image", slowly)
+    before(monkeypatch.setattr, loader, "_image", lambda *_: time.sleep(0.01))
+    reads = calls_of(monkeypatch.setattr, loader, "_image")
     batches = loader.batches(0, 1000)
     next(batches)
-    before = len(num_read)
+    num_read = len(reads)
     batches.close()
-    assert len(num_read) - before <= 2 * loaders.IMAGES_PER_TASK
+    assert len(reads) - num_read <= 2 * loaders.IMAGES_PER_TASK
     assert pairs_of(next(loader.batches(0, 1))) == pairs_of(loader.batch(0))
 
 
@@ -221,26 +204,17 @@ def test_a_replacement_is_the_first_drawn_pair_that_decodes(run_dir, broken, shu
 
 def test_one_bad_image_reads_no_further_window(run_dir, monkeypatch):
     loader = loader_of(run_dir, broken={5, 13, 21}, shuffle_shards=1)
-    shards, read_shard = [], loader.source.read_shard
-    monkeypatch.setattr(
-        loader.source, "read_shard", lambda shard, epoch: shards.append(shard) or read_shard(shard, epoch)
-    )
+    reads = calls_of(monkeypatch.setattr, loader.source, "read_shard")
     read(loader, 7)
-    assert sorted(shards) == [0, 1, 2]
+    assert sorted(reads) == [(shard, 0) for shard in range(3)]
 
 
 def test_the_next_window_is_read_in_the_background(run_dir, monkeypatch):
     loader = loader_of(run_dir, shuffle_shards=1)
     readers = []
-    read_shard = loader.source.read_shard
-
-    def noted(shard: int, epoch: int) -> Pairs:
-        readers.append(threading.current_thread().name.partition("_")[0])
-        return read_shard(shard, epoch)
-
-    monkeypatch.setattr(loader.source, "read_shard", noted)
+    before(monkeypatch.setattr, loader.source, "read_shard", lambda *_: readers.append(threading.current_thread().name))
     read(loader, 7)  # 70 of 72 pairs, in windows of 24
-    assert readers == [threading.current_thread().name, "window", "window"]
+    assert [name.partition("_")[0] for name in readers] == [threading.current_thread().name, "window", "window"]
 
 
 def test_a_pool_of_broken_images_is_an_error(run_dir):
@@ -273,8 +247,7 @@ def test_only_shards_that_are_read_again_stay_in_memory(num_shards, num_streams,
 
 
 @pytest.mark.parametrize(("shuffle_shards", "held"), [(1, 0), (2, 3)])  # windows of 1 of 3 shards: a large pool
-def test_windows_of_a_large_pool_hold_no_shard_beside_the_window(tmp_path, shuffle_shards, held):
-    of = trainings.make_loader(tmp_path / "run", write_world(tmp_path / "run"), shuffle_shards=shuffle_shards)
-    for step in range(6):
-        of.batch(step)
-    assert of.source._curated.cache_info().currsize == held
+def test_windows_of_a_large_pool_hold_no_shard_beside_the_window(run_dir, shuffle_shards, held):
+    loader = loader_of(run_dir, shuffle_shards=shuffle_shards)
+    read(loader, 7)
+    assert loader.source._curated.cache_info().currsize == held

@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from calls import before
 from small_world import TEXTS, make_recipe, write_world
 from stages import context
-from trainings import make_loader, pairs_of
+from trainings import make_loader, pairs_of, read, write_matched
 from worldclip import pool
-from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.settings import to_toml
 from worldclip.curate import Curator, candidates
@@ -35,27 +34,13 @@ def matched_run(request, tmp_path_factory):
     artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
     for lang in TEXTS:
         artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
-    for shard in pool.shards(context(recipe, run_dir)):
-        curated = artifacts.read_table(run_dir / "curate" / f"{shard.name}.parquet", schemas.CURATED)
-        number = np.array([int(key) for key in curated["key"].to_pylist()])
-        table = curated.append_column("entry_ids", pa.array([[n % 2] for n in number], pa.large_list(pa.int32())))
-        table = table.append_column("entries_lang", curated["lang"])
-        table = table.append_column("lang_prob", pa.array(np.ones(len(table), np.float32)))
-        table = table.append_column("place", pa.array(np.zeros(len(table), np.int16)))
-        artifacts.write_table(run_dir / "match" / "texts" / f"{shard.name}.parquet", table, schemas.MATCH_TEXTS)
-    for stage in ("match", "balance"):
-        artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    write_matched(run_dir, recipe, lambda key: int(key) % 2)
     return run_dir, recipe
 
 
 def online_loader(matched_run, **options):
     run_dir, recipe = matched_run
     return make_loader(run_dir, recipe, work=curate_work(context(recipe, run_dir)), **options)
-
-
-def read(loader, num_steps):
-    """Return the pairs of the first steps."""
-    return [pair for step in range(num_steps) for pair in pairs_of(loader.batch(step))]
 
 
 def test_each_epoch_equals_what_the_curator_keeps(matched_run):
@@ -78,17 +63,16 @@ def test_each_epoch_equals_what_the_curator_keeps(matched_run):
 def test_entry_probabilities_are_copied_and_read_again_after_an_error_of_the_disk(matched_run, monkeypatch):
     """Such an error under a memory map would end the process with SIGBUS."""
     expected = pairs_of(online_loader(matched_run).batch(0))
-    load, failed, modes = np.load, set(), set()
+    failed, modes = set(), set()
 
-    def fail_once(path, mmap_mode=None, **keys):
+    def fail_once(path, mmap_mode=None, **_):
         if path.match("balance/*.npy") and path not in failed:
             failed.add(path)
             raise OSError(5, "Input/output error")
         modes.add(mmap_mode)
-        return load(path, mmap_mode=mmap_mode, **keys)
 
     candidates._load_probs.cache_clear()
-    monkeypatch.setattr(np, "load", fail_once)
+    before(monkeypatch.setattr, np, "load", fail_once)
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
     assert pairs_of(online_loader(matched_run).batch(0)) == expected
     assert {path.stem for path in failed} == set(TEXTS)
@@ -104,15 +88,14 @@ def test_a_batch_of_a_later_epoch_does_not_depend_on_the_first_step(matched_run)
     assert from_start.epochs_of(96) == pytest.approx(ranks[0].epochs_of(96))
 
 
-def test_streams_are_read_round_robin_in_tar_order(tmp_path):
-    run_dir = tmp_path / "run"
-    recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3))
-    loader = make_loader(run_dir, recipe, num_streams=2)
-    names = [shard.name for shard in loader.shards]
-    order = plan.shard_order(names, 1, 0)
+@pytest.mark.parametrize("num_streams", [2, 64])  # of 5 shards
+def test_streams_are_read_round_robin_in_tar_order(tmp_path, num_streams):
+    write_world(tmp_path / "run", num_shards=5, per_shard=3)
+    loader = make_loader(tmp_path / "run", num_streams=num_streams)
+    order = plan.shard_order([shard.name for shard in loader.shards], 1, 0)
     streams = [
-        [(f"{n:05}", i) for shard in order[stream::2] for n in range(3 * shard, 3 * shard + 3) for i in range(3)]
-        for stream in range(2)
+        [(f"{3 * shard + n:05}", i) for shard in order[stream::num_streams] for n in range(3) for i in range(3)]
+        for stream in range(num_streams)
     ]
     expected = []
     while any(streams):
@@ -125,20 +108,13 @@ def test_streams_are_read_round_robin_in_tar_order(tmp_path):
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_ranks_share_the_batch_of_one_rank_equally_under_streams(tmp_path, world_size):
     run_dir = tmp_path / "run"
-    recipe = make_recipe(write_world(run_dir, num_shards=5, per_shard=3, broken={4}))
-    alone = make_loader(run_dir, recipe, num_streams=4)
-    ranks = [make_loader(run_dir, recipe, num_streams=4, world=World(rank, world_size)) for rank in range(world_size)]
+    write_world(run_dir, num_shards=5, per_shard=3, broken={4})
+    alone = make_loader(run_dir, num_streams=4)
+    ranks = [make_loader(run_dir, num_streams=4, world=World(rank, world_size)) for rank in range(world_size)]
     for step in (0, 3, 5):
         batches = [rank.batch(step) for rank in ranks]
         assert {len(batch.keys) for batch in batches} == {12 // world_size}
         assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(pairs_of(alone.batch(step)))
-
-
-def test_more_streams_than_shards_still_read_the_whole_epoch(tmp_path):
-    run_dir = tmp_path / "run"
-    recipe = make_recipe(write_world(run_dir, num_shards=2, per_shard=4))
-    loader = make_loader(run_dir, recipe, num_streams=64)
-    assert set(read(loader, 2)) == {(f"{n:05}", i) for n in range(8) for i in range(3)}
 
 
 def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path):
@@ -161,13 +137,7 @@ def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path):
 def test_loop_and_loader_thread_find_the_same_epochs(matched_run, monkeypatch):
     """Both sum up the epochs' starts as far as they need them."""
     expected, loader = (online_loader(matched_run) for _ in range(2))
-    length = loader.order.length
-
-    def slow_length(epoch: int) -> int:
-        time.sleep(0.01)
-        return length(epoch)
-
-    monkeypatch.setattr(loader.order, "length", slow_length)
+    before(monkeypatch.setattr, loader.order, "length", lambda epoch: time.sleep(0.01))
     positions = [np.array([n]) for n in (300, 500, 400, 450)]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(loader._locate, positions))

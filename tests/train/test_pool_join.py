@@ -17,23 +17,22 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 
 import killed
+from calls import before
 from killed import modified
 from pools import write_parquet
 from small_world import COLOURS, FORMS, TRAIN, picture
 from stages import QUIET, context, finish
 from tars import as_json, write_tar
-from trainings import pairs_of
+from trainings import make_loader, read, write_matched
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
-from worldclip.contracts import schemas
+from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, shuffle
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
-from worldclip.model.tokenizer import train_tokenizer
 from worldclip.pool.row_groups import ROW_BITS
-from worldclip.train.loader import Loader
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, read_places
 
 NUM_KEYS = 24
@@ -154,18 +153,10 @@ def test_duckdb_joins_the_same_places(world, tmp_path) -> None:
 def test_online_curation_joins_the_keys_of_all_epochs(world) -> None:
     """The list is what epoch 0 keeps; later epochs keep other keys of the matched texts."""
     run, recipe, images = world
-    artifacts.write_manifest(run / "balance", config={}, inputs={}, counts={})
+    write_matched(run, recipe, lambda key: 0)
     for shard in pool.shards(context(recipe, run)):
-        curated = artifacts.read_table(run / "curate" / f"{shard.name}.parquet", schemas.CURATED)
-        columns = {name: curated[name] for name in ("key", "text_idx", "text", "lang")}
-        columns |= {
-            "lang_prob": pa.array([1.0] * len(curated), pa.float32()),
-            "entries_lang": curated["lang"],
-            "entry_ids": pa.array([[0]] * len(curated), pa.large_list(pa.int32())),
-            "place": pa.array([0] * len(curated), pa.int16()),
-        }
-        artifacts.write_table(run / "match/texts" / f"{shard.name}.parquet", pa.table(columns), schemas.MATCH_TEXTS)
-        artifacts.write_table(run / "curate" / f"{shard.name}.parquet", curated.slice(0, 1), schemas.CURATED)
+        path = layout.curated(run, shard.name)
+        artifacts.write_table(path, artifacts.read_table(path, schemas.CURATED).slice(0, 1), schemas.CURATED)
     artifacts.write_manifest(run / "curate", config={}, inputs={"of": "one pair per shard"}, counts={})
 
     def joined_keys(curation: str) -> set[str]:
@@ -190,10 +181,14 @@ def test_training_pool_that_changes_while_it_is_joined_is_named(world, tmp_path)
         joined_shards(recipe.train, joined)
 
 
-def test_training_pool_without_images_is_a_mistake(world, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("tables", r"train\.pool: 000\.parquet holds no images"), ("none", r"train\.pool\.path.*no such folder")],
+)
+def test_a_training_pool_without_images_is_an_error(world, tmp_path, folder, message) -> None:
     _, recipe, _ = world
-    with pytest.raises(UserError, match=r"train\.pool: 000\.parquet holds no images"):
-        image_shards(with_files(recipe, tmp_path / "tables").train)
+    with pytest.raises(UserError, match=message):
+        image_shards(with_files(recipe, tmp_path / folder).train)
 
 
 @pytest.mark.parametrize(
@@ -216,20 +211,14 @@ def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, mon
     """No file of keys is opened once per range, no file of places once per shard; then all fit as they are."""
     run, recipe, _ = world
     monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (3,))
-    opened: Counter[str] = Counter()
-    plain = shuffle._read
-
-    def part_of(path: Path) -> str:
-        return path.relative_to(run / "train" / "join").parts[0]
-
-    monkeypatch.setattr(shuffle, "_read", lambda path, *rest: opened.update([part_of(path)]) or plain(path, *rest))
-    found = []
+    folder, opened, found = run / "train/join", Counter(), []
+    before(monkeypatch.setattr, shuffle, "_read", lambda path, *_: opened.update(path.relative_to(folder).parts[:1]))
     for max_opens in (0, 10**9):
         monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
-        shutil.rmtree(run / "train/join/done", ignore_errors=True)
+        shutil.rmtree(folder / "done", ignore_errors=True)
         opened.clear()
         places = join(run, recipe)
-        found.append((dict(opened), places, {path.name for path in (run / "train" / "join").iterdir()}))
+        found.append((dict(opened), places, {path.name for path in folder.iterdir()}))
     (merged, places, folders), (plain_opens, plain_places, plain_folders) = found
     num_ranges = plain_opens["ranges"] // 2  # each of two shards opens all
     assert num_ranges > 4
@@ -242,23 +231,14 @@ def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, mon
 def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     run, recipe, _ = world
     join(run, recipe)
-    tokenizer = train_tokenizer([f"a picture {n}" for n in range(NUM_KEYS)], vocab_size=60, context_length=12)
+    images = joined_shards(recipe.train, image_shards(recipe.train))
     model = ModelConfig(preset="tiny", image_size=32)
-    config = dataclasses.replace(recipe.train, model=model, seed=1, shuffle_shards=2, crop_scale_min=1.0)
-    loader = Loader(
-        run,
-        pool.shards(context(recipe, run)),
-        tokenizer,
-        config,
-        global_batch_size=11,
-        images=joined_shards(config, image_shards(config)),
-    )
+    loader = make_loader(run, recipe, global_batch_size=11, images=images, model=model, crop_scale_min=1.0)
     kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
     assert loader.epoch_length == len(kept) == 33
     assert loader.num_without_image == 3
-    batches = [loader.batch(step) for step in range(3)]
-    assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(kept)
-    for batch in batches:
+    assert sorted(read(loader, 3)) == sorted(kept)
+    for batch in loader.batches(0, 3):
         for key, image in zip(batch.keys, batch.images, strict=True):
             encoded = torch.frombuffer(bytearray(image_bytes(int(key[1:]))), dtype=torch.uint8)
             expected = decode_image(encoded, ImageReadMode.RGB)
@@ -279,12 +259,6 @@ def test_a_pool_of_tables_without_images_names_the_keys_to_set(world) -> None:
     alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     with pytest.raises(UserError, match=r"train\.pool is unset"):
         finish("train", alone, run, QUIET)
-
-
-def test_a_training_pool_that_does_not_exist_is_an_error(world, tmp_path: Path) -> None:
-    _, recipe, _ = world
-    with pytest.raises(UserError, match=r"train\.pool\.path.*no such folder"):
-        image_shards(with_files(recipe, tmp_path / "nowhere").train)
 
 
 _JOIN = """

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from calls import before, calls_of, fail_at
 from small_world import write_shapes
-from trainings import train
+from trainings import train, write_shards
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
@@ -19,10 +20,9 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
-from worldclip.train import checkpoint_writer, watch
-from worldclip.train.checkpoint import CheckpointReader, find_corruption, read_state
-from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share
-from worldclip.train.distributed import World
+from worldclip.train import watch
+from worldclip.train.checkpoint import MODEL, OPTIMIZER, CheckpointReader, find_corruption, write_digests
+from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 
 STEPS = (3, 6, 9, 12)
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 3 * 16, "warmup_samples": 16, "keep_last": 9}
@@ -111,45 +111,33 @@ def test_each_new_checkpoint_is_evaluated_as_training_does_it(training, trained,
 
 
 def test_a_stopped_watcher_resumes_what_is_missing(training, trained, monkeypatch, capfd):
-    plain, evaluated = engine.evaluate, []
-
-    def stop_at_the_second(model, model_id, *arguments, **options):
-        evaluated.append(model_id["model"])
-        if len(evaluated) == 2:
-            raise KeyboardInterrupt
-        return plain(model, model_id, *arguments, **options)
-
-    monkeypatch.setattr(engine, "evaluate", stop_at_the_second)
+    fail_at(monkeypatch.setattr, engine, "evaluate", 2, KeyboardInterrupt())
+    evaluated = calls_of(monkeypatch.setattr, engine, "evaluate")
     assert evaluate(training) == 130
     assert "interrupted; rerun the same command to resume" in capfd.readouterr().err
     assert training.scored() == [3]
     assert evaluate(training) == 0
-    assert evaluated == [f"train/step_{step:09}" for step in (3, 6, 6, 9, 12)]
+    assert [step_evaluated(*call) for call in evaluated] == [3, 6, 6, 9, 12]
     assert_as_trained(training, trained)
 
 
+def step_evaluated(model, model_id, *_) -> int:
+    return int(model_id["model"].removeprefix("train/step_"))
+
+
 def test_a_checkpoint_that_is_removed_while_it_is_read_keeps_its_contents(training, trained, monkeypatch):
-    plain = engine.evaluate
-
-    def remove_first(model, model_id, *arguments, **options):
-        training.remove(int(model_id["model"][-9:]))
-        return plain(model, model_id, *arguments, **options)
-
-    monkeypatch.setattr(engine, "evaluate", remove_first)
+    before(monkeypatch.setattr, engine, "evaluate", lambda *call, **_: training.remove(step_evaluated(*call)))
     assert evaluate(training) == 0
     assert training.scored() == list(STEPS)
     assert layout.checkpoints(training.train_dir) == []
 
 
 def test_a_checkpoint_that_goes_before_it_is_read_is_said_and_left_out(training, monkeypatch, capfd):
-    plain = watch._link
-
-    def remove_third(path: Path, link: Path) -> None:
+    def remove_sixth(path: Path, link: Path) -> None:
         if path.parent.name == "step_000000006":
             training.remove(6)
-        plain(path, link)
 
-    monkeypatch.setattr(watch, "_link", remove_third)
+    before(monkeypatch.setattr, watch, "_link", remove_sixth)
     assert evaluate(training) == 0
     assert training.scored() == [3, 9, 12]
     assert "step_000000006 was removed before it was evaluated; raise train.keep_last" in capfd.readouterr().err
@@ -167,36 +155,22 @@ def test_files_are_copied_where_there_are_no_links(training, trained, monkeypatc
 
 
 def shard(checkpoint: Path) -> None:
-    """Write a checkpoint as two ranks do it."""
-    reader, state = CheckpointReader(checkpoint), read_state(checkpoint)
+    """Write the tensors of a checkpoint as two ranks do it."""
+    reader = CheckpointReader(checkpoint)
     whole = {name: reader.read(name) for name in reader.tensors}
     tensors = {name: LocalTensor(tensor, tuple(tensor.shape), 0) for name, tensor in whole.items()}
-    source = checkpoint.with_name("whole")
-    checkpoint.rename(source)
-
-    def copy_rest(folder: Path) -> None:
-        for path in source.iterdir():
-            if path.is_file() and path.name != "model.safetensors":
-                shutil.copy(path, folder)
-
-    writers = [CheckpointWriter(checkpoint.parent, World(rank, 2), 9) for rank in range(2)]
-    step = state.pop("step")
-    for rank, writer in enumerate(writers):
-        own = {name: local for name, local in cut_share(tensors, rank, 2).items() if local.num_rows}
-        writer.start(step, own, state, copy_rest)
-    for writer in writers:
-        writer.wait()
-        writer.close()
+    digests = write_shards(checkpoint, [cut_share(tensors, rank, 2) for rank in range(2)])
+    for name in (MODEL, OPTIMIZER):
+        (checkpoint / name).unlink()
+    write_digests(checkpoint, digests)
 
 
-def test_the_shards_of_a_checkpoint_become_one_file(training, trained, monkeypatch):
-    monkeypatch.setattr(checkpoint_writer, "barrier", lambda world: None)
+def test_the_shards_of_a_checkpoint_become_one_file(training, trained):
     folder = layout.step_folder(training.train_dir, 3)
 
     def write_shards() -> None:
         training.write(3)
         shard(folder)
-        assert not (folder / "model.safetensors").exists()
 
     training.play([write_shards, training.finish])
     assert evaluate(training) == 0
