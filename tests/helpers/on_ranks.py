@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from calls import before, calls_of
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -23,15 +25,6 @@ FORKS.set_forkserver_preload(
         *("worldclip.config", "worldclip.train.loop"),
     ]
 )
-SIZES = {
-    "image_size": 32,
-    "patch_size": 16,
-    "vision_layers": 2,
-    "vision_width": 64,
-    "text_layers": 2,
-    "text_width": 64,
-    "embed_dim": 16,
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "siglip": {"loss": "siglip"},
@@ -81,9 +74,6 @@ class Rank:
 
     @property
     def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    def poll(self) -> int | None:
         return self.process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -179,7 +169,8 @@ def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = No
     from worldclip.train import train_state
     from worldclip.train.config import TrainConfig
 
-    settings = {**TRAIN, "model": {"preset": "tiny", "context_length": 12, **SIZES}, "global_batch_size": 16, **variant}
+    model = TRAIN["model"] | {"patch_size": 16, "vision_layers": 2, "text_layers": 2}
+    settings = TRAIN | {"model": model} | variant
     settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     if "lora_rank" in variant:
         settings["initial_weights"] = "nothing/is_read"
@@ -209,20 +200,6 @@ def save(state: Any, train_dir: Path) -> dict[str, int]:
 
 
 TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
-
-
-def count_exchanges() -> list[Any]:
-    """Return a list that grows by one at each exchange of rows from now on."""
-    import torch.distributed as dist
-
-    exchanges, exchange = [], dist.all_to_all_single
-
-    def counted(*args: Any, **keys: Any) -> Any:
-        exchanges.append(args)
-        return exchange(*args, **keys)
-
-    dist.all_to_all_single = counted
-    return exchanges
 
 
 def count_read() -> list[int]:
@@ -268,7 +245,7 @@ def steps(folder: Path) -> None:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
     bytes_of, differing = {}, {}
-    exchanges, bytes_read = count_exchanges(), count_read()
+    exchanges, bytes_read = calls_of(setattr, torch.distributed, "all_to_all_single"), count_read()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
             exchanges.clear()
@@ -358,16 +335,14 @@ def waits(folder: Path) -> None:
 
 def measure_bandwidth(folder: Path) -> None:
     """Run examples/slurm/bandwidth.py, as if each rank were a node."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "slurm"))
-    import bandwidth
+    import bandwidth  # from the test's sys.path
 
     sys.exit(bandwidth.main([str(folder / f"n{os.environ['RANK']}"), "--mib", "1"]))
 
 
 def check_gpu(folder: Path) -> None:
     """Run benchmarks/gpu_check.py with one reduced model on the CPU; rank 0 writes the page."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    import gpu_check
+    import gpu_check  # from the test's sys.path
     import torch
 
     from worldclip.train.distributed import connected_ranks
@@ -385,8 +360,7 @@ def count_epoch(folder: Path) -> None:
     """
     import json
 
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    import scale_training
+    import scale_training  # from the test's sys.path
 
     from worldclip import pool
     from worldclip.core.job import Run
@@ -420,14 +394,8 @@ def hang(folder: Path) -> None:
     from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
     from worldclip.train.distributed import connected_ranks
 
-    write_shard = checkpoint_writer._write_shard
-
-    def write(folder: Path, tensors: Any, world: Any) -> None:
-        if world.rank == 1:
-            threading.Event().wait()
-        write_shard(folder, tensors, world)
-
-    checkpoint_writer._write_shard = write
+    if os.environ["RANK"] == "1":
+        before(setattr, checkpoint_writer, "_write_shard", lambda *_: threading.Event().wait())
     checkpoint_writer.WRITE_TIMEOUT_S = WAIT_S
     with connected_ranks("cpu") as world:
         writer = CheckpointWriter(folder, world, keep_last=1)
@@ -489,11 +457,7 @@ def train_late(folder: Path) -> None:
     from worldclip.train.loop import Trainer
 
     recipe = json.loads((folder / "recipe.json").read_text())
-    forward, batches = DualEncoder.forward, Trainer._batches
-
-    def slow_forward(*args: Any) -> Any:
-        time.sleep(LATE_S)
-        return forward(*args)
+    batches = Trainer._batches
 
     def slow_batches(*args: Any) -> Any:
         for batch in batches(*args):
@@ -501,7 +465,7 @@ def train_late(folder: Path) -> None:
             yield batch
 
     if os.environ["RANK"] == "1" and recipe["train"]["parallel"] == "ddp":
-        DualEncoder.forward = slow_forward
+        before(setattr, DualEncoder, "forward", lambda *_: time.sleep(LATE_S))
     elif os.environ["RANK"] == "1":
         Trainer._batches = slow_batches
     train(folder)
@@ -551,19 +515,16 @@ def train_week(folder: Path) -> None:
     ]
     newest = latest_checkpoint(folder / "run")
     steps_before = step_of(newest) if newest else 0
-    launch_step, save_file = loop.launch_step, safetensors.torch.save_file
     launched: list[int] = []
     writes: list[str] = []
     reads: list[str] = []
-    read_once = ImageFiles._read_once
 
-    def read(*args: Any) -> Any:
+    def read(*_: Any) -> None:
         if reads:
             reads.pop()
             raise BadShard("Input/output error")
-        return read_once(*args)
 
-    def save(*args: Any, **keys: Any) -> None:
+    def save(*_: Any, **__: Any) -> None:
         kind = writes.pop() if writes else ""
         if kind == "hang":
             threading.Event().wait()
@@ -571,9 +532,8 @@ def train_week(folder: Path) -> None:
             raise OSError(28, "No space left on device", str(folder))
         if kind == "EIO":
             raise safetensors.SafetensorError("I/O error: Input/output error (os error 5)")
-        save_file(*args, **keys)
 
-    def launch(*args: Any, **keys: Any) -> Any:
+    def launch(*_: Any, **__: Any) -> None:
         step = steps_before + len(launched)
         launched.append(step)
         for fault_step, rank, kind in faults:
@@ -587,13 +547,12 @@ def train_week(folder: Path) -> None:
                 time.sleep(2 * LATE_S)
             else:
                 (reads if kind == "read" else writes).append(kind)
-        return launch_step(*args, **keys)
 
     checkpoint_writer.WRITE_TIMEOUT_S = WEEK_WRITE_S
     loader.CACHE_BYTES = 0  # else no image is read twice
-    ImageFiles._read_once = read
-    safetensors.torch.save_file = save
-    loop.launch_step = launch
+    before(setattr, ImageFiles, "_read_once", read)
+    before(setattr, safetensors.torch, "save_file", save)
+    before(setattr, loop, "launch_step", launch)
     train(folder)
 
 
@@ -617,23 +576,9 @@ def count_collectives() -> list[dict[str, int]]:
     counts: Counter[str] = Counter()
     counts_at_steps: list[dict[str, int]] = []
 
-    def counted(name: str, call: Any) -> Any:
-        @functools.wraps(call)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            counts[name] += 1
-            return call(*args, **kwargs)
-
-        return wrapper
-
     for name in COLLECTIVES:
-        setattr(dist, name, counted(name, getattr(dist, name)))
-    launch_step = loop.launch_step
-
-    def launch(*args: Any, **kwargs: Any) -> Any:
-        counts_at_steps.append(dict(counts))
-        return launch_step(*args, **kwargs)
-
-    loop.launch_step = launch
+        before(setattr, dist, name, lambda *_, name=name, **__: counts.update([name]))
+    before(setattr, loop, "launch_step", lambda *_, **__: counts_at_steps.append(dict(counts)))
     return counts_at_steps
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import worldclip
+from calls import before, calls_of
 from small_world import TRAIN
-from trainings import Interruption, steps_of, train, train_until
+from trainings import Interruption, bytes_of, result_bytes, steps_of, train, train_until
 from worldclip.contracts.layout import checkpoints
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
@@ -39,31 +40,23 @@ def settings(teacher):
 
 
 def student_bytes(run_dir):
-    folder = checkpoints(run_dir / "train" / "students" / "small")[-1]
-    return (folder / "model.safetensors").read_bytes(), (folder / "trainer" / "optimizer.safetensors").read_bytes()
+    return bytes_of(checkpoints(run_dir / "train/students/small")[-1])
 
 
 def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, monkeypatch):
-    seen, original_step = [], loop.launch_step
-
-    def launch_step(state, batch, lr, teacher_features, *args):
-        seen.append((tuple(batch.images.shape[2:]), tuple(teacher_features[0].shape)))
-        return original_step(state, batch, lr, teacher_features, *args)
-
-    monkeypatch.setattr(loop, "launch_step", launch_step)
+    steps = calls_of(monkeypatch.setattr, loop, "launch_step")
     whole, interrupted = tmp_path / "whole" / "run", tmp_path / "interrupted" / "run"
     train(whole, **settings(teacher))
-    assert set(seen) == {((32, 32), (16, 16))}
+    shapes = {(batch.images.shape[2:], features[0].shape) for _, batch, _, features, *_ in steps}
+    assert shapes == {((32, 32), (16, 16))}
     train_until(5, interrupted, **settings(teacher))
     train(interrupted, **settings(teacher))
     assert student_bytes(interrupted) == student_bytes(whole)
-    folders = [checkpoints(run_dir / "train")[-1] for run_dir in (interrupted, whole)]
-    assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
+    assert result_bytes(interrupted) == result_bytes(whole)
     student = worldclip.load(checkpoints(interrupted / "train" / "students" / "small")[-1])
     assert student.encode_text(["a red square"]).shape == (1, 8)
     assert student.encode_image([np.zeros((20, 20, 3), np.uint8)]).shape == (1, 8)
-    config = json.loads((folders[0] / "config.json").read_text())
-    assert config["vision_config"]["image_size"] == 32
+    assert json.loads(result_bytes(whole)["config.json"])["vision_config"]["image_size"] == 32
 
 
 def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
@@ -73,18 +66,15 @@ def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
 
 
 def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(teacher, tmp_path, monkeypatch):
-    original_start = CheckpointWriter.start
-
-    def start(self, step, *args):
-        if self.train_dir.name == "train" and step == 4:
+    def die(writer, step, *_):
+        if writer.train_dir.name == "train" and step == 4:
             raise Interruption
-        original_start(self, step, *args)
 
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     changed = settings(teacher) | {"keep_last": 1}
     train(whole, **changed)
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointWriter, "start", start)
+        before(patch.setattr, CheckpointWriter, "start", die)
         with pytest.raises(Interruption):
             train(killed, **changed)
     small = killed / "train/students/small"

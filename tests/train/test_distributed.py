@@ -115,10 +115,9 @@ def test_image_features_are_exchanged_while_texts_are_encoded(monkeypatch, accum
     assert list(dict.fromkeys(events)) == exchanges
 
 
-def test_fsdp_gives_the_loss_of_ddp(results):
-    one, two = results[1]["fsdp"], results[2]["fsdp"]
-    assert all(torch.equal(one[name], results[1]["ddp"][name]) for name in one)
-    assert relative_difference(two["loss 2"], results[2]["ddp"]["loss 2"]) < 1e-5
+def test_on_one_rank_fsdp_gives_the_bytes_of_ddp(results):
+    fsdp, ddp = results[1]["fsdp"], results[1]["ddp"]
+    assert all(torch.equal(fsdp[name], ddp[name]) for name in fsdp)
 
 
 def test_a_frozen_encoder_has_no_gradient_but_its_projection_has(results):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from on_ranks import run_on_ranks
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import scale_training
 
 NUM_SHARDS = 11
 
@@ -74,3 +82,24 @@ def test_a_failed_count_is_raised_where_the_numbers_are_needed(tmp_path):
     counts.count_ahead(1)
     with pytest.raises(OSError, match="shard 0 is gone"):
         counts.of_epoch(1)
+
+
+# benchmarks/scale_training.py at small sizes
+
+
+def test_ranks_together_open_each_shard_once_and_a_restart_one_file(tmp_path):
+    text = scale_training.measure(tmp_path, [(12, 2), (24, 4)], num_pairs=50, rounds=1)
+    before, after = next(line for line in text.splitlines() if line.startswith("| 24 | 4 |")).split("|")[4:6]
+    assert (int(before), float(after)) == (48, 48 / 4 + 2)
+    assert "| opens to count an epoch, per rank | 800,000 | 2,084 |" in text
+    assert "| opens of a restart to know its epoch, per rank | 800,000 | 1 |" in text
+    assert "| shards read for one bad image | 64 | 0 |" in text
+
+
+def test_four_processes_open_what_four_threads_do(tmp_path):
+    """Each its share of the shards and the epoch's numbers, the first also each share of the numbers."""
+    scale_training.make_run(tmp_path, 24, num_pairs=20)
+    run_on_ranks("count_epoch", tmp_path, 4)
+    (first, first_restart), *others = json.loads((tmp_path / "opens.json").read_text())
+    assert (first, first_restart) == (2 * 24 // 4 + 4 + 1, 1)
+    assert others == [[2 * 24 // 4 + 1, 1]] * 3

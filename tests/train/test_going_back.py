@@ -9,10 +9,9 @@ import pytest
 
 import trainings
 from small_world import write_world
-from trainings import losses, pairs_of, stored, train, train_until
+from trainings import losses, pairs_of, result_bytes, steps_of, train, train_until
 from worldclip.cli import main
 from worldclip.contracts import layout
-from worldclip.contracts.layout import checkpoints, step_of
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.train import going_back, plan
@@ -20,10 +19,6 @@ from worldclip.train.log import Lines, read_log
 
 KEPT = {"keep_last": 99}
 BATCH = 16
-
-
-def steps(folder):
-    return [step_of(path) for path in checkpoints(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +41,17 @@ def test_a_run_goes_back_under_another_rate_and_keeps_what_came_after(whole, tmp
     (part,) = read_json(run_dir / "train/config.json")["parts"]
     assert part["from_step"] == 10
     assert part["changes"]["train.lr"] == [2e-3, 1e-3]
-    assert steps(run_dir / "train/set_aside" / part["set_aside"]) == [15, 20, 24]
-    assert {record["step"] for record in read_log(run_dir / "train/set_aside" / part["set_aside"] / "log.jsonl")} == {
-        *losses(whole)
-    }
-    assert steps(run_dir / "train") == [5, 10, 15, 20, 24]
+    aside = run_dir / "train/set_aside" / part["set_aside"]
+    assert steps_of(aside) == [15, 20, 24]
+    assert [record["step"] for record in read_log(aside / "log.jsonl")] == [*losses(whole)]
+    assert steps_of(run_dir / "train") == [5, 10, 15, 20, 24]
     assert losses(run_dir)[10] == losses(whole)[10]
     assert losses(run_dir)[20] != losses(whole)[20]
-    before = stored(run_dir)[0]
+    result = result_bytes(run_dir)
     train(run_dir, resume_from=10, **changed)  # the same call again
     train(run_dir, **changed)
     assert len(read_json(run_dir / "train/config.json")["parts"]) == 1
-    assert all((before[name] == tensor).all() for name, tensor in stored(run_dir)[0].items())
+    assert result_bytes(run_dir) == result
 
 
 def test_all_records_after_the_step_are_set_aside(tmp_path):
@@ -79,14 +73,13 @@ def test_a_part_that_is_interrupted_resumes_to_the_same_bytes(whole, tmp_path):
     train_until(7, run_dirs[1], resume_from=10, **changed)
     train_until(2, run_dirs[1], resume_from=10, **changed)  # as a scheduler that repeats the command
     train(run_dirs[1], **changed)
-    once, cut = (stored(run_dir)[1] for run_dir in run_dirs)
-    assert all((once[name] == cut[name]).all() for name in once)
+    assert result_bytes(run_dirs[0]) == result_bytes(run_dirs[1])
 
 
 def test_going_back_without_a_change_gives_the_same_weights(whole, tmp_path):
     run_dir = copy_of(whole, tmp_path)
     train(run_dir, resume_from=15, **KEPT)
-    assert all((stored(whole)[0][name] == tensor).all() for name, tensor in stored(run_dir)[0].items())
+    assert result_bytes(run_dir) == result_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +92,10 @@ def test_going_back_without_a_change_gives_the_same_weights(whole, tmp_path):
     ],
 )
 def test_what_cannot_be_gone_back_to_is_refused_and_changes_nothing(whole, changes, message):
-    before = (steps(whole / "train"), read_json(whole / "train/config.json"))
+    before = (steps_of(whole / "train"), read_json(whole / "train/config.json"))
     with pytest.raises(UserError, match=message):
         train(whole, **KEPT, **changes)
-    assert (steps(whole / "train"), read_json(whole / "train/config.json")) == before
+    assert (steps_of(whole / "train"), read_json(whole / "train/config.json")) == before
 
 
 def test_a_better_step_that_is_set_aside_is_no_longer_the_best(whole, tmp_path):
@@ -132,9 +125,9 @@ def test_skipped_stretches_are_left_out_of_the_plan(tmp_path):
     stretches = ((5, 9), (9, 10), (20, 25))
     positions = np.concatenate([plan.skip(plan.batch_positions(step, 4), stretches) for step in range(6)])
     assert positions.tolist() == [n for n in range(34) if n not in {5, 6, 7, 8, 9, 20, 21, 22, 23, 24}]
-    tars = write_world(tmp_path / "run")
-    plain = trainings.make_loader(tmp_path / "run", tars)
-    skipping = trainings.make_loader(tmp_path / "run", tars, skip_samples=((12, 24), (36, 48)))
+    write_world(tmp_path / "run")
+    plain = trainings.make_loader(tmp_path / "run")
+    skipping = trainings.make_loader(tmp_path / "run", skip_samples=((12, 24), (36, 48)))
     expected = [pairs_of(plain.batch(step)) for step in (0, 2, 4, 5)]
     assert [pairs_of(skipping.batch(step)) for step in range(4)] == expected
     assert skipping.epochs_of(12) == plain.epochs_of(24)

@@ -50,14 +50,12 @@ def test_expectations_are_the_budgets_at_the_recipes_sizes():
     assert gpu_check.expectation(config, 901_629, 384, flops) == "700.1 ms, 32%, 43.74 GiB"
 
 
-def test_each_way_of_sharding_that_the_config_knows_is_run():
-    assert {"fsdp", "hsdp"} <= set(gpu_check.variants_of(8, True))
-    assert "compile" in gpu_check.variants_of(1, True)
-
-
-def test_compilation_is_checked_with_hsdp_where_there_are_several_gpus():
-    assert gpu_check.variants_of(8, True)["compile hsdp"] == {"compile": True, "parallel": "hsdp"}
-    assert not any("hsdp" in name for name in gpu_check.variants_of(1, True))
+def test_several_gpus_run_each_way_of_sharding_and_compile_with_hsdp():
+    one, several = gpu_check.variants_of(1, True), gpu_check.variants_of(8, True)
+    assert {"fsdp", "hsdp"} <= set(several)
+    assert several["compile hsdp"] == {"compile": True, "parallel": "hsdp"}
+    assert "compile" in one
+    assert not any("hsdp" in name for name in one)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import shutil
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import trainings
+from calls import calls_of, fail_at
 from small_world import COLOURS, write_world
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
@@ -22,15 +24,14 @@ from worldclip.train.image_files import ImageFiles
 FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 
 
-@pytest.fixture(params=["windows", "streams"])
+@pytest.fixture(params=[0, 3], ids=["windows", "streams"])
 def make_loader(request, tmp_path, monkeypatch):
     """A function that opens the loader of a small world; decoded images are not kept."""
     monkeypatch.setattr(loader, "CACHE_BYTES", 0)
     monkeypatch.setattr(image_files, "WAIT_S", 0.001)
-    tars = write_world(tmp_path / "run")
-    num_streams = 3 if request.param == "streams" else 0
-    options = {"num_streams": num_streams, "crop_scale_min": 1.0, "shuffle_shards": 64}
-    return lambda: trainings.make_loader(tmp_path / "run", tars, **options)
+    write_world(tmp_path / "run")
+    options = {"num_streams": request.param, "crop_scale_min": 1.0, "shuffle_shards": 64}
+    return lambda: trainings.make_loader(tmp_path / "run", **options)
 
 
 def read_epoch(of: loader.Loader) -> tuple[set[str], Counter[str]]:
@@ -107,49 +108,37 @@ def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "WAIT_S", 0.001)
     (tmp_path / "0.tar").write_bytes(b"0123456789")
     files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))])
-    reads = []
-
-    def fail(self, *place, fails=image_files.READ_TRIES - 1, plain=StampedFile.read):
-        reads.append(self)
-        if len(reads) <= fails:
-            raise BadShard("cannot be read (Stale file handle)")
-        return plain(self, *place)
-
-    monkeypatch.setattr(StampedFile, "read", fail)
+    for _ in range(image_files.READ_TRIES - 1):
+        fail_at(monkeypatch.setattr, StampedFile, "read", 1, BadShard("cannot be read (Stale file handle)"))
+    reads = calls_of(monkeypatch.setattr, StampedFile, "read")
     assert files.read(0, 2, 3) == b"234"
-    assert len(set(reads)) == image_files.READ_TRIES, "a file that failed was not opened anew"
+    assert len({file for file, *_ in reads}) == image_files.READ_TRIES, "a file that failed was not opened anew"
     with pytest.raises(BadShard, match=r"0\.tar: ends before byte 15"):
         files.read(0, 5, 10)
 
 
 def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
-    opened = []
-    plain_open = os.open
-    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(Path(path).name) or plain_open(path, *rest))
     monkeypatch.setattr(image_files, "OPEN_FILES", 2)
     for n in range(3):
         (tmp_path / f"{n}.tar").write_bytes(b"0123456789")
-    before = len(os.listdir("/proc/self/fd"))
+    num_open = len(os.listdir("/proc/self/fd"))
     files = ImageFiles([Shard.of_file(f"{n}.tar", str(tmp_path / f"{n}.tar")) for n in range(3)])
-    opened.clear()
+    opened = calls_of(monkeypatch.setattr, os, "open")
     for i in (0, 1, 0, 1, 2, 1, 2, 0):  # 2 closes 0
         assert files.read(i, 2, 3) == b"234"
-    assert opened == ["0.tar", "1.tar", "2.tar", "0.tar"]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert [Path(path).name for path, *_ in opened] == ["0.tar", "1.tar", "2.tar", "0.tar"]
+    assert len(os.listdir("/proc/self/fd")) == num_open + 2
     del files
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == num_open
 
 
 def test_a_step_opens_no_file_once_its_shards_are_open(make_loader, monkeypatch):
     of = make_loader()
     read_epoch(of)
-    opened = []
-    plain = {"open": open, "os.open": os.open}
-    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a) or plain["open"](*a, **k))
-    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or plain["os.open"](*a, **k))
+    opened = [calls_of(monkeypatch.setattr, owner, "open") for owner in (builtins, os)]
     for step in range(6, 12):
         assert len(of.batch(step).keys) == 12
-    assert opened == []
+    assert opened == [[], []]
 
 
 def test_a_remote_tar_that_changes_is_noticed_at_the_next_check(monkeypatch):

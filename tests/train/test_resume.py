@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import trainings
+from calls import before, calls_of, fail_at
 from on_ranks import Rank, run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
-from trainings import losses, train, train_until
+from trainings import losses, result_bytes, steps_of, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -26,15 +30,6 @@ from worldclip.train.log import read_log
 from worldclip.train.signals import TERMINATED
 from worldclip.train.step import LaunchedStep
 from worldclip.train.train_state import copy_to_cpu
-
-STEPS = 24
-
-
-def result_bytes(run_dir: Path) -> dict[str, bytes]:
-    """Return the files that training is for, and the optimizer's."""
-    folder = latest_checkpoint(run_dir)
-    files = ("model.safetensors", "config.json", "tokenizer.json", "modules.json", "trainer/optimizer.safetensors")
-    return {name: (folder / name).read_bytes() for name in files}
 
 
 @pytest.fixture(scope="module")
@@ -62,31 +57,23 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, in
 
 
 def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypatch):
-    def train_on(gain: float, *, until: int | None, name: str) -> None:
-        monkeypatch.setattr(precision, "product_gain", lambda width: gain)
-        if until is None:
-            train(tmp_path / name / "run", precision="auto")
-        else:
-            train_until(until, tmp_path / name / "run", precision="auto")
-
-    train_on(4.0, until=None, name="whole")
-    train_on(4.0, until=7, name="moved")
-    train_on(0.5, until=None, name="moved")  # a processor that gains nothing
-    whole, moved = tmp_path / "whole/run", tmp_path / "moved/run"
+    whole, moved, plain = (tmp_path / name / "run" for name in ("whole", "moved", "plain"))
+    monkeypatch.setattr(precision, "product_gain", lambda width: 4.0)
+    train(whole, precision="auto")
+    train_until(7, moved, precision="auto")
+    monkeypatch.setattr(precision, "product_gain", lambda width: 0.5)  # a processor that gains nothing
+    train(moved, precision="auto")
+    train(plain, precision="auto")
     assert artifacts.read_json(moved / "train/report.json")["schedule"]["precision"] == "bf16"
-    assert result_bytes(moved) == result_bytes(whole)
-    train_on(0.5, until=None, name="plain")
-    assert result_bytes(tmp_path / "plain/run") != result_bytes(whole)
+    assert result_bytes(moved) == result_bytes(whole) != result_bytes(plain)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path, precision):
+def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
     places = tmp_path / "interrupted", tmp_path / "whole"
     run_dir, whole = (place / "run" for place in places)
     for place in places:
         recipe = {"pool": {"path": str(write_world(place / "run"))}, "balance": {"tail_fraction": 0.1}}
-        settings = TRAIN | {"samples_seen": 60 * 16, "precision": precision}
-        (place / "recipe.json").write_text(json.dumps({**recipe, "train": settings}))
+        (place / "recipe.json").write_text(json.dumps({**recipe, "train": TRAIN | {"samples_seen": 60 * 16}}))
     (killed,) = start_ranks("train", places[0], 1)
     _await_checkpoint(run_dir, killed)
     time.sleep(random.Random(tmp_path.name).random() * 0.2)
@@ -109,7 +96,7 @@ def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path, prec
 
 def _await_checkpoint(run_dir: Path, process: Rank, newer_than: Path | None = None) -> None:
     while latest_checkpoint(run_dir) in (None, newer_than):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.returncode is None, process.communicate()[1]
         time.sleep(0.01)
 
 
@@ -185,19 +172,19 @@ def test_keys_that_do_not_affect_weights_may_change(whole):
 
 
 def test_only_the_newest_checkpoints_are_kept(whole):
-    assert [path.name for path in checkpoints(whole / "train")] == ["step_000000020", "step_000000024"]
+    assert steps_of(whole / "train") == [20, 24]
 
 
 def test_checkpoints_are_also_written_by_time(tmp_path):
     rare = {"checkpoint_every_samples": 10**9, "checkpoint_every_minutes": 1e-9, "keep_last": 99}
     train(tmp_path / "run", samples_seen=64, **rare)
-    assert len(checkpoints(tmp_path / "run" / "train")) == 4
+    assert steps_of(tmp_path / "run/train") == [1, 2, 3, 4]
 
 
 def test_the_first_step_is_saved_where_the_first_checkpoint_is_far(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SOON_STEPS", 4)
     train(tmp_path / "run", samples_seen=6 * 16, keep_last=99)
-    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == [f"step_{step:09}" for step in (1, 5, 6)]
+    assert steps_of(tmp_path / "run/train") == [1, 5, 6]
 
 
 @pytest.mark.parametrize("key", ["checkpoint_every_samples", "evaluate_every_samples"])
@@ -205,17 +192,13 @@ def test_the_first_step_is_not_saved_where_a_checkpoint_comes_soon(tmp_path, key
     monkeypatch.setattr(loop.Trainer, "_evaluate", lambda trainer: None)
     rare = {"checkpoint_every_samples": 10**9, "samples_seen": 200 * 16}
     train_until(3, tmp_path / "run", **rare | {key: 2 * 16})
-    assert [path.name for path in checkpoints(tmp_path / "run" / "train")] == ["step_000000002"]
+    assert steps_of(tmp_path / "run/train") == [2]
 
 
 def test_a_disk_that_takes_no_checkpoint_ends_training_after_the_first_step(tmp_path, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "model.safetensors")
-
     monkeypatch.setattr(loop, "SOON_STEPS", 4)
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    launch_step, launched = loop.launch_step, []
-    monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: launched.append(1) or launch_step(*args, **keys))
+    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 1, OSError(28, "No space left on device"))
+    launched = calls_of(monkeypatch.setattr, loop, "launch_step")
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path / "run")
     assert len(launched) == 1
@@ -226,14 +209,23 @@ def test_a_checkpoint_contains_no_pickle(whole):
     assert suffixes == {".json", ".safetensors"}
 
 
-@pytest.mark.parametrize("num_ahead", [0, 1])
-def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch, num_ahead):
-    original_loss, original_step = step.contrastive_loss, loop.launch_step
-    calls, is_unchanged = [], []
+@pytest.fixture(params=[0, 1], ids=["read at once", "read a step late"])
+def spoil_losses(request, monkeypatch):
+    """A function that makes the losses of some steps, counted from 1, NaN."""
+    monkeypatch.setattr(loop, "steps_ahead", lambda device: request.param)
+    compute, numbers = step.contrastive_loss, itertools.count(1)
 
-    def sometimes_nan(*args, **keys):
-        calls.append(1)
-        return original_loss(*args, **keys) * (float("nan") if len(calls) in (1, 3, 4) else 1)
+    def spoil(steps):
+        def contrastive_loss(*args, **keys):
+            return compute(*args, **keys) * (math.nan if next(numbers) in steps else 1)
+
+        monkeypatch.setattr(step, "contrastive_loss", contrastive_loss)
+
+    return spoil
+
+
+def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch, spoil_losses):
+    original_step, is_unchanged = loop.launch_step, []
 
     def launch_step(state, *args, **kwargs):
         before = copy_to_cpu(state)
@@ -243,15 +235,14 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
         equal = {name: torch.equal(before[name].tensor, after[name].tensor) for name in before}
         is_unchanged.append(all(equal.values()))
         assert is_unchanged[-1] or not any(equal[name] for name in equal if name.endswith("projection.weight"))
-        if len(calls) == 1:
+        if len(is_unchanged) == 1:
             assert not any(after[name].tensor.any() for name in moments)
         updates.add(max(int(values["step"]) for values in state.optimizer.state.values()))
         return launched
 
     updates: set[int] = set()
-    monkeypatch.setattr(step, "contrastive_loss", sometimes_nan)
+    spoil_losses({1, 3, 4})
     monkeypatch.setattr(loop, "launch_step", launch_step)
-    monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
     report = train(tmp_path / "run", samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
@@ -259,10 +250,9 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
 
 
 def test_numbers_read_a_step_late_change_nothing(whole, tmp_path, monkeypatch):
-    events, launch = [], loop.launch_step
-    read = LaunchedStep.read
-    monkeypatch.setattr(loop, "launch_step", lambda *args, **keys: events.append("launch") or launch(*args, **keys))
-    monkeypatch.setattr(LaunchedStep, "read", lambda self: events.append("read") or read(self))
+    events = []
+    before(monkeypatch.setattr, loop, "launch_step", lambda *_, **__: events.append("launch"))
+    before(monkeypatch.setattr, LaunchedStep, "read", lambda self: events.append("read"))
     monkeypatch.setattr(loop, "steps_ahead", lambda device: 1)
     train(tmp_path / "run", broken={4})
     assert events[:5] == ["launch", "launch", "read", "launch", "read"]
@@ -276,16 +266,8 @@ def test_numbers_read_a_step_late_change_nothing(whole, tmp_path, monkeypatch):
     assert late == expected
 
 
-@pytest.mark.parametrize("num_ahead", [0, 1])
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, num_ahead):
-    monkeypatch.setattr(loop, "steps_ahead", lambda device: num_ahead)
-    original_loss, calls = step.contrastive_loss, []
-
-    def nan_from_the_sixth(*args, **keys):
-        calls.append(1)
-        return original_loss(*args, **keys) * (float("nan") if len(calls) > 6 else 1)
-
-    monkeypatch.setattr(step, "contrastive_loss", nan_from_the_sixth)
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, spoil_losses):
+    spoil_losses(range(7, 99))
     with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
         train(tmp_path / "run", checkpoint_every_samples=5 * 16)
     assert not (tmp_path / "run" / "train" / "manifest.json").exists()

@@ -149,7 +149,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(tmp_path, parallel):
     for interruption in (["one", "all", "terminate", "usr1"] * 3)[:NUM_INTERRUPTIONS]:
         steps_done = latest_checkpoint(run_dir)
         processes = start_ranks("train", tmp_path / "chaos", 2)
-        while latest_checkpoint(run_dir) == steps_done and processes[0].poll() is None:
+        while latest_checkpoint(run_dir) == steps_done and processes[0].returncode is None:
             time.sleep(0.005)
         time.sleep(0.1 * generator.random())
         number = {"terminate": signal.SIGTERM, "usr1": signal.SIGUSR1}.get(interruption, signal.SIGKILL)

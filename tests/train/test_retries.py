@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import trainings
+from calls import before, fail_at
 from small_world import write_world
 from worldclip.core.errors import BadShard, UserError
 from worldclip.train import loader, retries
@@ -34,15 +34,13 @@ def fail_once(monkeypatch):
 
     def patch(owner: Any, name: str, file_name: str) -> list[Path]:
         failed: list[Path] = []
-        plain = getattr(owner, name)
 
-        def call(path: Any, *args: Any, **keys: Any) -> Any:
+        def fail(path: Any, *_: Any, **__: Any) -> None:
             if Path(path).match(file_name) and Path(path) not in failed:
                 failed.append(Path(path))
                 raise EIO
-            return plain(path, *args, **keys)
 
-        monkeypatch.setattr(owner, name, call)
+        before(monkeypatch.setattr, owner, name, fail)
         return failed
 
     return patch
@@ -50,26 +48,18 @@ def fail_once(monkeypatch):
 
 @pytest.mark.parametrize("file_name", ["curate/*.parquet", "pool/index/*.parquet"])
 def test_a_table_that_fails_once_is_read_again(tmp_path, fail_once, capfd, file_name):
-    tars = write_world(tmp_path / "run")
+    write_world(tmp_path / "run")
     failed = fail_once(pq, "ParquetFile", file_name)
-    loader = trainings.make_loader(tmp_path / "run", tars)
+    loader = trainings.make_loader(tmp_path / "run")
     assert len(loader.batch(0).keys)
     assert len(failed) == 3
     assert capfd.readouterr().err.count("reading it again for") == 3
 
 
 def test_an_error_in_the_middle_of_a_table_is_no_end_either(tmp_path, monkeypatch):
-    tars = write_world(tmp_path / "run")
-    plain, failed = pq.ParquetFile.read, []
-
-    def read(self: Any, *args: Any, **keys: Any) -> pa.Table:
-        if not failed:
-            failed.append(1)
-            raise EIO
-        return plain(self, *args, **keys)
-
-    monkeypatch.setattr(pq.ParquetFile, "read", read)
-    assert len(trainings.make_loader(tmp_path / "run", tars).batch(0).keys)
+    write_world(tmp_path / "run")
+    fail_at(monkeypatch.setattr, pq.ParquetFile, "read", 1, EIO)
+    assert len(trainings.make_loader(tmp_path / "run").batch(0).keys)
 
 
 def test_the_counts_of_an_epoch_are_read_again(tmp_path, fail_once):
@@ -105,14 +95,11 @@ def test_a_file_that_is_missing_or_another_is_not_read_again(error):
 
 
 def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tmp_path, monkeypatch):
-    plain = ImageFiles.read
-
-    def read(self: ImageFiles, i: int, offset: int, size: int) -> bytes:
+    def lose_first(files: ImageFiles, i: int, *_: int) -> None:
         if i == 0:
             raise BadShard("000.tar: cannot be read")
-        return plain(self, i, offset, size)
 
-    monkeypatch.setattr(ImageFiles, "read", read)
+    before(monkeypatch.setattr, ImageFiles, "read", lose_first)
     monkeypatch.setattr(loader, "CACHE_BYTES", 0)
     with pytest.raises(UserError, match=r"images could not be read for 160 samples, more than 1%, for example 000"):
         trainings.train(tmp_path / "run", checkpoint_every_samples=160)

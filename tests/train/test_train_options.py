@@ -1,7 +1,8 @@
-"""Options of training in whole runs: evaluation and the best step, EMA, sparse embedding, initial weights, logs."""
+"""Options of training in whole runs: evaluation and the best step, EMA, sparse rows, initial weights, logs, garbage."""
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
@@ -12,18 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 import worldclip
+from calls import before
 from small_world import TRAIN, write_shapes
-from trainings import forget_checkpoints, losses, stored, train
+from trainings import forget_checkpoints, losses, result_bytes, steps_of, stored, train
 from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
 from worldclip.model.resolution import patches_per_side, resize_positions
+from worldclip.train import garbage, loop
 from worldclip.train.log import read_log
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
-
-
 EVERY_STEP = {"checkpoint_every_samples": 16, "keep_last": 99}
 
 
@@ -54,8 +55,7 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(tmp_path):
     best = artifacts.read_json(tmp_path / "run" / "train" / "best.json")
     assert best["value"] == max(scores)
     assert best["step"] == 3 * (scores.index(max(scores)) + 1)
-    kept = [folder.name for folder in checkpoints(tmp_path / "run" / "train")]
-    assert kept == sorted({f"step_{best['step']:09}", "step_000000012"})
+    assert steps_of(tmp_path / "run/train") == sorted({best["step"], 12})
     assert best_checkpoint(tmp_path / "run").name == f"step_{best['step']:09}"
     loaded, expected = (worldclip.load(path) for path in (tmp_path / "run", best_checkpoint(tmp_path / "run")))
     assert (loaded.encode_text(["a red bar"]) == expected.encode_text(["a red bar"])).all()
@@ -99,15 +99,13 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
     evaluate = write_shapes(tmp_path / "shapes")
     train_dir = tmp_path / "run" / "train"
-    write = artifacts.write_artifact
 
     def die_at_step(path, fill):
-        if path.name == file and checkpoints(train_dir)[-1].name == f"step_{step:09}":
+        if path.name == file and steps_of(train_dir)[-1] == step:
             raise KeyboardInterrupt
-        write(path, fill)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(artifacts, "write_artifact", die_at_step)
+        before(patched.setattr, artifacts, "write_artifact", die_at_step)
         with pytest.raises(KeyboardInterrupt):
             run_with_scores(tmp_path / "run", evaluate)
     run_with_scores(tmp_path / "run", evaluate)
@@ -115,8 +113,7 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     for name in ("best.json", *(f"evaluate/step_{at:09}/scores.json" for at in SCORES)):
         assert artifacts.read_json(train_dir / name) == artifacts.read_json(expected_dir / name), name
     assert artifacts.read_json(train_dir / "best.json")["step"] == 6
-    names = [folder.name for folder in checkpoints(train_dir)]
-    assert names == [folder.name for folder in checkpoints(expected_dir)] == ["step_000000006", "step_000000012"]
+    assert steps_of(train_dir) == steps_of(expected_dir) == [6, 12]
 
 
 def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
@@ -135,11 +132,10 @@ def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
 
 def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
     run_dir = run(tmp_path / "run", token_table="rows", **EVERY_STEP)
-    files = ("model.safetensors", "trainer/optimizer.safetensors")
-    whole = [(latest_checkpoint(run_dir) / file).read_bytes() for file in files]
+    whole = result_bytes(run_dir)
     forget_checkpoints(run_dir, 5)
     run(run_dir, token_table="rows", **EVERY_STEP)
-    assert [(latest_checkpoint(run_dir) / file).read_bytes() for file in files] == whole
+    assert result_bytes(run_dir) == whole
     assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
 
 
@@ -243,14 +239,6 @@ def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, mon
     assert logged["loss"] == 20
 
 
-def test_bfloat16_gives_nearly_the_same_loss(tmp_path, plain_run):
-    run_dir = run(tmp_path / "run", precision="bf16")
-    for folder in (run_dir, plain_run):
-        assert not artifacts.read_json(folder / "train" / "report.json")["skipped_steps"]
-    assert losses(run_dir) == pytest.approx(losses(plain_run), rel=0.05)
-    assert losses(run_dir) != losses(plain_run)
-
-
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_loss(tmp_path):
     plain = run(tmp_path / "plain" / "run", patch_dropout=0.5)
@@ -267,3 +255,30 @@ def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
     gpu = run(tmp_path / "run", device="cuda", **changes)
     assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)
+
+
+# garbage: collected at the same steps on every rank
+
+
+def test_garbage_is_collected_by_step_and_after_checkpoints_and_at_will_again_afterwards(tmp_path, monkeypatch):
+    collected, is_enabled = [], []
+    monkeypatch.setattr(garbage, "EVERY_STEPS", 4)
+    before(monkeypatch.setattr, loop, "launch_step", lambda *_, **__: is_enabled.append(gc.isenabled()))
+    before(monkeypatch.setattr, gc, "collect", lambda generation=2: collected.append((len(is_enabled), generation)))
+    train(tmp_path / "run", samples_seen=12 * 16, checkpoint_every_samples=5 * 16)
+    assert is_enabled == [False] * 12
+    assert [call for call in collected if call[0]] == [(4, 1), (5, 2), (8, 1), (10, 2), (12, 2)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_no_step_leaves_tensors_to_be_collected(tmp_path, monkeypatch):
+    """Else memory would grow for garbage.EVERY_STEPS."""
+    num_tensors = []
+
+    def count(*_, **__):
+        num_tensors.append(sum(isinstance(item, torch.Tensor) for item in gc.get_objects()))
+
+    before(monkeypatch.setattr, loop, "launch_step", count)
+    train(tmp_path / "run", samples_seen=8 * 16, checkpoint_every_samples=10**9)
+    assert max(num_tensors[2:]) <= num_tensors[1] + 8, num_tensors
