@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import typing
@@ -20,8 +21,17 @@ import worldclip
 from programs import python
 from worldclip import cli
 from worldclip.cli import main
-from worldclip.cli.command import SHARED, Command, config_flags, described_parameters, parse_command, run_command
-from worldclip.cli.overview import COMMANDS, RARE, sections
+from worldclip.cli.command import (
+    SHARED,
+    Command,
+    config_flags,
+    described_parameters,
+    examples_text,
+    parse_command,
+    run_command,
+)
+from worldclip.cli.overview import ANY_MODEL, COMMANDS, RARE, sections
+from worldclip.cli.stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas
@@ -83,6 +93,33 @@ def test_help_of_a_command_describes_every_flag(command, capsys):
     function = COMMANDS.load(command).function
     flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
+
+
+def examples_of(item: object) -> list[list[str]]:
+    lines = examples_text(item).strip().splitlines()[1:]
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_examples_of_a_command_parse(name):
+    command = COMMANDS.load(name)
+    assert isinstance(command, Command)
+    words = name.removesuffix(ANY_MODEL).split()
+    examples = examples_of(command.function)
+    assert len(examples) == 2, inspect.getdoc(command.function)
+    for example in examples:
+        assert example[: len(words) + 1] == ["worldclip", *words]
+        parse_command(command, " ".join(words), "", example[len(words) + 1 :])
+
+
+@pytest.mark.parametrize("stage", stage_names())
+def test_examples_of_a_stage_parse(stage):
+    config = getattr(Recipe(), stage)
+    examples = examples_of(type(config))
+    assert len(examples) == 2
+    for example in examples:
+        assert example[:2] == ["worldclip", stage]
+        parse_command(Command(run_stage), stage, "", example[2:], config=config, stage=stage, base=Recipe())
 
 
 def test_help_of_train_has_every_key_in_one_group(capsys):
@@ -151,43 +188,38 @@ def test_errors_have_an_exit_code_and_a_remedy(error, code, message, monkeypatch
     assert capfd.readouterr().err == f"worldclip: {message}\n"
 
 
-class Lists:
-    """What a command took for its lists."""
+def take_lists(
+    images: Sequence[str],
+    *,
+    langs: Annotated[Sequence[str], Commas()] = (),
+    labels: Sequence[str] = (),
+    of: Sequence[Literal["images", "texts"]] = (),
+    is_loud: bool = False,
+) -> None:
+    """Take lists.
 
-    def __init__(self) -> None:
-        self.command = Command(self.take, lambda result, flags: "")
+    images: images.
+    langs: codes.
+    labels: texts.
+    of: choices.
+    is_loud: shout.
+    """
 
-    def take(
-        self,
-        images: Sequence[str],
-        *,
-        langs: Annotated[Sequence[str], Commas()] = (),
-        labels: Sequence[str] = (),
-        of: Sequence[Literal["images", "texts"]] = (),
-        is_loud: bool = False,
-    ) -> None:
-        """Take lists.
 
-        images: images.
-        langs: codes.
-        labels: texts.
-        of: choices.
-        is_loud: shout.
-        """
-
-    def read(self, *words: str, **options: Any) -> dict[str, Any]:
-        return parse_command(self.command, "x", "", words, **options)[1]
+def lists_of(*words: str) -> dict[str, Any]:
+    """Return what take_lists is called with."""
+    return parse_command(Command(take_lists, lambda result, flags: ""), "x", "", words)[1]
 
 
 @pytest.mark.parametrize("words", [["en,de"], ["en", "de"], ["en,", "de"], ["en,de,"]])
 def test_lists_of_names_take_commas_or_spaces(words):
-    assert Lists().read("--langs", *words, "--is-loud")["langs"] == ("en", "de")
-    assert Lists().read("--of", "images,texts")["of"] == ("images", "texts")
-    assert Lists().read("--langs=en,de", "a,b.png")["images"] == ("a,b.png",)
+    assert lists_of("--langs", *words, "--is-loud")["langs"] == ("en", "de")
+    assert lists_of("--of", "images,texts")["of"] == ("images", "texts")
+    assert lists_of("--langs=en,de", "a,b.png")["images"] == ("a,b.png",)
 
 
 def test_lists_of_texts_and_paths_keep_their_commas():
-    values = Lists().read("a,b.png", "--labels", "red, round", "blue")
+    values = lists_of("a,b.png", "--labels", "red, round", "blue")
     assert values["images"] == ("a,b.png",)
     assert values["labels"] == ("red, round", "blue")
 
@@ -219,7 +251,7 @@ def test_query_after_a_flag_with_one_value_keeps_its_comma():
 )
 def test_all_wrong_flags_are_named_at_once(words, problems):
     try:
-        Lists().read(*words.split())
+        lists_of(*words.split())
         named: list[str] = []
     except UserError as error:
         named = error.problems

@@ -23,43 +23,34 @@ from worldclip.recipe import stage_names
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 
 URL = "s3://bucket/run"
-# command -> (its other arguments, what names the path)
-OUTPUTS: dict[str, tuple[str, str]] = {
-    "run": ("toy.toml", "--out"),
-    **dict.fromkeys(stage_names(), ("toy.toml", "--out")),
-    "init": ("pool", "--out"),
-    "pool emoji": ("", "--out"),
-    "pool world": ("", "--out"),
-    "fetch cldr": ("", "--out"),
-    "pool wat": ("a.wat.gz", "--out"),
-    "pool check": ("pool", "--out"),
-    "pool hash": ("photos", "--out"),
-    "pool dedup": ("pool", "--out"),
-    "explore": ("run", "--out"),
-    "compare": ("run other", "--out"),
-    "leaderboard": ("run", "--out"),
-    "embed": ("model pool", "--out"),
-    "index": ("", "FOLDER"),
-    "search": ("", "FOLDER"),
-    "pack": ("run", "--out"),
-    "pool pack": ("pool", "--out"),
-    "unpack": ("lists.tar", "--out"),
-    "evaluate MODEL": ("model", "--out"),
-    "export MODEL": ("model", "--out"),
-    "fetch dataset": ("cifar10", "--out"),
-    "tokenizer train": ("run", "--out"),
+OTHER_ARGUMENTS = {
+    **dict.fromkeys(("run", *stage_names()), "toy.toml"),
+    **dict.fromkeys(("init", "pool check", "pool dedup", "pool pack"), "pool"),
+    **dict.fromkeys(("pool emoji", "pool world", "fetch cldr"), ""),
+    **dict.fromkeys(("explore", "leaderboard", "pack", "tokenizer train"), "run"),
+    **dict.fromkeys(("evaluate MODEL", "export MODEL"), "model"),
+    "pool wat": "a.wat.gz",
+    "pool hash": "photos",
+    "compare": "run other",
+    "embed": "model pool",
+    "unpack": "lists.tar",
+    "fetch dataset": "cifar10",
 }
-# command -> (its arguments, what names the path): folders and files that are read, or written under another name
-OTHERS: dict[str, tuple[str, str]] = {
-    "status": (URL, "RUN"),
-    "publish": (f"{URL} owner/name", "RUN"),
-    "inspect": (URL, "PATH"),
-    "estimate": (f"run --plot {URL}.svg", "--plot"),
-    "consolidate": (URL, "CHECKPOINT"),
-    "tokenizer compare": (f"a b --on {URL}", "--on"),
-    "run": (f"toy.toml --from-run {URL}", "--from-run"),
-    "match": (URL, "recipe"),
-}
+"""Of each command that writes to --out."""
+OUTPUTS = [  # command, its arguments, what names the path
+    *((command, f"{others} --out {URL}", "--out") for command, others in OTHER_ARGUMENTS.items()),
+    *(("index", URL, "FOLDER"), ("search", URL, "FOLDER")),
+]
+OTHERS = [  # folders and files that are read, or written under another name
+    ("status", URL, "RUN"),
+    ("publish", f"{URL} owner/name", "RUN"),
+    ("inspect", URL, "PATH"),
+    ("estimate", f"run --plot {URL}.svg", "--plot"),
+    ("consolidate", URL, "CHECKPOINT"),
+    ("tokenizer compare", f"a b --on {URL}", "--on"),
+    ("run", f"toy.toml --from-run {URL}", "--from-run"),
+    ("match", URL, "recipe"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -75,29 +66,16 @@ def parameters_of(name: str) -> set[str]:
 
 def test_every_command_that_writes_has_a_row():
     writing = {name for name in COMMANDS.names() if parameters_of(name) & set(WRITTEN)}
-    assert writing | set(stage_names()) == set(OUTPUTS)
+    assert writing | set(stage_names()) == {command for command, *_ in OUTPUTS}
 
 
-@pytest.mark.parametrize("command", OUTPUTS)
-def test_output_at_a_url_is_refused(command, folder, capfd):
-    others, setting = OUTPUTS[command]
-    path = ["--out", URL] if setting == "--out" else [URL]
-    assert_refused([*command.removesuffix(" MODEL").split(), *others.split(), *path], f"{setting} {URL}", folder, capfd)
-
-
-@pytest.mark.parametrize("command", OTHERS)
-def test_other_path_at_a_url_is_refused(command, folder, capfd):
-    arguments, setting = OTHERS[command]
-    assert_refused([*command.split(), *arguments.split()], f"{setting} {URL}", folder, capfd)
-
-
-def assert_refused(arguments: list[str], start: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("command", "arguments", "setting"), [*OUTPUTS, *OTHERS])
+def test_path_at_a_url_is_refused(command, arguments, setting, folder, capfd):
     before = sorted(folder.iterdir())
-    assert main(arguments) == 2
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"worldclip: {start}")
-    assert "must be a local path, not a URL; work in a local folder" in lines[0]
+    assert main([*command.removesuffix(" MODEL").split(), *arguments.split()]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"worldclip: {setting} {URL}")
+    assert "must be a local path, not a URL; work in a local folder" in line
     assert sorted(folder.iterdir()) == before
 
 

@@ -1,103 +1,65 @@
-"""--set and the flags of a stage change the same recipe, wherever they stand on the command line."""
+"""--set and the flags of a stage change the same recipe, wherever they stand; their paths become absolute."""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+import worldclip
+from toy import ToyWorld
 from worldclip.cli import main, stages
 from worldclip.config import Recipe, load_recipe
-from worldclip.core.settings import to_dict
+from worldclip.core.settings import to_dict, with_absolute_places, with_value
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.recipe import stage_names
+from worldclip.train.config import TrainConfig
 
-Settings = dict[str, Any]  # dotted key -> value
-
-# stage, words with --set, words with flags, what the recipe then says
-BOTH: list[tuple[str, str, str, Settings]] = [
-    ("pool", "--set pool.key=json:uid", "--format tar", {"pool.key": "json:uid", "pool.format": "tar"}),
-    (
-        "pool",
-        "--set pool.roots.a=/a --set pool.path=none",
-        "--roots b /b",
-        {"pool.roots": {"a": "/a", "b": "/b"}, "pool.path": None},
-    ),
-    ("metadata", "--set metadata.max_chars=99", "--rules paper", {"metadata.max_chars": 99, "metadata.rules": "paper"}),
-    (
-        "metadata",
-        "--set metadata.overrides={max_titles=3}",
-        "--overrides max_unigrams 4",
-        {"metadata.overrides": {"max_titles": 3, "max_unigrams": 4}},
-    ),
+# stage, keys of its section by --set, flags, all of it by --set
+BOTH: list[tuple[str, str, str, str]] = [
+    ("pool", "key=json:uid", "--format tar", "key=json:uid format=tar"),
+    ("pool", "roots.a=/a path=none", "--roots b /b", "roots.a=/a roots.b=/b path=none"),
+    ("metadata", "max_chars=99", "--rules paper", "max_chars=99 rules=paper"),
+    ("metadata", "overrides={max_titles=3}", "--overrides max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
     (
         "match",
-        "--set match.merge_labels.zsm=th",
+        "merge_labels.zsm=th",
         "--merge-labels ms ar --fold-case",
-        {"match.merge_labels": {"zsm": "th", "ms": "ar"}, "match.fold_case": True},
+        "merge_labels.zsm=th merge_labels.ms=ar fold_case=true",
     ),
-    (
-        "balance",
-        "--set balance.min_threshold=2 --set curate.seed=3",
-        "--tail-fraction 0.2",
-        {"balance.min_threshold": 2, "curate.seed": 3, "balance.tail_fraction": 0.2},
-    ),
-    (
-        "balance",
-        "--set balance.tail_fractions={en=0.5}",
-        "--tail-fractions ar 0.4",
-        {"balance.tail_fractions": {"en": 0.5, "ar": 0.4}},
-    ),
-    ("curate", "--set curate.seed=4", "--write tars", {"curate.seed": 4, "curate.write": "tars"}),
-    ("curate", "--set curate.max_pairs.en=5", "--max-pairs ar 3", {"curate.max_pairs": {"en": 5, "ar": 3}}),
+    ("balance", "min_threshold=2", "--tail-fraction 0.2", "min_threshold=2 tail_fraction=0.2"),
+    ("balance", "tail_fractions={en=0.5}", "--tail-fractions ar 0.4", "tail_fractions={en=0.5,ar=0.4}"),
+    ("curate", "seed=4", "--write tars", "seed=4 write=tars"),
+    ("curate", "max_pairs.en=5", "--max-pairs ar 3", "max_pairs={en=5,ar=3}"),
     (
         "train",
-        "--set train.samples_seen=2560 --set train.tokenizer.vocab_size=300",
+        "samples_seen=2560 tokenizer.vocab_size=300",
         "--seed 1 --tokenizer.lang-exponent 0.5",
-        {
-            "train.samples_seen": 2560,
-            "train.tokenizer.vocab_size": 300,
-            "train.seed": 1,
-            "train.tokenizer.lang_exponent": 0.5,
-        },
+        "samples_seen=2560 tokenizer.vocab_size=300 seed=1 tokenizer.lang_exponent=0.5",
     ),
+    ("train", "samples_seen=64", "--warmup-samples 0 --dry-run", "samples_seen=64 warmup_samples=0"),
     (
         "train",
-        "--set train.distill.teacher=owner/name --set train.distill.students.small.model.preset=tiny",
+        "distill.teacher=owner/name distill.students.small.model.preset=tiny",
         "--distill.students.small.model.image-size 64 --distill.weight 0.5",
-        {
-            "train.distill.students.small.model.preset": "tiny",
-            "train.distill.students.small.model.image_size": 64,
-            "train.distill.teacher": "owner/name",
-            "train.distill.weight": 0.5,
-        },
+        'distill={teacher="owner/name",weight=0.5,students={small={model={preset="tiny",image_size=64}}}}',
     ),
     (
         "evaluate",
-        "--set evaluate.datasets=a,b --set evaluate.folders.a=captions:/a",
+        "datasets=a,b folders.a=captions:/a",
         "--folders b captions:/b --batch-size 7",
-        {"evaluate.folders": {"a": "captions:/a", "b": "captions:/b"}, "evaluate.batch_size": 7},
+        "datasets=a,b folders.a=captions:/a folders.b=captions:/b batch_size=7",
     ),
-    (
-        "export",
-        "--set export.formats=onnx,huggingface",
-        "--languages en ar",
-        {"export.formats": ["onnx", "huggingface"], "export.languages": ["en", "ar"]},
-    ),
+    ("export", "formats=onnx,huggingface", "--languages en ar", "formats=onnx,huggingface languages=en,ar"),
 ]
-IDS = [f"{stage} {override}" for stage, override, *_ in BOTH]
 
 
-def pick(recipe: Recipe, settings: Settings) -> Settings:
-    """Return what a recipe says for the keys of `settings`."""
-
-    def value_at(key: str) -> Any:
-        table: Any = to_dict(recipe)
-        return functools.reduce(lambda value, name: value.get(name) if value else None, key.split("."), table)
-
-    return {key: value_at(key) for key in settings}
+def by_set(stage: str, keys: str) -> str:
+    return " ".join(f"--set {stage}.{key}" for key in keys.split())
 
 
 @pytest.fixture
@@ -118,10 +80,12 @@ def test_table_has_every_stage():
     assert {stage for stage, *_ in BOTH} == set(stage_names())
 
 
-@pytest.mark.parametrize(("stage", "overrides", "flags", "expected"), BOTH, ids=IDS)
-def test_flags_keep_what_set_says_in_both_orders(stage, overrides, flags, expected, recipe_of):
-    for words in (f"{overrides} {flags}", f"{flags} {overrides}"):
-        assert pick(recipe_of(f"{stage} {words}"), expected) == expected
+@pytest.mark.parametrize(("stage", "keys", "flags", "all_keys"), BOTH, ids=[f"{row[0]} {row[1]}" for row in BOTH])
+def test_flags_keep_what_set_says_in_both_orders(stage, keys, flags, all_keys, recipe_of, toy_world):
+    expected = recipe_of(f"{stage} {by_set(stage, all_keys)}")
+    assert expected != load_recipe(toy_world.recipe)
+    for words in (f"{by_set(stage, keys)} {flags}", f"{flags} {by_set(stage, keys)}"):
+        assert recipe_of(f"{stage} {words}") == expected
 
 
 @pytest.mark.parametrize("words", ["--set train.seed=1 --seed 1", "--seed 1 --set=train.seed=1"])
@@ -132,56 +96,36 @@ def test_equal_values_of_set_and_flag_are_no_contradiction(words, recipe_of):
 @pytest.mark.parametrize(
     ("stage", "override", "flag", "message"),
     [
-        ("train", "train.seed=1", "--seed 2", "train.seed: --set says 1, --seed says 2"),
-        ("train", "train.lr=1.0", "--lr 1e-3", "train.lr: --set says 1.0, --lr says 0.001"),  # the recipe's own lr
+        ("train", "seed=1", "--seed 2", "seed: --set says 1, --seed says 2"),
+        ("train", "lr=1.0", "--lr 1e-3", "lr: --set says 1.0, --lr says 0.001"),  # the recipe's own lr
+        ("train", "num_streams=none", "--num-streams 4", "num_streams: --set says none, --num-streams says 4"),
         (
             "train",
-            "train.num_streams=none",
-            "--num-streams 4",
-            "train.num_streams: --set says none, --num-streams says 4",
-        ),
-        (
-            "train",
-            'train.tokenizer={model="bpe", vocab_size=300}',
+            'tokenizer={model="bpe", vocab_size=300}',
             "--tokenizer.vocab-size 400",
-            "train.tokenizer.vocab_size: --set says 300, --tokenizer.vocab-size says 400",
+            "tokenizer.vocab_size: --set says 300, --tokenizer.vocab-size says 400",
         ),
         (
             "evaluate",
-            "evaluate.folders.a=captions:/a",
+            "folders.a=captions:/a",
             "--folders a captions:/b",
-            'evaluate.folders.a: --set says "captions:/a", --folders says "captions:/b"',
+            'folders.a: --set says "captions:/a", --folders says "captions:/b"',
         ),
-        (
-            "curate",
-            "curate.max_pairs.en=5",
-            "--max-pairs 7",
-            "curate.max_pairs.en: --set says 5, --max-pairs says none",
-        ),
-        (
-            "export",
-            "export.formats=onnx",
-            "--formats timm",
-            'export.formats: --set says ["onnx"], --formats says ["timm"]',
-        ),
+        ("curate", "max_pairs.en=5", "--max-pairs 7", "max_pairs.en: --set says 5, --max-pairs says none"),
+        ("export", "formats=onnx", "--formats timm", 'formats: --set says ["onnx"], --formats says ["timm"]'),
     ],
-)  # fmt: skip
-def test_set_and_flag_that_differ_are_refused(
-    stage, override, flag, message,
-    toy_world, tmp_path, capfd,
-):  # fmt: skip
-    for words in (["--set", override, *flag.split()], [*flag.split(), "--set", override]):
+)
+def test_set_and_flag_that_differ_are_refused(stage, override, flag, message, toy_world, tmp_path, capfd):
+    overriding = ["--set", f"{stage}.{override}"]
+    for words in ([*overriding, *flag.split()], [*flag.split(), *overriding]):
         assert main([stage, str(toy_world.recipe), "--out", str(tmp_path / "run"), *words]) == 2
-        assert capfd.readouterr().err == f"worldclip: {message}; leave out one of the two\n"
+        assert capfd.readouterr().err == f"worldclip: {stage}.{message}; leave out one of the two\n"
     assert not (tmp_path / "run").exists()
 
 
 def test_values_are_checked_after_both(recipe_of, toy_world, tmp_path, capfd):
-    changed = recipe_of("balance --set balance.tail_fraction=none --english-threshold 3")
-    assert pick(changed, {"balance.english_threshold": 3, "balance.tail_fraction": None}) == {
-        "balance.english_threshold": 3,
-        "balance.tail_fraction": None,
-    }
+    changed = recipe_of("balance --set balance.tail_fraction=none --set curate.seed=3 --english-threshold 3")
+    assert (changed.balance.english_threshold, changed.balance.tail_fraction, changed.curate.seed) == (3, None, 3)
     command = ["balance", str(toy_world.recipe), "--out", str(tmp_path / "run")]
     assert main([*command, "--set", "balance.tail_fraction=none"]) == 2
     assert "balance.rule" in capfd.readouterr().err
@@ -205,33 +149,17 @@ def test_stages_run_with_both(toy_world, tmp_path):
         stage, *words = command.split()
         assert main([stage, str(source), "--out", str(run_dir), "--workers", "1", *words]) == 0, command
         source = run_dir
-    expected = {
-        "pool.format": "tar",
-        "metadata.max_chars": 99,
-        "metadata.profiles": ["reference"],
-        "match.compare_profiles": 10,
-        "match.min_lang_prob": 0.01,
-        "balance.tail_fraction": 0.2,
-        "balance.min_threshold": 2,
-        "curate.seed": 3,
-        "curate.text_policy": "one",
-        "train.global_batch_size": 16,
-        "train.samples_seen": 32,
-        "export.tower": "both",  # flags of an export are no part of the run
-    }
-    assert pick(load_recipe(run_dir), expected) == expected
+    recipe = load_recipe(run_dir)
+    assert (recipe.pool.format, recipe.metadata.max_chars, recipe.metadata.profiles) == ("tar", 99, ("reference",))
+    assert (recipe.match.compare_profiles, recipe.match.min_lang_prob) == (10, 0.01)
+    assert (recipe.balance.tail_fraction, recipe.balance.min_threshold) == (0.2, 2)
+    assert (recipe.curate.seed, recipe.curate.text_policy) == (3, "one")
+    assert (recipe.train.global_batch_size, recipe.train.samples_seen) == (16, 32)
+    assert recipe.export.tower == "both"  # flags of an export are no part of the run
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == ["vision"]
     config = json.loads((run_dir / "curate" / "manifest.json").read_text(encoding="utf-8"))["config"]
     assert (config["curate"]["seed"], config["curate"]["text_policy"]) == (3, "one")
     assert [path.name for path in (run_dir / "train").glob("step_*")] == ["step_000000002"]  # 32 samples by 16
-
-
-def test_dry_run_of_train_says_what_both_make_it(toy_world, tmp_path, capfd):
-    command = ["train", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run"]
-    for words in ("--set train.samples_seen=64 --warmup-samples 0", "--warmup-samples 0 --set train.samples_seen=64"):
-        assert main([*command, *words.split()]) == 0
-        assert ", 64 pairs: " in capfd.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_run_applies_every_set(toy_world, tmp_path, capfd):
@@ -240,5 +168,63 @@ def test_run_applies_every_set(toy_world, tmp_path, capfd):
     assert main([*command, "--dry-run"]) == 0
     assert not (tmp_path / "run").exists()
     assert main(command) == 0
-    expected = {"balance.min_threshold": 2, "balance.tail_fraction": 0.2}
-    assert pick(load_recipe(tmp_path / "run"), expected) == expected
+    balance = load_recipe(tmp_path / "run").balance
+    assert (balance.min_threshold, balance.tail_fraction) == (2, 0.2)
+
+
+# --- paths of flags ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(toy_world, tmp_path, monkeypatch) -> ToyWorld:
+    """A copy of the toy world below the working directory, with its run up to the pool."""
+    shutil.copytree(toy_world.folder / "pool", tmp_path / "pairs")
+    monkeypatch.chdir(tmp_path)
+    return dataclasses.replace(toy_world, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [["--path", "pairs"], ["--set", "pool.path=pairs"], ["--set=pool.path=pairs", "--path", "pairs"]]
+)
+def test_relative_path_of_a_flag_holds_in_another_working_directory(words, world, tmp_path, monkeypatch, capfd):
+    assert main(["pool", str(world.recipe), "--out", "run", *words]) == 0
+    assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pairs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capfd.readouterr()
+    assert main(["pool", str(tmp_path / "run")]) == 0
+    assert "is finished and unchanged" in capfd.readouterr().err
+
+
+def test_relative_paths_of_python_calls_become_absolute(world, tmp_path):
+    recipe = load_recipe(world.recipe)
+    recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, path="pairs"))
+    assert worldclip.run(recipe, out="run", until="pool") == Path("run")
+    assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pairs")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("evaluate.folders", {"a": "captions:b/c"}, {"a": "captions:{}/b/c"}),
+        ("evaluate.data", "~/data", "~/data"),
+        ("export.embedded", "embedded", "{}/embedded"),
+        ("export.corpus", ("a.txt", "/b.txt"), ["{}/a.txt", "/b.txt"]),
+        ("pool.path", "hf://datasets/a/b", "hf://datasets/a/b"),
+        ("pool.deny_keys", ("pairs",), ["{}/pairs"]),
+        ("train.tokenizer.path", "pairs", "{}/pairs"),
+        ("train.tokenizer.path", "owner/name", "owner/name"),
+        ("train.distill.teacher", "pairs", "{}/pairs"),
+    ],
+)
+def test_every_kind_of_path_becomes_absolute(key, value, expected, world, tmp_path):
+    changed = to_dict(with_absolute_places(with_value(Recipe(), key.split("."), value)))
+    for name in key.split("."):
+        changed = changed[name]
+    whole = json.dumps(expected).replace("{}", str(tmp_path))
+    assert changed == json.loads(whole)
+
+
+def test_unset_values_stay_unset():
+    recipe = Recipe(train=TrainConfig(num_streams=None), evaluate=EvaluateConfig(classes=None))
+    assert with_absolute_places(recipe) == recipe
