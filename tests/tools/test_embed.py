@@ -6,11 +6,12 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
+from miniature import write_files
+from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip.cli import main
@@ -104,9 +105,8 @@ def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path)
 
 def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, clip, tmp_path):
     texts = ["a red apple", "", None, "赤いリンゴ", "again"]
-    table = pa.table({"uid": ["a", "b", "c", "d", "a"], "caption": texts})
-    (tmp_path / "pool").mkdir()
-    pq.write_table(table, tmp_path / "pool" / "0.parquet")
+    columns = {"uid": ["a", "b", "c", "d", "a"], "caption": texts}
+    write_table(tmp_path / "pool" / "0.parquet", columns)
     report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=QUIET)["texts"]
     assert (report["embedded"], report["no_text"], report["duplicate"], report["bad_pair"]) == (2, 2, 1, 0)
     expected = clip.encode_text(["a red apple", "赤いリンゴ"])
@@ -128,21 +128,11 @@ def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
 
 def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
     model, pool, out = str(world / "model"), str(world / "pool"), str(tmp_path / "out")
-    table = tmp_path / "table"
-    table.mkdir()
-    pq.write_table(pa.table({"uid": ["a"], "caption": ["b"]}), table / "0.parquet")
-    (tmp_path / "texts.tar").touch()
     (tmp_path / "empty").mkdir()
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").touch()
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in (".lock", "recipe.toml"):  # a run has a lock, as the folders that this command writes
-        (run / name).touch()
-    other = tmp_path / "check"
-    other.mkdir()
-    (other / ".lock").touch()
+    table = write_table(tmp_path / "table/0.parquet", {"uid": ["a"], "caption": ["b"]}).parent
+    mine, run, other = tmp_path / "mine", tmp_path / "run", tmp_path / "check"
+    # a run has a lock, as the folders that this command writes
+    write_files(tmp_path, {"mine/thesis.txt": "", "run/.lock": "", "run/recipe.toml": "", "check/.lock": ""})
     write_manifest(other, config={}, inputs={}, counts={}, job="check")
     for arguments, said in (
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
@@ -208,14 +198,11 @@ def test_vectors_stand_in_the_table_where_asked_for_and_search_still_works(world
     assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
 
 
-@pytest.mark.parametrize("columns", [("uid", "caption"), ("name", "caption")])
+@pytest.mark.parametrize(("name", "expected"), [("uid", ["a", "b"]), ("name", ["0.parquet#0", "0.parquet#1"])])
 def test_a_table_is_embedded_by_the_column_that_usually_identifies_a_pair_or_by_its_rows(
-    columns, world, tmp_path, capfd
+    name, expected, world, tmp_path, capfd
 ):
-    (tmp_path / "pool").mkdir()
-    table = pa.table({columns[0]: ["a", "b"], columns[1]: ["a red apple", "cat"]})
-    pq.write_table(table, tmp_path / "pool" / "0.parquet")
+    write_table(tmp_path / "pool/0.parquet", {name: ["a", "b"], "caption": ["a red apple", "cat"]})
     embed(world / "model", tmp_path / "pool", tmp_path / "out", of=("texts",), executor=QUIET)
-    keys = pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist()
-    assert keys == (["a", "b"] if columns[0] == "uid" else ["0.parquet#0", "0.parquet#1"])
+    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == expected
     assert "--key names another column" in capfd.readouterr().err

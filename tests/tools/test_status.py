@@ -101,15 +101,6 @@ def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
     assert holder(tmp_path) is None
 
 
-def test_killed_process_does_not_hold_the_run(tmp_path):
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    (tmp_path / ".lock").write_text(f"process {child}")
-    assert holder(tmp_path) is None
-
-
 def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path):
     with RunLock(tmp_path, is_shared=True):
         assert holder(tmp_path) == "calls with --shards"
