@@ -10,10 +10,8 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from chromium import DROP, open_page
-from client_tools import run_node
 from embedded_world import picture
 from programs import output_of
 from served import static_host
@@ -97,18 +95,6 @@ def test_a_page_from_disk_says_what_to_run(embedded_world):
     with open_page() as page:
         page.open(folder / "index.html", "document.querySelector('#state.bad')")
         assert "python -m http.server" in page.run("document.querySelector('#state').textContent")
-
-
-@pytest.mark.slow
-def test_transformers_js_in_node_embeds_with_the_page_s_encoders_alike(embedded_world, clip, tmp_path):
-    folder, _ = export_web(embedded_world, "fp32")
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # the model's size: none resizes
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    (tmp_path / "texts.json").write_text(json.dumps(QUERIES), encoding="utf-8")
-    answer = run_node("transformers_js.mjs", folder / "model", tmp_path / "image.png", tmp_path / "texts.json", "fp32")
-    for rows, expected in ((answer["text"], clip.encode_text(QUERIES)), (answer["image"], clip.encode_image([pixels]))):
-        rows = np.array(rows, np.float32)
-        np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -18,10 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
-from stages import QUIET, context
+from stages import QUIET
 from tars import as_json, shard_of, write_tar
 from worldclip import pool
-from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.crawl import wat
@@ -123,9 +122,11 @@ def test_number_of_shards_does_not_change_pool(tmp_path):
     files = write_three(tmp_path)
     pools = []
     for num_shards in (1, 5):
-        build_wat(files, tmp_path / str(num_shards), num_shards=num_shards, executor=QUIET)
-        assert len(list((tmp_path / str(num_shards)).glob("*.parquet"))) == num_shards
-        pools.append(pool_of(tmp_path / str(num_shards)))
+        out = tmp_path / str(num_shards)
+        build_wat(files, out, num_shards=num_shards, executor=QUIET)
+        shards = pool.list_shards(PoolConfig(path=str(out), key="uid"))
+        assert [shard.name for shard in shards] == [f"{number:05}.parquet" for number in range(num_shards)]
+        pools.append(pool_of(out))
     assert pools[0] == pools[1]
     assert len(pools[0]) == 40
 
@@ -388,16 +389,6 @@ def test_normalisation_is_idempotent(link, before):
         assert normalise(url) == url
         assert "#" not in url
         json.dumps(url)
-
-
-def test_pool_is_its_parquet_files_only(tmp_path):
-    files = [write_wat(tmp_path / f"{n}.wat.gz", [page([img(f"/{n}.jpg", alt="x")])]) for n in range(2)]
-    build_wat(files, tmp_path / "out", num_shards=2, executor=QUIET)
-    recipe = load_recipe({"pool": {"path": str(tmp_path / "out"), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-    assert [shard.name for shard in pool.shards(context(recipe, tmp_path / "run"))] == [
-        "00000.parquet",
-        "00001.parquet",
-    ]
 
 
 _BUILD = """
