@@ -88,12 +88,7 @@ def run(
             raise UserError("--dry-run links no stages of --from-run; leave out one of the two")
         _branch(Path(from_run), run_dir, config)
     return run_stages(
-        config,
-        run_dir,
-        names,
-        restarted=restarted,
-        executor=executor or LocalExecutor(),
-        dry_run=dry_run,
+        config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
     ).dir
 
 

@@ -11,17 +11,16 @@ import pytest
 
 from worldclip.cli import main
 from worldclip.cli.command import flags_of
-from worldclip.cli.ending import NEXT_OF_COMMAND, command_ending
+from worldclip.cli.ending import NEXT_OF_COMMAND, command_ending, run_ending
 from worldclip.cli.flags import REQUIRED
 from worldclip.cli.overview import COMMANDS
-from worldclip.tools.ending import ending
 
 NEXT = {"pool": None, "balance": None, "curate": "explore", "train": "embed", "evaluate": "embed", "export": "embed"}
 
 
 @pytest.mark.parametrize("stage", NEXT)
 def test_ending_names_time_counts_folder_and_next_command(stage, toy_run):
-    done, report, *others = ending(toy_run, stage, 200.0)
+    done, report, *others = run_ending(toy_run, stage, 200.0)
     assert done.startswith("done in 3.3 min: ")
     assert done.endswith(f"; in {toy_run / stage}")
     assert report == f"report: {toy_run / 'report.html'}"

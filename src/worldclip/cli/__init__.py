@@ -14,14 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldclip.cli.overview import (
-    ANY_MODEL,
-    COMMANDS,
-    first_word_help,
-    refuse_misspelt,
-    refuse_unknown,
-    to_text,
-)
+from worldclip.cli.overview import ANY_MODEL, COMMANDS, first_word_help, refuse_misspelt, refuse_unknown, to_text
 from worldclip.contracts import layout
 from worldclip.core.console import complain, set_level
 from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error

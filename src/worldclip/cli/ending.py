@@ -1,12 +1,14 @@
-"""The last lines of a command that is no stage: how long it took, in which folder or file, and what to do next."""
+"""The last lines of a command: how long it took, what came out, in which folder or file, and what to do next."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.core.artifacts import read_json
 
 
 def _next_of_publish(flags: Any) -> str:
@@ -65,6 +67,8 @@ PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
     "publish": lambda flags: layout.published(layout.run_of(flags.run, "curate")),
 }
 """Command whose results are not always in --out -> (flags) -> the file or folder; None where it wrote none."""
+NEXT_OF_STAGE = {"curate": "worldclip explore", **dict.fromkeys(("train", "evaluate", "export"), "worldclip embed")}
+"""Last stage of a run -> how the command begins that its user wants next; after other stages the run goes on."""
 
 
 def command_ending(name: str, flags: Any, seconds: float) -> Iterator[str]:
@@ -81,3 +85,22 @@ def command_ending(name: str, flags: Any, seconds: float) -> Iterator[str]:
     words = {key: shlex.quote(str(value)) for key, value in {**vars(flags), "out": place}.items()}
     yield f"done in {duration(seconds)}{f'; in {place}' if place else ''}"
     yield f"next: {(following if isinstance(following, str) else following(flags)).format_map(words)}"
+
+
+def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
+    """Yield the lines after stages of a run.  stage: the last of the call, finished.  seconds: of the whole call."""
+    from worldclip.report.next_steps import ORDER, next_steps
+    from worldclip.report.numbers import duration
+    from worldclip.tools.status import counts_text, stage_status
+
+    counts = counts_text(stage_status(run_dir, stage))
+    yield f"done in {duration(seconds)}: {counts or stage}; in {layout.stage_dir(run_dir, stage)}"
+    if layout.report_html(run_dir).exists():
+        yield f"report: {layout.report_html(run_dir)}"
+    paths = {name: layout.stage_report(run_dir, name) for name in ORDER}
+    reports = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    begins = NEXT_OF_STAGE.get(stage)
+    for step in next_steps(run_dir, reports):
+        if step.command.startswith(begins) if begins else step.purpose.startswith("Go on"):
+            yield f"next: {step.command}"
+            return

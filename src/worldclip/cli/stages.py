@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.cli import command
+from worldclip.cli.ending import run_ending
 from worldclip.cli.flags import values_of
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
@@ -28,7 +29,6 @@ from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.export.push import check_push
 from worldclip.recipe import STEPS, run, run_folder, run_stages, stage_names
-from worldclip.tools.ending import ending
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
@@ -105,7 +105,7 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
     reports = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
     table = layout.results_table(run_dir)
     text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
-    for line in ending(run_dir, stages[-1], time.perf_counter() - started_at):
+    for line in run_ending(run_dir, stages[-1], time.perf_counter() - started_at):
         note(line)
     return {"run": str(run_dir), "stages": reports}, text
 

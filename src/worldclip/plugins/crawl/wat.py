@@ -61,10 +61,7 @@ _POOL = pa.schema(
 
 
 def build_wat(
-    files: Sequence[str],
-    out: Path,
-    num_shards: int | None = None,
-    executor: Executor | None = None,
+    files: Sequence[str], out: Path, num_shards: int | None = None, executor: Executor | None = None
 ) -> Report:
     """Create or extend the pool `out` from WAT files (paths or URLs); finished files are skipped.
 
@@ -104,11 +101,7 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
         key = {"files": sources, "of": num_shards}
         merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
         markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
-        outputs = [
-            *parts,
-            *(Path(shard.path) for shard in pool),
-            *(layout.marker(out, name) for name in markers),
-        ]
+        outputs = [*parts, *(Path(shard.path) for shard in pool), *(layout.marker(out, name) for name in markers)]
         in_pool = add_counts(merged, ("urls", "pairs"))
         report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
         return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])

@@ -37,7 +37,6 @@ from worldclip.plugins.drawings import (
     draw_openmoji,
     find_same_pictures,
     openmoji_files,
-    shape_of,
     size_problems,
     sort_by_hash,
     split_tones,
@@ -70,11 +69,6 @@ class Emoji:
     def tones(self) -> str:
         """Return the skin tones in order, "" if there are none."""
         return tones_of(self.char)
-
-    @property
-    def shape(self) -> str:
-        """Return the emoji without skin tones."""
-        return shape_of(self.char)
 
 
 def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, executor: Executor | None = None) -> Report:

@@ -121,6 +121,5 @@ def write_pairs(chunks: Chunks, pairs: Pairs, pictures: dict[tuple[str, str], st
         chunks.write(f"pairs/{len(firsts)}", rows)
         firsts.append(part[0])
     chunks.write(
-        "pairs",
-        {"firsts": firsts, "keys": len(in_order), "shards": pairs.num_shards, "of_shards": pairs.of_shards},
+        "pairs", {"firsts": firsts, "keys": len(in_order), "shards": pairs.num_shards, "of_shards": pairs.of_shards}
     )

@@ -60,6 +60,7 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "encodingFormat": "git+https",
         "sha256": _NO_HASH,
     }
+    counts = f"{facts['num_rows']:,} image-text pairs in {facts['num_languages']} languages"
     is_tar = facts["data"] == "tars"
     is_list = facts["data"] == "list"
     files = {
@@ -84,7 +85,7 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": facts["name"],
-        "description": _summary(facts),
+        "description": f"{counts}, curated by worldclip",
         "url": address,
         "license": facts["license"],
         "inLanguage": facts["languages"],
@@ -94,10 +95,6 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "distribution": [repository, files, *inside],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": fields}],
     }
-
-
-def _summary(facts: Mapping[str, Any]) -> str:
-    return f"{facts['num_rows']:,} image-text pairs in {facts['num_languages']} languages, curated by worldclip"
 
 
 def _citation(facts: Mapping[str, Any], address: str) -> str:

@@ -153,12 +153,7 @@ def _require_current(run_dir: Path) -> str:
 
 
 def _facts(
-    run_dir: Path,
-    repository: str,
-    data: Data,
-    license: str | None,
-    digest: str,
-    files: Sequence[tuple[str, int]],
+    run_dir: Path, repository: str, data: Data, license: str | None, digest: str, files: Sequence[tuple[str, int]]
 ) -> dict[str, Any]:
     """Return what both the card and the Croissant record say; digest: of curate's manifest; files: (name, bytes)."""
     report = artifacts.read_json(layout.stage_report(run_dir, "curate"))

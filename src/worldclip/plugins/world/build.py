@@ -32,13 +32,7 @@ from worldclip.core.console import say
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
 from worldclip.evaluate.datasets.names import MIN_NAMED
-from worldclip.plugins.drawings import (
-    Sample,
-    find_same_pictures,
-    sort_by_hash,
-    split_tones,
-    write_samples,
-)
+from worldclip.plugins.drawings import Sample, find_same_pictures, sort_by_hash, split_tones, write_samples
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
@@ -214,12 +208,7 @@ def _write_records(
         lines = []
         for picture in in_tar:
             texts, langs = table.training_texts(picture.subject) if name == "pairs" else _all_names(picture, table)
-            record = {
-                "texts": texts,
-                "lang_truth": langs,
-                "source": picture.part,
-                "licence": licences[picture.part],
-            }
+            record = {"texts": texts, "lang_truth": langs, "source": picture.part, "licence": licences[picture.part]}
             lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
         shard_name = f"{name}/{number:06}.tar"
         path = records_path(out, shard_name)

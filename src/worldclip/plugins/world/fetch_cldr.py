@@ -79,8 +79,7 @@ def fetch_cldr(
     except Broken as error:
         raise StageFailed("fetch cldr", {"core.zip": str(error)}, RETRY) from error
     write_json(
-        out / RECORD,
-        {"version": version, "url": url, "sha256": file_digest(archive, "sha256"), "files": num_files},
+        out / RECORD, {"version": version, "url": url, "sha256": file_digest(archive, "sha256"), "files": num_files}
     )
     _remove_archives(out)
     say("fetch", f"CLDR {version}: {num_files:,} files of annotations")
