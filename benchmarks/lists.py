@@ -27,9 +27,8 @@ from worldclip.core.execute import Shard
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.metadata import counting, ngrams
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.source import Inputs
+from worldclip.metadata.source import Inputs, build_entries
 
 RESULTS = Path(__file__).parent / "results" / "lists.md"
 SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[1].parent / "shared")) / "data"

@@ -10,8 +10,7 @@ from entry_lists import build, recipe, words, write_texts, write_views
 from worldclip import metadata
 from worldclip.language import table as languages
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import build_entries
-from worldclip.metadata.source import Inputs
+from worldclip.metadata.source import Inputs, build_entries
 from worldclip.metadata.sources.wordnet import read_headers
 
 # A letter of each script, to make up words.  Lists of real text: test_golden_lists.py.

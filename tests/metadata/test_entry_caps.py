@@ -18,8 +18,7 @@ from worldclip.core.execute import Shard
 from worldclip.language.segment import scheme_of
 from worldclip.metadata import counting, ngrams
 from worldclip.metadata.config import RULES, MetadataConfig, WikipediaRules
-from worldclip.metadata.entries import build_entries
-from worldclip.metadata.source import Inputs
+from worldclip.metadata.source import Inputs, build_entries
 
 WORDS = [f"w{n}" for n in range(9)]
 

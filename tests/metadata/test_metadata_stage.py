@@ -29,10 +29,9 @@ from worldclip.core.errors import UserError
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList, is_punctuation
-from worldclip.metadata.merge import merge_lists
-from worldclip.metadata.source import Inputs
+from worldclip.metadata.source import Inputs, build_entries
+from worldclip.metadata.stage import merge_lists
 from worldclip.recipe import run
 
 

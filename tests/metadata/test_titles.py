@@ -13,8 +13,9 @@ import pytest
 
 from entry_lists import write_lines
 from worldclip.core.errors import BadShard
+from worldclip.metadata.ngrams import iter_words
 from worldclip.metadata.sources import titles
-from worldclip.metadata.sources.titles import count_views, find_articles, iter_titles, merge_views, read_namespaces
+from worldclip.metadata.sources.titles import count_views, find_articles, merge_views, read_namespaces
 
 LINES = (
     b"en Cat 60 0, en Cat 49 0, en.m Cat 500 0, en.b Cat 900 0, sw Paka 3 0, sw.m Paka 4 0, sw.d paka 99 0, "
@@ -130,11 +131,11 @@ def test_titles_are_decoded() -> None:
 def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path) -> None:
     count(tmp_path, LINES)
     views = merge_views([tmp_path / "out" / "0"], "sw")
-    own = [title for title, _ in iter_titles(views, find_articles(views, {"picha"}))]
+    own = [title for title, _ in iter_words(views, find_articles(views, {"picha"}))]
     assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
     articles = find_articles(views, None)
-    assert [title for title, _ in iter_titles(views, articles)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
-    assert list(iter_titles(views, articles, min_views=8)) == [("-", 8), ("Simba (mnyama)", 8)]
+    assert [title for title, _ in iter_words(views, articles)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
+    assert list(iter_words(views, articles, min_count=8)) == [("-", 8), ("Simba (mnyama)", 8)]
 
 
 def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from tars import tar_of
 from worldclip.config import Recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.entries import build_entries
-from worldclip.metadata.source import Inputs
+from worldclip.metadata.source import Inputs, build_entries
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, WORDNET, our_code, read_headers, read_wordnet
 
 wn = pytest.importorskip("wn")

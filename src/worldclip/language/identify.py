@@ -127,13 +127,11 @@ class Identifier:
 
     def predict_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return positions in `labels` (num_texts,) int32, -1 for null and blank texts, and probabilities float32."""
-        return self._model.predict(_large_strings(texts), self._allowed)
-
-
-def _large_strings(texts: Texts) -> pa.Array:
-    if isinstance(texts, pa.Array | pa.ChunkedArray):
-        return one_array(texts).cast(pa.large_string())
-    return pa.array(texts, pa.large_string())
+        if isinstance(texts, pa.Array | pa.ChunkedArray):
+            column = one_array(texts).cast(pa.large_string())
+        else:
+            column = pa.array(texts, pa.large_string())
+        return self._model.predict(column, self._allowed)
 
 
 class _NumbaModel:

@@ -76,10 +76,11 @@ def _match(run: Run, job: Job) -> Result:
         report["lid_unknown"] = work.rules.without_label(report["truth"])
     if work.match.compare_profiles:
         report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
+    sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
     return Result(
         report=report,
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=[layout.match_accounting(run.dir), *_sorted_lists(run), *_outputs(run.dir, shards)],
+        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages},
     )
@@ -222,10 +223,6 @@ def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[FilePerShard]:
         *(FilePerShard(folder, names, ".parquet") for folder in tables),
         *(FilePerShard(folder, names, ".json") for folder in done_dirs),
     ]
-
-
-def _sorted_lists(run: Run) -> list[Path]:
-    return [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:

@@ -197,9 +197,9 @@ class WikipediaCounts:
             return None
         if is_v1(self.wiki, self.rules):
             least = self.rules.english_min_title_views
-            return titles.iter_titles(views, articles, least), self.rules.max_titles
+            return ngrams.iter_words(views, articles, least), self.rules.max_titles
         num_wanted = self.rules.share(self.rules.title_top_fraction, len(articles))
-        return titles.iter_titles(views, articles), min(num_wanted, self.rules.max_titles)
+        return ngrams.iter_words(views, articles), min(num_wanted, self.rules.max_titles)
 
 
 def merge_counts(

@@ -1,4 +1,7 @@
-"""A source of entries: the interface of the registry `worldclip.metadata_sources` (docs/plugins.md)."""
+"""A source of entries: the interface of the registry `worldclip.metadata_sources` (docs/plugins.md).
+
+`build_entries` makes the list of one language from its sources.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import fingerprint
+from worldclip.core.errors import BadShard
 from worldclip.core.registry import Requirement
 from worldclip.language.table import INSTALLED, Language, Languages
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
@@ -117,6 +121,29 @@ class Source:
 def used_sources(config: MetadataConfig) -> list[Source]:
     """Return the sources of the recipe, in the order of the registry."""
     return [METADATA_SOURCES.load(name) for name in METADATA_SOURCES.names() if name in config.sources]
+
+
+def build_entries(inputs: Inputs) -> EntryList:
+    """Return the list of one language, from the recipe's sources in the order of the registry.
+
+    Raises BadShard if the files of a source, or all sources, hold nothing of the language.
+    """
+    config, lang = inputs.config, inputs.lang
+    built = EntryList()
+    sources = used_sources(config)
+    for source in sources:
+        source.add_to(built, inputs)
+    if not built.entries:
+        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
+    silent = [source.name for source in sources if source.has_words(inputs) and source.name not in built.rules]
+    empty = [name for name in silent if name not in config.allow_missing]
+    if empty:
+        names = ", ".join(f'"{name}"' for name in empty)
+        raise BadShard(
+            f"the files hold no {' and no '.join(empty)} of {lang}; fetch them again, or to go on without:"
+            f" metadata.allow_missing = [{names}]"
+        )
+    return built
 
 
 def name_all(langs: Sequence[str]) -> str:

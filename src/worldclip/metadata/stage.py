@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import coin
-from worldclip.core.artifacts import read_table, require_manifest, write_table
+from worldclip.core.artifacts import read_table, require_manifest, write_artifact, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import deciding
 from worldclip.language.config import LanguagesConfig
@@ -37,12 +41,10 @@ from worldclip.match.matcher.matcher import entries_digest
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import NGRAMS, merge_counts
-from worldclip.metadata.entries import build_entries
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
-from worldclip.metadata.merge import merge_lists
 from worldclip.metadata.pool_counting import POOL, POOL_KEYS, merge_pool_counts
-from worldclip.metadata.source import name_all, used_sources
+from worldclip.metadata.source import build_entries, name_all, used_sources
 from worldclip.metadata.sources.pack import read_packed
 from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE, describe_shard
 from worldclip.metadata.work import Work, find_gaps, plan_work, run_codes
@@ -157,6 +159,47 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
         entries = read_table(path, METADATA, ["entry"])["entry"]
         lists[MERGED] = {**_describe(entries, rules), "examples": {}, "files": []}
     return lists
+
+
+def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:
+    """Write the entries of the tables `paths` (METADATA) to `merged`; of equal ones the first, with source and score.
+
+    The entries of all tables are in memory with a hash table over them, about 80 bytes per entry; the other columns are
+    read table by table.  Returns {source: {in: entries read, kept: entries written}}.
+    """
+    is_first = _find_first(paths)
+    went_in: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+
+    def write(aside: Path) -> None:
+        row = 0
+        first_id = 0
+        with pq.ParquetWriter(aside, METADATA, compression="zstd") as writer:
+            for path in paths:
+                table = read_table(path, METADATA).combine_chunks()
+                new = table.filter(pa.array(is_first[row : row + len(table)]))
+                went_in.update(_by_source(table))
+                kept.update(_by_source(new))
+                entry_ids = pa.array(np.arange(first_id, first_id + len(new), dtype=np.int32))
+                writer.write_table(new.set_column(0, METADATA.field("entry_id"), entry_ids).cast(METADATA))
+                row += len(table)
+                first_id += len(new)
+
+    write_artifact(merged, write)
+    return {source: {"in": went_in[source], "kept": kept[source]} for source in went_in}
+
+
+def _find_first(paths: Sequence[Path]) -> np.ndarray:
+    """Return which rows of all tables, one after the other, equal no earlier one, (n,) bool."""
+    tables = [read_table(path, METADATA, ["entry"]) for path in paths]
+    entries = pa.concat_tables(tables)["entry"]
+    is_first: np.ndarray = KeyTable(entries).find(entries) == np.arange(len(entries))
+    return is_first
+
+
+def _by_source(table: pa.Table) -> dict[str, int]:
+    counts = table["source"].cast(pa.string()).combine_chunks().value_counts()
+    return {row["values"]: row["counts"] for row in counts.to_pylist()}
 
 
 def _language_shards(work: Work) -> list[Shard]:

@@ -42,7 +42,8 @@ def fill_table(
     arguments = data, offsets, profile, unicode
     nothing = np.zeros(0, np.uint64)
     num_tokens = collect_edges(*arguments, np.zeros(0, np.int32), nothing, nothing, np.zeros(0, np.int32), first_with)
-    _check_room(num_tokens, num_entries)
+    if num_tokens / LOAD > MAX_SLOTS / 2:
+        raise UserError(f"{num_entries:,} entries need {num_tokens:,} edges; a matcher has fewer than 2^30")
     index = np.full(1 << int(2 * num_tokens).bit_length(), -1, np.int32)
     keys, words, depths = (np.empty(num_tokens, kind) for kind in (np.uint64, np.uint64, np.int32))
     used = collect_edges(*arguments, index, keys, words, depths, first_with)
@@ -50,11 +51,6 @@ def fill_table(
     edges = np.argsort(depths[:used], kind="stable")
     ends = np.cumsum(np.bincount(depths[:used]))
     return _place_edges(keys, words, np.split(edges, ends[:-1]) if used else [], num_entries), first_with
-
-
-def _check_room(num_edges: int, num_entries: int) -> None:
-    if num_edges / LOAD > MAX_SLOTS / 2:
-        raise UserError(f"{num_entries:,} entries need {num_edges:,} edges; a matcher has fewer than 2^30")
 
 
 def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarray], num_entries: int) -> np.ndarray:

@@ -13,6 +13,6 @@ Legend: W words, S slots, B bigrams, T texts, N tokens of a batch.
 """
 
 # ruff: noqa: F401  the names that others import from here
-from worldclip.metadata.ngrams.choose import best_bigrams, iter_bigrams_by_pmi, iter_unigrams
+from worldclip.metadata.ngrams.choose import best_bigrams, iter_bigrams_by_pmi, iter_unigrams, iter_words
 from worldclip.metadata.ngrams.counter import MAX_BIGRAM_SLOTS, Counter, count_to_file
 from worldclip.metadata.ngrams.runs import RUNS_VERSION, Counts, Run, Words, merge, merge_words, run_files

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from worldclip.metadata.ngrams.runs import Counts
+from worldclip.metadata.ngrams.runs import Counts, Words
 
 _U32, _LOW_32 = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 def iter_unigrams(counts: Counts, *, min_count: int = 1) -> Iterator[tuple[str, float]]:
-    """Yield (word, count) by falling count, equal ones in byte order."""
-    words = counts.words
-    order_W = np.argsort(-words.counts.astype(np.int64), kind="stable")
-    for rank in order_W:  # not as a list: callers take a tenth of the words, and a list of all is 36 bytes per word
+    """Return (word, count) of the frequent words by falling count, equal ones in byte order."""
+    order_W = np.argsort(-counts.words.counts.astype(np.int64), kind="stable")
+    return iter_words(counts.words, order_W, min_count)
+
+
+def iter_words(words: Words, ranks: np.ndarray, min_count: int = 1) -> Iterator[tuple[str, float]]:
+    """Yield (word, count) of each of `ranks`, until one has fewer than `min_count`."""
+    for rank in ranks:  # not as a list: callers take a tenth of the words, and a list of all is 36 bytes per word
         if words.counts[rank] < min_count:
             return
         yield words.word(rank), float(words.counts[rank])

@@ -14,7 +14,6 @@ from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
 from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
-from worldclip.language.table import Languages
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.source import Inputs, Source
@@ -75,7 +74,15 @@ class Cldr(PackagedSource):
         return bool(inputs.language.cldr)
 
     def read(self, inputs: Inputs) -> Candidates:
-        return read_cldr(inputs.lang, inputs.languages)
+        """Yield the names in each of the language's locales, without remarks in brackets."""
+        localedata = require("babel.localedata", extra="metadata")
+        locales = inputs.language.cldr
+        if absent := [name for name in locales if not localedata.exists(name)]:
+            raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
+        for locale in locales:
+            # what the locale inherits from another one is in another language
+            for name in _names_of(read_own_data(locale, extra="metadata")):
+                yield _REMARK.sub("", name), None
 
 
 class EmojiNames(PackagedSource):
@@ -90,19 +97,12 @@ class EmojiNames(PackagedSource):
         return inputs.lang in NAMED_IN
 
     def read(self, inputs: Inputs) -> Candidates:
-        return read_emoji_names(inputs.lang)
-
-
-def read_cldr(lang: str, languages: Languages) -> Candidates:
-    """Yield the names that CLDR has in a language, in each of its locales, without remarks in brackets."""
-    localedata = require("babel.localedata", extra="metadata")
-    locales = languages.get(lang).cldr
-    if absent := [name for name in locales if not localedata.exists(name)]:
-        raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
-    for locale in locales:
-        # what the locale inherits from another one is in another language
-        for name in _names_of(read_own_data(locale, extra="metadata")):
-            yield _REMARK.sub("", name), None
+        """Yield the names without those of skin tones: `red apple`."""
+        package = require("emoji", extra="metadata")
+        package.config.load_language(inputs.lang)
+        for char, record in package.EMOJI_DATA.items():
+            if inputs.lang in record and TONES.isdisjoint(char):
+                yield record[inputs.lang].strip(":").replace("_", " "), None
 
 
 def _names_of(locale: Mapping[str, Any]) -> Iterator[str]:
@@ -122,15 +122,6 @@ def _strings(names: Any) -> Iterator[str]:
     """Yield the strings of a table; babel's data also hold aliases, which inherited data resolve."""
     if isinstance(names, Mapping):
         yield from (name for name in names.values() if isinstance(name, str))
-
-
-def read_emoji_names(lang: str) -> Candidates:
-    """Yield the names of emoji in a language, without those of skin tones: `red apple`."""
-    package = require("emoji", extra="metadata")
-    package.config.load_language(lang)
-    for char, record in package.EMOJI_DATA.items():
-        if lang in record and TONES.isdisjoint(char):
-            yield record[lang].strip(":").replace("_", " "), None
 
 
 WORDFREQ = Wordfreq()

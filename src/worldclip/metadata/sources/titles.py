@@ -46,23 +46,18 @@ CANONICAL_NAMESPACES = (
 )
 
 
-def domains_of(wiki_lang: str) -> tuple[bytes, bytes]:
-    """Return the desktop and mobile domain of a Wikipedia as page-view files write them."""
-    host = wiki_lang.replace("_", "-").encode()
-    return host, host + b".m"
-
-
 def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_line_views: Mapping[str, int]) -> Report:
     """Sum the views of each title of each of `wiki_langs` into `folder`; returns what was read and dropped.
 
     min_line_views: for some Wikipedias, the views below which a line does not count; of these only the desktop domain
     counts, as in version 1 of the recipe.  Raises BadShard if the file is broken or no line has the four fields.
     """
-    wiki_of_domain = {
-        domain: wiki
-        for wiki in wiki_langs
-        for domain in (domains_of(wiki)[:1] if wiki in min_line_views else domains_of(wiki))
-    }
+    wiki_of_domain: dict[bytes, str] = {}
+    for wiki in wiki_langs:
+        desktop = wiki.replace("_", "-").encode()
+        wiki_of_domain[desktop] = wiki
+        if wiki not in min_line_views:
+            wiki_of_domain[desktop + b".m"] = wiki
     dropped: Counter[str] = Counter(fields=0, views=0, title=0)
     tables, num_lines = [], 0
     for block in _iter_blocks(path):
@@ -237,14 +232,6 @@ def find_articles(views: Words, namespaces: Collection[str] | None) -> np.ndarra
             is_article[rank] = bool(prefix.strip()) and _fold(prefix) not in all_namespaces
     ranks: np.ndarray = np.flatnonzero(is_article)
     return ranks[np.argsort(-views.counts[ranks].astype(np.int64), kind="stable")]
-
-
-def iter_titles(views: Words, ranks: np.ndarray, min_views: int = 1) -> Iterator[tuple[str, float]]:
-    """Yield (title, views) of the articles `ranks`, until one has fewer than `min_views`."""
-    for rank in ranks:
-        if views.counts[rank] < min_views:
-            return
-        yield views.word(rank), float(views.counts[rank])
 
 
 def _fold(name: str) -> str:
