@@ -237,7 +237,11 @@ def test_a_written_thresholds_json_serves_as_a_table(run):
     assert artifacts.read_json(run / "balance" / "thresholds.json")["lists"] == before
 
 
-@pytest.mark.parametrize("content", ["{", '{"lists": []}', '{"lists": {"en": {}}}', None])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[" * 100_000, '{"lists": []}', '{"lists": {"en": {}}}', '{"lists": {"en": {"threshold": 1e999}}}', None],
+    ids=["cut", "nested", "list", "without a threshold", "infinite", "absent"],
+)
 def test_unreadable_thresholds_file_is_a_user_error(run, content):
     path = run / "wrong.json"
     if content is not None:

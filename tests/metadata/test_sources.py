@@ -103,6 +103,7 @@ BROKEN = {
     "object": ("x.json", b'{"a": 1}', "not a JSON array"),
     "numbers": ("x.json", b"[1]", "not a JSON array of strings"),
     "cut JSON": ("x.json", b"[", "invalid JSON"),
+    "nested JSON": ("x.json", b"[" * 100_000, "invalid JSON"),
     "words for a score": ("x.txt", b"good\t1\nbad\tmany\n", "line 2: score 'many' after the tab is not a number"),
     "no number for a score": ("x.txt", b"bad\tnan\n", "line 1: score 'nan' after the tab is not a number"),
     "no UTF-8": ("x.txt", b"good\n\xff\xfe\n", "line 2: not UTF-8"),

@@ -147,7 +147,8 @@ def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None
     site = {"query": {"namespaces": namespaces, "namespacealiases": [{"id": 6, "*": "Faili"}]}}
     write_lines(tmp_path / "x.json.gz", json.dumps(site))
     assert read_namespaces(tmp_path / "x.json.gz") == {"File", "Picha", "Faili", "Special", "Maalum"}
-    for bad in (b"[]", b"{", b'{"query": {}}'):
+    number = b'{"query": {"namespaces": {"6": {"*": 5}}}}'
+    for bad in (b"[]", b"{", b"[" * 100_000, b'{"query": {}}', number):
         (tmp_path / "bad.json").write_bytes(bad)
         with pytest.raises(BadShard, match="not a list of a site's namespaces"):
             read_namespaces(tmp_path / "bad.json")

@@ -92,7 +92,7 @@ def read_threshold_table(source: dict[str, int] | str) -> dict[str, int]:
         return {name: int(row["threshold"]) for name, row in rows.items() if row["threshold"] is not None}
     except OSError as error:
         reason = error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise UserError(
         f"balance.thresholds = {source!r}: not a readable thresholds.json ({reason}); name RUN/balance/thresholds.json "

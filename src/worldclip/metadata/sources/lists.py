@@ -51,7 +51,7 @@ def read_list(path: Path) -> Iterator[tuple[str, float | None]]:
 def _read_json(path: Path) -> Iterator[tuple[str, None]]:
     try:
         entries = json.loads("\n".join(iter_lines(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadShard(f"{path}: invalid JSON ({error})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise BadShard(f"{path}: not a JSON array of strings")

@@ -211,7 +211,9 @@ def read_namespaces(path: Path) -> set[str]:
         for alias in query.get("namespacealiases", []):
             if alias["id"]:
                 names.add(alias.get("*", alias.get("alias", "")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is not a string")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadShard(f"{path}: not a list of a site's namespaces ({error!r}); download it again") from error
     return names - {""}
 
