@@ -11,10 +11,9 @@ from PIL import Image
 import worldclip
 from client_tools import installed, run_python
 from fake_hub import hub as hub  # the fixture
-from small_models import TEXTS, save_hugging_face
+from small_models import TEXTS
 from worldclip.export import export_model
 from worldclip.export.push import list_files
-from worldclip.model import published
 from worldclip.plugins.leaderboard.mieb import mteb_model
 
 mteb = pytest.importorskip("mteb")
@@ -110,10 +109,8 @@ def scores_of(clip, task):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), folder)
-    return folder
+def folder(published_model):
+    return published_model("metaclip-2-worldwide-b32")
 
 
 @pytest.fixture(scope="module")

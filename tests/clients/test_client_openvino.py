@@ -9,6 +9,7 @@ from client_tools import run_python
 from exported_onnx import EQUAL, MIN_COSINE, SUFFIXES, check_cosines
 from exported_onnx import clip as clip  # fixtures
 from exported_onnx import exported as exported
+from exported_onnx import source as source
 from small_models import random_pixels
 
 pytestmark = pytest.mark.slow
@@ -21,12 +22,8 @@ def test_texts_and_pictures_are_ours(precision, num_rows, exported, clip, tmp_pa
     ids = clip.require_tokenizer().encode(texts)
     mask = np.arange(ids.lengths.max()) < ids.lengths[:, None]
     pixels = random_pixels(clip.model.config.vision_config.image_size)
-    np.savez(
-        tmp_path / "in.npz",
-        input_ids=ids.padded(),
-        attention_mask=mask.astype(np.int64),
-        pixel_values=pixels.numpy(),
-    )
+    inputs = {"input_ids": ids.padded(), "attention_mask": mask.astype(np.int64), "pixel_values": pixels.numpy()}
+    np.savez(tmp_path / "in.npz", **inputs)
     arguments = (exported / "onnx", SUFFIXES[precision], tmp_path / "in.npz", tmp_path / "out.npz")
     run_python("openvino", "openvino_embed.py", *arguments)
     rows = np.load(tmp_path / "out.npz")

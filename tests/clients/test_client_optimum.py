@@ -9,6 +9,7 @@ from client_tools import run_python
 from exported_onnx import MIN_COSINE, SHAPES, SUFFIXES, check_labels, check_shape, check_texts
 from exported_onnx import clip as clip  # fixtures
 from exported_onnx import exported as exported
+from exported_onnx import source as source
 from model_folders import load_error
 
 pytestmark = pytest.mark.slow
@@ -17,16 +18,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("precision", SUFFIXES)
 def test_texts_pictures_and_labels_are_ours_in_every_shape(precision, exported, clip, tmp_path):
     image = exported / "image.png"
-    answer = run_python(
-        "optimum",
-        "optimum_embed.py",
-        exported / "onnx",
-        f"model{SUFFIXES[precision]}.onnx",
-        exported / "texts.json",
-        image,
-        tmp_path / "out.npz",
-        *SHAPES,
-    )
+    files = (f"model{SUFFIXES[precision]}.onnx", exported / "texts.json", image, tmp_path / "out.npz")
+    answer = run_python("optimum", "optimum_embed.py", exported / "onnx", *files, *SHAPES)
     rows = np.load(tmp_path / "out.npz")
     check_texts(rows["text"], clip, MIN_COSINE[precision])
     for shape in SHAPES:
@@ -35,6 +28,6 @@ def test_texts_pictures_and_labels_are_ours_in_every_shape(precision, exported, 
     check_labels(answer["labels"], clip, image, precision)
 
 
-def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(exported, tmp_path):
-    run_python("optimum", "optimum_export.py", exported / "source", tmp_path / "theirs")
+def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(source, tmp_path):
+    run_python("optimum", "optimum_export.py", source, tmp_path / "theirs")
     assert "was traced for 2 rows of text_embeds" in load_error(tmp_path / "theirs")

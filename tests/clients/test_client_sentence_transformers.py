@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,12 @@ from PIL import Image
 
 import worldclip
 from client_tools import run_python
-from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS, save_hugging_face, save_xlm_v
+from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS, save_xlm_v
 from small_world import make_recipe, write_world
 from stages import finish
 from worldclip.contracts.layout import latest_checkpoint
 from worldclip.core.execute import LocalExecutor
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
 
 pytestmark = pytest.mark.slow
 
@@ -27,21 +27,20 @@ NAMES = ("checkpoint", "exported", "pruned", "xlm_v", "mt5")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(published_model, tmp_path_factory) -> Path:
     """Train a checkpoint, export it, export it with a smaller vocabulary, export published models."""
     place = tmp_path_factory.mktemp("sentence_transformers")
     run_dir = place / "world" / "run"
     finish("train", make_recipe(write_world(run_dir)), run_dir, LocalExecutor(quiet=True))
     checkpoint = latest_checkpoint(run_dir)
     (place / "captions.txt").write_text("a red square\nein Bild: blue bar\n", encoding="utf-8")
-    save_hugging_face(published.find("metaclip-2-mt5-worldwide-s16"), place / "mt5_source")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), place / "xlm_v_source")
-    save_xlm_v(place / "xlm_v_source", model_max_length=int(1e30))
+    xlm_v = shutil.copytree(published_model("metaclip-2-worldwide-b32"), place / "xlm_v_source")
+    save_xlm_v(xlm_v, model_max_length=int(1e30))
     export_model(checkpoint, place / "exported")
     corpus = ExportConfig(languages=("en",), corpus=(str(place / "captions.txt"),))
     export_model(checkpoint, place / "pruned", corpus)
-    for name in ("xlm_v", "mt5"):
-        export_model(place / f"{name}_source", place / name)
+    export_model(xlm_v, place / "xlm_v")
+    export_model(published_model("metaclip-2-mt5-worldwide-s16"), place / "mt5")
     (place / "checkpoint").mkdir()
     (place / "checkpoint" / "huggingface").symlink_to(checkpoint)
     (place / "texts.json").write_text(json.dumps([*EQUAL, *SPECIAL]), encoding="utf-8")
@@ -59,14 +58,8 @@ def test_texts_and_pictures_have_our_embeddings(name, environment, place, tmp_pa
     for i, shape in enumerate([(size, size), (50, 40)]):
         pictures.append(Image.fromarray(random.integers(0, 256, (*shape, 3), dtype=np.uint8)))
         pictures[i].save(tmp_path / f"{i}.png")
-    run_python(
-        environment,
-        "sentence_transformers_encode.py",
-        folder,
-        place / "texts.json",
-        tmp_path,
-        tmp_path / "out.npz",
-    )
+    arguments = (folder, place / "texts.json", tmp_path, tmp_path / "out.npz")
+    run_python(environment, "sentence_transformers_encode.py", *arguments)
     rows = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(rows["text"][: len(EQUAL)], clip.encode_text(EQUAL), atol=TOLERANCE)
     assert np.isfinite(rows["text"]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
+def exported(published_model, tmp_path_factory) -> Path:
     """Export a model of ours, and published ones with their tokenizers' own maximum lengths."""
     place = tmp_path_factory.mktemp("exported")
     save_tiny(place / "ours_source", ["a red apple", "红苹果"] * 3)
     for name, row in (("xlm_v_512", "worldwide-b32"), ("xlm_v_1e30", "worldwide-b32"), ("mt5_64", "mt5-worldwide-s16")):
-        save_hugging_face(published.find(f"metaclip-2-{row}"), place / f"{name}_source")
+        shutil.copytree(published_model(f"metaclip-2-{row}"), place / f"{name}_source")
     save_xlm_v(place / "xlm_v_1e30_source", model_max_length=int(1e30))
     for source in sorted(place.glob("*_source")):
         export_model(source, place / source.name.removesuffix("_source"))
@@ -43,15 +44,9 @@ def test_exports_embed_alike_in_each_version_of_transformers(name, environment, 
     clip = worldclip.load(exported / f"{name}_source", device="cpu")
     pixels = random_pixels(clip.model.config.vision_config.image_size)
     np.save(tmp_path / "pixels.npy", pixels.numpy())
-    answer = run_python(
-        environment,
-        "transformers_embed.py",
-        exported / name / "huggingface",
-        exported / "texts.json",
-        tmp_path / "pixels.npy",
-        exported / "image.png",
-        tmp_path / "out.npz",
-    )
+    inputs = (exported / "texts.json", tmp_path / "pixels.npy", exported / "image.png")
+    folder = exported / name / "huggingface"
+    answer = run_python(environment, "transformers_embed.py", folder, *inputs, tmp_path / "out.npz")
     embeds = np.load(tmp_path / "out.npz")
     own = clip.encode_text([*TEXTS, *HOSTILE, *UNLIKE_IN_JS])
     np.testing.assert_allclose(embeds["text"][: len(own)], own, atol=TOLERANCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import pytest
 from PIL import Image
 
 import worldclip
-from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS, save_hugging_face
+from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS
 from worldclip.export import ExportConfig, export_model
-from worldclip.model import published
 
 MIN_COSINE = {"fp32": 1 - 1e-6, "fp16": 0.999, "int8": 0.999}
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
@@ -22,11 +22,15 @@ EQUAL = (*TEXTS, "a red apple " * 50, *HOSTILE)  # texts that have the same embe
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write onnx/, its source, image.png, and texts.json: EQUAL, UNLIKE_IN_JS, SPECIAL."""
+def source(published_model: Callable[[str], Path]) -> Path:
+    return published_model("metaclip-2-worldwide-b32")
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write onnx/ of the source, image.png, and texts.json: EQUAL, UNLIKE_IN_JS, SPECIAL."""
     place = tmp_path_factory.mktemp("exported")
-    save_hugging_face(published.find("metaclip-2-worldwide-b32"), place / "source")
-    export_model(place / "source", place, ExportConfig(formats=("onnx",)))
+    export_model(source, place, ExportConfig(formats=("onnx",)))
     size = 64  # as the model reads it: no library has to resize
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "image.png")
@@ -35,8 +39,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip(exported: Path) -> Any:
-    return worldclip.load(exported / "source", device="cpu")
+def clip(source: Path) -> Any:
+    return worldclip.load(source, device="cpu")
 
 
 def check_texts(rows: Any, clip: Any, min_cosine: float, *, is_js: bool = False) -> None:

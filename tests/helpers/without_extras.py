@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import worldclip
+from programs import python
 from worldclip.cli import main
 
 
@@ -28,19 +28,15 @@ class Ended(NamedTuple):
 
 def run_without(modules: Collection[str], commands: Sequence[Sequence[str]], folder: Path) -> list[Ended]:
     """Run the commands in the working directory `folder`, in one process that has none of the modules."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__))],
-        input=json.dumps(commands), capture_output=True, text=True, check=True, cwd=folder,
-        env=environment_without(modules),
-    )  # fmt: skip
-    return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
+    printed = python(__file__, cwd=folder, stdin=json.dumps(commands), **environment_without(modules))
+    return [Ended(*json.loads(line)) for line in printed.splitlines()]
 
 
 def environment_without(modules: Collection[str]) -> dict[str, str]:
-    """Return the environment of a process that has none of the modules."""
+    """Return what to add to the environment of a process that shall have none of the modules."""
     helpers, sources = Path(__file__).parent, Path(worldclip.__file__).parents[1]
     path = os.pathsep.join(map(str, [helpers / "hidden", helpers, sources]))
-    return os.environ | {"PYTHONPATH": path, "WORLDCLIP_HIDDEN": " ".join(modules)}
+    return {"PYTHONPATH": path, "WORLDCLIP_HIDDEN": " ".join(modules)}
 
 
 def _run_all(commands: Sequence[Sequence[str]]) -> Iterator[Ended]:

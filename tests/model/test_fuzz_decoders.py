@@ -42,25 +42,19 @@ except BadImage as error:
     assert python("-c", code, tmp_path / "bad.png", PYTHONPATH=str(SOURCES)) == "undecodable_image\n"
 
 
-@pytest.mark.parametrize(("library", "name"), [*TRUSTED, *((PILLOW, name) for name in ("JPEG", "PNG"))])
-def test_damaged_files_end_no_process(library: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("library", "name", "num_files"),
+    [
+        *((library, name, 300) for library, name in [*TRUSTED, (PILLOW, "JPEG"), (PILLOW, "PNG")]),
+        *(pytest.param(library, name, 200_000, marks=pytest.mark.slow) for library, name in TRUSTED),
+        *(pytest.param(PILLOW, name, 50_000, marks=pytest.mark.slow) for name in READABLE),
+    ],
+)
+def test_damaged_files_end_no_process(library: str, name: str, num_files: int) -> None:
     skip_unless_installed(library)
-    assert fuzz(library, name, 300).crashes == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("library", "name"), TRUSTED)
-def test_many_damaged_files_end_no_process_in_native_decoders(library: str, name: str) -> None:
-    skip_unless_installed(library)
-    assert fuzz(library, name, 200_000).crashes == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", READABLE)
-def test_many_damaged_files_end_no_process_in_pillow(name: str) -> None:
     if name in ("HEIF", "DIB") or not sound_files(name):
         pytest.skip(f"Pillow writes no {name} here")
-    assert fuzz(PILLOW, name, 50_000).crashes == {}
+    assert fuzz(library, name, num_files).crashes == {}
 
 
 @pytest.mark.slow
