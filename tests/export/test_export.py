@@ -17,7 +17,6 @@ from transformers import MetaClip2VisionModel
 import worldclip
 from model_folders import load_error, save_tiny
 from stages import finish, job_of
-from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
@@ -26,7 +25,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.export import ExportConfig
-from worldclip.export import model_card as card
 from worldclip.model import sample_inputs
 from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
 
@@ -40,21 +38,11 @@ def run_export(run_dir: Path, **keys):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """Write a run with one checkpoint of initial weights and the reports that a model card reads."""
+    """Write a run with one checkpoint of initial weights."""
     run_dir = tmp_path_factory.mktemp("trained") / "my_run"
     folder = run_dir / "train" / "step_000000009"
     save_tiny(folder, ["a red apple", "红苹果"] * 3)
     artifacts.write_json(folder / "trainer" / "state.json", {"step": 9})
-    artifacts.write_json(run_dir / "train" / "report.json", {"seen": {"en": 1200, "zh": 34}})
-    languages = {"en": {"pairs_in": 100, "pairs_out": 80}, "zh": {"pairs_in": 50, "pairs_out": 40}}
-    artifacts.write_json(run_dir / "curate" / "report.json", {"languages": languages})
-    artifacts.write_text(run_dir / "evaluate" / "table.md", "| data set | acc1 |\n|---|---|\n| tone | 17.0 |\n")
-    artifacts.write_text(run_dir / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
-    sources = {
-        "en": [{"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}],
-        "zh": [{"source": "wordfreq", "licence": "CC BY-SA 4.0"}],
-    }
-    artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
     return run_dir
 
 
@@ -73,32 +61,6 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     np.testing.assert_array_equal(features, worldclip.load(run_dir, device="cpu").encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
-
-
-def test_model_card_names_languages_recipe_pairs_results_and_licences(run_dir):
-    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe(RECIPE)))
-    facts = card.of_run(run_dir, run_dir / "train" / "step_000000009")
-    text = card.render(facts, huggingface_folder.CARD, {"max_difference": 1e-7})
-    front, _, body = text.removeprefix("---\n").partition("\n---\n")
-    assert '- "zh"' in front.splitlines()
-    assert "# my_run: a CLIP for 2 languages" in body
-    for text in ("| tone | 17.0 |", "OpenMoji, CC BY-SA 4.0", "step_000000009", "preset vit_b32"):
-        assert text in body
-    rows = markdown_rows(body)
-    assert ("en", "100", "80", "1,200") in rows
-    assert ("wordnet", "Princeton WordNet", "WordNet licence", "en") in rows
-    assert ("wordfreq", "", "CC BY-SA 4.0", "zh") in rows
-
-
-def test_model_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
-    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe({**RECIPE, "languages": {}})))
-    sources = {"sw": [{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}]}
-    artifacts.write_manifest(run_dir / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
-    text = card.render(
-        card.of_run(run_dir, run_dir / "train/step_000000009"), huggingface_folder.CARD, {"max_difference": 1e-7}
-    )
-    assert "# my_run: a CLIP for 2 languages" in text  # those with kept pairs
-    assert ("list", "", "CC BY 4.0", "sw") in markdown_rows(text)
 
 
 @pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])

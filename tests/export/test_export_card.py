@@ -41,8 +41,10 @@ def run_dir(tmp_path) -> Path:
     run = tmp_path / "my_run"
     recipe = {"pool": {"path": "pool"}, "languages": {"codes": ["no"]}, "balance": {"tail_fraction": 0.1}}
     artifacts.write_text(run / "recipe.toml", to_toml(load_recipe(recipe)))
-    kept = {lang: {"pairs_in": 9, "pairs_out": 9} for lang in (*MEASURED, "sw")}
+    kept = {lang: {"pairs_in": 100, "pairs_out": 80} for lang in (*MEASURED, "sw")}
     artifacts.write_json(run / "curate" / "report.json", {"languages": kept})
+    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1200}})
+    artifacts.write_text(run / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
     records = []
     for lang, (top1, top5) in MEASURED.items():
         low = 0.05 if lang == "zh" else 0.06
@@ -52,6 +54,10 @@ def run_dir(tmp_path) -> Path:
     artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
     artifacts.write_text(layout.results_table(run), markdown_table(records))
     return run
+
+
+def write_sources(run: Path, **sources: list[dict]) -> None:
+    artifacts.write_manifest(run / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
 
 
 def render(run: Path, name: str = "huggingface") -> str:
@@ -78,6 +84,27 @@ def test_hub_reads_results_by_language_with_the_numbers_of_the_table(run_dir):
     assert {result.dataset_name for result in data.eval_results if result.dataset_config == "no"} == {
         "tone: held out (no)"
     }
+
+
+def test_card_names_languages_recipe_pairs_and_licences(run_dir):
+    wordnet = {"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}
+    write_sources(run_dir, no=[wordnet], zh=[{"source": "wordfreq", "licence": "CC BY-SA 4.0"}])
+    text = render(run_dir)
+    for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "step_000000009", "preset vit_b32"):
+        assert said in text
+    rows = markdown_rows(text)
+    assert ("no", "100", "80", "1,200") in rows
+    assert ("wordnet", "Princeton WordNet", "WordNet licence", "no") in rows
+    assert ("wordfreq", "", "CC BY-SA 4.0", "zh") in rows
+
+
+def test_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
+    recipe = load_recipe({"pool": {"path": "pool"}, "languages": {}, "balance": {"tail_fraction": 0.1}})
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
+    write_sources(run_dir, sw=[{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}])
+    text = render(run_dir)
+    assert "# my_run: a CLIP for 4 languages" in text  # those with kept pairs
+    assert ("list", "", "CC BY 4.0", "sw") in markdown_rows(text)
 
 
 def test_card_names_the_languages_at_chance_and_those_not_measured(run_dir):
