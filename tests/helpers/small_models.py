@@ -34,24 +34,15 @@ CORPUS = [text for text in TEXTS if text] + ["the quick brown fox jumps over the
 
 
 @functools.cache
-def pieces(size: int = 200) -> list[tuple[str, float]]:
-    """Return (piece, score) of a Unigram vocabulary over CORPUS."""
-    import sentencepiece
-
-    model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(size))
-    return [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
-
-
-@functools.cache
-def sentencepiece_model(size: int = 200) -> bytes:
-    """Train with mT5's numbering: <pad> 0, </s> 1, <unk> 2."""
+def sentencepiece_model() -> bytes:
+    """Train a Unigram vocabulary over CORPUS with mT5's numbering: <pad> 0, </s> 1, <unk> 2."""
     import sentencepiece
 
     model_file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4),
         model_writer=model_file,
-        vocab_size=size,
+        vocab_size=200,
         hard_vocab_limit=False,
         character_coverage=1.0,
         pad_id=0,
@@ -69,9 +60,12 @@ def save_xlm_v(folder: Path, model_max_length: int = 512) -> None:
 
     model_max_length: as published, which is not the model's context of 77 tokens.
     """
+    import sentencepiece
     from transformers import XLMRobertaTokenizer
 
-    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces(), ("<mask>", 0.0)]
+    model = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
+    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
+    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces, ("<mask>", 0.0)]
     XLMRobertaTokenizer(vocab=vocab, model_max_length=model_max_length).save_pretrained(folder)
 
 
@@ -158,11 +152,11 @@ def save_open_clip(folder: Path, model_cfg: dict[str, Any], model: torch.nn.Modu
     save_file(state, folder / "open_clip_model.safetensors")
 
 
-def random_open_clip(model_cfg: dict[str, Any], seed: int = 0) -> torch.nn.Module:
+def random_open_clip(model_cfg: dict[str, Any]) -> torch.nn.Module:
     """Build open_clip's model of a configuration with random tensors."""
     import open_clip
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     return _randomise(open_clip.CLIP(**model_cfg).eval())
 
 

@@ -111,7 +111,9 @@ def test_classes_that_a_record_names_are_those_of_transformers(folder, key, name
 
 def test_an_unknown_model_type_with_code_is_refused(folder):
     edit(folder / "config.json", auto_map=AUTO_MAP, model_type="evil")
-    assert "names code of its own, which is never run" in load_or_refuse(folder)
+    said = load_or_refuse(folder)
+    assert "names code of its own, which is never run" in said
+    assert "trust_remote_code" not in said
 
 
 def test_a_tokenizer_class_of_its_own_never_runs(folder):

@@ -73,26 +73,18 @@ def save_clip_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=CLASSES)
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, Any, Any]:
-    model = small_model(request.param)
-    return tmp_path, model, save_model(tmp_path, model), save_tokenizer(tmp_path, CONTEXT)
-
-
-def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any]) -> None:
-    folder, model, processor, tokenizer = saved
-    clip = worldclip.load(folder, device="cpu")
+@pytest.mark.parametrize("family", CLASSES)
+def test_embeddings_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    model = small_model(family)
+    processor, tokenizer = save_model(tmp_path, model), save_tokenizer(tmp_path, CONTEXT)
+    clip = worldclip.load(tmp_path, device="cpu")
     pictures = sample_images()
     pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
     expected = unit(model.get_image_features(pixel_values=pixels))
     np.testing.assert_allclose(clip.encode_image(pictures), expected, atol=2e-6)
-    is_siglip = model.config.model_type == "siglip"
+    options = {"padding": "max_length", "return_attention_mask": False} if family == "siglip" else {}
     for text in TEXTS[:3]:
-        inputs = tokenizer(
-            text, return_tensors="pt", truncation=True, max_length=16, padding="max_length" if is_siglip else False
-        )
-        if is_siglip:
-            inputs.pop("attention_mask")
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=16, **options)
         np.testing.assert_allclose(clip.encode_text([text]), unit(model.get_text_features(**inputs)), atol=2e-6)
     one_by_one = np.concatenate([clip.encode_text([text]) for text in TEXTS])
     np.testing.assert_allclose(clip.encode_text(TEXTS), one_by_one, atol=2e-6)
@@ -100,6 +92,11 @@ def test_embeddings_are_those_of_transformers(saved: tuple[Path, Any, Any, Any])
     assert clip.embed_dim == expected.shape[1]
     probabilities = clip.classify(pictures, ["apple", "text"])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert clip.tokenizer.encode(["apple </s> apple"]).ids.tolist().count(2) == 1
+    with pytest.raises(ValueError, match="surrogate"):
+        clip.encode_text(["\ud800"])
+    with pytest.raises(UserError, match="needs a model of the Meta CLIP family"):
+        export_model(tmp_path, tmp_path / "out", ExportConfig(formats=("onnx",)))
 
 
 @pytest.mark.parametrize(("end", "end_token"), [(2, "words"), (2, "</s>"), (11, "words")])
@@ -172,46 +169,13 @@ def test_a_folder_of_sentence_transformers_names_the_folder_that_loads(tmp_path:
     assert worldclip.load(inner, device="cpu").embed_dim == 24
 
 
-@pytest.mark.parametrize(
-    ("record", "problem"),
-    [
-        (
-            {"model_type": "jina_clip", "auto_map": {"AutoConfig": "configuration_clip.JinaCLIPConfig"}},
-            "code of its own",
-        ),
-        (
-            {"model_type": "nobodys-clip", "modelBase": "xlm-roberta-large"},
-            "'nobodys-clip' model, which transformers does not know",
-        ),
-    ],
-)
-def test_models_that_need_another_library_are_refused_in_our_own_words(
-    record: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
-    edit(tmp_path / "config.json", **record)
-    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    said = load_error(tmp_path)
-    assert problem in said
-    assert "trust_remote_code" not in said
-    assert "upgrade" not in said
-
-
-def test_special_strings_in_a_text_stay_text(saved: tuple[Path, Any, Any, Any]) -> None:
-    clip = worldclip.load(saved[0], device="cpu")
-    ids = clip.tokenizer.encode(["apple </s> apple"]).ids.tolist()
-    assert ids.count(2) == 1
-    with pytest.raises(ValueError, match="surrogate"):
-        clip.encode_text(["\ud800"])
-
-
-def test_other_families_are_not_exported(saved: tuple[Path, Any, Any, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs a model of the Meta CLIP family"):
-        export_model(saved[0], tmp_path / "out", ExportConfig(formats=("onnx",)))
-
-
 def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
     edit(tmp_path / "config.json", model_type="blip")
     assert "holds a 'blip' model; worldclip loads metaclip_2, clip, siglip" in load_error(tmp_path)
+    edit(tmp_path / "config.json", model_type="nobodys-clip", modelBase="xlm-roberta-large")
+    said = load_error(tmp_path)
+    assert "'nobodys-clip' model, which transformers does not know" in said
+    assert "upgrade" not in said
     small_model("clip").config.save_pretrained(tmp_path)
     assert "does not load as a clip model" in load_error(tmp_path)
 

@@ -64,7 +64,10 @@ def render(card: Card, facts: CardFacts, report: Record) -> str:
 def of_run(run_dir: Path, checkpoint: Path) -> Card:
     """Return the card of a run: recipe, training pairs by language, results, use, limits, licences."""
     recipe = read_toml(run_dir)
-    train, codes = recipe["train"], _languages(run_dir) or recipe["languages"].get("codes", [])
+    train = recipe["train"]
+    curated = _read_report(run_dir, "curate").get("languages", {})
+    kept = sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
+    codes = kept or recipe["languages"].get("codes", [])
     summary = (
         f"Checkpoint: {checkpoint.name}. Recipe: {train['samples_seen']:,} pairs seen, batch "
         f"{train['global_batch_size']:,}, preset {train['model']['preset']}; matching profile "
@@ -74,7 +77,7 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
     results = read_results(layout.results(run_dir))
     sections = {
         "Recipe": summary,
-        "Training pairs": _pairs(run_dir),
+        "Training pairs": _pairs(curated, _read_report(run_dir, "train").get("seen", {})),
         "Results": _read_text(layout.results_table(run_dir)),
         "Use, limits and licence": card_results.limits(results, codes),
         "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
@@ -94,16 +97,8 @@ def of_model(source: str, layout: str) -> Card:
     return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
 
 
-def _languages(run_dir: Path) -> list[str]:
-    """Return the languages that the run's pairs are kept in."""
-    curated = _read_report(run_dir, "curate").get("languages", {})
-    return sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
-
-
-def _pairs(run_dir: Path) -> str:
-    """Return pairs in, kept and seen in training, by language."""
-    seen = _read_report(run_dir, "train").get("seen", {})
-    curated = _read_report(run_dir, "curate").get("languages", {})
+def _pairs(curated: Report, seen: Report) -> str:
+    """Return a table of pairs in, kept and seen in training, by language."""
     if not curated:
         return ""
     columns = [text_column("language"), *columns_of(("pairs in", "kept", "seen"), "{:,}".format)]
