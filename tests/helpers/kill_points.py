@@ -25,8 +25,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +42,23 @@ Point = tuple[int, str]
 """Number of the call, from 1 on, and `before` or `after` it."""
 
 
+def nothing(folder: Path) -> None:
+    """Start in an empty folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """A command, and the folder that it works in."""
 
     name: str
-    start: Callable[[Path], object]
+    start: Callable[[Path], object] = nothing
     """Fills the empty folder with what is there before the command."""
     call: Callable[[Path], object]
     """Runs the command in the folder."""
     again: Callable[[Path], object] | None = None
     """The call after the kill, where it is not the same."""
     is_light: bool = True
-    """Whether it takes part in the fast test: a call of a few ms."""
-
-
-@dataclass
-class Outcome:
-    """What a scenario's points came to."""
-
-    points: int = 0
-    differences: list[str] = field(default_factory=list)
+    """Whether it takes part in the fast test, if its group does: a call of a few ms."""
 
 
 class Calls:
@@ -142,10 +139,7 @@ def _wait(pid: int) -> int:
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the digest of every file that is not hidden, without what differs from call to call."""
-    return dict(_digests(folder))
-
-
-def _digests(folder: Path) -> Iterator[tuple[str, str]]:
+    found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         parts = name.split("/")
@@ -156,7 +150,8 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
         data = path.read_bytes()
         if path.suffix == ".json":
             data = json.dumps(_stable(json.loads(data)), sort_keys=True).encode()
-        yield name, hashlib.sha256(data).hexdigest()
+        found[name] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def _forget_files() -> None:
@@ -226,10 +221,10 @@ class Harness:
 
 def run(
     scenarios: Sequence[Scenario], num_points: int | None, seed: int, seconds: float
-) -> tuple[dict[str, Outcome], list[str]]:
+) -> tuple[Counter[str], list[str]]:
     """Try `num_points` points at random (None: all), one of each scenario first, until `seconds` have passed.
 
-    Returns outcomes and differences.
+    Returns the number of points of each scenario, and the differences.
     """
     with tempfile.TemporaryDirectory(prefix="kill_points_") as root:
         harness = Harness(Path(root), scenarios)
@@ -237,16 +232,16 @@ def run(
         random.Random(seed).shuffle(points)
         firsts = {name: (name, point) for name, point in points}.values()  # one of each scenario before all others
         points = [*firsts, *(point for point in points if point not in firsts)]
-        outcomes = {name: Outcome() for name in harness.points}
+        tried, differences = Counter(dict.fromkeys(harness.points, 0)), []
         end = time.monotonic() + seconds
         for name, point in points[:num_points]:
             if time.monotonic() > end:
                 break
-            outcomes[name].points += 1
+            tried[name] += 1
             difference = harness.try_point(name, point)
             if difference is not None:
-                outcomes[name].differences.append(difference)
-        return outcomes, [difference for outcome in outcomes.values() for difference in outcome.differences]
+                differences.append(difference)
+        return tried, differences
 
 
 def main() -> None:
@@ -263,12 +258,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill_inputs_") as inputs:
         started_at = time.monotonic()
         scenarios = all_scenarios(Path(inputs), is_light=options.light, group=options.group, only=options.only)
-        outcomes, differences = run(scenarios, options.points, options.seed, options.seconds)
+        tried, differences = run(scenarios, options.points, options.seed, options.seconds)
         record = {
             "seed": options.seed,
             "seconds": round(time.monotonic() - started_at, 1),
-            "points": {name: outcome.points for name, outcome in outcomes.items()},
-            "kills": sum(outcome.points for outcome in outcomes.values()),
+            "points": tried,
+            "kills": tried.total(),
             "differences": differences[:20],
             "num_differences": len(differences),
         }

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import entry_lists
 import worldclip
-from kill_points import Scenario
+from kill_points import Scenario, nothing
 from stages import QUIET, run_stage
 from tars import wat_of
 from toy import TOY_WORDS, build_toy_world, draw_shape
@@ -44,10 +44,6 @@ def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "", only
 
 
 # --- the world that most commands read --------------------------------------------------------------------------------
-
-
-def nothing(folder: Path) -> None:
-    """Start in an empty folder."""
 
 
 def run(recipe: Path, until: str = "curate", **options: Any) -> Call:
@@ -112,12 +108,12 @@ def _curation(inputs: Path) -> list[Scenario]:
 
     return [
         *scenarios,
-        Scenario(name="run", start=nothing, call=run(new), is_light=False),
+        Scenario(name="run", call=run(new), is_light=False),
         Scenario(name="run of a changed pool", start=run(old), call=run(new), is_light=False),
         Scenario(name="--from match", start=run(new), call=from_match),
         Scenario(name="--from match, then run", start=run(new), call=from_match, again=run(new)),
         Scenario(name="--from-run", start=run(new), call=branch),
-        Scenario(name="metadata of dumps", start=nothing, call=words["new"]),
+        Scenario(name="metadata of dumps", call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
     ]
 
@@ -195,11 +191,11 @@ def _pools(inputs: Path) -> list[Scenario]:
         return lambda folder: hash_images(Path(pools[name].path or ""), folder / "hashes.parquet", QUIET)
 
     return [
-        Scenario(name="pool check", start=nothing, call=check_in("new")),
+        Scenario(name="pool check", call=check_in("new")),
         Scenario(name="pool check of a changed pool", start=check_in("old"), call=check_in("new")),
-        Scenario(name="pool dedup", start=nothing, call=dedup_in("new")),
+        Scenario(name="pool dedup", call=dedup_in("new")),
         Scenario(name="pool dedup of a changed pool", start=dedup_in("old"), call=dedup_in("new")),
-        Scenario(name="pool hash", start=nothing, call=hash_in("new")),
+        Scenario(name="pool hash", call=hash_in("new")),
         Scenario(name="pool hash of a changed pool", start=hash_in("old"), call=hash_in("new")),
         *_wat(inputs),
         *_image_files(inputs),
@@ -223,7 +219,7 @@ def _wat(inputs: Path) -> list[Scenario]:
         return lambda folder: build_wat(files, folder / "pool", num_shards=2, executor=QUIET)
 
     return [
-        Scenario(name="pool wat", start=nothing, call=build(files[:2])),
+        Scenario(name="pool wat", call=build(files[:2])),
         Scenario(name="pool wat with a file more", start=build(files[:2]), call=build(files)),
     ]
 
@@ -242,7 +238,7 @@ def _image_files(inputs: Path) -> list[Scenario]:
         return lambda folder: pack_files(folders[name], folder / "tars", samples_per_tar=2, executor=QUIET)
 
     return [
-        Scenario(name="pool pack", start=nothing, call=pack("new")),
+        Scenario(name="pool pack", call=pack("new")),
         Scenario(name="pool pack of other files", start=pack("old"), call=pack("new")),
     ]
 
@@ -254,10 +250,8 @@ def _packs(inputs: Path) -> list[Scenario]:
     worldclip.run(recipe, out=inputs / "packed run", until="metadata", executor=QUIET)
     pack(inputs / "packed run", inputs / "lists.tar")
     return [
-        Scenario(name="pack", start=nothing, call=lambda folder: pack(inputs / "packed run", folder / "lists.tar")),
-        Scenario(
-            name="unpack", start=nothing, call=lambda folder: unpack(str(inputs / "lists.tar"), folder / "run", QUIET)
-        ),
+        Scenario(name="pack", call=lambda folder: pack(inputs / "packed run", folder / "lists.tar")),
+        Scenario(name="unpack", call=lambda folder: unpack(str(inputs / "lists.tar"), folder / "run", QUIET)),
     ]
 
 
@@ -272,7 +266,7 @@ def _tokenizer(inputs: Path) -> list[Scenario]:
         if not (folder / "tokenizer").exists():  # a finished one is refused, as the command says
             train_on_run(run_dir, folder / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
 
-    return [Scenario(name="tokenizer train", start=nothing, call=train)]
+    return [Scenario(name="tokenizer train", call=train)]
 
 
 def _explorer_and_upload(inputs: Path) -> list[Scenario]:
@@ -342,11 +336,11 @@ def _training(inputs: Path) -> list[Scenario]:
     train_again = run(recipe, "train", from_stage="train")
     export_again = run(recipe, "export", from_stage="export")
     return [
-        Scenario(name="train", start=curate, call=train, is_light=False),
-        Scenario(name="--from train", start=run(faster, "train"), call=train_again, is_light=False),
-        Scenario(name="evaluate", start=train, call=evaluate, is_light=False),
-        Scenario(name="export", start=evaluate, call=export, is_light=False),
-        Scenario(name="--from export", start=export, call=export_again, is_light=False),
+        Scenario(name="train", start=curate, call=train),
+        Scenario(name="--from train", start=run(faster, "train"), call=train_again),
+        Scenario(name="evaluate", start=train, call=evaluate),
+        Scenario(name="export", start=evaluate, call=export),
+        Scenario(name="--from export", start=export, call=export_again),
     ]
 
 
@@ -371,12 +365,10 @@ def _embedding(inputs: Path) -> list[Scenario]:
 
     done = embed_in(world / "pool")
     return [
-        Scenario(name="embed", start=nothing, call=done, is_light=False),
-        Scenario(name="embed of a changed pool", start=embed_in(old), call=done, is_light=False),
-        Scenario(name="index", start=done, call=index("faiss"), is_light=False),
-        Scenario(
-            name="index --library exact", start=in_order(done, index("faiss")), call=index("exact"), is_light=False
-        ),
+        Scenario(name="embed", call=done),
+        Scenario(name="embed of a changed pool", start=embed_in(old), call=done),
+        Scenario(name="index", start=done, call=index("faiss")),
+        Scenario(name="index --library exact", start=in_order(done, index("faiss")), call=index("exact")),
     ]
 
 
@@ -400,7 +392,7 @@ def _web(inputs: Path) -> list[Scenario]:
         config = ExportConfig(formats=("web",), onnx_precisions=("fp32",), embedded=str(world / "embedded"))
         export_model(world / "model", folder / "out", config)
 
-    return [Scenario(name="export to web", start=nothing, call=export, is_light=False)]
+    return [Scenario(name="export to web", call=export)]
 
 
 # --- pools from elsewhere ---------------------------------------------------------------------------------------------
@@ -433,9 +425,9 @@ def _drawings(inputs: Path) -> list[Scenario]:
 
     names = draw_world({"cldr": inputs / "cldr"})
     return [
-        Scenario(name="pool emoji", start=nothing, call=draw, is_light=False),
-        Scenario(name="pool world", start=nothing, call=names, is_light=False),
-        Scenario(name="pool world with other parts", start=draw_world({}), call=names, is_light=False),
+        Scenario(name="pool emoji", call=draw),
+        Scenario(name="pool world", call=names),
+        Scenario(name="pool world with other parts", start=draw_world({}), call=names),
     ]
 
 
@@ -464,7 +456,7 @@ def _hub(inputs: Path) -> list[Scenario]:
     text = recipe.read_text().replace(str(inputs / "hub" / "pool"), "hf://datasets/o/n")
     assert "hf://" in text
     recipe.write_text(text)
-    return [Scenario(name="run of a pool of the hub", start=nothing, call=run(recipe), is_light=False)]
+    return [Scenario(name="run of a pool of the hub", call=run(recipe))]
 
 
 MAKERS: dict[str, Callable[[Path], list[Scenario]]] = {
