@@ -1,4 +1,7 @@
-"""Imports point down the house, lazy and type-checking ones included, and packages make no circle (docs/design.md)."""
+"""Imports point down the house, lazy and type-checking ones included, and packages make no circle (docs/design.md).
+
+`import worldclip` is light; tests/cli/test_without_extras.py runs curation where no extra is installed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import worldclip
+from programs import python
 from worldclip import curate
 
 SRC = Path(worldclip.__file__).parent
@@ -44,22 +48,24 @@ BETWEEN_STAGES = {
 }
 
 
+def all_imports(path: Path) -> Iterator[str]:
+    """Yield the names that a file imports, of any package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield the worldclip modules that a file imports, below `worldclip.`; names are resolved to modules.
 
     The package itself, and a name of it that is no module (`__version__`, `run`), is `__init__`.
     """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "worldclip":
-                yield ".".join(parts[1:]) if is_module(*parts[1:2]) else "__init__"
+    for name in all_imports(path):
+        package, *parts = name.split(".")
+        if package == "worldclip":
+            yield ".".join(parts) if is_module(*parts[:1]) else "__init__"
 
 
 def is_module(name: str = "") -> bool:
@@ -160,13 +166,35 @@ def test_configs_import_only_configs_and_tables() -> None:
 def test_only_the_executor_imports_ray_and_curation_imports_no_torch() -> None:
     curation = {"core", "kernels", "language", "pool", "metadata", "match", "balance", "curate"}
     for path in SRC.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {
-            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {
-            node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
-        }
+        names = {name.split(".")[0] for name in all_imports(path)}
         module = module_of(path)
         assert "ray" not in names or module.startswith("core.execute"), module
         assert "torch" not in names or module.split(".")[0] not in curation, module
+
+
+HEAVY = ("torch", "ray", "transformers", "torchvision", "tokenizers")
+
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name + " is blocked in this test")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_import_pulls_nothing_heavy_and_public_names_resolve_on_first_access() -> None:
+    """Not even the core's libraries are loaded: it takes milliseconds (benchmarks/imports.py measures it)."""
+    code = """
+import worldclip, sys
+print(*sys.modules)
+try: worldclip.nothing
+except AttributeError as error: print(error)
+print(worldclip.match.Matcher(["cat"]).match("a cat").tolist(), worldclip.languages.from_lid("yue", scheme="lid176"))
+print(worldclip.balance.tail_fraction([1, 3, 6, 90], 10))
+"""
+    loaded, error, *results = python("-c", BLOCK + code).splitlines()
+    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & set(loaded.split())
+    assert "no attribute 'nothing'" in error
+    assert " ".join(results).split() == ["[0]", "zh", "0.1"]

