@@ -176,7 +176,5 @@ def test_every_page_of_the_site_can_be_shown(tmp_path: Path) -> None:
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
     assert len(pages) > 40
     with static_host(site) as address, open_page() as page:
-        found = {
-            name: problems_shown(page, f"{address}/{name}", "document.readyState === 'complete'") for name in pages
-        }
+        found = {name: problems_shown(page, f"{address}/{name}", LOADED) for name in pages}
     assert {name: problems for name, problems in found.items() if problems} == {}
