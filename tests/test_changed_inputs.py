@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import json
 import os
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import entry_lists
 import worldclip
 from embedded_world import write_pool, write_world
 from killed import contents
@@ -31,7 +30,6 @@ from worldclip import check
 from worldclip.balance import stage as balance_stage
 from worldclip.check.images import hash_images
 from worldclip.check.stage import load_config as load_check
-from worldclip.config import load_recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.execute.shards import is_marked
@@ -145,21 +143,12 @@ def wikipedia(folder: Path) -> Made:
     """Lists of a dump and of page views."""
 
     def write(text: str) -> None:
-        xml = f"<mediawiki><page><title>T</title><ns>0</ns><revision><text>{text}</text></revision></page></mediawiki>"
-        (folder / "dump.xml.bz2").write_bytes(bz2.compress(xml.encode()))
-        (folder / "views").mkdir(exist_ok=True)
-        (folder / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {text.split()[0]} 90 0\n".encode()))
+        entry_lists.write_dump(folder / "dump.xml.bz2", [text])
+        entry_lists.write_views(folder / "views", f"sw {text.split()[0]} 90 0")
 
     write("paka mweusi " * 20)
     files = {"wikipedia": {"sw": f"{folder}/dump.xml.bz2"}, "pageviews": f"{folder}/views"}
-    loaded = load_recipe(
-        {
-            "pool": {"path": "."},
-            "languages": {"codes": ["sw"]},
-            "metadata": {"sources": ["unigram", "bigram", "title"], **files},
-            "balance": {"tail_fraction": 0.1},
-        }
-    )
+    loaded = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **files)
 
     def call(out: Path, executor: LocalExecutor) -> None:
         run_stage("metadata", loaded, out, executor)

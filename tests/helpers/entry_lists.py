@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,6 +76,16 @@ def write_lines(path: Path, *lines: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return path
+
+
+def write_dump(path: Path, texts: Iterable[str], namespaces: str = "") -> Path:
+    """Write a dump of articles as .xml.bz2; namespaces: elements of the site's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    site = f"<siteinfo><namespaces>{namespaces}</namespaces></siteinfo>"
+    page = "<page><title>{}</title><ns>0</ns><revision><text>{}</text></revision></page>"
+    pages = "".join(page.format(f"T{number}", escape(text)) for number, text in enumerate(texts))
+    path.write_bytes(bz2.compress(f"<mediawiki>{site}{pages}</mediawiki>".encode()))
     return path
 
 

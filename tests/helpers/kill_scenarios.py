@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
 import shutil
 import subprocess
 import sys
@@ -145,14 +143,11 @@ def _wikipedia(inputs: Path) -> dict[str, Call]:
     calls = {}
     for name, word in (("old", "simba"), ("new", "tembo")):
         folder = inputs / f"wikipedia {name}"
-        (folder / "views").mkdir(parents=True)
         for part in (1, 2) if name == "new" else (1, 2, 3):
-            text = f"paka mweusi na {word} mkubwa. " * 10 * part
-            page = f"<page><title>T</title><ns>0</ns><revision><text>{text}</text></revision></page>"
             dump = folder / f"swwiki-20240101-pages-articles{part}.xml.bz2"
-            dump.write_bytes(bz2.compress(f"<mediawiki>{page}</mediawiki>".encode()))
-        (folder / "views" / "hour.gz").write_bytes(gzip.compress(f"sw {word.title()} 90 0\n".encode()))
-        sources = {"wikipedia": {"sw": f"{folder}/*.bz2"}, "pageviews": str(folder / "views")}
+            entry_lists.write_dump(dump, [f"paka mweusi na {word} mkubwa. " * 10 * part])
+        views = entry_lists.write_views(folder / "views", f"sw {word.title()} 90 0")
+        sources = {"wikipedia": {"sw": f"{folder}/*.bz2"}, "pageviews": str(views)}
         recipe = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **sources)
         calls[name] = functools.partial(_build_metadata, recipe)
     return calls

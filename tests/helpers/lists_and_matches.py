@@ -7,7 +7,6 @@ tests/test_interpreters.py runs it under each Python and compares what it prints
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import tempfile
@@ -16,7 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 import worldclip
-from worldclip.config import Recipe, load_recipe
+from entry_lists import recipe, write_dump, write_lines, write_lists, write_wordnet
+from worldclip.config import Recipe
 from worldclip.core.execute import LocalExecutor
 
 # Letters of many scripts, with case, with several spellings in NFC.
@@ -39,52 +39,36 @@ REDIRECTS = ("#REDIRECT [[x]]", "#重定向 [[x]]", "#\U0001e030 [[x]]", "#RE\u0
 def write_world(folder: Path) -> Recipe:
     """Write a pool, dumps, page views, a WordNet and lists; return the recipe."""
     text = " ".join(WORDS) + "\n" + " ".join(reversed(WORDS))
+    bodies = [text, *REDIRECTS, f"[[File\u0cf3:a]] [[\U0001e030:b|{WORDS[-1]}]] {text}"]
+    names = {"0": {"*": ""}, "6": {"*": "Fi\u0cf3\U00010d50"}, "7": {"*": "\U0001e030\ua7cb"}}
     for lang in WITH_TEXT:
-        (folder / "dumps" / lang).mkdir(parents=True)
-        bodies = [text, *REDIRECTS, f"[[File\u0cf3:a]] [[\U0001e030:b|{WORDS[-1]}]] {text}"]
-        pages = "".join(
-            f"<page><title>{i}</title><ns>0</ns><revision><text>{body}</text></revision></page>"
-            for i, body in enumerate(bodies)
-        )
-        site = '<siteinfo><namespaces><namespace key="6">\U0001e030</namespace></namespaces></siteinfo>'
-        dump = folder / "dumps" / lang / f"{lang}wiki-20240101-pages-articles.xml"
-        dump.write_text(f"<mediawiki>{site}{pages}</mediawiki>", encoding="utf-8")
-        names = {"0": {"*": ""}, "6": {"*": "Fi\u0cf3\U00010d50"}, "7": {"*": "\U0001e030\ua7cb"}}
+        dump = folder / "dumps" / lang / f"{lang}wiki-20240101-pages-articles.xml.bz2"
+        write_dump(dump, bodies, namespaces='<namespace key="6">\U0001e030</namespace>')
         namespaces = json.dumps({"query": {"namespaces": names, "namespacealiases": []}})
-        (folder / "dumps" / lang / f"{lang}wiki-20240101-siteinfo-namespaces.json").write_text(namespaces)
-    (folder / "views").mkdir()
+        dump.with_name(f"{lang}wiki-20240101-siteinfo-namespaces.json").write_text(namespaces)
     titles = [f"{prefix}{word}" for word in WORDS for prefix in ("", "fi\u0cf3\U00010d70:", "\U0001e030\u0264:")]
-    views = "".join(f"{lang} {title} {9 + i} 0\n" for lang in LANGS for i, title in enumerate(titles))
-    (folder / "views" / "pageviews-20240101-120000.gz").write_bytes(gzip.compress(views.encode()))
-    synsets = "".join(f"{i:08}-n\ten:lemma\t{word}_A\n" for i, word in enumerate(WORDS))
-    (folder / "en.tab").write_text(f"# made up\ten\turl\tlicence\n{synsets}", encoding="utf-8")
-    (folder / "bo.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    (folder / "pool").mkdir()
+    views = [f"{lang} {title} {9 + i} 0" for lang in LANGS for i, title in enumerate(titles)]
+    write_lines(folder / "views" / "pageviews-20240101-120000.gz", *views)
+    wordnet = write_wordnet(folder / "en.tab", "en", *(f"{word}_A" for word in WORDS))
     texts = [" ".join(WORDS[i : i + 3]) for i in range(len(WORDS))]
     records = [{"uid": f"{lang}{i}", "text": text, "lang": lang} for lang in LANGS for i, text in enumerate(texts)]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / "pool" / "0.jsonl").write_text(lines, encoding="utf-8")
-    return load_recipe(
-        {
-            "pool": {"path": str(folder / "pool"), "texts": ["text"], "key": "uid", "lang": "lang"},
-            "languages": {"codes": LANGS},
-            "metadata": {
-                "dumps": str(folder / "dumps"),
-                "sources": ["number", "wordnet", "unigram", "bigram", "title", "list", "pool"],
-                "allow_missing": ["wordnet", "title", "unigram", "bigram", "list"],
-                "wordnets": {"en": str(folder / "en.tab")},
-                "pageviews": str(folder / "views"),
-                "lists": {"bo": str(folder / "bo.txt")},
-                "pool_min_count": 1,
-                "overrides": {
-                    "english_rule": "as_others", "bigram_min_count": 1, "unigram_top_fraction": 1.0,
-                    "title_top_fraction": 1.0,
-                },
-            },
-            "match": {"profile": "unicode", "fold_case": True, "compare_profiles": 100},
-            "balance": {"tail_fraction": 0.06},
-        }
-    )  # fmt: skip
+    write_lines(folder / "pool" / "0.jsonl", *map(json.dumps, records))
+    sections = {
+        "pool": {"path": str(folder / "pool"), "texts": ["text"], "key": "uid", "lang": "lang"},
+        "match": {"profile": "unicode", "fold_case": True, "compare_profiles": 100},
+    }
+    rules = {"english_rule": "as_others", "bigram_min_count": 1, "unigram_top_fraction": 1.0, "title_top_fraction": 1.0}
+    config = {
+        "dumps": str(folder / "dumps"),
+        "sources": ["number", "wordnet", "unigram", "bigram", "title", "list", "pool"],
+        "allow_missing": ["wordnet", "title", "unigram", "bigram", "list"],
+        "wordnets": {"en": wordnet},
+        "pageviews": str(folder / "views"),
+        "lists": write_lists(folder, bo=WORDS),
+        "pool_min_count": 1,
+        "overrides": rules,
+    }
+    return recipe(LANGS, sections, **config)
 
 
 def digests_of(run_dir: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from unicode_builder import build_categories, build_table, write_table
+from unicode_builder import build_categories, build_table
 from worldclip.kernels import unicode_table
 from worldclip.kernels.unicode_table import (
     FOLDS,
@@ -32,14 +32,6 @@ def test_committed_table_agrees_with_unicodedata():
         assert built.dtype == stored.dtype, name
         np.testing.assert_array_equal(built, stored, err_msg=name)
     np.testing.assert_array_equal(build_categories(), load_categories())
-
-
-def test_table_survives_a_round_trip(tmp_path, monkeypatch):
-    write_table(load_table(), load_categories(), tmp_path / "table.npz")
-    monkeypatch.setattr(unicode_table, "TABLE_PATH", tmp_path / "table.npz")
-    np.testing.assert_array_equal(unicode_table.load_categories.__wrapped__(), load_categories())
-    for again, stored in zip(unicode_table.load_table.__wrapped__(), load_table(), strict=True):
-        np.testing.assert_array_equal(again, stored)
 
 
 def test_characters_compose_and_fold_alike_on_this_python():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import bz2
 import dataclasses
 import errno
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.sax.saxutils import escape
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import pytest
 
 import entry_lists
 import killed
-from entry_lists import QUIET, build, scores, words, write_texts, write_views
+from entry_lists import QUIET, build, scores, words, write_dump, write_texts, write_views
 from stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
@@ -27,17 +25,6 @@ from worldclip.metadata.ngrams import counter
 from worldclip.metadata.sources.dumps import read_articles
 
 SWAHILI = ["Paka ni mnyama. " * 8, "Simba ni mnyama mkubwa. " * 6, "Paka mweusi na mbwa mweupe, ndege wa angani."]
-
-
-def write_dump(path: Path, texts: list[str], namespaces: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pages = [
-        f"<page><title>T{n}</title><ns>0</ns><revision><text>{escape(text)}</text></revision></page>"
-        for n, text in enumerate(texts)
-    ]
-    xml = f"<mediawiki><siteinfo><namespaces>{namespaces}</namespaces></siteinfo>{''.join(pages)}</mediawiki>"
-    path.write_bytes(bz2.compress(xml.encode()))
-    return path
 
 
 def recipe(*codes: str, **values: Any) -> Recipe:

@@ -101,12 +101,6 @@ def world(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_world_has_twenty_languages_in_eighteen_scripts() -> None:
-    assert len(UDHR) == 20
-    assert len({languages.get(lang).script for lang in UDHR}) == 18
-    assert set(WORDNETS) <= set(UDHR) == set(GOLDEN)
-
-
 @pytest.mark.parametrize("lang", UDHR)
 def test_lists_of_wordnets_and_declaration_are_frozen(lang: str, world: Path) -> None:
     if languages.get(lang).words == "icu" and tokens.icu_version().partition(".")[0] != ICU:
