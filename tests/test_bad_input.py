@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
+from pools import write_lines, write_table
 from stages import QUIET, context
-from toy import write_tar
+from tars import sample, write_tar
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.contracts import schemas
@@ -42,41 +41,31 @@ ROWS: list[tuple[str | None, bytes | None, str]] = [
 ]
 
 
-def as_parquet(path: Path) -> Path:
+RECORDS = [
+    {"uid": key, "text": None if text is None else text.decode("utf-8", "surrogatepass")} for key, text, _ in ROWS
+]
+
+
+def as_parquet(folder: Path) -> Path:
     texts = pa.array([text for _, text, _ in ROWS], pa.binary()).view(pa.string())  # not checked, as careless writers
-    table = pa.table({"uid": [key for key, _, _ in ROWS], "text": texts})
-    path.mkdir(parents=True)
-    pq.write_table(table, path / "0.parquet")
-    return path / "0.parquet"
+    return write_table(folder / "0.parquet", {"uid": [key for key, *_ in ROWS], "text": texts})
 
 
-def as_lines(path: Path) -> Path:
-    lines = []
-    for key, text, _ in ROWS:
-        record = {"uid": key, "text": None if text is None else text.decode("utf-8", "surrogatepass")}
-        lines.append(json.dumps(record))
-    path.mkdir(parents=True)
-    (path / "0.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return path / "0.jsonl"
+def as_lines(folder: Path) -> Path:
+    return write_lines(folder / "0.jsonl", RECORDS)
 
 
-def as_packed_lines(path: Path) -> Path:
-    plain = as_lines(path)
+def as_packed_lines(folder: Path) -> Path:
+    plain = as_lines(folder)
     content = plain.read_bytes()
     half = len(content) // 2
-    plain.unlink()
-    (path / "0.jsonl.gz").write_bytes(gzip.compress(content[:half]) + gzip.compress(content[half:]))  # two members
-    return path / "0.jsonl.gz"
+    plain.write_bytes(gzip.compress(content[:half]) + gzip.compress(content[half:]))  # two members
+    return plain.rename(folder / "0.jsonl.gz")
 
 
-def as_tar(path: Path) -> Path:
-    members = []
-    for number, (key, text, _) in enumerate(ROWS):
-        stored = None if text is None else text.decode("utf-8", "surrogatepass")
-        members.append((f"{number:05}.jpg", b"\xff\xd8"))
-        members.append((f"{number:05}.json", json.dumps({"uid": key, "text": stored}).encode()))
-    write_tar(path / "0.tar", members)
-    return path / "0.tar"
+def as_tar(folder: Path) -> Path:
+    members = [member for number, record in enumerate(RECORDS) for member in sample(f"{number:05}", None, record)]
+    return write_tar(folder / "0.tar", members)
 
 
 WRITERS: list[Callable[[Path], Path]] = [as_parquet, as_lines, as_packed_lines, as_tar]

@@ -151,24 +151,6 @@ def test_a_new_shard_runs_alone(toy_world, tmp_path) -> None:
     assert not list(run_dir.rglob("00003.tar*"))
 
 
-def test_a_full_disk_is_said_and_the_next_call_goes_on(toy_world, curated, tmp_path, capfd, monkeypatch) -> None:
-    rename, left = os.replace, [12]
-
-    def replace(source, target):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(28, "No space left on device", str(target))
-        rename(source, target)
-
-    command = ["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--until", "curate", "--workers", "1"]
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", replace)
-        assert main(command) == 1
-    assert "No space left on device" in capfd.readouterr().err
-    assert main(command) == 0
-    assert digests_of_curation(tmp_path / "run") == curated
-
-
 def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path) -> None:
     process = start_two_workers(
         toy_world.recipe,

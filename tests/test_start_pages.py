@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toy import draw_shape, encode_png, write_tar
+from tars import as_json, write_tar
+from toy import draw_shape, encode_png
 from worldclip.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,15 +38,10 @@ def write_pool(folder: Path, first: int, num_samples: int) -> None:
     for n in range(first, first + num_samples):
         template, colours, shapes = WORDS["en" if n % 2 else "de"]
         caption = template.format(colours[n % 4], shapes[n // 4 % 3])
-        record = {"url": f"https://example.org/{n}.png", "caption": caption, "status": "success"} | {
-            "NSFW": "LIKELY" if n % 50 == 7 else "UNLIKELY"
-        }
-        stem = f"{n:09}"
-        members += [
-            (f"{stem}.png", draw_on_noise(n)),
-            (f"{stem}.txt", caption.encode()),
-            (f"{stem}.json", json.dumps(record).encode()),
-        ]
+        record = {"url": f"https://example.org/{n}.png", "caption": caption, "status": "success"}
+        record["NSFW"] = "LIKELY" if n % 50 == 7 else "UNLIKELY"
+        contents = {"png": draw_on_noise(n), "txt": caption.encode(), "json": as_json(record)}
+        members += [(f"{n:09}.{suffix}", content) for suffix, content in contents.items()]
     write_tar(folder / f"{first:05}.tar", members)
 
 
