@@ -1,4 +1,4 @@
-"""The keep decision on paper, and the stages match, balance and curate together against plain Python."""
+"""The stages match, balance and curate together against plain Python."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kept_keys import hex_keys
 from killed import contents
@@ -21,12 +19,11 @@ from stages import context, run_stage
 from tars import as_json, write_tar
 from worldclip import curate, pool
 from worldclip.contracts.reasons import Reason
-from worldclip.core import artifacts, coin
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.curate.accounting import COLUMNS
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import decide
 
 SHARDS = make_shards(seed=2)
 TEXT = "the old green tree on the mountain by the water"
@@ -51,80 +48,6 @@ def read_kept(run: Path, name: str) -> list[tuple]:
     table = curate.read_curated(run, name)
     columns = ("key", "text_idx", "text", "lang", "keep_prob")
     return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
-
-
-# the decision
-
-
-def test_keep_prob_is_one_minus_the_product():
-    probs = np.array([1.0, 0.5, 0.25], np.float32)
-    assert curate.keep_prob([0, 1, 1, 2, 2], [0, 1, 2, 4, 4, 5], probs).tolist() == [1.0, 0.5, 0.625, 0.0, 0.25]
-    assert curate.keep_prob([], [0], probs).tolist() == []
-    assert curate.keep_prob(np.array([2, 1]), np.array([1, 2]), probs).tolist() == [0.5], "offsets may start later"
-
-
-def test_keep_prob_refuses_what_does_not_fit():
-    for ids, offsets in (([0, 3], [0, 2]), ([-1], [0, 1]), ([0], [0, 2]), ([0], [1, 0]), ([0], [])):
-        with pytest.raises(ValueError):
-            curate.keep_prob(ids, offsets, [0.5, 0.5, 0.5])
-
-
-@settings(deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), max_size=12, unique=True).map(sorted), max_size=8))
-def test_keep_prob_multiplies_in_entry_order(texts):
-    probs = np.linspace(0.05, 1, 10).astype(np.float32)
-    expected = []
-    for ids in texts:
-        product = 1.0
-        for entry in ids:
-            product *= 1.0 - float(probs[entry])
-        expected.append(1.0 - product)
-    offsets = np.cumsum([0, *map(len, texts)])
-    assert curate.keep_prob([i for ids in texts for i in ids], offsets, probs).tolist() == expected
-
-
-def decide_plainly(policy, keys, texts, seed, epoch):
-    """texts: per key (text_idx, drawable, prob)."""
-    kept = []
-    for key, rows in zip(keys, texts, strict=True):
-        drawable = [(idx, prob) for idx, is_drawable, prob in rows if is_drawable]
-        if policy == "one" and drawable:
-            drawable = [drawable[int(coin.uniform(key, 0, seed, epoch, coin.TEXT_DRAW) * len(drawable))]]
-        kept += [(key, idx) for idx, prob in drawable if coin.uniform(key, idx, seed, epoch) < prob]
-    return kept
-
-
-@settings(deadline=None)
-@given(
-    st.sampled_from(["one", "all"]),
-    st.dictionaries(
-        st.text(max_size=6), st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=5), max_size=8
-    ),
-    st.integers(0, 2**63 - 1),
-    st.integers(0, 1000),
-)
-def test_the_decision_agrees_with_a_plain_one(policy, pool, seed, epoch):
-    keys = list(pool)
-    texts = [[(2 * i, *row) for i, row in enumerate(pool[key])] for key in keys]
-    flat = [row for rows in texts for row in rows]
-    starts = np.cumsum([0, *map(len, texts)])
-    kept, drawn = decide(
-        policy,
-        coin.hash_keys(keys),
-        starts,
-        np.array([row[0] for row in flat], np.int32),
-        np.array([row[1] for row in flat], np.bool_),
-        np.array([row[2] for row in flat], np.float64),
-        seed=seed,
-        epoch=epoch,
-    )
-    of_key = np.repeat(np.arange(len(keys)), np.diff(starts))
-    found = [(keys[of_key[t]], flat[t][0]) for t in np.flatnonzero(kept)]
-    assert found == decide_plainly(policy, keys, texts, seed, epoch)
-    assert all(of_key[t] == k for k, t in enumerate(drawn) if t >= 0)
-
-
-# the stages
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
@@ -173,29 +96,28 @@ def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path, poli
     assert reports["curate"]["total"]["excluded"] > 0
 
 
+ADVERSARIAL = [
+    [],
+    [("a", BAD_JSON)],
+    [("a", [])],
+    [("a", [None, "", " "]), ("b", [None])],
+    [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
+    [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
+    [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
+    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
+    [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
+    [("z", [TEXT])],
+]
+
+
 @pytest.mark.parametrize("policy", ["one", "all"])
-@pytest.mark.parametrize(
-    "samples",
-    [
-        [],
-        [("a", BAD_JSON)],
-        [("a", [])],
-        [("a", [None, "", " "]), ("b", [None])],
-        [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
-        [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
-        [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
-        [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
-        [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
-    ],
-)
-def test_reasons_add_up_on_adversarial_pools(tmp_path, run, policy, samples):
-    shards = {"x/0.tar": samples, "x/1.tar": [("z", [TEXT])]}
-    write_pool(tmp_path / "pool", shards)
-    recipe = make_recipe(tmp_path / "pool", curate={"text_policy": policy, "exclude": ["zh"]})
-    expected = plain_run(shards, recipe)
-    reports = run_stages(recipe, run)
-    check_report(reports["curate"], expected.report)
-    assert [read_kept(run, name) for name in sorted(shards)] == [expected.kept[name] for name in sorted(shards)]
+def test_reasons_add_up_on_adversarial_shards(tmp_path, policy):
+    shards = {f"{i}/0.tar": samples for i, samples in enumerate(ADVERSARIAL)}
+    curating = {"text_policy": policy, "exclude": ["zh"]}
+    run = make_run(tmp_path, shards, curate=curating)
+    expected = plain_run(shards, make_recipe(tmp_path / "pool", curate=curating))
+    check_report(artifacts.read_json(run / "curate" / "report.json"), expected.report)
+    assert [read_kept(run, name) for name in shards] == [expected.kept[name] for name in shards]
 
 
 def test_workers_and_the_order_of_work_change_no_byte(pool_folder, tmp_path_factory):

@@ -39,20 +39,13 @@ def loaded_keys(run: Path, place: str, cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_second_run_has_its_own_rows_in_one_cache(place, tmp_path) -> None:
-    for name, seed in (("first", 2), ("second", 3)):
-        run = make_run(tmp_path / name, make_shards(seed=seed), curate={"write": "tars", "samples_per_tar": 7})
-        assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept_keys(run))
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_run_that_is_curated_again_has_its_new_rows_in_one_cache(place, tmp_path) -> None:
+def test_another_run_and_one_that_is_curated_again_have_their_own_rows_in_one_cache(place, tmp_path) -> None:
     denied = tmp_path / "denied.parquet"
     options = {"curate": {"write": "tars", "samples_per_tar": 7}, "pool": {"deny_keys": [str(denied)]}}
     taken_down: list[str] = []
-    for _ in range(2):
+    for name, seed in (("first", 2), ("second", 3), ("second", 3)):
         write_table(denied, {"key": pa.array(taken_down, pa.string())})
-        run = make_run(tmp_path, make_shards(seed=2), **options)
+        run = make_run(tmp_path / name, make_shards(seed=seed), **options)
         kept = kept_keys(run)
         assert sorted(loaded_keys(run, place, tmp_path / "cache")) == sorted(kept)
         assert {*kept}.isdisjoint(taken_down)

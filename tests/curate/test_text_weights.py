@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_curate import check_report, read_kept
 
 from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_pool
@@ -20,11 +17,10 @@ from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.core import artifacts, coin
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.curate.candidates import decide_on, read_matched
 from worldclip.curate.curator import Curator
-from worldclip.curate.decide import decide, draw_weights
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.plugins.explorer.pairs import REASON, read_pairs
@@ -52,61 +48,6 @@ def weighed(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run_dir = tmp_path_factory.mktemp("weighed")
     run_stages(recipe_of(pool_folder, {"alt": 0.3, "caption": 0.7}), run_dir)
     return run_dir
-
-
-# the draw
-
-
-def draw_plainly(key, rows, weight_of_place, seed, epoch):
-    """Return the drawn row of a key in exact fractions of its weights, None for none.  rows: (is drawable, place)."""
-    drawable = [i for i, (is_drawable, place) in enumerate(rows) if is_drawable and weight_of_place[place]]
-    if not drawable:
-        return None
-    num_of_place = Counter(rows[i][1] for i in drawable)
-    weights = [weight_of_place[rows[i][1]] / num_of_place[rows[i][1]] for i in drawable]
-    point = coin.uniform(key, 0, seed, epoch, coin.TEXT_DRAW) * sum(weights)
-    while point >= weights[0]:
-        point -= weights.pop(0)
-        drawable.pop(0)
-    return drawable[0]
-
-
-@settings(deadline=None)
-@given(
-    st.dictionaries(
-        st.text(max_size=6), st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6), max_size=8
-    ),
-    st.tuples(*[st.sampled_from([0, 1, 2, 0.25, 64])] * 3),
-    st.integers(0, 2**63 - 1),
-    st.integers(0, 1000),
-)
-def test_the_draw_agrees_with_a_plain_one(keys_and_texts, weight_of_place, seed, epoch):
-    keys = list(keys_and_texts)
-    rows = [
-        (drawable, place) for key in keys for drawable, place in sorted(keys_and_texts[key], key=lambda row: row[1])
-    ]
-    starts = np.cumsum([0, *(len(keys_and_texts[key]) for key in keys)])
-    place = np.array([place for _, place in rows], np.int16)
-    drawable = np.array([is_drawable for is_drawable, _ in rows], np.bool_)
-    drawable &= np.array(weight_of_place)[place] > 0 if len(place) else True
-    weights = draw_weights(starts, drawable, place, weight_of_place)
-    text_idx = np.zeros(len(rows), np.int32)
-    _, drawn = decide(
-        "one", coin.hash_keys(keys), starts, text_idx, weights, np.ones(len(rows)), seed=seed, epoch=epoch
-    )
-    for k, key in enumerate(keys):
-        row = draw_plainly(key, rows[starts[k] : starts[k + 1]], weight_of_place, seed, epoch)
-        assert drawn[k] == (-1 if row is None else starts[k] + row)
-
-
-def test_places_are_drawn_by_weight_however_many_texts_they_have():
-    num_keys = 20_000
-    keys = [str(i) for i in range(num_keys)]
-    starts, place = np.arange(num_keys + 1) * 4, np.tile(np.array([0, 0, 0, 1], np.int16), num_keys)
-    weights = draw_weights(starts, np.ones(len(place), np.bool_), place, (0.3, 0.7))
-    _, drawn = decide("one", coin.hash_keys(keys), starts, place, weights, np.ones(len(place)), seed=0, epoch=0)
-    shares = np.bincount(drawn % 4, minlength=4) / num_keys
-    assert np.abs(shares - [0.1, 0.1, 0.1, 0.7]).max() < 0.012
 
 
 # the stages
@@ -137,17 +78,6 @@ def test_weights_change_no_count_and_redo_curate_alone(pool_folder, weighed, tmp
         assert layout.entry_counts(tmp_path, name).read_bytes() == layout.entry_counts(weighed, name).read_bytes()
     kept = [[read_kept(run, name) for name in SHARDS] for run in (weighed, tmp_path)]
     assert kept[0] != kept[1]
-
-
-def test_equal_weights_of_single_texts_draw_as_without_weights():
-    keys = [str(i) for i in range(1000)]
-    starts, place = np.arange(1001) * 3, np.tile(np.arange(3, dtype=np.int16), 1000)
-    drawable = np.array([coin.uniform(key, i, 1, 0) < 0.7 for key in keys for i in range(3)])
-    drawn = [
-        decide("one", coin.hash_keys(keys), starts, place, weight, np.ones(3000), seed=4, epoch=2)[1].tolist()
-        for weight in (drawable, draw_weights(starts, drawable, place, (0.5, 0.5, 0.5)))
-    ]
-    assert drawn[0] == drawn[1]
 
 
 def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
