@@ -51,10 +51,9 @@ CHOSEN_BY = {
         core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name,
         train/going_back.py name""",
     "chosen by this code from its own constants": """
-        tools/models.py name, contracts/entry_counts.py part, contracts/entry_counts.py f'{unit}.npy',
+        tools/models.py name, contracts/layout.py step, contracts/layout.py f'{unit}.npy',
         core/download.py f'.{part.stem}.source',
-        core/keys.py f'{digest}.npy', curate/sort_keys.py part, curate/sort_keys.py f'{name}.npy',
-        curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
+        core/keys.py f'{digest}.npy', curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,

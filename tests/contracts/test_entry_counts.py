@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from count_files import write_count_file
-from worldclip.contracts import schemas
+from worldclip.contracts import entry_counts, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
 from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor
@@ -52,7 +52,7 @@ def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
 
 
 @pytest.mark.parametrize("largest", [9, 2**31, 2**60])
-def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest):
+def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch):
     rng = np.random.default_rng(0)
     lists = {"en": 50, "none": 0, "sw": 20}
     paths = []
@@ -64,10 +64,11 @@ def test_sums_by_groups_and_ranges_equal_sums_shard_by_shard(tmp_path, largest):
         for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             plain[row["entries_lang"]][row["entry_id"]] += row["count"]
     executor = Counting(quiet=True)
-    options = {"folder": tmp_path / "sums", "executor": executor, "group_size": 3, "range_size": 16}
+    monkeypatch.setattr(entry_counts, "GROUP_SIZE", 3)
+    monkeypatch.setattr(entry_counts, "RANGE_SIZE", 16)
 
     def add(paths):
-        return sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], **options)
+        return sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], tmp_path / "sums", executor)
 
     assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
     assert executor.num_done == {"groups": 4, "ranges": 5}

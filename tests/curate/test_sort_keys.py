@@ -17,7 +17,14 @@ from worldclip.core.execute import LocalExecutor, group_starts
 from worldclip.curate import sort_keys
 from worldclip.curate.sort_keys import write_keys
 
-SMALL = {"group_keys": 40, "range_keys": 30}
+GROUP_KEYS, RANGE_KEYS = 40, 30
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several groups and ranges for few keys."""
+    monkeypatch.setattr(sort_keys, "GROUP_KEYS", GROUP_KEYS)
+    monkeypatch.setattr(sort_keys, "RANGE_KEYS", RANGE_KEYS)
 
 
 def plain_list(names: list[str]) -> bytes:
@@ -34,23 +41,25 @@ def test_groups_and_ranges_give_the_bytes_of_one_sort(tmp_path, kind, monkeypatc
     sizes = []
     sort = keys.sort_pairs
     monkeypatch.setattr(keys, "sort_pairs", lambda pairs: sizes.append(len(pairs)) or sort(pairs))
-    paths, number = write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL)
+    paths, number = write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True))
     assert paths == [tmp_path / "curate" / "keys.npy"] == layout.curated_keys(tmp_path)
     assert paths[0].read_bytes() == plain_list(names)
     assert number == len(set(names))
     assert not layout.key_work(tmp_path).exists()
     if kind != "one":  # a single key is in one range
         sample = max(sizes)  # every key, where ranges are this small; it is sorted between groups and ranges
-        largest = max(SMALL["group_keys"], *num_kept)
+        largest = max(GROUP_KEYS, *num_kept)
         assert sorted(sizes)[-2] <= largest < sample
 
 
-def test_many_keys_are_several_files_which_make_the_one_list(tmp_path) -> None:
+def test_many_keys_are_several_files_which_make_the_one_list(tmp_path, monkeypatch) -> None:
     names = hex_keys("random", 300)
     shards, num_kept = write_curated(tmp_path, names, 9)
     executor = LocalExecutor(workers=2, quiet=True)
-    write_keys(tmp_path, shards, num_kept, executor, **SMALL)
-    paths, number = write_keys(tmp_path, shards, num_kept, executor, **SMALL, file_keys=100)
+    write_keys(tmp_path, shards, num_kept, executor)
+    with monkeypatch.context() as patch:
+        patch.setattr(sort_keys, "FILE_KEYS", 100)
+        paths, number = write_keys(tmp_path, shards, num_kept, executor)
     assert len(paths) > 2
     assert paths == layout.curated_keys(tmp_path), "the single file of before is gone"
     parts = [np.load(path) for path in paths]
@@ -59,7 +68,7 @@ def test_many_keys_are_several_files_which_make_the_one_list(tmp_path) -> None:
     file = io.BytesIO()
     np.save(file, np.concatenate(parts))
     assert file.getvalue() == plain_list(names)
-    write_keys(tmp_path, shards, num_kept, executor, **SMALL)
+    write_keys(tmp_path, shards, num_kept, executor)
     assert [path.name for path in layout.curated_keys(tmp_path)] == ["keys.npy"]
 
 
@@ -68,9 +77,9 @@ def test_a_sort_that_stops_is_resumed(tmp_path, stopped_at) -> None:
     names = hex_keys("random", 200)
     shards, num_kept = write_curated(tmp_path, names, 6)
     with pytest.raises(KeyboardInterrupt):
-        write_keys(tmp_path, shards, num_kept, Stopping(label=stopped_at, quiet=True), **SMALL)
+        write_keys(tmp_path, shards, num_kept, Stopping(label=stopped_at, quiet=True))
     counting = Stopping(label="", quiet=True)
-    (path,), _ = write_keys(tmp_path, shards, num_kept, counting, **SMALL)
+    (path,), _ = write_keys(tmp_path, shards, num_kept, counting)
     assert path.read_bytes() == plain_list(names)
     assert ("sort keys" in counting.worked) == (stopped_at == "sort keys")
 
@@ -97,9 +106,9 @@ class Stopping(LocalExecutor):
 def test_a_key_that_is_no_hex_leaves_no_list(tmp_path) -> None:
     names = hex_keys("random", 100)
     shards, num_kept = write_curated(tmp_path, names, 5)
-    write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL)
+    write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True))
     shards, num_kept = write_curated(tmp_path, [*names, "not hex"], 5)
-    assert write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True), **SMALL) == ([], None)
+    assert write_keys(tmp_path, shards, num_kept, LocalExecutor(quiet=True)) == ([], None)
     assert layout.curated_keys(tmp_path) == []
     assert not layout.key_work(tmp_path).exists()
 

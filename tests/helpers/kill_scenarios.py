@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -119,13 +120,13 @@ def _curation(inputs: Path) -> list[Scenario]:
 def _kept_keys() -> list[Scenario]:
     """Sort kept keys into one file, and into pieces in place of it."""
     from kept_keys import hex_keys, write_curated
-    from worldclip.curate.sort_keys import write_keys
+    from worldclip.curate import sort_keys
 
     def sort(file_keys: int) -> Call:
         def call(folder: Path) -> None:
             shards, num_kept = write_curated(folder / "run", hex_keys("random", 60), 4, is_new=False)
-            sizes = {"group_keys": 30, "range_keys": 20, "file_keys": file_keys}
-            write_keys(folder / "run", shards, num_kept, QUIET, **sizes)
+            with mock.patch.multiple(sort_keys, GROUP_KEYS=30, RANGE_KEYS=20, FILE_KEYS=file_keys):
+                sort_keys.write_keys(folder / "run", shards, num_kept, QUIET)
 
         return call
 

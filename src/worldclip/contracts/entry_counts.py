@@ -132,28 +132,26 @@ def sum_shards(
     shards: Sequence[str],
     folder: Path,
     executor: Executor,
-    group_size: int = GROUP_SIZE,
-    range_size: int = RANGE_SIZE,
 ) -> dict[str, np.ndarray]:
     """Return `sum_counts` of the count files `root`/<shard>.parquet; shards: names.
 
     With more files than one group, sums of groups and ranges go to `folder`.  A group is added up again only if one of
     its files changed.
     """
-    if len(shards) <= group_size:
+    if len(shards) <= GROUP_SIZE:
         remove_stale(folder, [])
         return sum_counts(num_entries, (root / f"{name}.parquet" for name in shards))
     lists = dict(num_entries)
-    groups = FileGroups(root, shards, ".parquet", equal_starts(len(shards), group_size))
+    groups = FileGroups(root, shards, ".parquet", equal_starts(len(shards), GROUP_SIZE))
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
     executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder, "groups"), key=lists)
     groups_digest = groups.digest()
     ranges = [
-        Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": range_size})
-        for start in range(0, sum(lists.values()), range_size)
+        Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": RANGE_SIZE})
+        for start in range(0, sum(lists.values()), RANGE_SIZE)
     ]
-    group_paths = [_sum_path(folder, "groups", name) for name in groups.unit_names()]
-    range_paths = [_sum_path(folder, "ranges", part.name) for part in ranges]
+    group_paths = [layout.unit_array(folder, "groups", name) for name in groups.unit_names()]
+    range_paths = [layout.unit_array(folder, "ranges", part.name) for part in ranges]
     add_range = functools.partial(_add_range, groups=group_paths, folder=folder)
     executor.map(add_range, ranges, label="sum", done_dir=layout.done_dir(folder, "ranges"), key=lists)
     markers = [layout.marker(folder, name, "groups") for name in groups.unit_names()]
@@ -162,17 +160,12 @@ def sum_shards(
     return _split(np.concatenate([np.load(path) for path in range_paths]), lists)
 
 
-def _sum_path(folder: Path, part: str, unit: str) -> Path:
-    """Return the file of one sum; part: groups or ranges."""
-    return folder / part / f"{unit}.npy"
-
-
 @repeatable
 def _add_group(group: Shard, *, num_entries: Mapping[str, int], folder: Path) -> Report:
     """Write the sum of a group's files, all lists end to end, in the smallest unsigned type that holds it."""
     total = _add_files(num_entries, files_of(group))
     smallest = np.min_scalar_type(int(total.max(initial=0)))
-    artifacts.write_array(_sum_path(folder, "groups", group.name), total.astype(smallest))
+    artifacts.write_array(layout.unit_array(folder, "groups", group.name), total.astype(smallest))
     return {"shards": len(group.fingerprint["files"])}
 
 
@@ -184,7 +177,7 @@ def _add_range(part: Shard, *, groups: Sequence[Path], folder: Path) -> Report:
     total: np.ndarray = np.load(groups[0], mmap_mode="r", allow_pickle=False)[rows].astype(np.uint64)
     for group in groups[1:]:
         total += np.load(group, mmap_mode="r", allow_pickle=False)[rows]
-    artifacts.write_array(_sum_path(folder, "ranges", part.name), total)
+    artifacts.write_array(layout.unit_array(folder, "ranges", part.name), total)
     return {"entries": len(total)}
 
 

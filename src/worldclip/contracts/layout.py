@@ -127,6 +127,11 @@ def _shards_in(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def unit_array(folder: Path, step: str, unit: str) -> Path:
+    """Return the array that a unit of work leaves for the next step; step: groups or ranges, of files or values."""
+    return folder / step / f"{unit}.npy"
+
+
 def key_file(number: int | None) -> str:
     """Return the name in RUN/curate of the kept keys, DataComp's sorted u8,u8; number: of one of several files."""
     return "keys.npy" if number is None else f"keys/{number:06}.npy"

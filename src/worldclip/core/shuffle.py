@@ -36,9 +36,9 @@ def write_rows(path: Path, rows: pa.Table) -> None:
     _write(path, rows.append_column("hash", pa.array(hashes)).take(pa.array(np.argsort(hashes, kind="stable"))))
 
 
-def num_ranges(num_rows: int, rows_per_range: int = ROWS_PER_RANGE) -> int:
+def num_ranges(num_rows: int) -> int:
     """Return the number of ranges for `num_rows`; results do not depend on it."""
-    return max(1, -(-num_rows // rows_per_range))
+    return max(1, -(-num_rows // ROWS_PER_RANGE))
 
 
 def range_bounds(of: int) -> list[int | None]:

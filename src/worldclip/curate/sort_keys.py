@@ -29,10 +29,6 @@ def write_keys(
     shards: Sequence[Shard],
     num_kept: Sequence[int],
     executor: Executor,
-    *,
-    group_keys: int = GROUP_KEYS,
-    range_keys: int = RANGE_KEYS,
-    file_keys: int = FILE_KEYS,
 ) -> tuple[list[Path], int | None]:
     """Write the kept keys as sorted and unique u8,u8 if all are 128-bit hex: RUN/curate/keys.npy, or keys/<number>.npy.
 
@@ -40,16 +36,16 @@ def write_keys(
     nothing is kept.  Older files that are not written again are removed.
     """
     folder = layout.key_work(run_dir)
-    every = max(1, range_keys // SAMPLES_PER_RANGE)
-    sorted_groups = _sort_groups(run_dir, shards, num_kept, executor, group_keys, every)
+    every = max(1, RANGE_KEYS // SAMPLES_PER_RANGE)
+    sorted_groups = _sort_groups(run_dir, shards, num_kept, executor, every)
     files: list[Shard] = []
     number = None
     if sorted_groups is not None:
         groups, samples = sorted_groups
-        ranges, range_reports = _sort_ranges(run_dir, groups, _bounds(samples, range_keys // every), executor)
+        ranges, range_reports = _sort_ranges(run_dir, groups, _bounds(samples, RANGE_KEYS // every), executor)
         sizes = [int(report["pairs"]) for report in range_reports]
         number = sum(sizes)
-        files = _plan_files(ranges, sizes, file_keys)
+        files = _plan_files(ranges, sizes)
     paths = [layout.stage_dir(run_dir, "curate") / file.name for file in files]
     for path in layout.curated_keys(run_dir):
         if path not in paths:
@@ -61,7 +57,7 @@ def write_keys(
 
 
 def _sort_groups(
-    run_dir: Path, shards: Sequence[Shard], num_kept: Sequence[int], executor: Executor, group_keys: int, every: int
+    run_dir: Path, shards: Sequence[Shard], num_kept: Sequence[int], executor: Executor, every: int
 ) -> tuple[FileGroups, np.ndarray] | None:
     """Sort the keys of each group of shards; return the groups and every `every`-th key of each, sorted: (n,) u8,u8.
 
@@ -74,7 +70,7 @@ def _sort_groups(
     if not is_hex.all():  # most pools have keys of one kind, which the first shard shows
         return None
     names = [shard.name for shard in shards]
-    groups = FileGroups(layout.stage_dir(run_dir, "curate"), names, ".parquet", group_starts(num_kept, group_keys))
+    groups = FileGroups(layout.stage_dir(run_dir, "curate"), names, ".parquet", group_starts(num_kept, GROUP_KEYS))
     folder = layout.key_work(run_dir)
     sort = functools.partial(_sort_group, folder=folder, every=every)
     done_dir = layout.done_dir(folder, "groups")
@@ -98,14 +94,9 @@ def _sort_group(group: Shard, *, folder: Path, every: int) -> Report:
     pairs = np.concatenate(parts)
     parts.clear()  # half of the memory
     sorted_keys = keys.sort_pairs(pairs)
-    artifacts.write_array(_sorted_path(folder, "groups", group.name), sorted_keys)
+    artifacts.write_array(layout.unit_array(folder, "groups", group.name), sorted_keys)
     samples = keys.hex_strings(sorted_keys[::every]).to_pylist()
     return {"pairs": len(sorted_keys), "is_hex": True, "samples": samples}
-
-
-def _sorted_path(folder: Path, part: str, name: str) -> Path:
-    """Return the file of sorted keys; part: groups or ranges."""
-    return folder / part / f"{name}.npy"
 
 
 def _bounds(samples: np.ndarray, per_range: int) -> list[str]:
@@ -136,14 +127,14 @@ def _sort_range(part: Shard, *, groups: Sequence[str], folder: Path) -> Report:
     parts = [np.zeros((0, 2), np.uint64)]
     start, stop = (_to_pair(part.fingerprint[name]) for name in ("start", "stop"))
     for name in groups:
-        sorted_keys = np.load(_sorted_path(folder, "groups", name), mmap_mode="r", allow_pickle=False)
+        sorted_keys = np.load(layout.unit_array(folder, "groups", name), mmap_mode="r", allow_pickle=False)
         first = 0 if start is None else int(np.searchsorted(sorted_keys, start))
         end = len(sorted_keys) if stop is None else int(np.searchsorted(sorted_keys, stop))
         parts.append(np.array(sorted_keys[first:end]).view(np.uint64).reshape(-1, 2))
     pairs = np.concatenate(parts)
     parts.clear()
     merged = keys.sort_pairs(pairs)
-    artifacts.write_array(_sorted_path(folder, "ranges", part.name), merged)
+    artifacts.write_array(layout.unit_array(folder, "ranges", part.name), merged)
     return {"pairs": len(merged)}
 
 
@@ -152,12 +143,12 @@ def _to_pair(key: str | None) -> np.ndarray | None:
     return None if key is None else np.array((int(key[:16], 16), int(key[16:], 16)), keys.HEX_PAIR)
 
 
-def _plan_files(ranges: Sequence[Shard], sizes: Sequence[int], file_keys: int) -> list[Shard]:
-    """Return the files of the list, each with the ranges that it holds: one if file_keys allows."""
+def _plan_files(ranges: Sequence[Shard], sizes: Sequence[int]) -> list[Shard]:
+    """Return the files of the list, each with the ranges that it holds: one if FILE_KEYS allows."""
     pieces: list[list[int]] = [[]]
     in_file = 0
     for i, size in enumerate(sizes):
-        if pieces[-1] and in_file + size > file_keys:
+        if pieces[-1] and in_file + size > FILE_KEYS:
             pieces.append([])
             in_file = 0
         pieces[-1].append(i)
@@ -180,7 +171,7 @@ def _join_ranges(file: Shard, *, run_dir: Path) -> Report:
 
     def parts() -> Iterator[np.ndarray]:
         for name in file.fingerprint["ranges"]:
-            path = _sorted_path(layout.key_work(run_dir), "ranges", name)
+            path = layout.unit_array(layout.key_work(run_dir), "ranges", name)
             yield np.load(path, mmap_mode="r", allow_pickle=False)
 
     number = file.fingerprint["keys"]

@@ -121,8 +121,7 @@ def _say_what_became(total: PairCounts, unit: str) -> None:
 
 
 def _curate_part(run: Run, part: slice) -> Sequence[Report]:
-    _, reports = _curate_shards(run, pool.indexed_shards(run, part))
-    return reports
+    return _curate_shards(run, pool.indexed_shards(run, part))[1]
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
