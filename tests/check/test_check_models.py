@@ -191,3 +191,6 @@ def test_invalid_model_file_is_reported_before_any_work(pool: Path) -> None:
     flat = save(pool / "flat.onnx", [helper.make_node("Identity", ["image"], ["out"])], [1, 3], {"out": [1, 3]}, {})
     with pytest.raises(UserError, match="one input"):
         run(pool, classifiers={"x": {"path": flat}})
+    with pytest.raises(UserError) as caught:
+        run(pool, faces={"path": face_detector(pool / "f.onnx", [[4, 4, 8, 8]], [[0, 2.0]]), "boxes": "rectangles"})
+    assert caught.value.problems == ["faces.boxes = 'rectangles': faces.path has no such output; it has boxes, scores"]

@@ -75,6 +75,16 @@ class OnnxModel:
         batch_size = shape[0] if isinstance(shape[0], int) else IMAGES_AT_ONCE
         return cls(session, inputs[0].name, has_channels_last, height, width, batch_size)
 
+    def require_outputs(self, **names: str) -> None:
+        """Raise UserError for each output of a face detector that the model lacks."""
+        outputs = [output.name for output in self.session.get_outputs()]
+        problems = []
+        for key, name in names.items():
+            if name not in outputs:
+                problems.append(f"faces.{key} = {name!r}: faces.path has no such output; it has {', '.join(outputs)}")
+        if problems:
+            raise UserError(problems)
+
     def preprocess(self, image: Any, rule: Rule) -> np.ndarray:
         """Return a Pillow image as input, (3, h, w) or (h, w, 3) float32: stretched to its size, normalised."""
         resized = image.convert("RGB").resize((self.width, self.height), _BILINEAR)
@@ -102,7 +112,9 @@ def run_models(context: CheckContext, shards: Sequence[Shard], executor: Executo
     if config.faces.path:
         rules["faces"] = config.faces
     for step, rule in rules.items():
-        _load(rule.path, rule.image_px, stamp_of(rule.path))  # a wrong file is reported before any work
+        model = _load(rule.path, rule.image_px, stamp_of(rule.path))  # a wrong file is reported before any work
+        if isinstance(rule, FaceRule):
+            model.require_outputs(boxes=rule.boxes, scores=rule.scores)
         # A classifier's threshold is applied to the stored scores; a detector's decides which boxes are stored.
         others = {"path"} if isinstance(rule, FaceRule) else {"path", "above"}
         key = {
