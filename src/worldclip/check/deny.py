@@ -68,7 +68,11 @@ def _read_deny_lists(rules: DenyRules, stamps: Sequence[Stamp]) -> DenyLists:
     return DenyLists(
         keys=KeyTable(pa.concat_arrays(keys)) if keys else None,
         urls=frozenset(bare_url(line) for file in rules.urls for line in read_lines(file)),
-        hosts=frozenset(_listed_host(line) for file in rules.hosts for line in read_lines(file)),
+        hosts=frozenset(
+            host_of(line).removeprefix("*.").strip(".")  # `example.org`, `*.example.org`, or an address
+            for file in rules.hosts
+            for line in read_lines(file)
+        ),
     )
 
 
@@ -100,11 +104,6 @@ def host_of(url: str) -> str:
         return (urlsplit(url if _SCHEME.match(url) else f"//{url.removeprefix('//')}").hostname or "").rstrip(".")
     except ValueError:  # a broken IPv6 address
         return ""
-
-
-def _listed_host(line: str) -> str:
-    """Return the host of a line: `example.org`, `*.example.org`, or an address."""
-    return host_of(line).removeprefix("*.").strip(".")
 
 
 def opts_out(value: Any) -> bool:

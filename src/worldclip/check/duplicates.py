@@ -72,7 +72,10 @@ def find_duplicates(context: CheckContext, shards: Sequence[Shard], executor: Ex
     columns = [_read_candidates(context, position, shard) for position, shard in enumerate(shards)]
     candidates = Candidates(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
     parent = np.arange(len(candidates.row), dtype=np.int64)
-    _unite_equal_files(parent, candidates.digest)
+    digest = candidates.digest
+    order = np.lexsort((digest[:, 1], digest[:, 0]))
+    is_same_file = (digest[order[1:]] == digest[order[:-1]]).all(axis=1)
+    unite(parent, order[:-1][is_same_file], order[1:][is_same_file])
     histogram = [0] * (config.radius + 1)
     if config.duplicates == "near" and candidates.has_hash.any():
         histogram = _unite_near(parent, candidates, context, executor)
@@ -96,12 +99,6 @@ def _read_candidates(context: CheckContext, position: int, shard: Shard) -> tupl
         pc.fill_null(facts["mirrored_hash"], 0).to_numpy(),
         facts["width"].to_numpy().astype(np.int64) * facts["height"].to_numpy(),
     )
-
-
-def _unite_equal_files(parent: np.ndarray, digest: np.ndarray) -> None:
-    order = np.lexsort((digest[:, 1], digest[:, 0]))
-    is_same = (digest[order[1:]] == digest[order[:-1]]).all(axis=1)
-    unite(parent, order[:-1][is_same], order[1:][is_same])
 
 
 def _unite_near(parent: np.ndarray, candidates: Candidates, context: CheckContext, executor: Executor) -> list[int]:

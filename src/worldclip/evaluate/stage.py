@@ -248,17 +248,13 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
         parts.append(tables.beside_text(rows, config.against))
         fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))
-    write_text(folder / "results.csv", tables.csv_text(_run_name(folder), records))
+    place = folder.resolve()
+    run = place.parent.name if place.name == "evaluate" else place.name  # a stage of a run, or any folder
+    write_text(folder / "results.csv", tables.csv_text(run, records))
     write_text(folder / "table.tex", tables.latex_text(records))
     if config.clip_benchmark:
         tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
     return fields
-
-
-def _run_name(folder: Path) -> str:
-    """Return the name of the run whose stage fills `folder`, else of the folder itself."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "evaluate" else folder.name
 
 
 def checkpoint_folder(run_dir: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from worldclip.report.chart import Line, line_chart
-from worldclip.report.html import Html, join
+from worldclip.report.html import join
 from worldclip.report.numbers import count, short
 from worldclip.report.page import Card, Section, figure, grid, note
 
@@ -49,7 +49,9 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
     for key, heading, colour in CURVES:
         points = [(row["samples_seen"], row[key]) for row in log if row.get(key) is not None]
         if points:
-            curves.append(_curve(heading, points, colour))
+            x, y = zip(*_thin(points), strict=True)
+            chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
+            curves.append(figure(heading, f"last {points[-1][1]:.4g}", chart))
     lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
     notes: list[str] = []
     if report is not None:
@@ -70,12 +72,6 @@ def _faults(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{count(num_skipped)} steps of student {student} were skipped because its loss was not finite."
     for reason, number in report["bad"].items():
         yield f"{count(number)} draws met an unusable image ({reason}) and were replaced."
-
-
-def _curve(heading: str, points: Sequence[tuple[float, float]], colour: str) -> Html:
-    x, y = zip(*_thin(points), strict=True)
-    chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
-    return figure(heading, f"last {points[-1][1]:.4g}", chart)
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
