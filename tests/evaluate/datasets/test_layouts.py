@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 
 from miniature import read, records_of, write_files
-from upstream import QUESTION, Polyglot, array, choice, cvqa_row, jsonl, karpathy_image, parquet, write_miniature
+from upstream import QUESTION, Polyglot, array, choice, cvqa_row, files_of, jsonl, parquet, write_miniature
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.datasets.pool import MIN_TEXTS
-from worldclip.evaluate.datasets.sugar_crepe import KINDS
 from worldclip.evaluate.suites import value
 from worldclip.evaluate.tasks import Dataset
 from worlds import DIM, vector
@@ -100,13 +99,7 @@ BABEL = {
         "n3.jpg": b"dog", "n3.cls": b"1",
     },
 }  # fmt: skip
-GEODE = {
-    "index.csv": "file_path,object,region,ip_country\n"
-    "0/1.jpg,light_switch,Africa,Nigeria\n0/2.jpg,stove,Europe,Italy\n",
-    "languages.json": '{"sw": {"classes": ["swichi", "jiko"]}}',
-    "images/0/1.jpg": "a photo of a light switch.",
-    "images/0/2.jpg": "a photo of a hat.",
-}
+GEODE = {**files_of("geode"), "languages.json": '{"sw": {"classes": ["kofia", "jiko"]}}'}
 WIKI = "http://commons.wikimedia.org/wiki/Category"
 LANDMARKS = {
     "recognition_solution_v2.1.csv": "id,landmarks,Usage\nabc1,7 12,Public\nabd2,,Public\nbcd3,12,Private\n",
@@ -128,14 +121,7 @@ XM3600 = {
 }  # fmt: skip
 
 
-SPLITS = [
-    karpathy_image("1.jpg", "test", "cat", "fox"),
-    karpathy_image("2.jpg", "train", "bee"),
-    karpathy_image("3.jpg", "test", "dog"),
-]
-KARPATHY = {
-    "dataset_flickr30k.json": json.dumps({"images": SPLITS}), "images/val2014/1.jpg": "cat", "images/3.jpg": "dog",
-}  # fmt: skip
+KARPATHY = files_of("flickr30k")
 LIST = "COCO_1.jpg\nCOCO_2.jpg\nCOCO_3.jpg\n"
 PICTURES = {"images/COCO_1.jpg": "cat", "images/sub/COCO_2.jpg": "dog", "images/COCO_3.jpg": "owl"}
 WORDS = "cat\ndog\nowl\n"
@@ -185,20 +171,7 @@ def sentences(num_of_lang, **fields):
 
 OTHER = QUESTION | {"id": "2", "image": "b.jpg", "lang": "fil", "country": "Philippines", "answer": 3}
 CVQA = {"questions.jsonl": jsonl(QUESTION, OTHER), "images/a.jpg": "cat", "images/b.jpg": "dog"}
-QUESTIONS = {kind: {"0": choice("1.jpg", "cat", "dog")} for kind in KINDS}
-QUESTIONS["add_att"]["7"] = choice("2.jpg", "dog", "owl")
-QUESTIONS["swap_obj"] = {"0": choice("1.jpg", "dog", "cat")}
-SUGAR_CREPE = {f"{kind}.json": json.dumps(of_kind) for kind, of_kind in QUESTIONS.items()}
-SUGAR_CREPE |= {"images/1.jpg": "cat", "images/2.jpg": "dog"}
-EXAMPLE = {"image_0": "ex_0_img_0", "image_1": "ex_0_img_1"}
-WINOGROUND = {
-    "examples.jsonl": jsonl(
-        {**EXAMPLE, "caption_0": "cat", "caption_1": "dog", "collapsed_tag": "Object"},
-        {**EXAMPLE, "caption_0": "dog", "caption_1": "cat", "collapsed_tag": "Relation"},
-    ),
-    "images/ex_0_img_0.png": "cat",
-    "images/ex_0_img_1.png": "dog",
-}
+WRONG = {"0": choice("000000085329.jpg", "A cat", "A dog"), "7": choice("000000085329.jpg", "A dog", "A cat")}
 WINOGAVIL = {
     "winogavil_dataset.csv": "cue,candidates,associations\n"
     "Cat,\"['cat', 'dog', 'bee']\",\"['cat']\"\ndog,\"['cat', 'dog']\",\"['cat']\"\n",
@@ -241,9 +214,10 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
     "only languages with prompts take part": ("babel_imagenet", BABEL, {"prompts": "nllb"}, {
         "languages": ["en"], "en.protocol.prompts": "nllb", "en.protocol.templates": 2,
     }),
-    "objects and regions": ("geode", GEODE, {}, {
-        "languages": ["en", "sw"], "en.slices.region Africa.metrics.acc1": 1.0, "en.slices.region Europe.n": 1,
-        "dataset.labels": {"country": ["Nigeria", "Italy"], "region": ["Africa", "Europe"]},
+    "objects and regions": ("geode", GEODE, {"model": Polyglot()}, {
+        "languages": ["en", "sw"], "en.metrics.acc1": 1.0, "sw.metrics.acc1": 1.0,
+        "en.slices.region Africa.metrics.acc1": 1.0, "en.slices.region Europe.n": 7,
+        "dataset.labels": {"country": ["Nigeria", "Italy"] * 7, "region": ["Africa", "Europe"] * 7},
     }),
     "landmarks have names of categories, images without one are left out": ("landmarks", LANDMARKS, {}, {
         "dataset.image_keys": ["abc1", "bcd3"], "languages": ["en", "fr"], "en.n": 2,
@@ -261,11 +235,11 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
     "first caption": ("captions", XM3600, {"captions": "first_caption"}, {
         "en.num_texts": 3, "en.protocol.captions": "first_caption", f"en.metrics.{IMAGE}": 2 / 3,
     }),
-    "test split of karpathy": ("karpathy", KARPATHY, {}, {
-        "en.n": 2, "en.num_texts": 3, f"en.metrics.{IMAGE}": 2 / 3, f"en.metrics.{TEXT}": 1.0,
+    "test split of karpathy": ("karpathy", files_of("mscoco"), {"name": "mscoco", "model": Polyglot()}, {
+        "en.n": 2, "en.num_texts": 4, f"en.metrics.{IMAGE}": 1.0, f"en.metrics.{TEXT}": 1.0,
     }),
-    "first caption of karpathy": ("karpathy", KARPATHY, {"captions": "first_caption"}, {
-        "en.num_texts": 2, f"en.metrics.{IMAGE}": 1.0,
+    "first caption of karpathy": ("karpathy", KARPATHY, {"name": "flickr30k", "captions": "first_caption"}, {
+        "en.n": 2, "en.num_texts": 2, "task.en.texts": ["A cat on a chair.", "A dog on a chair."],
     }),
     "a caption per image in each language": ("lines", XTD10, {}, {
         "languages": ["de", "en", "ja"],  # its `jp` is our ja
@@ -297,12 +271,14 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "en.slices.country Kenya.metrics.accuracy": 1.0, "en.slices.lang tl.metrics.accuracy": 0.0,
         "local.metrics": {"accuracy": 0.0},  # all options alike: against the model
     }),
-    "each kind of SugarCrepe": ("sugar_crepe", SUGAR_CREPE, {}, {
-        "en.n": 8, "en.metrics.accuracy": 7 / 8, "en.slices.add_att": {"n": 2, "metrics": {"accuracy": 1.0}},
-        "en.slices.swap_obj.metrics.accuracy": 0.0, "en.chance": {"accuracy": 0.5},
+    "each kind of SugarCrepe": (
+        "sugar_crepe", {**files_of("sugar_crepe"), "swap_obj.json": json.dumps(WRONG)}, {"model": Polyglot()}, {
+        "en.n": 8, "en.metrics.accuracy": 7 / 8, "en.slices.add_att": {"n": 1, "metrics": {"accuracy": 1.0}},
+        "en.slices.swap_obj": {"n": 2, "metrics": {"accuracy": 0.5}}, "en.chance": {"accuracy": 0.5},
     }),
-    "Winoground in both directions": ("winoground", WINOGROUND, {}, {
-        "en.n": 2, "en.metrics": {"text_acc": 0.5, "image_acc": 0.5, "acc": 0.5}, "en.slices.Object.metrics.acc": 1.0,
+    "Winoground in both directions": ("winoground", files_of("winoground"), {"model": Polyglot()}, {
+        "en.n": 2, "en.metrics": {"text_acc": 1.0, "image_acc": 1.0, "acc": 1.0}, "en.slices.Object.metrics.acc": 1.0,
+        "en.slices.Relation.n": 1,
     }),
     "WinoGAViL chooses as many images as are right": ("winogavil", WINOGAVIL, {}, {
         "en.metrics": {"jaccard": 0.5},  # `A cat` finds its image, `A dog` another than the association
@@ -432,8 +408,7 @@ def test_several_codes_of_one_language_are_evaluated_separately(tmp_path):
 
 
 def test_dataset_of_the_catalog_takes_its_own_file_of_the_archive(tmp_path):
-    write_files(tmp_path, {**KARPATHY, "dataset_coco.json": "{}", "dataset_flickr8k.json": "{}"})
-    assert read("karpathy", tmp_path, name="flickr30k").image_keys == ["1", "3"]
+    assert read("karpathy", tmp_path, KARPATHY, name="flickr30k").image_keys == ["391895", "60623"]
     with pytest.raises(UserError, match=r"holds 3 files dataset_\*\.json"):
         read("karpathy", tmp_path)
 
