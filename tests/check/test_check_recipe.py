@@ -7,14 +7,13 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import worldclip
-from pools import pair
-from toy import ToyWorld, encode_png, write_tar
+from pools import encode, pair, photograph
+from toy import ToyWorld, write_tar
 from worldclip.check import check, load_config
 from worldclip.check.removed import why_not_valid
 from worldclip.cli import main
@@ -29,13 +28,11 @@ from worldclip.pool.config import PoolConfig
 def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
     """The toy world with another shard: noise, copies of the noise, and a text that a rule rejects."""
     shutil.copytree(toy_world.folder, tmp_path / "world")
-    rng = np.random.default_rng(0)
     members = []
     for n in range(6):
-        pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), 4, 0), 4, 1)
+        texts = ["a red circle"] if n else ["x", "y"]
         for copy in range(2):
-            texts = ["a red circle", "call +49 30 1234567 for a red circle"][: 1 + (n == 0)] if n else ["x", "y"]
-            members += pair(f"noise{n}{copy}", encode_png(pixels), *texts)
+            members += pair(f"noise{n}{copy}", encode(photograph(n)), *texts)
     write_tar(tmp_path / "world" / "pool" / "zz.tar", members)
     return tmp_path / "world"
 
@@ -73,8 +70,7 @@ def test_only_valid_keys_are_curated_and_counts_add_up(world: Path, toy_world: T
 
 def test_why_not_valid_names_the_list_or_the_rule(tmp_path: Path) -> None:
     (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
-    blank = encode_png(np.zeros((4, 4, 3), np.uint8))
-    write_tar(tmp_path / "pool" / "0.tar", [*pair("a", blank, "a"), *pair("b", None, "b")])
+    write_tar(tmp_path / "pool" / "0.tar", [*pair("a", encode(photograph(0)), "a"), *pair("b", None, "b")])
     rules = load_config({"deny": {"keys": [str(tmp_path / "takedown.txt")]}, "duplicates": "keep"})
     check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check", rules)
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "gone.parquet")
