@@ -156,7 +156,12 @@ def test_corrupt_pools_are_named(run_dir):
     write_tar(tar, {"1F999.png": b"?"})
     with pytest.raises(BadShard, match=r"1 images are not in set\.json, the first is 1F999"):
         load("emoji_base", run_dir)
-    for changes in ({"subjects": {"1F999": 8}}, {"subjects": [1]}, {"classes": 3}, {"classes": ["1"]}):
-        change_set(run_dir, **changes)
+    subjects = dict.fromkeys([*KEYS, "1F999"], 0)
+    for changes in (
+        {"subjects": {"1F999": 8}}, {"subjects": [1]}, {"subjects": subjects | {"1F999": 0.5}},
+        {"classes": 3}, {"classes": ["1"]}, {"asked": ["en"]}, {"lang": {"en": [*range(8)]}}, {"lang": {"en": "names"}},
+    ):  # fmt: skip
+        change_set(run_dir, **{"subjects": subjects, "classes": [0], "asked": {}, **changes})
+        write_json(run_dir / "pool/names.json", {"lang": NAMES, **changes})
         with pytest.raises(BadShard, match=r"set\.json and .*names\.json do not fit together"):
             load("emoji_base", run_dir)

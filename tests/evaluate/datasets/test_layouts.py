@@ -15,7 +15,7 @@ import pytest
 
 from miniature import read, records_of, write_files
 from upstream import QUESTION, Polyglot, array, choice, cvqa_row, files_of, jsonl, parquet, write_miniature
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
@@ -420,6 +420,9 @@ def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_
     dataset = read("cvqa", tmp_path, {**tables, "labels.json": json.dumps({"11_1": 2, "12_0": 3})})
     assert dataset.image_keys == ["11", "12"]
     assert dataset.read_images(0, 2) == [b"cat", b"bee"]
+    write_files(tmp_path, {"data/b.parquet": parquet(*others[:1], others[1] | {"image": None})})
+    with pytest.raises(BadShard, match=r"b\.parquet: the image 12 has no bytes"):
+        read("cvqa", tmp_path).read_images(1, 2)
     task = dataset.tasks("local")[0]
     assert task.options[1][2] == "Ni nini? bundi"
     assert task.answer.tolist() == [0, 2, 3]

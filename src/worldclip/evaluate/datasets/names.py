@@ -25,7 +25,7 @@ from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
 from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, images_in_tars, read_samples
-from worldclip.evaluate.datasets.common.text_files import read_json_object
+from worldclip.evaluate.datasets.common.text_files import is_texts, read_json_object
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language.table import INSTALLED, Languages
 
@@ -94,8 +94,14 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence
         by_lang = names["lang"]
         positions = [*record["subjects"].values(), *record.get("classes", ())]
         num_subjects = {len(in_lang) for in_lang in by_lang.values()}
-        is_right = len(num_subjects) == 1 and all(0 <= position < min(num_subjects) for position in positions)
+        is_right = len(num_subjects) == 1 and all(
+            isinstance(position, int) and 0 <= position < min(num_subjects) for position in positions
+        )
+        for in_lang in by_lang.values():
+            if not isinstance(in_lang, list) or not is_texts([name for name in in_lang if name is not None]):
+                raise TypeError("a name is no text")
         record["about"]
+        record.get("asked", {}).keys()
     except (TypeError, KeyError, AttributeError) as error:
         raise BadShard(f"{problem} ({type(error).__name__}: {error})") from error
     if not is_right:

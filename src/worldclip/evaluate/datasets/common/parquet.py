@@ -81,7 +81,10 @@ def images_in_parquet(
                     latest[path, group] = _open(path, ("image",)).read_row_group(group, columns=["image"])
                 if stamp_of(str(path)) != stamps[path]:
                     raise changed(path)
-            images.append(latest[path, group]["image"][row].as_py()["bytes"])
+            image = latest[path, group]["image"][row].as_py()
+            if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+                raise BadShard(f"{path}: the image {key} has no bytes; fetch the dataset again")
+            images.append(image["bytes"])
         return images
 
     return Images(keys=keys, read=read, fingerprints=fingerprints(files, root))
