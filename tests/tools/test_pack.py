@@ -222,6 +222,9 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "record is no object": (lambda m: {**m, "pack.json": b"[1]"}, "not a whole pack"),
     "record nested too deeply": (lambda m: {**m, "pack.json": b"[" * 2000}, r"pack\.json in it is not JSON"),
     "record without lists": (with_record(lambda r: r.pop("lists")), "not a whole pack"),
+    "number for a section": (with_record(lambda r: r.update(match=5)), "not a whole pack"),
+    "section without its keys": (with_record(lambda r: r.update(match=[])), "lacks match.profile, match.fold_case"),
+    "page views that are no list": (with_record(lambda r: r.update(pageviews=None)), "lacks pageviews"),
     "list without rules": (with_record(lambda r: r["lists"]["sw"].pop("rules")), r"lacks sw\.rules"),
     "changed licences": (lambda m: {**m, "LICENCES.md": b"x" * len(m["LICENCES.md"])}, "does not have the SHA-256"),
 }

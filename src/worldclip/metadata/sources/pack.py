@@ -112,7 +112,10 @@ def _read_record(path: Path, tar: tarfile.TarFile, languages: Languages) -> Pack
         remedy = f"add them to the recipe ([languages.add.{unknown[0]}]), as {RECORD} in it says"
         remedy = remedy if are_described else "upgrade worldclip"
         raise UserError(f"{path}: lists of unknown languages {', '.join(unknown)}; {remedy}")
-    missing = [key for key in ("match", "lists", "pageviews", "licences") if key not in record]
+    missing = [key for key in ("match", "lists", "licences") if key not in record]
+    missing += [f"match.{key}" for key in ("profile", "fold_case") if key not in record.get("match", {})]
+    if not isinstance(record.get("pageviews"), list):
+        missing.append("pageviews")
     for name, packed_list in record["lists"].items():
         keys = ("size", "sha256", "entries", "digest", "rules", "sources")
         missing += [f"{name}.{key}" for key in keys if key not in packed_list]
