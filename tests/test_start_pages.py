@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pages import blocks
 from tars import as_json, write_tar
 from toy import draw_shape, encode_png
 from worldclip.cli import main
 
-DOCS = Path(__file__).parents[1] / "docs"
 WORDS = {
     "en": ("a photo of a {} {} on white paper", ["red", "green", "blue", "yellow"], ["circle", "square", "triangle"]),
     "de": (
@@ -46,15 +45,14 @@ def write_pool(folder: Path, first: int, num_samples: int) -> None:
 
 
 def run_page(name: str) -> None:
-    text = (DOCS / name).read_text(encoding="utf-8")
-    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in blocks(f"docs/{name}"):
         if "runs/emoji" in block:  # the demo's run, which is not here
             continue
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
             assert program == "worldclip"
             assert main(arguments) == 0, line
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in blocks(f"docs/{name}", "python"):
         exec(compile(block, name, "exec"), {})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pages import REPOSITORY, blocks, commands
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from toy import ToyWorld, draw_shape, write_tar
 from worldclip import curate
@@ -23,7 +23,6 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.settings import to_dict
 
-REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "notebook" / "worldclip.ipynb"
 ARMS = ("english", "english_list", "merged", "same_t", "worldwide")
@@ -77,11 +76,6 @@ def img2dataset_folder(folder: Path, num_shards: int = 2, per_shard: int = 30) -
         (folder / f"{shard:05}_stats.json").write_text(json.dumps({"count": per_shard, "successes": per_shard}))
 
 
-def commands(readme: Path) -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("worldclip ")]
-
-
 def test_three_commands_curate_what_img2dataset_wrote(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wordfreq")
     monkeypatch.chdir(tmp_path)
@@ -90,7 +84,7 @@ def test_three_commands_curate_what_img2dataset_wrote(tmp_path, monkeypatch, cap
     codes = re.search(r"codes = \[.*?\]", recipe.read_text(), re.DOTALL)[0]
     recipe.write_text(recipe.read_text().replace(codes, 'codes = ["de", "en"]'))  # the others only take time
     img2dataset_folder(tmp_path / "my_images")
-    steps = commands(EXAMPLES / "curate_your_pool" / "README.md")
+    steps = commands("examples/curate_your_pool/README.md")
     assert len(steps) == 3
     told = []
     for step in steps:
@@ -123,8 +117,7 @@ def test_open_clips_own_pipeline_keeps_the_offline_list(tmp_path, monkeypatch):
         return draw_shape(0, (len(keys) - 1, 90, 90), 0)
 
     run, names, offline = make_run_and_list(tmp_path, "one", image_of)
-    readme = (EXAMPLES / "open_clip" / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    lines = blocks("examples/open_clip/README.md", "python")[1]
     scope: dict = {}
     exec(lines.replace("runs/mine", str(run)).split("main.main(")[0], scope)
     arguments = argparse.Namespace(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pages import blocks
 from pools import encode
 from programs import python
 from tars import write_tar
@@ -52,8 +52,7 @@ def test_clip_benchmark_measures_our_numbers(published_model, tmp_path):
     write_pictures(tmp_path / "mini")
     export_model(published_model("metaclip-2-worldwide-b32"), tmp_path, ExportConfig(formats=("open_clip",)))
     model = tmp_path / "open_clip"
-    page = (Path(__file__).parents[2] / "docs" / "7_export.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^```bash\n(clip_benchmark .*?)^```", page, re.M | re.S)
+    (command,) = (block for block in blocks("docs/7_export.md") if block.startswith("clip_benchmark "))
     line = command.replace("\\\n", " ")
     for documented, here in (
         ("runs/emoji/export/open_clip", str(model)),

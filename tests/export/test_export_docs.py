@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from transformers import AutoTokenizer
 
 import worldclip
 from embedded_world import write_pool
+from pages import REPOSITORY, blocks, commands
 from small_models import random_open_clip, reduced_open_clip_config, save_xlm_v, write_open_clip_config
 from worldclip.cli import main
 
-REPOSITORY = Path(__file__).parents[2]
 RECIPE = """
 [pool]
 path = "pool"
@@ -32,16 +30,6 @@ codes = ["en"]
 [balance]
 tail_fraction = 0.1
 """
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.S)
-
-
-def commands(page: str) -> list[list[str]]:
-    """Return the words of each `worldclip ...` line in a page's bash blocks; a block that needs npm is marked sh."""
-    lines = "".join(blocks(page, "bash")).splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.startswith("worldclip ")]
 
 
 BLOCKS = [
