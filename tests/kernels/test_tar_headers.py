@@ -1,7 +1,10 @@
+"""Headers of tars are read as Python's tarfile reads them, or refused with a reason; sparse members are marked."""
+
 from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 import time
 from itertools import pairwise
@@ -11,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tar_oracle import with_checksum
 
 from worldclip.kernels import tar_headers as tar
 from worldclip.kernels.read_at import window_of_bytes, window_of_file
@@ -35,18 +37,21 @@ def scan_bytes(content: bytes) -> tar.Members:
     return tar.scan(window_of_bytes(np.frombuffer(content, np.uint8)))
 
 
-def scan(content: bytes) -> list[tuple[str, bytes]]:
-    members = scan_bytes(content)
-    return list(zip(names_of(members), contents_of(members, content), strict=True))
-
-
-def names_of(members: tar.Members) -> list[str]:
+def positions(members: tar.Members) -> list[tuple[bytes, int, int]]:
+    """Return the name of each member, and where its content begins and how long it is."""
     names = members.names.tobytes()
-    return [names[start:end].decode() for start, end in pairwise(members.name_offsets)]
+    places = zip(pairwise(members.name_offsets), members.starts.tolist(), members.sizes.tolist(), strict=True)
+    return [(names[start:end], at, size) for (start, end), at, size in places]
 
 
-def contents_of(members: tar.Members, content: bytes) -> list[bytes]:
-    return [content[start : start + size] for start, size in zip(members.starts, members.sizes, strict=True)]
+def scan(content: bytes) -> list[tuple[str, bytes]]:
+    return [(name.decode(), content[at : at + size]) for name, at, size in positions(scan_bytes(content))]
+
+
+def with_checksum(block: bytearray) -> bytes:
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    return bytes(block)
 
 
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0", min_codepoint=33), min_size=1, max_size=60)
@@ -144,5 +149,159 @@ def test_tar_of_photographs_agrees_with_tarfile(shared: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     members = tar.scan(window_of_file(fd, path.stat().st_size))
     os.close(fd)
-    starts, sizes = members.starts.tolist(), members.sizes.tolist()
-    assert list(zip(names_of(members), starts, sizes, strict=True)) == expected
+    assert [(name.decode(), at, size) for name, at, size in positions(members)] == expected
+
+
+# --- made-up tars -----------------------------------------------------------------------------------------------------
+
+HEADER_NAMES = [
+    b"0001.jpg",
+    b"./a/b.txt",
+    b"a" * 99 + b"/",
+    b"dir/",
+    b"\xff\xfe.json",
+    "ü.jpg".encode(),
+    b"",
+    b"a.b.c",
+    b"/x.txt",
+]
+KINDS = b"\0" + b"0" * 12 + b"7SLKxgX12345VMN"
+RECORDS = [
+    (b"path", [b"pax/long.jpg", b"", b"./p.txt", b"tail//", b"nul\0in.txt", b"\xff.txt"]),
+    (b"size", [b"3", b"700", b"0", b"", b"-1", b"99999999999", b"9" * 30, b"1_0", b" 5", b"0x3"]),
+    (b"hdrcharset", [b"BINARY", b"ISO-IR 10646 2000 UTF-8"]),
+    (b"GNU.sparse.major", [b"1"]),
+    (b"GNU.sparse.minor", [b"0"]),
+    (b"GNU.sparse.name", [b"real.jpg"]),
+    (b"GNU.sparse.realsize", [b"9000"]),
+    (b"GNU.sparse.map", [b"0,512,1024,0"]),
+    (b"comment", [b"x" * 600, b"a=b", b""]),
+    (b"mtime", [b"1.5"]),
+    (b"pathology", [b"1"]),
+]
+SPARSE = (b"", 0, 0)  # in place of (name, start, size)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body)
+    while len(str(length)) + len(body) != length:
+        length = len(str(length)) + len(body)
+    return str(length).encode() + body
+
+
+def header(
+    name: bytes, size: bytes, kind: int, magic: bytes = b"ustar\x0000", prefix: bytes = b"", extended: bool = False
+) -> bytes:
+    block = bytearray(512)
+    block[:100] = name[:100].ljust(100, b"\0")
+    block[100:108] = b"0000644\0"
+    block[124:136] = size[:12].ljust(12, b"\0")
+    block[136:148] = b"00000000000\0"
+    block[156] = kind
+    block[257:265] = magic
+    block[345:500] = prefix[:155].ljust(155, b"\0")
+    if kind == ord("S"):
+        block[345:500] = bytes(155)
+        block[386:410] = b"000000000000000000000003"
+        block[482] = extended
+        block[483:495] = b"00000000010\0"
+    return with_checksum(block)
+
+
+def make_tar(rng: random.Random) -> bytes:
+    """Return a tar of a few headers: most are right, some have bytes changed, with and without a new checksum."""
+    parts = []
+    for _ in range(rng.randint(1, 5)):
+        kind = rng.choice(KINDS)
+        content = rng.randbytes(rng.choice((0, 3, 512, 700)))
+        if kind in b"xgX":
+            content = b"".join(
+                record(key, rng.choice(values)) for key, values in rng.sample(RECORDS, rng.randint(1, 3))
+            )
+        if kind in b"LK":
+            content = rng.choice((b"long/" * 30 + b".txt\0", b"short.txt\0", b"no end.txt", b""))
+        stated = len(content) if rng.random() < 0.9 else rng.choice((0, 1, 511, 513, 1 << 33))
+        size = f"{stated:011o}\0".encode()
+        if rng.random() < 0.1:
+            size = b"\x80" + stated.to_bytes(11, "big")
+        if rng.random() < 0.05:
+            size = rng.choice(
+                (b"", b"-0000000001", b"+1", b" 7 ", b"12 3", b"\xff" * 12, b"0o17", b"9", b"1_0", b"\x80" * 12)
+            )
+        is_extended = rng.random() < 0.5
+        magic = rng.choice((b"ustar\x0000", b"ustar\x0000", b"ustar  \0", bytes(8)))
+        prefix = rng.choice((b"", b"", b"pre/fix")) if magic == b"ustar\x0000" else b""
+        block = bytearray(header(rng.choice(HEADER_NAMES), size, kind, magic, prefix, is_extended))
+        if rng.random() < 0.15:
+            block[rng.choice((rng.randrange(512), rng.randrange(124, 136), 156))] = rng.randrange(256)
+            if rng.random() < 0.8:
+                block = bytearray(with_checksum(block))
+        parts.append(bytes(block))
+        if kind == ord("S") and is_extended:
+            parts.append(bytes(504) + rng.choice((b"\0", b"\1")) + bytes(7))
+        parts.append(content + (b"\0" if rng.random() < 0.98 else b"?") * (-len(content) % 512))
+    tar = b"".join(parts) + bytes(1024)
+    return tar[: rng.randrange(len(tar))] if rng.random() < 0.03 else tar
+
+
+def plain_name(name: str) -> bytes:
+    encoded = name.encode("utf-8", "surrogateescape")
+    while len(encoded) > 2 and encoded.startswith(b"./"):
+        encoded = encoded[2:]
+    return encoded
+
+
+def read_as_tarfile(content: bytes) -> list[tuple[bytes, int, int]] | None:
+    """Return (name, start, size) of the regular members that are not sparse; SPARSE for a sparse one."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:", encoding="utf-8", errors="surrogateescape") as packed:
+            members = [member for member in packed.getmembers() if member.isreg()]
+    except Exception:  # noqa: BLE001  tarfile refuses damaged headers with errors of many types
+        return None
+    return [
+        SPARSE if is_sparse(member) else (plain_name(member.name), member.offset_data, member.size)
+        for member in members
+    ]
+
+
+def is_sparse(member: tarfile.TarInfo) -> bool:
+    return member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers)
+
+
+def uses_prefix_beside_posix(content: bytes) -> bool:
+    """Return whether tarfile takes the times of a GNU header for a prefix: it ignores the magic."""
+    return any(
+        content[at + 345] and not (content[at + 257] == 117 and content[at + 262] == 0)
+        for at in range(0, len(content) - 511, 512)
+    )
+
+
+def check(content: bytes) -> bool:
+    """Assert that a tar is refused or read as tarfile reads it; return whether it is read."""
+    try:
+        members = scan_bytes(content)
+    except ValueError:
+        return False
+    assert ((members.starts >= 0) & (members.sizes >= 0)).all()
+    assert (members.starts + members.sizes <= len(content)).all()
+    assert members.name_offsets[-1] == len(members.names)
+    ours = [SPARSE if sparse else own for own, sparse in zip(positions(members), members.is_sparse, strict=True)]
+    theirs = read_as_tarfile(content)
+    if theirs is not None and not uses_prefix_beside_posix(content):
+        # tarfile ends without a word at a header whose mode or owner is no number, so its list may be shorter.
+        assert len(theirs) <= len(ours)
+        assert [
+            mine if his == SPARSE or mine != SPARSE else his for mine, his in zip(ours, theirs, strict=False)
+        ] == theirs
+    return True
+
+
+def test_made_up_tars_are_refused_or_read_as_tarfile_reads_them() -> None:
+    assert sum(check(make_tar(random.Random(seed))) for seed in range(3000)) > 1000
+
+
+@pytest.mark.slow
+def test_a_million_made_up_tars_are_refused_or_read_as_tarfile_reads_them() -> None:
+    for seed in range(1_000_000):
+        check(make_tar(random.Random(seed)))
