@@ -353,36 +353,6 @@ def check_gpu(folder: Path) -> None:
             (folder / "page.md").write_text(text)
 
 
-def count_epoch(folder: Path) -> None:
-    """Count the pairs of an epoch, and again as after a restart, with a pool of benchmarks/scale_training.py.
-
-    Rank 0 writes each rank's opened files, twice.
-    """
-    import json
-
-    import scale_training  # from the test's sys.path
-
-    from worldclip import pool
-    from worldclip.core.job import Run
-    from worldclip.curate.stage import curate_work
-    from worldclip.train.distributed import connected_ranks, gather_records
-    from worldclip.train.pairs import PairSource
-
-    run = Run.open(folder / "run")
-    shards, work = pool.shards(run), dataclasses.replace(curate_work(run), is_mapped=False)
-    work.entry_probs("en")  # read once per process, whatever the shards
-    opens = []
-    with connected_ranks("cpu") as world:
-        for _ in range(2):
-            source = PairSource(run.dir, shards, None, 2 * scale_training.WINDOW, work, world, folder / "epochs")
-            with scale_training.counting() as counts:
-                source.counts(0)
-            opens.append(counts.opens)
-        records = gather_records(opens, world)
-        if world.is_first:
-            (folder / "opens.json").write_text(json.dumps(records))
-
-
 def hang(folder: Path) -> None:
     """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
     import threading
@@ -585,7 +555,7 @@ def count_collectives() -> list[dict[str, int]]:
 TASKS = {
     function.__name__: function
     for function in (
-        *(check_gpu, count_epoch, hang, measure_bandwidth, steps),
+        *(check_gpu, hang, measure_bandwidth, steps),
         *(train, train_disturbed, train_late, train_week, waits),
     )
 }

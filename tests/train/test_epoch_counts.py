@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from on_ranks import run_on_ranks
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
 
@@ -94,12 +92,3 @@ def test_ranks_together_open_each_shard_once_and_a_restart_one_file(tmp_path):
     assert "| opens to count an epoch, per rank | 800,000 | 2,084 |" in text
     assert "| opens of a restart to know its epoch, per rank | 800,000 | 1 |" in text
     assert "| shards read for one bad image | 64 | 0 |" in text
-
-
-def test_four_processes_open_what_four_threads_do(tmp_path):
-    """Each its share of the shards and the epoch's numbers, the first also each share of the numbers."""
-    scale_training.make_run(tmp_path, 24, num_pairs=20)
-    run_on_ranks("count_epoch", tmp_path, 4)
-    (first, first_restart), *others = json.loads((tmp_path / "opens.json").read_text())
-    assert (first, first_restart) == (2 * 24 // 4 + 4 + 1, 1)
-    assert others == [[2 * 24 // 4 + 1, 1]] * 3

@@ -63,23 +63,6 @@ def test_windows_are_read_one_after_another(run_dir):
     assert [len(set(shards[start : start + 24])) for start in (0, 24)] == [1, 1]
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_together_read_what_one_rank_reads(run_dir, world_size):
-    write_world(run_dir)
-    alone = make_loader(run_dir)
-    ranks = [make_loader(run_dir, world=World(rank, world_size)) for rank in range(world_size)]
-    for step in (0, 7, 8):
-        together = [pair for loader in ranks for pair in pairs_of(loader.batch(step))]
-        assert together == pairs_of(alone.batch(step))
-
-
-def test_a_batch_does_not_depend_on_the_first_step(run_dir):
-    write_world(run_dir, broken={3, 11})
-    from_start = list(make_loader(run_dir).batches(0, 12))
-    resumed = list(make_loader(run_dir).batches(9, 12))
-    assert_equal(from_start[9:], resumed)
-
-
 def test_batches_come_in_order_whatever_order_they_are_made_in(run_dir, monkeypatch):
     write_world(run_dir, broken={3, 11})
     loader = make_loader(run_dir, decode_threads=4)
@@ -156,13 +139,6 @@ def test_images_match_their_texts(run_dir):
         assert np.abs(centre.astype(int) - COLOURS[colour]).max() < 12
         assert colour in trainings.tokenizer().hf.decode(ids)
     assert batch.langs == Counter(list(TEXTS)[i] for i in batch.text_idx)
-
-
-def test_kept_keys_without_an_image_are_counted_and_left_out(run_dir):
-    loader = loader_of(run_dir, without_image={2, 20})
-    assert loader.num_without_image == 6
-    assert loader.epoch_length == 66
-    assert {key for key, _ in read(loader, 7)}.isdisjoint({"00002", "00020"})
 
 
 def test_an_undecodable_image_is_replaced_and_counted(run_dir):

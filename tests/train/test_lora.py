@@ -41,6 +41,14 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.fixture
+def adapters(place, tmp_path):
+    """Return a copy of the exported adapters that names their base."""
+    adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
+    name_base(adapters, str(latest_checkpoint(place / "base" / "run")))
+    return adapters
+
+
 def settings(place: Path) -> dict:
     base = str(latest_checkpoint(place / "base" / "run"))
     start = {"initial_weights": base, "tokenizer": {"path": base}, "lora_rank": RANK}
@@ -146,11 +154,9 @@ def test_exported_adapters_are_described_anew(place, tmp_path):
         export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
 
 
-def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place, tmp_path):
+def test_exported_adapters_load_by_their_folder_and_other_formats_hold_the_sum(place, adapters):
     out = place / "lora" / "out"
     expected = worldclip.load(place / "lora" / "run", device="cpu").encode_text(TEXTS)
-    adapters = shutil.copytree(out / "peft", tmp_path / "adapters")
-    name_base(adapters, str(latest_checkpoint(place / "base" / "run")))
     for folder in (adapters, out / "huggingface", out / "open_clip"):
         name, clip = folder.name, worldclip.load(folder, device="cpu")
         np.testing.assert_allclose(clip.encode_text(TEXTS), expected, atol=1e-5, err_msg=name)
@@ -189,8 +195,7 @@ def test_a_model_without_adapters_is_not_exported_as_adapters(place, tmp_path):
         export_model(place / "base" / "run", tmp_path / "out", ExportConfig(formats=("peft",)))
 
 
-def test_adapters_of_another_model_are_an_error(place, tmp_path):
-    adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
+def test_adapters_of_another_model_are_an_error(place, adapters, tmp_path):
     wider = TRAIN | {"model": TRAIN["model"] | {"text_width": 96}, "samples_seen": 32, "warmup_samples": 0}
     train(tmp_path / "wider" / "run", **wider)
     name_base(adapters, str(tmp_path / "wider" / "run"))
@@ -217,9 +222,7 @@ def test_adapters_of_another_model_are_an_error(place, tmp_path):
         worldclip.load(adapters)
 
 
-def test_missing_peft_is_named_with_its_extra(place, tmp_path, monkeypatch):
-    adapters = shutil.copytree(place / "lora" / "out" / "peft", tmp_path / "adapters")
-    name_base(adapters, str(latest_checkpoint(place / "base" / "run")))
+def test_missing_peft_is_named_with_its_extra(adapters, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"needs peft: pip install 'worldclip\[lora\]'"):
         worldclip.load(adapters)

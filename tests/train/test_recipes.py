@@ -87,8 +87,8 @@ OF_SIZE = {
 
 
 ENGLISH_BUDGET = {"train.samples_seen": 12_800_000_000, "train.global_batch_size": 32_768}
-# What an arm has in place of the worldwide recipe's values, besides the devices that it names
-ARMS_OF_THE_MAIN_TABLE: dict[str, dict[str, Any]] = {
+# What a recipe has in place of the worldwide one's values of its size, besides the devices that it names
+IN_PLACE_OF_WORLDWIDE: dict[str, dict[str, Any]] = {
     "vit_h14_english": {**ENGLISH_BUDGET, "curate.include": ["en"]},
     "vit_h14_worldwide_1x": ENGLISH_BUDGET,
     "vit_h14_nonenglish": {
@@ -98,17 +98,14 @@ ARMS_OF_THE_MAIN_TABLE: dict[str, dict[str, Any]] = {
         "curate.exclude": ["en"],
     },
     "vit_l14_english": {**ENGLISH_BUDGET, "curate.include": ["en"]},
-}
-
-
-# The recipe that goes on at 378 px, in place of the values of the run at 224 px, besides its devices
-AT_378_PX = {
-    "train.initial_weights": "runs/vit_h14_worldwide",
-    "train.samples_seen": 1_280_000_000,
-    "train.global_batch_size": 192 * 170,
-    "train.warmup_samples": 500 * 192 * 170,
-    "train.lr": 4e-5,
-    "train.model.image_size": 378,
+    "vit_h14_worldwide_378": {
+        "train.initial_weights": "runs/vit_h14_worldwide",
+        "train.samples_seen": 1_280_000_000,
+        "train.global_batch_size": 192 * 170,
+        "train.warmup_samples": 500 * 192 * 170,
+        "train.lr": 4e-5,  # a tenth
+        "train.model.image_size": 378,
+    },
 }
 
 
@@ -117,8 +114,8 @@ def load(name: str):
 
 
 def test_all_recipes_at_scale_exist():
-    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14", "bigg14")} | set(ARMS_OF_THE_MAIN_TABLE)
-    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")} | {"vit_h14_worldwide_378"}
+    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14", "bigg14")} | set(IN_PLACE_OF_WORLDWIDE)
+    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
     names |= {f"b32_ablation_{arm}" for arm in ARMS} | {f"b32_tokenizer_{name}" for name in TOKENIZERS}
     assert set(AT_SCALE) == names
 
@@ -153,22 +150,13 @@ def test_recipes_of_the_paper_have_its_values_key_by_key(size: str):
     assert {key: values.get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("arm", ARMS_OF_THE_MAIN_TABLE)
-def test_an_arm_of_the_main_table_differs_from_the_worldwide_recipe_in_what_it_asks(arm: str):
-    size = "_".join(arm.split("_")[:2])
-    own, values = ARMS_OF_THE_MAIN_TABLE[arm], values_of(arm)
+@pytest.mark.parametrize(("name", "own"), IN_PLACE_OF_WORLDWIDE.items(), ids=IN_PLACE_OF_WORLDWIDE)
+def test_a_recipe_differs_from_the_worldwide_one_in_what_it_asks(name: str, own: dict[str, Any]):
+    size, values = "_".join(name.split("_")[:2]), values_of(name)
     assert {key: values[key] for key in own} == own
-    differing = differing_keys(arm, f"{size}_worldwide") - {"train.hardware.devices"}
+    differing = differing_keys(name, f"{size}_worldwide") - {"train.hardware.devices"}
     assert {key for key in differing if not key.startswith("train.scale.")} == set(own)
     assert values.get("train.scale.english_samples_seen") is None
-
-
-def test_the_recipe_at_378_px_differs_from_the_run_that_it_goes_on_from_in_what_it_says():
-    values = values_of("vit_h14_worldwide_378")
-    assert {key: values[key] for key in AT_378_PX} == AT_378_PX
-    differing = differing_keys("vit_h14_worldwide_378", "vit_h14_worldwide") - {"train.hardware.devices"}
-    assert {key for key in differing if not key.startswith("train.scale.")} == set(AT_378_PX)
-    assert load("vit_h14_worldwide_378").train.lr == load("vit_h14_worldwide").train.lr / 10
 
 
 @pytest.mark.parametrize("preset", ["vit_b32", "vit_l14"])

@@ -71,11 +71,10 @@ def test_texts_are_the_same_each_time_and_limited_in_number(run_dir):
     assert len(first) == pytest.approx(500, rel=0.15)
 
 
-@pytest.mark.parametrize("model", ["unigram", "bpe"])
-def test_the_command_trains_unigram_and_bpe(run_dir, tmp_path, capsys, model):
+@pytest.mark.parametrize(("model", "flags"), [("unigram", []), ("bpe", ["--model", "bpe", "--vocab-size", "90"])])
+def test_the_command_trains_a_tokenizer_by_its_flags_or_the_recipe(run_dir, tmp_path, capsys, model, flags):
     out = tmp_path / model
-    flags = ["--out", str(out), "--model", model, "--vocab-size", "90", "--json"]
-    assert main(["tokenizer", "train", str(run_dir), *flags]) == 0
+    assert main(["tokenizer", "train", str(run_dir), "--out", str(out), *flags, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["model"] == model
     assert report["texts"] == sum(COUNTS.values())
@@ -89,8 +88,3 @@ def test_the_command_trains_unigram_and_bpe(run_dir, tmp_path, capsys, model):
 def test_an_invalid_config_is_an_error(run_dir, tmp_path):
     with pytest.raises(UserError, match=r"lang_exponent = 1\.5: must be between 0 and 1"):
         train_on_run(run_dir, tmp_path / "t", TokenizerConfig(lang_exponent=1.5), context_length=77)
-
-
-def test_the_command_takes_unset_flags_from_the_recipe(run_dir, tmp_path, capsys):
-    assert main(["tokenizer", "train", str(run_dir), "--out", str(tmp_path / "t"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["model"] == "unigram"

@@ -85,7 +85,4 @@ def test_learning_rate_warms_up_to_the_peak_and_decays_to_zero():
     assert rates[55] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.0)
     assert all(before >= after for before, after in itertools.pairwise(rates[9:]))
-
-
-def test_without_warmup_the_first_step_has_the_peak():
     assert learning_rate(0, 10, 0, 1.0) == 1.0
