@@ -59,12 +59,6 @@ def test_students_of_other_sizes_resume_to_the_same_bytes(teacher, tmp_path, mon
     assert json.loads(result_bytes(whole)["config.json"])["vision_config"]["image_size"] == 32
 
 
-def test_checkpoints_of_students_are_kept_for_good_too(teacher, tmp_path):
-    train(tmp_path / "run", **settings(teacher), keep_last=1, keep_every_samples=4 * 16)
-    for folder in (tmp_path / "run/train", tmp_path / "run/train/students/small"):
-        assert steps_of(folder) == [4, 8]
-
-
 def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(teacher, tmp_path, monkeypatch):
     def die(writer, step, *_):
         if writer.train_dir.name == "train" and step == 4:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -131,33 +130,22 @@ def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
     assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
 
 
-def test_training_starts_from_initial_weights_of_the_same_architecture_only(tmp_path, plain_run):
+def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
-    trained, _ = stored(run(tmp_path / "run", **settings))
-    initial, _ = stored(plain_run)
-    frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
-    assert all(torch.equal(initial[name], trained[name]) for name in frozen)
-    projection = "visual_projection.weight"
-    torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
-    wider = settings | {"model": TRAIN["model"] | {"embed_dim": 8}}
-    with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
-        run(tmp_path / "other" / "run", **wider)
-
-
-def test_training_goes_on_at_another_resolution(tmp_path, plain_run):
-    source = str(latest_checkpoint(plain_run))
-    larger = TRAIN["model"] | {"image_size": 48}
-    settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
-    trained, _ = stored(run(tmp_path / "run", **settings | {"model": larger}))
+    trained, _ = stored(run(tmp_path / "run", **settings, model=TRAIN["model"] | {"image_size": 48}))
     initial, _ = stored(plain_run)
     positions = "vision_model.embeddings.position_embedding.weight"
     sides = [patches_per_side(weights[positions]) for weights in (initial, trained)]
     assert sides == [32 // 8, 48 // 8]
     assert torch.equal(trained.pop(positions), resize_positions(initial.pop(positions), sides[1]))
-    frozen = [name for name in trained if name.startswith(("vision", "text_model"))]
+    frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
     assert all(torch.equal(initial[name], trained[name]) for name in frozen)
+    projection = "visual_projection.weight"
+    torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
     assert worldclip.load(tmp_path / "run").encode_text(["a red bar"]).shape == (1, 16)
+    with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
+        run(tmp_path / "other" / "run", **settings, model=TRAIN["model"] | {"embed_dim": 8})
 
 
 def test_pairs_seen_are_logged_by_language(tmp_path):
@@ -180,6 +168,17 @@ def test_a_missing_wandb_is_an_error_that_names_it(tmp_path):
         run(tmp_path / "run", wandb="tests")
 
 
+CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}
+
+
+def run_in_two_parts(run_dir, **changes):
+    """Train for 20 steps, and again as if killed after the first ten."""
+    settings = {"samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16, **changes}
+    run(run_dir, **settings)
+    forget_checkpoints(run_dir, 1)
+    run(run_dir, **settings)
+
+
 def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
     """Use the calls that wandb documents: init with an id to resume by, log by step, finish."""
     calls = []
@@ -196,19 +195,14 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
         return FakeRun()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    settings = {"wandb": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
-    run(tmp_path / "run", **settings)
-    train_dir = tmp_path / "run" / "train"
-    (train_dir / "manifest.json").unlink()
-    shutil.rmtree(checkpoints(train_dir)[-1])  # as if it had been killed before the end
-    run(tmp_path / "run", **settings)
+    run_in_two_parts(tmp_path / "run", wandb="tests")
     inits = [call for call in calls if call[0] == "init"]
     assert inits[0][1] == "tests"
     assert inits[0][3] == "allow"
     assert len(inits) == 2
     assert len({call[2] for call in inits}) == 1
-    curves = {name: step for call in calls if call[0] == "log" for name in call[2] for step in [call[1]]}
-    assert {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"} <= set(curves)
+    curves = {name: call[1] for call in calls if call[0] == "log" for name in call[2]}
+    assert set(curves) >= CURVES
     assert curves["loss"] == 20
     assert calls[-1] == ("finish",)
 
@@ -218,16 +212,12 @@ def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, mon
     pytest.importorskip("trackio")  # it asks for an older Pillow than ours, so that it is in no extra of `make test`
     from trackio.sqlite_storage import SQLiteStorage
 
-    settings = {"trackio": "tests", "samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16}
-    run_dir = tmp_path / "run"
-    run(run_dir, **settings)
-    shutil.rmtree(checkpoints(run_dir / "train")[-1])  # as if it had been killed before the end
-    run(run_dir, **settings)
-    name = (run_dir / "train" / "trackio_id").read_text()
+    run_in_two_parts(tmp_path / "run", trackio="tests")
+    name = (tmp_path / "run/train/trackio_id").read_text()
     assert SQLiteStorage.get_runs("tests").count(name) == 1
     records = SQLiteStorage.get_logs("tests", name)
     logged = {key: record["step"] for record in records for key in record}
-    assert {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"} <= set(logged)
+    assert set(logged) >= CURVES
     assert logged["loss"] == 20
 
 

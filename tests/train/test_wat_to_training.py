@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,17 +16,14 @@ from stages import QUIET, context
 from tars import as_json, wat_of, write_tar
 from worldclip import curate, pool
 from worldclip.config import load_recipe
+from worldclip.contracts import layout
+from worldclip.core.execute import Shard
 from worldclip.plugins.crawl.urls import key_of_url
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 
 NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
-
-
-def write_wat(path: Path, links: list[dict]) -> str:
-    path.write_bytes(wat_of(links))
-    return str(path)
 
 
 def download(wat_pool: Path, tars: Path, samples_per_tar: int = 12) -> None:
@@ -52,6 +50,11 @@ def image_of(number: int) -> bytes:
     return picture("red", "cross", side=16 + number)
 
 
+def matched_pairs(run: Path, shards: Sequence[Shard]) -> set[tuple[str, int, str]]:
+    tables = [pq.read_table(layout.match_texts(run, shard.name)) for shard in shards]
+    return {(row["key"], row["text_idx"], row["text"]) for table in tables for row in table.to_pylist()}
+
+
 @pytest.mark.parametrize("policy", ["one", "all"])
 def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_path: Path, policy: str) -> None:
     rng = random.Random(policy)
@@ -59,8 +62,10 @@ def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_
         {"path": "IMG@/src", "url": f"/{n}.jpg", "alt": make_text(rng, "en"), "title": make_text(rng, "zh")}
         for n in range(NUM_IMAGES)
     ]
-    halves = [write_wat(tmp_path / f"{i}.warc.wat.gz", links[i::2]) for i in range(2)]
-    build_wat(halves, tmp_path / "wat_pool", num_shards=3, executor=QUIET)
+    halves = [tmp_path / f"{i}.warc.wat.gz" for i in range(2)]
+    for i, path in enumerate(halves):
+        path.write_bytes(wat_of(links[i::2]))
+    build_wat(list(map(str, halves)), tmp_path / "wat_pool", num_shards=3, executor=QUIET)
     values = {
         "pool": {"path": str(tmp_path / "wat_pool"), "key": "uid", "texts": ["texts"]},
         "languages": {"codes": list(LISTS)},
@@ -98,13 +103,5 @@ def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_
     values["pool"] = {"path": str(tmp_path / "tars"), "key": "json:uid", "texts": ["json:texts"]}
     write_metadata(tmp_path / "run2", LISTS)
     run_stages(load_recipe(values), tmp_path / "run2", stages="pool match")
-    names = {run: [s.name for s in shards], tmp_path / "run2": [s.name for s in images]}
-    matched = [
-        {
-            (row["key"], row["text_idx"], row["text"])
-            for name in of_run
-            for row in pq.read_table(where / "match/texts" / f"{name}.parquet").to_pylist()
-        }
-        for where, of_run in names.items()
-    ]
-    assert matched[1] == {row for row in matched[0] if number_of[row[0]] not in LOST}
+    downloaded = {row for row in matched_pairs(run, shards) if number_of[row[0]] not in LOST}
+    assert matched_pairs(tmp_path / "run2", images) == downloaded
