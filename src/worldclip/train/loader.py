@@ -324,9 +324,10 @@ class Loader:
         starts, sizes = reads[:, 1], reads[:, 2] - reads[:, 1]
         content = list(self._threads.map(self._read, reads[:, 0].tolist(), starts.tolist(), sizes.tolist()))
         offsets = pairs.offset - starts[read_of]
+        places = zip([content[read] for read in read_of.tolist()], offsets.tolist(), pairs.size.tolist(), strict=True)
         return [
-            _part(content[read], offset, size)
-            for read, offset, size in zip(read_of.tolist(), offsets.tolist(), pairs.size.tolist(), strict=True)
+            data if isinstance(data, BadImage) else memoryview(data)[start : start + size]
+            for data, start, size in places
         ]
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | BadImage:
@@ -404,7 +405,3 @@ def _start_threads(number: int, name: str) -> ThreadPoolExecutor:
     the emoji demo trains 1.16 times as fast without them (benchmarks/loader_threads.py).
     """
     return ThreadPoolExecutor(number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,))
-
-
-def _part(content: bytes | BadImage, start: int, size: int) -> memoryview | BadImage:
-    return content if isinstance(content, BadImage) else memoryview(content)[start : start + size]

@@ -63,7 +63,7 @@ def train(run: Run) -> None:
         config=_config(run),
         needs=_needs,
         check=_check,
-        plan=_plan,
+        plan=lambda run: budget.plan(run.section(TrainConfig), run.dir),
         is_redone=False,  # checkpoints are not trained again because a file changed since
         is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
@@ -100,10 +100,6 @@ def _needs(run: Run) -> Iterator[str]:
     if config.keep_every_samples:
         copies += config.samples_seen // config.keep_every_samples
     yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
-
-
-def _plan(run: Run) -> list[str]:
-    return budget.plan(run.section(TrainConfig), run.dir)
 
 
 def _config(run: Run) -> Report:
