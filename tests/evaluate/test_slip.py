@@ -18,15 +18,8 @@ from worldclip.evaluate.slip import names_by_dataset, slip_order
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worlds import WordModel
 
-# The order of labels in CLIP_benchmark's copy (TensorFlow Datasets'), where cats and dogs alternate.
-PETS = [
-    "Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle", "Bengal", "Birman",
-    "Bombay", "Boxer", "British Shorthair", "Chihuahua", "Egyptian Mau", "English Cocker Spaniel", "English Setter",
-    "German Shorthaired", "Great Pyrenees", "Havanese", "Japanese Chin", "Keeshond", "Leonberger", "Maine Coon",
-    "Miniature Pinscher", "Newfoundland", "Persian", "Pomeranian", "Pug", "Ragdoll", "Russian Blue", "Saint Bernard",
-    "Samoyed", "Scottish Terrier", "Shiba Inu", "Siamese", "Sphynx", "Staffordshire Bull Terrier", "Wheaten Terrier",
-    "Yorkshire Terrier",
-]  # fmt: skip
+# The labels of CLIP_benchmark's copy (TensorFlow Datasets') are in the order of names, where cats and dogs alternate.
+PETS = sorted(name.title() for (name,) in names_by_dataset()["pets"].classes)
 NUM_CLASSES = {
     "food101": 101, "cifar10": 10, "cifar100": 100, "cub200": 200, "sun397": 397, "cars": 196, "fgvc_aircraft": 100,
     "dtd": 47, "pets": 37, "caltech101": 102, "flowers": 102, "mnist": 10, "fer2013": 7, "stl10": 10, "eurosat": 10,
