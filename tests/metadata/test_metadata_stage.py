@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import entry_lists
-from entry_lists import QUIET, build, manifest_of, words, write_lists, write_views, write_wordnet
+from entry_lists import QUIET, build, manifest_of, words, write_lists, write_texts, write_views, write_wordnet
 from killed import contents, modified
 from stages import run_stage
 from worldclip import metadata
@@ -97,10 +97,7 @@ def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None
     assert words(tmp_path, "sw")[100:] == ["simba", "paka mweusi", "Simba"]
     assert report["lists"]["sw"]["by_source"] == {"number": 100, "list": 3}
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("Simba na paka mweusi").tolist() == [101, 102]
-    manifest = manifest_of(tmp_path)
-    assert manifest["counts"] == {"sw": 103, "th": 102}
-    assert manifest["sources"]["sw"][0]["file"] == "sw.txt"
-    assert manifest["sources"]["sw"][0]["licence"] == "not stated in the file"
+    assert manifest_of(tmp_path)["counts"] == {"sw": 103, "th": 102}
     assert read_json(tmp_path / "metadata/report.json") == report
 
 
@@ -244,18 +241,58 @@ def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
     assert "wordnets.fr = []: must not be empty" in str(caught.value)
 
 
-def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
+def sources_of(run_dir: Path, lang: str) -> dict[str, dict[str, Any]]:
+    return {record["source"]: record for record in manifest_of(run_dir)["sources"][lang]}
+
+
+def test_text_and_views_have_the_licences_of_wikipedia_and_an_own_corpus_its_own(tmp_path: Path) -> None:
+    corpus = write_texts(tmp_path / "sw/corpus.parquet", "simba ni mnyama")
+    namespaces = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'
+    (tmp_path / "sw/x-siteinfo-namespaces.json").write_text(namespaces)
+    write_texts(tmp_path / "dumps/yo/a.parquet", "kìnnìún")
+    views = write_views(tmp_path / "views", "sw Paka 5 0, sw Picha:Paka.jpg 9 0", "yo Ajá 3 0")
+    loaded = entry_lists.recipe(
+        ["sw", "yo"],
+        sources=["unigram", "title"],
+        dumps=str(tmp_path / "dumps"),
+        wikipedia={"sw": str(corpus)},
+        pageviews=str(views),
+        text_licences={"sw": "CC0 1.0"},
+        overrides={"unigram_top_fraction": 1, "title_top_fraction": 1},
+    )
+    build(loaded, tmp_path / "run")
+    named = sources_of(tmp_path / "run", "sw")
+    assert (named["wikipedia"]["file"], named["wikipedia"]["licence"]) == ("corpus.parquet", "CC0 1.0")
+    assert (named["siteinfo"]["file"], named["siteinfo"]["size"]) == ("x-siteinfo-namespaces.json", len(namespaces))
+    assert named["siteinfo"]["modified"] == named["wikipedia"]["modified"]
+    assert named["title"]["page_view_files"] == 2
+    yoruba = sources_of(tmp_path / "run", "yo")["wikipedia"]
+    assert (yoruba["file"], yoruba["licence"][:12]) == ("a.parquet", "CC BY-SA 4.0")
+    manifest = manifest_of(tmp_path / "run")
+    assert [file["file"] for file in manifest["pageviews"]] == sorted(path.name for path in views.iterdir())
+    assert [file["licence"][:7] for file in manifest["pageviews"]] == ["CC0 1.0"] * 2
+    assert manifest["rules"]["sw"]["title"]["kept"] == 1
+    assert manifest["inputs"]["sw"]["wikipedia"]["icu"][0].isdigit()
+
+
+def test_finished_stage_is_skipped_and_changed_file_or_licence_rebuilds_only_its_language(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists = write_lists(tmp_path / "in", sw=["simba"], de=["Katze"])
     assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
     assert not run_stage("metadata", recipe(lists), tmp_path, QUIET)
     before = modified(tmp_path / "metadata", "de.parquet")
+    assert sources_of(tmp_path, "sw")["list"]["licence"] == "not stated in the file"
     write_lists(tmp_path / "in", sw=["simba", "paka"])
     assert run_stage("metadata", recipe(lists), tmp_path, QUIET)
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
-    assert modified(tmp_path / "metadata", "de.parquet") == before
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [101]
+    assert run_stage("metadata", recipe(lists, {"licences": {"sw": "CC BY 4.0"}}), tmp_path, QUIET)
+    named = sources_of(tmp_path, "sw")["list"]
+    assert (named["file"], named["size"], named["licence"]) == ("sw.txt", 11, "CC BY 4.0")
+    assert len(named["modified"]) == len("2024-01-01")
+    assert len(named["sha256"]) == 64
+    assert modified(tmp_path / "metadata", "de.parquet") == before
 
 
 def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: Path) -> None:
