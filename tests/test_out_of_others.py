@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from killed import contents
+from toy import build_toy_world
+from worldclip.cli import main
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
@@ -53,6 +57,18 @@ def test_finished_folder_is_its_writers(tmp_path: Path) -> None:
     check_own(tmp_path, "embed")
     with pytest.raises(UserError, match="was written by embed, not by check"):
         check_own(tmp_path, "check")
+
+
+@pytest.mark.parametrize("command", ["run toy.toml --out .", "pool toy.toml --out .", "run ."])
+def test_pool_next_to_its_recipe_is_not_taken_for_a_stage(command: str, tmp_path: Path, monkeypatch, capfd) -> None:
+    """The stage pool would remove the tars: they are not among its outputs."""
+    world = build_toy_world(tmp_path)
+    shutil.copy(world.recipe, tmp_path / "recipe.toml")
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    assert main(command.split()) == 2
+    assert "is no run and holds a folder 'pool', whose files the stage pool would remove" in capfd.readouterr().err
+    assert contents(tmp_path) == before
 
 
 def test_lock_says_who_holds_it_and_not_who_owns_the_folder(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def run_stages(
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
     from worldclip.core.restart import put_back_all
+    from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
@@ -132,6 +133,7 @@ def run_stages(
         context.only = frozenset(names) & {"train"}
         recipe(context)
         return context
+    check_run_folder(run_dir, stage_names())
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())

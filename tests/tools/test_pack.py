@@ -17,6 +17,7 @@ import entry_lists
 import worldclip
 from entry_lists import QUIET, build, manifest_of, scores, words, write_lists
 from killed import modified
+from miniature import write_files
 from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from pools import read_tar
 from served import static_host
@@ -147,6 +148,13 @@ def test_unpack_refuses_folder_of_another_run(packed, tmp_path):
     with pytest.raises(UserError, match="holds a run with lists of its own; unpack into another folder"):
         unpack(str(packed), tmp_path / "run", QUIET)
     assert "en" in (tmp_path / "run/recipe.toml").read_text()
+
+
+def test_unpack_refuses_a_folder_whose_files_it_would_remove(packed, tmp_path):
+    write_files(tmp_path, {"metadata/mine.csv": "mine"})
+    with pytest.raises(UserError, match="is no run and holds a folder 'metadata'"):
+        unpack(str(packed), tmp_path, QUIET)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.csv"]
 
 
 def test_only_finished_unchanged_stage_is_packed(packed_run, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -51,6 +51,19 @@ def check_own(folder: Path, job: str) -> None:
     if files and writer != job:
         state = f"was written by {writer}, not by {job}" if writer else "holds the unfinished work of another command"
         raise UserError(f"--out {str(folder)!r} {state}; choose an empty directory")
+
+
+def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
+    """Raise UserError where no run has begun and a stage's folder has files: the stage would remove them."""
+    if job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists():
+        return
+    for stage in stages:
+        folder = layout.stage_dir(run_dir, stage)
+        if folder.is_dir() and any(folder.iterdir()) and read_manifest(folder) is None:
+            raise UserError(
+                f"--out {run_dir} is no run and holds a folder {stage!r}, whose files the stage {stage} would remove; "
+                "choose another folder for the run"
+            )
 
 
 def file_in_pool(root: object, name: str, file: str) -> Path:

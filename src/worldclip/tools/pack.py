@@ -39,6 +39,8 @@ from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.matchers import STAGE, how_to_rebuild
 from worldclip.metadata.sources import pack as packs
 from worldclip.metadata.sources.pack import LICENCES, PackedList, PackRecord
+from worldclip.pool.files import check_run_folder
+from worldclip.tools.status import STAGES
 
 
 def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
@@ -153,6 +155,7 @@ def unpack(source: str, out: Path | None = None, executor: Executor | None = Non
         if other != str(packed.path):
             lists = f"metadata.pack = {other!r}" if other else "lists of its own"
             raise UserError(f"{out} holds a run with {lists}; unpack into another folder (--out DIR)")
+    check_run_folder(out, STAGES)
     match = packed.record["match"]
     configs = (
         LanguagesConfig(codes=tuple(packed.lists), add=added.add),
