@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MetaClip2VisionModel
 
 import worldclip
+from miniature import write_files
 from model_folders import load_error, save_tiny
 from stages import finish, job_of
 from worldclip import cli, export
@@ -96,6 +97,13 @@ def test_all_problems_of_the_configuration_are_listed(tmp_path):
     with pytest.raises(UserError) as caught:
         export.export_model(tmp_path, tmp_path / "out", config)
     assert len(caught.value.problems) == 4
+
+
+def test_folder_of_others_with_the_name_of_a_format_stays(tmp_path):
+    write_files(tmp_path, {"open_clip/README.md": "a clone of its repository"})
+    with pytest.raises(UserError, match="holds a folder 'open_clip' of others, which would be replaced"):
+        export.export_model("owner/name", tmp_path, ExportConfig(formats=("open_clip",)))
+    assert (tmp_path / "open_clip/README.md").read_text() == "a clone of its repository"
 
 
 def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):

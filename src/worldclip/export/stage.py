@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,13 +100,15 @@ def export_model(
     """Export any model that `worldclip.load` takes to OUT/<format>; returns the report.
 
     Of a run, the best checkpoint is exported, with the run's model card and recipe.  layout, arch, tokenizer as in
-    worldclip.load.  Raises UserError where the configuration has problems, or what was written differs when loaded.
+    worldclip.load.  Raises UserError where the configuration has problems, a folder of others would be replaced, or
+    what was written differs when loaded.
     """
     config = config or ExportConfig()
     problems = config.problems() or list(_format_problems(config))
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
+    problems += [] if problems else _folders_of_others(Path(out), config.format_names)
     if problems:
         raise UserError(problems)
     recognised = model_load.find(source, layout)
@@ -120,6 +122,15 @@ def export_model(
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
+
+
+def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yield a problem per folder that a format would replace and that has no model card of ours."""
+    for name in names:
+        card = out / name / "README.md"
+        is_ours = card.is_file() and "worldclip" in card.read_text(encoding="utf-8", errors="replace")
+        if card.parent.is_dir() and any(card.parent.iterdir()) and not is_ours:
+            yield f"--out {out} holds a folder {name!r} of others, which would be replaced; choose another folder"
 
 
 def _export(
