@@ -33,10 +33,10 @@ def write_curated(
     edges = [0, 0, *at.astype(int)[1:].tolist()]
     for i, (start, stop) in enumerate(pairwise(edges)):
         part = names[start:stop]
-        columns = {"key": part, "text_idx": [0] * len(part), "text": part, "lang": ["en"] * len(part)}
-        table = pa.table({**columns, "keep_prob": [1.0] * len(part)})
+        rows = [{"key": key, "text_idx": 0, "text": key, "lang": "en", "keep_prob": 1.0} for key in part]
         shard = Shard(name=f"{i % 2}/{i:03}.tar", path="")
         if is_new:
+            table = pa.Table.from_pylist(rows, schemas.CURATED)
             artifacts.write_table(layout.curated(run, shard.name), table, schemas.CURATED)
         shards.append(shard)
         num_kept.append(len(part))

@@ -83,11 +83,8 @@ def structs(images: Sequence[bytes | None], paths: Sequence[str | None] | None =
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], kind: str = "struct", row_group_size: int = 4) -> Path:
     """Write rows of `rows_of_tar`; kind: the type of the column `image`, `struct` or `binary`."""
-    images = [row.get("image") for row in rows]
-    image_column = pa.array(images, pa.binary())
-    if kind == "struct":
-        values = [None if row.get("image") is None else {"bytes": row["image"], "path": row["name"]} for row in rows]
-        image_column = pa.array(values, IMAGE)
+    images, names = ([row.get(name) for row in rows] for name in ("image", "name"))
+    image_column = structs(images, names) if kind == "struct" else pa.array(images, pa.binary())
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("image", "name")}
     return write_table(path, {**columns, "image": image_column}, row_group_size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,27 +53,26 @@ def write_world(
     for shard in range(num_shards):
         numbers = range(shard * per_shard, (shard + 1) * per_shard)
         name = f"{shard:03}.tar"
-        index: dict[str, list] = {"key": [], "member": [], "offset": [], "size": []}
         images = {n: image if n in set(broken) else picture(list(COLOURS)[n % 4], FORMS[n % 3]) for n in numbers}
         present = sorted(set(numbers) - set(without_image))
         write_tar(tars / name, [(f"{n:05}.png", images[n]) for n in present])
         with tarfile.open(tars / name) as tar:
-            for member in tar:
-                row = (Path(member.name).stem, member.name, member.offset_data, member.size)
-                for column, value in zip(index, row, strict=True):
-                    index[column].append(value)
-        artifacts.write_table(run_dir / "pool/index" / f"{name}.parquet", pa.table(index), schemas.POOL_INDEX)
+            places = [(Path(member.name).stem, member.name, member.offset_data, member.size) for member in tar]
+        write_rows(run_dir / "pool/index" / f"{name}.parquet", places, schemas.POOL_INDEX)
         rows = [
             (f"{n:05}", i, text.format(list(COLOURS)[n % 4], FORMS[n % 3]), lang, 1.0)
             for n in numbers
             for i, (lang, text) in enumerate(TEXTS.items())
         ]
-        columns = dict(zip(("key", "text_idx", "text", "lang", "keep_prob"), zip(*rows, strict=True), strict=True))
-        table = pa.table({key: list(values) for key, values in columns.items()})
-        artifacts.write_table(run_dir / "curate" / f"{name}.parquet", table, schemas.CURATED)
+        write_rows(run_dir / "curate" / f"{name}.parquet", rows, schemas.CURATED)
     for stage in ("pool", "curate"):
         artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
     return tars
+
+
+def write_rows(path: Path, rows: Sequence[tuple], schema: pa.Schema) -> None:
+    records = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    artifacts.write_table(path, pa.Table.from_pylist(records, schema), schema)
 
 
 def write_shapes(folder: Path) -> dict[str, object]:

@@ -16,16 +16,7 @@ from worldclip.core.settings import to_toml
 from worldclip.recipe import sections_of
 
 QUIET = LocalExecutor(workers=1, quiet=True)  # in this process: most worlds of tests are too small to share
-FUNCTIONS = {
-    "pool": "index",
-    "metadata": "build",
-    "match": "match",
-    "balance": "balance",
-    "curate": "curate",
-    "train": "train",
-    "evaluate": "evaluate",
-    "export": "export",
-}
+FUNCTIONS = {"pool": "index", "metadata": "build"}  # the function of any other stage has its name
 
 
 def context(recipe: Recipe, run_dir: Path, executor: Executor | None = None) -> Run:
@@ -82,4 +73,4 @@ def _write_recipe(recipe: Recipe, run_dir: Path) -> None:
 
 
 def _function(name: str) -> Callable[[Run], None]:
-    return getattr(importlib.import_module(f"worldclip.{name}"), FUNCTIONS[name])
+    return getattr(importlib.import_module(f"worldclip.{name}"), FUNCTIONS.get(name, name))

@@ -41,6 +41,8 @@ FOUND: dict[str, list[int]] = {"tsv": [1]}
 PIECES = [b"{", b"}", b"[", b'"', b"\\", b"\\ud800", b"\0", b"\xff", b"1e999", b"null", b":", b",", b"\n", b"\t", b"\r"]
 TABLE = PoolConfig(path="pool", key="uid", texts=("text", "texts"))
 TAR = PoolConfig(path="pool", key="json:uid", texts=("txt", "json:texts"))
+Fuzz = Callable[[Path, list[int]], None]
+"""Reads an input per seed, with a folder for its files."""
 COLUMNS = pa.table({"uid": ["a", None, "b"], "text": ["x", "y", None], "texts": [["p"], [], ["q", None]]})
 
 
@@ -91,14 +93,28 @@ def check(path: Path, config: PoolConfig) -> pool.PoolTexts | None:
 # --- readers ----------------------------------------------------------------------------------------------------------
 
 
-def fuzz_parquet(folder: Path, seeds: list[int]) -> None:
-    wholes = []
-    for compression in ("none", "zstd"):
-        pq.write_table(COLUMNS, folder / "whole.parquet", compression=compression)
-        wholes.append((folder / "whole.parquet").read_bytes())
-    for seed in seeds:
-        (folder / "0.parquet").write_bytes(cut_or_damage(seed, wholes))
-        check(folder / "0.parquet", TABLE)
+def fuzz_files(name: str, config: PoolConfig, wholes: Sequence[bytes]) -> Fuzz:
+    """Return a function that reads one damaged or cut file per seed."""
+
+    def fuzz(folder: Path, seeds: list[int]) -> None:
+        for seed in seeds:
+            (folder / name).write_bytes(cut_or_damage(seed, wholes))
+            check(folder / name, config)
+
+    return fuzz
+
+
+def parquet_of(compression: str) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(COLUMNS, file, compression=compression)
+    return file.getvalue()
+
+
+def packed_jsonl() -> bytes:
+    """Return lines in two members of gzip."""
+    records = [{"uid": f"k{n}", "text": "ü\0x", "texts": ["a", None, "\U0001f600"]} for n in range(4)]
+    lines = "\n".join(map(json.dumps, records)).encode()
+    return gzip.compress(lines[:50]) + gzip.compress(lines[50:])
 
 
 def fuzz_jsonl(folder: Path, seeds: list[int]) -> None:
@@ -130,15 +146,6 @@ def plain_uid(line: bytes) -> str | None:
     return str(uid) if is_text or is_number else None
 
 
-def fuzz_packed_jsonl(folder: Path, seeds: list[int]) -> None:
-    records = [{"uid": f"k{n}", "text": "ü\0x", "texts": ["a", None, "\U0001f600"]} for n in range(4)]
-    lines = "\n".join(map(json.dumps, records)).encode()
-    whole = gzip.compress(lines[:50]) + gzip.compress(lines[50:])
-    for seed in seeds:
-        (folder / "0.jsonl.gz").write_bytes(cut_or_damage(seed, [whole]))
-        check(folder / "0.jsonl.gz", TABLE)
-
-
 def fuzz_tsv(folder: Path, seeds: list[int]) -> None:
     """Read one row per seed, all in one file, beside a plain split of each line."""
     lines = []
@@ -154,14 +161,6 @@ def fuzz_tsv(folder: Path, seeds: list[int]) -> None:
     for row, key, text in zip(good, texts.key.to_pylist(), texts.text.to_pylist(), strict=False):
         if text is not None:
             assert [key.encode(), text.encode()] == row
-
-
-def fuzz_csv(folder: Path, seeds: list[int]) -> None:
-    """Read a file of three rows per seed; quotes may swallow the rows after a damaged one."""
-    whole = b'uid,text\nk0,"a, ""b"""\nk1,c\r\n"k2","d\ne"\n'
-    for seed in seeds:
-        (folder / "0.csv").write_bytes(damage(random.Random(seed), whole))
-        check(folder / "0.csv", PoolConfig(path="pool", key="uid", texts=("text",)))
 
 
 def fuzz_tar(folder: Path, seeds: list[int]) -> None:
@@ -252,13 +251,15 @@ def fuzz_wat_file(folder: Path, seeds: list[int]) -> None:
         assert pq.read_table(folder / "out/parts/0.wat.links").num_rows == report["rows"], seed
 
 
+# Quotes may swallow the rows after a damaged one.
+CSV = b'uid,text\nk0,"a, ""b"""\nk1,c\r\n"k2","d\ne"\n'
 # reader -> its function, and the numbers of inputs of the fast and of the slow test
-READERS: dict[str, tuple[Callable[[Path, list[int]], None], int, int]] = {
-    "parquet": (fuzz_parquet, 1000, 100_000),
+READERS: dict[str, tuple[Fuzz, int, int]] = {
+    "parquet": (fuzz_files("0.parquet", TABLE, [parquet_of("none"), parquet_of("zstd")]), 1000, 100_000),
     "jsonl": (fuzz_jsonl, 20_000, 1_000_000),
-    "packed jsonl": (fuzz_packed_jsonl, 500, 100_000),
+    "packed jsonl": (fuzz_files("0.jsonl.gz", TABLE, [packed_jsonl()]), 500, 100_000),
     "tsv": (fuzz_tsv, 20_000, 1_000_000),
-    "csv": (fuzz_csv, 500, 100_000),
+    "csv": (fuzz_files("0.csv", PoolConfig(path="pool", key="uid", texts=("text",)), [CSV]), 500, 100_000),
     "wat": (fuzz_wat, 5000, 1_000_000),
     "wat_file": (fuzz_wat_file, 500, 100_000),
     "tar": (fuzz_tar, 500, 100_000),

@@ -184,13 +184,6 @@ def test_linked_folders_are_followed_once_and_loops_are_said(folder: Path, tmp_p
     assert "linked/deep/loop/ (links to linked/, which is listed)" in said
 
 
-def test_links_that_link_to_each_other_end(tmp_path: Path, capsys) -> None:
-    for name, other in (("a", "b"), ("b", "a")):
-        write_tar(tmp_path / "pool" / name / "0.tar", sample("0", name))
-        (tmp_path / "pool" / name / "x").symlink_to(tmp_path / "pool" / other)
-    assert names_and_skipped(tmp_path / "pool", capsys)[0] == ["a/0.tar", "b/0.tar"]
-
-
 def test_hidden_folders_are_left_out_and_said(folder: Path, tmp_path: Path, capsys) -> None:
     write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
     write_tar(folder / ".hidden.tar", sample("0", "gone"))

@@ -17,8 +17,7 @@ from tars import PNG, sample, write_tar
 from toy import encode_png
 from worldclip import pool
 from worldclip.check import CheckConfig, check
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Shard
+from worldclip.core.errors import UserError
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.listing import list_files
 
@@ -130,12 +129,6 @@ def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path,
 def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pool\.path = '.*': (cannot be listed|no files)"):
         pool.shards(context(pool_recipe(path=path), tmp_path / "run"))
-
-
-@pytest.mark.parametrize(("name", "key"), [("9.tar", "member"), ("9.parquet", "uid")])
-def test_missing_remote_shard_is_bad_shard(in_memory: str, name: str, key: str) -> None:
-    with pytest.raises(BadShard, match="cannot be read"):
-        pool.read_texts(Shard(name=name, path=f"{in_memory}/{name}"), PoolConfig(path=in_memory, key=key))
 
 
 def test_a_store_that_cannot_be_reached_is_an_error_in_words(monkeypatch):

@@ -52,27 +52,6 @@ def test_texts_of_a_table(case: str, tmp_path: Path) -> None:
     assert read_rows(write_table(tmp_path / "0.parquet", columns, 1), **settings) == expected
 
 
-def test_list_positions_are_kept_and_null_is_empty_text(tmp_path: Path) -> None:
-    lists = pa.array([["a", None, "", "b"], [], None, ["\0 "], ["c"]], pa.list_(pa.string()))
-    columns = {"uid": list("vwxyz"), "texts": lists, "alt": ["0", None, "2", "", "4"]}
-    path = write_table(tmp_path / "0.parquet", columns, 2)
-    assert read_rows(path, key="uid", texts=("texts", "alt")) == [
-        ("v", 0, "a", "kept"),
-        ("v", 1, None, "no_text"),
-        ("v", 2, None, "no_text"),
-        ("v", 3, "b", "kept"),
-        ("v", 4, "0", "kept"),
-        ("w", 0, None, "no_text"),
-        ("x", 0, None, "no_text"),
-        ("x", 1, "2", "kept"),
-        ("y", 0, None, "no_text"),
-        ("y", 1, None, "no_text"),
-        ("z", 0, "c", "kept"),
-        ("z", 1, "4", "kept"),
-    ]
-    assert read_rows(path, key="uid")[4:6] == [("w", 0, None, "no_text"), ("x", 0, None, "no_text")]
-
-
 def test_keys_that_are_null_empty_or_not_utf8_are_bad_pairs(tmp_path: Path) -> None:
     uid = pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary())
     path = write_table(tmp_path / "0.parquet", {"uid": uid, "text": [["1", "2"]] * 5})
@@ -130,14 +109,6 @@ def test_line_without_a_key_takes_no_other_pairs_key(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", lines)
     keys, _ = pool.read_records(shard_of(path), PoolConfig(path=str(tmp_path), key="id"), ["url"])
     assert keys == ["a.jsonl#0", "None", "7"]
-
-
-def test_truncated_gzip_is_bad_shard(tmp_path: Path) -> None:
-    packed = gzip.compress(b'{"uid": "a", "text": "red"}\n' * 1000)
-    for content in (packed[:-9], packed[:30], packed[:40] + b"\0" * 20, b"no gzip"):
-        (tmp_path / "0.jsonl.gz").write_bytes(content)
-        with pytest.raises(BadShard, match=r"ends in the middle|is damaged"):
-            read_rows(tmp_path / "0.jsonl.gz", key="uid")
 
 
 # The same pairs through either format and plain rules over dicts
