@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worldclip.check.config import CheckConfig as CheckConfig
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.check.config import CheckConfig as CheckConfig
     from worldclip.check.images import hash_images as hash_images
     from worldclip.check.stage import check as check
     from worldclip.check.stage import load_config as load_config
     from worldclip.check.stage import open_pool as open_pool
     from worldclip.check.stage import scan_shards as scan_shards
 
-_HOMES = {
-    "check": "worldclip.check.stage",
-    "hash_images": "worldclip.check.images",
-    "load_config": "worldclip.check.stage",
-    "open_pool": "worldclip.check.stage",
-    "scan_shards": "worldclip.check.stage",
-}
-__all__ = ["CheckConfig", "check", "hash_images", "load_config", "open_pool", "scan_shards"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

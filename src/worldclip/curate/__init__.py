@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worldclip.core.lazy import lazy_names
-from worldclip.curate.config import CurateConfig as CurateConfig
 
 if TYPE_CHECKING:
     from worldclip.core.coin import uniform as uniform
@@ -13,21 +12,10 @@ if TYPE_CHECKING:
     from worldclip.curate.candidates import CurateWork as CurateWork
     from worldclip.curate.candidates import decide_on as decide_on
     from worldclip.curate.candidates import read_curated as read_curated
+    from worldclip.curate.config import CurateConfig as CurateConfig
     from worldclip.curate.curator import Curator as Curator
     from worldclip.curate.decide import keep_prob as keep_prob
     from worldclip.curate.stage import curate as curate
     from worldclip.curate.stage import online_work as online_work
 
-_HOMES = {
-    "Candidates": "worldclip.curate.candidates",
-    "CurateWork": "worldclip.curate.candidates",
-    "Curator": "worldclip.curate.curator",
-    "curate": "worldclip.curate.stage",
-    "decide_on": "worldclip.curate.candidates",
-    "keep_prob": "worldclip.curate.decide",
-    "online_work": "worldclip.curate.stage",
-    "read_curated": "worldclip.curate.candidates",
-    "uniform": "worldclip.core.coin",
-}
-__all__ = sorted([*_HOMES, "CurateConfig"])
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -9,6 +9,4 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.evaluate.stage import evaluate as evaluate
 
-_HOMES = {"evaluate": "worldclip.evaluate.stage"}
-__all__ = ["evaluate"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worldclip.core.lazy import lazy_names
-from worldclip.export.config import ExportConfig as ExportConfig
 
 if TYPE_CHECKING:
+    from worldclip.export.config import ExportConfig as ExportConfig
     from worldclip.export.stage import export as export
     from worldclip.export.stage import export_model as export_model
 
-_HOMES = {
-    "export_model": "worldclip.export.stage",
-    "export": "worldclip.export.stage",
-}
-__all__ = ["ExportConfig", "export", "export_model"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

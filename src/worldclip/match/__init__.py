@@ -14,10 +14,4 @@ if TYPE_CHECKING:
     from worldclip.match.matcher.matcher import Matcher as Matcher
     from worldclip.match.stage import match as match
 
-_HOMES = {
-    "Matcher": "worldclip.match.matcher.matcher",
-    "identify": "worldclip.language.identify",
-    "match": "worldclip.match.stage",
-}
-__all__ = ["Matcher", "identify", "match"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -11,10 +11,4 @@ if TYPE_CHECKING:
     from worldclip.metadata.stage import build as build
     from worldclip.metadata.stage import read_entries as read_entries
 
-_HOMES = {
-    "load_matcher": "worldclip.metadata.matchers",
-    "read_entries": "worldclip.metadata.stage",
-    "build": "worldclip.metadata.stage",
-}
-__all__ = ["build", "load_matcher", "read_entries"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

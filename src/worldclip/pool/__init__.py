@@ -31,24 +31,4 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import shards as shards
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
-_NAMES = {
-    "read": (
-        "holds_images",
-        "index_of",
-        "is_table",
-        "read_images",
-        "read_index",
-        "read_keys",
-        "read_member",
-        "read_members",
-        "read_records",
-        "read_texts",
-        "rows_of_keys",
-    ),
-    "shard_files": ("list_shards", "recall_shards"),
-    "stage": ("index", "indexed_shards", "key_lists", "open_pool", "shards"),
-    "texts": ("PoolTexts",),
-}
-_HOMES = {name: f"worldclip.pool.{module}" for module, names in _NAMES.items() for name in names}
-__all__ = sorted(_HOMES)
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)

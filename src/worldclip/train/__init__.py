@@ -9,6 +9,4 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.train.stage import train as train
 
-_HOMES = {"train": "worldclip.train.stage"}
-__all__ = ["train"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_names(__name__)
