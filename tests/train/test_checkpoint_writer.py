@@ -6,6 +6,7 @@ import math
 import time
 from pathlib import Path
 from threading import Event
+from unittest.mock import Mock
 
 import pytest
 import safetensors
@@ -65,10 +66,6 @@ EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/out
 FULL = OSError(28, "No space left on device", "folder")
 
 
-def raise_(error: Exception) -> None:
-    raise error
-
-
 @pytest.mark.parametrize(
     ("place", "error", "said"),
     [("safetensors.torch.save_file", EIO, "os error 5"), ("pathlib.Path.mkdir", FULL, "No space left")],
@@ -76,7 +73,7 @@ def raise_(error: Exception) -> None:
 )
 def test_an_error_of_the_disk_costs_one_checkpoint(writer, tmp_path, monkeypatch, capfd, place, error, said):
     with monkeypatch.context() as patch:
-        patch.setattr(place, lambda *_, **__: raise_(error))
+        patch.setattr(place, Mock(side_effect=error))
         save(writer, 1)
         with pytest.raises(type(error), match=said):
             writer._running.result()
@@ -125,7 +122,7 @@ def write_sharded(folder: Path, tensors_of_rank: list[dict[str, LocalTensor]]) -
 
 @pytest.mark.parametrize("error", [FULL, EIO], ids=["full disk", "EIO"])
 def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch, error):
-    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: raise_(error))
+    monkeypatch.setattr("safetensors.torch.save_file", Mock(side_effect=error))
     with pytest.raises(type(error)):
         _write_shard(tmp_path, rows_of(1), World(1, 2))
     monkeypatch.undo()

@@ -146,24 +146,11 @@ def test_a_finished_run_takes_no_further_step(whole, monkeypatch):
     assert result_bytes(whole) == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"lr": 1e-4}, "train.lr was 0.002, is 0.0001"), ({"model": TRAIN["model"] | {"embed_dim": 8}}, "embed_dim")],
-)
-def test_a_changed_config_is_an_error_that_names_the_key(whole, changes, message):
+def test_a_changed_config_is_an_error_that_names_the_key(whole):
     before = result_bytes(whole)
-    with pytest.raises(UserError) as caught:
-        train(whole, **changes)
-    assert message in str(caught.value)
-    assert "--from train" in str(caught.value)
+    with pytest.raises(UserError, match=r"(?s)train\.model\.embed_dim was 16, is 8.*--from train"):
+        train(whole, model=TRAIN["model"] | {"embed_dim": 8})
     assert result_bytes(whole) == before
-
-
-def test_changed_pairs_are_an_error(tmp_path):
-    train(tmp_path / "run", samples_seen=64)
-    artifacts.write_manifest(tmp_path / "run" / "curate", config={"curate": {"seed": 1}}, inputs={}, counts={})
-    with pytest.raises(UserError, match=r"input\.curate"):
-        train(tmp_path / "run", samples_seen=64)
 
 
 def test_keys_that_do_not_affect_weights_may_change(whole):

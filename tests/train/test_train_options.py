@@ -162,15 +162,6 @@ def test_pairs_seen_are_logged_by_language(tmp_path):
     assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
 
 
-def test_a_missing_wandb_is_an_error_that_names_it(tmp_path):
-    from importlib.util import find_spec
-
-    if find_spec("wandb"):
-        pytest.skip("wandb is installed here")
-    with pytest.raises(ImportError, match="wandb is needed here"):
-        run(tmp_path / "run", wandb="tests")
-
-
 CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}
 
 
