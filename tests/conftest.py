@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ def toy_run(toy_world: ToyWorld, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import worldclip
 
     return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("toy_run") / "run")
+
+
+@pytest.fixture
+def own_run(toy_run: Path, tmp_path: Path) -> Path:
+    """A copy of the toy world's finished run, to change."""
+    return Path(shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock")))
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import MetadataConfig
-from worldclip.pool.config import PoolConfig
 from worldclip.recipe import stage_names
 from worldclip.train.config import TrainConfig, TrainPoolConfig
 
@@ -313,23 +311,17 @@ def test_described_parameters_of_a_function_become_flags(capsys):
 @pytest.mark.parametrize(
     ("section", "key", "flag", "expected"),
     [
-        ("evaluate", "folders", "--folders b folders:/b", {"a": "folders:/a", "b": "folders:/b"}),
         ("evaluate", "class_names", "--class-names a /new", {"a": "/new"}),
-        ("match", "merge_labels", "--merge-labels ms id zsm id", {"jv": "id", "ms": "id", "zsm": "id"}),
         ("metadata", "lists", "--lists sw /sw", {"yo": "/yo", "sw": "/sw"}),
         ("metadata", "wordnets", "--wordnets fr /fr", {"en": ("/en", "/more"), "fr": "/fr"}),
-        ("pool", "roots", "--roots b /b", {"a": "/a", "b": "/b"}),
-        ("curate", "max_pairs", "--max-pairs sw 3", {"en": 5, "sw": 3}),
         ("curate", "max_pairs", "--max-pairs 7", 7),
         ("train", "lr", "--lr 1.0", 1.0),
     ],
 )
 def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section, key, flag, expected):
     tables = Recipe(
-        evaluate=EvaluateConfig(folders={"a": "folders:/a"}, class_names={"a": "/old"}),
-        match=MatchConfig(merge_labels={"jv": "id"}),
+        evaluate=EvaluateConfig(class_names={"a": "/old"}),
         metadata=MetadataConfig(lists={"yo": "/yo"}, wordnets={"en": ("/en", "/more")}),
-        pool=PoolConfig(roots={"a": "/a"}),
         curate=CurateConfig(max_pairs={"en": 5}),
         train=TrainConfig(pool=TrainPoolConfig(roots={"c": "/c"})),
     )

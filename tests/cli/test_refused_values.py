@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +9,6 @@ import pytest
 
 from worldclip.cli import main
 from worldclip.core.artifacts import MANIFEST
-
-
-@pytest.fixture
-def run_dir(toy_run, tmp_path) -> Path:
-    return Path(shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock")))
 
 
 def state_of(run_dir: Path) -> Mapping[str, bytes]:
@@ -41,31 +35,31 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("stage", "words", "message"), REFUSED, ids=[f"{stage} {words}" for stage, words, _ in REFUSED]
 )
-def test_refused_value_leaves_the_stage_finished(stage, words, message, run_dir, toy_world, capfd):
-    before = state_of(run_dir)
+def test_refused_value_leaves_the_stage_finished(stage, words, message, own_run, toy_world, capfd):
+    before = state_of(own_run)
     arguments = words.format(pool=toy_world.pool).split()
-    assert main([stage, str(run_dir), *arguments]) == 2
+    assert main([stage, str(own_run), *arguments]) == 2
     assert message in capfd.readouterr().err
-    assert state_of(run_dir) == before
+    assert state_of(own_run) == before
 
 
-def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(run_dir, capfd):
-    assert main(["curate", str(run_dir), "--seed", "5"]) == 0
-    before = state_of(run_dir)
-    assert main(["train", str(run_dir)]) == 2
+def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(own_run, capfd):
+    assert main(["curate", str(own_run), "--seed", "5"]) == 0
+    before = state_of(own_run)
+    assert main(["train", str(own_run)]) == 2
     error = capfd.readouterr().err
     assert "input.curate" in error
     assert "train  starts" not in error
-    assert state_of(run_dir) == before
+    assert state_of(own_run) == before
 
 
 @pytest.mark.parametrize("words", [["--tower", "vision"], ["--set", "export.tower=vision"]])
-def test_flags_of_an_export_do_not_change_the_next_one(words, run_dir, capfd):
-    recipe = (run_dir / "recipe.toml").read_bytes()
-    assert main(["export", str(run_dir), *words]) == 0
-    assert (run_dir / "export" / "vision").is_dir()
-    assert (run_dir / "recipe.toml").read_bytes() == recipe
+def test_flags_of_an_export_do_not_change_the_next_one(words, own_run, capfd):
+    recipe = (own_run / "recipe.toml").read_bytes()
+    assert main(["export", str(own_run), *words]) == 0
+    assert (own_run / "export" / "vision").is_dir()
+    assert (own_run / "recipe.toml").read_bytes() == recipe
     capfd.readouterr()
-    assert main(["export", str(run_dir), "--json"]) == 0
+    assert main(["export", str(own_run), "--json"]) == 0
     assert '"formats": {"huggingface"' in capfd.readouterr().out
-    assert (run_dir / "export" / "vision").is_dir()
+    assert (own_run / "export" / "vision").is_dir()

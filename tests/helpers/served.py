@@ -97,13 +97,14 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    with _running(server.http):
+    with running(server.http):
         yield server
         server.is_open.set()
 
 
 @contextmanager
-def _running(server: http.server.HTTPServer) -> Iterator[None]:
+def running(server: http.server.HTTPServer) -> Iterator[None]:
+    """Serve in a thread."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -123,5 +124,5 @@ def static_host(folder: Path) -> Iterator[str]:
     """Serve the files of a folder; yields the address."""
     handler = functools.partial(_Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    with _running(server):
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}"

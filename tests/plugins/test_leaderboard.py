@@ -216,10 +216,9 @@ def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tm
         for width in (400, 1400):
             page.resize(width, 900)
             page.open(tmp_path / "board.html")
-            assert page.run("document.documentElement.scrollWidth <= innerWidth")
+            assert not page.is_cut()
             assert page.run("window.planted") is None
             assert "missing" in page.run("document.querySelector('table').textContent")
-            page.screenshot(tmp_path / f"board_{width}.png", whole=True)
         assert page.errors == []
 
 

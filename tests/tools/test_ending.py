@@ -28,14 +28,13 @@ def test_ending_names_time_counts_folder_and_next_command(stage, toy_run):
     assert [line.split()[:3] for line in others] == ([["next:", "worldclip", command]] if command else [])
 
 
-def test_unfinished_run_goes_on(toy_run, tmp_path, capsys):
-    run = Path(shutil.copytree(toy_run, tmp_path / "run"))
+def test_unfinished_run_goes_on(own_run, capsys):
     for stage in ("curate", "train", "evaluate", "export"):
-        shutil.rmtree(run / stage)
-    assert main(["balance", str(run)]) == 0
+        shutil.rmtree(own_run / stage)
+    assert main(["balance", str(own_run)]) == 0
     said = capsys.readouterr().err
     assert "4 lists, 600 matches; in" in said
-    assert f"next: worldclip run {run}\n" in said
+    assert f"next: worldclip run {own_run}\n" in said
 
 
 def test_check_of_a_pool_prints_the_line_to_paste(toy_world, tmp_path, capsys):

@@ -110,4 +110,3 @@ def test_inspect_command(folder, capsys):
     assert json.loads(capsys.readouterr().out)["rank"] == 1
     assert main(["inspect", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lists"]["th"]["entries"] == 101
-    assert main(["inspect", str(folder), "--find", "simba"]) == 2

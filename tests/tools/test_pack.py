@@ -350,10 +350,6 @@ def test_pack_and_unpack_commands(packed_run, tmp_path, capsys):
     assert "CC BY 4.0: sw" in output
     assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1"]) == 0
     assert "2 lists, 206 entries" in capsys.readouterr().out
-    assert main(["unpack", str(out), "--out", str(tmp_path / "run"), "--workers", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lists"]["th"]["by_source"] == {"number": 100, "list": 2}
-    out.write_bytes(b"no pack")
-    assert main(["unpack", str(out), "--out", str(tmp_path / "other")]) == 2
 
 
 def test_run_continues_from_unpacked_lists(tmp_path, capsys):

@@ -17,11 +17,6 @@ from worldclip.recipe import stage_names
 from worldclip.tools.status import STAGES, holder, status
 
 
-@pytest.fixture
-def copy(toy_run, tmp_path) -> Path:
-    return Path(shutil.copytree(toy_run, tmp_path / "run"))
-
-
 def test_stages_are_those_of_the_recipe():
     assert stage_names() == STAGES
 
@@ -35,23 +30,23 @@ def test_finished_run_has_counts_and_no_next_command(toy_run):
     assert record["in_use_by"] is None
 
 
-def test_before_training_it_is_asked_what_it_takes(copy):
+def test_before_training_it_is_asked_what_it_takes(own_run):
     for stage in ("export", "evaluate", "train"):
-        shutil.rmtree(copy / stage)
-    assert status(copy)["next"] == f"worldclip train {copy} --dry-run"
-    shutil.rmtree(copy / "curate")
-    assert status(copy)["next"] == f"worldclip run {copy}"
+        shutil.rmtree(own_run / stage)
+    assert status(own_run)["next"] == f"worldclip train {own_run} --dry-run"
+    shutil.rmtree(own_run / "curate")
+    assert status(own_run)["next"] == f"worldclip run {own_run}"
 
 
-def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(copy):
+def test_interrupted_stage_shows_its_finished_shards_and_the_next_command(own_run):
     for stage in ("match", "balance", "curate"):
-        (copy / stage / "manifest.json").unlink()
-    shutil.rmtree(copy / "balance")
-    record = status(copy)
+        (own_run / stage / "manifest.json").unlink()
+    shutil.rmtree(own_run / "balance")
+    record = status(own_run)
     states = {row["stage"]: row["state"] for row in record["stages"]}
     assert (states["match"], states["balance"], states["curate"]) == ("unfinished", "not started", "unfinished")
     assert record["stages"][2]["counts"]["shards finished"] > 0
-    assert record["next"] == f"worldclip run {copy}"
+    assert record["next"] == f"worldclip run {own_run}"
 
 
 def write_log(run_dir: Path, *lines: str) -> None:
@@ -60,39 +55,39 @@ def write_log(run_dir: Path, *lines: str) -> None:
     (run_dir / "log.txt").write_text(text, encoding="utf-8")
 
 
-def test_running_training_shows_step_speed_and_time_left(copy, capsys):
-    (copy / "train/manifest.json").unlink()
-    log = copy / "train/log.jsonl"
+def test_running_training_shows_step_speed_and_time_left(own_run, capsys):
+    (own_run / "train/manifest.json").unlink()
+    log = own_run / "train/log.jsonl"
     record = json.loads(log.read_text().splitlines()[-1]) | {"step": 15, "samples_per_s": 10.0}
     log.write_text(json.dumps(record) + "\n")
-    write_log(copy, "   curate  finished in 1.0 s", "    train  starts (new)", "    train  step 15 of 20")
-    with RunLock(copy):
-        now = status(copy)["now"]
-        assert main(["status", str(copy)]) == 0
+    write_log(own_run, "   curate  finished in 1.0 s", "    train  starts (new)", "    train  step 15 of 20")
+    with RunLock(own_run):
+        now = status(own_run)["now"]
+        assert main(["status", str(own_run)]) == 0
     assert (now["stage"], now["finished"], now["total"], now["seconds_left"]) == ("train", 15, 20, 16.0)
     line = f"now: train since {now['started_at'][11:16]}, 15 of 20 steps, 10 samples/s, 16 s left\n"
     assert line in capsys.readouterr().out
-    assert "now" not in status(copy)  # nothing works on it
+    assert "now" not in status(own_run)  # nothing works on it
 
 
-def test_running_match_shows_shards_and_time_left(copy):
-    (copy / "match/manifest.json").unlink()
-    markers = sorted((copy / "match").rglob("texts/*.json"))
+def test_running_match_shows_shards_and_time_left(own_run):
+    (own_run / "match/manifest.json").unlink()
+    markers = sorted((own_run / "match").rglob("texts/*.json"))
     assert len(markers) == 3
     markers[0].unlink()
     os.utime(markers[1], (0, 0))  # of an earlier call
     os.utime(markers[2])
-    write_log(copy, "    match  starts (its inputs changed)")
-    with RunLock(copy):
-        now = status(copy)["now"]
+    write_log(own_run, "    match  starts (its inputs changed)")
+    with RunLock(own_run):
+        now = status(own_run)["now"]
     assert (now["stage"], now["finished"], now["total"]) == ("match", 2, 3)
     assert now["seconds_left"] == pytest.approx(100, rel=0.1)
 
 
-def test_between_stages_nothing_runs(copy):
-    write_log(copy, "    match  starts (new)", "    match  finished in 3.0 s")
-    with RunLock(copy):
-        assert "now" not in status(copy)
+def test_between_stages_nothing_runs(own_run):
+    write_log(own_run, "    match  starts (new)", "    match  finished in 3.0 s")
+    with RunLock(own_run):
+        assert "now" not in status(own_run)
 
 
 def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
@@ -110,13 +105,13 @@ def test_calls_that_shared_the_lock_hold_it_only_while_they_run(tmp_path):
 
 
 @pytest.mark.parametrize("cut_line", ["", '{"step": 99'], ids=["whole log", "log that is being written"])
-def test_interrupted_training_shows_its_last_logged_step(copy, cut_line):
-    (copy / "train/manifest.json").unlink()
-    log = copy / "train/log.jsonl"
+def test_interrupted_training_shows_its_last_logged_step(own_run, cut_line):
+    (own_run / "train/manifest.json").unlink()
+    log = own_run / "train/log.jsonl"
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     with open(log, "a") as file:
         file.write(cut_line)
-    (train,) = (row for row in status(copy)["stages"] if row["stage"] == "train")
+    (train,) = (row for row in status(own_run)["stages"] if row["stage"] == "train")
     assert train["state"] == "unfinished"
     assert train["counts"]["step"] == step > 0
     assert step <= train["counts"]["steps"]

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from served import running
 from worldclip.plugins.server import fetch_picture as module
 from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 
@@ -114,14 +115,10 @@ def redirecting(monkeypatch):
                     self.wfile.write(b"x")
                     time.sleep(0.05)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        real = is_public
-        monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1" or real(address))
+    server, real = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler), is_public
+    monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1" or real(address))
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_redirect_is_followed_and_checked_like_the_first_address(redirecting):

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 
 import httpx
 import numpy as np
@@ -408,29 +407,21 @@ def test_sigterm_finishes_what_is_under_way(world, clip):
 
 def test_accepted_connections_send_without_waiting_for_acknowledgements(world, monkeypatch):
     """Nagle's algorithm holds the body until the head is acknowledged, which a kept-alive client does after 40 ms."""
-    listeners, accepted = [], []
-    accept = socket.socket.accept
+    listener, accept = listen("127.0.0.1", 0), socket.socket.accept
+    accepted, options = [], []
 
-    def record_listener(host, port):
-        listeners.append(listen(host, port))
-        return listeners[-1]
+    def record(listener):
+        accepted.append(accept(listener))
+        return accepted[-1]
 
-    def record_connection(listener):
-        connection, address = accept(listener)
-        accepted.append(connection)
-        return connection, address
-
-    monkeypatch.setattr(connections, "listen", record_listener)
-    monkeypatch.setattr(socket.socket, "accept", record_connection)
-    options = []
+    monkeypatch.setattr(connections, "listen", lambda host, port: listener)
+    monkeypatch.setattr(socket.socket, "accept", record)
 
     def ask_then_stop():
-        while not listeners:
-            time.sleep(0.01)
-        with httpx.Client(base_url=f"http://127.0.0.1:{listeners[0].getsockname()[1]}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
             for _ in range(2):
                 assert client.get("/healthz").status_code == 200
-            options.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in accepted)
+            options.extend(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each, _ in accepted)
         os.kill(os.getpid(), signal.SIGTERM)
 
     client = threading.Thread(target=ask_then_stop)
