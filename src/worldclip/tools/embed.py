@@ -60,15 +60,6 @@ NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _place(path: str | Path | None) -> str | None:
-    """Return a folder's absolute path, which search finds from anywhere; a hub id as it is."""
-    return str(Path(path).resolve()) if path is not None and Path(path).exists() else _text(path)
-
-
 def embed(
     model: str | Path,
     pool: str | Path,
@@ -105,10 +96,12 @@ def embed(
     folder = Path(out)
     source = model_load.find(model, layout, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
-    loading: dict[str, Any] = {"arch": arch, "tokenizer": _text(tokenizer), "precision": precision}
+    loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
     # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
-    more = {"image_tower": _place(image_tower), "language": language}
-    loading |= {name: value for name, value in more.items() if value is not None}
+    if image_tower is not None:  # search finds a folder from anywhere by its absolute path
+        loading["image_tower"] = str(Path(image_tower).resolve() if Path(image_tower).exists() else image_tower)
+    if language is not None:
+        loading["language"] = language
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)

@@ -20,7 +20,7 @@ from worldclip.evaluate.datasets import load
 from worldclip.plugins.drawings import openmoji_files
 from worldclip.plugins.world import build, packages
 from worldclip.plugins.world.commands import pool_world
-from worldclip.plugins.world.parts import char_of, flag_of, territory_of
+from worldclip.plugins.world.parts import char_of, flag_of
 
 TONES = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
 HANDS = [f"{hand}{tone}" for hand in ("1F44B", "1F44D", "1F44F", "1F64F", "1F4AA", "270B") for tone in TONES]
@@ -241,8 +241,3 @@ def test_the_command_draws_again_into_its_folder_and_that_of_an_earlier_version(
 def test_folder_without_annotations_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r"docs/world\.md"):
         build.build_world(tmp_path / "out", {"cldr": tmp_path})
-
-
-def test_territories_and_flags_are_inverse():
-    assert territory_of(flag_of("FR")) == "FR"
-    assert territory_of("1F34E") == ""

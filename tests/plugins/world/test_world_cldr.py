@@ -91,9 +91,3 @@ def test_two_versions_in_a_folder_are_both_named(tmp_path):
     part = read_cldr(tmp_path, SUBJECTS)
     assert part.version == "46, 48.2.0"
     assert {text.subject: text.name for text in part.texts} == {"1F34E": "red apple", "1F436": "dog face"}
-
-
-def test_version_stands_in_the_type_definition_of_the_xml(tmp_path):
-    write_xml(tmp_path, "en", {APPLE: ("red apple", [])})
-    (tmp_path / "ldml.dtd").write_text('<!ATTLIST version cldrVersion CDATA #FIXED "46" >')
-    assert read_cldr(tmp_path, SUBJECTS).version == "46"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -23,6 +23,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError, naming
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run, RunLock
+from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
@@ -33,9 +34,10 @@ from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
 from worldclip.plugins.explorer.lists import max_entries_per_list, profile_record, source_number, write_list
 from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
-from worldclip.plugins.explorer.pictures import write_pictures
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.read import read_index, read_member
+from worldclip.report.images import thumbnail
 from worldclip.report.page import language_name, style
 
 PAGE = Path(__file__).parent / "page"
@@ -45,6 +47,8 @@ MAX_SHOWN_ENTRIES = 60  # entries per text of an example
 NO_LANGUAGE = "und"  # name in curate's report
 NUM_CONFUSED = 6  # languages named next to a true language or a rule
 NUM_LABELS = 100  # labels without a list
+MAX_PICTURES = 20_000  # about 3 kB each
+UNREADABLE = (BadShard, OSError, ValueError)  # a tar is gone, or an image cannot be decoded: the pair has no picture
 
 
 class Explored(TypedDict):
@@ -203,7 +207,7 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
         say(TOOL, f"the pool cannot be read, so the page has no pictures and no keys beyond its examples: {error}")
         shards, pairs = [], None
     places += [] if pairs is None else [(shard, key) for key, shard in pairs.shard_of_key.items()]
-    pictures = write_pictures(chunks, run, shards, places)
+    pictures = _write_pictures(chunks, run, shards, places)
     unmatched = unmatched_examples(pairs, PER_REASON) if pairs else {}
     num_examples = 0
     for number, lang in enumerate(languages):
@@ -218,6 +222,34 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
     if pairs is not None:
         write_pairs(chunks, pairs, pictures)
     return num_examples, 0 if pairs is None else len(pairs.by_key)
+
+
+def _write_pictures(
+    chunks: Chunks, run: Run, shards: Sequence[Shard], pairs: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Write a picture for each of the first MAX_PICTURES different (shard, key) that has one; return their files."""
+    keys_of_shard: dict[str, list[str]] = defaultdict(list)
+    for shard_name, key in list(dict.fromkeys(pairs))[:MAX_PICTURES]:
+        keys_of_shard[shard_name].append(key)
+    files: dict[tuple[str, str], str] = {}
+    for shard in shards:
+        if shard.name not in keys_of_shard or not layout.pool_index(run.dir, shard.name).exists():
+            continue
+        index = read_index(run.dir, shard)
+        keys = keys_of_shard[shard.name]
+        rows = KeyTable(index.column("key")).find(keys)
+        for key, row in zip(keys, rows.tolist(), strict=True):
+            if row < 0:
+                continue
+            try:
+                place = index.column("offset")[row].as_py(), index.column("size")[row].as_py()
+                content, suffix = thumbnail(read_member(shard.path, *place))
+            except UNREADABLE:
+                continue
+            file = f"pictures/{len(files) // 1000}/{len(files)}.{suffix}"
+            chunks.write_file(file, content)
+            files[shard.name, key] = file
+    return files
 
 
 def _top_entries(run_dir: Path, name: str) -> np.ndarray:
