@@ -21,7 +21,7 @@ from test_execute import SHARDS, calls, is_running, out_of_space, write_number
 
 import worldclip
 from killed import contents, digests_of_curation
-from programs import output_of, python
+from programs import output_of
 from ray_cluster import add_node, running_cluster
 from tars import wat_of
 from worldclip.cli import main
@@ -288,26 +288,16 @@ def test_unknown_executor_lists_the_known_ones(toy_world, executor, words, tmp_p
     assert words in capfd.readouterr().err
 
 
-NO_CLUSTER = """
-import sys
-from pathlib import Path
-from worldclip.core.execute import RayExecutor, Shard
-from worldclip.core.errors import UserError
-if "--without-ray" in sys.argv:
-    sys.modules["ray"] = None
-try:
-    RayExecutor(address="127.0.0.1:1").map(print, [Shard(name="a", path="")], label="x", done_dir=Path("."), key={})
-except (ImportError, UserError) as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize(
-    ("flags", "words"),
-    [(["--without-ray"], "pip install 'worldclip[ray]'"), ([], "no cluster answers at '127.0.0.1:1'")],
+    ("is_installed", "words"),
+    [(False, r"pip install 'worldclip\[ray\]'"), (True, "no cluster answers at '127.0.0.1:1'")],
 )
-def test_missing_ray_or_cluster_is_explained(flags, words, tmp_path) -> None:
-    assert words in python("-c", NO_CLUSTER, *flags, cwd=tmp_path)
+def test_missing_ray_or_cluster_is_explained(is_installed: bool, words: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises((ImportError, UserError), match=words):
+        RayExecutor(address="127.0.0.1:1").map(print, SHARDS, label="x", done_dir=tmp_path, key={})
 
 
 @pytest.mark.slow

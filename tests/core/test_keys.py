@@ -154,14 +154,14 @@ def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> N
     assert written == [lists[0].sorted_as]
 
 
-@pytest.mark.parametrize("setting", ["valid_keys", "deny_keys"])
-def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypatch, setting: str) -> None:
+def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypatch) -> None:
     shards = make_shards(seed=7, num_shards=3, num_samples=20)
     write_pool(tmp_path / "pool", shards)
-    listed = sorted({f"{name.rpartition('/')[0]}/{key}" for name, pairs in shards.items() for key, _ in pairs})[::2]
-    pq.write_table(pa.table({"key": listed}), tmp_path / "list.parquet")
-    path = str(tmp_path / "list.parquet")
-    recipe = make_recipe(tmp_path / "pool", pool={setting: path if setting == "valid_keys" else [path]})
+    every_key = sorted({f"{name.rpartition('/')[0]}/{key}" for name, pairs in shards.items() for key, _ in pairs})
+    valid, denied = (str(tmp_path / f"{name}.parquet") for name in ("valid", "denied"))
+    pq.write_table(pa.table({"key": every_key[: len(every_key) * 2 // 3]}), valid)
+    pq.write_table(pa.table({"key": every_key[::3]}), denied)
+    recipe = make_recipe(tmp_path / "pool", pool={"valid_keys": valid, "deny_keys": [denied]})
     found = []
     for sorted_from in (SORTED_FROM, 1):
         monkeypatch.setattr(keys, "SORTED_FROM", sorted_from)

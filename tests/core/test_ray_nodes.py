@@ -53,14 +53,19 @@ def ray(head: socket.socket, monkeypatch: pytest.MonkeyPatch) -> MadeUpRay:
     return MadeUpRay(f"127.0.0.1:{head.getsockname()[1]}")
 
 
+@pytest.fixture
+def nodes(ray: MadeUpRay) -> Nodes:
+    nodes = Nodes(ray, "match")
+    nodes.look()
+    return nodes
+
+
 def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [line.strip() for line in capfd.readouterr().err.splitlines()]
 
 
-def test_a_lost_node_is_said_in_one_line_which_the_log_has_too(ray, tmp_path: Path, capfd) -> None:
-    nodes = Nodes(ray, "match")
+def test_a_lost_node_is_said_in_one_line_which_the_log_has_too(ray, nodes, tmp_path: Path, capfd) -> None:
     with logged_to(tmp_path / "log.txt"):
-        nodes.look()
         assert nodes.num_cpus == 10
         assert lines(capfd) == []
         ray.lost.add("10.0.0.2")
@@ -77,10 +82,8 @@ def test_a_lost_node_is_said_in_one_line_which_the_log_has_too(ray, tmp_path: Pa
     assert [line.partition("match  node ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == expected
 
 
-def test_shards_of_a_loss_are_counted_until_ray_has_told_all(ray, capfd, monkeypatch) -> None:
+def test_shards_of_a_loss_are_counted_until_ray_has_told_all(ray, nodes, capfd, monkeypatch) -> None:
     monkeypatch.setattr(ray_nodes, "SETTLE_S", 60.0)
-    nodes = Nodes(ray, "match")
-    nodes.look()
     ray.lost |= {"10.0.0.2", "10.0.0.3"}
     for _ in range(3):
         for lost in ray.lost:
@@ -95,9 +98,7 @@ def test_shards_of_a_loss_are_counted_until_ray_has_told_all(ray, capfd, monkeyp
     assert lines(capfd) == ["match  a node was lost; 1 shard runs again"]
 
 
-def test_a_node_that_ray_does_not_list_as_lost_yet_is_named_once(ray, capfd) -> None:
-    nodes = Nodes(ray, "match")
-    nodes.look()
+def test_a_node_that_ray_does_not_list_as_lost_yet_is_named_once(ray, nodes, capfd) -> None:
     nodes.count_again("10.0.0.2")
     nodes.say_losses()
     nodes.look()
@@ -107,9 +108,7 @@ def test_a_node_that_ray_does_not_list_as_lost_yet_is_named_once(ray, capfd) -> 
     assert lines(capfd) == ["match  node node2 (10.0.0.2) was lost; 1 shard runs again"]
 
 
-def test_a_cluster_without_cpus_is_said_once_and_so_is_its_return(ray, capfd) -> None:
-    nodes = Nodes(ray, "match")
-    nodes.look()
+def test_a_cluster_without_cpus_is_said_once_and_so_is_its_return(ray, nodes, capfd) -> None:
     ray.lost |= set(ray.cpus)
     for _ in range(3):
         nodes.look()
@@ -126,10 +125,8 @@ def test_a_cluster_without_cpus_is_said_once_and_so_is_its_return(ray, capfd) ->
     assert lines(capfd) == ["match  goes on with 10 CPUs"]
 
 
-def test_a_lost_head_stops_the_map_in_one_line(ray, head, tmp_path: Path, capfd, monkeypatch) -> None:
+def test_a_lost_head_stops_the_map_in_one_line(ray, nodes, head, tmp_path: Path, capfd, monkeypatch) -> None:
     monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "0")
-    nodes = Nodes(ray, "match")
-    nodes.look()
     head.close()
     with logged_to(tmp_path / "log.txt"), pytest.raises(WorkStopped) as stopped:
         nodes.look()

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages import finish
-from toy import write_tar
+from tars import write_tar
 from worldclip import match
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
