@@ -85,7 +85,7 @@ def arrows() -> list[tuple[str, str]]:
     return found
 
 
-def test_imports_point_down() -> None:
+def test_imports_point_down():
     floor = {package: number for number, packages in enumerate(FLOORS) for package in packages}
     up = [
         f"{module} -> {name}" for module, name in arrows() if floor[module.split(".")[0]] >= floor[name.split(".")[0]]
@@ -104,7 +104,7 @@ def is_between_stages(module: str, name: str) -> bool:
     return any(f"{name}.".startswith(f"{part}.") for part in BETWEEN_STAGES.get(stage, ()))
 
 
-def test_stages_import_only_what_is_shared() -> None:
+def test_stages_import_only_what_is_shared():
     wrong = [
         f"{module} -> {name}"
         for module, name in arrows()
@@ -113,19 +113,19 @@ def test_stages_import_only_what_is_shared() -> None:
     assert sorted(set(wrong)) == []
 
 
-def test_nothing_outside_of_plugins_imports_plugins() -> None:
+def test_nothing_outside_of_plugins_imports_plugins():
     """Registries find them by name, so that the recipe runs without any."""
     assert [f"{module} -> {name}" for module, name in arrows() if name.split(".")[0] == "plugins"] == []
 
 
-def test_packages_make_no_circle() -> None:
+def test_packages_make_no_circle():
     below: dict[str, set[str]] = {}
     for module, name in arrows():
         below.setdefault(module.split(".")[0], set()).add(name.split(".")[0])
     TopologicalSorter(below).prepare()  # raises CycleError naming the circle
 
 
-def test_modules_make_no_circle() -> None:
+def test_modules_make_no_circle():
     """No two modules need each other, not even through an import inside a function."""
     modules = {module_of(path).removesuffix(".__init__"): path for path in SRC.rglob("*.py")}
     below = {}
@@ -135,7 +135,7 @@ def test_modules_make_no_circle() -> None:
     TopologicalSorter(below).prepare()  # raises CycleError naming the circle
 
 
-def test_formats_do_not_import_what_loads_them() -> None:
+def test_formats_do_not_import_what_loads_them():
     """A registry hides this circle from the test above: model/load calls the formats by their names."""
     formats = (SRC / "model" / "formats").glob("*.py")
     assert [
@@ -150,7 +150,7 @@ def longest_prefix(name: str, modules: Container[str]) -> str | None:
     return name if name in modules else None
 
 
-def test_configs_import_only_configs_and_tables() -> None:
+def test_configs_import_only_configs_and_tables():
     """A config looks at no installed package and no source of a stage, lazily neither."""
     tables = {"language.table", "evaluate.catalog", "model.formats.MODEL_FORMATS"}  # and registries
     wrong = [
@@ -163,7 +163,7 @@ def test_configs_import_only_configs_and_tables() -> None:
     assert wrong == []
 
 
-def test_only_the_executor_imports_ray_and_curation_imports_no_torch() -> None:
+def test_only_the_executor_imports_ray_and_curation_imports_no_torch():
     curation = {"core", "kernels", "language", "pool", "metadata", "match", "balance", "curate"}
     for path in SRC.rglob("*.py"):
         names = {name.split(".")[0] for name in all_imports(path)}
@@ -184,7 +184,7 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def test_import_pulls_nothing_heavy_and_public_names_resolve_on_first_access() -> None:
+def test_import_pulls_nothing_heavy_and_public_names_resolve_on_first_access():
     """Not even the core's libraries are loaded: it takes milliseconds (benchmarks/imports.py measures it)."""
     code = """
 import worldclip, sys

@@ -78,7 +78,7 @@ def recipe_of(folder: Path | str, write: Callable | None = None):
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -> None:
+def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write):
     write(tmp_path / "pool")
     write_metadata(tmp_path / "run", LISTS)
     recipe = recipe_of(tmp_path / "pool", write)
@@ -101,7 +101,7 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write) -
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_cut_shard_of_every_format_fails_alone_and_alone_is_tried_again(tmp_path, write, capfd) -> None:
+def test_a_cut_shard_of_every_format_fails_alone_and_alone_is_tried_again(tmp_path, write, capfd):
     path = write(tmp_path / "pool")
     good = path.with_name(path.name.replace("0.", "1.", 1))
     good.write_bytes(path.read_bytes())

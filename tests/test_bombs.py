@@ -58,7 +58,7 @@ BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_compressed_bombs_are_refused_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_bombs_are_refused_by_name(name, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLDCLIP_MAX_DOCUMENT_BYTES", str(2**25))
     content, read = BOMBS[name]
     (tmp_path / name).write_bytes(content)
@@ -81,9 +81,7 @@ def _tags(opening: bytes) -> bytes:
             b"<namespace key='%d'></namespace>" % number for number in range(100)), "namespaces"),
     ],
 )  # fmt: skip
-def test_plain_dumps_with_endless_parts_are_refused(
-    content: bytes, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plain_dumps_with_endless_parts_are_refused(content, what, tmp_path, monkeypatch):
     monkeypatch.setattr(dumps, "MAX_PAGE_CHARS", 2**12)
     monkeypatch.setattr(dumps, "MAX_NAMESPACES", 50)
     monkeypatch.setattr(unpack, "MAX_LINE_BYTES", 2**12)
@@ -93,7 +91,7 @@ def test_plain_dumps_with_endless_parts_are_refused(
         list(dumps.read_articles(path))
 
 
-def test_limits_are_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_are_set_by_the_environment(monkeypatch):
     packed = bz2.compress(b"a" * 2**25)
     with pytest.raises(BadShard, match="more than 1,000 times its size"):
         list(unpack.unpack(io.BytesIO(packed), "a.bz2"))
@@ -105,7 +103,7 @@ def test_limits_are_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
-def test_members_and_padding_unpack_to_the_same_bytes(pack: Callable[[bytes], bytes]) -> None:
+def test_members_and_padding_unpack_to_the_same_bytes(pack):
     noise = np.random.default_rng(0).bytes(3 * 2**20)
     suffix = ".gz" if pack is gzip.compress else ".bz2"
     padding = b"\0" * 512 if suffix == ".gz" else b""
@@ -136,9 +134,7 @@ BIG = "a" * 2**18
     ids=["texts", "lists", "images", "rows", "values"],
 )
 @pytest.mark.parametrize("has_dictionary", [True, False])
-def test_parquet_bombs_are_refused(
-    table: pa.Table, has_dictionary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLDCLIP_MAX_DOCUMENT_BYTES", str(2**26))
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, compression="zstd", use_dictionary=has_dictionary)
@@ -149,7 +145,7 @@ def test_parquet_bombs_are_refused(
         list(dumps.read_articles(path.rename(tmp_path / "dump.parquet")))
 
 
-def test_parquet_with_repeated_short_texts_is_read(tmp_path: Path) -> None:
+def test_parquet_with_repeated_short_texts_is_read(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"key": [str(n) for n in range(10_000)], "text": ["a" * 100] * 10_000})
     pq.write_table(table, path)
@@ -170,7 +166,7 @@ def icon(picture: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
-def test_small_files_of_many_pixels_are_bombs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_files_of_many_pixels_are_bombs(kind, monkeypatch):
     monkeypatch.setattr(decoding, "MAX_PIXELS_OF_SMALL", {"JPEG": 10_000, "PNG": 10_000})
     monkeypatch.setattr(decoding, "MAX_PIXELS_OF_OTHER_SMALL", 10_000)
     assert decoding.decode(black((100, 100), kind)).shape == (100, 100, 3)
@@ -179,7 +175,7 @@ def test_small_files_of_many_pixels_are_bombs(kind: str, monkeypatch: pytest.Mon
     assert error.value.reason == decoding.BOMB
 
 
-def test_icons_are_measured_before_they_are_opened() -> None:
+def test_icons_are_measured_before_they_are_opened():
     header = black((1, 1))
     bomb = header[:16] + struct.pack(">II", 13_300, 13_300) + header[24:]
     bitmap = struct.pack("<IiiHHIIiiII", 40, 20_000, 40_000, 1, 1, 0, 0, 0, 0, 0, 0)
@@ -190,7 +186,7 @@ def test_icons_are_measured_before_they_are_opened() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "I;16", "P", "CMYK", "F", "I"])
-def test_strips_give_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_give_the_same_pixels(mode, monkeypatch):
     levels = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
     if mode in ("I;16", "F", "I"):
         image = Image.fromarray(levels[:, :, 0].astype(np.uint16) << 8 if mode == "I;16" else levels[:, :, 0].astype(
@@ -203,5 +199,5 @@ def test_strips_give_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(decoding.pixels_of(image), whole)
 
 
-def test_documents_are_measured_before_they_are_parsed() -> None:
+def test_documents_are_measured_before_they_are_parsed():
     assert unpack.memory_of(json.dumps([[]] * 1000).encode()) > 80 * 2000

@@ -223,13 +223,13 @@ CHANGES: dict[str, tuple[str, Make]] = {
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_call_after_a_change_is_right(world, tmp_path, change, when) -> None:
+def test_the_call_after_a_change_is_right(world, tmp_path, change, when):
     label, make = CHANGES[change]
     call, meddle = make(world)
     assert_next_call_is_right(call, label, when, meddle, tmp_path)
 
 
-def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd) -> None:
+def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd):
     meddler = Meddler(label="index", when="after", meddle=lambda: replace_shard(world))
     run_until(world, "pool")(tmp_path / "out", meddler)
     assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
@@ -237,7 +237,7 @@ def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp
     assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
 
 
-def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch) -> None:
+def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch):
     table = world / "thresholds.json"
     lists = ("en", "ar", "th", "zh")
 
@@ -264,7 +264,7 @@ def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_shard_that_changes_while_its_texts_are_embedded(tmp_path, when) -> None:
+def test_a_shard_that_changes_while_its_texts_are_embedded(tmp_path, when):
     write_world(tmp_path)
 
     def meddle() -> None:
@@ -279,7 +279,7 @@ def test_a_shard_that_changes_while_its_texts_are_embedded(tmp_path, when) -> No
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_tar_of_training_images_that_changes_while_it_is_joined(tmp_path, when) -> None:
+def test_a_tar_of_training_images_that_changes_while_it_is_joined(tmp_path, when):
     """Only the join is redone: checkpoints of other images are not overwritten, and the next call says so."""
     tars = write_small_world(tmp_path / "run")
     images = Path(shutil.copytree(tars, tmp_path / "images"))

@@ -75,19 +75,19 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", PROBLEMS)
-def test_problems_of_a_recipe(case: str) -> None:
+def test_problems_of_a_recipe(case):
     values, problems = PROBLEMS[case]
     assert problems_of(BASE | values) == problems
 
 
-def test_bounds_are_ignored_for_unset_keys() -> None:
+def test_bounds_are_ignored_for_unset_keys():
     (problem,) = BalanceConfig(rule="table", thresholds={"en": 0, "sw": 3}).problems()
     assert problem.startswith("balance.thresholds.en = 0: must be at least 1")
     (problem,) = CheckConfig(classifiers={"nsfw": ClassifierRule(path="a.onnx", label=-1)}).problems()
     assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
 
 
-def test_number_out_of_range_violates_a_bound() -> None:
+def test_number_out_of_range_violates_a_bound():
     for value in (-0.1, 1.1, float("nan"), float("inf")):
         assert Between(0, 1).violation(value) == "must be between 0 and 1"
     assert Between(0, 1, above=True).violation(0) == "must be above 0 and at most 1"
@@ -95,7 +95,7 @@ def test_number_out_of_range_violates_a_bound() -> None:
     assert Between(0, 1).violation(0) is Between(0, 1).violation(1) is None
 
 
-def test_config_file_of_its_own_has_keys_without_a_section() -> None:
+def test_config_file_of_its_own_has_keys_without_a_section():
     with pytest.raises(UserError) as caught:
         load_config(CheckConfig, {"radius": 17, "texts": {"min_char": 1}})
     assert caught.value.problems == [
@@ -104,13 +104,13 @@ def test_config_file_of_its_own_has_keys_without_a_section() -> None:
     ]
 
 
-def test_password_in_a_url_is_not_repeated() -> None:
+def test_password_in_a_url_is_not_repeated():
     problems = problems_of({**BASE, "pool": {"path": "s3://me:secret@bucket", "build": "emoji"}})
     assert len(problems) == 2
     assert "secret" not in "".join(problems)
 
 
-def test_wikipedia_rules_are_overridden_one_by_one() -> None:
+def test_wikipedia_rules_are_overridden_one_by_one():
     recipe = load_recipe({**BASE, "metadata": {"rules": "reference", "overrides": {"max_titles": 5}}})
     rules = recipe.metadata.wikipedia_rules
     assert (rules.bigram_rule, rules.title_rule, rules.max_titles, rules.max_bigrams) == ("pmi", "colon", 5, 100_646)
@@ -122,7 +122,7 @@ def test_wikipedia_rules_are_overridden_one_by_one() -> None:
     ]
 
 
-def test_overrides_set_nested_keys_and_none_resets_them() -> None:
+def test_overrides_set_nested_keys_and_none_resets_them():
     recipe = load_recipe(BASE, ["train.lr=1", "match.merge_labels.ms=id", "match.profile=reference"])
     assert (recipe.train.lr, recipe.match.merge_labels, recipe.match.profile) == (1.0, {"ms": "id"}, "reference")
     recipe = load_recipe(BASE, ["balance.tail_fraction=none", "balance.english_threshold=20"])
@@ -130,7 +130,7 @@ def test_overrides_set_nested_keys_and_none_resets_them() -> None:
     assert BASE["balance"] == {"tail_fraction": 0.06}, "the caller's dict is not changed"
 
 
-def test_lists_in_overrides_take_commas_as_list_flags_do() -> None:
+def test_lists_in_overrides_take_commas_as_list_flags_do():
     recipe = load_recipe(
         BASE,
         ["languages.codes=en,sw", "metadata.sources=number, wordfreq", "curate.include=en", "pool.texts=txt,json:a"],
@@ -152,13 +152,13 @@ def test_lists_in_overrides_take_commas_as_list_flags_do() -> None:
     assert "did you mean list?" in problem
 
 
-def test_paths_in_overrides_keep_their_commas(tmp_path: Path) -> None:
+def test_paths_in_overrides_keep_their_commas(tmp_path):
     keys = tmp_path / "a,b.txt"
     keys.write_text("k\n", encoding="utf-8")
     assert load_recipe(BASE, [f"pool.deny_keys={keys}"]).pool.deny_keys == (str(keys),)
 
 
-def test_recipe_survives_toml(tmp_path: Path) -> None:
+def test_recipe_survives_toml(tmp_path):
     base = {**BASE, "pool": {"path": "/somewhere"}}
     recipe = load_recipe(base, ['curate.include=["en", "sw"]', "balance.tail_fractions={sw = 0.5}"])
     (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
@@ -166,13 +166,13 @@ def test_recipe_survives_toml(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "recipe.toml") == recipe
 
 
-def test_every_stage_is_a_section() -> None:
+def test_every_stage_is_a_section():
     assert set(stage_names()) < set(SECTIONS)
     assert set(to_dict(Recipe())) == set(SECTIONS)
     assert all(" -> " in step.help for step in STEPS)
 
 
-def test_field_decides_its_own_stage_unless_marked() -> None:
+def test_field_decides_its_own_stage_unless_marked():
     recipe = Recipe()
     assert set(deciding(recipe.match, "balance")) == {"isolate"}
     assert {"profile", "fold_case", "isolate", "min_lang_prob"} <= set(deciding(recipe.match, "match"))
@@ -183,13 +183,11 @@ def test_field_decides_its_own_stage_unless_marked() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
-def test_bundled_recipe_is_valid(path: Path) -> None:
+def test_bundled_recipe_is_valid(path):
     assert load_recipe(path).problems() == []
 
 
-def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_working_directory(tmp_path, monkeypatch):
     folder = tmp_path / "recipes"
     folder.mkdir()
     for name in ("words.txt", "a.tab", "b.tab", "model.onnx"):
@@ -223,7 +221,7 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     assert loaded.classifiers["nsfw"].path == str(folder / "model.onnx")
 
 
-def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('pool.path = "pool"\nbalance.tail_fraction = 0.06\n')
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text(to_toml(load_recipe(tmp_path / "mine.toml")))
@@ -231,12 +229,12 @@ def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path: Path, monkeypatc
     assert load_recipe(tmp_path / "run").pool.path == str(tmp_path / "pool")
 
 
-def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf[pool]\npath = '/pool'\n[balance]\ntail_fraction = 0.06\n")
     assert load_recipe(tmp_path / "mine.toml").pool.path == "/pool"
 
 
-def test_names_too_long_for_a_file_are_problems_in_words() -> None:
+def test_names_too_long_for_a_file_are_problems_in_words():
     long = "[" * 5000
     values = {
         "pool": {"path": long},

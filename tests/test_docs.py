@@ -43,7 +43,7 @@ def read(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_lead_to_files_and_headings(page: Path) -> None:
+def test_links_lead_to_files_and_headings(page):
     for path, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", read(page)):
         if "://" in path:
             continue
@@ -59,7 +59,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_first_page_and_index_say_what_a_clip_is_in_the_same_words() -> None:
+def test_first_page_and_index_say_what_a_clip_is_in_the_same_words():
     pages = [read(REPOSITORY / name) for name in ("README.md", "docs/index.md")]
     sentences = [
         re.findall(r"^(Find pictures .+|\*\*What is a CLIP\?\*\*(?:.+\n)+?.+beforehand\.)$", page, re.M)
@@ -72,7 +72,7 @@ def test_first_page_and_index_say_what_a_clip_is_in_the_same_words() -> None:
 @pytest.mark.parametrize(
     "name", ["README.md", "docs/index.md", *(f"docs/start_{x}.md" for x in ("curate", "train", "use"))]
 )
-def test_first_pages_link_their_first_use_of_a_term_to_the_glossary(name: str) -> None:
+def test_first_pages_link_their_first_use_of_a_term_to_the_glossary(name):
     prose = re.sub(
         r"^```.*?^```|`[^`\n]*`|(?<=\]\()(?!\S*glossary)[^)]*", "", read(REPOSITORY / name), flags=re.M | re.S
     )
@@ -82,13 +82,13 @@ def test_first_pages_link_their_first_use_of_a_term_to_the_glossary(name: str) -
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
-def test_paths_in_the_repository_exist(page: Path) -> None:
+def test_paths_in_the_repository_exist(page):
     paths = set(re.findall(r"`((?:src|tests|docs|recipes|benchmarks|examples)/[\w./-]*)`", read(page)))
     paths = {path for path in paths if "NAME" not in path}  # a placeholder for the reader's own
     assert [path for path in sorted(paths) if not (REPOSITORY / path).exists()] == []
 
 
-def test_names_in_the_tables_of_the_tour_stand_in_their_files() -> None:
+def test_names_in_the_tables_of_the_tour_stand_in_their_files():
     rows = re.findall(r"^\|[^|]*\| (`src/[^|]*)\|([^|]*)\|", read(REPOSITORY / "docs" / "tour.md"), re.MULTILINE)
     assert len(rows) >= 30
     for where, what in rows:
@@ -103,7 +103,7 @@ def test_names_in_the_tables_of_the_tour_stand_in_their_files() -> None:
                 assert any((home / file).exists() for home in homes), f"{file} is not in {package.name}"
 
 
-def test_every_registered_item_is_a_module_where_the_tour_says() -> None:
+def test_every_registered_item_is_a_module_where_the_tour_says():
     rows = re.findall(
         r"^\| [a-z ]+ \| (`src/.*`) \| `(worldclip\.\w+)` \|$", read(REPOSITORY / "docs" / "tour.md"), re.M
     )
@@ -120,7 +120,7 @@ def test_every_registered_item_is_a_module_where_the_tour_says() -> None:
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
-def test_flags_in_inline_code_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_in_inline_code_exist(page, capsys):
     for line in re.findall(r"`worldclip\s+([a-z][^`]*)`", read(page)):
         words = line.split()
         of_run = "--watch" in words  # `evaluate RUN` in a help is any model, and only a run is watched
@@ -145,7 +145,7 @@ def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
-def test_keys_of_the_recipe_exist(page: Path) -> None:
+def test_keys_of_the_recipe_exist(page):
     places = re.findall(rf"`(?:\[)?((?:{'|'.join(SECTIONS)})\.[a-z_][\w.]*)(\(?)", read(page))
     files = re.compile(r"\.(md|toml|py|json|html|csv)$")
     keys = {key.rstrip(".") for key, call in places if not call and not files.search(key)}
@@ -169,7 +169,7 @@ def is_attribute(name: str) -> bool:
     return hasattr(importlib.import_module(f"worldclip.{module}"), attribute.partition(".")[0])
 
 
-def test_no_page_names_a_path_of_one_machine() -> None:
+def test_no_page_names_a_path_of_one_machine():
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(work|home|root)/", read(page)), page
 
@@ -215,7 +215,7 @@ def commands(code: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("code", of_language("bash") + of_language("sh"))
-def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_parse(code, monkeypatch, capsys):
     def parse(*arguments: Any, name: str = "", **values: Any) -> int:
         command.parse_command(*arguments, **values)
         return 0
@@ -233,7 +233,7 @@ def test_commands_parse(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.parametrize("code", of_language("python"))
-def test_python_calls_what_exists(code: str) -> None:
+def test_python_calls_what_exists(code):
     Names(code).check()
 
 
@@ -320,7 +320,7 @@ def check_call(function: Any, call: ast.Call, *, is_method: bool) -> None:
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
-def test_calls_in_inline_code_exist(page: Path) -> None:
+def test_calls_in_inline_code_exist(page):
     for name in re.findall(r"`(worldclip(?:\.\w+)+)\(", read(page)):
         owner, *rest = name.split(".")
         value: Any = importlib.import_module(owner)
@@ -330,7 +330,7 @@ def test_calls_in_inline_code_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("code", of_language("toml"))
-def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code: str) -> None:
+def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code):
     tables = tomllib.loads(code)
     if "project" in tables:  # the pyproject.toml of a package that plugs in
         ours = (Path(worldclip.__file__).parent / "entry_points.txt").read_text(encoding="utf-8")

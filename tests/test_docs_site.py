@@ -36,14 +36,14 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_commands_page_has_every_command_of_the_overview(commands: str) -> None:
+def test_commands_page_has_every_command_of_the_overview(commands):
     names = [name for names in reference.command_names().values() for name in names]
     assert re.findall(r"^### (.+)$", commands, re.MULTILINE) == names
     assert len(names) > 30
 
 
 @pytest.mark.parametrize("command", ["run", "train", "pool check", "evaluate MODEL", "serve"])
-def test_commands_page_has_every_flag_of_the_help(command: str, commands: str) -> None:
+def test_commands_page_has_every_flag_of_the_help(command, commands):
     section = re.search(rf"^### {command}\n(.*?)(?=^##|\Z)", commands, re.MULTILINE | re.DOTALL)
     assert section is not None
     flags = set(re.findall(r"^  (--[a-z][\w.-]*)", reference.help_of(command), re.MULTILINE))
@@ -51,17 +51,17 @@ def test_commands_page_has_every_flag_of_the_help(command: str, commands: str) -
     assert flags - set(re.findall(r"^- `(--[a-z][\w.-]*)", section[1], re.MULTILINE)) == set()
 
 
-def test_help_that_fails_is_not_an_empty_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_that_fails_is_not_an_empty_section(capsys):
     with pytest.raises(RuntimeError, match="worldclip nothing --help ended with exit code 2"):
         reference.help_of("nothing")
 
 
-def test_description_of_a_long_flag_stands_below_it() -> None:
+def test_description_of_a_long_flag_stands_below_it():
     lines = ["  --a N       First.", "  --long-flag TEXT", "              Second."]
     assert list(reference.flags_of(lines)) == [("--a N", "First."), ("--long-flag TEXT", "Second.")]
 
 
-def test_api_page_has_every_public_name() -> None:
+def test_api_page_has_every_public_name():
     headings = set(re.findall(r"^###+ (.+)$", reference.api_page(), re.MULTILINE))
     calls = {f"worldclip.{name}" for name in worldclip.__all__ if name != "__version__"}
     modules = {name: importlib.import_module(f"worldclip.{name}") for name in reference.STAGES}
@@ -69,11 +69,11 @@ def test_api_page_has_every_public_name() -> None:
     assert calls | names | {"Clip.encode_image", "Clip.classify"} <= headings
 
 
-def test_markup_in_docstrings_and_help_stays_text() -> None:
+def test_markup_in_docstrings_and_help_stays_text():
     assert reference.escape("runs/<name> *.npy [pool] `<a_b>`") == r"runs/&lt;name> \*.npy \[pool\] `<a_b>`"
 
 
-def test_parameters_on_one_line_are_items_of_their_own() -> None:
+def test_parameters_on_one_line_are_items_of_their_own():
     def call(first: int, second: int) -> None:
         """Do it.
 
@@ -86,7 +86,7 @@ def test_parameters_on_one_line_are_items_of_their_own() -> None:
     assert reference.prose(call) == "Do it.\n\n- `first`: one.\n\n- `second`: two, in two lines.\n\nRaises nothing.\n"
 
 
-def test_every_page_has_its_place_in_the_navigation(tmp_path: Path) -> None:
+def test_every_page_has_its_place_in_the_navigation(tmp_path):
     assert build_site.copy_pages(REPOSITORY, tmp_path) == []
     write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# Reference\n"))
     nav = build_site.navigation(tmp_path)
@@ -98,7 +98,7 @@ def test_every_page_has_its_place_in_the_navigation(tmp_path: Path) -> None:
     ]
 
 
-def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path: Path) -> None:
+def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path):
     files = {
         "README.md": "[pages](docs/index.md)",
         "docs/index.md": "# I\n\n[a](a.md#x), [none](none.md), `[code](no.md)`, [web](https://example.org)",
@@ -118,19 +118,19 @@ def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path: 
     assert (pages / "recipes/index.md").read_text() == "# recipes\n\n- [one.toml](one.toml)\n"
 
 
-def test_links_that_show_a_file_show_its_title(tmp_path: Path) -> None:
+def test_links_that_show_a_file_show_its_title(tmp_path):
     write(tmp_path, {"pool.md": "# The pool\n"})
     text = "[pool.md](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
     expected = "[The pool](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
     assert build_site.with_titles(text, tmp_path) == expected
 
 
-def test_empty_cell_of_a_head_is_no_header() -> None:
+def test_empty_cell_of_a_head_is_no_header():
     row = '<tr><th style="text-align: right;"></th><th>a</th><th></th></tr>'
     assert build_site.without_empty_headers(row) == '<tr><td style="text-align: right;"></td><th>a</th><td></td></tr>'
 
 
-def test_page_that_the_index_lacks_is_named(tmp_path: Path) -> None:
+def test_page_that_the_index_lacks_is_named(tmp_path):
     write(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
     write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
     problems = build_site.pages_without_place(tmp_path, build_site.navigation(tmp_path))
@@ -148,19 +148,19 @@ def test_page_that_the_index_lacks_is_named(tmp_path: Path) -> None:
         (STYLE, "https://example.org/a.css is loaded from another host"),
     ],
 )
-def test_dead_link_anchor_and_image_are_named(body: str, problem: str, tmp_path: Path) -> None:
+def test_dead_link_anchor_and_image_are_named(body, problem, tmp_path):
     site = write(tmp_path, {"a.html": body, "b.html": '<h1 id="one">', "folder/a.txt": ""})
     assert build_site.dead_links(site) == [f"a.html: {problem}"]
 
 
-def test_good_links_are_no_problem(tmp_path: Path) -> None:
+def test_good_links_are_no_problem(tmp_path):
     addresses = ["../b.html#one", "#two", "/b.html", "../folder/", "../a%20b.png", "https://example.org", "data:,x"]
     body = '<p id="two">' + "".join(f'<a href="{address}">' for address in addresses)
     site = write(tmp_path, {"docs/a.html": body, "b.html": '<h1 id="one">', "folder/index.html": "", "a b.png": ""})
     assert build_site.dead_links(site) == []
 
 
-def test_site_is_built_without_a_problem(tmp_path: Path) -> None:
+def test_site_is_built_without_a_problem(tmp_path):
     pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
     assert build_site.build(tmp_path / "docs") == []
     page = (tmp_path / "docs/site/docs/commands.html").read_text(encoding="utf-8")
@@ -169,7 +169,7 @@ def test_site_is_built_without_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_page_of_the_site_can_be_shown(tmp_path: Path) -> None:
+def test_every_page_of_the_site_can_be_shown(tmp_path):
     pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
     site = tmp_path / "docs/site"
     build_site.build(site.parent)

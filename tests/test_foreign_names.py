@@ -170,7 +170,7 @@ def joins_of_the_package() -> dict[tuple[str, str], int]:
     return joins
 
 
-def test_names_of_others_are_joined_by_safe_join_alone() -> None:
+def test_names_of_others_are_joined_by_safe_join_alone():
     joins = joins_of_the_package()
     unknown = [f"{module}:{joins[module, name]}: {name}" for module, name in sorted(joins.keys() - own_names())]
     assert not unknown, (
@@ -179,7 +179,7 @@ def test_names_of_others_are_joined_by_safe_join_alone() -> None:
     assert not own_names() - joins.keys(), "stale in CHOSEN_BY"
 
 
-def test_joins_of_every_form_are_found() -> None:
+def test_joins_of_every_form_are_found():
     code = """
 folder / record["path"]
 Path(folder) / name
@@ -201,6 +201,6 @@ def f(part): folder / part
 
 
 @pytest.mark.parametrize("name", ["../0.tar", "/0.tar", "", "a/../../0.tar", "x" * 300])
-def test_shard_with_a_name_that_leads_out_of_a_folder_is_refused(name: str) -> None:
+def test_shard_with_a_name_that_leads_out_of_a_folder_is_refused(name):
     with pytest.raises(UnsafeName, match="is not a path below"):
         Shard(name=name, path="0.tar")

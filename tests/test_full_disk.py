@@ -68,7 +68,7 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-def test_embedding_stops_at_a_full_disk_and_resumes(world: Path, mount: Callable[..., Path]) -> None:
+def test_embedding_stops_at_a_full_disk_and_resumes(world, mount):
     disk = mount("size=256k")
     filler = fill(disk, 40_000)
     with names_a_file_of(disk):
@@ -79,7 +79,7 @@ def test_embedding_stops_at_a_full_disk_and_resumes(world: Path, mount: Callable
     assert report["texts"]["embedded"] == 36
 
 
-def test_a_checkpoint_that_does_not_fit_names_its_folder(mount: Callable[..., Path]) -> None:
+def test_a_checkpoint_that_does_not_fit_names_its_folder(mount):
     disk = mount("size=1m")
     writer = CheckpointWriter(disk, World(), keep_last=1)
     tensors = {"weights.a": LocalTensor(torch.zeros(10**6), (10**6,), 0)}
@@ -88,16 +88,14 @@ def test_a_checkpoint_that_does_not_fit_names_its_folder(mount: Callable[..., Pa
         writer.wait()
 
 
-def test_an_export_that_does_not_fit_leaves_nothing(world: Path, mount: Callable[..., Path]) -> None:
+def test_an_export_that_does_not_fit_leaves_nothing(world, mount):
     disk = mount("size=1m")
     with names_a_file_of(disk):
         export_model(world / "model", disk / "out")
     assert contents(disk) == {}
 
 
-def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(
-    toy_world, tmp_path, mount: Callable[..., Path], capfd
-) -> None:
+def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(toy_world, tmp_path, mount, capfd):
     disk = mount("size=512k")
     filler = fill(disk, 60_000)
     command = ["run", str(toy_world.recipe), "--out", str(disk / "run"), "--until", "curate", "--workers", "1"]
@@ -115,13 +113,13 @@ def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(
     assert main(command) == 0
 
 
-def test_a_tokenizer_that_does_not_fit_names_its_folder(curated_run, mount: Callable[..., Path]) -> None:
+def test_a_tokenizer_that_does_not_fit_names_its_folder(curated_run, mount):
     disk = mount("size=4k")
     with names_a_file_of(disk):
         train_on_run(curated_run, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
 
 
-def test_nothing_is_written_through_a_memory_map() -> None:
+def test_nothing_is_written_through_a_memory_map():
     """A write to a map of a file ends the process where the disk is full."""
     writable = re.compile(r"open_memmap(?!\([^)]*mode=\"r\"\))|mode=\"(r\+|w\+)\"|ACCESS_WRITE|ACCESS_COPY")
     assert [path for path in SOURCES.rglob("*.py") if writable.search(path.read_text(encoding="utf-8"))] == []

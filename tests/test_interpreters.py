@@ -48,7 +48,7 @@ def other_pythons() -> list[str]:
     return [path for path in paths if run(path, "-c", "").returncode == 0]
 
 
-def test_interpreters_agree_on_the_characters_of_the_table() -> None:
+def test_interpreters_agree_on_the_characters_of_the_table():
     """`str` may answer for them.  A Python that fails here must get these answers from the table as well."""
     others = other_pythons()
     if not others:
@@ -60,7 +60,7 @@ def test_interpreters_agree_on_the_characters_of_the_table() -> None:
     assert len(digests[sys.executable]) == 65
 
 
-def test_lists_and_matches_are_equal_under_every_interpreter() -> None:
+def test_lists_and_matches_are_equal_under_every_interpreter():
     others = [python for python in other_pythons() if run(python, "-c", NEEDED).returncode == 0]
     if not others:
         pytest.skip("the PATH has no second Python between 3.11 and 3.13 with the packages of worldclip")

@@ -29,7 +29,7 @@ def kill_points(*options: object) -> dict:
     return record
 
 
-def test_kills_at_random_points_leave_what_an_unbroken_call_leaves() -> None:
+def test_kills_at_random_points_leave_what_an_unbroken_call_leaves():
     """Up to 200 points, as many as 10 s allow; the seed is printed."""
     record = kill_points("--light", "--points", 200, "--seconds", 10, "--seed", secrets.randbelow(2**32))
     assert record["differences"] == []
@@ -38,7 +38,7 @@ def test_kills_at_random_points_leave_what_an_unbroken_call_leaves() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", MAKERS)
-def test_kills_of_every_command_leave_what_an_unbroken_call_leaves(group: str) -> None:
+def test_kills_of_every_command_leave_what_an_unbroken_call_leaves(group):
     """As many points at random as five minutes allow, of each scenario at least one."""
     record = kill_points("--group", group, "--seconds", 300, "--seed", secrets.randbelow(2**32))
     assert record["differences"] == []
@@ -61,7 +61,7 @@ ONE_FILE_OR_NONE = {
 }
 
 
-def test_every_command_is_killed_or_says_why_not() -> None:
+def test_every_command_is_killed_or_says_why_not():
     source = (HELPERS / "kill_scenarios.py").read_text(encoding="utf-8")
     scenarios = set(re.findall(r'name="([^"]+)"', source))
     assert scenarios >= FURTHER_SCENARIOS

@@ -42,9 +42,7 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
     ],
     ids=" ".join,
 )
-def test_a_run_whose_name_is_not_utf8(
-    words: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_whose_name_is_not_utf8(words, run, tmp_path, capsys):
     places = {"RUN": str(run), "OUT": str(tmp_path / "out")}
     code = main([places.get(word, word) for word in words])
     shown = capsys.readouterr()
@@ -56,9 +54,7 @@ def test_a_run_whose_name_is_not_utf8(
 
 
 @pytest.mark.parametrize("words", [["explore", "RUN", "--out", "OUT"], ["run", "RUN/recipe.toml", "--out", "OUT"]])
-def test_out_whose_name_is_not_utf8_is_refused(
-    words: list[str], toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_out_whose_name_is_not_utf8_is_refused(words, toy_run, tmp_path, capsys):
     places = {"OUT": str(tmp_path / NAME)}
     assert main([places.get(word, word.replace("RUN", str(toy_run))) for word in words]) == 2
     assert "UTF-8" in capsys.readouterr().err

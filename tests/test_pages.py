@@ -108,6 +108,6 @@ def page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_can_be_shown(name: str, site: Site, page: Page) -> None:
+def test_page_can_be_shown(name, site, page):
     address, until = getattr(site, name)()
     assert problems_shown(page, address, until) == []

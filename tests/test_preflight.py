@@ -22,9 +22,7 @@ def problems_of(world: ToyWorld, run_dir: Path, *overrides: str, until: str | No
     return caught.value.problems
 
 
-def test_all_stages_are_asked_before_the_first_one_runs(
-    toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "peft", None)
     problems = problems_of(
@@ -54,22 +52,20 @@ def test_all_stages_are_asked_before_the_first_one_runs(
     assert not (tmp_path / "run").exists()
 
 
-def test_stages_that_are_not_asked_for_need_nothing(toy_world: ToyWorld, tmp_path: Path) -> None:
+def test_stages_that_are_not_asked_for_need_nothing(toy_world, tmp_path):
     changed = load_recipe(toy_world.recipe, ["train.device=cuda", 'evaluate.datasets=["emoji_base"]'])
     run(changed, tmp_path / "run", until="pool", executor=QUIET)
     assert (tmp_path / "run/pool/manifest.json").exists()
 
 
-def test_finished_stage_needs_no_package(toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_stage_needs_no_package(toy_world, tmp_path, monkeypatch):
     loaded = load_recipe(toy_world.recipe)
     run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
 
 
-def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(
-    toy_world: ToyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(toy_world, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     (problem,) = problems_of(toy_world, tmp_path / "run", until="train")
     assert problem.startswith(f"{tmp_path / 'run/train'}: ")

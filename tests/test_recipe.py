@@ -49,7 +49,7 @@ def curate(recipe: Path, out: Path, executor: LocalExecutor | None = None) -> di
     return digests_of_curation(worldclip.run(str(recipe), out=out, until="curate", executor=executor))
 
 
-def test_the_recipe_runs_to_an_export_and_a_report(toy_run: Path) -> None:
+def test_the_recipe_runs_to_an_export_and_a_report(toy_run):
     for stage in (*CURATION, "train", "evaluate", "export"):
         assert (toy_run / stage / "manifest.json").exists(), stage
     page = (toy_run / "report.html").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_the_recipe_runs_to_an_export_and_a_report(toy_run: Path) -> None:
     assert load_recipe(toy_run).languages.codes == ("en", "ar", "th", "zh")
 
 
-def test_a_finished_run_does_nothing_and_says_so(toy_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_does_nothing_and_says_so(toy_run, capfd):
     before = killed.modified(toy_run, "*.parquet")
     assert main(["run", str(toy_run)]) == 0
     assert capfd.readouterr().err.count("is finished and unchanged") == 8
@@ -93,7 +93,7 @@ def capped(toy_world, tmp_path_factory) -> tuple[dict[str, bytes], int]:
 
 
 @pytest.mark.parametrize(("place", "kill_at", "when"), KILLS)
-def test_a_killed_run_goes_on_to_the_same_bytes(toy_world, capped, tmp_path, place, kill_at, when) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(toy_world, capped, tmp_path, place, kill_at, when):
     whole, num_files = capped
     run = killed.run(UNTIL_CURATE, kill_at, toy_world.recipe, tmp_path / "run", *CAPPED, place=place, when=when)
     assert run.returncode == -signal.SIGKILL, run.stdout + run.stderr
@@ -111,7 +111,7 @@ def start_two_workers(recipe: Path, out: Path, **options: Any) -> subprocess.Pop
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [2.0, 3.5, 5.0])
-def test_workers_killed_with_their_parent_leave_nothing_half_done(toy_world, curated, tmp_path, delay_s) -> None:
+def test_workers_killed_with_their_parent_leave_nothing_half_done(toy_world, curated, tmp_path, delay_s):
     process = start_two_workers(toy_world.recipe, tmp_path / "run")
     time.sleep(delay_s)
     os.killpg(process.pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_workers_killed_with_their_parent_leave_nothing_half_done(toy_world, cur
     assert curate(toy_world.recipe, tmp_path / "run") == curated
 
 
-def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path):
     assert create_executor("local").workers == usable_cores()
     executor = LocalExecutor(workers=2, quiet=True)  # `curated` has one
     assert curate(toy_world.recipe, tmp_path / "run", executor) == curated
@@ -132,11 +132,11 @@ class Backwards(LocalExecutor):
         return super().map(fn, shards[::-1], **options)[::-1]
 
 
-def test_any_order_of_shards_gives_the_same_bytes(toy_world, curated, tmp_path) -> None:
+def test_any_order_of_shards_gives_the_same_bytes(toy_world, curated, tmp_path):
     assert curate(toy_world.recipe, tmp_path / "run", Backwards(quiet=True)) == curated
 
 
-def test_a_new_shard_runs_alone(toy_world, tmp_path) -> None:
+def test_a_new_shard_runs_alone(toy_world, tmp_path):
     pool = shutil.copytree(toy_world.pool, tmp_path / "pool")
     recipe = tmp_path / "toy.toml"
     recipe.write_text(toy_world.recipe.read_text().replace(str(toy_world.pool), str(pool)))
@@ -151,7 +151,7 @@ def test_a_new_shard_runs_alone(toy_world, tmp_path) -> None:
     assert not list(run_dir.rglob("00003.tar*"))
 
 
-def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path) -> None:
+def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path):
     process = start_two_workers(
         toy_world.recipe,
         tmp_path / "run",
@@ -170,20 +170,20 @@ def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp
     assert curate(toy_world.recipe, tmp_path / "run") == curated
 
 
-def test_from_runs_a_stage_anew(curated_run, curated, tmp_path, capfd) -> None:
+def test_from_runs_a_stage_anew(curated_run, curated, tmp_path, capfd):
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
     assert main(["run", str(run_dir), "--from", "balance", "--until", "curate"]) == 0
     assert capfd.readouterr().err.count("is finished and unchanged") == 3
     assert digests_of_curation(run_dir) == curated
 
 
-def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd) -> None:
+def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):
     assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     assert capfd.readouterr().err.count("would run") == 8
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd) -> None:
+def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd):
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
     assert main(["curate", str(run_dir), "--json"]) == 0
     assert set(json.loads(capfd.readouterr().out)["stages"]) == {"curate"}

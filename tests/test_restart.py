@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,9 +43,7 @@ def run_dir(toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("stage", "key", "value", "message"), REFUSED, ids=lambda value: str(value)[:30])
-def test_a_refused_value_removes_nothing(
-    run_dir: Path, toy_run: Path, stage: str, key: str, value: Any, message: str
-) -> None:
+def test_a_refused_value_removes_nothing(run_dir, toy_run, stage, key, value, message):
     before = contents(run_dir / stage)
     changes = [f"{key}={value!r}".replace("'RUN'", f"'{toy_run}'")]
     if value == "RUN":
@@ -57,7 +54,7 @@ def test_a_refused_value_removes_nothing(
     assert not list(run_dir.glob(".*set_aside"))
 
 
-def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(run_dir: Path) -> None:
+def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(run_dir):
     before = contents(run_dir / "train")
     with pytest.raises(UserError, match="must be a multiple of 3"):
         restart(run_dir, "curate", "train", ["train.accum_steps=3"])
@@ -66,9 +63,7 @@ def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(ru
     assert all(before[name] == content for name, content in after.items())
 
 
-def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(
-    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(toy_run, tmp_path, monkeypatch):
     run_dir = shutil.copytree(toy_run, tmp_path / "run")
     before = contents(run_dir / "export")
     monkeypatch.setattr(preflight, "is_installed", lambda module: module != "torch")
@@ -78,8 +73,8 @@ def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(
 
 
 def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_checkpoints(
-    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    toy_run, tmp_path, monkeypatch
+):
     run_dir = shutil.copytree(toy_run, tmp_path / "run")
     before = contents(run_dir / "train")
 

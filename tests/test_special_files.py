@@ -94,19 +94,19 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices here")
 @pytest.mark.parametrize("name", READERS)
-def test_readers_refuse_special_files(name: str, kind: str, tmp_path: Path) -> None:
+def test_readers_refuse_special_files(name, kind, tmp_path):
     path = make(tmp_path / name, kind)
     with pytest.raises((UserError, BadShard, OSError), match=r"not a file|such device or address"):
         READERS[name](path)
 
 
-def test_a_picture_that_is_no_file_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_picture_that_is_no_file_is_refused(kind, tmp_path):
     reason = open_image(make(tmp_path / "a.png", kind), allow_urls=False, applies_exif=True)
     assert str(reason).startswith("cannot be read (")
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".jsonl", ".parquet", ".csv"])
-def test_shards_that_are_no_files_fail_by_name(suffix: str, tmp_path: Path) -> None:
+def test_shards_that_are_no_files_fail_by_name(suffix, tmp_path):
     make(tmp_path / "pool" / f"0{suffix}", "device")
     config = PoolConfig(path=str(tmp_path / "pool"), key="member" if suffix == ".tar" else "uid")
     run = Run.of(tmp_path / "run", config, executor=QUIET)
@@ -114,7 +114,7 @@ def test_shards_that_are_no_files_fail_by_name(suffix: str, tmp_path: Path) -> N
         pool_stage.index(run)
 
 
-def test_a_regular_file_is_opened_as_ever(tmp_path: Path) -> None:
+def test_a_regular_file_is_opened_as_ever(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").symlink_to("a")
     assert regular_file.read_regular(tmp_path / "b") == b"abc"

@@ -57,9 +57,7 @@ def run_page(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_three_start_pages_run_as_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_three_start_pages_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_pool(tmp_path / "my_images", 0, 240)
     write_pool(tmp_path / "held_out", 240, 24)

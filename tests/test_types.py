@@ -27,7 +27,7 @@ def is_kernel(function: ast.FunctionDef) -> bool:
     return not KERNELS.isdisjoint(names)
 
 
-def test_functions_without_types_are_kernels() -> None:
+def test_functions_without_types_are_kernels():
     untyped = [
         f"{path.relative_to(SRC)}:{function.lineno} {function.name}"
         for path in sorted(SRC.rglob("*.py"))
@@ -38,7 +38,7 @@ def test_functions_without_types_are_kernels() -> None:
     assert untyped == []
 
 
-def test_plain_function_without_types_is_found() -> None:
+def test_plain_function_without_types_is_found():
     tree = ast.parse(
         "@compiled\ndef kernel(a): ...\ndef plain(a): ...\ndef typed(a: int) -> int: ...\ndef half(a: int): ..."
     )

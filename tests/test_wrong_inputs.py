@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from toy import ToyWorld
 from worldclip.cli import main
 from worldclip.cli.overview import ANY_MODEL, COMMANDS
 from worldclip.recipe import stage_names
@@ -308,9 +307,8 @@ def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
     [pytest.param(2, *row, id=row[0]) for row in WRONG] + [pytest.param(1, *row, id=row[0]) for row in DAMAGED],
 )
 def test_wrong_inputs_end_with_a_message(
-    code: int, command: str, message: str, toy_world: ToyWorld, toy_run: Path, broken: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    code, command, message, toy_world, toy_run, broken, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
     places = {
         "R": toy_world.recipe, "T": toy_run, "P": toy_world.pool, "B": broken, "N": tmp_path / "N", "O": tmp_path / "O",
@@ -323,7 +321,7 @@ def test_wrong_inputs_end_with_a_message(
     assert code == 1 or not (tmp_path / "O" / "recipe.toml").exists()
 
 
-def test_every_command_has_wrong_inputs() -> None:
+def test_every_command_has_wrong_inputs():
     lines = [line for line, _ in WRONG]
     names = [*stage_names(), *COMMANDS.names()]
     assert [name for name in names if not any(line.startswith(name.removesuffix(ANY_MODEL)) for line in lines)] == []
