@@ -1,0 +1,137 @@
+"""A value that is refused takes nothing back: with --from no file of the stage, else no file of the run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import worldclip
+from killed import contents
+from stages import QUIET
+from worldclip.cli import main
+from worldclip.core import preflight
+from worldclip.core.artifacts import MANIFEST
+
+VOLATILE = (".lock", "log.txt", "run.json", "report.html")  # say when and how, not what
+# (command, what it must say).  RUN: the run, OTHER: a run like it, POOL: its pool.
+REFUSED = [
+    ("pool RUN --image-field photo", "pool.image_field"),
+    ("match RUN --merge-labels nn no", "match.merge_labels.nn"),
+    ("match RUN --merge-labels xyz en --shards 1/2", "match.merge_labels.xyz"),
+    ("balance RUN --set balance.tail_fraction=none --rule table --thresholds en 3", "balance.thresholds"),
+    ("curate RUN --exclude sw", "curate.exclude"),
+    ("curate RUN --max-pairs 3 --shards 1/2", "--shards with curate.max_pairs"),
+    ("train RUN --lr 0.5", "train.lr was 0.001, is 0.5"),
+    ("evaluate RUN --folders toy pool:POOL --datasets toy --languages sw", "evaluate.languages: no text in sw"),
+    ("export RUN --languages xx", "export.languages"),
+    ("export RUN --languages en --corpus nowhere.txt", "export.corpus"),
+    ("run RUN --until curate --set curate.exclude=xx", "curate.exclude"),
+    ("run RUN --until train --set curate.seed=7 --set train.lr=0.5", "which are never overwritten"),
+    ("run RUN --from pool --set pool.image_field=picture", "only Parquet files have columns of images"),
+    ("run RUN --from metadata --set metadata.lists.en=no_such_list.txt", "no_such_list.txt"),
+    ("run RUN --from match --set match.merge_labels.en=zz", "match.merge_labels.en"),
+    ("run RUN --from match --set pool.valid_keys=no_such_keys.parquet", "no_such_keys.parquet"),
+    ("run RUN --from balance --set balance.tail_fractions.zz=0.5", "zz"),
+    ("run RUN --from curate --set curate.include=fr", "curate.include"),
+    ("run RUN --from curate --set curate.write=parquet", "is no Parquet file"),
+    ("run RUN --from train --set train.accum_steps=3", "must be a multiple of 3"),
+    (
+        "run RUN --from train --set train.initial_weights=OTHER --set train.model.vision_width=64",
+        "its architecture differs",
+    ),
+    ("run RUN --from train --set train.validation_shards=99", "the pool has only 3 shards"),
+    ("run RUN --from train --set train.tokenizer.path=/no_such_folder/tokenizer", "/no_such_folder/tokenizer"),
+    ("run RUN --from evaluate --set evaluate.languages=fr", "fr"),
+    ("run RUN --from evaluate --set evaluate.datasets=no_such_dataset", "no_such_dataset"),
+    ("run RUN --from export --set export.languages=zz", "zz"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusing_run(toy_run, tmp_path_factory) -> Path:
+    """A run for all refused values; those that are refused late take the markers of later stages."""
+    return shutil.copytree(toy_run, tmp_path_factory.mktemp("refusing") / "run")
+
+
+@pytest.fixture
+def run_dir(toy_run, tmp_path) -> Path:
+    return shutil.copytree(toy_run, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("command", "message"), REFUSED, ids=[command for command, _ in REFUSED])
+def test_refused_value_removes_nothing(command, message, refusing_run, toy_run, toy_world, capfd):
+    places = {"RUN": refusing_run, "OTHER": toy_run, "POOL": toy_world.pool}
+    for name, place in places.items():
+        command = command.replace(name, str(place))
+    words = command.split()
+    kept = refusing_run
+    if "--from" in words:
+        stage = words[words.index("--from") + 1]
+        words += ["--until", stage]
+        kept = refusing_run / stage
+    before = contents(kept, VOLATILE)
+    assert main(words) == 2
+    assert message in capfd.readouterr().err
+    assert contents(kept, VOLATILE) == before
+    assert not list(refusing_run.glob(".*set_aside"))
+
+
+def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(run_dir, capfd):
+    assert main(["curate", str(run_dir), "--seed", "5"]) == 0
+    before = contents(run_dir, VOLATILE)
+    assert main(["train", str(run_dir)]) == 2
+    error = capfd.readouterr().err
+    assert "input.curate" in error
+    assert "train  starts" not in error
+    assert contents(run_dir, VOLATILE) == before
+
+
+@pytest.mark.parametrize("words", [["--tower", "vision"], ["--set", "export.tower=vision"]])
+def test_flags_of_an_export_do_not_change_the_next_one(words, run_dir, capfd):
+    recipe = (run_dir / "recipe.toml").read_bytes()
+    assert main(["export", str(run_dir), *words]) == 0
+    assert (run_dir / "export" / "vision").is_dir()
+    assert (run_dir / "recipe.toml").read_bytes() == recipe
+    capfd.readouterr()
+    assert main(["export", str(run_dir), "--json"]) == 0
+    assert '"formats": {"huggingface"' in capfd.readouterr().out
+    assert (run_dir / "export" / "vision").is_dir()
+
+
+def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(run_dir, capfd):
+    before = contents(run_dir / "train")
+    changes = ["--from", "curate", "--until", "train", "--set", "train.accum_steps=3"]
+    assert main(["run", str(run_dir), *changes]) == 2
+    assert "must be a multiple of 3" in capfd.readouterr().err
+    after = contents(run_dir / "train")
+    assert before.keys() - after.keys() == {MANIFEST}  # what is above has run again
+    assert all(before[name] == content for name, content in after.items())
+
+
+def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(run_dir, monkeypatch, capfd):
+    before = contents(run_dir / "export")
+    monkeypatch.setattr(preflight, "is_installed", lambda module: module != "torch")
+    assert main(["run", str(run_dir), "--from", "export"]) == 2
+    assert "export needs torch" in capfd.readouterr().err
+    assert contents(run_dir / "export") == before
+
+
+def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_checkpoints(run_dir, monkeypatch):
+    before = contents(run_dir / "train")
+
+    class Killed(BaseException):
+        """Stands for SIGKILL, after which nothing is put back."""
+
+    def be_killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldclip.train.loop.create_train_state", be_killed)
+        with pytest.raises(Killed):
+            worldclip.run(str(run_dir), out=run_dir, from_stage="train", until="train", executor=QUIET)
+    assert (run_dir / ".train.set_aside").exists()
+    worldclip.run(str(run_dir), out=run_dir, until="train", executor=QUIET)
+    assert contents(run_dir / "train") == before
+    assert not (run_dir / ".train.set_aside").exists()
