@@ -241,29 +241,20 @@ class Names:
     """The names of a block that are worldclip's, and the classes of the objects that they are bound to."""
 
     def __init__(self, code: str) -> None:
-        self.tree = ast.parse(code)
-        self.bound: dict[str, Any] = {}
+        self.nodes = list(ast.walk(ast.parse(code)))
+        self.bound: dict[str, Any] = {"worldclip": worldclip}
         self.instances: dict[str, type] = {}
 
     def check(self) -> None:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import):
-                ours = [alias.name for alias in node.names if alias.name.startswith("worldclip")]
-                self.bound |= {name.split(".")[0]: importlib.import_module(name.split(".")[0]) for name in ours}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldclip"):
-                for alias in node.names:
-                    module = importlib.import_module(node.module or "")
-                    self.bound[alias.asname or alias.name] = attribute(module, alias.name)
-        for node in ast.walk(self.tree):
-            if (
-                isinstance(node, ast.Assign)
-                and isinstance(node.value, ast.Call)
-                and isinstance(node.targets[0], ast.Name)
-            ):
-                made = self.class_of(node.value)
-                if made is not None:
-                    self.instances[node.targets[0].id] = made
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldclip"):
+                module = importlib.import_module(node.module or "")
+                self.bound |= {alias.asname or alias.name: attribute(module, alias.name) for alias in node.names}
+        for node in self.nodes:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call) if made := self.class_of(call):
+                    self.instances[name] = made
+        for node in self.nodes:
             if isinstance(node, ast.Call) and (function := self.resolve(node.func)) is not None:
                 check_call(function, node, is_method=self.is_method(node.func))
 
@@ -285,12 +276,10 @@ class Names:
 
     def is_method(self, node: ast.expr) -> bool:
         """Return whether a call is of an object, whose method has self as its first parameter."""
-        if not isinstance(node, ast.Attribute):
-            return False
-        is_object = isinstance(node.value, ast.Call) or (
-            isinstance(node.value, ast.Name) and node.value.id in self.instances
-        )
-        return is_object
+        match node:
+            case ast.Attribute(value=ast.Name(id=name)):
+                return name in self.instances
+        return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call)
 
 
 def hints_of(function: Any) -> dict[str, Any]:
