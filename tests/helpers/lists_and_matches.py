@@ -2,7 +2,7 @@
 
     python tests/helpers/lists_and_matches.py
 
-tests/test_interpreters.py runs it under each Python and compares what it prints.
+tests/test_every_machine.py runs it under each Python and compares what it prints.
 """
 
 from __future__ import annotations

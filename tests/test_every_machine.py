@@ -1,4 +1,4 @@
-"""Results that are promised on every processor: under each BLAS kernel, and without the wide instructions.
+"""Results that are promised on every machine: under each Python, each BLAS kernel, and without the wide instructions.
 
 docs/design.md, section 4.8, has the table of what is promised.
 """
@@ -6,15 +6,83 @@ docs/design.md, section 4.8, has the table of what is promised.
 from __future__ import annotations
 
 import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import worldclip
 from killed import digests_of_curation
-from programs import python
+from programs import output_of, python
+from worldclip.language.characters import is_in
 
 TESTS = Path(__file__).parent
+SETTINGS = {"PYTHONPATH": str(Path(worldclip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+# --- interpreters -----------------------------------------------------------------------------------------------------
+
+MINORS = range(11, 14)  # of Python 3, as pyproject.toml allows
+NEEDED = "import worldclip.match, worldclip.metadata.stage"
+
+# A digest of what `str` says of the characters whose ranges are read; needs no package.
+ANSWERS = """
+import hashlib, json, sys, unicodedata
+known = [chr(c) for low, high in json.load(sys.stdin) for c in range(low, high)]
+digest = hashlib.sha256()
+for x in known:
+    answers = (x.isalnum(), x.isspace(), x.lower(), x.upper(), x.title(), x.casefold(), unicodedata.category(x),
+               f"{x}\u03a3".lower(), f"a{x}\u03a3".lower(), f"a\u03a3{x}a".lower(), f"a\u03a3{x}".lower(),
+               unicodedata.normalize("NFC", f"a{x}\u0301"))
+    digest.update(ascii(answers).encode())
+digest.update(ascii([c for c in range(0x110000) if chr(c).isspace()]).encode())
+print(digest.hexdigest())
+"""
+
+
+def other_pythons() -> list[str]:
+    """Return an interpreter of each other version that is on the PATH."""
+    names = [f"python3.{minor}" for minor in MINORS if minor != sys.version_info.minor]
+    paths = [path for path in map(shutil.which, names) if path is not None]
+    return [path for path in paths if runs(path, "")]
+
+
+def runs(interpreter: str, code: str) -> bool:
+    command = [interpreter, "-c", code]
+    return subprocess.run(command, env=os.environ | SETTINGS, capture_output=True, check=False).returncode == 0
+
+
+def test_interpreters_agree_on_the_characters_of_the_table():
+    """`str` may answer for them.  A Python that fails here must get these answers from the table as well."""
+    others = other_pythons()
+    if not others:
+        pytest.skip("the PATH has no second Python between 3.11 and 3.13")
+    bounds = np.flatnonzero(np.diff(~is_in("Cn"), prepend=False, append=False)).reshape(-1, 2)
+    ranges = json.dumps(bounds.tolist())
+    digests = {path: output_of([path, "-c", ANSWERS], stdin=ranges, **SETTINGS) for path in (sys.executable, *others)}
+    assert len(set(digests.values())) == 1, digests
+    assert len(digests[sys.executable]) == 65
+
+
+def test_lists_and_matches_are_equal_under_every_interpreter():
+    others = [path for path in other_pythons() if runs(path, NEEDED)]
+    if not others:
+        pytest.skip("the PATH has no second Python between 3.11 and 3.13 with the packages of worldclip")
+    script = TESTS / "helpers" / "lists_and_matches.py"
+    printed = {path: output_of([path, script], **SETTINGS) for path in (sys.executable, *others)}
+    outputs = {path: json.loads(lines.splitlines()[-1]) for path, lines in printed.items()}
+    expected = outputs.pop(sys.executable)
+    assert len(expected) == 6
+    for path, digests in outputs.items():
+        assert {name for name in expected if digests.get(name) != expected[name]} == set(), path
+
+
+# --- processors -------------------------------------------------------------------------------------------------------
+
 NUMERIC_TESTS = [f"evaluate/test_{name}.py" for name in ("ranking", "zeroshot", "tasks", "measures")]
 
 # What an x86 processor without AVX would take.  numba compiles anew for it, so that setting has a slow test of its own.
