@@ -55,11 +55,6 @@ def refusing_run(toy_run, tmp_path_factory) -> Path:
     return shutil.copytree(toy_run, tmp_path_factory.mktemp("refusing") / "run")
 
 
-@pytest.fixture
-def run_dir(toy_run, tmp_path) -> Path:
-    return shutil.copytree(toy_run, tmp_path / "run")
-
-
 @pytest.mark.parametrize(("command", "message"), REFUSED, ids=[command for command, _ in REFUSED])
 def test_refused_value_removes_nothing(command, message, refusing_run, toy_run, toy_world, capfd):
     places = {"RUN": refusing_run, "OTHER": toy_run, "POOL": toy_world.pool}
@@ -78,48 +73,48 @@ def test_refused_value_removes_nothing(command, message, refusing_run, toy_run, 
     assert not list(refusing_run.glob(".*set_aside"))
 
 
-def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(run_dir, capfd):
-    assert main(["curate", str(run_dir), "--seed", "5"]) == 0
-    before = contents(run_dir, VOLATILE)
-    assert main(["train", str(run_dir)]) == 2
+def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(own_run, capfd):
+    assert main(["curate", str(own_run), "--seed", "5"]) == 0
+    before = contents(own_run, VOLATILE)
+    assert main(["train", str(own_run)]) == 2
     error = capfd.readouterr().err
     assert "input.curate" in error
     assert "train  starts" not in error
-    assert contents(run_dir, VOLATILE) == before
+    assert contents(own_run, VOLATILE) == before
 
 
 @pytest.mark.parametrize("words", [["--tower", "vision"], ["--set", "export.tower=vision"]])
-def test_flags_of_an_export_do_not_change_the_next_one(words, run_dir, capfd):
-    recipe = (run_dir / "recipe.toml").read_bytes()
-    assert main(["export", str(run_dir), *words]) == 0
-    assert (run_dir / "export" / "vision").is_dir()
-    assert (run_dir / "recipe.toml").read_bytes() == recipe
+def test_flags_of_an_export_do_not_change_the_next_one(words, own_run, capfd):
+    recipe = (own_run / "recipe.toml").read_bytes()
+    assert main(["export", str(own_run), *words]) == 0
+    assert (own_run / "export" / "vision").is_dir()
+    assert (own_run / "recipe.toml").read_bytes() == recipe
     capfd.readouterr()
-    assert main(["export", str(run_dir), "--json"]) == 0
+    assert main(["export", str(own_run), "--json"]) == 0
     assert '"formats": {"huggingface"' in capfd.readouterr().out
-    assert (run_dir / "export" / "vision").is_dir()
+    assert (own_run / "export" / "vision").is_dir()
 
 
-def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(run_dir, capfd):
-    before = contents(run_dir / "train")
+def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(own_run, capfd):
+    before = contents(own_run / "train")
     changes = ["--from", "curate", "--until", "train", "--set", "train.accum_steps=3"]
-    assert main(["run", str(run_dir), *changes]) == 2
+    assert main(["run", str(own_run), *changes]) == 2
     assert "must be a multiple of 3" in capfd.readouterr().err
-    after = contents(run_dir / "train")
+    after = contents(own_run / "train")
     assert before.keys() - after.keys() == {MANIFEST}  # what is above has run again
     assert all(before[name] == content for name, content in after.items())
 
 
-def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(run_dir, monkeypatch, capfd):
-    before = contents(run_dir / "export")
+def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(own_run, monkeypatch, capfd):
+    before = contents(own_run / "export")
     monkeypatch.setattr(preflight, "is_installed", lambda module: module != "torch")
-    assert main(["run", str(run_dir), "--from", "export"]) == 2
+    assert main(["run", str(own_run), "--from", "export"]) == 2
     assert "export needs torch" in capfd.readouterr().err
-    assert contents(run_dir / "export") == before
+    assert contents(own_run / "export") == before
 
 
-def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_checkpoints(run_dir, monkeypatch):
-    before = contents(run_dir / "train")
+def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_checkpoints(own_run, monkeypatch):
+    before = contents(own_run / "train")
 
     class Killed(BaseException):
         """Stands for SIGKILL, after which nothing is put back."""
@@ -130,8 +125,8 @@ def test_a_restart_of_training_that_is_killed_before_its_first_step_leaves_the_c
     with monkeypatch.context() as patch:
         patch.setattr("worldclip.train.loop.create_train_state", be_killed)
         with pytest.raises(Killed):
-            worldclip.run(str(run_dir), out=run_dir, from_stage="train", until="train", executor=QUIET)
-    assert (run_dir / ".train.set_aside").exists()
-    worldclip.run(str(run_dir), out=run_dir, until="train", executor=QUIET)
-    assert contents(run_dir / "train") == before
-    assert not (run_dir / ".train.set_aside").exists()
+            worldclip.run(str(own_run), out=own_run, from_stage="train", until="train", executor=QUIET)
+    assert (own_run / ".train.set_aside").exists()
+    worldclip.run(str(own_run), out=own_run, until="train", executor=QUIET)
+    assert contents(own_run / "train") == before
+    assert not (own_run / ".train.set_aside").exists()
