@@ -231,6 +231,8 @@ def test_on_a_gpu_gaps_and_libraries_take_memory_too():
     assert "WILL NOT FIT" not in lines(1.05 * allocated, None)
     assert "WILL NOT FIT" not in lines(1.11 * allocated + OUTSIDE_BYTES)
     assert "nodes of 8 share 4,096 pairs at 8, 16, 32\n" in lines(80 * GIB)
+    planned = make_schedule(4_050)
+    assert "nodes of 8 share 4,050 pairs at no count near this one\n" in lines(80 * GIB)
 
 
 def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):

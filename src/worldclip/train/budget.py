@@ -396,9 +396,8 @@ def to_lines(
     if world_size >= 2 * GPUS_PER_NODE:
         counts = worlds_that_divide(schedule.global_batch_size, config.accum_steps, GPUS_PER_NODE)
         near = [f"{count:,}" for count in counts if world_size <= 2 * count and count <= 2 * world_size]
-        lines.append(
-            f"processes   nodes of {GPUS_PER_NODE} share {schedule.global_batch_size:,} pairs at {', '.join(near)}"
-        )
+        shown = ", ".join(near) or "no count near this one"
+        lines.append(f"processes   nodes of {GPUS_PER_NODE} share {schedule.global_batch_size:,} pairs at {shown}")
     if flops_per_s is None and config.hardware.devices is not None:
         lines.append("hours       unknown; set train.hardware.flops_per_s to a device's peak")
     if flops_per_s is not None:  # unknown for the CPU of this machine: the first steps show the speed
