@@ -5,6 +5,7 @@ WRONG are mistakes of the user (exit code 2), DAMAGED are files that fail alone 
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -29,35 +30,14 @@ WRONG: list[tuple[str, str]] = [
     ("pool dedub P --out O", "unknown command pool dedub; did you mean pool dedup?"),
     ("poool check P", "did you mean pool check?"),
     ("--versoin", "worldclip --help lists all commands"),
-    ("run", "RECIPE is missing"),
     ("match", "RECIPE is missing"),
     ("train --lr 1", "comes first"),
-    ("init", "SOURCE is missing"),
-    ("status", "RUN is missing"),
-    ("pool emoji", "--out DIR is missing"),
-    ("pool world", "--out DIR is missing"),
     ("pool wat --out O", "FILES is empty"),
-    ("pool check P", "--out DIR is missing"),
-    ("pool hash P", "--out FILE is missing"),
-    ("pool dedup P", "--out DIR is missing"),
-    ("fetch metadata", "RECIPE is missing"),
-    ("fetch dataset imagenet", "--out DIR is missing"),
-    ("pack", "RUN is missing"),
-    ("unpack", "SOURCE is missing"),
-    ("classify", "MODEL is missing"),
     ("classify N --labels a", "no image is named; give image files"),
     ("classify N x.png --labels a", "N does not exist; give a run, a model's folder or file, or a hub id"),
-    ("consolidate", "CHECKPOINT is missing: "),
-    ("tokenizer train", "RUN is missing"),
     ("tokenizer compare N", "--on"),
-    ("estimate", "RUN is missing"),
-    ("inspect", "PATH is missing"),
     ("compare", "takes two or more runs"),
     ("compare N", "two or more"),
-    ("embed", "MODEL is missing"),
-    ("embed N", "POOL is missing"),
-    ("index", "FOLDER is missing"),
-    ("search", "FOLDER is missing"),
     ("evaluate N", "--out DIR is missing"),
     ("export N", "--out DIR is missing"),
     ("status N extra", "'extra'"),
@@ -124,6 +104,7 @@ WRONG: list[tuple[str, str]] = [
     ("fetch metadata R --date yesterday", "YYYYMMDD"),
     ("fetch metadata R --connections 0", "at least 1"),
     ("fetch metadata R --base-url ftp://x", "http"),
+    ("fetch dataset imagnet --out O", "unknown dataset"),
     ("estimate N --threshold many", "--threshold 'many'"),
     ("estimate N --pairs lots", "--pairs 'lots'"),
     ("estimate N --plot x.png", ".svg"),
@@ -237,7 +218,6 @@ WRONG: list[tuple[str, str]] = [
     ("publish N owner/name --dry-run", "give the folder of one whose stage curate is finished"),
     ("publish T owner/name --dry-run --data tars", 'run curate with curate.write = "tars"'),
     ("publish T owner/name --data zip", "must be one of list, tars, parquet"),
-    ("explore T", "--out DIR is missing"),
     ("explore R --out O", "is a file; give the folder of a run"),
     ("explore T --out P", "holds no explorer; choose an empty directory"),
     ("leaderboard N", "evaluate first: worldclip evaluate MODEL --out"),
@@ -254,7 +234,6 @@ WRONG: list[tuple[str, str]] = [
     ("serve T --port 80x", "must be a whole number"),
     ("serve T --port 99999", "cannot listen there"),
     ("export T --out B/captions.csv", "is a file; give the folder to write"),
-    ("fetch cldr", "--out DIR is missing"),
     ("fetch cldr --out O --version abc", "must be a number, for example 48 or 46.1"),
     ("fetch cldr --out B/captions.csv", "is a file; give the folder to write"),
 ]
@@ -319,6 +298,25 @@ def test_wrong_inputs_end_with_a_message(
     assert " ".join(to_arguments(message, places)) in captured.err
     assert "Traceback" not in captured.err
     assert code == 1 or not (tmp_path / "O" / "recipe.toml").exists()
+
+
+def required_arguments(name: str) -> list[str]:
+    """Return how a command names its parameters without a default; one of many values says it in its own words."""
+    shown = {"out": "--out", "run_dir": "RUN", "repository": "OWNER/NAME"}
+    return [
+        shown.get(parameter.name, parameter.name.upper())
+        for parameter in inspect.signature(COMMANDS.load(name).function).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+        if "Sequence" not in str(parameter.annotation)
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS.names() if not name.endswith(ANY_MODEL)])
+def test_all_missing_arguments_are_named(name, capfd):
+    required = required_arguments(name)
+    if required:
+        assert main(name.split()) == 2
+    assert re.findall(r"^worldclip: (\S+)(?: [A-Z]+)? is missing: ", capfd.readouterr().err, re.MULTILINE) == required
 
 
 def test_every_command_has_wrong_inputs():
