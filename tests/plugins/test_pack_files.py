@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from miniature import write_files
 from stages import QUIET
 from toy import encode_png
 from worldclip import pool
@@ -25,64 +26,48 @@ def picture(number: int) -> bytes:
 
 
 def write_images(folder: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
+    write_files(folder, {name: picture(number) for number, name in enumerate(names)})
 
 
-def write_json(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value, ensure_ascii=False), "utf-8")
-    return path
+TEXTS = {"1.png": "a dog", "2.png": "苹果", "b/3.png": "a cat"}
 
 
-def next_to_images(root: Path) -> None:
-    """Write what img2dataset's output format `files` has."""
-    write_images(root / "photos", "00000/000000000.png", "00000/000000001.png", "00001/000010000.png")
-    for name, text in (("00000/000000000", "a dog"), ("00000/000000001", "苹果"), ("00001/000010000", "a cat")):
-        (root / "photos" / f"{name}.txt").write_text(text, "utf-8")
-        write_json(root / "photos" / f"{name}.json", {"url": "http://a"})
+def conversation(file: str, text: str) -> dict[str, Any]:
+    turns = [("human", "<image>\nWhat is it?"), ("gpt", text), ("human", "Sure?"), ("gpt", "Yes.")]
+    return {"image": file, "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
 
 
-def imagefolder_jsonl(root: Path) -> None:
-    write_images(root / "photos", "a.png", "b/c.png", "d.png")
-    rows = [("a.png", "a dog"), ("b/c.png", "苹果"), ("d.png", "a cat")]
-    lines = [json.dumps({"file_name": file, "text": text}) for file, text in rows]
-    (root / "photos" / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+ROWS = [{"file_name": file, "text": text} for file, text in TEXTS.items()]
+IMAGES = [{"id": number, "file_name": file} for number, file in enumerate(TEXTS)]
+ANNOTATIONS = [{"id": 7, "image_id": number, "caption": text} for number, text in enumerate(TEXTS.values())]
+ARRANGEMENTS = {  # files next to the folder of the images, or in it; captions.json is named on the command line
+    "files of img2dataset": {
+        f"photos/{file.removesuffix('png')}{suffix}": content
+        for file, text in TEXTS.items()
+        for suffix, content in (("txt", text), ("json", '{"url": "http://a"}'))
+    },
+    "imagefolder, JSONL": {
+        "photos/metadata.jsonl": "\n".join(
+            json.dumps({"file_name": file, "text": text}) for file, text in TEXTS.items()
+        )
+    },
+    "imagefolder, CSV": {"photos/metadata.csv": "\n".join(["file_name,caption", *map(",".join, TEXTS.items())])},
+    "COCO": {"captions.json": json.dumps({"images": IMAGES, "annotations": ANNOTATIONS})},
+    "LLaVA": {"captions.json": json.dumps([conversation(*item) for item in TEXTS.items()])},
+}
 
 
-def imagefolder_csv(root: Path) -> None:
-    write_images(root / "photos", "a.png", "b.png", "c.png")
-    (root / "photos" / "metadata.csv").write_text("file_name,caption\na.png,a dog\nb.png,苹果\nc.png,a cat\n", "utf-8")
-
-
-def coco(root: Path) -> Path:
-    write_images(root / "photos", "1.png", "2.png", "3.png")
-    images = [{"id": number, "file_name": f"{number}.png"} for number in (1, 2, 3)]
-    captions = [(1, "a dog"), (2, "苹果"), (3, "a cat")]
-    annotations = [{"id": n, "image_id": image, "caption": text} for n, (image, text) in enumerate(captions)]
-    return write_json(root / "captions.json", {"images": images, "annotations": annotations})
-
-
-def conversations(root: Path) -> Path:
-    write_images(root / "photos", "1.png", "2.png", "3.png")
-    items = []
-    for number, text in ((1, "a dog"), (2, "苹果"), (3, "a cat")):
-        turns = [("human", "<image>\nWhat is it?"), ("gpt", text), ("human", "Sure?"), ("gpt", "Yes.")]
-        said = [{"from": speaker, "value": value} for speaker, value in turns]
-        items.append({"id": str(number), "image": f"{number}.png", "conversations": said})
-    return write_json(root / "llava.json", items)
-
-
-@pytest.mark.parametrize("arrange", [next_to_images, imagefolder_jsonl, imagefolder_csv, coco, conversations])
-def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arrange, tmp_path):
-    captions = arrange(tmp_path)
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(name, tmp_path):
+    write_images(tmp_path / "photos", *TEXTS)
+    write_files(tmp_path, ARRANGEMENTS[name])
+    captions = tmp_path / "captions.json" if "captions.json" in ARRANGEMENTS[name] else None
     out = tmp_path / "tars"
     report = pack_files(tmp_path / "photos", out, captions, samples_per_tar=2, executor=QUIET)
     assert (report["pairs"], report["texts"], {report[name] for name in REASONS}) == (3, 3, {0})
     config = PoolConfig(path=str(out))
     texts = [pool.read_texts(shard, config) for shard in pool.list_shards(config)]
-    assert [text for read in texts for text in read.text.to_pylist()] == ["a dog", "苹果", "a cat"]
+    assert [text for read in texts for text in read.text.to_pylist()] == [*TEXTS.values()]
     assert [key for read in texts for key in read.key.to_pylist()] == [f"{number:09}" for number in range(3)]
     assert pool.index_of(pool.list_shards(config)[0], config)[1]["images"] == 2
     assert draft(str(out))["has_images"]
@@ -91,7 +76,7 @@ def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(arran
 def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
     rows = [{"file_name": "a.png", "captions": ["one", "", 3, "two"]}, {"file_name": "b.png", "captions": ["three"]}]
-    write_json(tmp_path / "captions.json", rows)
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
     pack_files(tmp_path / "photos", tmp_path / "tars", tmp_path / "captions.json", executor=QUIET)
     with tarfile.open(tmp_path / "tars" / "000000.tar") as tar:
         assert [member.name for member in tar] == ["000000000.png", "000000000.json", "000000001.png", "000000001.json"]
@@ -113,8 +98,8 @@ def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
         ("b.png", "  "),
         ("b.png", "\ud800"),
     ]
-    write_json_of = [{"file_name": file, "text": text} for file, text in files]
-    (tmp_path / "captions.json").write_text(json.dumps(write_json_of))
+    rows = [{"file_name": file, "text": text} for file, text in files]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
     pairs, counts = read_pairs(tmp_path / "photos", tmp_path / "captions.json")
     assert [pair.file for pair in pairs] == ["a.png"]
     assert counts == {"no_image": 1, "no_text": 2, "unsafe_name": 3, "not_an_image": 1}
@@ -141,8 +126,9 @@ def test_a_file_without_captions_is_named_with_what_is_read(content, problem, tm
 
 
 def test_a_second_call_writes_only_what_changed(tmp_path, capsys):
-    captions = coco(tmp_path)
-    arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars"), "--captions", str(captions)]
+    write_images(tmp_path / "photos", *TEXTS)
+    write_files(tmp_path, ARRANGEMENTS["imagefolder, CSV"])
+    arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars")]
     assert main([*arguments, "--samples-per-tar", "1"]) == 0
     assert "next: worldclip init" in capsys.readouterr().err
     before = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import killed
+from pools import write_table
 from stages import QUIET
 from tars import sample, write_tar
 from worldclip.contracts.schemas import DUPLICATES
@@ -31,9 +32,7 @@ def pool_of(folder: Path, **settings: object) -> PoolConfig:
 
 def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
     for name, of_shard in shards.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"uid": pa.array(of_shard, pa.string()), "text": ["x"] * len(of_shard)}), path)
+        write_table(folder / name, {"uid": pa.array(of_shard, pa.string()), "text": ["x"] * len(of_shard)})
     return folder
 
 
@@ -98,7 +97,7 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a
     if not any(shards.values()):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
+        patch.setattr(shuffle, "ROWS_PER_RANGE", rows_a_range)
         report = run(folder, shards)
     assert listed(folder / "out") == plain_copies(shards)
     assert report["pairs"] == sum(map(len, shards.values()))
@@ -131,7 +130,7 @@ def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path, monkeypatch
     shards = random_shards(seed=1)
     contents = []
     for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
-        monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_a_range,))
+        monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", rows_a_range)
         names = random.Random(number).sample(list(shards), len(shards))
         folder = write_pool(tmp_path / f"pool{number}", {name: shards[name] for name in names})
         dedup(pool_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
@@ -182,7 +181,7 @@ from worldclip.core import shuffle
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 
-shuffle.num_ranges.__defaults__ = (100,)
+shuffle.ROWS_PER_RANGE = 100
 dedup(PoolConfig(path=sys.argv[3], key="uid"), Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
 """
 
@@ -232,7 +231,7 @@ def test_folder_of_other_files_is_refused(tmp_path):
 
 def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path, monkeypatch):
     """The same bytes, and no file is opened once per range."""
-    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (20,))
+    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 20)
     opened: Counter[str] = Counter()
     plain = shuffle._read
     monkeypatch.setattr(shuffle, "_read", lambda path, *rest: opened.update([path.parent.name]) or plain(path, *rest))
@@ -258,7 +257,7 @@ def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path, monkeypatc
 
 
 def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (50,))
+    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 50)
     monkeypatch.setattr(shuffle, "MAX_OPENS", 0)
     shards = random_shards(seed=5, num_shards=16)
     run(tmp_path, shards)

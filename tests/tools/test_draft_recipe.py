@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pools import write_parquet
+from miniature import write_files
+from pools import write_parquet, write_table
 from toy import write_tar
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -24,12 +22,6 @@ CAPTIONS = {
 }
 
 
-def write_table(folder: Path, columns: dict[str, list[str]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), folder / "0.parquet")
-    return folder
-
-
 def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world, tmp_path):
     drafted = init(str(toy_world.pool), out=tmp_path / "mine.toml")
     recipe = load_recipe(tmp_path / "mine.toml")
@@ -42,7 +34,7 @@ def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world, tmp_path):
 def test_file_names_bring_no_language(tmp_path):
     names = ["IMG_1465.jpg", "DSC00012.JPG", "20190506_123456.jpg", "IMG_1466", "https://x.org/a.jpg"]
     texts = [CAPTIONS["en"]] * 6 + names * 2
-    folder = write_table(tmp_path / "pool", {"uid": [str(i) for i in range(16)], "text": texts})
+    folder = write_table(tmp_path / "pool/0.parquet", {"uid": [str(i) for i in range(16)], "text": texts}).parent
     drafted = draft(str(folder))
     assert drafted["languages"] == {"en": 6}
     assert drafted["num_file_names"] == 10
@@ -59,7 +51,7 @@ def test_first_call_says_that_it_compiles(toy_world, monkeypatch, capsys):
 def test_stated_tags_of_one_language_are_one(tmp_path):
     tags = ["de-DE", "de_AT", "deu", "German", "en-US"]
     columns = {"uid": list("abcde"), "text": [CAPTIONS["de"]] * 5, "lang": tags}
-    assert draft(str(write_table(tmp_path / "pool", columns)), lang="lang")["languages"] == {"de": 4, "en": 1}
+    assert draft(str(write_table(tmp_path / "pool.parquet", columns)), lang="lang")["languages"] == {"de": 4, "en": 1}
 
 
 def test_fields_of_tars_give_commented_lines(tmp_path):
@@ -73,7 +65,7 @@ def test_fields_of_tars_give_commented_lines(tmp_path):
 
 def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path):
     texts = [text for text in CAPTIONS.values() for _ in range(10)]
-    folder = write_table(tmp_path / "pool", {"URL": [f"u{i}" for i in range(30)], "Caption": texts})
+    folder = write_table(tmp_path / "pool/0.parquet", {"URL": [f"u{i}" for i in range(30)], "Caption": texts}).parent
     drafted = draft(str(folder))
     assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("URL", ["Caption"], False)
     assert drafted["languages"] == {"en": 10, "de": 10, "sw": 10}
@@ -85,21 +77,23 @@ def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path):
 def test_drafted_recipe_runs_to_curate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = [CAPTIONS["en"], CAPTIONS["de"]] * 10
-    write_table(tmp_path / "photos", {"uid": [f"u{i}" for i in range(20)], "text": texts})
+    write_table(tmp_path / "photos/0.parquet", {"uid": [f"u{i}" for i in range(20)], "text": texts})
     assert main(["init", "photos"]) == 0
     assert main(["run", "photos.toml", "--set", "metadata.wordfreq_top=500", "--until", "curate"]) == 0
     assert json.loads((tmp_path / "runs/photos/curate/report.json").read_text())["total"]["pairs_out"] > 0
 
 
 def test_column_names_cannot_break_the_recipe(tmp_path):
-    folder = write_table(tmp_path / "pool", {"url": ["u"], "text": ["a dog"], "x\n[train]\nlr = 9": ["-"]})
+    folder = write_table(
+        tmp_path / "pool/0.parquet", {"url": ["u"], "text": ["a dog"], "x\n[train]\nlr = 9": ["-"]}
+    ).parent
     recipe = init(str(folder), out=tmp_path / "r.toml")
     assert load_recipe(tmp_path / "r.toml").train.lr != 9
     assert "\nlr = 9" not in recipe["recipe"]
 
 
 def test_existing_file_and_pool_without_texts_are_refused(tmp_path):
-    folder = write_table(tmp_path / "pool", {"url": ["u"], "width": ["9"]})
+    folder = write_table(tmp_path / "pool/0.parquet", {"url": ["u"], "width": ["9"]}).parent
     with pytest.raises(UserError, match=r"pool\.texts is not set and there is no column"):
         draft(str(folder))
     (tmp_path / "r.toml").write_text("")
@@ -121,10 +115,9 @@ def test_captions_that_are_not_utf_8_are_named(tmp_path):
 
 
 def test_damaged_shards_are_skipped_or_named(tmp_path):
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool" / "0.parquet").write_bytes(b"not a table")
+    write_files(tmp_path, {"pool/0.parquet": "not a table"})
     with pytest.raises(UserError, match=r"0\.parquet: not a Parquet file, or damaged"):
         draft(str(tmp_path / "pool"))
-    pq.write_table(pa.table({"uid": ["a"], "caption": ["a red apple"]}), tmp_path / "pool" / "1.parquet")
+    write_table(tmp_path / "pool/1.parquet", {"uid": ["a"], "caption": ["a red apple"]})
     drafted = draft(str(tmp_path / "pool"))
     assert (drafted["key"], drafted["texts"], drafted["num_texts"]) == ("uid", ["caption"], 1)

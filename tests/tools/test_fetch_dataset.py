@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
-import zipfile
 
 import pytest
 
 from served import Server, server
-from tars import tar_of
+from tars import tar_of, zip_of
 from worldclip.core.download import Broken, Client
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.evaluate.datasets import captions, webdataset
@@ -79,10 +77,7 @@ def test_wrong_checksum_fails_only_that_file(server, tmp_path, name):
 
 def test_archives_are_unpacked_into_the_layout(server, tmp_path):
     line = json.dumps({"image/key": "0001", "en": {"caption": ["a cat"]}}).encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("captions.jsonl", line)
-    server.files["/google.github.io/crossmodal-3600/web-data/captions.zip"] = buffer.getvalue()
+    server.files["/google.github.io/crossmodal-3600/web-data/captions.zip"] = zip_of({"captions.jsonl": line})
     images = "/open-images-dataset.s3.amazonaws.com/crossmodal-3600/images.tgz"
     server.files[images] = tar_of({"./0001.jpg": b"cat"}, "w:gz")
     run(server, "xm3600", tmp_path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from miniature import write_files
 from served import Server
 from served import server as server  # the fixture
+from tars import zip_of
 from world_parts import write_xml
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
@@ -21,14 +20,6 @@ from worldclip.plugins.world.fetch_cldr import fetch_cldr
 
 ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
 DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'
-
-
-def zip_of(files: Mapping[str, str | bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in files.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
 
 
 @pytest.fixture
