@@ -50,7 +50,7 @@ def ours(folder: Path, out: Path) -> int:
     from worldclip.core.execute import LocalExecutor
     from worldclip.tools.dedup import dedup
 
-    shuffle.num_ranges.__defaults__ = (250_000,)
+    shuffle.ROWS_PER_RANGE = 250_000
     recipe = load_recipe({"pool": {"path": str(folder), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     return dedup(recipe.pool, out, executor=LocalExecutor(quiet=True))["copies"]
 

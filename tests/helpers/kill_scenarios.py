@@ -88,7 +88,7 @@ def change(world: Path) -> None:
 def _curation(inputs: Path) -> list[Scenario]:
     from worldclip.contracts import entry_counts
 
-    entry_counts.sum_shards.__defaults__ = (2, 16)  # sums in groups and ranges, as for very many shards
+    entry_counts.GROUP_SIZE, entry_counts.RANGE_SIZE = 2, 16  # sums in groups and ranges, as for very many shards
     old, new = (toy(inputs / name) for name in ("old", "new"))
     change(inputs / "new")
     scenarios = []

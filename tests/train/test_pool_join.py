@@ -180,7 +180,7 @@ def test_places_do_not_depend_on_workers_ranges_or_groups(
     before = join(run, recipe)
     shutil.rmtree(run / "train/join/places")
     shutil.rmtree(run / "train/join/done")
-    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (rows_per_range,))
+    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", rows_per_range)
     monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
     assert join(run, recipe, LocalExecutor(workers=workers, quiet=True)) == before
     assert (run / "train" / "join" / "images_groups").exists() == (max_opens == 0)
@@ -189,7 +189,7 @@ def test_places_do_not_depend_on_workers_ranges_or_groups(
 def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, monkeypatch) -> None:
     """No file of keys is opened once per range, no file of places once per shard; then all fit as they are."""
     run, recipe, _ = world
-    monkeypatch.setattr(shuffle.num_ranges, "__defaults__", (3,))
+    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 3)
     folder, opened, found = run / "train/join", Counter(), []
     before(monkeypatch.setattr, shuffle, "_read", lambda path, *_: opened.update(path.relative_to(folder).parts[:1]))
     for max_opens in (0, 10**9):
@@ -250,7 +250,7 @@ from worldclip.recipe import sections_of
 from worldclip.core import shuffle
 from worldclip.train.pool_join import image_shards, join_images
 
-shuffle.num_ranges.__defaults__ = (7,)
+shuffle.ROWS_PER_RANGE = 7
 run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
 if not run.exists():
     shutil.copytree(sys.argv[3], run)
