@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from killed import contents
-from plain_recipe import make_recipe, make_shards, run_stages, write_pool
+from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
 from worldclip.core import keys, sorted_keys
 from worldclip.core.errors import InputChanged
 from worldclip.core.keys import SORTED_FROM
@@ -157,7 +157,7 @@ def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> N
 def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypatch) -> None:
     shards = make_shards(seed=7, num_shards=3, num_samples=20)
     write_pool(tmp_path / "pool", shards)
-    every_key = sorted({f"{name.rpartition('/')[0]}/{key}" for name, pairs in shards.items() for key, _ in pairs})
+    every_key = keys_of(shards)
     valid, denied = (str(tmp_path / f"{name}.parquet") for name in ("valid", "denied"))
     pq.write_table(pa.table({"key": every_key[: len(every_key) * 2 // 3]}), valid)
     pq.write_table(pa.table({"key": every_key[::3]}), denied)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from killed import contents
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_pool
+from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_pool
 from worldclip import curate
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
@@ -98,7 +98,7 @@ def test_online_curation_applies_caps(world) -> None:
     free = curate.Curator(run)
     report = run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")["curate"]
     capped = curate.Curator(run)
-    keys = [f"{Path(name).parent}/{stem}" for name in sorted(SHARDS) for stem in dict(SHARDS[name])]
+    keys = keys_of(SHARDS)
     probs = {name: np.load(run / "balance" / f"{name}.npy") for name in LISTS}
     tables = [artifacts.read_table(path, schemas.MATCH_TEXTS) for path in (run / "match/texts").rglob("*.parquet")]
     matched = {(row["key"], row["text_idx"]): row for table in tables for row in table.to_pylist()}

@@ -13,7 +13,7 @@ import pytest
 
 from kept_keys import hex_keys
 from killed import contents
-from plain_recipe import BAD_JSON, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
+from plain_recipe import BAD_JSON, keys_of, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
 from pools import read_tar, write_table
 from stages import context, run_stage
 from tars import as_json, write_tar
@@ -305,8 +305,7 @@ def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(pool
     recipe = make_recipe(pool_folder, curate={"text_policy": policy, "exclude": ["ar"]})
     run_stages(recipe, run)
     curator = curate.Curator(run)
-    all_keys = [f"{Path(name).parent}/{key}" for name in sorted(SHARDS) for key, _ in SHARDS[name]]
-    asked = [*dict.fromkeys(all_keys), "unknown", ""]
+    asked = [*keys_of(SHARDS), "unknown", ""]
     random.Random(0).shuffle(asked)
     offline = sorted((row[0], row[1]) for name in SHARDS for row in read_kept(run, name))
     key_idx, text_idx = curator.keep(asked)
@@ -325,8 +324,7 @@ def test_over_many_epochs_the_curator_keeps_what_is_expected(pool_folder, run):
     recipe = make_recipe(pool_folder, curate={"text_policy": "one"})
     expected = run_stages(recipe, run)["curate"]["total"]["expected_pairs"]
     curator = curate.Curator(run, seed=3)
-    asked = list({f"{Path(name).parent}/{key}" for name in SHARDS for key, _ in SHARDS[name]})
-    kept = [len(curator.keep(asked, epoch)[0]) for epoch in range(200)]
+    kept = [len(curator.keep(keys_of(SHARDS), epoch)[0]) for epoch in range(200)]
     assert abs(np.mean(kept) - expected) < 4 * np.std(kept) / np.sqrt(len(kept))
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 
-from plain_recipe import make_recipe, make_run, make_shards
+from plain_recipe import keys_of, make_recipe, make_run, make_shards
 from toy import markdown_rows
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
@@ -27,9 +25,8 @@ def test_data_card_states_counts_settings_and_digests(tmp_path):
 
 
 def test_data_card_says_what_decided_the_language_and_which_models_saw_images(tmp_path):
-    every_key = {f"{Path(name).parent}/{key}" for name in SHARDS for key, _ in SHARDS[name]}
     path = tmp_path / "check" / "valid_keys.parquet"
-    artifacts.write_table(path, pa.table({"key": sorted(every_key)}), schemas.VALID_KEYS)
+    artifacts.write_table(path, pa.table({"key": keys_of(SHARDS)}), schemas.VALID_KEYS)
     run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(path)})
     assert "its making is not recorded" in (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
     config = {"check": {"classifiers": {"nsfw": {"path": "/models/nsfw.onnx"}}, "faces": {"path": ""}}}

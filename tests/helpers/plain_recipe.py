@@ -83,6 +83,12 @@ def make_shards(seed: int, num_shards: int = 4, num_samples: int = 30) -> Shards
     return shards
 
 
+def keys_of(shards: Shards) -> list[str]:
+    """Return the key of each sample, in the order of the shards' names, each once."""
+    keys = [f"{Path(name).parent}/{stem}" for name in sorted(shards) for stem, _ in shards[name]]
+    return list(dict.fromkeys(keys))
+
+
 def write_pool(
     folder: Path, shards: Shards, *, by_place: bool = False, image_of: Callable[[str], bytes] | None = None
 ) -> None:
