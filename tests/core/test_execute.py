@@ -158,19 +158,21 @@ def test_reports_are_read_on_access(tmp_path: Path) -> None:
         reports[3]
 
 
-def test_full_disk_stops_the_map_at_once(run_map: Map) -> None:
-    with pytest.raises(OSError, match="No space left"):
-        run_map(out_of_space)
-
-
 def import_missing(shard: Shard) -> dict:
     require("nowhere.at.all", extra="pool")
     return {}
 
 
-def test_missing_package_stops_the_map_and_blames_no_shard(tmp_path: Path, run_map: Map) -> None:
-    with pytest.raises(MissingPackage, match=r"nowhere.at.all is needed here: pip install 'worldclip\[pool\]'"):
-        run_map(import_missing)
+@pytest.mark.parametrize(
+    ("work", "error", "words"),
+    [
+        (out_of_space, OSError, "No space left"),
+        (import_missing, MissingPackage, r"nowhere.at.all is needed here: pip install 'worldclip\[pool\]'"),
+    ],
+)
+def test_error_of_every_shard_stops_the_map_and_blames_none(tmp_path: Path, run_map: Map, work, error, words) -> None:
+    with pytest.raises(error, match=words):
+        run_map(work)
     assert not list(tmp_path.glob("done/*.json"))
 
 

@@ -50,7 +50,7 @@ def run_map(cluster, tmp_path: Path):
 test_order = test_execute.test_reports_come_in_shard_order_and_a_second_call_does_nothing
 test_failed_shard = test_execute.test_only_the_failed_shard_is_retried
 test_killed_worker = test_execute.test_shards_of_a_killed_worker_are_retried
-test_missing_package = test_execute.test_missing_package_stops_the_map_and_blames_no_shard
+test_error_of_every_shard = test_execute.test_error_of_every_shard_stops_the_map_and_blames_none
 
 
 def name_of_kea(languages: Languages, shard: Shard) -> dict:
@@ -101,8 +101,6 @@ def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
         run_map(partial(first_fills_the_disk, tmp_path), shards=many)
     in_flight = ray_executor.QUEUED_PER_CPU * 2
     assert len(calls(tmp_path)) <= 2 * in_flight
-    with pytest.raises(OSError, match="No space left"):
-        run_map(out_of_space)
 
 
 def first_fills_the_disk(out: Path, shard: Shard) -> dict:
