@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from test_docs import REPOSITORY
 
 import worldclip
 from chromium import open_page, problems_shown
+from miniature import write_files
 from served import static_host
 
 sys.path.insert(0, str(REPOSITORY / "docs"))
@@ -26,14 +26,6 @@ STYLE = '<link rel="stylesheet" href="https://example.org/a.css">'
 @pytest.fixture(scope="module")
 def commands() -> str:
     return reference.commands_page()
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return root
 
 
 def test_commands_page_has_every_command_of_the_overview(commands):
@@ -88,7 +80,7 @@ def test_parameters_on_one_line_are_items_of_their_own():
 
 def test_every_page_has_its_place_in_the_navigation(tmp_path):
     assert build_site.copy_pages(REPOSITORY, tmp_path) == []
-    write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# Reference\n"))
+    write_files(tmp_path, dict.fromkeys(build_site.REFERENCE, "# Reference\n"))
     nav = build_site.navigation(tmp_path)
     assert build_site.pages_without_place(tmp_path, nav) == []
     assert list(nav[2]) == ["You have pairs and want to curate them"]
@@ -108,7 +100,7 @@ def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path):
         "recipes/one.toml": "a = 1",
     }
     pages = tmp_path / "pages"
-    assert build_site.copy_pages(write(tmp_path / "repository", files), pages) == [
+    assert build_site.copy_pages(write_files(tmp_path / "repository", files), pages) == [
         "docs/index.md links to docs/none.md"
     ]
     assert (pages / "recipes/one.toml").read_text() == "a = 1"
@@ -119,7 +111,7 @@ def test_linked_files_and_folders_come_along_and_dead_links_are_named(tmp_path):
 
 
 def test_links_that_show_a_file_show_its_title(tmp_path):
-    write(tmp_path, {"pool.md": "# The pool\n"})
+    write_files(tmp_path, {"pool.md": "# The pool\n"})
     text = "[pool.md](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
     expected = "[The pool](pool.md), [a pool](pool.md), [gone.md](gone.md), `[pool.md](pool.md)`"
     assert build_site.with_titles(text, tmp_path) == expected
@@ -131,8 +123,8 @@ def test_empty_cell_of_a_head_is_no_header():
 
 
 def test_page_that_the_index_lacks_is_named(tmp_path):
-    write(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
-    write(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
+    write_files(tmp_path, {"docs/index.md": "## One\n[a](a.md)", "docs/a.md": "# A", "docs/b.md": "# B"})
+    write_files(tmp_path, dict.fromkeys(build_site.REFERENCE, "# R"))
     problems = build_site.pages_without_place(tmp_path, build_site.navigation(tmp_path))
     assert problems == ["docs/b.md is not linked in docs/index.md; add it to a section"]
 
@@ -149,14 +141,16 @@ def test_page_that_the_index_lacks_is_named(tmp_path):
     ],
 )
 def test_dead_link_anchor_and_image_are_named(body, problem, tmp_path):
-    site = write(tmp_path, {"a.html": body, "b.html": '<h1 id="one">', "folder/a.txt": ""})
+    site = write_files(tmp_path, {"a.html": body, "b.html": '<h1 id="one">', "folder/a.txt": ""})
     assert build_site.dead_links(site) == [f"a.html: {problem}"]
 
 
 def test_good_links_are_no_problem(tmp_path):
     addresses = ["../b.html#one", "#two", "/b.html", "../folder/", "../a%20b.png", "https://example.org", "data:,x"]
     body = '<p id="two">' + "".join(f'<a href="{address}">' for address in addresses)
-    site = write(tmp_path, {"docs/a.html": body, "b.html": '<h1 id="one">', "folder/index.html": "", "a b.png": ""})
+    site = write_files(
+        tmp_path, {"docs/a.html": body, "b.html": '<h1 id="one">', "folder/index.html": "", "a b.png": ""}
+    )
     assert build_site.dead_links(site) == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import words_of
 from worldclip.cli import main
 
 pytestmark = pytest.mark.skipif(os.uname().sysname == "Darwin", reason="the file system takes UTF-8 only")
@@ -26,25 +27,23 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command",
     [
-        ["status", "RUN"],
-        ["inspect", "RUN"],
-        ["inspect", "RUN", "--key", "00000"],
-        ["explore", "RUN", "--out", "OUT"],
-        ["leaderboard", "RUN", "--out", "OUT"],
-        ["compare", "RUN", "RUN"],
-        ["estimate", "RUN"],
-        ["languages", "RUN"],
-        ["pack", "RUN", "--out", "OUT"],
-        ["publish", "RUN", "a/b", "--dry-run"],
-        ["run", "RUN", "--until", "curate"],
+        "status RUN",
+        "inspect RUN",
+        "inspect RUN --key 00000",
+        "explore RUN --out OUT",
+        "leaderboard RUN --out OUT",
+        "compare RUN RUN",
+        "estimate RUN",
+        "languages RUN",
+        "pack RUN --out OUT",
+        "publish RUN a/b --dry-run",
+        "run RUN --until curate",
     ],
-    ids=" ".join,
 )
-def test_a_run_whose_name_is_not_utf8(words, run, tmp_path, capsys):
-    places = {"RUN": str(run), "OUT": str(tmp_path / "out")}
-    code = main([places.get(word, word) for word in words])
+def test_a_run_whose_name_is_not_utf8(command, run, tmp_path, capsys):
+    code = main(words_of(command, {"RUN": run, "OUT": tmp_path / "out"}))
     shown = capsys.readouterr()
     assert code in (0, 1, 2)
     assert "Traceback" not in shown.err
@@ -53,9 +52,8 @@ def test_a_run_whose_name_is_not_utf8(words, run, tmp_path, capsys):
         assert "UTF-8" in shown.err or "udcff" in shown.err
 
 
-@pytest.mark.parametrize("words", [["explore", "RUN", "--out", "OUT"], ["run", "RUN/recipe.toml", "--out", "OUT"]])
-def test_out_whose_name_is_not_utf8_is_refused(words, toy_run, tmp_path, capsys):
-    places = {"OUT": str(tmp_path / NAME)}
-    assert main([places.get(word, word.replace("RUN", str(toy_run))) for word in words]) == 2
+@pytest.mark.parametrize("command", ["explore RUN --out OUT", "run RUN/recipe.toml --out OUT"])
+def test_out_whose_name_is_not_utf8_is_refused(command, toy_run, tmp_path, capsys):
+    assert main(words_of(command, {"RUN": toy_run, "OUT": tmp_path / NAME})) == 2
     assert "UTF-8" in capsys.readouterr().err
     assert not (tmp_path / NAME).exists()

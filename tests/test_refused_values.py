@@ -9,6 +9,7 @@ import pytest
 
 import worldclip
 from killed import contents
+from programs import words_of
 from stages import QUIET
 from worldclip.cli import main
 from worldclip.core import preflight
@@ -57,10 +58,7 @@ def refusing_run(toy_run, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("command", "message"), REFUSED, ids=[command for command, _ in REFUSED])
 def test_refused_value_removes_nothing(command, message, refusing_run, toy_run, toy_world, capfd):
-    places = {"RUN": refusing_run, "OTHER": toy_run, "POOL": toy_world.pool}
-    for name, place in places.items():
-        command = command.replace(name, str(place))
-    words = command.split()
+    words = words_of(command, {"RUN": refusing_run, "OTHER": toy_run, "POOL": toy_world.pool})
     kept = refusing_run
     if "--from" in words:
         stage = words[words.index("--from") + 1]

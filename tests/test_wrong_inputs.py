@@ -9,10 +9,11 @@ import inspect
 import re
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from miniature import write_files
+from pools import parquet_of
+from programs import words_of
 from worldclip.cli import main
 from worldclip.cli.overview import ANY_MODEL, COMMANDS
 from worldclip.recipe import stage_names
@@ -252,8 +253,7 @@ DAMAGED: list[tuple[str, str]] = [
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files and folders that are not what a command reads."""
-    folder = tmp_path_factory.mktemp("broken")
-    texts = {
+    files = {
         "broken.toml": "[pool\npath=",
         "deep.toml": f"[pool]\npath = {'[' * 2000}",
         "empty.toml": "",
@@ -267,21 +267,12 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",
         "cut_table/a.parquet": "PAR1xxxxPAR1",
         "no_rows/a.csv": "",
+        "latin1.toml": "[pool]\npath = 'Müll'".encode("latin-1"),
+        "latin1.txt": "Müll".encode("latin-1"),
+        "picture.png": b"\x89PNG\r\n\x1a\n\xff",
+        "table.parquet": parquet_of({"uid": ["a"], "text": ["red"]}),
     }
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    (folder / "latin1.toml").write_bytes("[pool]\npath = 'Müll'".encode("latin-1"))
-    (folder / "latin1.txt").write_bytes("Müll".encode("latin-1"))
-    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
-    pq.write_table(pa.table({"uid": ["a"], "text": ["red"]}), folder / "table.parquet")
-    return folder
-
-
-def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
-    """Return the words of a command, with a path for each capital letter that stands for one."""
-    letter = r"(?:^|(?<=[=:]))([RTPBNO])(?=/|$)"
-    return [re.sub(letter, lambda match: str(places[match[1]]), word) for word in command.split()]
+    return write_files(tmp_path_factory.mktemp("broken"), files)
 
 
 @pytest.mark.parametrize(
@@ -295,10 +286,10 @@ def test_wrong_inputs_end_with_a_message(
     places = {
         "R": toy_world.recipe, "T": toy_run, "P": toy_world.pool, "B": broken, "N": tmp_path / "N", "O": tmp_path / "O",
     }  # fmt: skip
-    assert main(to_arguments(command, places)) == code
+    assert main(words_of(command, places)) == code
     captured = capfd.readouterr()
     assert "worldclip: " in captured.err
-    assert " ".join(to_arguments(message, places)) in captured.err
+    assert " ".join(words_of(message, places)) in captured.err
     assert "Traceback" not in captured.err
     assert code == 1 or not (tmp_path / "O" / "recipe.toml").exists()
 

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from test_without_extras import to_arguments, write_stub_of_onnx
+from test_without_extras import write_stub_of_onnx
 
+from programs import words_of
 from toy import write_tar
 from worldclip.check import CheckConfig
 from worldclip.cli import main
@@ -76,7 +77,7 @@ def places(toy_world, tmp_path, monkeypatch) -> dict[str, Path]:
 
 @pytest.mark.parametrize("command", READS_ALL)
 def test_unknown_sections_of_a_recipe_are_refused(command, places, capfd):
-    assert main(to_arguments(command, places)) == 2
+    assert main(words_of(command, places)) == 2
     error = capfd.readouterr().err
     assert "unknown section trian; did you mean train?" in error
     for name in ("radius", "images"):
@@ -87,7 +88,7 @@ def test_unknown_sections_of_a_recipe_are_refused(command, places, capfd):
 @pytest.mark.parametrize("command", TAKES_NONE)
 def test_recipe_in_place_of_another_input_is_refused_by_its_name(command, places, capfd):
     before = places["T"].read_bytes()
-    code = main(to_arguments(command, places))
+    code = main(words_of(command, places))
     error = capfd.readouterr().err
     assert code in (1, 2)
     assert "T.toml" in error
@@ -141,7 +142,7 @@ def test_relative_paths_start_at_the_file_of_the_pool(command, places, tmp_path,
     places["T"] = tmp_path / "recipes" / "T.toml"
     places["T"].write_text('[pool]\npath = "pool"\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main([*to_arguments(command, places), "--workers", "1"]) == 0
+    assert main([*words_of(command, places), "--workers", "1"]) == 0
     report = json.loads((places["O"] / "report.json").read_text(encoding="utf-8"))
     assert report.get("pairs", report.get("counts", {}).get("pairs_in")) == 2
 

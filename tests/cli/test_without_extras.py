@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import words_of
 from toy import draw_shape
 from without_extras import Ended, run_without
 from worldclip.cli import main
@@ -31,9 +32,9 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("match R --out O --executor ray", "ray"),
     ("train R --out O", "train"),
     ("train R --out O --wandb a --trackio b --lora-rank 4 --initial-weights owner/name", "train wandb trackio lora"),
-    ("evaluate R --out O --datasets d --folders d D --also linear_probe", "train eval"),
-    ("evaluate RUN --out O --datasets d --folders d D", "train"),
-    ("evaluate RUN --out O --datasets d --folders d D --also linear_probe", "eval"),
+    ("evaluate R --out O --datasets d --folders d folders:D --also linear_probe", "train eval"),
+    ("evaluate RUN --out O --datasets d --folders d folders:D", "train"),
+    ("evaluate RUN --out O --datasets d --folders d folders:D --also linear_probe", "eval"),
     ("export R --out O --formats huggingface", "train"),
     ("export R --out O --tower vision", "train"),
     ("export R --out O --formats onnx,timm,open_clip", "train export"),
@@ -154,25 +155,13 @@ def places(toy_world, toy_run, tmp_path_factory) -> dict[str, Path]:
     return names | {"R": toy_world.recipe, "P": toy_world.pool, "RUN": toy_run}
 
 
-def to_arguments(command: str, places: dict[str, Path]) -> list[str]:
-    """Return the words of a command, with the paths of the places that they name."""
-
-    def path_of(match: re.Match[str]) -> str:
-        prefix, name = match.groups()
-        layout = "folders:" if name == "D" and not prefix else ""
-        return f"{prefix}{layout if '--folders' in command else ''}{places[name]}"
-
-    names = "|".join(sorted(places, key=len, reverse=True))
-    return [re.sub(rf"^(|.*=)({names})(?=/|$)", path_of, word) for word in command.split()]
-
-
 @pytest.fixture(scope="module")
 def ended(places) -> dict[str, tuple[Ended, bool]]:
     """Return how each command of both tables ends without extras, and whether it left its output."""
     commands = [*WORKS, *(command for command, _ in NEEDS)]
     hidden = {module for modules in EXTRAS.values() for module in modules}
     folder = places["O"].parent
-    ends = run_without(hidden, [to_arguments(command, places) for command in commands], folder)
+    ends = run_without(hidden, [words_of(command, places) for command in commands], folder)
     return dict(zip(commands, ends, strict=True))
 
 

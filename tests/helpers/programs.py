@@ -1,11 +1,12 @@
-"""Run a program, and fail with what it says if it fails."""
+"""Command lines of tests: a program that must succeed, and the words of a command with its places."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -25,3 +26,10 @@ def output_of(command: Sequence[object], *, cwd: Path | None = None, stdin: str 
 def python(*arguments: object, cwd: Path | None = None, stdin: str = "", **environment: str) -> str:
     """Return what Python prints when it runs with these arguments."""
     return output_of([sys.executable, *arguments], cwd=cwd, stdin=stdin, **environment)
+
+
+def words_of(command: str, places: Mapping[str, Path]) -> list[str]:
+    """Return the words of a command, with the path of each place that a word, or its end behind = or :, names."""
+    names = "|".join(sorted(places, key=len, reverse=True))
+    place = rf"(?:^|(?<=[=:]))({names})(?=/|$)"
+    return [re.sub(place, lambda match: str(places[match[1]]), word) for word in command.split()]
