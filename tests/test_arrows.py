@@ -1,6 +1,7 @@
 """Imports point down the house, lazy and type-checking ones included, and packages make no circle (docs/design.md).
 
-`import worldclip` is light; tests/cli/test_without_extras.py runs curation where no extra is installed.
+Functions without types are kernels: numba takes the types of the call, and mypy checks all others.  `import worldclip`
+is light; tests/cli/test_without_extras.py runs curation where no extra is installed.
 """
 
 from __future__ import annotations
@@ -170,6 +171,42 @@ def test_only_the_executor_imports_ray_and_curation_imports_no_torch():
         module = module_of(path)
         assert "ray" not in names or module.startswith("core.execute"), module
         assert "torch" not in names or module.split(".")[0] not in curation, module
+
+
+KERNELS = {"compiled", "inlined", "inner", "intrinsic", "kernel", "njit"}  # decorators
+OF_CODE_GENERATORS = SRC / "kernels" / "llvm.py"  # what numba calls while it compiles
+
+
+def untyped_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            annotations = [argument.annotation for argument in arguments if argument.arg not in ("self", "cls")]
+            if None in (*annotations, node.returns):
+                yield node
+
+
+def is_kernel(function: ast.FunctionDef) -> bool:
+    names = [node.id for mark in function.decorator_list for node in ast.walk(mark) if isinstance(node, ast.Name)]
+    return not KERNELS.isdisjoint(names)
+
+
+def test_functions_without_types_are_kernels():
+    untyped = [
+        f"{path.relative_to(SRC)}:{function.lineno} {function.name}"
+        for path in sorted(SRC.rglob("*.py"))
+        if path != OF_CODE_GENERATORS
+        for function in untyped_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if not is_kernel(function)
+    ]
+    assert untyped == []
+
+
+def test_plain_function_without_types_is_found():
+    tree = ast.parse(
+        "@compiled\ndef kernel(a): ...\ndef plain(a): ...\ndef typed(a: int) -> int: ...\ndef half(a: int): ..."
+    )
+    assert [function.name for function in untyped_functions(tree) if not is_kernel(function)] == ["plain", "half"]
 
 
 HEAVY = ("torch", "ray", "transformers", "torchvision", "tokenizers")
