@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_without_extras import write_stub_of_onnx
 
+from miniature import write_files
 from programs import words_of
 from toy import write_tar
 from worldclip.check import CheckConfig
@@ -148,9 +149,7 @@ def test_relative_paths_start_at_the_file_of_the_pool(command, places, tmp_path,
 
 
 def test_relative_paths_of_rules_start_at_their_file(places, tmp_path):
-    rules = tmp_path / "rules" / "rules.toml"
-    rules.parent.mkdir()
-    (rules.parent / "phrases.txt").write_text("red circle\n", encoding="utf-8")
-    rules.write_text('duplicates = "keep"\n[texts]\ndeny_phrases = ["phrases.txt"]\n', encoding="utf-8")
+    rules = 'duplicates = "keep"\n[texts]\ndeny_phrases = ["phrases.txt"]\n'
+    folder = write_files(tmp_path / "rules", {"rules.toml": rules, "phrases.txt": "red circle\n"})
     command = ["pool", "check", str(places["P"]), "--out", str(places["O"]), "--workers", "1"]
-    assert main([*command, "--config", str(rules)]) == 0
+    assert main([*command, "--config", str(folder / "rules.toml")]) == 0

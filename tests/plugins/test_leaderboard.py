@@ -226,8 +226,7 @@ def test_names_are_text_on_the_page_which_fits_narrow_and_wide_windows(whole, tm
 
 
 def test_a_run_without_results_is_left_out_with_a_note(whole, tmp_path):
-    (tmp_path / "run" / "curate").mkdir(parents=True)
-    (tmp_path / "run" / "recipe.toml").write_text("")
+    write_files(tmp_path, {"run/recipe.toml": ""})
     board = leaderboard(whole, tmp_path / "run")
     assert [model.name for model in board.models] == ["whole"]
     assert board.left_out == [

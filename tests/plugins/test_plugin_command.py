@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from plugin_package import installed, page_code, write_package
+from pools import write_lines
 from worldclip.cli import main
 from worldclip.cli.overview import sections
 
@@ -47,10 +48,7 @@ def site(tmp_path, monkeypatch) -> Iterator[Path]:
 
 def test_command_of_another_package_runs(site, tmp_path, capsys):
     pool = tmp_path / "pool"
-    pool.mkdir()
-    (pool / "a.jsonl").write_text(
-        "".join(json.dumps({"uid": text, "text": text}) + "\n" for text in ("a cat", "a red cat", "dog"))
-    )
+    write_lines(pool / "a.jsonl", [{"uid": text, "text": text} for text in ("a cat", "a red cat", "dog")])
     assert main(["longest", str(pool), "--key", "uid", "--top", "1"]) == 0
     assert capsys.readouterr().out == "     9  a red cat\n"
     assert main(["longest", str(pool), "--key", "uid", "--containing", "dog", "--json"]) == 0

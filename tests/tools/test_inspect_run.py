@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miniature import write_files
 from plain_recipe import LISTS, make_run, make_shards
 from worldclip import curate
 from worldclip.contracts import schemas
@@ -96,13 +97,10 @@ def test_inspect_path_describes_files(run, tmp_path):
     assert inspect_path(run / "balance" / "en.npy")["dtype"] == "float32"
     assert "lists" in inspect_path(run / "balance" / "thresholds.json")["record"]
     assert inspect_path(run / "balance")["manifest"]["counts"]["lists"] == len(LISTS)
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     np.save(tmp_path / "one.npy", np.float32(3))
     assert inspect_path(tmp_path / "one.npy")["first"] == [3.0]
-    (tmp_path / "broken.npy").write_bytes(b"no array")
-    (tmp_path / "broken.json").write_bytes(b"{")
-    (tmp_path / "latin.json").write_bytes(b'"caf\xe9"')
-    names = ("absent.json", "broken.parquet", "broken.npy", "broken.json", "latin.json")
-    for wrong in (tmp_path, *(tmp_path / name for name in names)):
+    broken = {"a.parquet": b"PAR1 no", "a.npy": b"no array", "a.json": b"{", "latin.json": b'"caf\xe9"'}
+    write_files(tmp_path, broken)
+    for wrong in (tmp_path, tmp_path / "absent.json", *(tmp_path / name for name in broken)):
         with pytest.raises(UserError):
             inspect_path(wrong)

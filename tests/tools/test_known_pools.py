@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from toy import write_tar
+from miniature import Files, write_files
+from pools import parquet_of
+from tars import as_json
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -28,32 +28,13 @@ SCORES = {"similarity": [0.3, 0.2], "punsafe": [0.1, 0.9], "pwatermark": [0.2, 0
 STATUS = {"status": ["success", "failed_to_download"], "error_message": [None, "404"]}
 
 
-def table(**columns: list[Any]) -> Callable[[Path], None]:
-    """Return what writes a Parquet file of two rows."""
-
-    def write(folder: Path) -> None:
-        pq.write_table(pa.table(columns), folder / "00000.parquet")
-
-    return write
+def table(**columns: list[Any]) -> Files:
+    return {"00000.parquet": parquet_of(columns)}
 
 
-def text_file(name: str, content: str) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / name).write_text(content, "utf-8")
-
-    return write
-
-
-def tar(*members: tuple[str, Any]) -> Callable[[Path], None]:
-    """Return what writes a tar; objects are written as JSON, texts as UTF-8."""
-
-    def encode(value: Any) -> bytes:
-        return value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
-
-    def write(folder: Path) -> None:
-        write_tar(folder / "00000.tar", [(name, encode(value)) for name, value in members])
-
-    return write
+def tar(**members: bytes) -> Files:
+    """Return a tar of one sample, suffix -> content."""
+    return {"00000.tar": {f"000000000.{suffix}": content for suffix, content in members.items()}}
 
 
 CAPTIONS_OF_WIT = ("reference", "attribution", "alt_text")
@@ -61,9 +42,9 @@ WIT = "\t".join(["language", "page_url", "image_url", *(f"caption_{kind}_descrip
 WIT_ROWS = [f"en\thttp://p/1\t{URLS[0]}\t{DOG}\t\tdog", f"de\thttp://p/2\t{URLS[0]}\t{HUND}\tFoto\t"]
 
 # What is written; key, texts and lang of the recipe; texts that are kept
-POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[str]]] = {
+POOLS: dict[str, tuple[Files, str, list[str], str | None, list[str]]] = {
     "img2dataset webdataset": (
-        tar(("000000000.jpg", IMAGES[0]), ("000000000.txt", DOG), ("000000000.json", {"url": URLS[0], "NSFW": "NSFW"})),
+        tar(jpg=IMAGES[0], txt=DOG.encode(), json=as_json({"url": URLS[0], "NSFW": "NSFW"})),
         "member", [], None, [DOG],
     ),
     "img2dataset parquet": (
@@ -78,9 +59,7 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
     "LAION-5B in many languages": (
         table(URL=URLS, TEXT=[DOG, HUND], LANGUAGE=["en", "de"], **SCORES), "URL", ["TEXT"], "LANGUAGE", [DOG, HUND],
     ),
-    "re-LAION": (
-        table(url=URLS, caption=[DOG, HUND], key=["a", "b"], **SCORES), "key", ["caption"], None, [DOG, HUND],
-    ),
+    "re-LAION": (table(url=URLS, caption=[DOG, HUND], key=["a", "b"], **SCORES), "key", ["caption"], None, [DOG, HUND]),
     "CommonPool": (
         table(uid=["a", "b"], url=URLS, text=[DOG, HUND], clip_b32_similarity_score=[0.3, 0.2], sha256=["x", "y"]),
         "uid", ["text"], None, [DOG, HUND],
@@ -90,7 +69,7 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
         "url", ["re_caption", "org_caption"], None, [DOG, "dog", HUND, "Hund"],
     ),
     "WIT": (
-        text_file("wit.tsv", "\n".join([WIT, *WIT_ROWS])), "row",
+        {"wit.tsv": "\n".join([WIT, *WIT_ROWS])}, "row",
         ["caption_reference_description", "caption_alt_text_description", "caption_attribution_description"],
         "language", [DOG, "dog", HUND, "Foto"],
     ),
@@ -102,17 +81,13 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
         table(jpg=IMAGES, blip2_caption=[DOG, HUND], caption=["", "Hund"], photoid=[11, 12]),
         "photoid", ["blip2_caption", "caption"], None, [DOG, HUND, "Hund"],
     ),
-    "CC12M": (
-        text_file("cc12m.tsv", f"{URLS[0]}\t{DOG}\n{URLS[1]}\t{HUND}\n"), "url", ["caption"], None, [DOG, HUND],
-    ),
-    "CC3M": (
-        text_file("Train_GCC.tsv", f"{DOG}\t{URLS[0]}\n{HUND}\t{URLS[1]}\n"), "url", ["caption"], None, [DOG, HUND],
-    ),
+    "CC12M": ({"cc12m.tsv": f"{URLS[0]}\t{DOG}\n{URLS[1]}\t{HUND}\n"}, "url", ["caption"], None, [DOG, HUND]),
+    "CC3M": ({"Train_GCC.tsv": f"{DOG}\t{URLS[0]}\n{HUND}\t{URLS[1]}\n"}, "url", ["caption"], None, [DOG, HUND]),
     "open_clip's table": (
-        text_file("train.csv", f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"), "row", ["title"], None, [DOG, HUND],
+        {"train.csv": f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"}, "row", ["title"], None, [DOG, HUND],
     ),
     "a spreadsheet": (
-        text_file("alt.csv", f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'),
+        {"alt.csv": f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'},
         "url", ["alt_text"], None, [DOG, HUND],
     ),
     "lists of captions": (
@@ -123,14 +98,14 @@ POOLS: dict[str, tuple[Callable[[Path], None], str, list[str], str | None, list[
         table(id=["a", "b"], llava_caption=[DOG, HUND], width=[1, 2]), "id", ["llava_caption"], None, [DOG, HUND],
     ),
     "tars with captions under another name": (
-        tar(("0.jpg", IMAGES[0]), ("0.json", {"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
+        tar(jpg=IMAGES[0], json=as_json({"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
     ),
     "imagefolder with captions under another name": (
         table(file_name=["1.jpg", "2.jpg"], llava_caption=[DOG, HUND]),
         "file_name", ["llava_caption"], None, [DOG, HUND],
     ),
     "imagefolder": (
-        text_file("metadata.jsonl", json.dumps({"file_name": "1.jpg", "text": DOG})),
+        {"metadata.jsonl": json.dumps({"file_name": "1.jpg", "text": DOG})},
         "file_name", ["text"], None, [DOG],
     ),
 }  # fmt: skip
@@ -146,10 +121,8 @@ def kept_texts(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", POOLS)
 def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
-    write, key, texts, lang, expected = POOLS[name]
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    write(folder)
+    files, key, texts, lang, expected = POOLS[name]
+    folder = write_files(tmp_path / "pool", files)
     init(str(folder), out=tmp_path / "r.toml")
     config = load_recipe(tmp_path / "r.toml").pool
     assert (config.key, list(config.texts), config.lang) == (key, texts, lang)
@@ -158,19 +131,15 @@ def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
 
 def test_every_known_pool_has_a_miniature(tmp_path):
     known = set()
-    for name, (write, *_) in POOLS.items():
-        folder = tmp_path / name / "pool"
-        folder.mkdir(parents=True)
-        write(folder)
+    for name, (files, *_) in POOLS.items():
+        folder = write_files(tmp_path / name / "pool", files)
         known.add(draft(str(folder))["known_as"])
     assert known - {""} == {row.name for row in KNOWN_POOLS}
 
 
 def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
     for number, name in enumerate(("LAION-5B", "img2dataset webdataset")):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        POOLS[name][0](folder)
+        folder = write_files(tmp_path / str(number), POOLS[name][0])
         recipe = tmp_path / f"{number}.toml"
         init(str(folder), out=recipe)
         recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
@@ -182,9 +151,7 @@ def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
 
 
 def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    (folder / "0.tsv").write_text(f"1\tde\t{HUND}\n2\ten\t{DOG}\n", "utf-8")
+    folder = write_files(tmp_path / "pool", {"0.tsv": f"1\tde\t{HUND}\n2\ten\t{DOG}\n"})
     assert main(["init", str(folder), "--out", str(tmp_path / "r.toml")]) == 2
     assert "give --texts" in capsys.readouterr().err
     flags = ["--columns", "n,lang,said", "--key", "n", "--texts", "said", "--lang", "lang"]
@@ -204,9 +171,7 @@ def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
     ],
 )
 def test_what_is_no_pool_is_named_as_what_it_is(file, problem, tmp_path):
-    path = tmp_path / "pool" / file
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"{}")
+    write_files(tmp_path / "pool", {file: "{}"})
     with pytest.raises(UserError, match=problem) as caught:
         draft(str(tmp_path / "pool"))
     assert "repair" not in str(caught.value)
