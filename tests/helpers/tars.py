@@ -16,8 +16,8 @@ from worldclip.core.execute import Shard
 PNG = b"\x89PNG\r\n\x1a\nnot decoded here"
 
 
-Members = Mapping[str, bytes] | Iterable[tuple[str, bytes]]
-"""Names and contents, in order."""
+Members = Mapping[str, bytes | tarfile.TarInfo] | Iterable[tuple[str, bytes | tarfile.TarInfo]]
+"""Names and contents, in order; a TarInfo is a member without contents, such as a link."""
 
 
 def tar_of(members: Members, mode: str = "w") -> bytes:
@@ -25,6 +25,9 @@ def tar_of(members: Members, mode: str = "w") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as tar:
         for name, content in members.items() if isinstance(members, Mapping) else members:
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+                continue
             header = tarfile.TarInfo(name)
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from pools import read_tar
 from served import static_host
 from stages import run_stage
+from tars import write_tar
 from toy import markdown_rows
 from worldclip import metadata
 from worldclip.cli import main
@@ -59,7 +60,7 @@ def test_unpacked_lists_equal_packed_lists(packed_run, packed, tmp_path):
     for lang in ("sw", "th"):
         name = f"metadata/{lang}.parquet"
         assert (tmp_path / "run" / name).read_bytes() == (packed_run / name).read_bytes()
-    there, here = (json.loads((run / "metadata/manifest.json").read_text()) for run in (packed_run, tmp_path / "run"))
+    there, here = manifest_of(packed_run), manifest_of(tmp_path / "run")
     assert here["digests"] == there["digests"]
     assert here["rules"] == there["rules"]
     assert here["sources"]["sw"][1:] == there["sources"]["sw"]
@@ -160,30 +161,16 @@ def test_unpack_refuses_a_folder_whose_files_it_would_remove(packed, tmp_path):
 def test_only_finished_unchanged_stage_is_packed(packed_run, tmp_path):
     with pytest.raises(UserError, match="run first: worldclip metadata"):
         pack(tmp_path, tmp_path / "x.tar")
-    (tmp_path / "run/metadata").mkdir(parents=True)
-    manifest = json.loads((packed_run / "metadata/manifest.json").read_text())
+    shutil.copytree(packed_run / "metadata", tmp_path / "run/metadata")
+    manifest = manifest_of(tmp_path / "run")
     manifest["digests"]["th"] = "0" * 64
     (tmp_path / "run/metadata/manifest.json").write_text(json.dumps(manifest))
-    for lang in ("sw", "th"):
-        (tmp_path / f"run/metadata/{lang}.parquet").write_bytes((packed_run / f"metadata/{lang}.parquet").read_bytes())
     with pytest.raises(UserError, match=r"th\.parquet: changed after it was written"):
         pack(tmp_path / "run", tmp_path / "x.tar")
     assert not (tmp_path / "x.tar").exists()
 
 
 # --- what is not as it was packed -------------------------------------------------------------------------------------
-
-
-def write_tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            if isinstance(data, tarfile.TarInfo):
-                tar.addfile(data)
-                continue
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def sealed(record: dict[str, Any]) -> bytes:
