@@ -294,11 +294,8 @@ def test_described_parameters_of_a_function_become_flags(capsys):
         assert isinstance(out, str)
         return {"result": number * 2}
 
-    assert described_parameters(double) == {
-        "number": "a number, over two lines.",
-        "out": "a file.",
-        "is_loud": "shout.",
-    }
+    descriptions = {"number": "a number, over two lines.", "out": "a file.", "is_loud": "shout."}
+    assert described_parameters(double) == descriptions
     command = Command(double, lambda result, flags: f"{result['result']}{'!' if flags.is_loud else ''}")
     assert run_command(command, "double", "Double a number", ["3", "--out", "x", "--is-loud"]) == 0
     assert capsys.readouterr().out == "6!\n"

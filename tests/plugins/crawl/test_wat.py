@@ -89,14 +89,8 @@ def test_links_are_resolved_and_texts_collected(tmp_path):
         "http://example.org/a/cat.jpg": ["a cat", "Cat", "another name"],
         "http://cdn.example.org/dog.png": ["dog"],
     }
-    assert {name: report.get(name) for name in ("links", "no_text", "not_http", "bad_url", "urls", "texts")} == {
-        "links": 6,
-        "no_text": 1,
-        "not_http": 1,
-        "bad_url": 1,
-        "urls": 2,
-        "texts": 4,
-    }
+    expected = {"links": 6, "no_text": 1, "not_http": 1, "bad_url": 1, "urls": 2, "texts": 4}
+    assert expected.items() <= report.items()
 
 
 def test_base_element_resolves_links(tmp_path):
@@ -338,19 +332,13 @@ def test_real_common_crawl_records_are_read(shared, tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("dcab"), st.sampled_from(["x", "y", "z", ""]))))
 def test_merge_keeps_first_of_equal_texts_in_order(rows):
-    columns = {
-        "key": [key for key, _ in rows],
-        "url": [f"u{key}" for key, _ in rows],
-        "text": [text for _, text in rows],
-    }
-    kinds = {"key": pa.string(), "url": pa.string(), "text": pa.large_string()}
-    merged = merge_links(pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()}))
-    expected = {
-        key: list(dict.fromkeys(text for other, text in rows if other == key)) for key in sorted({k for k, _ in rows})
-    }
-    assert dict(zip(merged["uid"].to_pylist(), merged["texts"].to_pylist(), strict=True)) == expected
-    assert merged["uid"].to_pylist() == list(expected)
-    assert merged["url"].to_pylist() == [f"u{key}" for key in expected]
+    links = [{"key": key, "url": f"u{key}", "text": text} for key, text in rows]
+    merged = merge_links(pa.Table.from_pylist(links, wat._PART)).to_pylist()
+    texts: dict[str, list[str]] = {}
+    for key, text in dict.fromkeys(rows):
+        texts.setdefault(key, []).append(text)
+    found = [(row["uid"], row["url"], row["texts"]) for row in merged]
+    assert found == [(key, f"u{key}", texts[key]) for key in sorted(texts)]
 
 
 @pytest.mark.parametrize(

@@ -147,13 +147,8 @@ def test_held_out_tone_is_in_no_drawing_of_training(built):
 def test_names_list_kind_source_and_one_name_per_language(built):
     names = read_json(built / "names.json")
     apple = names["subjects"].index("1F34E")
-    assert names["pictures"]["fluent-1F34E"] == {
-        "source": "fluent",
-        "kind": "emoji",
-        "licence": "MIT",
-        "subject": "1F34E",
-        "split": "train",
-    }
+    expected = {"source": "fluent", "kind": "emoji", "licence": "MIT", "subject": "1F34E", "split": "train"}
+    assert names["pictures"]["fluent-1F34E"] == expected
     assert names["lang"]["nn"][apple] == "raudt eple"
     assert names["lang"]["sw"][apple] is None
     assert read_json(built / "keywords.json")["de"]["1F34E"] == ["Apfel", "Obst", "roter Öpfel", "Öpfel"]
