@@ -177,6 +177,11 @@ def test_corrupt_parts_of_an_onnx_folder_are_named(folder, other):
         worldclip.load(other, device="cuda")
     edit(other / "preprocessor_config.json", crop_size=30, size=30)
     assert "makes images of 30 px, the model reads 28 px" in load_error(other)
+    shutil.copy(folder / "preprocessor_config.json", other)
+    edit(other / "config.json", logit_scale="x")
+    assert "logit_scale is 'x'; it must be a number above 0" in load_error(other)
+    edit(other / "config.json", "text_config", vocab_size="x")
+    assert "text_config.vocab_size is 'x'; it must be a whole number" in load_error(other)
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [("", 1e-5), ("_fp16", 0.01), ("_quantized", 0.03)])

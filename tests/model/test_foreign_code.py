@@ -361,6 +361,8 @@ def test_timm_folders_name_models_of_timm_alone(folder):
         (plain | {"model_args": {"depth": 10**9}}, "depth = 1000000000"),
         (plain | {"model_args": {"depth": "x"}}, "model_args.depth is 'x'; it must be a whole number of at least 1"),
         (plain | {"model_args": {"depth": 0}}, "model_args.depth is 0; it must be a whole number"),
+        (plain | {"model_args": {"num_heads": 0}}, "timm cannot create the model"),
+        (plain | {"model_args": {"num_heads": 5}}, "timm cannot create the model"),
         (plain | {"model_args": 5}, "model_args is 5; it must be an object"),
         (plain | {"pretrained_cfg": "x"}, "pretrained_cfg is 'x'; it must be an object"),
     ):

@@ -83,6 +83,18 @@ DAMAGES = {
         lambda folder: edit(folder / CONFIG, "text_config", hidden_size="wide"),
         "does not load as a Hugging Face model",
     ),
+    "no heads": (
+        lambda folder: edit(folder / CONFIG, "text_config", num_attention_heads=0),
+        "does not load as a Hugging Face model",
+    ),
+    "no patches": (
+        lambda folder: edit(folder / CONFIG, "vision_config", patch_size=0),
+        "does not load as a Hugging Face model",
+    ),
+    "unknown activation": (
+        lambda folder: edit(folder / CONFIG, "text_config", hidden_act="nope"),
+        "does not load as a Hugging Face model",
+    ),
     "other end token": (
         lambda folder: edit(folder / CONFIG, "text_config", eos_token_id=49407),
         "eos_token_id is 49407, the tokenizer's is 2",
@@ -219,6 +231,7 @@ def test_weights_of_this_family_do_not_load_as_another_architecture(checkpoint, 
         ({"text_cfg": {"heads": 0}}, "text_cfg.heads is 0; it must be a whole number"),
         ({"vision_cfg": {"image_size": True}}, "vision_cfg.image_size is True; it must be a whole number"),
         ({"vision_cfg": {"mlp_ratio": -4}}, "vision_cfg.mlp_ratio is -4; it must be a number above 0"),
+        ({"vision_cfg": {"head_width": 10**6}}, "does not load as an open_clip model"),
     ],
 )
 def test_open_clip_configuration_without_its_values_is_refused(record, said, checkpoint, tmp_path):

@@ -73,10 +73,9 @@ def save(folder: Path, name: str) -> Any:
 def test_embeddings_are_those_of_open_clip(name: str, tmp_path: Path) -> None:
     model = save(tmp_path, name)
     clip = worldclip.load(tmp_path, device="cpu")
-    settings = open_clip.transform.PreprocessCfg(
-        **{**model.visual.preprocess_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    )
-    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**settings), is_train=False)
+    stated = {**model.visual.preprocess_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    settings = open_clip.transform.PreprocessCfg(**stated)
+    transform = open_clip.transform.image_transform_v2(settings, is_train=False)
     pictures = sample_images()
     with torch.no_grad():
         images = model.encode_image(torch.stack([transform(picture) for picture in pictures]))
@@ -100,6 +99,16 @@ def test_open_clip_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "ViT")
     edit(tmp_path / "open_clip_config.json", "model_cfg", embed_dim=16)
     assert "does not load as an open_clip model" in load_error(tmp_path)
+    edit(tmp_path / "open_clip_config.json", "model_cfg.text_cfg", tokenizer_kwargs=5)
+    assert "tokenizer_kwargs is 5; it must be an object" in load_error(tmp_path)
+    edit(tmp_path / "open_clip_config.json", "model_cfg.text_cfg", tokenizer_kwargs={}, heads=0)
+    assert "does not load as an open_clip model" in load_error(tmp_path)
+
+
+def test_a_transform_that_open_clip_does_not_make_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "ViT")
+    edit(tmp_path / "open_clip_config.json", "preprocess_cfg", interpolation=5)
+    assert "does not load as an open_clip model (AssertionError)" in load_error(tmp_path)
 
 
 # --- NLLB-CLIP: the token of a text's language is that of NLLB's own tokenizer, for languages in turns ----------------

@@ -180,6 +180,23 @@ def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
     assert "does not load as a clip model" in load_error(tmp_path)
 
 
+@pytest.mark.parametrize("family", CLASSES)
+def test_sizes_that_no_model_has_are_refused(family: str, tmp_path: Path) -> None:
+    save_model(tmp_path, small_model(family))
+    save_tokenizer(tmp_path, CONTEXT)
+    whole = (tmp_path / "config.json").read_text()
+    for section, key in (
+        ("text_config", "num_attention_heads"),
+        ("text_config", "hidden_size"),
+        ("vision_config", "patch_size"),
+    ):
+        edit(tmp_path / "config.json", section, **{key: 0})
+        assert f"{tmp_path} does not load as a" in load_error(tmp_path)
+        (tmp_path / "config.json").write_text(whole)
+    edit(tmp_path / "tokenizer_config.json", model_max_length="x")
+    assert f"does not load as a {family} model" in load_error(tmp_path)
+
+
 def test_models_that_are_told_no_language_refuse_one(tmp_path: Path) -> None:
     folder = save_clip_folder(tmp_path)
     assert "language = 'de': this model is not told the language of a text" in load_error(folder, language="de")

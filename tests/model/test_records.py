@@ -61,12 +61,13 @@ PROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
         (PROCESSOR, {"rescale_factor": "a"}, "rescale_factor"),
         (OPEN_CLIP, {"model_cfg": {}, "preprocess_cfg": {"std": [0, 1, 1]}}, "std"),
         (OPEN_CLIP, {"model_cfg": {"vision_cfg": {"image_size": 10**6}}}, "image_size"),
+        (OPEN_CLIP, {"model_cfg": {"text_cfg": {"layers": 10**6}}}, "layers"),
         ("config.json", {"architecture": "a", "pretrained_cfg": {"std": [1, 1, 0]}}, "std"),
         ("config.json", {"architecture": "a", "model_args": {"img_size": 10**6}}, "img_size"),
         ("config.json", {"model_type": "siglip", "vision_config": {"image_size": -1}}, "image_size"),
     ],
 )
-def test_pixels_stay_within_bounds(tmp_path: Path, name: str, record: dict[str, Any], key: str) -> None:
+def test_sizes_stay_within_bounds(tmp_path: Path, name: str, record: dict[str, Any], key: str) -> None:
     edit(tmp_path / name, **record)
     assert f"{name}: {key} is" in load_error(tmp_path)
 

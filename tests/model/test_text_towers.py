@@ -180,6 +180,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "residual": ("2_Dense/config.json", {"use_residual": True}, "without a residual"),
     "prompt": ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "puts words before each text"),
     "another encoder": ("config.json", {"model_type": "t5"}, "'t5' text encoder; worldclip loads bert"),
+    "type": ("config.json", {"dim": "wide"}, "does not load as a text encoder"),
+    "no heads": ("config.json", {"n_heads": 0}, "does not load as a text encoder"),
+    "length": ("sentence_bert_config.json", {"max_seq_length": "x"}, "max_seq_length is 'x'; it must be a whole"),
+    "no length": ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length is 0; it must be a whole"),
+    "pooling number": ("1_Pooling/config.json", {"pooling_mode": 5}, "pooling 5; worldclip knows mean"),
+    "activations": ("2_Dense/config.json", {"activation_function": ["x"]}, "['x']; worldclip knows"),
     "code": ("config.json", {"model_type": "x", "auto_map": {"AutoConfig": "evil.Config"}}, "does not load"),
 }
 
@@ -221,6 +227,15 @@ def test_the_image_tower_must_be_named_and_fit(images: Path, tmp_path: Path) -> 
     save_file({"transformer.a": torch.zeros(1), **layer}, folder / "model.safetensors")
     assert f"the weights are not those of {tmp_path / 'base'}" in load_error(folder, image_tower=images)
     (folder / "model.safetensors").unlink()
+    whole = (tmp_path / "base" / "config.json").read_text()
+    for changes, said in (
+        ({"hidden_size": "wide"}, "does not load"),
+        ({"num_attention_heads": 3}, "the weights are not those of"),
+        ({"pad_token_id": None}, "names no pad_token_id"),
+    ):
+        edit(tmp_path / "base" / "config.json", **changes)
+        assert said in load_error(folder, image_tower=images)
+        (tmp_path / "base" / "config.json").write_text(whole)
     shutil.rmtree(tmp_path / "base")
     said = load_error(folder, image_tower=images)
     assert "modelBase = " in said

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts.layout import TRAINER
-from worldclip.core.errors import UserError, first_line
+from worldclip.core.errors import MissingPackage, UserError, first_line
 from worldclip.core.regular_file import what_is
 from worldclip.model.special_strings import normaliser_of
 from worldclip.model.weights import MAX_LAYERS, read_json_config
@@ -33,6 +33,7 @@ MAX_GROWTH = 18  # factor by which a normaliser may lengthen a text; NFKC makes 
 MAX_REPLACEMENT_BYTES = 256  # bytes for one character in a table of sentencepiece
 DEFAULT_SIDE = 224  # default of transformers' processors
 _SIDES = ("image_size", "img_size")
+_LAYERS = ("num_hidden_layers", "layers")
 _DEVIATIONS, _MEANS = ("image_std", "std"), ("image_mean", "mean")
 
 
@@ -90,7 +91,7 @@ def _number_problems(record: Mapping[str, Any]) -> Iterator[str]:
             sides = value if isinstance(value, list) else [value]
             if not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides):
                 yield f"{key} is {value!r:.80}; it must be between 1 and {MAX_SIDE} pixels"
-        elif key == "num_hidden_layers" and isinstance(value, int) and value > MAX_LAYERS:
+        elif key in _LAYERS and isinstance(value, int) and value > MAX_LAYERS:
             yield f"{key} is {value}; it must be at most {MAX_LAYERS}"
 
 
@@ -119,6 +120,21 @@ def _sides(value: Any) -> list[Any]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@contextmanager
+def library_faults(problem: str, remedy: str = "copy or download it whole") -> Iterator[None]:
+    """Raise whatever a library makes of a model's records as UserError: `problem (the error); remedy`.
+
+    Sizes and names of others make libraries raise nearly anything: ZeroDivisionError, AssertionError, errors of their
+    own.  A list of them is never complete.
+    """
+    try:
+        yield
+    except (UserError, MissingPackage):
+        raise
+    except Exception as error:
+        raise UserError(f"{problem} ({str(error) or type(error).__name__}); {remedy}") from error
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------

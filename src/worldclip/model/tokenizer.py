@@ -185,7 +185,7 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     with tokenizer_faults(source):
         try:
             tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # the library tokenizers raises plain Exceptions
             raise UserError(
                 f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub "
                 "id"

@@ -16,6 +16,7 @@ from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
 
 if TYPE_CHECKING:
@@ -79,14 +80,12 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 
 
 def _read_config(folder: Path) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-
     weights.refuse_foreign_code(folder)
     for name in ("model.safetensors", PICKLE):
         weights.weight_files(folder, name)  # refuses an index that names tensors elsewhere
     try:
         config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # transformers checks sizes by dividing, too
         record = read_config_json(folder)
         if "auto_map" in record:
             reason = "names code of its own, which is never run; export it to ONNX with its own library"
@@ -119,7 +118,7 @@ def _read_model(folder: Path, config: Any) -> Any:
     import torch
 
     transformers = require_transformers()
-    with torch.device("meta"):
+    with library_faults(f"{folder} does not load as a Hugging Face model"), torch.device("meta"):
         expected = tensor_names.shapes(transformers.MetaClip2Model(config).state_dict())
     ignore = ("position_ids",)  # a buffer that older transformers saved
     shapes = weights.safetensors_shapes(folder)
@@ -172,7 +171,7 @@ def _read_processor(folder: Path, image_size: int) -> Any:
     """Load the image processor.  Raises UserError where there is none, or it makes images of another size."""
     try:
         processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:
         raise UserError(
             f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
             f"({first_line(error)}); copy or download it again"

@@ -22,7 +22,7 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.job import Record, Report
 from worldclip.core.registry import Requirement
-from worldclip.model import published, sample_inputs
+from worldclip.model import published, sample_inputs, weights
 from worldclip.model.formats import onnx_graphs
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
@@ -124,6 +124,7 @@ def _logit_scale(folder: Path, config: Any) -> float | None:
     """Return the factor of cosines of config.json, else of the published weights that the folder or origin names."""
     stored = getattr(config, "logit_scale", None)
     if stored is not None:
+        weights.require_values({"logit_scale": stored}, {"logit_scale": weights.POSITIVE}, folder / "config.json")
         return float(stored)
     cached = [part.rpartition("--")[2] for part in folder.parts if part.startswith("models--")]
     origin = str(read_config_json(folder).get("_name_or_path", ""))

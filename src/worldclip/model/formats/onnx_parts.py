@@ -26,8 +26,10 @@ from worldclip.model.tokenizer import Tokenizer
 TOKENIZER = "tokenizer.json"
 PROCESSOR = "preprocessor_config.json"
 # What transformers' MetaClip2Config takes for keys that config.json leaves out.
-_VISION_DEFAULTS = {"image_size": 224}
-_TEXT_DEFAULTS = {"max_position_embeddings": 77, "vocab_size": 49408}
+_DEFAULTS = {
+    "vision_config": {"image_size": 224},
+    "text_config": {"max_position_embeddings": 77, "vocab_size": 49408},
+}
 _PROCESSOR_DEFAULTS: Report = {
     "do_resize": True,
     "do_center_crop": True,
@@ -65,11 +67,10 @@ def _read_config(folder: Path) -> Any:
     record = weights.read_json_config(folder / "config.json")
     if record.get("model_type") != FAMILY:
         raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
-    towers = {
-        "vision_config": SimpleNamespace(**_VISION_DEFAULTS | dict(record.get("vision_config") or {})),
-        "text_config": SimpleNamespace(**_TEXT_DEFAULTS | dict(record.get("text_config") or {})),
-    }
-    return SimpleNamespace(**record | towers)
+    towers = {name: defaults | dict(record.get(name) or {}) for name, defaults in _DEFAULTS.items()}
+    sizes = [f"{name}.{key}" for name, defaults in _DEFAULTS.items() for key in defaults]
+    weights.require_values(towers, dict.fromkeys(sizes, weights.COUNT), folder / "config.json")
+    return SimpleNamespace(**record | {name: SimpleNamespace(**tower) for name, tower in towers.items()})
 
 
 def _read_processor(path: Path, image_size: int) -> PerImage:

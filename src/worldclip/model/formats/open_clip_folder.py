@@ -21,6 +21,7 @@ from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import TEXT_FILES, CardFacts, LoadOptions, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import require_transformers
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ def read(path: Path, options: LoadOptions) -> Clip:
             f"{file} does not name its tokenizer, and the folder contains none; give tokenizer='FOLDER or hub id'"
         )
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
-    config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
-    check_tokenizer(config, tokenizer)
-    model: Any = _to_model(state, config, str(file))
+    with library_faults(f"{file} does not load as an open_clip model", other_clips.WEIGHTS_REMEDY):
+        config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
+        check_tokenizer(config, tokenizer)
+        model: Any = _to_model(state, config, str(file))
     processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import UserError, require
+from worldclip.model import weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.language_tokens import LanguageTokens
 from worldclip.model.inference import Backend, Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.records import check_normaliser, tokenizer_faults
+from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -37,6 +38,7 @@ FAMILIES = {
     "altclip": "AltCLIPModel",
     "chinese_clip": "ChineseCLIPModel",
 }
+WEIGHTS_REMEDY = "do its weights and its configuration match?"
 OLD_BUFFER = "position_ids"  # older transformers saved it
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # open_clip's own
 # SigLIP 2 lowers texts' case before Gemma's tokenizer, which does not (arXiv:2502.14786, section 2.1).  Its folders
@@ -152,8 +154,8 @@ def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor)
     """Return a tower's features of unit length, float32; inputs go to the model's device, floats to its dtype."""
     import torch
 
-    weights = next(model.parameters())
-    moved = (tensor.to(weights.device, weights.dtype if tensor.is_floating_point() else None) for tensor in inputs)
+    parameter = next(model.parameters())
+    moved = (tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else None) for tensor in inputs)
     with torch.inference_mode():
         features = tower(*moved).float()
         return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
@@ -165,19 +167,14 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         known = ", ".join(["metaclip_2", *FAMILIES])
         raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads {known}")
     transformers = require_transformers()
-    try:
+    with library_faults(f"{folder} does not load as a {config.model_type} model"):
         model = read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         hf = load_hugging_face(options.tokenizer or folder)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{folder} does not load as a {config.model_type} model ({error}); copy or download it whole"
-        ) from error
+        context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
+        embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
     if config.model_type == "siglip" and _is_gemma(hf):
         lower_case(hf)
-    context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
     is_padded = config.model_type in PADDED
     is_clip = config.model_type == "clip"
 
@@ -195,7 +192,7 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     texts = TextTower(
         model,
         text_tower,
-        _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1],
+        embed_dim,
         context_length if is_padded else None,
         pads_left=is_padded and hf.padding_side == "left",
         is_causal=is_clip and _pools_last_token(config.text_config, hf),
@@ -285,28 +282,20 @@ def read_open_clip(
     open_clip = require("open_clip", extra="export")
     _refuse_foreign_code(text_cfg, source)
     name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
-    try:
+    with library_faults(f"{source} does not load as an open_clip model", WEIGHTS_REMEDY):
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
         known = model.state_dict().keys()
         model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
         tokenizer = _open_clip_tokenizer(open_clip, name, text_cfg, options.tokenizer)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{source} does not load as an open_clip model ({error}); do its weights and its configuration match?"
-        ) from error
+        transform = open_clip.transform.image_transform_v2(settings, is_train=False)
+        embed_dim = model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1]
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
     interpolation = "bilinear" if settings.interpolation == "bilinear" else "bicubic"  # of `random` too
     facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std, interpolation)
-    texts = TextTower(
-        model,
-        lambda ids_BT, mask_BT: model.encode_text(ids_BT),
-        model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1],
-        tokenizer.context_length,
-    )
+    texts = TextTower(model, lambda ids_BT, mask_BT: model.encode_text(ids_BT), embed_dim, tokenizer.context_length)
     images = ImageTower(model.to(pick_device(options.device)), model.encode_image)
-    processor = PerImage(open_clip.transform.image_transform_v2(settings, is_train=False), facts)
-    return Clip(OtherBackend(images, texts), tokenizer, processor)
+    return Clip(OtherBackend(images, texts), tokenizer, PerImage(transform, facts))
 
 
 def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
@@ -316,6 +305,7 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
     transformers then asks whoever sits at the terminal.
     """
     arguments = text_cfg.get("tokenizer_kwargs") or {}
+    weights.require_values({"tokenizer_kwargs": arguments}, {"tokenizer_kwargs": weights.OBJECT}, source)
     if refused := [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]:
         raise UserError(
             f"{source}: text_cfg has tokenizer_kwargs {', '.join(refused)}; known: {', '.join(TOKENIZER_ARGUMENTS)}"
@@ -326,7 +316,7 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
     try:
         config = require_transformers().AutoConfig.from_pretrained(tower, trust_remote_code=False)
         needs_code = hasattr(config, "auto_map")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         if "trust_remote_code" not in str(error):
             raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} does not load ({error})") from error
         needs_code = True

@@ -32,6 +32,7 @@ from worldclip.model.formats.other_clips import (
     tokenizer_of,
 )
 from worldclip.model.inference import Clip
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import load_hugging_face, require_transformers
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def _read_modules(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
     _refuse_prompt(folder)
     inner = _below(folder, modules[0][1])
     record = weights.read_optional_config(inner / SENTENCE_CONFIG)
+    if record.get("max_seq_length") is not None:
+        weights.require_values(record, {"max_seq_length": weights.COUNT}, inner / SENTENCE_CONFIG)
     transformer, hf = _read_encoder(inner, options)
     if record.get("do_lower_case"):
         lower_case(hf)
@@ -170,14 +173,10 @@ def _read_encoder(folder: Path, options: LoadOptions) -> tuple[Any, Any]:
     for name in WEIGHT_FILES:
         weights.weight_files(folder, name)  # refuses an index that names tensors elsewhere
     transformers = require_transformers()
-    try:
+    with library_faults(f"{folder} does not load as a text encoder"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_encoder(config, folder)
         model = read_whole(transformers.AutoModel, folder, (POOLER,), config=config, trust_remote_code=False)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder} does not load as a text encoder ({error}); copy or download it whole") from error
     return model, load_hugging_face(options.tokenizer or folder)
 
 
@@ -188,13 +187,15 @@ def _check_encoder(config: Any, where: object) -> None:
         raise UserError(
             f"{where}: the text encoder has {config.num_hidden_layers} layers; at most {weights.MAX_LAYERS}"
         )
+    if config.model_type in COUNTED_FROM_PAD and config.pad_token_id is None:
+        raise UserError(f"{where} names no pad_token_id, from which the text encoder counts positions")
 
 
 def _pooling_of(path: Path) -> str:
     """Return cls or mean.  Raises UserError for any other pooling."""
     record = weights.read_optional_config(path)
     stated = record.get("pooling_mode") or [mode for key, mode in _OLD_POOLINGS.items() if record.get(key)] or "mean"
-    modes = [stated] if isinstance(stated, str) else list(stated)
+    modes = stated if isinstance(stated, list) else [stated]
     if modes not in (["mean"], ["cls"]):
         raise UserError(f"{path}: pooling {', '.join(map(str, modes))}; worldclip knows mean and cls")
     return str(modes[0])
@@ -209,7 +210,7 @@ def _read_dense(folder: Path) -> Any:
     activation = record.get("activation_function")
     inputs = (record.get("module_input_name"), record.get("module_output_name"))
     is_plain = not record.get("use_residual") and all(name in (None, "sentence_embedding") for name in inputs)
-    if activation not in _ACTIVATIONS or not is_plain:
+    if activation not in list(_ACTIVATIONS) or not is_plain:
         known = ", ".join(_ACTIVATIONS)
         raise UserError(
             f"{path}: activation_function = {activation!r:.80}; worldclip knows {known}, without a residual"
@@ -239,25 +240,19 @@ def _read_mclip(folder: Path, options: LoadOptions) -> tuple[TextTower, Any]:
     weights.refuse_foreign_code(folder)
     base = read_config_json(folder).get("modelBase")
     transformers = require_transformers()
-    try:
+    with library_faults(
+        f"{folder / 'config.json'}: modelBase = {base!r:.80} does not load",
+        "it is the hub id or the folder of a text encoder, of which the configuration is read",
+    ):
         config = transformers.AutoConfig.from_pretrained(str(base), trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{folder / 'config.json'}: modelBase = {base!r:.80} does not load ({error}); it is the hub id or the "
-            "folder of a text encoder, of which the configuration is read"
-        ) from error
-    _check_encoder(config, base)
+        _check_encoder(config, base)
     state = {name: tensor for file in _weight_files(folder) for name, tensor in weights.read_state(file).items()}
     prefix = "transformer."
     own = {name.removeprefix(prefix): state[name].float() for name in state if name.startswith(prefix)}
-    model = transformers.AutoModel.from_config(config).eval()
     own = {name: tensor for name, tensor in own.items() if not name.endswith(OLD_BUFFER)}
-    try:
+    with library_faults(f"{folder}: the weights are not those of {base}"):
+        model = transformers.AutoModel.from_config(config).eval()
         model.load_state_dict(own)
-    except RuntimeError as error:
-        raise UserError(
-            f"{folder}: the weights are not those of {base} ({error}); copy or download it whole"
-        ) from error
     hf = load_hugging_face(options.tokenizer or folder)
     layer = _linear(state, "LinearTransformation", folder)
     return _tower(model, hf, [layer], "mean", None, options)

@@ -17,7 +17,7 @@ from worldclip.model.clip import pick_device
 from worldclip.model.formats.huggingface_folder import build, read_config_json
 from worldclip.model.formats.interface import CardFacts, LoadOptions, about, largest_difference
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.records import MAX_RESIZE, MAX_SIDE
+from worldclip.model.records import MAX_RESIZE, MAX_SIDE, library_faults
 from worldclip.model.tokenizer import require_transformers
 
 OPTIONS: tuple[str, ...] = ("arch", "precision")
@@ -148,11 +148,9 @@ def _create_model(record: Report, folder: Path, arch: str | None) -> Any:
         weights.require_values(record, {"model_args.depth": weights.COUNT}, folder / "config.json")
     if arguments.get("depth", 1) > weights.MAX_LAYERS:
         raise UserError(f"{folder}: config.json has depth = {arguments['depth']}: at most {weights.MAX_LAYERS}")
-    try:
-        with torch.device("meta"):  # only shapes are compared: sizes of others take no memory
-            model = timm.create_model(arch or name, pretrained=False, **arguments)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: timm cannot create the model ({error})") from error
+    # on meta: only shapes are compared, and sizes of others take no memory
+    with library_faults(f"{folder}: timm cannot create the model"), torch.device("meta"):
+        model = timm.create_model(arch or name, pretrained=False, **arguments)
     # CLIP towers differ from timm's other ViTs by the norm before the blocks and by pooling the class token
     is_clip = type(model).__name__ == "VisionTransformer" and type(model.norm_pre).__name__ != "Identity"
     if not is_clip or model.global_pool != "token":
