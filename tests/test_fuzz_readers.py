@@ -10,7 +10,6 @@ import contextlib
 import json
 import random
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from programs import python
 from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, UserError
@@ -202,9 +202,7 @@ def run_onnx(folder: Path, seeds: range) -> None:
     )
     here = Path(__file__).parent
     path = ":".join([str(here), str(here / "helpers"), *filter(None, sys.path)])
-    command = [sys.executable, "-X", "faulthandler", "-c", code]
-    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stderr[-2000:]
+    python("-X", "faulthandler", "-c", code, PYTHONPATH=path)
 
 
 def test_damaged_onnx_models_are_refused_in_words(tmp_path):

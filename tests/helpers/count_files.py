@@ -12,13 +12,7 @@ from worldclip.core import artifacts
 
 def write_count_file(path: Path, rows: list[tuple[str, int, int]]) -> Path:
     """Write rows of (list, entry_id, count); return the path."""
-    names, ids, counts = zip(*rows, strict=True) if rows else ((), (), ())
-    table = pa.table(
-        {
-            "entries_lang": pa.array(names, pa.string()),
-            "entry_id": pa.array(ids, pa.int32()),
-            "count": pa.array(counts, pa.uint64()),
-        }
-    )
+    records = [dict(zip(schemas.MATCH_COUNTS.names, row, strict=True)) for row in rows]
+    table = pa.Table.from_pylist(records, schemas.MATCH_COUNTS)
     artifacts.write_table(path, table, schemas.MATCH_COUNTS)
     return path
