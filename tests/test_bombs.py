@@ -102,21 +102,6 @@ def test_limits_are_set_by_the_environment(monkeypatch):
         list(unpack.unpack(io.BytesIO(packed), "a.bz2"))
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
-def test_members_and_padding_unpack_to_the_same_bytes(pack):
-    noise = np.random.default_rng(0).bytes(3 * 2**20)
-    suffix = ".gz" if pack is gzip.compress else ".bz2"
-    padding = b"\0" * 512 if suffix == ".gz" else b""
-    packed = pack(noise) + padding + pack(b"") + pack(b"end") + padding
-    assert unpack.unpack_bytes(packed, suffix) == noise + b"end"
-    with pytest.raises(BadShard, match="ends in the middle"):
-        unpack.unpack_bytes(packed[: len(packed) // 2], suffix)
-    with pytest.raises(BadShard, match="damaged"):
-        unpack.unpack_bytes(pack(b"a") + b"garbage", suffix)
-    lines = list(unpack.as_file(iter([b"ab\n", b"c"])))
-    assert lines == [b"ab\n", b"c"]
-
-
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 BIG = "a" * 2**18

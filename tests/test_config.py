@@ -131,19 +131,13 @@ def test_overrides_set_nested_keys_and_none_resets_them():
 
 
 def test_lists_in_overrides_take_commas_as_list_flags_do():
-    recipe = load_recipe(
-        BASE,
-        ["languages.codes=en,sw", "metadata.sources=number, wordfreq", "curate.include=en", "pool.texts=txt,json:a"],
-    )
+    recipe = load_recipe(BASE, ["languages.codes=en,sw", "metadata.sources=number, wordfreq", "pool.texts=txt,json:a"])
     assert recipe.languages.codes == ("en", "sw")
     assert recipe.metadata.sources == ("number", "wordfreq")
-    assert recipe.curate.include == ("en",)
     assert recipe.pool.texts == ("txt", "json:a")
     assert {type(item) for item in (*recipe.languages.codes, *recipe.metadata.sources)} == {str}
     same = load_recipe(BASE, ['languages.codes=["en", "sw"]'])
     assert same.languages == recipe.languages
-    recipe = load_recipe(BASE, ["evaluate.datasets=emoji_base,emoji_tone"])
-    assert recipe.evaluate.datasets == ("emoji_base", "emoji_tone")
     (problem,) = problems_of(BASE, ("languages.codes=en,swa",))
     assert 'unknown language "swa"' in problem
     (problem,) = problems_of(BASE, ("metadata.sources=number,wordfrek",))

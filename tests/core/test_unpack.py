@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from worldclip.core.unpack import CHUNK_BYTES, Truncated, unpack, unpack_bytes
+from worldclip.core.errors import BadShard
+from worldclip.core.unpack import CHUNK_BYTES, Truncated, as_file, unpack, unpack_bytes
 
 PACK: dict[str, Callable[[bytes], bytes]] = {"a.gz": gzip.compress, "a.bz2": bz2.compress}
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7)
@@ -40,3 +41,13 @@ def test_zeros_between_members_of_gzip_are_skipped() -> None:
     one, two = members((2 * CHUNK_BYTES, 3))
     packed = gzip.compress(one) + bytes(512) + gzip.compress(two) + bytes(512)
     assert unpack_bytes(packed, "a.gz") == one + two
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_garbage_behind_the_last_member_is_damage(name: str) -> None:
+    with pytest.raises(BadShard, match="damaged"):
+        unpack_bytes(PACK[name](b"a") + b"garbage", name)
+
+
+def test_chunks_are_read_as_lines() -> None:
+    assert list(as_file(iter([b"ab\n", b"c", b"d\n"]))) == [b"ab\n", b"cd\n"]
