@@ -13,29 +13,13 @@ import torch
 from transformers import MetaClip2Config, MetaClip2Model
 
 from worldclip.core.errors import UserError
-from worldclip.model.clip import (
-    check_tokenizer,
-    create_model,
-    model_config,
-    pick_device,
-)
+from worldclip.model.clip import check_tokenizer, create_model, model_config, pick_device
 from worldclip.model.config import PRESETS, ModelConfig, PresetName
+from worldclip.model.published import XLM_V
 from worldclip.model.resolution import patches_per_side, resize_positions
 
-
-class SomeTokenizer:
-    """The numbers of XLM-V's tokenizer."""
-
-    bos_id, pad_id, eos_id, vocab_size, context_length = 0, 1, 2, 901_629, 77
-
-
 SMALL = ModelConfig(preset="tiny", image_size=32, vision_layers=2, vision_width=64, text_width=64, embed_dim=16)
-
-
-def small_tokenizer():
-    tokenizer = SomeTokenizer()
-    tokenizer.vocab_size, tokenizer.context_length = 50, 20
-    return tokenizer
+SMALL_TOKENIZER = replace(XLM_V, vocab_size=50, context_length=20)
 
 
 def test_preset_names_and_rows_agree():
@@ -55,7 +39,7 @@ def test_preset_names_and_rows_agree():
 )
 def test_presets_have_the_published_sizes(preset, vision_millions, table_millions):
     with torch.device("meta"):
-        model = MetaClip2Model(model_config(ModelConfig(preset=preset), SomeTokenizer()))
+        model = MetaClip2Model(model_config(ModelConfig(preset=preset), XLM_V))
     vision = sum(p.numel() for p in model.vision_model.parameters()) + model.visual_projection.weight.numel()
     assert vision / 1e6 == pytest.approx(vision_millions, rel=0.012)
     assert model.text_model.embeddings.token_embedding.weight.numel() / 1e6 == pytest.approx(table_millions, abs=0.6)
@@ -63,7 +47,7 @@ def test_presets_have_the_published_sizes(preset, vision_millions, table_million
 
 def test_only_vit_h14_at_224_has_the_quick_gelu():
     def activation(**keys):
-        return model_config(ModelConfig(**keys), SomeTokenizer()).vision_config.hidden_act
+        return model_config(ModelConfig(**keys), XLM_V).vision_config.hidden_act
 
     assert activation(preset="vit_h14") == "quick_gelu"
     assert activation(preset="vit_h14", image_size=378) == "gelu"
@@ -71,23 +55,22 @@ def test_only_vit_h14_at_224_has_the_quick_gelu():
 
 
 def test_special_ids_come_from_the_tokenizer():
-    text = model_config(SMALL, small_tokenizer()).text_config
+    text = model_config(SMALL, SMALL_TOKENIZER).text_config
     assert (text.eos_token_id, text.pad_token_id, text.bos_token_id) == (2, 1, 0)
 
 
 def test_tokenizer_of_another_model_is_refused_with_all_differences():
-    config = model_config(SMALL, small_tokenizer())
-    other = small_tokenizer()
-    other.eos_id, other.pad_id, other.vocab_size, other.context_length = 3, 0, 60, 77
+    config = model_config(SMALL, SMALL_TOKENIZER)
+    other = replace(SMALL_TOKENIZER, eos_id=3, pad_id=0, vocab_size=60, context_length=77)
     with pytest.raises(UserError) as caught:
         check_tokenizer(config, other)
     assert len(caught.value.problems) == 3
     with pytest.raises(UserError, match="eos_token_id is 49407"):
-        check_tokenizer(MetaClip2Config(), SomeTokenizer())
+        check_tokenizer(MetaClip2Config(), XLM_V)
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_untouched():
-    config = model_config(SMALL, small_tokenizer())
+    config = model_config(SMALL, SMALL_TOKENIZER)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -160,7 +143,7 @@ def distance_to_draw(values: np.ndarray, kind: str, scale: float) -> float:
 
 @pytest.mark.parametrize("init", ["scaled", "reference"])
 def test_each_initial_weight_has_its_stated_distribution(init):
-    model = create_model(model_config(EQUAL_TOWERS, small_tokenizer()), seed=3, init=init)
+    model = create_model(model_config(EQUAL_TOWERS, SMALL_TOKENIZER), seed=3, init=init)
     for name, weight in model.named_parameters():
         expected = expected_draw(name, init)
         values = weight.detach().double().numpy().ravel()
@@ -180,7 +163,7 @@ def test_reference_weights_are_distributed_as_open_clip_draws_them():
             vision_cfg={**sizes, "head_width": 32, "image_size": 32, "patch_size": 8},
             text_cfg={**sizes, "heads": 2, "vocab_size": 50, "context_length": 32},
         )
-    ours = create_model(model_config(EQUAL_TOWERS, small_tokenizer()), seed=3, init="reference")
+    ours = create_model(model_config(EQUAL_TOWERS, SMALL_TOKENIZER), seed=3, init="reference")
     for tower, blocks in (
         (ours.text_model, theirs.transformer.resblocks),
         (ours.vision_model, theirs.visual.transformer.resblocks),

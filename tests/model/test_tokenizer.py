@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import string
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from tokenizers import Tokenizer as Pipeline
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from model_folders import edit
+from programs import python
 from small_models import HOSTILE, save_mt5, save_xlm_v
 from small_models import TEXTS as SCRIPTS
 from worldclip.core.errors import UserError
@@ -82,13 +81,9 @@ def foreign() -> Tokenizer:
 
 
 def test_two_processes_write_the_same_bytes(ours, merged, tmp_path):
-    there = subprocess.Popen(
-        [sys.executable, "-c", TRAIN_HERE, str(tmp_path / "there")], stderr=subprocess.PIPE, text=True
-    )
+    python("-c", TRAIN_HERE, tmp_path / "there")
     ours.save(tmp_path / "here" / "unigram")
     merged.save(tmp_path / "here" / "bpe")
-    _, said = there.communicate()
-    assert there.returncode == 0, said
     names = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
     assert {Path(model, "tokenizer.json") for model in ("unigram", "bpe")} <= set(names)
     for name in names:
