@@ -190,18 +190,28 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", REFUSED)
-def test_what_the_tower_would_make_otherwise_is_refused(damage: str, images: Path, tmp_path: Path) -> None:
-    save_sentence_transformer(tmp_path / "texts")
-    (tmp_path / "texts" / "evil.py").write_text("raise SystemExit('code of the folder ran')")
-    name, changes, said = REFUSED[damage]
-    edit(tmp_path / "texts" / name, **changes)
-    assert said in load_error(tmp_path / "texts", image_tower=images)
-
-
-def test_modules_that_are_unknown_or_without_weights_are_refused(images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "texts"
+@pytest.fixture(scope="module")
+def sentence_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "texts"
     save_sentence_transformer(folder)
+    (folder / "evil.py").write_text("raise SystemExit('code of the folder ran')")
+    return folder
+
+
+@pytest.fixture
+def folder(sentence_transformer: Path, tmp_path: Path) -> Path:
+    """A folder of Sentence Transformers, to be changed."""
+    return Path(shutil.copytree(sentence_transformer, tmp_path / "texts"))
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_what_the_tower_would_make_otherwise_is_refused(damage: str, images: Path, folder: Path) -> None:
+    name, changes, said = REFUSED[damage]
+    edit(folder / name, **changes)
+    assert said in load_error(folder, image_tower=images)
+
+
+def test_modules_that_are_unknown_or_without_weights_are_refused(images: Path, folder: Path) -> None:
     whole = (folder / "modules.json").read_text()
     for old, new, said in (
         ("Dense", "CNN", "Transformer, Pooling, CNN; worldclip loads"),

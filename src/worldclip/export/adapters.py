@@ -19,7 +19,7 @@ from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
 from worldclip.model.formats.interface import CardFacts, about, largest_difference
-from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS, Adapters, layers_of, read_adapters
+from worldclip.model.formats.peft_folder import CONFIG, PREFIX, WEIGHTS, layers_of, read_adapters
 from worldclip.model.formats.peft_folder import OPTIONS as OPTIONS
 from worldclip.model.formats.peft_folder import base_of as base_of
 from worldclip.model.formats.peft_folder import missing as missing
@@ -79,7 +79,13 @@ class AdapterWriter:
         adapters = read_adapters(source)
         state = clip.model.state_dict()
         tensors = self._read("adapter.")
-        config = _to_record(adapters, layers_of(tensors))
+        layers = layers_of(tensors)
+        config = {
+            **adapters.to_peft(layers).to_dict(),
+            "target_modules": sorted(layers),
+            "modules_to_save": list(_PROJECTIONS),
+            "base_model_name_or_path": None if adapters.base is None else hub_id(adapters.base),
+        }
         tensors |= {f"{name}.weight": state[f"{name}.weight"] for name in _PROJECTIONS}
         named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()}
         save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
@@ -100,10 +106,3 @@ class AdapterWriter:
         """Return the tensors of one kind (train/checkpoint.py), by their names after it."""
         reader = CheckpointReader(self.checkpoint)
         return {name.removeprefix(kind): reader.read(name) for name in reader.tensors if name.startswith(kind)}
-
-
-def _to_record(adapters: Adapters, layers: list[str]) -> Report:
-    """Return the adapter_config.json of adapters on these layers, as peft writes it."""
-    record: Report = {**adapters.to_peft(layers).to_dict(), "target_modules": sorted(layers)}
-    base = None if adapters.base is None else hub_id(adapters.base)
-    return record | {"modules_to_save": list(_PROJECTIONS), "base_model_name_or_path": base}

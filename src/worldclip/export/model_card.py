@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -25,7 +25,7 @@ class Card:
 
     title: str
     languages: Sequence[str]
-    body: Sequence[str] = field(default_factory=tuple)
+    body: Sequence[str] = ()
     results: Sequence[Record] = ()
     """Records of evaluate; cards of image towers and of pages have none."""
 

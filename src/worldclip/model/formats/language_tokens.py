@@ -38,7 +38,10 @@ class LanguageTokens:
         """Return those of a Hugging Face tokenizer, None where its texts have none."""
         if not hasattr(hf, "set_src_lang_special_tokens"):
             return None
-        ids = {name: hf.convert_tokens_to_ids(name) for name in _special_strings(hf) if _CODE.fullmatch(name)}
+        # versions of transformers list languages under different names
+        added = map(str, hf.added_tokens_decoder.values())
+        special = dict.fromkeys([*map(str, hf.all_special_tokens), *added])
+        ids = {name: hf.convert_tokens_to_ids(name) for name in special if _CODE.fullmatch(name)}
         written = [(name, i) for name, i in ids.items() if i in hf("a")["input_ids"]]
         if len(written) != 1:
             return None
@@ -75,9 +78,3 @@ class LanguageTokens:
     def put(self, ids: np.ndarray) -> np.ndarray:
         """Return token ids with the language's token in place of the one that the tokenizer wrote."""
         return np.where(ids == self.written, self.ids[self.language], ids)
-
-
-def _special_strings(hf: Any) -> list[str]:
-    """Return the special strings of a tokenizer: versions of transformers list languages under different names."""
-    added = [str(token) for token in hf.added_tokens_decoder.values()]
-    return list(dict.fromkeys([*map(str, hf.all_special_tokens), *added]))
