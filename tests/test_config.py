@@ -59,6 +59,13 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
     ),
     "a wrong type": ({"pool": {"path": 3}}, ["pool.path = 3: must be a string"]),
     "no section": ({"balance": 3}, ["balance = 3: must be a section, [balance]"]),
+    "integers that TOML cannot hold": (
+        {"balance": {"tail_fraction": 10**400, "english_threshold": 2**63}},
+        [
+            f"balance.tail_fraction = {10**400}: must be a number",
+            f"balance.english_threshold = {2**63}: must have at most 64 bits, as TOML's integers",
+        ],
+    ),
     "a nested typo and another section": (
         {"train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}},
         [

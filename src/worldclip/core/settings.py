@@ -281,7 +281,7 @@ class _Loader:
                 value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
             try:
                 arguments[key] = self.convert(value, hint, f"{prefix}{key}")
-            except TypeError:
+            except (TypeError, OverflowError):  # an integer too large for float
                 self._report(prefix, _message(f"{prefix}{key}", value, f"must be {_describe(hint)}"))
         return cls(**arguments)
 
@@ -362,7 +362,7 @@ def value_problem(cls: type, key: str, value: Any) -> str | None:
     hint, marks = fields_of(cls)[key]
     try:
         return _violation(hint, marks, _Loader().convert(value, hint, key))
-    except TypeError:
+    except (TypeError, OverflowError):
         return f"must be {_describe(hint)}"
 
 
@@ -372,6 +372,8 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         return f"must be {_describe(hint)}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "must have at most 64 bits, as TOML's integers"
     violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
     return next(filter(None, violations), None)
 
