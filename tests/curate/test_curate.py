@@ -285,7 +285,11 @@ NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe
 @pytest.mark.parametrize(
     ("members", "curating", "problem"),
     [
-        (NOTHING, {}, r"^0 of 3 texts matched; 2 without text; 1 unreadable; set pool\.texts to where"),
+        (
+            NOTHING,
+            {},
+            r"^0 of 3 texts matched; 2 without text; 1 unreadable; c: its \.txt is not .*; set pool\.texts to",
+        ),
         ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the lists with the"),
         ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 images kept; 1 excluded; see curate\.include"),
     ],

@@ -86,5 +86,5 @@ def test_verdict_comes_first(tmp_path: Path) -> None:
 
 
 def test_everything_left_out_stops_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="without any pair"):
+    with pytest.raises(UserError, match=r"all \d+ pairs are left out by pool\.where; see pool\.where"):
         run_where(tmp_path, write_jsonl, "all", width={">": 10_000})

@@ -14,7 +14,7 @@ import pytest
 from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from programs import python
-from tars import shard_of
+from tars import shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
@@ -93,6 +93,22 @@ def test_invalid_merges_are_reported_together(pool_folder, tmp_path):
     assert len(raised.value.problems) == 2
     assert "match.merge_labels.xx" in str(raised.value)
     assert "match.merge_labels.ms = 'id'" in str(raised.value)
+
+
+def test_a_field_that_the_pools_index_did_not_need_is_checked_before_the_match(pool_folder, tmp_path):
+    run_stages(make_recipe(pool_folder), tmp_path, stages="pool")
+    with pytest.raises(UserError) as raised:
+        run_stages(make_recipe(pool_folder, pool={"lang": "json:lnag", "texts": ["json:txets"]}), tmp_path, stages="match")
+    assert [problem.partition(";")[0] for problem in raised.value.problems] == [
+        "pool.texts: no column or field 'txets'",
+        "pool.lang: no column or field 'lnag'",
+    ]
+
+
+def test_a_pool_without_readable_pairs_says_why_one_is_not(tmp_path):
+    write_tar(tmp_path / "tars/0.tar", [("a.jpg", b"A"), ("a.txt", b"caf\xe9")])
+    with pytest.raises(UserError, match=r"^0 of 1 texts matched; 1 unreadable; a: its \.txt is not UTF-8; texts"):
+        run_stages(make_recipe(tmp_path / "tars"), tmp_path, stages="pool match")
 
 
 def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, tmp_path):

@@ -261,6 +261,15 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
         run_pool(tmp_path / "run", path=str(tmp_path / "pool"))
 
 
+NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]
+
+
+@pytest.mark.parametrize("settings", NO_FIELD)
+def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, settings: dict) -> None:
+    with pytest.raises(UserError, match=rf"pool\.{next(iter(settings))}: no column or field 'x'; there is: nothing"):
+        run_pool(tmp_path / "run", path=str(folder), **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

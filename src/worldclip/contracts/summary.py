@@ -22,7 +22,7 @@ WORDS = {
 }
 REMEDIES = {
     Reason.LEFT_OUT: "see pool.where; unset, rows of img2dataset's tables must have status success",
-    Reason.BAD_PAIR: "the report shows examples; texts must be UTF-8 (convert Latin-1), .json must be objects",
+    Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json must be objects",
     Reason.DUPLICATE: "pool.key does not tell the pairs apart; set it to a field or column that does",
     Reason.NO_TEXT: "set pool.texts to where the captions are: txt, json:FIELD or a column",
     Reason.NO_LANGUAGE: "add the languages to languages.codes, or send labels to a list by match.merge_labels",

@@ -42,6 +42,7 @@ from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.stage import check_names
 
 NUM_MISSING_NAMED = 8  # languages without a list that a line names
 
@@ -93,7 +94,8 @@ def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages
         dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
     matched = report["num_matched_texts"]
     line = what_became("matched", matched, report["pairs"], "texts", dropped, report["labels_without_language"])
-    refuse_nothing(matched, line, dropped)
+    example = "".join(f"; {bad['key']}: {bad['reason']}" for bad in report["bad"][:1])
+    refuse_nothing(matched, line + example, dropped)  # no report, which has more examples, is written
     say("match", line)
     if missing := missing_lists(report["labels_without_language"], langs, table):
         say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
@@ -187,9 +189,10 @@ def match_work(run: Run) -> MatchWork:
 
 
 def _check(run: Run, job: Job) -> None:
-    """Raise UserError for every merge from an unknown label or to a language that the run does not have."""
+    """Raise UserError for a column that no shard has, a merge from an unknown label or to a language not of the run."""
     artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
     work = match_work(run)
+    check_names(pool.indexed_shards(run, run.part_or_all), work.pool)  # pool.texts may be newer than the index
     labels = lid.read_labels(work.rules.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():

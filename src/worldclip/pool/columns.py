@@ -59,8 +59,6 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str],
 
     names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
     """
-    if not names:
-        return
     problems = [] if config.key == "member" else key_problems(names, bare(config.key), has_rows=False)
     problems += where_problems(names, config)
     if texts and not any(bare(name) in names for name in texts):

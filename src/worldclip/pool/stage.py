@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_INDEX
+from worldclip.contracts.summary import REMEDIES
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
@@ -155,6 +157,8 @@ def _index_pool(run: Run, job: Job) -> Result:
     has_images = holds_images(pool_shards, config)
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
+    if counts["samples"] == 0 and totals["left_out"]:
+        raise UserError(f"all {totals['left_out']:,} pairs are left out by pool.where; {REMEDIES[Reason.LEFT_OUT]}")
     if counts["samples"] == 0:
         raise UserError(
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
