@@ -97,8 +97,9 @@ def test_invalid_merges_are_reported_together(pool_folder, tmp_path):
 
 def test_a_field_that_the_pools_index_did_not_need_is_checked_before_the_match(pool_folder, tmp_path):
     run_stages(make_recipe(pool_folder), tmp_path, stages="pool")
+    misspelt = make_recipe(pool_folder, pool={"lang": "json:lnag", "texts": ["json:txets"]})
     with pytest.raises(UserError) as raised:
-        run_stages(make_recipe(pool_folder, pool={"lang": "json:lnag", "texts": ["json:txets"]}), tmp_path, stages="match")
+        run_stages(misspelt, tmp_path, stages="match")
     assert [problem.partition(";")[0] for problem in raised.value.problems] == [
         "pool.texts: no column or field 'txets'",
         "pool.lang: no column or field 'lnag'",

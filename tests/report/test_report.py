@@ -283,6 +283,14 @@ def test_commands_fit_the_finished_stages():
     assert verbs("evaluate") == ["explore", "inspect", *uses, "run", "compare"]
 
 
+def test_a_run_in_the_working_directory_has_pages_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    commands = [shlex.split(step.command) for step in next_steps(Path("."), reports_until("evaluate"))]
+    assert ["worldclip", "explore", ".", "--out", str(tmp_path / "mine_explorer")] in commands
+    assert any(str(tmp_path / "mine_seed_1") in words for words in commands)
+
+
 def test_key_of_a_pair_is_one_quoted_word_and_no_markup():
     steps = next_steps(Path("runs/a"), reports_until("curate"))
     assert shlex.split(steps[-1].command)[-1] == "a b; rm -rf $HOME <b>"
