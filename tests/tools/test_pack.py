@@ -159,8 +159,11 @@ def test_unpack_refuses_a_folder_whose_files_it_would_remove(packed, tmp_path):
 
 
 def test_only_finished_unchanged_stage_is_packed(packed_run, tmp_path):
+    with pytest.raises(UserError, match=r"does not exist; give .* the folder of a run"):
+        pack(tmp_path / "run", tmp_path / "x.tar")
+    write_files(tmp_path, {"run/recipe.toml": (packed_run / "recipe.toml").read_text()})
     with pytest.raises(UserError, match="run first: worldclip metadata"):
-        pack(tmp_path, tmp_path / "x.tar")
+        pack(tmp_path / "run", tmp_path / "x.tar")
     shutil.copytree(packed_run / "metadata", tmp_path / "run/metadata")
     manifest = manifest_of(tmp_path / "run")
     manifest["digests"]["th"] = "0" * 64

@@ -10,6 +10,7 @@ from worldclip.core.artifacts import require_manifest
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Metavar
+from worldclip.core.toml_files import read_sections
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Language
 from worldclip.report.table import Column, Table, text_column, to_markdown
@@ -46,6 +47,8 @@ def list_languages(
         worldclip languages --find swahili
         worldclip languages runs/my_images
     """
+    if run is not None:
+        read_sections(run)  # refuses what is no run
     languages = INSTALLED if run is None else languages_of(run)
     counts = None if run is None else require_manifest(run, "metadata")["counts"]
     rows = [_row(language) for language in languages.all_languages()]

@@ -56,6 +56,7 @@ def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
         worldclip pack runs/my_images --out lists.tar
         worldclip pack runs/my_images --out lists.tar --json
     """
+    config = open_run(run_dir).section(LanguagesConfig)
     manifest = artifacts.require_manifest(run_dir, STAGE)
     paths = {name: layout.entries(run_dir, name) for name in sorted(manifest["counts"]) if name != MERGED}
     lists = {name: _describe(name, path, manifest) for name, path in paths.items()}
@@ -70,7 +71,6 @@ def pack(run_dir: Annotated[Path, Metavar("RUN")], out: Path) -> Report:
         pageviews=manifest["pageviews"],
         licences={"file": LICENCES, "size": len(page), "sha256": hashlib.sha256(page).hexdigest()},
     )
-    config = open_run(run_dir).section(LanguagesConfig)
     if added := {code: to_dict(language) for code, language in config.add.items() if code in lists}:
         record["languages"] = added
     record["digest"] = digest(record)
