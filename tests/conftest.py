@@ -57,6 +57,12 @@ def published_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 
 @pytest.fixture(scope="session")
+def hugging_face(published_model: Callable[[str], Path]) -> Path:
+    """The folder of ViT-B/32 as on the hub, at reduced size; copy it before you change it."""
+    return published_model("metaclip-2-worldwide-b32")
+
+
+@pytest.fixture(scope="session")
 def toy_world(tmp_path_factory: pytest.TempPathFactory) -> ToyWorld:
     """Made once for all tests; copy it before you change it."""
     return build_toy_world(tmp_path_factory.mktemp("toy_world"))
@@ -106,8 +112,8 @@ def world(embedded_world: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clip(embedded_world: Path) -> Any:
-    """The model of the embedded world."""
+def clip(hugging_face: Path) -> Any:
+    """ViT-B/32 at reduced size, which is also the model of the embedded world."""
     import worldclip
 
-    return worldclip.load(embedded_world / "model", device="cpu")
+    return worldclip.load(hugging_face, device="cpu")

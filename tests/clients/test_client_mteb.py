@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import worldclip
 from client_tools import installed, run_python
 from fake_hub import hub as hub  # the fixture
 from small_models import TEXTS
@@ -90,16 +89,6 @@ def scores_of(clip, task):
     return result.task_results[0].scores["test"][0]
 
 
-@pytest.fixture(scope="module")
-def folder(published_model):
-    return published_model("metaclip-2-worldwide-b32")
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return worldclip.load(folder, device="cpu")
-
-
 @pytest.mark.filterwarnings("ignore:Precision is ill-defined")
 # the two orders of the modalities in mteb's zero-shot tasks: one uses our similarity, the other mteb's own
 @pytest.mark.parametrize(
@@ -131,8 +120,8 @@ def test_image_with_text_gives_one_embedding():
 
 
 @pytest.mark.slow
-def test_a_pushed_export_is_found_and_loaded(hub, folder, clip, tmp_path):
-    export_model(folder, tmp_path / "export")
+def test_a_pushed_export_is_found_and_loaded(hub, hugging_face, clip, tmp_path):
+    export_model(hugging_face, tmp_path / "export")
     exported = tmp_path / "export" / "huggingface"
     files = {name: (exported / name).read_bytes() for name, _ in list_files(exported)}
     commit = hub.commit("me/clip", files)

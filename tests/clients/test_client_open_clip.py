@@ -28,11 +28,11 @@ def test_curly_quotes_have_the_same_ids(tmp_path):
 
 
 @pytest.mark.slow
-def test_texts_and_pictures_of_an_export_are_ours(published_model, tmp_path):
+def test_texts_and_pictures_of_an_export_are_ours(hugging_face, tmp_path):
     """open_clip repairs texts (ftfy, entities, white space), so hostile ones have another embedding, and no failure."""
     installed("open_clip_torch")
     open_clip = pytest.importorskip("open_clip")
-    export_model(published_model("metaclip-2-worldwide-b32"), tmp_path, ExportConfig(formats=("open_clip",)))
+    export_model(hugging_face, tmp_path, ExportConfig(formats=("open_clip",)))
     name = f"local-dir:{tmp_path / 'open_clip'}"
     model, _, transform = open_clip.create_model_and_transforms(name)
     tokenizer = open_clip.get_tokenizer(name)

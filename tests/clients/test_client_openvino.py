@@ -7,9 +7,7 @@ import pytest
 
 from client_tools import run_python
 from exported_onnx import EQUAL, MIN_COSINE, SUFFIXES, check_cosines
-from exported_onnx import clip as clip  # fixtures
-from exported_onnx import exported as exported
-from exported_onnx import source as source
+from exported_onnx import exported as exported  # the fixture
 from small_models import random_pixels
 
 pytestmark = pytest.mark.slow

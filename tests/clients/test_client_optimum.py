@@ -7,9 +7,7 @@ import pytest
 
 from client_tools import run_python
 from exported_onnx import MIN_COSINE, SHAPES, SUFFIXES, check_labels, check_shape, check_texts
-from exported_onnx import clip as clip  # fixtures
-from exported_onnx import exported as exported
-from exported_onnx import source as source
+from exported_onnx import exported as exported  # the fixture
 from model_folders import load_error
 
 pytestmark = pytest.mark.slow
@@ -28,6 +26,6 @@ def test_texts_pictures_and_labels_are_ours_in_every_shape(precision, exported, 
     check_labels(answer["labels"], clip, image, precision)
 
 
-def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(source, tmp_path):
-    run_python("optimum", "optimum_export.py", source, tmp_path / "theirs")
+def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(hugging_face, tmp_path):
+    run_python("optimum", "optimum_export.py", hugging_face, tmp_path / "theirs")
     assert "was traced for 2 rows of text_embeds" in load_error(tmp_path / "theirs")

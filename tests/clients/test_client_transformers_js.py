@@ -8,9 +8,7 @@ import pytest
 
 from client_tools import run_node
 from exported_onnx import MIN_COSINE, SHAPES, SUFFIXES, check_cosines, check_labels, check_shape, check_texts
-from exported_onnx import clip as clip  # fixtures
-from exported_onnx import exported as exported
-from exported_onnx import source as source
+from exported_onnx import exported as exported  # the fixture
 
 pytestmark = pytest.mark.slow
 

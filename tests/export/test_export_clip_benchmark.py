@@ -46,11 +46,11 @@ def write_pictures(data: Path) -> None:
     write_tar(data / "test" / "0.tar", members)
 
 
-def test_clip_benchmark_measures_our_numbers(published_model, tmp_path):
+def test_clip_benchmark_measures_our_numbers(hugging_face, tmp_path):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
     write_pictures(tmp_path / "mini")
-    export_model(published_model("metaclip-2-worldwide-b32"), tmp_path, ExportConfig(formats=("open_clip",)))
+    export_model(hugging_face, tmp_path, ExportConfig(formats=("open_clip",)))
     model = tmp_path / "open_clip"
     (command,) = (block for block in blocks("docs/7_export.md") if block.startswith("clip_benchmark "))
     line = command.replace("\\\n", " ")

@@ -48,14 +48,9 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def source(published_model) -> Path:
-    return published_model("metaclip-2-worldwide-b32")
-
-
-@pytest.fixture(scope="module")
-def folder(source, tmp_path_factory) -> Path:
+def folder(hugging_face, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("immich")
-    report = export_model(source, out, IMMICH)
+    report = export_model(hugging_face, out, IMMICH)
     assert report["formats"]["immich"]["max_difference"] <= TOLERANCE
     return out / "immich"
 
@@ -63,11 +58,6 @@ def folder(source, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def service(folder) -> Service:
     return Service(folder)
-
-
-@pytest.fixture(scope="module")
-def clip(source):
-    return worldclip.load(source, device="cpu")
 
 
 # of the model's own size: the service resizes as open_clip does, the source's processor in its own way
@@ -111,10 +101,10 @@ def test_pictures_embed_as_in_worldclip(service, clip):
         np.testing.assert_allclose(service.image(Image.fromarray(picture)), expected, atol=TOLERANCE)
 
 
-def test_vocabulary_is_pruned_by_languages(source, service, tmp_path):
+def test_vocabulary_is_pruned_by_languages(hugging_face, service, tmp_path):
     (tmp_path / "texts.txt").write_text("a red apple\nein Hund im Garten\n", encoding="utf-8")
     config = ExportConfig(formats=("immich",), languages=("en,de",), corpus=(str(tmp_path / "texts.txt"),))
-    report = export_model(source, tmp_path / "out", config)
+    report = export_model(hugging_face, tmp_path / "out", config)
     small = Service(tmp_path / "out" / "immich")
     np.testing.assert_allclose(small.text("a red apple"), service.text("a red apple"), atol=TOLERANCE)
     assert small.tokenizer.get_vocab_size() == report["vocabulary"]["rows_after"] < service.tokenizer.get_vocab_size()

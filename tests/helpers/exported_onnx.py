@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import worldclip
 from small_models import HOSTILE, SPECIAL, TEXTS, UNLIKE_IN_JS
 from worldclip.export import ExportConfig, export_model
 
@@ -22,25 +20,15 @@ EQUAL = (*TEXTS, "a red apple " * 50, *HOSTILE)  # texts that have the same embe
 
 
 @pytest.fixture(scope="module")
-def source(published_model: Callable[[str], Path]) -> Path:
-    return published_model("metaclip-2-worldwide-b32")
-
-
-@pytest.fixture(scope="module")
-def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write onnx/ of the source, image.png, and texts.json: EQUAL, UNLIKE_IN_JS, SPECIAL."""
+def exported(hugging_face: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write onnx/, image.png, and texts.json: EQUAL, UNLIKE_IN_JS, SPECIAL."""
     place = tmp_path_factory.mktemp("exported")
-    export_model(source, place, ExportConfig(formats=("onnx",)))
+    export_model(hugging_face, place, ExportConfig(formats=("onnx",)))
     size = 64  # as the model reads it: no library has to resize
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(place / "image.png")
     (place / "texts.json").write_text(json.dumps([*EQUAL, *UNLIKE_IN_JS, *SPECIAL]), encoding="utf-8")
     return place
-
-
-@pytest.fixture(scope="module")
-def clip(source: Path) -> Any:
-    return worldclip.load(source, device="cpu")
 
 
 def check_texts(rows: Any, clip: Any, min_cosine: float, *, is_js: bool = False) -> None:
