@@ -28,7 +28,7 @@ import numpy as np
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.ranking import recalls, retrieval_ranks
-from worldclip.evaluate.tasks import Dataset
+from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.inference import Clip, TorchBackend
@@ -139,12 +139,18 @@ class Batches:
             yield pixels, torch.zeros(len(images), dtype=torch.long)
 
 
+def names_of_classes(dataset: Dataset, lang: str) -> list[str]:
+    task = dataset.tasks(lang)[0]
+    assert isinstance(task, Classification)
+    return [synonyms[0] for synonyms in task.class_names]
+
+
 def peer_seconds(clip: Clip, dataset: Dataset, lang: str) -> tuple[float, float, int]:
     """(seconds of its texts, seconds of its images, texts) of a language by CLIP_benchmark's functions."""
     import torch
     from clip_benchmark.metrics.zeroshot_classification import run_classification, zero_shot_classifier
 
-    names = [synonyms[0] for synonyms in dataset.tasks(lang)[0].class_names]
+    names = names_of_classes(dataset, lang)
     text_s = measured(lambda: zero_shot_classifier(Peer(clip), Texts, names, ["{c}"], "cpu", amp=False))
     classifier = torch.zeros((clip.embed_dim, len(names)))
     image_s = measured(lambda: run_classification(Peer(clip), classifier, Batches(clip, dataset), "cpu", amp=False))
@@ -163,7 +169,7 @@ def sweep(preset: str, num_languages: int) -> list[str]:
         return ["The sweep needs the folder of real data, which is not there."]
     tars = sorted((shared / "imagenet_samples").glob("*.tar"))
     dataset = babel_imagenet.load("babel_imagenet", shared / "babel_imagenet", tars=tars)
-    texts_of = {lang: [names[0] for names in dataset.tasks(lang)[0].class_names] for lang in dataset.languages}
+    texts_of = {lang: names_of_classes(dataset, lang) for lang in dataset.languages}
     num_texts = sum(len(texts) for texts in texts_of.values())
     clip = random_clip(preset, [text for texts in texts_of.values() for text in texts])
     chosen = list(dataset.languages)[:: max(1, len(dataset.languages) // (num_languages or len(dataset.languages)))]

@@ -28,6 +28,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.language import table as languages
+from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer import explore, lists, slider
 from worldclip.plugins.explorer.chunks import Chunks
 
@@ -72,7 +73,7 @@ def write_made_up(folder: Path, num_languages: int, num_entries: int) -> float:
         "text_policy": "all",
         "seed": "0",
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
-        "sources": lists.SOURCES,
+        "sources": METADATA_SOURCES.names(),
         "languages": [
             {"code": name, "name": name, "list": i, "counts": counts, "recall": None}
             for i, (name, counts) in enumerate(zip(names, pairs.tolist(), strict=True))

@@ -224,7 +224,8 @@ def measure(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, write_s = train(config, world, steps)
-    loader, state = trainer.loader, trainer.state
+    loader: Any = trainer.loader  # a MadeUpLoader
+    state = trainer.state
     step_s = max(
         gather_records(statistics.median(np.diff(loader.asked_at)[WARM_UP_STEPS : WARM_UP_STEPS + steps]), world)
     )

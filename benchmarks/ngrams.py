@@ -30,7 +30,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.kernels.unicode_table import SIMILAR_TO_CJK_MARKS
 from worldclip.language.segment import SPACES, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
 from worldclip.metadata.sources import wikitext
@@ -40,6 +39,7 @@ ROUNDS = 5
 RESULTS = Path(__file__).parent / "results" / "ngrams.md"
 SHARED = Path(os.environ.get("WORLDCLIP_SHARED", Path(__file__).parents[1].parent / "shared")) / "data"
 MARKS = ("{{", "}}", "[[", "]]", "<ref", "</", "'''", "&nbsp;", "{|", "|-", "thumb|", "http://", "&lt;")
+MARKS_AMONG_CJK = "，。、；：？！“”‘’（）【】《》〈〉「」『』～—"  # which stand alone, as ideographs do
 
 
 # --- peers ------------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def is_alone(x: str) -> bool:
         or 0x1780 <= c <= 0x17FF
         or 0x0F00 <= c <= 0x0FFF
         or x in string.punctuation
-        or x in SIMILAR_TO_CJK_MARKS
+        or x in MARKS_AMONG_CJK
     )
 
 

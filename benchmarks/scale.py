@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldclip.core.artifacts import fingerprint, versions
-from worldclip.core.execute import FileGroups, RayExecutor, Shard, equal_starts
-from worldclip.core.execute import ray as ray_executor
+from worldclip.core.execute import FileGroups, RayExecutor, Shard, equal_starts, groups
 from worldclip.core.execute.shards import Reports, ShardWork
 from worldclip.core.job import FilePerShard, remove_stale
 from worldclip.match.accounting import sum_reports
@@ -87,18 +86,18 @@ def measure_tasks(folder: Path) -> tuple[Tasks, Tasks]:
     run = functools.partial(executor.map, functools.partial(note, folder), label="x", key={})
     shards = [Shard(name=f"{i:06}", path="") for i in range(NUM_TASKS)]
     run(shards=shards[:20], done_dir=folder / "warm")
-    usual = ray_executor.MAX_SHARDS_PER_TASK
+    usual = groups.MAX_SHARDS_PER_TASK
     measured: dict[int, list[Tasks]] = {usual: [], 1: []}
     for turn in range(TURNS):
         for limit, results in measured.items():
-            ray_executor.MAX_SHARDS_PER_TASK = limit
+            groups.MAX_SHARDS_PER_TASK = limit
             num_shards = NUM_TASKS if limit == 1 else NUM_SHARDS_IN_TASKS
             done_dir = folder / f"done {turn} {limit}"
             some = [Shard(name=f"{i // 1000:03}/{i:06}", path="") for i in range(num_shards)]
             started_at = time.perf_counter()
             us = cpu_us(functools.partial(run, shards=some, done_dir=done_dir), num_shards)
             results.append(Tasks(us, num_shards / (time.perf_counter() - started_at)))
-    ray_executor.MAX_SHARDS_PER_TASK = usual
+    groups.MAX_SHARDS_PER_TASK = usual
     several, one = (Tasks(*map(statistics.median, zip(*results, strict=True))) for results in measured.values())
     return several, one
 
@@ -123,8 +122,8 @@ def measure(folder: Path) -> str:
     names = [shard.name for shard in shards]
     markers = FilePerShard(work.done_dir, frozenset(names), ".json")
     rows.append(("look for files of no shard", cpu_us(lambda: remove_stale(folder / "match", [markers]), NUM_SHARDS)))
-    groups = FileGroups(work.done_dir, names, ".json", equal_starts(NUM_SHARDS, NUM_SHARDS))
-    rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: groups[0], NUM_SHARDS)))
+    files = FileGroups(work.done_dir, names, ".json", equal_starts(NUM_SHARDS, NUM_SHARDS))
+    rows.append(("know a file of counts (stat, for the sums)", cpu_us(lambda: files[0], NUM_SHARDS)))
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as markers_dir:
         several, one = measure_tasks(Path(markers_dir))
     rows.insert(2, ("start it on Ray in a task of several, take its outcome", several.cpu_us))

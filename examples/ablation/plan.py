@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 EXPERIMENTS = ("pilots", "pairs", "languages", "natural")
 WARMUP_SHARE = 4 / 9  # of the samples: nearly half, best for models this small (docs/log.md)
-ARMS = {
+ARMS: dict[str, dict[int, tuple[str, ...]]] = {
     "pairs": {64: ("raw", "raw_clean", "own_t", "own_t_clean", "one_t", "merged")},
     "languages": {32: ("m0", "m1", "m2", "m3", "m4"), 128: ("m0", "m1", "m2", "m3", "m4", "n0", "n1")},
     "natural": {128: ("every_pair", "p", "one_t", "english_list")},

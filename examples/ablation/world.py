@@ -32,6 +32,7 @@ from worldclip.core.artifacts import digest, read_json, versions, write_artifact
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
+from worldclip.plugins.drawings import shape_of
 from worldclip.plugins.emoji.build import LANGS, Emoji, draw, read_emoji
 
 NUM_OBJECTS, NUM_FLAGS = 450, 150
@@ -159,7 +160,7 @@ def choose_concepts(seed: int, num_classes: int) -> tuple[tuple[Emoji, ...], tup
     for objects, flags as far as they go for flags, and objects for classes.
     """
     emoji = read_emoji()
-    with_tones = {item.shape.replace("\ufe0f", "") for item in emoji if item.tones}
+    with_tones = {shape_of(item.char).replace("\ufe0f", "") for item in emoji if item.tones}
     plain = [item for item in emoji if not item.tones]
     shared_names = [Counter(item.names[column].casefold() for item in plain) for column in range(len(LANGS))]
     own_name = {
