@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import worldclip
-from model_folders import load_error, save_tiny
+from model_folders import load_error
 from programs import python
 from served import server as server  # the fixture
 from without_extras import environment_without
@@ -23,19 +23,6 @@ from worldclip.core.errors import UserError
 from worldclip.model import inference, preprocess
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Write a Hugging Face folder with initial weights."""
-    place = tmp_path_factory.mktemp("model")
-    save_tiny(place, LABELS * 3, vocab_size=80, context_length=20)
-    return place
-
-
-@pytest.fixture(scope="module")
-def clip(folder):
-    return worldclip.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +46,7 @@ def test_images_of_all_kinds_embed_alike(clip, pixels, tmp_path):
         Image.fromarray(pixels).convert("RGBA"),
     ]
     features = clip.encode_image(kinds)
-    assert features.shape == (6, 16)
+    assert features.shape == (6, 48)
     assert features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
     for row in features[1:]:
@@ -94,8 +81,8 @@ def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
 
 
 def test_no_images_or_texts_give_empty_embeddings(clip):
-    assert clip.encode_image([]).shape == (0, 16)
-    assert clip.encode_text([]).shape == (0, 16)
+    assert clip.encode_image([]).shape == (0, 48)
+    assert clip.encode_text([]).shape == (0, 48)
 
 
 TEMPLATES = {"en": ["a photo of {}", "{}"], "de": ["ein Foto von {}"]}
@@ -273,7 +260,7 @@ def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_
 
 def test_repr_is_one_line_of_facts(clip):
     text = repr(clip)
-    assert text.startswith("Clip(MetaClip2Model, 16 dimensions, 32 tokens, ")
+    assert text.startswith("Clip(MetaClip2Model, 48 dimensions, 77 tokens, ")
     assert text.endswith("float32 on cpu)")
     assert "\n" not in text
 
