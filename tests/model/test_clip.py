@@ -84,19 +84,16 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
 # What each weight is drawn from: ("normal", std), ("uniform", bound) or a constant, stated once per tower.
 WIDTH, MLP, LAYERS, EMBED, PATCH_PIXELS = 64, 256, 2, 16, 3 * 8 * 8
 EQUAL_TOWERS = replace(SMALL, text_layers=LAYERS)
+QKV = [f"self_attn.{name}_proj.weight" for name in "qkv"]
 SCALED_BLOCK = {
-    "self_attn.q_proj.weight": ("normal", WIDTH**-0.5),
-    "self_attn.k_proj.weight": ("normal", WIDTH**-0.5),
-    "self_attn.v_proj.weight": ("normal", WIDTH**-0.5),
+    **dict.fromkeys(QKV, ("normal", WIDTH**-0.5)),
     "self_attn.out_proj.weight": ("normal", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
     "mlp.fc1.weight": ("normal", (2 * WIDTH) ** -0.5),
     "mlp.fc2.weight": ("normal", WIDTH**-0.5 * (2 * LAYERS) ** -0.5),
 }
 UNIFORM_BIASES = {"mlp.fc1.bias": ("uniform", WIDTH**-0.5), "mlp.fc2.bias": ("uniform", MLP**-0.5)}
 PYTORCH_BLOCK = {
-    "self_attn.q_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
-    "self_attn.k_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
-    "self_attn.v_proj.weight": ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5),
+    **dict.fromkeys(QKV, ("uniform", (6 / (WIDTH + 3 * WIDTH)) ** 0.5)),
     "self_attn.out_proj.weight": ("uniform", WIDTH**-0.5),
     "mlp.fc1.weight": ("uniform", WIDTH**-0.5),
     "mlp.fc2.weight": ("uniform", MLP**-0.5),

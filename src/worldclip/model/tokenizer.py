@@ -20,7 +20,7 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
-from worldclip.model.records import check_normaliser, tokenizer_faults
+from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
 
@@ -182,14 +182,9 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     if not Path(source).exists() and not _HUB_ID.fullmatch(str(source)):
         raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
     load = require_transformers().AutoTokenizer.from_pretrained
-    with tokenizer_faults(source):
-        try:
-            tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
-        except Exception as error:  # the library tokenizers raises plain Exceptions
-            raise UserError(
-                f"{str(source)!r} does not load as a tokenizer ({error}); train.tokenizer.path takes a folder or a hub "
-                "id"
-            ) from error
+    problem, remedy = f"{str(source)!r} does not load as a tokenizer", "train.tokenizer.path takes a folder or a hub id"
+    with tokenizer_faults(source), library_faults(problem, remedy):
+        tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
     check_normaliser(tokenizer, source)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer

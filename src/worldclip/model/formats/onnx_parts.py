@@ -20,7 +20,7 @@ from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
-from worldclip.model.records import check_normaliser, tokenizer_faults
+from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -93,14 +93,13 @@ class PlainTokenizer:
     def __init__(self, folder: Path) -> None:
         """Read the folder's tokenizer.  Raises UserError for files that are corrupt or name unknown special tokens."""
         tokenizers = require("tokenizers", extra="onnx")
-        with tokenizer_faults(folder / TOKENIZER):
-            try:
-                self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-            except Exception as error:  # the library raises plain Exceptions
-                raise UserError(
-                    f"{folder / TOKENIZER} does not load as a tokenizer ({error}); copy or download it again"
-                ) from error
-        check_normaliser(self, folder / TOKENIZER)
+        file = folder / TOKENIZER
+        with (
+            tokenizer_faults(file),
+            library_faults(f"{file} does not load as a tokenizer", "copy or download it again"),
+        ):
+            self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        check_normaliser(self, file)
         self.backend_tokenizer.no_padding()
         named = weights.read_optional_config(folder / "special_tokens_map.json")
         named |= weights.read_optional_config(folder / "tokenizer_config.json")
