@@ -32,8 +32,17 @@ def whole(source) -> worldclip.Clip:
 @pytest.mark.parametrize(("name", "kind"), [("texts.txt", "UTF-8"), ("texts.parquet", "Parquet")])
 def test_corpus_that_cannot_be_read_is_named(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match=rf"the corpus .*{name} is not {kind}"):
-        list(prune_vocabulary.read_corpus([tmp_path / name], ["en"]))
+    (tmp_path / "folder" / name).mkdir(parents=True)
+    for path in (tmp_path / name, tmp_path / "folder" / name):
+        with pytest.raises(UserError, match=rf"the corpus .*{name} is not {kind}"):
+            list(prune_vocabulary.read_corpus([path], ["en"]))
+
+
+@pytest.mark.parametrize("columns", [{"text": [["a"]]}, {"text": ["a"], "lang": [["en"]]}])
+def test_columns_of_a_corpus_that_are_not_text_are_refused(tmp_path, columns):
+    pq.write_table(pa.table(columns), tmp_path / "texts.parquet")
+    with pytest.raises(UserError, match=r"texts\.parquet: its columns text and lang must be text"):
+        list(prune_vocabulary.read_corpus([tmp_path / "texts.parquet"], ["en"]))
 
 
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(source, whole, tmp_path, capsys):

@@ -98,7 +98,9 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
             raise UserError(f"the corpus {path} does not exist")
         try:
             yield from (_lines(path) if path.suffix == ".txt" else _column(path, languages))
-        except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        except pa.ArrowNotImplementedError as error:
+            raise UserError(f"the corpus {path}: its columns text and lang must be text ({error})") from error
+        except (UnicodeDecodeError, pa.ArrowInvalid, OSError) as error:
             kind = "UTF-8" if path.suffix == ".txt" else "Parquet"
             raise UserError(f"the corpus {path} is not {kind} ({error}); write it again") from error
 
@@ -115,7 +117,7 @@ def _column(path: Path, languages: Sequence[str]) -> Iterator[str]:
         if "text" not in columns:
             raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
         for batch in file.iter_batches(columns=columns):
-            column = batch.column("text")
+            column = pc.cast(batch.column("text"), "string")
             if "lang" in columns:
                 langs = pc.cast(batch.column("lang"), "string")
                 column = column.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
