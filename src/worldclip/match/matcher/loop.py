@@ -96,7 +96,7 @@ def _group(matches, count, num_texts, recent, starts, grouped):
     num_counters = COUNTERS * num_texts
     for c in range(num_counters + 2):
         starts[c] = 0
-    kept = 0
+    kept = np.int64(0)  # typed, so that `_counter` is compiled once
     for k in range(count):
         this = matches[k]
         place = this & np.uint64(RECENT - 1)
