@@ -21,6 +21,7 @@ from embedded_world import write_pool
 from pages import REPOSITORY, blocks, commands
 from small_models import random_open_clip, reduced_open_clip_config, save_xlm_v, write_open_clip_config
 from worldclip.cli import main
+from worldclip.core import artifacts
 
 RECIPE = """
 [pool]
@@ -57,6 +58,7 @@ def place(hub, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("documents")
     shutil.copytree(next(hub.glob("*b32/snapshots/abc")), root / "runs" / "emoji" / "train" / "step_000000009")
     (root / "runs/emoji/recipe.toml").write_text(RECIPE)
+    artifacts.write_manifest(root / "runs/emoji/train", config={}, inputs={}, counts={})
     save_xlm_v(root / "xlm-v-base")
     vocab_size = len(AutoTokenizer.from_pretrained(root / "xlm-v-base"))
     model_cfg = reduced_open_clip_config("ViT-H-14-worldwide-quickgelu", vocab_size)
