@@ -47,6 +47,13 @@ def test_every_key_is_explained_as_it_was_decided(run):
     assert kept
 
 
+def test_a_key_of_two_shards_is_explained_by_the_one_that_keeps_it(tmp_path):
+    texts = [f"a text with {LISTS['en'][0]} in it"]
+    shards = {"x/0.tar": [("twice", ["unmatched words"]), ("other", texts)], "x/1.tar": [("twice", texts)]}
+    found = inspect_key(make_run(tmp_path, shards, balance={"english_threshold": 100}), "x/twice")
+    assert (found["shard"], found["kept"]) == ("x/1.tar", True)
+
+
 def test_a_matched_text_shows_its_entries_with_their_worth(run):
     row = next(iter(curate.read_curated(run, min(SHARDS)).to_pylist()))
     text = next(t for t in inspect_key(run, row["key"])["texts"] if t["text_idx"] == row["text_idx"])

@@ -142,13 +142,14 @@ def _explain_left_out(run: Run, key: str) -> ExplainedKey:
 
 
 def _find_shard(run: Run, key: str) -> Shard | None:
-    """Return the shard that holds `key`: by the image index and the matched texts, else by reading the pool.
+    """Return the shard that holds `key`: by the kept pairs, the image index, the matched texts, else reading the pool.
 
-    None for a key that is in no shard, or that pool.where leaves out.
+    Of several, one that keeps it.  None for a key that is in no shard, or that pool.where leaves out.
     """
     config = run.section(PoolConfig)
     shards = pool.shards(run)
-    for folder in (layout.pool_indexes(run.dir), layout.matched_texts(run.dir)):
+    written = (layout.stage_dir(run.dir, "curate"), layout.pool_indexes(run.dir), layout.matched_texts(run.dir))
+    for folder in written:
         for shard in shards:
             path = folder / f"{shard.name}.parquet"
             if path.exists() and _contains(pq.read_table(path, columns=["key"]).column("key"), key):
