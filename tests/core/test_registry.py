@@ -54,6 +54,17 @@ def test_unknown_broken_and_doubly_registered_items_are_refused_with_a_remedy(tm
             FORMATS.load("tar")
 
 
+def test_an_incomplete_item_is_left_out_and_named_by_doctor(tmp_path, monkeypatch, capsys) -> None:
+    group = "worldclip.pool_builders"
+    package = write_package(tmp_path, "half_a_builder", "requires = OUTPUTS = ()", {group: "half = half_a_builder"})
+    with installed(monkeypatch, package):
+        assert "half" not in dict(Registry("pool builder", group).items())
+        (problem,) = problems_of_packages()
+    said = "pool builder 'half' of the package half_a_builder cannot be loaded (AttributeError: it lacks HELD_OUT, "
+    assert problem.startswith(said)
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

@@ -54,6 +54,15 @@ def test_shards_of_another_packages_format_hold_the_same_pairs(tmp_path, monkeyp
     assert found[0][0] == ["a red cat", "eine Katze", "x"]
 
 
+def test_a_format_that_cannot_be_imported_is_named_where_the_recipe_asks_for_it(tmp_path, monkeypatch) -> None:
+    write_table(tmp_path / "0.parquet", ROWS[0])
+    points = {"worldclip.pool_formats": "feather = no_feather:FORMAT"}
+    package = write_package(tmp_path / "site", "no_feather", "import nowhere", points)
+    with installed(monkeypatch, package), pytest.raises(UserError, match="'feather' of the package no_feather cannot"):
+        pool.list_shards(PoolConfig(path=str(tmp_path), format="feather"))
+    assert pool.list_shards(PoolConfig(path=str(tmp_path), format="parquet"))
+
+
 def test_a_damaged_shard_of_another_packages_format_fails_alone(tmp_path, monkeypatch, plugin) -> None:
     whole = write_arrow(tmp_path / "arrow" / "0.arrow", ROWS[0])
     (tmp_path / "arrow" / "1.arrow").write_bytes(whole.read_bytes()[:-20])

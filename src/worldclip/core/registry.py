@@ -29,6 +29,13 @@ from worldclip.core.toml_files import suggest
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
+_ATTRIBUTES = {  # that each item of a group has; an item of another package without them would break every recipe
+    "worldclip.pool_builders": ("requires", "HELD_OUT", "OUTPUTS", "option_problems", "problems", "inputs", "build"),
+    "worldclip.pool_formats": ("name", "suffixes", "read_texts"),
+    "worldclip.metadata_sources": ("name", "files", "read"),
+    "worldclip.dataset_layouts": ("load",),
+    "worldclip.model_formats": ("requires",),
+}
 
 
 class Origin(NamedTuple):
@@ -52,7 +59,7 @@ class Requirement(NamedTuple):
 
 
 class BrokenItem(UserError):
-    """An item of another package whose module cannot be imported, or lacks the item."""
+    """An item of another package whose module cannot be imported or lacks the item, or which is incomplete."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,10 @@ class Registry:
         origin = _origins(self.group)[name][0]
         try:
             module = importlib.import_module(origin.module)
-            return getattr(module, origin.attribute) if origin.attribute else module
+            item = getattr(module, origin.attribute) if origin.attribute else module
+            if missing := [name for name in _ATTRIBUTES.get(self.group, ()) if not hasattr(item, name)]:
+                raise AttributeError(f"it lacks {', '.join(missing)}")
+            return item
         except (Exception, SystemExit) as error:  # whatever the module of another package does at its import
             if origin.package == OWN_PACKAGE:
                 raise

@@ -17,7 +17,7 @@ from worldclip.core.execute.shard_list import InputFile, KnownFiles, ShardList
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS
 from worldclip.pool import hub
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import POOL_FORMATS, PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
@@ -140,7 +140,7 @@ def _shard_files(
     A link to nothing with the suffix of a shard is a shard, which fails when it is read.
     """
     wanted = pool.format
-    candidates = [pool_format for pool_format in pool_formats() if wanted in ("auto", pool_format.name)]
+    candidates = pool_formats() if wanted == "auto" else (POOL_FORMATS.load(wanted),)
     suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
     try:
         if hub.is_dataset(path):
