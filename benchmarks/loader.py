@@ -61,7 +61,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     from worldclip.contracts import schemas
     from worldclip.core import artifacts
     from worldclip.core.execute import LocalExecutor
-    from worldclip.model.clip import normalise_pixels
+    from worldclip.model.clip import normalise_pixels, pixel_statistics
     from worldclip.model.config import ModelConfig
     from worldclip.recipe import run_stages
     from worldclip.train.config import TrainConfig
@@ -85,7 +85,7 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
         global_batch_size=BATCH,
     )
     for batch in loader.batches(0, 1 << 30):
-        yield len(normalise_pixels(batch.images))
+        yield len(normalise_pixels(batch.images, *pixel_statistics(batch.images.device)))
 
 
 def _table(columns: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from transformers import MetaClip2Config, MetaClip2Model
 import worldclip
 from programs import python
 from worldclip.model import forward, onednn, precision
-from worldclip.model.clip import image_features, normalise_pixels, text_features
+from worldclip.model.clip import image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.tokenizer import Tokens
 
@@ -89,7 +89,7 @@ def test_gradients_of_training_are_those_of_transformers(layers, num_chunks):
     model = make_model("gelu", layers)
     tokens = random_tokens(13)
     noise = torch.randint(0, 256, (13, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pixels = normalise_pixels(noise)
+    pixels = normalise_pixels(noise, *pixel_statistics(noise.device))
     ids = torch.from_numpy(tokens.padded())
 
     def gradients(image, text):

@@ -250,7 +250,7 @@ def text_features(
     return torch.nn.functional.normalize(gathered_BD.float(), dim=-1)
 
 
-def pixel_statistics(device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and deviation of pixels in [0, 1], (3, 1, 1) float32 each."""
     import torch
 
@@ -258,15 +258,11 @@ def pixel_statistics(device: torch.device | None = None) -> tuple[torch.Tensor, 
     return mean, std
 
 
-def normalise_pixels(
-    images_B3SS: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None
-) -> torch.Tensor:
+def normalise_pixels(images_B3SS: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Map (B, 3, S, S) uint8 to float32 as the model reads them.
 
-    mean, std: of pixel_statistics, where they are on the device already: a copy from pageable memory waits for it.
+    mean, std: of pixel_statistics, on the device already: a copy from pageable memory would wait for it.
     """
-    if mean is None or std is None:
-        mean, std = pixel_statistics(images_B3SS.device)
     return images_B3SS.float().div_(255).sub_(mean).div_(std)
 
 

@@ -60,7 +60,12 @@ def label_sentences(
     problems = list(_template_problems(by_lang))
     if not labels:
         problems.append("labels is empty; give at least one")
-    problems += _language_problems(labels, label_langs, langs, by_lang if isinstance(templates, Mapping) else None)
+    if isinstance(templates, Mapping):
+        problems += _language_problems(labels, label_langs, langs, by_lang)
+    elif langs is not None:
+        problems.append(
+            f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
+        )
     if problems:
         raise UserError(problems)
     sentences = []
@@ -83,15 +88,9 @@ def _language_problems(
     labels: Sequence[str],
     label_langs: Sequence[str],
     langs: str | Sequence[str] | None,
-    by_lang: Mapping[str, Sequence[str]] | None,
+    by_lang: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    """Yield the first problem of the labels' languages; by_lang: templates by language, None if they are not."""
-    if by_lang is None:
-        if langs is not None:
-            yield (
-                f"langs = {langs!r}: templates are not by language; give {{language: [template, ...]}}, or leave it out"
-            )
-        return
+    """Yield the first problem of the labels' languages; by_lang: templates by language."""
     known = ", ".join(by_lang)
     if langs is None:
         yield f"templates are by language; give langs, the languages of the labels, out of {known}"
