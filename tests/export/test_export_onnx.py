@@ -17,7 +17,6 @@ from model_folders import edit, load_error
 from programs import python
 from small_models import TEXTS, random_pixels
 from without_extras import environment_without
-from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate.stage import model_digest
 from worldclip.export import ExportConfig, export_model
@@ -398,9 +397,7 @@ def test_graph_traced_for_a_number_of_texts_is_refused(other):
 
 def test_published_repository_without_a_logit_scale_takes_the_published_one_and_says_so(other, tmp_path, caplog):
     folder = other.rename(tmp_path / "metaclip-2-worldwide-huge-378-ONNX")
-    config = artifacts.read_json(folder / "config.json")
-    del config["logit_scale"]
-    artifacts.write_json(folder / "config.json", config)
+    edit(folder / "config.json", logit_scale=None)
     assert worldclip.load(folder).logit_scale == 100
     assert "100 is used" in caplog.text
     assert "metaclip-2-worldwide-huge-378" in caplog.text
