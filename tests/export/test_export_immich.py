@@ -68,6 +68,7 @@ def test_the_folder_loads_to_be_checked_before_it_is_copied(folder, clip):
     again = worldclip.load(folder)
     np.testing.assert_allclose(again.encode_image(PICTURES), clip.encode_image(PICTURES), atol=TOLERANCE)
     np.testing.assert_allclose(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=TOLERANCE)
+    assert again.logit_scale == clip.logit_scale != 100
     assert again.embed_dim == clip.embed_dim
     np.testing.assert_allclose(again.classify(PICTURES, TEXTS[:3]).sum(axis=1), 1, atol=1e-5)
 

@@ -1,6 +1,6 @@
 """Encoders for the machine-learning service of immich, a photo library: float32, one image or text per call.
 
-FOLDER/config.json                    the service reads text_cfg.context_length
+FOLDER/config.json                    the service reads text_cfg.context_length; logit_scale is for worldclip
 FOLDER/visual/model.onnx              image (1, 3, S, S) float32 -> embedding (1, D), of unit length
 FOLDER/visual/preprocess_cfg.json     as in open_clip: size, interpolation, resize_mode, mean, std
 FOLDER/textual/model.onnx             text (1, context length) int32, padded -> embedding (1, D), of unit length
@@ -27,11 +27,11 @@ from worldclip.model.formats.onnx_backend import open_session
 from worldclip.model.formats.open_clip_folder import preprocessing
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
-from worldclip.model.weights import COUNT, read_json_config, require_values
+from worldclip.model.weights import COUNT, POSITIVE, read_json_config, require_values
 
 VISUAL, TEXTUAL, MODEL = "visual", "textual", "model.onnx"
 OUTPUT = "embedding"
-LOGIT_SCALE = 100.0  # the graphs do not hold it; the largest that training allows
+LOGIT_SCALE = 100.0  # the largest that training allows, for folders of earlier versions without logit_scale
 
 requires = onnx_folder.requires
 OPTIONS: tuple[str, ...] = ()
@@ -71,6 +71,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
         "embed_dim": clip.embed_dim,
         "vision_cfg": {"image_size": facts.size},
         "text_cfg": {"context_length": context_length},
+        "logit_scale": clip.backend.logit_scale,  # the graphs do not hold it
     }
     write_json(folder / "config.json", config)
     image = torch.zeros(1, 3, facts.size, facts.size)
@@ -112,13 +113,13 @@ def read(path: Path, options: LoadOptions) -> Clip:
     """Load a folder as the service does, to check it before it is copied there."""
     if options.device not in ("auto", "cpu"):
         raise UserError(f"device = {options.device!r}: an immich folder runs on the CPU; use auto or cpu")
-    config = read_json_config(path / "config.json")
-    kinds = dict.fromkeys(("text_cfg.context_length", "vision_cfg.image_size"), COUNT)
+    config = {"logit_scale": LOGIT_SCALE} | read_json_config(path / "config.json")
+    kinds = dict.fromkeys(("text_cfg.context_length", "vision_cfg.image_size"), COUNT) | {"logit_scale": POSITIVE}
     require_values(config, kinds, path / "config.json")
     settings = read_json_config(path / VISUAL / "preprocess_cfg.json")
     tokenizer = read_tokenizer(str(path / TEXTUAL), config["text_cfg"]["context_length"])
     graphs = [open_session(path / name / MODEL) for name in (VISUAL, TEXTUAL)]
-    backend = ImmichBackend(graphs[0], graphs[1], tokenizer.context_length)
+    backend = ImmichBackend(graphs[0], graphs[1], tokenizer.context_length, float(config["logit_scale"]))
     return Clip(backend, tokenizer, preprocessing(settings, config["vision_cfg"]["image_size"]))
 
 
@@ -129,7 +130,7 @@ class ImmichBackend:
     image: Any
     text: Any
     context_length: int
-    logit_scale: float = LOGIT_SCALE
+    logit_scale: float
 
     @property
     def embed_dim(self) -> int:
