@@ -259,7 +259,7 @@ def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
     assert "sub/d" in valid_keys(pool)
 
 
-def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
+def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path, capsys) -> None:
     for shard in range(2):
         record = as_json({"uid": "k", "text": "ab"[: shard + 1]})
         write_tar(tmp_path / f"pool/{shard}.tar", {"same.png": encode(photograph(shard)), "same.json": record})
@@ -268,6 +268,7 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     assert valid_keys(tmp_path) == []
     assert report["counts"]["removed"] == {"min_chars": 1, "removed_elsewhere": 1}
     assert report["keys_in_several_shards"] == 1
+    assert "1 keys are in several shards; valid_keys cannot tell their pairs apart" in capsys.readouterr().err
     (tmp_path / "pool" / "0.tar").unlink()
     run(tmp_path, **settings)
     assert valid_keys(tmp_path) == ["k"], "what removed it is gone"

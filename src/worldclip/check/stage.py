@@ -256,7 +256,12 @@ def _check(work: _Work) -> Result:
         _run_models(work)
     similarities = similarity.summarise(context, shards) if has_images and config.similarity.model else None
     texts = _apply_pair_rules(work, has_images, similarities)
-    num_repeated_keys = _remove_elsewhere(context, shards)
+    if num_repeated_keys := _remove_elsewhere(context, shards):
+        remedy = "also set pool.deny_keys to the list of: worldclip pool dedup"
+        say(
+            "check",
+            f"{num_repeated_keys:,} keys are in several shards; valid_keys cannot tell their pairs apart; {remedy}",
+        )
     duplicates, histogram = near.DUPLICATES.empty_table(), list[int]()
     if has_images and config.duplicates != "keep":
         duplicates, histogram = near.find_duplicates(context, shards, executor)
