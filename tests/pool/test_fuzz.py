@@ -109,6 +109,18 @@ def parquet_of(compression: str) -> bytes:
     return file.getvalue()
 
 
+def fuzz_footer(folder: Path, seeds: list[int]) -> None:
+    """Change one byte of a Parquet footer per seed: by 16, the next length of a list, or by another number."""
+    whole = parquet_of("none")
+    footer_bytes = 8 + int.from_bytes(whole[-8:-4], "little")
+    for seed in seeds:
+        by, at = divmod(seed, footer_bytes)
+        content = bytearray(whole)
+        content[-1 - at] = (content[-1 - at] + 16 + by) % 256
+        (folder / "0.parquet").write_bytes(content)
+        check(folder / "0.parquet", TABLE)
+
+
 def packed_jsonl() -> bytes:
     """Return lines in two members of gzip."""
     records = [{"uid": f"k{n}", "text": "ü\0x", "texts": ["a", None, "\U0001f600"]} for n in range(4)]
@@ -255,6 +267,7 @@ CSV = b'uid,text\nk0,"a, ""b"""\nk1,c\r\n"k2","d\ne"\n'
 # reader -> its function, and the numbers of inputs of the fast and of the slow test
 READERS: dict[str, tuple[Fuzz, int, int]] = {
     "parquet": (fuzz_files("0.parquet", TABLE, [parquet_of("none"), parquet_of("zstd")]), 1000, 100_000),
+    "parquet footer": (fuzz_footer, 1000, 100_000),
     "jsonl": (fuzz_jsonl, 20_000, 1_000_000),
     "packed jsonl": (fuzz_files("0.jsonl.gz", TABLE, [packed_jsonl()]), 500, 100_000),
     "tsv": (fuzz_tsv, 20_000, 1_000_000),

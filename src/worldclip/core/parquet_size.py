@@ -6,6 +6,8 @@ footer counts the dictionary only, so the values are counted here, still encoded
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +25,13 @@ _BATCH_ROWS = 2**16
 def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None) -> None:
     """Raise BadShard if the columns of a Parquet file would take more memory than a small file may.
 
-    source: path or open file.  size: of the file in bytes; larger files are not looked at.  footer: where it is read.
+    source: path or open file.  size: of the file in bytes; of larger files only the footer is checked.  footer: where
+    it is read.  Raises ArrowException or OSError for a footer whose columns Arrow cannot describe.
     """
+    footer = footer or pq.read_metadata(source)
+    _check_columns(footer, size)
     if size >= unpack.SMALL_FILE_BYTES:
         return
-    footer = footer or pq.read_metadata(source)
     limit = unpack.max_document_bytes()
     chunks = [
         footer.row_group(group).column(leaf)
@@ -51,6 +55,32 @@ def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None)
                 memory += num_bytes * COPIES
                 if memory > limit:
                     raise unpack.TooLarge("what it unpacks to")
+
+
+class _BeginsToReadError(Exception):
+    """The columns are described, and their data would be read next."""
+
+
+class _NoData(io.BytesIO):
+    """A file of `size` bytes that is never read."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(offset + (self._size if whence == io.SEEK_END else 0))
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise _BeginsToReadError
+
+
+def _check_columns(footer: pq.FileMetaData, size: int) -> None:
+    """Raise as a reader does for columns that Arrow cannot describe: `RowGroupMetaData.column` ends the process."""
+    file = pq.ParquetFile(_NoData(size), metadata=footer, buffer_size=1, pre_buffer=False)
+    for group in range(footer.num_row_groups):
+        with contextlib.suppress(_BeginsToReadError):
+            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
 
 
 def _bytes_of_batches(file: pq.ParquetFile, path: str) -> Iterator[int]:
