@@ -157,9 +157,16 @@ def test_invalid_sizes_are_reported_together(tmp_path):
     assert len(error.value.problems) == 2
 
 
-def test_files_of_others_in_the_folder_stay(tmp_path):
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"base/mine.txt": "mine", "README.md": "mine"}, "is not empty and was not written by worldclip"),
+        ({"done/compare/0.json": "", "base/0.tar": "", ".lock": "job pool world\n"}, "was written by pool world, "),
+    ],
+)
+def test_files_of_others_in_the_folder_stay(files, problem, tmp_path):
     """Its sets are folders with plain names, in which everything else is removed."""
-    write_files(tmp_path, {"base/mine.txt": "mine", "README.md": "mine"})
-    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
+    write_files(tmp_path, files)
+    with pytest.raises(UserError, match=problem):
         pool_emoji(tmp_path, 16, 50, executor=QUIET)
-    assert killed.contents(tmp_path) == {"base/mine.txt": b"mine", "README.md": b"mine"}
+    assert killed.contents(tmp_path) == {name: content.encode() for name, content in files.items()}

@@ -217,12 +217,19 @@ def test_invalid_sizes_and_folders_are_reported_together(tmp_path):
     assert len(error.value.problems) == 3
 
 
-def test_files_of_others_in_the_folder_stay(tmp_path):
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"photos/mine.jpg": "mine", "README.md": "mine"}, "is not empty and was not written by worldclip"),
+        ({"done/compare/0.json": "", "base/0.tar": "", ".lock": "job pool emoji\n"}, "was written by pool emoji, "),
+    ],
+)
+def test_files_of_others_in_the_folder_stay(files, problem, tmp_path):
     """Its sets are folders with plain names, in which everything else is removed."""
-    write_files(tmp_path, {"photos/mine.jpg": "mine", "README.md": "mine"})
-    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
+    write_files(tmp_path, files)
+    with pytest.raises(UserError, match=problem):
         pool_world.function(tmp_path, image_px=16, executor=QUIET)
-    assert contents(tmp_path) == {"photos/mine.jpg": b"mine", "README.md": b"mine"}
+    assert contents(tmp_path) == {name: content.encode() for name, content in files.items()}
 
 
 def test_the_command_draws_again_into_its_folder_and_that_of_an_earlier_version(tmp_path):

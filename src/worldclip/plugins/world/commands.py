@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
@@ -65,7 +66,7 @@ def pool_world(
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    if not layout.done_dir(out, "compare").is_dir():  # drawn by an earlier version, which kept no lock
+    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
         check_own(out, "pool world")
     with RunLock(out, owner="pool world"):
         report = build_world(
