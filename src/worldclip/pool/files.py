@@ -13,7 +13,7 @@ import numpy as np
 
 from worldclip.contracts import layout
 from worldclip.core import job_files
-from worldclip.core.artifacts import read_manifest
+from worldclip.core.artifacts import MANIFEST, read_manifest
 from worldclip.core.errors import BadShard, Unreadable, UserError
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
@@ -55,15 +55,15 @@ def check_own(folder: Path, job: str) -> None:
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
     """Raise UserError where no run has begun and a stage's folder has files: the stage would remove them."""
-    if job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists():
-        return
-    for stage in stages:
-        folder = layout.stage_dir(run_dir, stage)
-        if folder.is_dir() and any(folder.iterdir()) and read_manifest(folder) is None:
-            raise UserError(
-                f"--out {run_dir} is no run and holds a folder {stage!r}, whose files the stage {stage} would remove; "
-                "choose another folder for the run"
-            )
+    folders = {stage: layout.stage_dir(run_dir, stage) for stage in stages}
+    full = [name for name, folder in folders.items() if folder.is_dir() and any(folder.iterdir())]
+    theirs = [stage for stage in full if not (folders[stage] / MANIFEST).exists()]
+    # Looked at last: a call with --shards beside this one has its lock before it writes into a stage's folder.
+    if theirs and not (job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists()):
+        raise UserError(
+            f"--out {run_dir} is no run and holds a folder {theirs[0]!r}, whose files the stage {theirs[0]} would "
+            "remove; choose another folder for the run"
+        )
 
 
 def file_in_pool(root: object, name: str, file: str) -> Path:
