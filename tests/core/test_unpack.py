@@ -50,4 +50,4 @@ def test_garbage_behind_the_last_member_is_damage(name: str) -> None:
 
 
 def test_chunks_are_read_as_lines() -> None:
-    assert list(as_file(iter([b"ab\n", b"c", b"d\n"]))) == [b"ab\n", b"cd\n"]
+    assert list(as_file(iter([b"ab\n", b"c", b"d\n", b"e"]))) == [b"ab\n", b"cd\n", b"e"]
