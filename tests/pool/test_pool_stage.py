@@ -255,10 +255,13 @@ def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys
     assert "worldclip pool pack FOLDER" in said
 
 
-def test_pool_without_any_sample_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"format": "jsonl", "key": "x"}])
+def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> None:
+    """It tells nothing of the fields: a call with --shards may have such shards alone."""
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
-    with pytest.raises(UserError, match="without any pair"):
-        run_pool(tmp_path / "run", path=str(tmp_path / "pool"))
+    (tmp_path / "pool" / "0.jsonl").touch()
+    with pytest.raises(UserError, match="1 shards without any pair"):
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **{"format": "tar"} | settings)
 
 
 NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]

@@ -11,6 +11,7 @@ from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # field separators of CSV files
+NO_PAIR = "it holds no pair"
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
 

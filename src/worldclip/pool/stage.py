@@ -218,7 +218,7 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
             check(shard, pool)
         except WrongColumns as error:
             first = first or error
-        except BadShard:  # reported when the shard is indexed
+        except BadShard:  # reported when the shard is indexed, or without pairs
             continue
         else:
             return

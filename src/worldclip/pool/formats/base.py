@@ -50,7 +50,10 @@ class PoolFormat(ABC):
 
     @abstractmethod
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names."""
+        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names.
+
+        Raises another BadShard where it has neither columns nor pairs, which tells nothing of the recipe.
+        """
 
     @abstractmethod
     def check_key(self, shard: Shard, config: PoolConfig) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from worldclip.contracts.schemas import POOL_INDEX
+from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.unpack import unpack_bytes
 from worldclip.pool import records
-from worldclip.pool.columns import check_fields, choose_columns
+from worldclip.pool.columns import NO_PAIR, check_fields, choose_columns
 from worldclip.pool.conditions import conditions, fulfils
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import read_bytes
@@ -47,7 +48,10 @@ class JsonlFormat(TableFormat):
         return POOL_INDEX.empty_table(), counts
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        names = self.field_names(shard, config)
+        lines = read_lines(shard)[: records.NUM_PROBED]
+        if not lines:
+            raise BadShard(NO_PAIR)
+        names = records.field_names(lines)
         if config.key == "member":
             choose_columns(names, config)  # fails, and says which keys there are
         check_fields(names, config, config.texts, config.lang)

@@ -21,7 +21,7 @@ from worldclip.kernels import tar_headers
 from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool import records, texts
-from worldclip.pool.columns import check_fields
+from worldclip.pool.columns import NO_PAIR, check_fields
 from worldclip.pool.conditions import conditions, fulfils
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import FileBytes, gather
@@ -80,13 +80,18 @@ class TarFormat(PoolFormat):
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         samples = read_samples(shard)
+        if not len(samples):
+            raise BadShard(NO_PAIR)
         has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
         fields = [] if has_txt else [place for place in config.texts if place != "txt"]
         check_fields(samples.field_names(), config, fields, config.lang)
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            check_fields(self.field_names(shard, config), config, texts=())
+            samples = open_samples(shard, config)
+            if not len(samples):
+                raise BadShard(NO_PAIR)
+            check_fields(samples.field_names(), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         return _index(open_samples(shard, config), config)
