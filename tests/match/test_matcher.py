@@ -135,6 +135,7 @@ def texts_and_entries(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     )
 )
 @example(world=(["\u03b1\u0345\u0301 \u01d6\u0330 \u0915\u094d\u093c"], ["\u03b1", "\u01d6\u0330"]))
+@example(world=(["a cat"], []))
 @example(world=(["a\x00 b", "abcdefgh\x00"], ["a", "a\x00", "\x00", "abcdefgh", "abcdefgh\x00"]))
 @example(world=(["abcdefghabcdefgh abcdefgh"], ["abcdefgh", "abcdefghabcdefgh", "abcdefghabcdefgh abcdefgh", "efgh"]))
 @example(world=(["น้ำ ที่", "a\u0301\u0323b \u0301", "(\u0301)"], ["น", "น้", "้ำ", "ที่", "a", "ạ\u0301b", "\u0301", "("]))

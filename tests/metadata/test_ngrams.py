@@ -229,6 +229,8 @@ def test_best_bigrams_agree_with_sorting_all(
     found = best_bigrams(counts, " ", limit=limit, min_count=min_count)
     assert [bigram for bigram, _ in found] == [f"{a} {b}" for _, _, a, b in ranked[:limit]]
     assert [pmi for _, pmi in found] == pytest.approx([math.log2(-q * total) for q, *_ in ranked[:limit]], rel=1e-12)
+    in_turn = ngrams.iter_bigrams_by_pmi(counts, " ", first=limit or 1, min_count=min_count)
+    assert [bigram for bigram, _ in in_turn] == [f"{a} {b}" for _, _, a, b in ranked]
 
 
 def test_empty_corpus_has_no_entries(tmp_path: Path):

@@ -156,7 +156,7 @@ def test_many_streams_unpack_to_no_more_than_one_may(threads: int, tmp_path: Pat
         list(iter_bytes(tmp_path / "x.bz2", threads))
 
 
-REDIRECTS = ["#REDIRECT [[x]]", " # REDIRECT : [[x]]", "#\u91cd\u5b9a\u5411:[[x]]", "#ПРЕНАСОЧВАНЕ [[x]]", "#A :[["]
+REDIRECTS = ["#REDIRECT [[x]]", " # REDIRECT : [[x]]", "#\u91cd\u5b9a\u5411:[[x]]", "#ПРЕНАСОЧВАНЕ  [[x]]", "#A :[["]
 ARTICLES_LIKE_IT = ["#REDIRECT x", "#[[x]]", "#A:: [[x]]", "#A: b [[x]]", "A [[x]]"]
 
 

@@ -99,7 +99,11 @@ BABEL = {
         "n3.jpg": b"dog", "n3.cls": b"1",
     },
 }  # fmt: skip
-GEODE = {**files_of("geode"), "languages.json": '{"sw": {"classes": ["kofia", "jiko"]}}'}
+GEODE = files_of("geode")
+GEODE |= {
+    "index.csv": GEODE["index.csv"].replace(",hat,", ",sun_hat,"),
+    "languages.json": '{"sw": {"classes": ["jiko", "kofia"]}}',
+}
 WIKI = "http://commons.wikimedia.org/wiki/Category"
 LANDMARKS = {
     "recognition_solution_v2.1.csv": "id,landmarks,Usage\nabc1,7 12,Public\nabd2,,Public\nbcd3,12,Private\n",
@@ -411,6 +415,8 @@ def test_dataset_of_the_catalog_takes_its_own_file_of_the_archive(tmp_path):
     assert read("karpathy", tmp_path, KARPATHY, name="flickr30k").image_keys == ["391895", "60623"]
     with pytest.raises(UserError, match=r"holds 3 files dataset_\*\.json"):
         read("karpathy", tmp_path)
+    only = read("karpathy", tmp_path, {"dataset_coco.json": None, "dataset_flickr8k.json": None})
+    assert only.image_keys == ["391895", "60623"]
 
 
 def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_path):
