@@ -160,6 +160,7 @@ BABEL = [
     *(({LABELS: json.dumps({"EN": labels})}, message) for labels, message in IN_ENGLISH),
     ({"images/0.tar": {"a.jpg": b"cat", "a.cls": b"1000"}}, "says .1000.; it must be a class index, 0 to 999"),
     ({"images/0.tar": {"a.jpg": b"cat", "a.json": b"{}"}}, r"a\.json lacks class_index"),
+    ({"images/0.tar": {"a.jpg": b"cat", "a.json": b'{"class_index": "\\u00b2"}'}}, "says '²'; it must be a class"),
     ({"images/0.tar": {"a.jpg": b"cat"}}, r"has neither \.cls nor \.json"),
     ({PROMPTS: '{"EN": "a {}"}'}, "EN is 'a {}'; it must be a list of templates"),
     ({PROMPTS: '{"EN": ["a photo"]}'}, "'a photo' has no place for the class"),
