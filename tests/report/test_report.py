@@ -283,11 +283,12 @@ def test_commands_fit_the_finished_stages():
     assert verbs("evaluate") == ["explore", "inspect", *uses, "run", "compare"]
 
 
-def test_a_run_in_the_working_directory_has_pages_beside_it(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
-    commands = [shlex.split(step.command) for step in next_steps(Path("."), reports_until("evaluate"))]
-    assert ["worldclip", "explore", ".", "--out", str(tmp_path / "mine_explorer")] in commands
+@pytest.mark.parametrize(("folder", "run"), [("mine", "."), ("mine/curate", "..")])
+def test_a_run_around_the_working_directory_has_pages_beside_it(folder, run, tmp_path, monkeypatch):
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / folder)
+    commands = [shlex.split(step.command) for step in next_steps(Path(run), reports_until("evaluate"))]
+    assert ["worldclip", "explore", run, "--out", str(tmp_path / "mine_explorer")] in commands
     assert any(str(tmp_path / "mine_seed_1") in words for words in commands)
 
 

@@ -33,7 +33,7 @@ def sections(run_dir: Path, reports: Mapping[str, Any]) -> list[Section]:
 def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
     """Return the commands that make sense after the stages in `reports`."""
     run = shlex.quote(str(run_dir))
-    beside = run_dir if run_dir.name else run_dir.resolve()  # `.` has no name
+    beside = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
     steps = []
     unfinished = [stage for stage in ORDER if stage not in reports]
     if reports and unfinished:
