@@ -103,6 +103,7 @@ GEODE = files_of("geode")
 GEODE |= {
     "index.csv": GEODE["index.csv"].replace(",hat,", ",sun_hat,"),
     "languages.json": '{"sw": {"classes": ["jiko", "kofia"]}}',
+    "images/Europe/13.jpg": "stove",  # where the index says sun_hat
 }
 WIKI = "http://commons.wikimedia.org/wiki/Category"
 LANDMARKS = {
@@ -219,8 +220,8 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "languages": ["en"], "en.protocol.prompts": "nllb", "en.protocol.templates": 2,
     }),
     "objects and regions": ("geode", GEODE, {"model": Polyglot()}, {
-        "languages": ["en", "sw"], "en.metrics.acc1": 1.0, "sw.metrics.acc1": 1.0,
-        "en.slices.region Africa.metrics.acc1": 1.0, "en.slices.region Europe.n": 7,
+        "languages": ["en", "sw"], "en.metrics.acc1": 13 / 14, "sw.metrics.acc1": 13 / 14,
+        "en.slices.region Africa.metrics.acc1": 1.0, "en.slices.region Europe.metrics.acc1": 6 / 7,
         "dataset.labels": {"country": ["Nigeria", "Italy"] * 7, "region": ["Africa", "Europe"] * 7},
     }),
     "landmarks have names of categories, images without one are left out": ("landmarks", LANDMARKS, {}, {
@@ -280,9 +281,12 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "en.n": 8, "en.metrics.accuracy": 7 / 8, "en.slices.add_att": {"n": 1, "metrics": {"accuracy": 1.0}},
         "en.slices.swap_obj": {"n": 2, "metrics": {"accuracy": 0.5}}, "en.chance": {"accuracy": 0.5},
     }),
-    "Winoground in both directions": ("winoground", files_of("winoground"), {"model": Polyglot()}, {
-        "en.n": 2, "en.metrics": {"text_acc": 1.0, "image_acc": 1.0, "acc": 1.0}, "en.slices.Object.metrics.acc": 1.0,
-        "en.slices.Relation.n": 1,
+    "Winoground in both directions": (
+        "winoground",
+        {**files_of("winoground"), "images/ex_1_img_0.png": "bee", "images/ex_1_img_1.png": "owl"},  # exchanged
+        {"model": Polyglot()}, {
+        "en.n": 2, "en.metrics": {"text_acc": 0.5, "image_acc": 0.5, "acc": 0.5}, "en.slices.Object.metrics.acc": 1.0,
+        "en.slices.Relation.metrics.acc": 0.0,
     }),
     "WinoGAViL chooses as many images as are right": ("winogavil", WINOGAVIL, {}, {
         "en.metrics": {"jaccard": 0.5},  # `A cat` finds its image, `A dog` another than the association
