@@ -213,7 +213,7 @@ def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):
     processes = start_ranks("hang", tmp_path, 2)
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert 0 not in [process.returncode for process in processes]
-    assert "rank 1 has not written its part" in errors[1]
+    assert "step_000000001: rank 1 has not written its part" in errors[1]
     assert "its file system hangs" in errors[1]
     assert "rank 1 has not written 00001_of_00002" in errors[0]
     assert not list(tmp_path.glob("step_*"))

@@ -182,13 +182,18 @@ def test_the_first_step_is_not_saved_where_a_checkpoint_comes_soon(tmp_path, key
     assert steps_of(tmp_path / "run/train") == [2]
 
 
-def test_a_disk_that_takes_no_checkpoint_ends_training_after_the_first_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SOON_STEPS", 4)
-    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 1, OSError(28, "No space left on device"))
+@pytest.mark.parametrize(("soon_steps", "num_written", "num_steps"), [(4, 0, 1), (99, 4, 24)], ids=["first", "last"])
+def test_a_disk_that_does_not_take_this_checkpoint_ends_training(
+    tmp_path, monkeypatch, soon_steps, num_written, num_steps
+):
+    monkeypatch.setattr(loop, "SOON_STEPS", soon_steps)
+    full = OSError(28, "No space left on device")
+    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 2 * num_written + 1, full)  # two files each
     launched = calls_of(monkeypatch.setattr, loop, "launch_step")
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path / "run")
-    assert len(launched) == 1
+    assert len(launched) == num_steps
+    assert not (tmp_path / "run/train/manifest.json").exists()
 
 
 def test_a_checkpoint_contains_no_pickle(whole):

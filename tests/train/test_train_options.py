@@ -46,7 +46,7 @@ def weights_of(run_dir, name):
     return [load_file(folder / "model.safetensors")[name] for folder in checkpoints(run_dir / "train")]
 
 
-SCORES = {3: 0.2, 6: 0.4, 9: 0.1, 12: 0.3}  # of steps
+SCORES = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3}  # of steps; of equal ones the earlier is the best
 EVALUATED = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
 
 
