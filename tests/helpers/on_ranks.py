@@ -388,17 +388,19 @@ def train(folder: Path) -> None:
     from worldclip.config import load_recipe
     from worldclip.core.errors import UserError, WorkStopped
     from worldclip.train import train as run_training
+    from worldclip.train.pairs import PairSource
 
     torch.set_num_threads(1)
     whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
-    counts_at_steps = count_collectives()
-    if os.environ["RANK"] != "0":
+    counts_at_steps, counted, rank = count_collectives(), calls_of(setattr, PairSource, "_count"), os.environ["RANK"]
+    if rank != "0":
         forbid_listing()
     try:
         run_training(context(whole, folder / "run"))
     except (UserError, WorkStopped) as error:
         sys.exit(str(error))
-    (folder / f"collectives.{os.environ['RANK']}.json").write_text(json.dumps(counts_at_steps))
+    (folder / f"collectives.{rank}.json").write_text(json.dumps(counts_at_steps))
+    (folder / f"counted.{rank}.json").write_text(json.dumps([shard for _, shard, _ in counted]))
 
 
 def forbid_listing() -> None:

@@ -92,13 +92,19 @@ def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path, 
     steps = {"samples_seen": 6 * 16, "checkpoint_every_samples": 3 * 16, "evaluate_every_samples": 0, **keys}
     run_dir = make_world(tmp_path, **steps, warmup_samples=16, keep_last=9)
     run_on_ranks("train", tmp_path, 4)
+    assert counted_shards(tmp_path) == [[0], [1], [2], []], "each rank counts a share of the epoch's pairs"
     last = latest_checkpoint(run_dir)
     whole = contents(last / "trainer/shards")
     last.rename(run_dir / last.name)
     (run_dir / "train" / "manifest.json").unlink()
     run_on_ranks("train", tmp_path, 4)
+    assert counted_shards(tmp_path) == [[]] * 4
     assert len(whole) == 5
     assert contents(last / "trainer/shards") == whole
+
+
+def counted_shards(folder: Path) -> list[list[int]]:
+    return [json.loads((folder / f"counted.{rank}.json").read_text()) for rank in range(4)]
 
 
 def collectives_per_step(folder: Path, rank: int) -> list[Counter[str]]:
