@@ -148,7 +148,8 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "report.json", "timm"]
 
-    assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
+    for _ in range(2):  # an export of ours may be replaced
+        assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
 
     for colour in ("red", "blue"):
