@@ -66,6 +66,10 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
             f"balance.english_threshold = {2**63}: must have at most 64 bits, as TOML's integers",
         ],
     ),
+    "adapters that are not trained": (
+        {"export": {"formats": ["huggingface", "peft"]}},
+        ["export.formats: peft writes LoRA adapters; set train.lora_rank, or leave peft out"],
+    ),
     "a nested typo and another section": (
         {"train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}},
         [
