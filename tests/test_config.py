@@ -60,10 +60,11 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
     "a wrong type": ({"pool": {"path": 3}}, ["pool.path = 3: must be a string"]),
     "no section": ({"balance": 3}, ["balance = 3: must be a section, [balance]"]),
     "integers that TOML cannot hold": (
-        {"balance": {"tail_fraction": 10**400, "english_threshold": 2**63}},
+        {"balance": {"tail_fraction": 10**400, "english_threshold": 2**63}, "train": {"skip_samples": [[0, 2**63]]}},
         [
             f"balance.tail_fraction = {10**400}: must be a number",
             f"balance.english_threshold = {2**63}: must have at most 64 bits, as TOML's integers",
+            "train.skip_samples: must have at most 64 bits, as TOML's integers",
         ],
     ),
     "adapters that are not trained": (

@@ -372,10 +372,15 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         return f"must be {_describe(hint)}"
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    if not _fits(value):
         return "must have at most 64 bits, as TOML's integers"
     violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
     return next(filter(None, violations), None)
+
+
+def _fits(value: Any) -> bool:
+    """Return whether an integer, or each of those in a list, has at most 64 bits."""
+    return all(map(_fits, value)) if isinstance(value, tuple) else not isinstance(value, int) or abs(value) < 2**63
 
 
 def _message(key: str, value: Any, text: str) -> str:
