@@ -110,7 +110,7 @@ def test_table_without_a_usual_key_is_keyed_by_its_rows(tmp_path):
 
 def test_captions_that_are_not_utf_8_are_named(tmp_path):
     write_tar(tmp_path / "latin/0.tar", [("1.jpg", b"image"), ("1.txt", "caf\xe9".encode("latin-1"))])
-    with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; give --texts, where"):
+    with pytest.raises(UserError, match=r"0\.tar, 1: its \.txt is not UTF-8; texts must be UTF-8 .*; or give --texts"):
         draft(str(tmp_path / "latin"))
 
 

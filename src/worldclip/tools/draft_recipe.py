@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
+from worldclip.contracts.summary import REMEDIES
 from worldclip.core.artifacts import write_text
 from worldclip.core.command import Command
 from worldclip.core.console import say
@@ -139,8 +140,8 @@ def draft(
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
         sample, problems = _sample_texts(shards, config)
     if not sample:
-        where = "; ".join(problems) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
-        raise UserError(f"{source}: {where}; give --texts, where the texts of a pair are")
+        where = "; ".join(dict.fromkeys(problems)) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
+        raise UserError(f"{source}: {where}; {'or ' * bool(problems)}give --texts, where the texts of a pair are")
     with_words = [(text, label) for text, label in sample if label or not _FILE_NAME.fullmatch(text.strip())]
     num_file_names = len(sample) - len(with_words)
     sample = with_words or sample
@@ -231,7 +232,8 @@ def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tup
         except BadShard as error:
             problems.append(f"{shard.name}: {error}")
             continue
-        problems += [f"{shard.name}, {bad['key']}: {bad['reason']}" for bad in read.bad[:1]]
+        for bad in read.bad[:1]:
+            problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
         rows = np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))]
         texts = read.text.take(pa.array(rows)).to_pylist()
         stated = [None] * len(rows) if read.lang is None else read.lang.take(pa.array(rows)).to_pylist()
