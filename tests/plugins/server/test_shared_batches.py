@@ -70,9 +70,9 @@ def test_an_error_is_the_answer_of_its_request_alone(error, kind, message, held)
     good, bad, also_good = (batches.submit([item]) for item in (1, error, 3))
     held.release.set()
     with pytest.raises(kind, match=message):
-        bad.result()
-    assert good.result() == [2]
-    assert also_good.result() == [6]
+        bad.result(10)
+    assert good.result(10) == [2]
+    assert also_good.result(10) == [6]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(held):
