@@ -8,7 +8,8 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.check.config import CheckConfig, ClassifierRule
 from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
-from worldclip.core.settings import Between, deciding, load_config, section_name, to_dict, to_toml
+from worldclip.core.marks import AtLeast, Between
+from worldclip.core.settings import deciding, load_config, section_name, to_dict, to_toml
 from worldclip.model.config import ModelConfig
 from worldclip.recipe import STEPS, stage_names
 
@@ -105,6 +106,7 @@ def test_number_out_of_range_violates_a_bound():
     assert Between(0, 1, above=True).violation(0) == "must be above 0 and at most 1"
     assert Between(0, 1, below=True).violation(1) == "must be at least 0 and below 1"
     assert Between(0, 1).violation(0) is Between(0, 1).violation(1) is None
+    assert AtLeast(0, "pairs").violation(float("inf")) == "must be at least 0, and finite (pairs)"
 
 
 def test_config_file_of_its_own_has_keys_without_a_section():

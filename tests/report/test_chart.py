@@ -18,7 +18,7 @@ def test_points_without_a_place_on_the_axis_are_left_out():
     assert len(re.findall("[ML]", points[1])) == 2, "0 has no place on a logarithmic axis"
 
 
-@pytest.mark.parametrize("values", [[3.0, 3.0], [], [float("nan")]])
+@pytest.mark.parametrize("values", [[3.0, 3.0], [1e300], [], [float("nan")]])
 @pytest.mark.parametrize("log", [False, True])
 def test_axes_of_equal_values_and_of_none_have_a_length(values, log):
     axis = axis_over(values, log=log)

@@ -420,7 +420,7 @@ class RunLock:
             self._file = open(self.path, "a+")  # held until __exit__
         except OSError as error:
             raise UserError(
-                f"--out {self.run_dir} cannot be written ({error.strerror}); choose another folder"
+                f"{self.run_dir} cannot be written ({error.strerror}); change that, or give another --out"
             ) from error
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -62,18 +62,20 @@ class Between:
     below: bool = False
 
     def violation(self, value: Any) -> str | None:
-        """Return what a value must be, or None where it is in range.  NaN never is."""
+        """Return what a value must be, or None where it is in range.  NaN and infinities never are."""
         if not isinstance(value, int | float):
             return None
         is_low_enough = value < self.high if self.below else value <= self.high
         is_high_enough = value > self.low if self.above else value >= self.low
-        if is_low_enough and is_high_enough:
+        if is_low_enough and is_high_enough and value != math.inf:
             return None
         bounds = f"{'above' if self.above else 'at least'} {self.low}"
         if self.high < math.inf:
             bounds += f" and {'below' if self.below else 'at most'} {self.high}"
             if not self.above and not self.below:
                 bounds = f"between {self.low} and {self.high}"
+        elif value == math.inf:
+            bounds += ", and finite"
         return f"must be {bounds} ({self.note})" if self.note else f"must be {bounds}"
 
 

@@ -95,8 +95,9 @@ def axis_over(values: Sequence[float], *, log: bool = False, from_zero: bool = F
     low, high = min(usable), max(usable)
     if from_zero:
         low = min(low, 0.0)
+    margin = max(0.5, abs(low) / 1000)  # 0.5 is nothing to a number of 17 digits
     if low == high:
-        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+        low, high = (low / 2, high * 2) if log else (low - margin, high + margin)
     if log and high / low < 100:  # extend to whole decades, else there is hardly a power of ten to put a tick at
         low = 10 ** math.floor(math.log10(low))
         high = 10 ** math.ceil(math.log10(high))

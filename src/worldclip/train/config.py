@@ -218,7 +218,7 @@ class TrainConfig(Config):
     """offline: the list in RUN/curate in every epoch; online: a new draw in each epoch, the first one the same."""
     shuffle_shards: Annotated[int, AtLeast(1, "shards per window")] = 64
     """Shards per window of the epoch's plan; pairs are shuffled within a window."""
-    num_streams: Annotated[int | None, AtLeast(0, "streams of shards, 0 for windows")] = None
+    num_streams: Annotated[int | None, Between(0, 65_536, "streams of shards, 0 for windows")] = None
     """Number of fixed streams of whole shards, each read sequentially; 0: windows with range reads.  Unset: 0, and
     if the images are in an object store six per process of the first start, 64 at least."""
     scaled_decode: bool = False
