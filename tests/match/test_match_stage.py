@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from programs import python
+from stages import context
 from tars import shard_of, write_tar
-from worldclip import pool
+from worldclip import match, pool
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
@@ -104,6 +106,15 @@ def test_a_field_that_the_pools_index_did_not_need_is_checked_before_the_match(p
         "pool.texts: no column or field 'txets'",
         "pool.lang: no column or field 'lnag'",
     ]
+
+
+def test_a_part_of_the_shards_may_lack_a_field_that_others_have(tmp_path):
+    write_tar(tmp_path / "tars/0.tar", [("a.jpg", b"A"), ("a.json", b'{"caption": "a cat"}')])
+    write_tar(tmp_path / "tars/1.tar", [("b.jpg", b"B"), ("b.json", b'{"other": 1}')])
+    recipe = make_recipe(tmp_path / "tars", pool={"texts": ["json:caption"]})
+    run_stages(recipe, tmp_path, stages="pool")
+    match.match(dataclasses.replace(context(recipe, tmp_path), part=slice(1, None, 2)))
+    assert [path.name for path in (tmp_path / "match/done/counts").iterdir()] == ["1.tar.json"]
 
 
 def test_a_pool_without_readable_pairs_says_why_one_is_not(tmp_path):

@@ -192,7 +192,8 @@ def _check(run: Run, job: Job) -> None:
     """Raise UserError for a column that no shard has, a merge from an unknown label or to a language not of the run."""
     artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
     work = match_work(run)
-    check_names(pool.indexed_shards(run, run.part_or_all), work.pool)  # pool.texts may be newer than the index
+    if run.part is None:  # fields that a part lacks others may have; pool.texts may be newer than the index
+        check_names(pool.indexed_shards(run, run.part_or_all), work.pool)
     labels = lid.read_labels(work.rules.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():
