@@ -172,6 +172,18 @@ def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("command", "last"), [("run", "export"), ("train", "train")])
+def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, last, toy_world, tmp_path, capfd):
+    run_dir = tmp_path / "run"
+    assert main([command, str(toy_world.recipe), "--out", str(run_dir), "--dry-run", "--json"]) == 0
+    planned = json.loads(capfd.readouterr().out)
+    assert planned["run"] == str(run_dir)
+    assert list(planned["stages"])[-1] == last
+    assert planned["stages"]["pool"] == {"would_run": True, "reason": "new", "plan": []}
+    assert any(line.startswith("model ") for line in planned["stages"]["train"]["plan"])
+    assert not run_dir.exists()
+
+
 def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd):
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
     assert main(["curate", str(run_dir), "--json"]) == 0

@@ -75,6 +75,24 @@ def run(
     this stage and all after it.  from_run: begin with the finished stages of this run, linked.  until: the last stage
     to run.  Raises UserError for mistakes in the recipe and StageFailed if shards failed.
     """
+    return walk(
+        recipe, out, from_stage=from_stage, from_run=from_run, until=until,
+        overrides=overrides, executor=executor, dry_run=dry_run,
+    ).dir  # fmt: skip
+
+
+def walk(
+    recipe: str | Path | Recipe,
+    out: str | Path | None = None,
+    *,
+    from_stage: str | None = None,
+    from_run: str | Path | None = None,
+    until: str | None = None,
+    overrides: Sequence[str] = (),
+    executor: Executor | None = None,
+    dry_run: bool = False,
+) -> Run:
+    """Run a recipe as `run` does; return the context, with the stages' reports or what a dry run says of each."""
     from worldclip.config import Recipe, load_recipe
     from worldclip.core.execute import LocalExecutor
     from worldclip.core.settings import with_absolute_places
@@ -89,7 +107,7 @@ def run(
         _branch(Path(from_run), run_dir, config)
     return run_stages(
         config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
-    ).dir
+    )
 
 
 def run_stages(

@@ -167,7 +167,7 @@ def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
     row = top1_of(blind)
     assert row["chance"] == 1 / 80  # the 60 words and 20 others
     assert row["is_at_chance"] == [False, True]
-    assert "1.7 (at chance)" in comparison_text(blind)
+    assert "1.7 (not above chance)" in comparison_text(blind)
 
 
 def test_folders_of_one_name_are_told_apart_by_their_parents_but_not_by_folders_of_this_machine(tmp_path):

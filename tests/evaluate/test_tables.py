@@ -62,8 +62,8 @@ def test_languages_at_chance_are_named():
     chance = {"acc1": 0.5}
     records = [record(lang, chance=chance, intervals={"acc1": bounds[lang]}, acc1=0.5) for lang in bounds]
     table = tables.markdown_table(records)
-    assert "At chance (every 95% interval reaches what guessing gives): de, th.\n" in table
-    assert "At chance" not in tables.markdown_table(records[:1])
+    assert "Not above chance (every 95% interval begins at or below what guessing gives): de, th.\n" in table
+    assert "Not above chance" not in tables.markdown_table(records[:1])
 
 
 def test_english_and_local_questions_are_not_averaged():

@@ -28,7 +28,7 @@ from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.export.push import check_push
-from worldclip.recipe import STEPS, run, run_folder, run_stages, stage_names
+from worldclip.recipe import STEPS, run_folder, run_stages, stage_names, walk
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
@@ -49,7 +49,7 @@ def run_recipe(
 ) -> tuple[Any, str]:
     """Run a whole recipe; skip finished and unchanged stages.
 
-    Returns the reports of its stages and the table of results.
+    Returns the reports of its stages and the table of results; of a dry run why each stage would run.
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
@@ -63,13 +63,18 @@ def run_recipe(
         worldclip run runs/my_images --set balance.tail_fraction=0.06 --dry-run
     """
     started_at = time.perf_counter()
-    run_dir = run(
+    context = walk(
         load_recipe(recipe, set), _own_folder(recipe, out),
         from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
-        return None, ""
-    return results(run_dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1], started_at)
+        return _planned(context), ""
+    return results(context.dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1], started_at)
+
+
+def _planned(context: Run) -> dict[str, Any]:
+    """Return what a dry run says: of each stage whether it would run, why, and its plan."""
+    return {"run": str(context.dir), "stages": context.reports}
 
 
 def _own_folder(recipe: str, out: str | None) -> Path:
@@ -150,12 +155,13 @@ def run_stage(
         return _watch(run_dir, flagged)
     if stage == "train" and dry_run:
         names = stage_names()[: stage_names().index(stage) + 1]
-        run_stages(flagged, run_dir, names, executor=executor, dry_run=True)
+        planned = _planned(run_stages(flagged, run_dir, names, executor=executor, dry_run=True))
         if measure:
             from worldclip.train.measure import measure as measure_steps
 
-            say("train", measure_steps(flagged.train, run_dir))
-        return None, ""
+            planned["measured"] = measure_steps(flagged.train, run_dir)
+            say("train", planned["measured"])
+        return planned, ""
     if measure:
         raise UserError("--measure is part of a plan; add --dry-run")
     part = read_slice(shards) if shards else None

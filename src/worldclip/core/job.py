@@ -197,7 +197,7 @@ class Run:
     is_dry: bool = False  # say what would run, and do nothing
     preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
-    reports: dict[str, Report] = field(default_factory=dict)  # reports of the stages that ran
+    reports: dict[str, Report] = field(default_factory=dict)  # of the stages that ran, or what a dry run says of each
     visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
@@ -345,11 +345,11 @@ class Run:
         if reason is None:
             reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
-        if reason is None:
-            return
-        self._is_stale = True
-        for line in plan(self) if plan is not None else ():
+        lines = list(plan(self)) if reason and plan is not None else []
+        for line in lines:
             say(job.name, line)
+        self._is_stale |= reason is not None
+        self.reports[job.name] = {"would_run": reason is not None, "reason": reason, "plan": lines}
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:

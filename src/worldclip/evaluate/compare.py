@@ -60,7 +60,7 @@ class ComparedMetric(TypedDict):
     chance: NotRequired[float]
     """Accuracy of guessing: the mean over the languages, if known for each."""
     is_at_chance: NotRequired[list[bool]]
-    """Whether the 95% interval of each arm's value reaches chance."""
+    """Whether the 95% interval of each arm's value begins at or below chance."""
     preprocess: list[dict[str, Any]]
     """How each arm turns images into pixels."""
     intervals: NotRequired[list[tuple[float, float]]]

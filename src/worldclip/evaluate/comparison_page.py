@@ -30,10 +30,10 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ht
 
 NUM_COLOURS = 6  # colours per chart
 LANGUAGES_COLUMN = 3  # column of the table
-AT_CHANCE = " (at chance)"
+AT_CHANCE = " (not above chance)"
 MARKS = (
-    "A star marks differences whose 95% interval excludes 0; without it the two are not distinguishable. At chance: "
-    "the 95% interval of the number reaches what guessing gives."
+    "A star marks differences whose 95% interval excludes 0; without it the two are not distinguishable. Not above "
+    "chance: the 95% interval of the number begins at or below what guessing gives."
 )
 
 
@@ -116,7 +116,7 @@ def _cells(row: ComparedMetric) -> list[Any]:
 
 
 def _value(row: ComparedMetric, arm: int) -> str:
-    """Return an arm's number, the range of its seeds, and whether it is at chance."""
+    """Return an arm's number, the range of its seeds, and whether it is not above chance."""
     number = task_info(row["task"]).number
     text = number(row["values"][arm])
     if seeds := row.get("seeds", [])[arm : arm + 1]:

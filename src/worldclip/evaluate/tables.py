@@ -105,7 +105,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
     if at_chance:
         few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
-        note += f"\n\nAt chance (every 95% interval reaches what guessing gives): {few}."
+        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
     parts = [f"### {dataset}", f"{_number_of_queries(records)}; percent.", table, note.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -53,13 +53,13 @@ def _percent(value: float) -> float:
 
 
 def limits(records: Sequence[Record], languages: Sequence[str]) -> str:
-    """Return intended use, limits and licence: languages whose 95% interval contains chance, and unmeasured ones."""
+    """Return intended use, limits and licence: languages not above chance, and unmeasured ones."""
     measured = {record["lang"] for record in records}
     unmeasured = [lang for lang in languages if lang not in measured]
     lines = [
         INTENDED,
         "",
-        "Languages at chance, where the 95% interval contains chance:",
+        "Languages not above chance, where the 95% interval begins at or below it:",
         "",
         *(f"- {line}" for line in _at_chance(records)),
     ]

@@ -156,6 +156,7 @@ def test_texts_are_searched_where_the_folder_holds_them(address):
         ("classify", {"input": data_url(picture(0)), "labels": ["a"], "templates": ["b"]}, "has no {}"),
         ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
         ("search", {"input": "x", "top": 0}, "top = 0"),
+        ("search", {"input": ["x", " "]}, "query ' ' is blank; give words"),
         ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
         ("search", {"input": "x", "of": "sounds"}, "of = 'sounds'"),
         ("search", {"input": "x", "combine": 1}, "combine = 1"),

@@ -322,6 +322,8 @@ class _Api:
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
         items = await self._read_inputs(body.get("input"), is_small)
+        if blank := [item for item in items if isinstance(item, str) and not item.strip()]:
+            raise ApiError(400, [f"query {item!r} is blank; give words" for item in blank], param="input")
         if not combine and len(items) * top > self._limits.hits:
             message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
             raise ApiError(400, message, param="top")
