@@ -13,7 +13,7 @@ import pytest
 
 from kept_keys import hex_keys
 from killed import contents
-from plain_recipe import BAD_JSON, keys_of, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
+from plain_recipe import BAD_JSON, LISTS, keys_of, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
 from pools import read_tar, write_table
 from stages import context, run_stage
 from tars import as_json, write_tar
@@ -165,6 +165,14 @@ def test_unknown_language_is_a_user_error(pool_folder, run):
         run_stages(recipe, run)
     expected = ["curate.include: 'fr'", "curate.exclude: 'xx'", "curate.max_pairs: 'fr'"]
     assert [problem.split(" is not a language of this run")[0] for problem in raised.value.problems] == expected
+
+
+def test_a_curation_stays_where_the_next_would_exclude_every_language(pool_folder, run):
+    run_stages(make_recipe(pool_folder), run)
+    before = contents(run / "curate")
+    with pytest.raises(UserError, match=r"curate\.exclude: no language of this run remains \(.*en.*\)"):
+        run_stage("curate", make_recipe(pool_folder, curate={"exclude": list(LISTS)}), run)
+    assert contents(run / "curate") == before
 
 
 def test_invalid_config_lists_all_problems():

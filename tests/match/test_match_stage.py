@@ -129,6 +129,16 @@ def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, tmp
     assert "no_language" not in report["texts"]["und"]
 
 
+@pytest.mark.parametrize("changed", [{"isolate": "merged"}, {"profile": "reference"}, {"fold_case": True}])
+def test_lists_of_other_settings_are_refused_with_the_command_that_makes_them(pool_folder, tmp_path, changed):
+    run_stages(make_recipe(pool_folder), tmp_path, stages="pool")
+    key, value = next(iter(changed.items()))
+    as_toml = str(value).lower() if isinstance(value, bool) else value
+    expected = rf"is missing: .*run first: worldclip metadata {tmp_path}.* --set match\.{key}={as_toml}"
+    with pytest.raises(UserError, match=expected):
+        run_stages(make_recipe(pool_folder, match=changed), tmp_path, stages="match")
+
+
 @pytest.mark.parametrize("isolate", ["merged", "english"])
 def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_path, isolate):
     merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))

@@ -25,7 +25,7 @@ from worldclip import metadata
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_json, read_table, write_table
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
@@ -69,6 +69,13 @@ def test_rules_drop_and_count_candidates() -> None:
     assert list(built.entries) == ["cat", "y" * 256, "c'est", "🐈", "ก็"]
     dropped = {"empty": 1, "punctuation": 3, "too_long": 1, "not_text": 1, "duplicate": 1}
     assert built.rules["list"] == {"in": 12, **dropped, "kept": 5}
+
+
+def test_a_list_of_which_all_is_too_long_names_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("katt\nhund\n")
+    config = MetadataConfig(sources=("list",), lists={"sv": str(tmp_path / "words.txt")}, max_chars=1)
+    with pytest.raises(BadShard, match=r"of sv from list; 2 are longer than metadata\.max_chars = 1; raise it"):
+        build_entries(Inputs(lang="sv", config=config))
 
 
 def test_wordnet_is_exempt_from_length_limit(tmp_path: Path) -> None:

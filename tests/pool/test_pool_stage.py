@@ -264,6 +264,14 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> 
         run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **{"format": "tar"} | settings)
 
 
+def test_a_key_that_is_a_list_is_named_where_no_pair_has_an_image(tmp_path: Path, capsys) -> None:
+    write_tar(tmp_path / "pool/0.tar", [("a.jpg", b"A"), ("a.txt", b"one"), ("a.json", b'{"tags": ["x"]}')])
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="json:tags")
+    said = capsys.readouterr().err
+    assert "no pair has an image" in said
+    assert "or pool.key = 'json:tags' holds no string or integer" in said
+
+
 NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]
 
 

@@ -193,6 +193,8 @@ def _check(run: Run, job: Job) -> None:
         for lang in langs
         if lang not in languages
     ]
+    if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
+        problems.append(f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some")
     shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
     if config.write == "tars" and not pool.holds_images(shards, run.section(PoolConfig)):
         problems.append(

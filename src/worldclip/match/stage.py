@@ -164,7 +164,7 @@ def _use_kernels(part: Shard, work: MatchWork) -> Report:
 
 
 def match_work(run: Run) -> MatchWork:
-    """Return all that a worker must know.  Raises UserError if every text needs the English list and there is none."""
+    """Return all that a worker must know.  Raises UserError for lists that the run has not, or not compiled so."""
     digests = artifacts.require_manifest(run.dir, "metadata")["digests"]
     langs = tuple(sorted(name for name in digests if name != MERGED))
     config, section = run.section(MatchConfig), run.section(LanguagesConfig)
@@ -179,12 +179,21 @@ def match_work(run: Run) -> MatchWork:
         is_restricted=config.restrict_to_recipe_languages,
         table=section.table,
     )
+    lists = config.entry_lists.names(langs)
+    folders = {name: layout.matcher(run.dir, name, config.matcher_name) for name in lists}
+    if lacking := [name for name, folder in folders.items() if name not in digests or not folder.is_dir()]:
+        values = {"profile": config.profile, "fold_case": str(config.fold_case).lower(), "isolate": config.isolate}
+        same = "".join(f" --set match.{key}={value}" for key, value in values.items())
+        raise UserError(
+            f"{folders[lacking[0]]} is missing: the lists are of other settings of match; run first: "
+            f"worldclip metadata {run.dir}{same}"
+        )
     return MatchWork(
         run_dir=run.dir,
         pool=run.section(PoolConfig),
         match=config,
         rules=rules,
-        list_digests=tuple((name, digests[name]) for name in config.entry_lists.names(langs)),
+        list_digests=tuple((name, digests[name]) for name in lists),
     )
 
 

@@ -134,7 +134,11 @@ def build_entries(inputs: Inputs) -> EntryList:
     for source in sources:
         source.add_to(built, inputs)
     if not built.entries:
-        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; set metadata.lists.{lang}")
+        too_long = sum(counts["too_long"] for counts in built.rules.values())
+        remedy = f"set metadata.lists.{lang}"
+        if too_long:
+            remedy = f"{too_long:,} are longer than metadata.max_chars = {config.max_chars}; raise it"
+        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; {remedy}")
     silent = [source.name for source in sources if source.has_words(inputs) and source.name not in built.rules]
     empty = [name for name in silent if name not in config.allow_missing]
     if empty:

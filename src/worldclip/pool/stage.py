@@ -169,7 +169,9 @@ def _index_pool(run: Run, job: Job) -> Result:
         note += f"; {totals['left_out']:,} left out by pool.where"
     say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}")
     if has_images and not totals["images"]:
-        say("pool", "no pair has an image: the pool's samples have no image members, or its image column no bytes")
+        why = "the pool's samples have no image members, or its image column no bytes"
+        no_key = "" if config.key == "member" else f"; or pool.key = {config.key!r} holds no string or integer"
+        say("pool", f"no pair has an image: {why}{no_key}")
     write_stamps(layout.stamps(run.dir, "pool"), pool_shards)
     pool_shards.write(layout.pool_shards(run.dir))
     names = frozenset(pool_shards.names())
