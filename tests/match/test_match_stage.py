@@ -129,6 +129,13 @@ def test_restricted_to_the_recipes_languages_every_text_has_one(pool_folder, tmp
     assert "no_language" not in report["texts"]["und"]
 
 
+def test_texts_below_the_least_probability_are_not_said_to_lack_a_list(tmp_path):
+    write_tar(tmp_path / "pool/0.tar", [("a.txt", b"a red house")])
+    recipe = make_recipe(tmp_path / "pool", match={"min_lang_prob": 1.0})
+    with pytest.raises(UserError, match=r"1 without a language of the run \(en 1\);.* or lower match\.min_lang_prob"):
+        run_stages(recipe, tmp_path / "run", stages="pool match")
+
+
 @pytest.mark.parametrize("changed", [{"isolate": "merged"}, {"profile": "reference"}, {"fold_case": True}])
 def test_lists_of_other_settings_are_refused_with_the_command_that_makes_them(pool_folder, tmp_path, changed):
     run_stages(make_recipe(pool_folder), tmp_path, stages="pool")

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import UserError
 
-NUM_LABELS = 3  # labels of texts in languages without lists that a line names
+NUM_LABELS = 3  # labels of texts without a language of the run that a line names
 
 WORDS = {
     Reason.LEFT_OUT: "left out by pool.where",
     Reason.BAD_PAIR: "unreadable",
     Reason.DUPLICATE: "with a repeated key",
     Reason.NO_TEXT: "without text",
-    Reason.NO_LANGUAGE: "in languages without lists",
+    Reason.NO_LANGUAGE: "without a language of the run",
     Reason.NO_MATCH: "without a match",
     Reason.NOT_VALID: "not valid or denied",
     Reason.EXCLUDED: "excluded",
@@ -25,7 +25,8 @@ REMEDIES = {
     Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json must be objects",
     Reason.DUPLICATE: "pool.key does not tell the pairs apart; set it to a field or column that does",
     Reason.NO_TEXT: "set pool.texts to where the captions are: txt, json:FIELD or a column",
-    Reason.NO_LANGUAGE: "add the languages to languages.codes, or send labels to a list by match.merge_labels",
+    Reason.NO_LANGUAGE: "add the languages to languages.codes, send labels to a list by match.merge_labels, or lower "
+    "match.min_lang_prob if it is set",
     Reason.NO_MATCH: "compare the lists with the texts: worldclip inspect RUN/metadata",
     Reason.NOT_VALID: "pool.valid_keys and pool.deny_keys must hold keys as pool.key makes them",
     Reason.EXCLUDED: "see curate.include, curate.exclude and curate.max_pairs",
@@ -36,9 +37,9 @@ REMEDIES = {
 def what_became(
     verb: str, kept: int, total: int, unit: str, dropped: Mapping[Reason, int], labels: Mapping[str, int] | None = None
 ) -> str:
-    """Return `5,814 of 8,917 pairs kept; 461 in languages without lists (th 269, ...); ...`, the most frequent first.
+    """Return `5,814 of 8,917 pairs kept; 461 without a language of the run (th 269, ...); ...`, most frequent first.
 
-    labels: texts per language label without a list.
+    labels: texts per language label that has no list, or is below match.min_lang_prob.
     """
     parts = [f"{kept:,} of {total:,} {unit} {verb}"]
     for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
