@@ -39,7 +39,7 @@ FILE_FIELDS = ("file_name", "image", "filename")
 TEXT_FIELDS = ("text", "texts", "caption", "captions", "description", "title", "alt_text")
 ANSWERS = ("gpt", "assistant", "model")  # who speaks in a conversation, besides the human
 # Why a caption or an image gives no pair
-REASONS = ("no_image", "no_text", "unsafe_name", "not_an_image")
+REASONS = ("no_image", "no_text", "not_unicode", "unsafe_name", "not_an_image")
 CAPTIONS_HELP = (
     "captions are .txt files next to the images, metadata.jsonl or metadata.csv with file_name (imagefolder), COCO's "
     "captions, or conversations of LLaVA and ShareGPT4V (--captions FILE)"
@@ -154,8 +154,9 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     counts = dict.fromkeys(REASONS, 0)
     texts_of: dict[str, list[str]] = {}
     for file, texts in rows:
-        usable = [text for text in texts if isinstance(text, str) and text.strip() and not has_surrogate(text)]
-        reason = _reason(folder, file) or ("" if usable else "no_text")
+        strings = [text for text in texts if isinstance(text, str) and text.strip()]
+        usable = [text for text in strings if not has_surrogate(text)]
+        reason = _reason(folder, file) or ("" if usable else "not_unicode" if strings else "no_text")
         if reason:
             counts[reason] += 1
         else:
@@ -176,7 +177,8 @@ def _rows_next_to_images(folder: Path) -> Iterator[tuple[object, Iterable[object
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES and path.is_file():
             text = path.with_suffix(".txt")
-            yield path.relative_to(folder).as_posix(), [_read_text(text)] if text.is_file() else []
+            texts = [_read_text(text, errors="surrogateescape")] if text.is_file() else []
+            yield path.relative_to(folder).as_posix(), texts
 
 
 def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
@@ -186,7 +188,7 @@ def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
         if path.suffix == ".csv":
             return [_row(record) for record in csv.DictReader(io.StringIO(content, newline=""))]
         if path.suffix == ".jsonl":
-            return [_row(json.loads(line)) for line in content.splitlines() if line.strip()]
+            return [_row(json.loads(line)) for line in content.split("\n") if line.strip()]
         record = json.loads(content)
         if isinstance(record, dict) and {"images", "annotations"} <= record.keys():
             return _coco(record)
@@ -197,9 +199,9 @@ def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
     raise UserError(f"{path}: holds no captions that are known; {CAPTIONS_HELP}")
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, errors: str = "strict") -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_text("utf-8-sig", errors)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -223,13 +225,13 @@ def _row(record: Mapping[str, Any]) -> tuple[object, Iterable[object]]:
 
 
 def _named(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {counts[name]:,}" for name in REASONS if counts[name]) or "nothing in it"
+    return ", ".join(f"{name} {counts[name]:,}" for name in REASONS if counts.get(name)) or "no images in it"
 
 
 def to_text(report: Report, out: Path) -> str:
     """Return what was packed, and what was not."""
     lines = [f"{report['pairs']:,} pairs, {report['texts']:,} texts: {out}"]
-    if any(report[name] for name in REASONS):
+    if any(report.get(name) for name in REASONS):
         lines.append(f"left out: {_named(report)}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Read the body of a request: texts and pictures, within limits.  All problems of a body are one error.
+"""Read the body of a request: texts and pictures, within limits.  All inputs that cannot be used are one error.
 
 A text is a string, or {"text": ...}.  A picture is a data URL (data:image/png;base64,...), or {"image": ...} with a
 data URL or, where the server was told so, an address.
