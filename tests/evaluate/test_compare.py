@@ -180,6 +180,11 @@ def test_folders_of_one_name_are_told_apart_by_their_parents_but_not_by_folders_
     assert str(tmp_path) not in page + comparison_text(comparison)
 
 
+def test_a_folder_given_twice_is_not_a_second_seed(tmp_path):
+    run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
+    assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
+
+
 def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path, monkeypatch):
     models = {"one": WordModel(), "two": Forgetful(), "three": WordModel()}
     comparison = compare(*(evaluated(model, tmp_path / name) for name, model in models.items()))

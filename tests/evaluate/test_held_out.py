@@ -165,3 +165,7 @@ def test_corrupt_pools_are_named(run_dir):
         write_json(run_dir / "pool/names.json", {"lang": NAMES, **changes})
         with pytest.raises(BadShard, match=r"set\.json and .*names\.json do not fit together"):
             load("emoji_base", run_dir)
+    write_json(run_dir / "pool/names.json", {"lang": NAMES})
+    change_set(run_dir, subjects=subjects | {"1F999": 1}, classes=[0], asked={"en": ["1F999"]})
+    with pytest.raises(BadShard, match=r"set\.json: the subject of image 1F999 is not one of classes; add it there"):
+        load("emoji_base", run_dir)

@@ -252,6 +252,8 @@ def test_classify_command_takes_templates_by_language(folder, clip, pixels, tmp_
         ([*prompts, "--templates", "{}"], "--templates and --prompts are both set"),
         (["--prompts", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--prompts", str(image)], "a.png is not JSON"),
+        (["--labels", "cat", "cat"], "label 'cat' is given 2 times; give it once"),
+        (["--labels", "cat", " "], "label ' ' is blank; give words"),
         (["--precision", "int8"], "precision = 'int8': this model runs in torch"),
     ):
         assert main([*command, *more]) == 2, more

@@ -143,7 +143,8 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
         raise UserError(missing)
     groups: dict[str, list[int]] = {}
     for i, path in enumerate(paths):
-        setting = digest(_without_seeds(read_toml(path))) if layout.recipe(path).is_file() else f"folder {i}"
+        is_first = layout.recipe(path).is_file() and folders[i] not in folders[:i]  # not its own second seed
+        setting = digest(_without_seeds(read_toml(path))) if is_first else f"folder {i}"
         groups.setdefault(setting, []).append(i)
     names = _short_names(paths)
     arms = []

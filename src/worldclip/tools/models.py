@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,8 @@ def classify(
 
     if not images:
         raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
+    if problems := list(_label_problems(labels)):
+        raise UserError(problems)
     if prompts is not None and templates:
         raise UserError("--templates and --prompts are both set; set one of them")
     if len(labels) == 1 and "," in labels[0]:
@@ -80,6 +83,14 @@ def classify(
         lines += [f"  {share:7.2%}  {label}" for label, share in sorted(row.items(), key=lambda item: -item[1])]
     record = [{"image": image, "probabilities": row} for image, row in zip(images, rows, strict=True)]
     return record, "\n".join(lines)
+
+
+def _label_problems(labels: Sequence[str]) -> Iterator[str]:
+    for label, number in Counter(labels).items():
+        if not label.strip():
+            yield f"label {label!r} is blank; give words"
+        elif number > 1:
+            yield f"label {label!r} is given {number} times; give it once"
 
 
 @Command

@@ -329,7 +329,7 @@ def test_retrieval_has_no_class_names(tmp_path):
 
 
 def test_names_templates_and_languages_come_from_files(tmp_path):
-    names = {"de": {"classes": ["x/cat", ["x/polar bear", "y/bear"]]}}
+    names = {"de": {"classes": ["x/cat", ["x/polar bear", "y/bear"]], "templates": ["{c}"]}}
     files = {**FOLDERS, "classnames.txt": "cat\npolar bear\n", "languages.json": json.dumps(names)}
     files["elsewhere/fr.json"] = json.dumps({"fr": {"classes": ["z/cat", "z/polar bear"]}})
     found = records_of(read("folders", tmp_path, files, names_path=tmp_path / "elsewhere/fr.json"), tmp_path)

@@ -204,6 +204,8 @@ CVQA = [
     (of_files({**QUESTION, "question": None}), "question is None; it must be a text"),
     (of_files({**QUESTION, "options": ["a", "b"]}), r"questions\.jsonl:1 has 2 options; it must have 4"),
     (of_files({**QUESTION, "answer": 4}), "has answer 4"),
+    (of_files({**QUESTION, "answer": True}), "has answer True"),
+    (of_files({**QUESTION, "answer": 1.0}), r"has answer 1\.0"),
     (of_files({**QUESTION, "image": "z.jpg"}), "lists 1 images that are missing from .*images: z"),
     (of_files({name: QUESTION[name] for name in QUESTION if name != "country"}), "lacks country"),
     ({"data": None}, r"holds neither data/test-\*\.parquet nor questions\.jsonl"),

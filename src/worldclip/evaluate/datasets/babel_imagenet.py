@@ -20,7 +20,7 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset
-from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, check_templates, imagenet_names
+from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, imagenet_names, with_places
 from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import is_texts, parse_index, parse_record, read_json_object
 from worldclip.evaluate.ranking import Ties
@@ -103,8 +103,7 @@ def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str
     for code, templates in translated.items():
         if not is_texts(templates):
             raise UserError(f"{path}: {code} is {templates!r}; it must be a list of templates")
-        check_templates(templates, path)
-    return {code.lower(): templates for code, templates in translated.items()}
+    return {code.lower(): with_places(templates, path) for code, templates in translated.items()}
 
 
 def _task(

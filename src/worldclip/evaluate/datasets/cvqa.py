@@ -72,7 +72,7 @@ def _check(question: Json, where: str) -> None:
             raise UserError(f"{where}: {field} is {options!r}; it must be a list of texts")
         if len(options) != NUM_OPTIONS:
             raise UserError(f"{where} has {len(options)} {field}; it must have {NUM_OPTIONS}")
-    if question["answer"] not in range(NUM_OPTIONS):
+    if type(question["answer"]) is not int or question["answer"] not in range(NUM_OPTIONS):
         raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
 
 

@@ -53,6 +53,9 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
     }
     asked = _asked(record, names, keys, subject_idx, languages)
+    classes = {*(record.get("classes") or subject_idx.tolist())}
+    if outside := [keys[i] for in_lang in asked.values() for i in in_lang if subject_idx[i] not in classes]:
+        raise BadShard(f"{folder / 'set.json'}: the subject of image {outside[0]} is not one of classes; add it there")
 
     def tasks(lang: str) -> Sequence[Task]:
         in_lang = names[lang]

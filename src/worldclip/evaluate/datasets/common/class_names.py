@@ -56,17 +56,21 @@ def _names(lang: str, record: Any, num_classes: int, path: Path) -> Names:
     templates = record.get("templates", ["{}"])
     if not is_texts(templates):
         raise UserError(f"{path}: {lang} has templates {templates!r}; they must be a list of texts")
-    check_templates(templates, path)
-    return Names(classes, templates)
+    return Names(classes, with_places(templates, path))
 
 
-def check_templates(templates: Sequence[str], path: Path) -> None:
-    """Raise UserError if there is no template, or one without a place for the name."""
+def with_places(templates: Sequence[str], path: Path) -> list[str]:
+    """Return templates with `{}` for the name, which may be written `{c}`.
+
+    Raises UserError if there is no template, or one without a place for the name.
+    """
     if not templates:
         raise UserError(f"{path} has no template; use `{{}}` to take the names unchanged")
+    templates = [template.replace("{c}", "{}") for template in templates]
     for template in templates:
         if "{}" not in template:
             raise UserError(f"{path}: {template!r} has no place for the class; write {{c}} or {{}} there")
+    return templates
 
 
 def read_class_list(path: Path) -> list[list[str]]:
@@ -77,9 +81,7 @@ def read_class_list(path: Path) -> list[list[str]]:
 def read_templates(path: Path) -> list[str]:
     """Return the templates of a text file, one per line; `{c}` and `{}` stand for the name."""
     lines = read_lines(path, "the templates, one per line")
-    templates = [line.replace("{c}", "{}") for line in lines if line.strip()]
-    check_templates(templates, path)
-    return templates
+    return with_places([line for line in lines if line.strip()], path)
 
 
 def imagenet_names() -> Names:
