@@ -34,6 +34,7 @@ from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, read_places
+from worldclip.train.stage import plan_lines
 
 NUM_KEYS = 24
 
@@ -97,6 +98,16 @@ def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> list[dic
 def read_image(recipe: Recipe, place: dict[str, Any]) -> bytes:
     (path,) = (tar.path for tar in image_shards(recipe.train) if tar.name == place["file"])
     return pool.read_member(path, place["offset"], place["size"])
+
+
+def test_a_dry_run_says_that_the_matched_pool_has_no_images(world) -> None:
+    run, recipe, _ = world
+    alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    assert next(iter(plan_lines(context(alone, run)))).startswith("images      train.pool is unset")
+    assert not any(line.startswith("images") for line in plan_lines(context(recipe, run)))
+    above = context(alone, run)
+    above.reports["pool"] = {"would_run": True}  # it may be another pool than that of the index
+    assert not any(line.startswith("images") for line in plan_lines(above))
 
 
 def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:

@@ -63,7 +63,7 @@ def train(run: Run) -> None:
         config=_config(run),
         needs=_needs,
         check=_check,
-        plan=lambda run: budget.plan(run.section(TrainConfig), run.dir),
+        plan=plan_lines,
         is_redone=False,  # checkpoints are not trained again because a file changed since
         is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
@@ -72,6 +72,17 @@ def train(run: Run) -> None:
 
         with connected_ranks(run.section(TrainConfig).device) as world:
             broadcast_record(None, world)  # there is nothing to train: the other ranks exit
+
+
+def plan_lines(run: Run) -> Iterator[str]:
+    """Yield the lines of a dry run: whether the indexed pool lacks images, and the table of `budget.plan`."""
+    config = run.section(TrainConfig)
+    if not any(report["would_run"] for report in run.reports.values()):  # else the index may be of another pool
+        try:
+            require_images(config, run.section(PoolConfig), pool.indexed_shards(run))
+        except UserError as error:
+            yield f"images      {error}"
+    yield from budget.plan(config, run.dir)
 
 
 def _needs(run: Run) -> Iterator[str]:
