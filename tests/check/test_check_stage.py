@@ -480,3 +480,8 @@ def test_keys_and_details_are_never_markup(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert "<script" not in page
     assert page.count(html.escape(hostile)) >= 7
+
+
+def test_a_language_that_is_none_is_refused(pool: Path) -> None:
+    with pytest.raises(UserError, match=r"texts\.languages: 'eng' is no language; did you mean \"en\""):
+        run(pool, texts={"languages": ["eng", "und", "other", "en"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pools import pool_recipe, run_pool
+from pools import pool_recipe, run_pool, write_table
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import pool
@@ -270,6 +271,14 @@ def test_a_key_that_is_a_list_is_named_where_no_pair_has_an_image(tmp_path: Path
     said = capsys.readouterr().err
     assert "no pair has an image" in said
     assert "or pool.key = 'json:tags' holds no string or integer" in said
+
+
+@pytest.mark.parametrize(("out", "is_refused"), [("pool/run", True), ("pool/.run", False), ("poo", False)])
+def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_refused: bool) -> None:
+    write_table(tmp_path / "pool/a.parquet", {"uid": ["1"], "text": ["one"]})
+    refused = pytest.raises(UserError, match=r"is in the pool's folder .* choose a folder outside")
+    with refused if is_refused else contextlib.nullcontext():
+        run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
 
 
 NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]

@@ -29,7 +29,7 @@ from worldclip.check.hashing import HashKind
 from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
 from worldclip.check.similarity import Similarities
-from worldclip.check.text_rules import phrase_matcher
+from worldclip.check.text_rules import UNKNOWN, phrase_matcher
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import REMOVED
@@ -44,13 +44,14 @@ from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import how_to_know
 from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.load import find, missing_of
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
-from worldclip.pool.stage import check_names
+from worldclip.pool.stage import check_names, check_place
 
 # Reasons that remove the key only from its own shard: match drops the first two itself, with or without a check.
 NOT_ELSEWHERE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label, ELSEWHERE)
@@ -152,7 +153,11 @@ def _plan(
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
     similarity_model = _find_mistakes(rules, sets)
     kind = HashKind.of(rules)
+    unknown = set(rules.texts.languages) - {*languages.table.by_code(), UNKNOWN}
+    if unknown:
+        raise UserError([f"texts.languages: {lang!r} is no language; {how_to_know(lang)}" for lang in sorted(unknown)])
     shards = pools.shards(run, part)
+    check_place(folder, shards, pool_config)
     check_names(shards, pool_config)
     if problems := missing_fields(rules.deny, shards, pool_config):
         raise UserError(problems)

@@ -193,7 +193,9 @@ def _check(run: Run, job: Job) -> None:
     """Raise UserError for a column that no shard has, and for slices of a pool that the run builds."""
     config = run.section(PoolConfig)
     if not config.build:
-        check_names(shards(run, run.part_or_all), config)
+        pool_shards = shards(run, run.part_or_all)
+        check_place(run.dir, pool_shards, config)
+        check_names(pool_shards, config)
     elif run.part is not None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
@@ -203,6 +205,22 @@ def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Ex
     index = functools.partial(index_shard, pool, folder / "index")
     key = {**pool.identity, "counts": INDEX_COUNTS}
     return executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
+
+
+def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig) -> None:
+    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables."""
+    if not shards or not shards[0].name.endswith(PARQUET.suffixes):
+        return
+    place = folder.resolve()
+    for root_of_pool in (pool.path, *pool.roots.values()):
+        if root_of_pool is None or is_remote(root_of_pool) or hub.is_dataset(root_of_pool):
+            continue
+        top = Path(root_of_pool).resolve()
+        if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
+            raise UserError(
+                f"--out {folder} is in the pool's folder {root_of_pool}, so its Parquet files would be shards of the "
+                "pool; choose a folder outside"
+            )
 
 
 def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:

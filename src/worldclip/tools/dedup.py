@@ -35,7 +35,7 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own
-from worldclip.pool.stage import check_names
+from worldclip.pool.stage import check_names, check_place
 
 SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
 
@@ -49,7 +49,9 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     folder = Path(out)
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config = run.section(PoolConfig)
-    check_names(pools.shards(run), config, is_key_only=True)
+    shards = pools.shards(run)
+    check_place(folder, shards, config)
+    check_names(shards, config, is_key_only=True)
     check_own(folder, "dedup")
 
     def inputs() -> Record:
