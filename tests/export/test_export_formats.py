@@ -55,6 +55,12 @@ def source(published_model, tmp_path) -> Path:
     return Path(shutil.copytree(published_model(B32), tmp_path / "source"))
 
 
+def test_an_export_into_the_models_own_folder_does_not_copy_itself(source):
+    for _ in range(2):
+        export_model(str(source), source / "exports", ExportConfig(formats=("huggingface",)))
+    assert not [path for path in (source / "exports/huggingface").iterdir() if path.is_dir()]
+
+
 @pytest.mark.parametrize("model_name", [B32, HUGE_QUICK, MT5])
 def test_open_clip_loads_exports_with_their_tokenizer_at_any_size(model_name, published_model, exported):
     clip = worldclip.load(published_model(model_name), device="cpu")

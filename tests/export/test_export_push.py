@@ -114,6 +114,22 @@ def test_an_upload_deletes_every_file_that_an_export_writes(published_model, tmp
         assert left == ["README.md"], folder
 
 
+def test_without_a_network_the_repository_is_named(folders):
+    class Unreachable(huggingface_hub.HfApi):
+        def repo_exists(self, *_, **__):
+            raise type("ConnectError", huggingface_hub.errors.HfHubHTTPError.__bases__[:1], {})("Name not known")
+
+    with pytest.raises(UserError, match=r"was not uploaded to me/clip: .*Name not known.*and the network"):
+        push(plan(folders, "me/clip"), Unreachable())
+
+
+def test_a_dry_run_without_push_is_refused_and_exports_nothing(published_model, toy_world, tmp_path, capsys):
+    for source in (str(published_model("metaclip-2-worldwide-s16")), str(toy_world.recipe)):
+        assert main(["export", source, "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+        assert "--dry-run lists what --push would upload; add --push" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_uploads_nothing(published_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was called"))
     source = str(published_model("metaclip-2-worldwide-s16"))

@@ -102,6 +102,7 @@ def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(temp
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(clip.encode_labels(labels, templates, langs), means, atol=1e-6)
     np.testing.assert_allclose(clip.encode_labels(["cat"], TEMPLATES, "en"), means[:1], atol=1e-6)
+    np.testing.assert_array_equal(clip.encode_labels(["cat"], "a {}"), clip.encode_labels(["cat"], ("a {}",)))
     odds = np.exp(clip.logit_scale * clip.encode_image(images) @ means.T)
     expected = odds / odds.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(clip.classify(images, labels, templates, langs), expected, atol=1e-5)

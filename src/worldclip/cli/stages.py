@@ -143,7 +143,7 @@ def run_stage(
     watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
     started_at = time.perf_counter()
-    if push:
+    if stage == "export":
         check_push(push, dry_run=dry_run)
     flagged = dataclasses.replace(base, **{stage: config})
     if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:

@@ -77,8 +77,15 @@ def _named(files: Sequence[str]) -> str:
     return f"{', '.join(files[:NUM_NAMED])}{more}"
 
 
-def check_push(repository: str, *, dry_run: bool) -> None:
-    """Raise UserError for what would stop --push after the work: an invalid repository, a missing package."""
+def check_push(repository: str | None, *, dry_run: bool) -> None:
+    """Raise UserError for what would stop --push after the work: an invalid repository, a missing package.
+
+    Without --push, --dry-run is refused: the export would be written.
+    """
+    if not repository:
+        if dry_run:
+            raise UserError("--dry-run lists what --push would upload; add --push OWNER/NAME, or leave it out")
+        return
     problems = problems_of(check_repository, repository)
     if not dry_run:
         problems += missing_packages("--push", extra="hub")
@@ -139,7 +146,9 @@ def push(
     """
     huggingface_hub = require("huggingface_hub", extra="hub")
     hub = hub or huggingface_hub.HfApi()
-    errors = (huggingface_hub.errors.LocalTokenNotFoundError, OSError, ValueError)
+    of_hub = huggingface_hub.errors
+    # The bases are those of the library that the hub's client speaks HTTP with: no network is one of its errors
+    errors = (of_hub.LocalTokenNotFoundError, *of_hub.HfHubHTTPError.__bases__, OSError, ValueError)
     pushed = []
     for upload in uploads:
         try:
@@ -149,7 +158,7 @@ def push(
         except errors as error:
             raise UserError(
                 f"{upload.folder} was not uploaded to {upload.repository}: {redact(explain(error))}; check that you may"
-                " write to this repository"
+                " write to this repository, and the network"
             ) from error
     return pushed
 

@@ -55,6 +55,8 @@ def label_sentences(
     labels: Sequence[str], templates: Templates, langs: str | Sequence[str] | None = None
 ) -> list[list[str]]:
     """Return the sentences of each label.  Raises UserError that names all problems."""
+    if isinstance(templates, str):
+        templates = (templates,)
     by_lang = dict(templates) if isinstance(templates, Mapping) else {"": templates}
     label_langs = [langs or ""] * len(labels) if langs is None or isinstance(langs, str) else list(langs)
     problems = list(_template_problems(by_lang))

@@ -169,8 +169,7 @@ def export(
     """
     from worldclip.export import export_model
 
-    if push:
-        check_push(push, dry_run=dry_run)
+    check_push(push, dry_run=dry_run)
     report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():

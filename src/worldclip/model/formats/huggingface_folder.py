@@ -201,7 +201,12 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
     that config.json may lack is added.  Code does not go along, nor the names by which a library would load code:
     Sentence Transformers 5 trusts the modules.json of a local folder.
     """
-    without = shutil.ignore_patterns(layout.TRAINER, "*.py", "modules.json")
+    target = folder.resolve()
+
+    def without(source: str, names: list[str]) -> set[str]:
+        holders = {name for name in names if target.is_relative_to(Path(source, name).resolve())}  # --out in it
+        return shutil.ignore_patterns(layout.TRAINER, "*.py", "modules.json")(source, names) | holders
+
     shutil.copytree(checkpoint, folder, ignore=without, dirs_exist_ok=True)
     tokenizer = clip.require_tokenizer()
     if Path(tokenizer.hf.name_or_path) == checkpoint:
