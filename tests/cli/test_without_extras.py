@@ -218,3 +218,10 @@ def test_install_page_lists_every_extra():
     )
     assert set(listed) == set(extras_of_project())
     assert len(listed) == len(set(listed))
+
+
+def test_a_checkpoint_names_the_extra_where_safetensors_is_there_and_torch_is_not(places, tmp_path):
+    checkpoint = max((places["RUN"] / "train").glob("step_*"))
+    (ended,) = run_without(["torch"], [["classify", str(checkpoint), "x.png", "--labels", "a"]], tmp_path)
+    assert ended.code == 2
+    assert "needs torch: pip install 'worldclip[train]'" in ended.error
