@@ -175,6 +175,13 @@ def test_a_curation_stays_where_the_next_would_exclude_every_language(pool_folde
     assert contents(run / "curate") == before
 
 
+def test_tars_are_not_written_into_a_pool_of_tars(tmp_path):
+    write_pool(tmp_path / "pool", make_shards(seed=1))
+    recipe = make_recipe(tmp_path / "pool", curate={"write": "tars"})
+    with pytest.raises(UserError, match=r"run is in the pool's folder .* \.tar files .* choose a folder outside"):
+        run_stages(recipe, tmp_path / "pool/run")
+
+
 def test_invalid_config_lists_all_problems():
     problems = CurateConfig(seed=-1, include=("en", "zh"), exclude=("zh",), samples_per_tar=0).problems()
     assert len(problems) == 3

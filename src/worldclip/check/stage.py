@@ -157,7 +157,7 @@ def _plan(
     if unknown:
         raise UserError([f"texts.languages: {lang!r} is no language; {how_to_know(lang)}" for lang in sorted(unknown)])
     shards = pools.shards(run, part)
-    check_place(folder, shards, pool_config)
+    check_place(folder, shards, pool_config, has_tars=rules.write == "tars")
     check_names(shards, pool_config)
     if problems := missing_fields(rules.deny, shards, pool_config):
         raise UserError(problems)

@@ -22,6 +22,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, repeatable
 from worldclip.core.job import FilePerShard, Job, Record, Result, Run
+from worldclip.core.preflight import problems_of
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_bounds, read_bounds
@@ -31,6 +32,7 @@ from worldclip.curate.sort_keys import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.stage import check_place
 
 CURVE_POINTS = 60
 
@@ -196,6 +198,8 @@ def _check(run: Run, job: Job) -> None:
     if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
         problems.append(f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some")
     shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
+    if config.write == "tars":
+        problems += problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
     if config.write == "tars" and not pool.holds_images(shards, run.section(PoolConfig)):
         problems.append(
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '

@@ -207,9 +207,13 @@ def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Ex
     return executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
 
 
-def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig) -> None:
-    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables."""
-    if not shards or not shards[0].name.endswith(PARQUET.suffixes):
+def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
+    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables.
+
+    has_tars: tars are written as well.
+    """
+    written = (*PARQUET.suffixes, ".tar") if has_tars else PARQUET.suffixes
+    if not shards or not shards[0].name.endswith(written):
         return
     place = folder.resolve()
     for root_of_pool in (pool.path, *pool.roots.values()):
@@ -218,8 +222,8 @@ def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig) -> None
         top = Path(root_of_pool).resolve()
         if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
             raise UserError(
-                f"--out {folder} is in the pool's folder {root_of_pool}, so its Parquet files would be shards of the "
-                "pool; choose a folder outside"
+                f"{folder} is in the pool's folder {root_of_pool}, so the {Path(shards[0].name).suffix} files that are "
+                "written there would be shards of the pool; choose a folder outside (--out)"
             )
 
 
