@@ -93,6 +93,7 @@ def test_a_config_value_is_checked_against_the_registry() -> None:
     assert mark.violation(("tar", "csv")) is None
     assert mark.violation("jsnl") == "unknown pool format; did you mean jsonl?"
     assert mark.violation(("tar", "jsnl")) == '"jsnl": unknown pool format; did you mean jsonl?'
+    assert mark.violation(("jsnl",)) == '"jsnl": unknown pool format; did you mean jsonl?'
 
 
 def test_names_are_read_without_importing_what_they_name() -> None:

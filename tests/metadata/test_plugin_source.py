@@ -63,7 +63,7 @@ def test_wrong_options_stop_before_any_work(tmp_path: Path) -> None:
         ({"options": {}}, r'metadata\.options\.glossary\.file = "": no such file; set it to a CSV file'),
         ({"options": {"glosary": {}}}, r"metadata\.options\.glosary: unknown metadata source; did you mean glossary\?"),
         ({"sources": ["list"]}, r'metadata\.options\.glossary: unused: metadata\.sources lacks "glossary"'),
-        ({"sources": ["glosary"]}, r"metadata\.sources: unknown metadata source; did you mean glossary\?"),
+        ({"sources": ["glosary"]}, r'metadata\.sources: "glosary": unknown metadata source; did you mean glossary\?'),
     ):
         with pytest.raises(UserError, match=message):
             build(recipe(tmp_path, TERMS, **config), tmp_path / "run", TWO)

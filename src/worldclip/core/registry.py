@@ -154,7 +154,7 @@ class ItemOf:
         values = value if isinstance(value, tuple | list) else (value,)
         for name in values:
             if name not in self.also and (problem := self.registry.problem(str(name))):
-                return problem if len(values) == 1 else f'"{name}": {problem}'
+                return f'"{name}": {problem}' if values is value else problem
         return None
 
 
