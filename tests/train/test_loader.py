@@ -19,6 +19,7 @@ from worldclip.core.errors import UserError
 from worldclip.model.decode import UNDECODABLE
 from worldclip.train import loader as loaders
 from worldclip.train.augment import Warps
+from worldclip.train.config import TrainPoolConfig
 from worldclip.train.distributed import World
 from worldclip.train.loader import NEAR_REPLACEMENTS, Batch
 from worldclip.train.plan import replacement
@@ -202,6 +203,8 @@ def test_a_pool_of_broken_images_is_an_error(run_dir):
 def test_pairs_without_any_image_are_an_error(run_dir):
     with pytest.raises(UserError, match="contains no pair with an image"):
         loader_of(run_dir, without_image=range(24))
+    with pytest.raises(UserError, match=r"train\.pool must hold images with these keys"):
+        trainings.make_loader(run_dir, pool=TrainPoolConfig(path="images"))
 
 
 def test_warps_depend_only_on_the_pair(run_dir):

@@ -161,10 +161,10 @@ class Loader:
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
             folder = layout.stage_dir(run_dir, "curate")
-            raise UserError(
-                f"{folder} contains no pair with an image ({self.num_without_image} without): raise "
-                "balance.tail_fraction or use a larger pool"
-            )
+            remedy = "raise balance.tail_fraction or use a larger pool"
+            if self.num_without_image and config.pool.as_pool() is not None:
+                remedy = f"train.pool must hold images with these keys (train.pool.key = {config.pool.key!r})"
+            raise UserError(f"{folder} contains no pair with an image ({self.num_without_image} without): {remedy}")
 
     def epochs_of(self, samples_seen: int) -> float:
         """Return how many epochs `samples_seen` pairs are."""

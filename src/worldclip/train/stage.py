@@ -17,7 +17,8 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
-from worldclip.core.preflight import missing_packages, missing_space
+from worldclip.core.preflight import missing_packages, missing_space, problems_of
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.precision import Precision, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
@@ -106,6 +107,10 @@ def _needs(run: Run) -> Iterator[str]:
 
         yield from going_back_problems(run, _config(run))
     yield from device_problems("train", config.device)
+    if config.evaluate_every_samples:
+        from worldclip.train.scores import config_of_scores
+
+        yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
     size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples:
