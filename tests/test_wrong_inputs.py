@@ -209,6 +209,8 @@ WRONG: list[tuple[str, str]] = [
     ("estimate T --threshold 0", "must be at least 1 (matches per entry)"),
     ("estimate T --pairs 0", "must be above 0 (the number of pairs to keep)"),
     ("inspect T --entry nothing", "is not in list en; spell it as the list does"),
+    ("inspect T --find nothing", "--find is for a folder of lists: worldclip inspect RUN/metadata"),
+    ("inspect T --key a --entry b", "--key and --entry exclude each other"),
     ("languages --find", "--find has no value; give one"),
     ("languages --find zzz", "no such name, code or label"),
     ("doctor --jsn", "did you mean --json?"),

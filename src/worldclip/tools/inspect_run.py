@@ -322,6 +322,10 @@ def inspect(
     """
     if inspect_metadata.is_metadata(path) and key is None and entry is None:
         return inspect_metadata.inspect(path, lang, find)
+    if find is not None:
+        raise UserError("--find is for a folder of lists: worldclip inspect RUN/metadata --lang sw --find simba")
+    if key is not None and entry is not None:
+        raise UserError("--key and --entry exclude each other; leave out one")
     if key is not None:
         explained_key = inspect_key(path, key)
         return explained_key, key_to_text(explained_key)
