@@ -180,6 +180,12 @@ def test_folders_of_one_name_are_told_apart_by_their_parents_but_not_by_folders_
     assert str(tmp_path) not in page + comparison_text(comparison)
 
 
+def test_the_results_that_a_run_lacks_are_named_where_they_will_be(tmp_path):
+    (tmp_path / "recipe.toml").write_text("")
+    with pytest.raises(UserError, match=r"/evaluate/results\.jsonl is missing; evaluate first"):
+        find_arms([tmp_path])
+
+
 def test_a_folder_given_twice_is_not_a_second_seed(tmp_path):
     run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
     assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]

@@ -112,7 +112,7 @@ def test_languages_default_to_those_of_the_run(run_dir):
 
 
 def test_run_without_checkpoint_is_an_error_that_names_train(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint; run first: worldclip train"):
+    with pytest.raises(UserError, match=r"run first: worldclip train .*, or of a recipe worldclip run RECIPE --out"):
         evaluate.checkpoint_folder(tmp_path)
 
 

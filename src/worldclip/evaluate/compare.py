@@ -138,7 +138,8 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     missing = []
     for path, folder in zip(paths, folders, strict=True):
         if not (folder / "results.jsonl").exists():
-            missing.append(f"{folder / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}")
+            of_run = path / "evaluate" if layout.recipe(path).is_file() else folder
+            missing.append(f"{of_run / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}")
     if missing:
         raise UserError(missing)
     groups: dict[str, list[int]] = {}

@@ -261,7 +261,8 @@ def checkpoint_folder(run_dir: Path) -> Path:
     """Return the best checkpoint of training, else the last one.  Raises UserError if a run has none."""
     checkpoint = best_checkpoint(run_dir)
     if checkpoint is None:
-        raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: worldclip train {run_dir}")
+        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
+        raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
     return checkpoint
 
 

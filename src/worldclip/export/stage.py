@@ -217,5 +217,6 @@ def _aside(folder: Path) -> Iterator[Path]:
 def _checkpoint(run_dir: Path) -> Path:
     checkpoint = best_checkpoint(run_dir)
     if checkpoint is None:
-        raise UserError(f"{layout.train_dir(run_dir)} holds no checkpoint; run first: worldclip train {run_dir}")
+        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
+        raise UserError(f"{layout.train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
     return checkpoint
