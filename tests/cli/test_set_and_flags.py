@@ -14,6 +14,7 @@ import worldclip
 from toy import ToyWorld
 from worldclip.cli import main, stages
 from worldclip.config import Recipe, load_recipe
+from worldclip.core.job import Run
 from worldclip.core.settings import to_dict, with_absolute_places, with_value
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.recipe import stage_names
@@ -66,7 +67,12 @@ def by_set(stage: str, keys: str) -> str:
 def recipe_of(toy_world, tmp_path, monkeypatch) -> Callable[[str], Recipe]:
     """Return a function that runs a command of a stage up to its work, and returns the recipe of that work."""
     seen: list[Recipe] = []
-    monkeypatch.setattr(stages, "run_stages", lambda recipe, *others, **options: seen.append(recipe))
+
+    def note(recipe: Recipe, run_dir: Path, *others: object, **options: object) -> Run:
+        seen.append(recipe)
+        return Run(dir=run_dir, sections={})
+
+    monkeypatch.setattr(stages, "run_stages", note)
 
     def run(command: str) -> Recipe:
         stage, *words = command.split()

@@ -113,6 +113,7 @@ def test_a_better_step_that_is_set_aside_is_no_longer_the_best(whole, tmp_path):
 
 def test_the_command_records_the_change_and_not_the_request(whole, tmp_path):
     run_dir = copy_of(whole, tmp_path)
+    (run_dir / ".lock").touch()  # as a command leaves it; without it the folder need not be a run
     words = ["train", str(run_dir), "--resume-from", "20", "--set", "train.lr=0.0001"]
     assert main(words) == 0
     recipe = (run_dir / "recipe.toml").read_text()

@@ -182,7 +182,8 @@ def match_work(run: Run) -> MatchWork:
     lists = config.entry_lists.names(langs)
     folders = {name: layout.matcher(run.dir, name, config.matcher_name) for name in lists}
     if lacking := [name for name, folder in folders.items() if name not in digests or not folder.is_dir()]:
-        values = {"profile": config.profile, "fold_case": str(config.fold_case).lower(), "isolate": config.isolate}
+        fold_case = "true" if config.fold_case else "false"
+        values = {"profile": config.profile, "fold_case": fold_case, "isolate": config.isolate}
         same = "".join(f" --set match.{key}={value}" for key, value in values.items())
         raise UserError(
             f"{folders[lacking[0]]} is missing: the lists are of other settings of match; run first: "
