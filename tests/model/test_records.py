@@ -129,3 +129,13 @@ def test_panic_of_a_tokenizer_is_a_message(folder: Path, monkeypatch: pytest.Mon
 def test_interrupt_is_no_fault_of_a_tokenizer() -> None:
     with pytest.raises(KeyboardInterrupt), records.tokenizer_faults("here"):
         raise KeyboardInterrupt
+
+
+def test_lack_of_memory_is_no_fault_of_the_records():
+    with pytest.raises(MemoryError), records.library_faults("the folder does not load"):
+        raise MemoryError
+    with (
+        pytest.raises(UserError, match=r"^the folder does not load \(division by zero\); copy"),
+        records.library_faults("the folder does not load"),
+    ):
+        raise ZeroDivisionError("division by zero")

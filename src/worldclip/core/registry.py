@@ -29,7 +29,8 @@ from worldclip.core.toml_files import suggest
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
-_ATTRIBUTES = {  # that each item of a group has; an item of another package without them would break every recipe
+# Attributes of the items of a group.  An item of another package that lacks one stops only the recipes that name it.
+_ATTRIBUTES = {
     "worldclip.pool_builders": ("requires", "HELD_OUT", "OUTPUTS", "option_problems", "problems", "inputs", "build"),
     "worldclip.pool_formats": ("name", "suffixes", "read_texts"),
     "worldclip.metadata_sources": ("name", "files", "read"),

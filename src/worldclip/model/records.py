@@ -127,11 +127,11 @@ def library_faults(problem: str, remedy: str = "copy or download it whole") -> I
     """Raise whatever a library makes of a model's records as UserError: `problem (the error); remedy`.
 
     Sizes and names of others make libraries raise nearly anything: ZeroDivisionError, AssertionError, errors of their
-    own.  A list of them is never complete.
+    own.  A list of them is never complete.  A lack of memory is no fault of the records.
     """
     try:
         yield
-    except (UserError, MissingPackage):
+    except (UserError, MissingPackage, MemoryError):
         raise
     except Exception as error:
         raise UserError(f"{problem} ({str(error) or type(error).__name__}); {remedy}") from error

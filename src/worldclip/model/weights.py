@@ -201,7 +201,7 @@ def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
-            with safetensors.safe_open(file, "np") as opened:  # of headers alone, so without torch, too
+            with safetensors.safe_open(file, "np") as opened:  # reads headers, which takes no torch
                 for name in opened.keys():  # noqa: SIM118
                     shapes[name] = tuple(opened.get_slice(name).get_shape())
         except safetensors.SafetensorError as error:

@@ -58,7 +58,7 @@ def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
     folders = {stage: layout.stage_dir(run_dir, stage) for stage in stages}
     full = [name for name, folder in folders.items() if folder.is_dir() and any(folder.iterdir())]
     theirs = [stage for stage in full if not (folders[stage] / MANIFEST).exists()]
-    # Looked at last: a call with --shards beside this one has its lock before it writes into a stage's folder.
+    # The lock comes last: another call with --shards takes it before it writes into a stage's folder.
     if theirs and not (job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists()):
         raise UserError(
             f"--out {run_dir} is no run and holds a folder {theirs[0]!r}, whose files the stage {theirs[0]} would "

@@ -33,7 +33,7 @@ def sections(run_dir: Path, reports: Mapping[str, Any]) -> list[Section]:
 def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
     """Return the commands that make sense after the stages in `reports`."""
     run = shlex.quote(str(run_dir))
-    beside = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
+    named = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
     steps = []
     unfinished = [stage for stage in ORDER if stage not in reports]
     if reports and unfinished:
@@ -41,7 +41,7 @@ def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
     if "match" in reports and "train" not in reports:
         steps.append(Step("See by language what other thresholds would keep.", f"worldclip estimate {run}"))
     if "curate" in reports:
-        pages = shlex.quote(str(beside.with_name(f"{run_dir.resolve().name}_explorer")))
+        pages = shlex.quote(str(named.with_name(f"{run_dir.resolve().name}_explorer")))
         steps.append(
             Step("See every decision, and what another threshold would keep.", f"worldclip explore {run} --out {pages}")
         )
@@ -50,7 +50,7 @@ def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
     if "train" in reports:
         steps += _uses_of_a_model(run)
     if "evaluate" in reports:
-        seed = shlex.quote(str(beside.with_name(f"{run_dir.resolve().name}_seed_1")))
+        seed = shlex.quote(str(named.with_name(f"{run_dir.resolve().name}_seed_1")))
         again = f"worldclip run {run} --from-run {run} --out {seed} --set train.seed=1"
         steps.append(Step("Train again with another seed; the finished stages are shared.", again))
         comparison = f"worldclip compare {run} {seed} --out comparison.html"
