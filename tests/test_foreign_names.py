@@ -60,7 +60,7 @@ CHOSEN_BY = {
         evaluate/datasets/webdataset.py f'{i}.tar', export/stage.py name, model/weights.py name,
         model/formats/onnx_graphs.py f'{tower}{SUFFIXES[precision]}.onnx', model/weights.py f'{name}.index.json',
         plugins/browser/web_folder.py name, plugins/emoji/build.py folder, plugins/explorer/chunks.py name,
-        plugins/immich.py name, plugins/pack_files.py name, plugins/server/app.py name,
+        plugins/pack_files.py name, plugins/server/app.py name,
         plugins/world/build.py item.folder, pool/embedded.py of,
         pool/embedded.py self.of, tools/dedup.py f'{name}.arrow', tools/embed.py kind,
         tools/fetch_dataset.py source.unpack,

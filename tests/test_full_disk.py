@@ -17,11 +17,9 @@ from killed import contents
 from stages import QUIET
 from worldclip.cli import main
 from worldclip.export.stage import export_model
-from worldclip.model.config import TokenizerConfig
 from worldclip.tools.embed import embed
 from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
 from worldclip.train.distributed import World
-from worldclip.train.tokenizer import train_on_run
 
 SOURCES = Path(worldclip.__file__).parent
 
@@ -111,12 +109,6 @@ def test_a_run_names_a_file_of_a_full_or_read_only_disk_and_resumes(toy_world, t
     assert str(disk) in capfd.readouterr().err
     mount("remount", "rw")
     assert main(command) == 0
-
-
-def test_a_tokenizer_that_does_not_fit_names_its_folder(curated_run, mount):
-    disk = mount("size=4k")
-    with names_a_file_of(disk):
-        train_on_run(curated_run, disk / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
 
 
 def test_nothing_is_written_through_a_memory_map():

@@ -57,7 +57,7 @@ KILLED_ELSEWHERE = {
 # They write one file aside and rename it (artifacts.write_artifact), or nothing.
 ONE_FILE_OR_NONE = {
     *("init", "status", "classify", "languages", "doctor", "estimate", "inspect", "compare", "search", "serve"),
-    *("consolidate", "tokenizer compare", "leaderboard"),
+    "consolidate",
 }
 
 

@@ -33,7 +33,6 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
         "inspect RUN",
         "inspect RUN --key 00000",
         "explore RUN --out OUT",
-        "leaderboard RUN --out OUT",
         "compare RUN RUN",
         "estimate RUN",
         "languages RUN",

@@ -81,18 +81,13 @@ class Site:
         two = evaluated(Forgetful(), self.root / "two")
         return [str(one), str(two)]
 
-    def leaderboard(self) -> Place:
-        page = self.root / "leaderboard.html"
-        assert main(["leaderboard", *self.results(), "--out", str(page)]) == 0
-        return page.as_uri(), LOADED
-
     def comparison(self) -> Place:
         page = self.root / "comparison.html"
         assert main(["compare", *self.results(), "--out", str(page)]) == 0
         return page.as_uri(), LOADED
 
 
-PAGES = ("report", "evaluation", "explorer", "check", "search", "found", "browser", "leaderboard", "comparison")
+PAGES = ("report", "evaluation", "explorer", "check", "search", "found", "browser", "comparison")
 
 
 @pytest.fixture(scope="module")

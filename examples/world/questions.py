@@ -8,7 +8,6 @@ second call goes on where the first one stopped.
 
     OUT/matched/<lid, true>   pool, metadata, match: shared by the arms
     OUT/lists/<arm>           balance, curate: shared by the seeds, which decide weights and order
-    OUT/tokenizer             one for all arms, trained on all texts
     OUT/results/<run>         run.json (written last), results.jsonl, ranks/; the run itself is removed
 
 The test is which of C names is in the picture, for emoji drawn anew (`base`) and flags drawn anew (`flags`): the same
@@ -167,7 +166,7 @@ class Study:
             f"train.seed={seed}",
             f"train.samples_seen={samples}",
             f"train.warmup_samples={samples * train.warmup_samples // train.samples_seen}",
-            f"train.tokenizer.path='{self.out / 'tokenizer'}'",
+            f"train.tokenizer.path='{layout.tokenizer(self.curated(RAW))}'",
             "train.checkpoint_every_samples=1000000000",
         ]
         if arm == RAW:  # nothing is drawn anew: every epoch has all texts
@@ -178,12 +177,10 @@ class Study:
 
     def prepare(self) -> None:
         """Write the list of all texts and the tokenizer."""
-        from worldclip.train.tokenizer import train_on_run
+        from worldclip.train.tokenizer import run_tokenizer
 
         folder = self.curated(RAW)
-        if not (self.out / "tokenizer").exists():
-            train = self.recipe(RAW).train
-            train_on_run(folder, self.out / "tokenizer", train.tokenizer, train.model.architecture().context_length)
+        run_tokenizer(self.recipe(RAW).train, folder, layout.matched_shards(folder))
 
     def matched(self, arm: Arm) -> Path:
         """Return the run of pool, metadata and match that an arm begins with."""

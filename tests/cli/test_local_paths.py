@@ -27,7 +27,7 @@ OTHER_ARGUMENTS = {
     **dict.fromkeys(("run", *stage_names()), "toy.toml"),
     **dict.fromkeys(("init", "pool check", "pool dedup", "pool pack"), "pool"),
     **dict.fromkeys(("pool emoji", "pool world", "fetch cldr"), ""),
-    **dict.fromkeys(("explore", "leaderboard", "pack", "tokenizer train"), "run"),
+    **dict.fromkeys(("explore", "pack"), "run"),
     **dict.fromkeys(("evaluate MODEL", "export MODEL"), "model"),
     "pool wat": "a.wat.gz",
     "pool hash": "photos",
@@ -47,7 +47,6 @@ OTHERS = [  # folders and files that are read, or written under another name
     ("inspect", URL, "PATH"),
     ("estimate", f"run --plot {URL}.svg", "--plot"),
     ("consolidate", URL, "CHECKPOINT"),
-    ("tokenizer compare", f"a b --on {URL}", "--on"),
     ("run", f"toy.toml --from-run {URL}", "--from-run"),
     ("match", URL, "recipe"),
 ]

@@ -107,7 +107,7 @@ def test_equal_values_of_set_and_flag_are_no_contradiction(words, recipe_of):
         ("train", "num_streams=none", "--num-streams 4", "num_streams: --set says none, --num-streams says 4"),
         (
             "train",
-            'tokenizer={model="bpe", vocab_size=300}',
+            "tokenizer={lang_exponent=0.5, vocab_size=300}",
             "--tokenizer.vocab-size 400",
             "tokenizer.vocab_size: --set says 300, --tokenizer.vocab-size says 400",
         ),

@@ -41,7 +41,6 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("export R --out O --push owner/name", "hub"),
     ("export RUN --out O", "train"),
     ("export RUN --out O --formats peft", "lora"),
-    ("export RUN --out O --formats immich", "export"),
     ("export RUN --out O --push owner/name", "hub"),
     ("init hf://datasets/owner/name --out O", "hub"),
     ("pool emoji --out O", "demo"),
@@ -62,8 +61,6 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("classify RUN x.png --labels a", "train"),
     ("classify ONNX x.png --labels a", "onnx"),
     ("consolidate RUN", "train"),
-    ("tokenizer train RUN --out O", "train"),
-    ("tokenizer compare RUN/train/tokenizer --on RUN", "train"),
     ("explore C --out O", "pool"),
     ("embed RUN P --out O", "train"),
     ("embed RUN P --out O --of texts", "train"),
@@ -98,7 +95,6 @@ WORKS: list[str] = [
     "--version",
     "--help",
     "compare S S",
-    "leaderboard S",
     "index E --library exact",
 ]
 UNTRIED = {

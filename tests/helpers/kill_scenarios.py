@@ -196,7 +196,6 @@ def _pools(inputs: Path) -> list[Scenario]:
         *_wat(inputs),
         *_image_files(inputs),
         *_packs(inputs),
-        *_tokenizer(inputs),
         *_explorer_and_upload(inputs),
     ]
 
@@ -249,20 +248,6 @@ def _packs(inputs: Path) -> list[Scenario]:
         Scenario(name="pack", call=lambda folder: pack(inputs / "packed run", folder / "lists.tar")),
         Scenario(name="unpack", call=lambda folder: unpack(str(inputs / "lists.tar"), folder / "run", QUIET)),
     ]
-
-
-def _tokenizer(inputs: Path) -> list[Scenario]:
-    from worldclip.model.config import TokenizerConfig
-    from worldclip.train.tokenizer import train_on_run
-
-    run_dir = inputs / "curated run"
-    worldclip.run(toy(inputs / "curated"), out=run_dir, until="curate", executor=QUIET)
-
-    def train(folder: Path) -> None:
-        if not (folder / "tokenizer").exists():  # a finished one is refused, as the command says
-            train_on_run(run_dir, folder / "tokenizer", TokenizerConfig(vocab_size=120), context_length=12)
-
-    return [Scenario(name="tokenizer train", call=train)]
 
 
 def _explorer_and_upload(inputs: Path) -> list[Scenario]:

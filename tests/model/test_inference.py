@@ -127,7 +127,6 @@ def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
         "not in the layout 'text': no modules.json with a Transformer and a Pooling, no config.json of M-CLIP",
         "not in the layout 'onnx': no vision_model*.onnx with text_model*.onnx, and no model*.onnx, there or in onnx",
         "not in the layout 'peft': no adapter_config.json",
-        "not in the layout 'immich': no visual/model.onnx and no textual/model.onnx",
     ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     assert "does not load as a clip model" in load_error(tmp_path)

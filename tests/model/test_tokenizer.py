@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import string
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,21 +50,13 @@ TRAIN_HERE = f"""
 import sys
 from pathlib import Path
 from worldclip.model.tokenizer import train_tokenizer
-for model in ("unigram", "bpe"):
-    tokenizer = train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}, model=model)
-    tokenizer.save(Path(sys.argv[1]) / model)
+train_tokenizer({TEXTS!r}, vocab_size=150, context_length={CONTEXT}).save(Path(sys.argv[1]))
 """
 
 
 @pytest.fixture(scope="module")
 def ours() -> Tokenizer:
     return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT)
-
-
-@pytest.fixture(scope="module")
-def merged() -> Tokenizer:
-    """Train byte-pair encoding."""
-    return train_tokenizer(TEXTS, vocab_size=150, context_length=CONTEXT, model="bpe")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +71,11 @@ def foreign() -> Tokenizer:
     return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=pipeline, **names), CONTEXT)
 
 
-def test_two_processes_write_the_same_bytes(ours, merged, tmp_path):
+def test_two_processes_write_the_same_bytes(ours, tmp_path):
     python("-c", TRAIN_HERE, tmp_path / "there")
-    ours.save(tmp_path / "here" / "unigram")
-    merged.save(tmp_path / "here" / "bpe")
-    names = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
-    assert {Path(model, "tokenizer.json") for model in ("unigram", "bpe")} <= set(names)
+    ours.save(tmp_path / "here")
+    names = [path.name for path in (tmp_path / "here").iterdir()]
+    assert "tokenizer.json" in names
     for name in names:
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
@@ -100,22 +90,12 @@ def test_pieces_are_numbered_specials_first_then_by_score_and_text(ours):
     assert len({piece for piece, _ in vocab}) == len(vocab) == ours.vocab_size <= 150
 
 
-def test_bpe_merges_pairs_and_rare_characters_are_unknown():
-    texts = ["red apple", "red house"] * 9_000 + ["red ☃"]  # one in 150,000 characters
-    tokenizer = train_tokenizer(texts, vocab_size=40, context_length=CONTEXT, model="bpe")
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (BOS_ID, EOS_ID, PAD_ID)
-    ids = tokenizer.encode(["red apple ☃"]).ids.tolist()
-    words = tokenizer.hf.convert_ids_to_tokens(ids)
-    assert words == ["▁red", "▁apple", "▁", SPECIALS[UNK_ID], SPECIALS[EOS_ID]]
-    assert tokenizer.hf.decode(ids, skip_special_tokens=True).startswith("red apple")
-
-
 text_of_any_kind = st.text(max_size=60) | st.lists(
     st.sampled_from([*SPECIALS, MARK, "</s>", "<s>", "<pad>", "<", "/s>", " ", "a", "红", "\n"]), max_size=12
 ).map("".join)
 
 
-@pytest.mark.parametrize("name", ["ours", "merged", "foreign"])
+@pytest.mark.parametrize("name", ["ours", "foreign"])
 @settings(deadline=None, max_examples=150)
 @given(texts=st.lists(text_of_any_kind, max_size=6))
 def test_text_holds_exactly_one_end_token_as_its_last_also_when_truncated(name, request, texts):
@@ -130,8 +110,8 @@ def test_text_holds_exactly_one_end_token_as_its_last_also_when_truncated(name, 
         assert tokenizer.pad_id not in ids
 
 
-def test_long_texts_are_truncated_to_the_context(ours, merged, foreign):
-    for tokenizer in (ours, merged, foreign):
+def test_long_texts_are_truncated_to_the_context(ours, foreign):
+    for tokenizer in (ours, foreign):
         assert tokenizer.encode(["red apple " * 100]).lengths.tolist() == [CONTEXT]
 
 
@@ -191,10 +171,9 @@ def test_lone_surrogate_is_an_error_that_names_the_text(ours):
         ours.encode([3])
 
 
-@pytest.mark.parametrize("model", ["unigram", "bpe"])
-def test_vocabulary_too_small_for_the_characters_is_refused(model):
+def test_vocabulary_too_small_for_the_characters_is_refused():
     with pytest.raises(UserError, match=r"train\.tokenizer\.vocab_size = 20: .* each character needs a piece"):
-        train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT, model=model)
+        train_tokenizer(TEXTS, vocab_size=20, context_length=CONTEXT)
 
 
 def test_folder_without_a_tokenizer_and_tokenizer_without_an_end_token_are_refused(tmp_path):

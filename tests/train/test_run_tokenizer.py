@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
-from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
 from worldclip.model.config import TokenizerConfig
-from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, train_on_run, training_texts
+from worldclip.train.config import TrainConfig
+from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
 
 COUNTS = {"en": 4_000, "de": 400, "sw": 40}
 
@@ -71,20 +70,10 @@ def test_texts_are_the_same_each_time_and_limited_in_number(run_dir):
     assert len(first) == pytest.approx(500, rel=0.15)
 
 
-@pytest.mark.parametrize(("model", "flags"), [("unigram", []), ("bpe", ["--model", "bpe", "--vocab-size", "90"])])
-def test_the_command_trains_a_tokenizer_by_its_flags_or_the_recipe(run_dir, tmp_path, capsys, model, flags):
-    out = tmp_path / model
-    assert main(["tokenizer", "train", str(run_dir), "--out", str(out), *flags, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["model"] == model
-    assert report["texts"] == sum(COUNTS.values())
-    assert report["languages"]["sw"] == {"texts": COUNTS["sw"], "repeats": MAX_REPEATS}
-    stored = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
-    assert stored["model"]["type"].lower() == model
-    with pytest.raises(UserError, match="exists and tokenizers are never overwritten"):
-        train_on_run(run_dir, out, TokenizerConfig(), context_length=77)
-
-
-def test_an_invalid_config_is_an_error(run_dir, tmp_path):
-    with pytest.raises(UserError, match=r"lang_exponent = 1\.5: must be between 0 and 1"):
-        train_on_run(run_dir, tmp_path / "t", TokenizerConfig(lang_exponent=1.5), context_length=77)
+def test_the_tokenizer_of_a_run_is_made_once(run_dir):
+    config = TrainConfig(tokenizer=TokenizerConfig(vocab_size=60))
+    first = run_tokenizer(config, run_dir, ["0.tar"])
+    written = {path.name: path.read_bytes() for path in (run_dir / "train" / "tokenizer").iterdir()}
+    second = run_tokenizer(replace(config, tokenizer=TokenizerConfig(vocab_size=40)), run_dir, ["0.tar"])
+    assert first.vocab_size == second.vocab_size <= 60
+    assert {path.name: path.read_bytes() for path in (run_dir / "train" / "tokenizer").iterdir()} == written

@@ -48,11 +48,9 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "export MODEL": "worldclip classify {out}/FORMAT a.jpg --labels cat dog",
     "consolidate": "worldclip export {checkpoint} --out exports --formats open_clip",
     "compare": lambda flags: "open {out} in a browser" if flags.out else "add --out comparison.html for a page",
-    "leaderboard": lambda flags: "open {out} in a browser" if flags.out else "add --out board.html for a page",
     "embed": 'worldclip search {out} "a red apple"; in a browser: worldclip serve {model} {out}',
     "index": 'worldclip search {folder} "a red apple"',
     "search": lambda flags: "open {html} in a browser" if flags.html else "add --html hits.html to see the pictures",
-    "tokenizer train": "worldclip train {run} --tokenizer.path {out}",
     "explore": "worldclip inspect {run} --key KEY, which says why one pair was kept or dropped",
     "publish": _next_of_publish,
 }
@@ -63,7 +61,6 @@ PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
     "consolidate": lambda flags: flags.checkpoint,
     "index": lambda flags: flags.folder,
     "search": lambda flags: flags.html,
-    "tokenizer train": lambda flags: flags.out or flags.run / "tokenizer",
     "publish": lambda flags: layout.published(layout.run_of(flags.run, "curate")),
 }
 """Command whose results are not always in --out -> (flags) -> the file or folder; None where it wrote none."""

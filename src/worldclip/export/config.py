@@ -23,7 +23,7 @@ class ExportConfig(Config):
 
     formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
     """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers,
-    immich is for the photo library of that name, peft only the LoRA adapters of train.lora_rank; text is never
+    peft only the LoRA adapters of train.lora_rank; text is never
     written, only loaded."""
     tower: Literal["both", "vision"] = "both"
     """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""

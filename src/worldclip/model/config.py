@@ -126,8 +126,6 @@ class TokenizerConfig(Config):
 
     path: Annotated[str | None, Place(or_name=True)] = None
     """Hub id or folder of a tokenizer.  Unset: train one on the curated texts."""
-    model: Literal["unigram", "bpe"] = "unigram"
-    """Model of the tokenizer to train: unigram (most probable pieces) or bpe (merged pairs)."""
     vocab_size: Annotated[int, AtLeast(16, "pieces")] = 8_000
     """Pieces of the tokenizer to train, special tokens included; fewer if the texts do not have that many."""
     lang_exponent: Annotated[

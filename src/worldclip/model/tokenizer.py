@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +31,6 @@ SPECIALS = tuple(MARK + name for name in ("bos", "pad", "eos", "unk"))  # ids 0 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 MAX_TRAINING_CHARS = 1_000  # longer alt-texts are page dumps
 CHARACTER_COVERAGE = 0.9998  # share of characters that get a piece; rarer ones become unknown
-MAX_PIECE_CHARS = 16  # sentencepiece's default max_sentencepiece_length, used for both models
 WORD_START = "\u2581"  # sentencepiece's mark for the space before a word
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 SCORE_DIGITS = 6  # scores are rounded so that equal pieces compare equal and are ordered by their text
@@ -190,9 +188,7 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train_tokenizer(
-    texts: Iterable[str], *, vocab_size: int, context_length: int, model: Literal["unigram", "bpe"] = "unigram"
-) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: int) -> Tokenizer:
     """Train a tokenizer with `vocab_size` pieces, or fewer where the texts do not hold so many.
 
     Equal texts in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
@@ -203,8 +199,7 @@ def train_tokenizer(
 
     normalizer = _normalizer()
     normalised = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
-    train = _train_unigram if model == "unigram" else _train_bpe
-    pipeline = Pipeline(train((text for text in normalised if text), vocab_size))
+    pipeline = Pipeline(_train_unigram((text for text in normalised if text), vocab_size))
     pipeline.normalizer = normalizer
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
     pipeline.decoder = decoders.Metaspace()
@@ -263,53 +258,6 @@ def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
     return models.Unigram([*((special, 0.0) for special in SPECIALS), *pieces], unk_id=UNK_ID)
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train byte-pair encoding over characters (arXiv:1508.07909).
-
-    The trainer of `tokenizers` numbers specials, characters by code point, then merges by descending count, alike in
-    every process.  Rare characters get no piece and split the texts.
-    """
-    from tokenizers import Tokenizer as Pipeline
-    from tokenizers import models, pre_tokenizers, trainers
-
-    kept_texts = list(texts)
-    alphabet = _frequent_characters(kept_texts)
-    if len(alphabet) + len(SPECIALS) > vocab_size:
-        raise _too_small(vocab_size, f"{len(alphabet):,} characters are in use")
-    pipeline = Pipeline(models.BPE(unk_token=SPECIALS[UNK_ID], fuse_unk=True))
-    pipeline.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIALS),
-        max_token_length=MAX_PIECE_CHARS,
-        show_progress=False,
-    )
-    split = re.compile(f"[^{re.escape(''.join(sorted(alphabet)))} ]+")
-    pipeline.train_from_iterator((split.sub(" ", text).strip() for text in kept_texts), trainer)
-    return pipeline.model
-
-
-def _frequent_characters(texts: Iterable[str]) -> set[str]:
-    """Return the most frequent characters that make up CHARACTER_COVERAGE of the texts; ties by code point."""
-    counts = Counter(character for text in texts for character in text if character != " ")
-    num_to_cover = CHARACTER_COVERAGE * sum(counts.values())
-    num_covered = 0
-    characters = {WORD_START}
-    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if num_covered >= num_to_cover:
-            break
-        num_covered += count
-        characters.add(character)
-    return characters
-
-
-def _too_small(vocab_size: int, reason: object) -> UserError:
-    return UserError(
-        f"train.tokenizer.vocab_size = {vocab_size}: too small for the curated texts ({reason}); each character "
-        "needs a piece, so choose a larger vocabulary"
-    )
-
-
 def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
     """Return (piece, log probability) from sentencepiece's Unigram trainer, without its own special pieces."""
     sentencepiece = require("sentencepiece", extra="train")
@@ -332,6 +280,9 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
             minloglevel=2,  # only errors
         )
     except RuntimeError as error:
-        raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
+        raise UserError(
+            f"train.tokenizer.vocab_size = {vocab_size + len(SPECIALS) - 1}: too small for the curated texts "
+            f"({error}); each character needs a piece, so choose a larger vocabulary"
+        ) from error
     model = sentencepiece.SentencePieceProcessor(model_proto=model_file.getvalue())
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]

@@ -1,4 +1,4 @@
-"""Results as one long table, and its pivots: every table, page, comparison and leaderboard is made from them.
+"""Results as one long table, and its pivots: every table, page and comparison is made from them.
 
 A record is a line of results.jsonl: what one model scored in one task of a dataset, in one language.  A row of the long
 table is one number of a record, so that a table of any shape is a pivot of rows, and a mean runs over a row of a pivot.

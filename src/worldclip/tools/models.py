@@ -1,25 +1,22 @@
-"""Commands on models and their results: classify, evaluate, compare, export, consolidate, tokenizer train."""
+"""Commands on models and their results: classify, evaluate, compare, export, consolidate."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.artifacts import read_json
 from worldclip.core.command import Command, PushFlag
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
-from worldclip.core.job import Run
 from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
 from worldclip.export.push import check_push
-from worldclip.train.config import TrainConfig
 
 
 @Command
@@ -213,36 +210,3 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     consolidate(folder)
     path = str(folder / "model.safetensors")
     return {"model": path}, path
-
-
-@Command
-def train_tokenizer(
-    run: Path,
-    out: Path | None = None,
-    *,
-    model: Literal["unigram", "bpe"] | None = None,
-    vocab_size: int | None = None,
-    lang_exponent: float | None = None,
-) -> tuple[Any, str]:
-    """Train a tokenizer on the curated texts of a run, balanced by language.
-
-    run: folder of a run whose stage curate is finished.
-    out: folder to write (default: RUN/tokenizer); set train.tokenizer.path to it afterwards.
-    model: unigram (likeliest pieces) or bpe (merged pairs) (default of this and the next two: the run's recipe).
-    vocab_size: number of pieces, special tokens included.
-    lang_exponent: exponent of a language's curated share of the texts; 1: as curated, 0: all languages alike.
-
-    Examples:
-        worldclip tokenizer train runs/my_images --out tokenizer
-        worldclip tokenizer train runs/my_images --out tokenizer --vocab-size 32000
-    """
-    from worldclip.train.tokenizer import train_on_run
-
-    train = Run.open(run).section(TrainConfig)
-    flags: dict[str, Any] = {"model": model, "vocab_size": vocab_size, "lang_exponent": lang_exponent}
-    config = dataclasses.replace(train.tokenizer, **{name: flag for name, flag in flags.items() if flag is not None})
-    report = train_on_run(run, out or run / "tokenizer", config, train.model.architecture().context_length)
-    lines = [f"{report['out']}: {report['vocab_size']:,} pieces from {report['texts']:,} texts"]
-    for lang, row in sorted(report["languages"].items(), key=lambda item: -item[1]["texts"]):
-        lines.append(f"  {lang:<8}{row['texts']:>12,} texts, each {row['repeats']:.3g} times")
-    return report, "\n".join([*lines, f'to train with it: train.tokenizer.path = "{report["out"]}"'])

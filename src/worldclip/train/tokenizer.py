@@ -12,14 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.contracts import layout
-from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of
 from worldclip.core.coin import ORDER, uniform
-from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Report
-from worldclip.core.preflight import missing_packages
+from worldclip.core.errors import naming
 from worldclip.curate import read_curated
-from worldclip.model.config import TokenizerConfig
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from worldclip.train.config import TrainConfig
 
@@ -35,45 +31,13 @@ def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> 
         if config.tokenizer.path is not None:
             tokenizer = load_tokenizer(config.tokenizer.path, context_length)
         else:
-            tokenizer = _train(config.tokenizer, run_dir, shards, context_length)
+            tokenizer = train_tokenizer(
+                training_texts(run_dir, sorted(shards), config.tokenizer.lang_exponent),
+                vocab_size=config.tokenizer.vocab_size,
+                context_length=context_length,
+            )
         _save(tokenizer, folder)
     return load_tokenizer(folder, context_length)
-
-
-def train_on_run(run_dir: Path, folder: Path, config: TokenizerConfig, context_length: int) -> Report:
-    """Train a tokenizer on the curated texts of a run and write it to `folder`.
-
-    Returns {out, model, vocab_size, texts, languages: {lang: {texts, repeats}}}.  Raises UserError for an invalid
-    config, if the folder exists, or if curate is not finished.
-    """
-    modules = ("transformers", "tokenizers", "sentencepiece")
-    problems = [*config.problems(), *missing_packages("tokenizer train", modules, extra="train")]
-    if folder.exists():
-        problems.append(f"--out {str(folder)!r} exists and tokenizers are never overwritten; choose another folder")
-    if problems:
-        raise UserError(problems)
-    artifacts.require_manifest(run_dir, "curate")
-    shards = layout.matched_shards(run_dir)
-    counts = count_texts(run_dir, shards)
-    tokenizer = _train(config, run_dir, shards, context_length)
-    _save(tokenizer, folder)
-    repeats = repeats_by_language(counts, config.lang_exponent)
-    return {
-        "out": str(folder),
-        "model": config.model,
-        "vocab_size": tokenizer.vocab_size,
-        "texts": sum(counts.values()),
-        "languages": {lang: {"texts": counts[lang], "repeats": repeats[lang]} for lang in sorted(counts)},
-    }
-
-
-def _train(config: TokenizerConfig, run_dir: Path, shards: Sequence[str], context_length: int) -> Tokenizer:
-    return train_tokenizer(
-        training_texts(run_dir, sorted(shards), config.lang_exponent),
-        vocab_size=config.vocab_size,
-        context_length=context_length,
-        model=config.model,
-    )
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
