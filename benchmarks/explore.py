@@ -75,7 +75,7 @@ def write_made_up(folder: Path, num_languages: int, num_entries: int) -> float:
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
         "sources": METADATA_SOURCES.names(),
         "languages": [
-            {"code": name, "name": name, "list": i, "counts": counts, "recall": None}
+            {"code": name, "name": name, "list": i, "counts": counts}
             for i, (name, counts) in enumerate(zip(names, pairs.tolist(), strict=True))
         ],
         "lists": [{"name": name, **row, "num_matches": 10**9} for name in names],

@@ -57,7 +57,6 @@ WRONG: list[tuple[str, str]] = [
     ("match R --profile latin", "must be one of reference, unicode"),
     ("match R --min-lang-prob high", "must be a number"),
     ("match R --min-lang-prob 2", "match.min_lang_prob = 2"),
-    ("match R --compare-profiles -1", "match.compare_profiles"),
     ("match R --merge-labels ms", "give pairs"),
     ("pool R --where width", "give pairs, NAME VALUE"),
     ("metadata R --overrides max_chars", "give pairs, NAME VALUE"),

@@ -375,13 +375,13 @@ def write_raw_list(recipe: Recipe, run_dir: Path) -> None:
     artifacts.write_text(layout.recipe(run_dir), to_toml(recipe))
     shards = pool.shards(Run(dir=run_dir, sections=sections_of(recipe)))
     for shard in shards:
-        texts = read_texts(shard, PoolConfig(path=str(recipe.pool.path)))
+        texts = read_texts(shard, PoolConfig(path=str(recipe.pool.path), lang="json:lang_truth"))
         rows = pa.table(
             {
                 "key": texts.key.cast(pa.string()),
                 "text_idx": texts.text_idx,
                 "text": texts.text.cast(pa.string()),
-                "lang": texts.truth,
+                "lang": texts.lang,
                 "keep_prob": np.ones(len(texts.text)),
             }
         ).filter(pa.array(texts.reason == Reason.KEPT))

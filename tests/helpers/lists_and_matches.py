@@ -55,7 +55,7 @@ def write_world(folder: Path) -> Recipe:
     write_lines(folder / "pool" / "0.jsonl", *map(json.dumps, records))
     sections = {
         "pool": {"path": str(folder / "pool"), "texts": ["text"], "key": "uid", "lang": "lang"},
-        "match": {"profile": "unicode", "fold_case": True, "compare_profiles": 100},
+        "match": {"profile": "unicode", "fold_case": True},
     }
     rules = {"english_rule": "as_others", "bigram_min_count": 1, "unigram_top_fraction": 1.0, "title_top_fraction": 1.0}
     config = {

@@ -110,8 +110,9 @@ def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None
 
 def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
     lists = write_lists(tmp_path / "in", sw=["caf\u00e9", "cafe\u0301", "Simba", "simba"])
-    report = build(recipe(lists, {"profiles": ["reference", "unicode_fold"]}), tmp_path)
-    assert report["lists"]["sw"]["dead"] == {"reference": 0, "unicode": 1, "unicode_fold": 2}
+    for fold_case, dead in ((False, {"unicode": 1}), (True, {"unicode_fold": 2})):
+        report = build(recipe(lists, match={"fold_case": fold_case}), tmp_path)
+        assert report["lists"]["sw"]["dead"] == dead
     assert len(words(tmp_path, "sw")) == 104
     assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA").tolist() == [102]
 
@@ -317,7 +318,7 @@ def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: P
 
 def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:
     lists = write_lists(tmp_path / "in", sw=["simba"], de=["Katze"])
-    build(recipe(lists, {"profiles": ["reference"]}), tmp_path / "long")
+    build(recipe(lists, match={"profile": "reference"}), tmp_path / "long")
     build(recipe({"sw": lists["sw"]}), tmp_path / "long")
     build(recipe({"sw": lists["sw"]}), tmp_path / "new")
     assert contents(tmp_path / "long").keys() == contents(tmp_path / "new").keys()

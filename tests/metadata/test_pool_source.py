@@ -217,14 +217,3 @@ def test_languages_of_a_pack_are_not_counted(tmp_path: Path) -> None:
     assert entries_of(tmp_path, "sw") == {}
     assert entries_of(tmp_path, "yo") == {"ajá": 1.0}
     assert list(json.loads((tmp_path / "run/metadata/pool/a.jsonl.json").read_text())) == ["yo"]
-
-
-def test_languages_without_a_label_are_named_where_the_pool_knows_them(tmp_path: Path) -> None:
-    write_shard(tmp_path / "pool", "a.jsonl", [(None, "the cat sits on the table")])
-    rows = [{"uid": "x", "text": ADYGHE[0], "lang_truth": "ady"}, {"uid": "y", "text": "a cat", "lang_truth": "en"}]
-    write_lines(tmp_path / "pool/b.jsonl", rows)
-    pool_only = {"sources": ["pool"], "allow_missing": ["pool"]}
-    loaded = recipe(tmp_path, ["en"], pool={"lang": None}, metadata=pool_only)
-    run(loaded, tmp_path / "run", until="match", executor=QUIET)
-    report = json.loads((tmp_path / "run/match/report.json").read_text())
-    assert report["lid_unknown"] == ["ady"]

@@ -25,7 +25,6 @@ def folder(tmp_path_factory) -> Path:
         lists=write_lists(place, sw=SWAHILI, th=["แมว"]),
         wordnets={"sw": write_wordnet(place / "wn.tab", "swh", "mnyama")},
         allow_missing=["wordnet"],
-        profiles=["unicode_fold"],
     )
     build(loaded, place / "run")
     return place / "run/metadata"
@@ -36,15 +35,14 @@ def test_lists_have_sources_dead_entries_and_bytes(folder):
     assert list(lists) == ["sw", "th"]
     assert lists["sw"]["entries"] == 107
     assert lists["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
-    assert lists["sw"]["dead"] == {"unicode": 1, "unicode_fold": 2}
+    assert lists["sw"]["dead"] == {"unicode": 1}
     assert lists["sw"]["entries_bytes"] == (folder / "sw.parquet").stat().st_size
     compiled = sum(path.stat().st_size for path in (folder / "sw.matcher/unicode").iterdir())
     assert lists["sw"]["matcher_bytes"]["unicode"] == compiled
     _, text = inspect(folder)
     lines = text.splitlines()
     assert lines[0].split() == [
-        "list", "entries", "number", "wordnet", "list", "dead,", "unicode", "dead,", "unicode_fold", "bytes",
-        "matcher", "bytes",
+        "list", "entries", "number", "wordnet", "list", "dead,", "unicode", "bytes", "matcher", "bytes",
     ]  # fmt: skip
     assert [line.split()[0] for line in lines[1:]] == ["sw", "th", "all"]
     assert lines[1].split()[:7] == ["sw", "Swahili", "107", "100", "1", "6", "1"]
@@ -76,10 +74,9 @@ def test_entry_has_source_score_and_rank(folder):
 
 
 def test_dead_entry_names_the_earlier_entry_it_equals(folder):
-    assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9", "unicode_fold": "caf\u00e9"}
-    assert find_entry(folder, "sw", "Simba")["dead"] == {"unicode_fold": "simba"}
-    _, text = inspect(folder, "sw", "Simba")
-    assert "never matches under profile unicode_fold: it equals the earlier entry 'simba' there" in text
+    assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9"}
+    _, text = inspect(folder, "sw", "cafe\u0301")
+    assert "never matches under profile unicode: it equals the earlier entry 'caf\u00e9' there" in text
 
 
 def test_missing_entry_has_similar_entries(folder):

@@ -153,8 +153,6 @@ class MetadataConfig(Config):
     lists them."""
     max_chars: Annotated[int, AtLeast(1, "characters")] = 256
     """Maximum number of characters of an entry (WordNet's are exempt), as in the reference."""
-    profiles: Annotated[tuple[Literal["reference", "unicode", "unicode_fold"], ...], Decides("metadata.matchers")] = ()
-    """Matchers to compile in addition to the one that match uses."""
 
     @property
     def wikipedia_rules(self) -> WikipediaRules:

@@ -21,9 +21,10 @@ from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, re
 from worldclip.evaluate.datasets.common.text_files import decode, parse_record
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, OTHER, Languages, code_of_stated
-from worldclip.pool.records import DEFAULT_FIELDS, TRUTH_FIELD
+from worldclip.pool.records import DEFAULT_FIELDS
 from worldclip.report.results import NO_LANGUAGE
 
+LANG_FIELD = "lang_truth"  # the language of each text, as drawn pools state it
 MIN_TEXTS = 20  # texts that an identified language needs
 
 Text = tuple[int, str | None, str]
@@ -86,11 +87,11 @@ def _texts(sample: Sample) -> list[tuple[str | None, str]]:
         record = parse_record(sample.others["json"], (), (), f"{sample.where}.json")
         value: Any = next((record[field] for field in DEFAULT_FIELDS if field in record), [])
         texts = [text or "" for text in _texts_or_nulls(value, f"{sample.where}.json: its caption")]
-        codes = record.get(TRUTH_FIELD)
-        stated = _texts_or_nulls(codes, f"{sample.where}.json: {TRUTH_FIELD}")
+        codes = record.get(LANG_FIELD)
+        stated = _texts_or_nulls(codes, f"{sample.where}.json: {LANG_FIELD}")
         langs = stated if isinstance(codes, list) else stated * len(texts)
         if len(langs) != len(texts):
-            raise UserError(f"{sample.where}.json has {len(texts)} texts and {len(langs)} of {TRUTH_FIELD}; "
+            raise UserError(f"{sample.where}.json has {len(texts)} texts and {len(langs)} of {LANG_FIELD}; "
                             "it must have one per text")  # fmt: skip
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text.strip()]
 
