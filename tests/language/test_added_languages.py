@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import worldclip
+from entry_lists import write_texts
 from killed import modified
-from pools import write_lines
 from stages import QUIET, finish, why_run
 from tars import sample, write_tar
 from worldclip.config import Recipe, load_recipe
@@ -183,13 +183,13 @@ def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
 
 
 def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> None:
-    write_lines(world / "corpus.jsonl", [{"text": f"pexe fresku na mar {n}"} for n in range(9)])
+    write_texts(world / "corpus.parquet", *(f"pexe fresku na mar {n}" for n in range(9)))
     values = sections(world, kea=KEA | {"wikipedia": ["kea"]})
     values["languages"]["codes"] = ["kea"]
     values["metadata"] = {
         "sources": ["unigram", "list"],
         "lists": {"kea": str(world / "kea.txt")},
-        "wikipedia": {"kea": str(world / "corpus.jsonl")},
+        "wikipedia": {"kea": str(world / "corpus.parquet")},
         "overrides": {"unigram_top_fraction": 1.0},
     }
     report = finish("metadata", load_recipe(values), world / "run", LocalExecutor(workers=2, quiet=True))
