@@ -56,15 +56,11 @@ IMAGES = {"a": 250, "b": 1_800, "c": 250}
 
 
 def write_world(folder: Path, codes: Sequence[str]) -> None:
-    """Write lists, Parquet shards and recipe.toml of a run."""
+    """Write Parquet shards and recipe.toml of a run."""
     random = np.random.default_rng(0)
     columns: dict[str, list[str]] = {"text": [], "lang": []}
-    lists = {}
     for code in codes:
         words = [f"{code.replace('_', '')}{n:x}" for n in range(ENTRIES)]
-        path = folder / "lists" / f"{code}.txt"
-        write_text(path, "".join(f"{word}\n" for word in words))
-        lists[code] = str(path)
         ranks = np.minimum(random.zipf(1.2, (TEXTS, WORDS_PER_TEXT)), ENTRIES) - 1
         columns["text"] += [" ".join(words[rank] for rank in row) for row in ranks]
         columns["lang"] += [code] * TEXTS
@@ -77,7 +73,7 @@ def write_world(folder: Path, codes: Sequence[str]) -> None:
     recipe = {
         "pool": {"path": str(folder / "pool"), "key": "uid", "texts": ["text"], "lang": "lang"},
         "languages": {"codes": list(codes)},
-        "metadata": {"sources": ["number", "list", "pool"], "lists": lists, "pool_min_count": 2},
+        "metadata": {"sources": ["number", "pool"], "pool_min_count": 2},
         "balance": {"tail_fraction": 0.1},
     }
     write_text(folder / "run" / "recipe.toml", to_toml(sections_of(load_recipe(recipe))))

@@ -29,10 +29,15 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
 from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MatchConfig
-from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
-from worldclip.plugins.explorer.lists import max_entries_per_list, profile_record, source_number, write_list
+from worldclip.plugins.explorer.lists import (
+    max_entries_per_list,
+    profile_record,
+    source_names,
+    source_number,
+    write_list,
+)
 from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
@@ -177,7 +182,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
         "text_policy": curate.text_policy,
         "seed": str(curate.seed),
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
-        "sources": METADATA_SOURCES.names(),
+        "sources": source_names(),
         "languages": [
             {
                 "code": lang,
