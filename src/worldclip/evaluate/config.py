@@ -31,20 +31,16 @@ class EvaluateConfig(Config):
     `world_flags_held`, `world_stamps`, `world_photos` (by the world pool), names in evaluate.folders or in the catalog
     (docs/datasets.md)."""
     suite: str = ""
-    """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
+    """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, or paper (all)."""
     data: Annotated[str, Decides(), Place()] = ""
     """Folder of the catalog's datasets, DATA/<name>; `worldclip fetch dataset` writes them."""
     allow_missing: Annotated[bool, Decides()] = False
     """Skip datasets of the suite that are not in evaluate.data; the table names them."""
     folders: Annotated[dict[str, str], Place(prefix_until=":")] = field(default_factory=dict)
     """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
-    class_names: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Class names and templates in other languages, dataset = JSON file."""
     classes: Literal["folder", "slip"] | None = None
     """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
     Unset: slip under the paper's protocol, else folder."""
-    captions: Literal["all_captions", "first_caption"] = "all_captions"
-    """Captions per image that count in retrieval: all (as in the paper) or the first (as CLIP_benchmark's XM3600)."""
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
     protocol: Literal["auto", "own", "paper"] = "auto"
@@ -123,9 +119,6 @@ class EvaluateConfig(Config):
                 yield f"folders.{name}", problem
             if name in held_out:
                 yield f"folders.{name}", f"is a held-out set of the {held_out[name]} pool; choose another name"
-        for name, path in self.class_names.items():
-            if not os.path.isfile(os.path.expanduser(path)):
-                yield f"class_names.{name}", "no such file; set a JSON file of class names"
         known = [*held_out, *self.folders, *CATALOG]
         for name in self.datasets:
             if name not in known:

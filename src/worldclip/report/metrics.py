@@ -17,8 +17,6 @@ METRIC_NAMES = {
     "roc_auc": "ROC AUC",
     "mean_average_precision": "mAP",
     "jaccard": "Jaccard",
-    "text_acc": "text score",
-    "image_acc": "image score",
     "acc": "group score",
 }
 DISTANCE = "{:.3f}".format
@@ -51,8 +49,6 @@ TASKS = {
         ("text_retrieval_recall@1", "image_retrieval_recall@1"), clip_benchmark="zeroshot_retrieval"
     ),
     "choice": TaskInfo(unit="questions", clip_benchmark="image_caption_selection"),
-    "image_choice": TaskInfo(unit="sentences"),
-    "matching": TaskInfo(unit="examples", clip_benchmark="image_caption_selection"),
     "association": TaskInfo(unit="cues"),
     "cross_lingual_consistency_classes": TaskInfo(("consistency@10",)),
     "cross_lingual_consistency_captions": TaskInfo(("consistency@10",)),
