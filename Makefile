@@ -1,5 +1,7 @@
-# Each target does all its own set-up in .venv.
-PYTHON ?= python3
+# Each target does all its own set-up in .venv, by the newest Python of those that worldclip allows.  Each is run: a command
+# of pyenv may stand for a Python that is not there, and Debian's has no venv without python3-venv.
+PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
+PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
 
 .PHONY: demo world test quick lint slow second oldest clients web docs clean FORCE
@@ -21,7 +23,7 @@ world: .venv/world.stamp
 
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-test: .venv/dev.stamp lint
+test: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile
 
 # lint, and the tests of what differs from main (TESTS_OF=REVISION: from another revision), besides those that take no time
@@ -71,29 +73,28 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
-# The tests of curation under another Python, the newest that this machine has; without torch, which takes 5 GB
+# The tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
 SECOND = .second/bin
-OWN_PYTHON = $(shell $(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)')
-PYTHONS = $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
-OTHER_PYTHON = $(firstword $(filter-out $(OWN_PYTHON),$(PYTHONS)))
+OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
+OTHER_PYTHON = $(filter-out $(PYTHON),$(OLDEST_PYTHON))
 SECOND_TESTS = core kernels contracts language metadata match balance curate
 second: $(if $(OTHER_PYTHON),.second/stamp)
 	$(if $(OTHER_PYTHON),OMP_NUM_THREADS=1 $(SECOND)/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
-		@echo 'this machine has no second Python from 3.11 to 3.13')
+		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
 
 .second/stamp: pyproject.toml
 	test -d .second || $(OTHER_PYTHON) -m venv .second
 	$(SECOND)/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
 	touch $@
 
-# The tests with the oldest releases that pyproject.toml allows, in an environment of their own
+# The tests with the oldest releases that pyproject.toml allows, and the oldest Python
 OLDEST = .oldest/bin
 EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
 oldest: .oldest/stamp
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
 
 .oldest/stamp: pyproject.toml
-	test -d .oldest || $(PYTHON) -m venv .oldest
+	test -d .oldest || $(OLDEST_PYTHON) -m venv .oldest
 	$(OLDEST)/python -m pip install -q uv
 	$(OLDEST)/uv pip compile -q --resolution lowest-direct $(EXTRAS:%=--extra %) --python $(OLDEST)/python \
 		-o .oldest/requirements.txt pyproject.toml
