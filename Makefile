@@ -36,14 +36,16 @@ slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
 # tests/clients: other software on what worldclip writes, in the newest release of each, and what they write.  A part is
-# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Clients that cannot share .venv have
-# environments of their own in .clients.
+# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Nothing is installed in .venv: each
+# client has an environment that holds the packages of NEWEST_* and imports all others from .venv, some a second one that
+# imports nothing from there.
 CLIENTS = datasets img2dataset mteb open_clip openvino optimum search sentence_transformers transformers transformers_js
 NEWEST_datasets = datasets
 NEWEST_mteb = mteb sentence-transformers
 NEWEST_open_clip = open_clip_torch
 NEWEST_sentence_transformers = sentence-transformers transformers
 NEWEST_transformers = transformers
+OVER_VENV = .clients/over-$*
 clients: $(CLIENTS:%=clients-%)
 clients-img2dataset: .clients/img2dataset
 clients-openvino: .clients/openvino
@@ -53,8 +55,11 @@ clients-sentence_transformers: .clients/transformers-4.57
 clients-transformers: .clients/transformers-4.56 .clients/transformers-4.57
 clients-transformers_js: .clients/node .clients/node-newest
 clients-%: .venv/dev.stamp FORCE
-	$(if $(NEWEST_$*),$(BIN)/python -m pip install -q -U $(NEWEST_$*))
-	$(PYTEST) -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
+	$(BIN)/python -m venv --clear $(OVER_VENV)
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$(echo $(OVER_VENV)/lib/python*/site-packages)/venv.pth
+	$(if $(NEWEST_$*),$(OVER_VENV)/bin/python -m pip install -q -U $(NEWEST_$*))
+	OMP_NUM_THREADS=1 $(OVER_VENV)/bin/python -m pytest -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
 JS = src/worldclip/plugins/browser/js

@@ -167,3 +167,11 @@ def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, 
     assert f"python3.{newest} -m venv .venv" in lines_of_make("lint", path=str(tmp_path))
     made = [line for line in lines_of_make("second", path=str(tmp_path)) if "-m venv" in line]
     assert made == ([f"test -d .second || python3.{oldest} -m venv .second"] if oldest else [])
+
+
+def test_clients_leave_the_environment_of_the_suite_as_it_is():
+    installing = [line for line in lines_of_make("clients") if "pip install" in line]
+    assert len(installing) > 1
+    assert [line for line in installing if line.startswith(".venv/")] == [
+        line for line in lines_of_make("test") if "pip install" in line
+    ]
