@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from programs import python
+from programs import output_of, python
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
@@ -196,3 +197,27 @@ def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> N
         pass
     assert not any(path.exists() for path in [*left, retired])
     assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("package", "is_recorded"),
+    [
+        (".venv/lib/python3/site-packages/worldclip", False),  # installed in somebody's project
+        ("unpacked/src/worldclip", False),  # an archive of the source, without .git, in somebody's project
+        ("src/worldclip", True),
+    ],
+)
+def test_only_a_checkout_of_worldclip_records_its_revision(package: str, is_recorded: bool, tmp_path: Path) -> None:
+    repository = Path(__file__).parents[2]
+    place = tmp_path / package
+    shutil.copytree(repository / "src" / "worldclip", place, ignore=shutil.ignore_patterns("__pycache__", "plugins"))
+    if place.parent.name == "src":
+        shutil.copy(repository / "pyproject.toml", place.parents[1])
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    output_of(["git", "init", "-q", tmp_path])
+    output_of([*git, "commit", "-q", "--allow-empty", "--no-gpg-sign", "-m", "first"])
+    head = output_of([*git, "rev-parse", "HEAD"]).strip()
+
+    code = "from worldclip.core.artifacts import describe_run; print(describe_run()['git_revision'])"
+    recorded = python("-c", code, PYTHONPATH=str(place.parent)).strip()
+    assert recorded == (head if is_recorded else "None")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,23 @@ def test_mistakes_are_named_together(run, tmp_path):
 
 def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("name", "data"), [("DATA_CARD.md", "list"), ("part0/00000.tar.parquet", "list"), ("tars/000001.tar", "tars")]
+)
+def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
+    run_dir = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("publish", ".lock"))
+    fifo = run_dir / "curate" / name
+    fifo.unlink()
+    os.mkfifo(fifo)
+    with pytest.raises(UserError) as caught:
+        published(run_dir, data)
+    assert caught.value.problems == [
+        f"{fifo} is a FIFO, not a file; remove it, then: worldclip run {run_dir} --from curate --until curate"
+    ]
+    assert not (run_dir / "publish").exists()
 
 
 def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):

@@ -102,6 +102,14 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def checkout() -> Path | None:
+    """Return the folder of the checkout that this package lies in; None for a package that pip copied."""
+    folder = Path(__file__).resolve().parents[3]
+    project = folder / "pyproject.toml"
+    is_ours = project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines()
+    return folder if is_ours else None
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import and return `module`.  Raises MissingPackage that names the extra to install."""
     try:
