@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.errors import InputChanged, UserError
+from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.inputs import fingerprint_of
+from worldclip.core.parquet_size import check_parquet
 from worldclip.core.sorted_keys import SortedKeys, write_sorted
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
 from worldclip.kernels.compiled import compiled
@@ -126,15 +127,16 @@ def _batches(path: Path) -> Iterator[pa.Array]:
 
 
 def _problem_with(path: Path) -> str | None:
-    """Return why a file is not a list of keys, read only from its header; None if it is one."""
+    """Return why a file is not a list of keys that fits the memory, without reading its keys; None if it is one."""
     if not path.is_file():
         return "is not a file"
     try:
         if path.suffix == ".npy":
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
             return None if dtype == HEX_PAIR else f"holds {dtype}"
+        check_parquet(path, path.stat().st_size)
         schema = pq.read_schema(path)
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+    except (OSError, ValueError, BadShard) as error:  # pa.ArrowInvalid is a ValueError
         return f"cannot be read ({error})"
     if "key" not in schema.names:
         return f"has the columns {', '.join(schema.names)}"
