@@ -189,6 +189,7 @@ class KeyList:
     setting: str  # pool.valid_keys or pool.deny_keys: the key of the recipe that names the file
     path: str
     digest: str
+    num_keys: int  # rows of the file
     by_shard: bool  # true for a table with a column `shard`: a row then applies only to that shard's pair
     sorted_as: Path | None = None  # file of its keys, sorted by `sort_lists`; None: it is short, and read whole
 
@@ -213,11 +214,12 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
 
 
 def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
-    digest = _digest_of(path)
+    digest, num_keys = _digest_of(path), _num_rows(Path(path))
     by_shard = not path.endswith(".npy") and "shard" in _schema(Path(path)).names
-    is_sorted = folder is not None and not by_shard and _num_rows(Path(path)) >= SORTED_FROM
-    sorted_as = folder / f"{digest}.npy" if folder is not None and is_sorted else None
-    return KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as)
+    sorted_as = None
+    if folder is not None and not by_shard and num_keys >= SORTED_FROM:
+        sorted_as = folder / f"{digest}.npy"
+    return KeyList(setting=setting, path=path, digest=digest, num_keys=num_keys, by_shard=by_shard, sorted_as=sorted_as)
 
 
 def sort_lists(key_lists: Sequence[KeyList]) -> None:
@@ -233,7 +235,7 @@ def sort_lists(key_lists: Sequence[KeyList]) -> None:
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                write_sorted(path, _unchanged(key_list), _num_rows(Path(key_list.path)))
+                write_sorted(path, _unchanged(key_list), key_list.num_keys)
 
 
 def _unchanged(key_list: KeyList) -> Iterator[Strings]:
@@ -268,14 +270,19 @@ def _digest_of(path: str) -> str:
 
 
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
-    """Return whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list: (n,) bool.
+    """Return whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list: (n,) bool."""
+    valid = np.ones(len(keys), np.bool_)
+    for key_list in lists:
+        listed = is_listed(keys, key_list, shard)
+        valid &= listed if key_list.setting == "pool.valid_keys" else ~listed
+    return valid
+
+
+def is_listed(keys: pa.Array | pa.ChunkedArray, key_list: KeyList, shard: str) -> np.ndarray:
+    """Return whether a list names each key of the pool's shard `shard`: (n,) bool.
 
     A list is read once per process, or mapped if it is long and `sort_lists` has sorted it; of a list with a column
     `shard`, the shard's rows are read at each call.
     """
-    valid = np.ones(len(keys), np.bool_)
-    for key_list in lists:
-        table = _table(key_list, shard if key_list.by_shard else None)
-        is_listed = table.contains(keys)
-        valid &= is_listed if key_list.setting == "pool.valid_keys" else ~is_listed
-    return valid
+    listed: np.ndarray = _table(key_list, shard if key_list.by_shard else None).contains(keys)
+    return listed
