@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import csv_rows
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.core.regular_file import NotRegular, read_regular
@@ -90,18 +91,19 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     read_lines(path, f"columns {', '.join(columns)}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            header, rows = table.fieldnames or (), list(table)
-    except csv.Error as error:  # a quote without its end makes one field of the rest of the file
+            rows = list(csv_rows.read_rows(file, ","))
+    except csv.Error as error:
         raise UserError(f"{path} is not CSV ({error})") from error
+    _, header = rows.pop(0) if rows else (1, [])
     if missing := [name for name in columns if name not in header]:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
     if not rows:
         raise UserError(f"{path} has no rows after its header")
-    for number, row in enumerate(rows, 2):
-        if any(row[name] is None for name in columns):
-            raise UserError(f"{path}:{number} has fewer fields than the header")
-    return rows
+    records = [dict(zip(header, fields, strict=False)) for _, fields in rows]
+    for (line, _), record in zip(rows, records, strict=True):
+        if any(name not in record for name in columns):  # a quote without its end takes the rest of the file
+            raise UserError(f"{path}:{line} has fewer fields than the header")
+    return records
 
 
 def check_distinct(keys: Iterable[str], what: str) -> None:
