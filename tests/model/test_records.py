@@ -10,7 +10,9 @@ import pytest
 
 from model_folders import edit, load_error
 from worldclip.core.errors import UserError
-from worldclip.model import records
+from worldclip.model import records, weights
+from worldclip.model.formats import huggingface_folder, onnx_backend
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.onnx_parts import PlainTokenizer
 from worldclip.model.tokenizer import load_tokenizer
 
@@ -131,9 +133,33 @@ def test_interrupt_is_no_fault_of_a_tokenizer() -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("torch.load", lambda folder: weights.read_state(folder / "a.pt")),
+        (
+            "transformers.AutoConfig.from_pretrained",
+            lambda folder: huggingface_folder.read_parts(folder, LoadOptions()),
+        ),
+        ("onnxruntime.InferenceSession", onnx_backend.open_session),
+    ],
+)
+def test_lack_of_memory_is_no_damage_of_a_model(target, read, tmp_path, monkeypatch):
+    class Fail(Exception):
+        """As onnxruntime's."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise Fail("[ONNXRuntimeError] : 1 : FAIL : Load model failed:std::bad_alloc")
+
+    monkeypatch.setattr(target, fail)
+    with pytest.raises(Fail):
+        read(tmp_path)
+
+
 def test_lack_of_memory_is_no_fault_of_the_records():
-    with pytest.raises(MemoryError), records.library_faults("the folder does not load"):
-        raise MemoryError
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 byte")):
+        with pytest.raises(type(error)), records.library_faults("the folder does not load"):
+            raise error
     with (
         pytest.raises(UserError, match=r"^the folder does not load \(division by zero\); copy"),
         records.library_faults("the folder does not load"),

@@ -265,6 +265,18 @@ def test_damaged_page_spoils_its_row_group_alone(tmp_path: Path, curated) -> Non
         pool.read_member(path, int(places[3]), -1)
 
 
+@pytest.mark.parametrize(("module", "name"), [(row_groups, "leaf_batches"), (pq, "ParquetFile"), (pq, "read_metadata")])
+def test_lack_of_memory_is_no_damage(module, name, tmp_path: Path, monkeypatch) -> None:
+    path = table_of(tmp_path / "a.parquet", pa.array(IMAGES))
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 33554432 failed")
+
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(MemoryError):
+        list(read_rows(str(path), row_groups.pack_places(2, np.arange(4))))
+
+
 def test_training_replaces_images_of_a_damaged_page(curated, tmp_path) -> None:
     recipe, run = curated["struct"]
     shards = []

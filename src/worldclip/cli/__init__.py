@@ -17,7 +17,15 @@ from pathlib import Path
 from worldclip.cli.overview import ANY_MODEL, COMMANDS, first_word_help, refuse_misspelt, refuse_unknown, to_text
 from worldclip.contracts import layout
 from worldclip.core.console import complain, set_level
-from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
+from worldclip.core.errors import (
+    BadShard,
+    StageFailed,
+    UserError,
+    WorkStopped,
+    disk_error,
+    first_line,
+    is_no_memory,
+)
 from worldclip.recipe import stage_names
 
 MAX_SHOWN = 300  # characters of a text that is refused
@@ -51,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain([f"interrupted; {RESUME}"], 130)
     except Exception as error:
+        if is_no_memory(error):
+            remedy = f"use fewer workers or smaller batches, then {RESUME}"
+            return _complain([f"memory ran out ({first_line(error)}); {remedy}"], 1)
         failure = disk_error(error, Path("a file")) or error
         if not isinstance(failure, OSError):
             raise

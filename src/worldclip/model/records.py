@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts.layout import TRAINER
-from worldclip.core.errors import MissingPackage, UserError, first_line
+from worldclip.core.errors import MissingPackage, UserError, first_line, is_no_memory
 from worldclip.core.regular_file import what_is
 from worldclip.model.special_strings import normaliser_of
 from worldclip.model.weights import MAX_LAYERS, read_json_config
@@ -131,9 +131,11 @@ def library_faults(problem: str, remedy: str = "copy or download it whole") -> I
     """
     try:
         yield
-    except (UserError, MissingPackage, MemoryError):
+    except (UserError, MissingPackage):
         raise
     except Exception as error:
+        if is_no_memory(error):
+            raise
         raise UserError(f"{problem} ({str(error) or type(error).__name__}); {remedy}") from error
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from worldclip.core.artifacts import write_json
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, is_no_memory, require
 from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
@@ -332,6 +332,8 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
             minloglevel=2,  # only errors
         )
     except RuntimeError as error:
+        if is_no_memory(error):
+            raise
         raise _too_small(vocab_size + len(SPECIALS) - 1, error) from error
     model = sentencepiece.SentencePieceProcessor(model_proto=model_file.getvalue())
     return [(model.id_to_piece(i), model.get_score(i)) for i in range(len(model)) if not model.is_unknown(i)]

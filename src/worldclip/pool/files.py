@@ -14,7 +14,7 @@ import numpy as np
 from worldclip.contracts import layout
 from worldclip.core import job_files
 from worldclip.core.artifacts import MANIFEST, read_manifest
-from worldclip.core.errors import BadShard, Unreadable, UserError
+from worldclip.core.errors import BadShard, Unreadable, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
 from worldclip.core.local_path import require_local
@@ -224,7 +224,7 @@ class StampedFile:
 
 def unreadable(error: Exception) -> BadShard:
     """Return the error of a file that the system or its server does not let us read."""
-    kind = BadShard if explain_answer(error) is None else Unreadable
+    kind = Unreadable if is_no_memory(error) or explain_answer(error) is not None else BadShard
     return kind(f"cannot be read ({explain(error)})")
 
 
