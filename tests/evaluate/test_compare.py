@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
@@ -148,8 +146,8 @@ def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
 class Blind(WordModel):
     """Sees the same word in every image."""
 
-    def encode_image(self, images: Sequence[bytes]) -> np.ndarray:
-        return np.stack([vector("word7")] * len(images))
+    def see(self, image: bytes) -> np.ndarray:
+        return vector("word7")
 
 
 def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
