@@ -61,6 +61,8 @@ PROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
         (PROCESSOR, {"crop_size": {"height": 10**6, "width": 10**6}}, "crop_size"),
         (PROCESSOR, {"rescale_factor": 0}, "rescale_factor"),
         (PROCESSOR, {"rescale_factor": "a"}, "rescale_factor"),
+        (PROCESSOR, {"resample": 99}, "resample"),
+        (PROCESSOR, {"resample": "bicubic"}, "resample"),
         (OPEN_CLIP, {"model_cfg": {}, "preprocess_cfg": {"std": [0, 1, 1]}}, "std"),
         (OPEN_CLIP, {"model_cfg": {"vision_cfg": {"image_size": 10**6}}}, "image_size"),
         (OPEN_CLIP, {"model_cfg": {"text_cfg": {"layers": 10**6}}}, "layers"),

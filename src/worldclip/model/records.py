@@ -31,6 +31,7 @@ MAX_RESIZE = 16  # times the crop
 MAX_SIDE = 4096  # pixels per side of a model's input; published models read up to 1024
 MAX_GROWTH = 18  # factor by which a normaliser may lengthen a text; NFKC makes 18 characters of U+FDFA
 MAX_REPLACEMENT_BYTES = 256  # bytes for one character in a table of sentencepiece
+FILTERS = range(6)  # Pillow's numbers of interpolations
 DEFAULT_SIDE = 224  # default of transformers' processors
 _SIDES = ("image_size", "img_size")
 _LAYERS = ("num_hidden_layers", "layers")
@@ -108,6 +109,9 @@ def _size_problems(record: Mapping[str, Any]) -> Iterator[str]:
         if not (isinstance(side, int) and 1 <= side <= MAX_SIDE):
             yield f"crop_size is {record['crop_size']!r:.80}; each side must be between 1 and {MAX_SIDE} pixels"
             return
+    resample = record.get("resample", 0)
+    if resample is not None and resample not in FILTERS:
+        yield f"resample is {resample!r:.80}; it must be one of Pillow's filters, {FILTERS[0]} to {FILTERS[-1]}"
     factor = record.get("rescale_factor", 1)
     if not (_is_finite(factor) and factor > 0):
         yield f"rescale_factor is {factor!r:.80}; it must be a number above 0"
