@@ -361,6 +361,6 @@ def test_row_group_larger_than_a_batch_is_streamed(tmp_path, monkeypatch) -> Non
 
 def test_rows_beyond_the_file_say_that_it_changed(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "0.parquet", [{"key": "0", "texts": ["a"], "image": b"1", "name": "0.png"}])
-    for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0]))):
+    for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0])), [-(2**62)]):
         with pytest.raises(BadShard, match="the file changed after it was indexed"):
             pool.read_member(path, int(place[0]), -1)

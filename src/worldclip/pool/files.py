@@ -214,9 +214,9 @@ class StampedFile:
         system notes the change of its links.
         """
         try:
-            if start + size > (length := os.fstat(self._fd).st_size):  # an index may state any size
-                size = max(0, length - start)
-            content = os.pread(self._fd, size, start)
+            length = os.fstat(self._fd).st_size
+            num_left = length - start if 0 <= start < length else 0  # an index may state any place
+            content = os.pread(self._fd, max(0, min(size, num_left)), max(0, start))
             return content, stamp_of_stat(os.fstat(self._fd))
         except OSError as error:
             raise unreadable(error) from error

@@ -149,7 +149,7 @@ def _by_group(path: str, footer: pq.FileMetaData, offsets: np.ndarray) -> Iterat
     """Yield (leaf column, row group, (n,) rows within it) of ascending offsets.  Raises BadShard for other places."""
     starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
     columns, rows = offsets >> ROW_BITS, offsets & ((1 << ROW_BITS) - 1)
-    if len(offsets) and (columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
+    if len(offsets) and (columns.min() < 0 or columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
         raise BadShard(f"{path}: lacks rows of images; the file changed after it was indexed")
     groups = np.searchsorted(starts, rows, side="right") - 1
     cuts = np.flatnonzero((np.diff(groups) != 0) | (np.diff(columns) != 0)) + 1
