@@ -101,7 +101,14 @@ class Tokenizer:
         self._is_ours = hf.eos_token == SPECIALS[EOS_ID]
         added = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
         self._specials = SpecialStrings({*added, *map(str, hf.all_special_tokens)}, stages_of(hf))
-        self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
+        ids = hf("a", add_special_tokens=True)["input_ids"]
+        if self.eos_id in ids[:-1]:
+            raise UserError(
+                f"train.tokenizer.path: the tokenizer writes its end token {hf.eos_token!r} before the end of a text, "
+                "where its start token stands; state another bos_token and use it in the post_processor of "
+                "tokenizer.json, or choose another tokenizer"
+            )
+        self._adds_eos = ids[-1:] == [self.eos_id]
 
     @property
     def special_strings(self) -> list[str]:
