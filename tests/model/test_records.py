@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ PROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
 def test_sizes_stay_within_bounds(tmp_path: Path, name: str, record: dict[str, Any], key: str) -> None:
     edit(tmp_path / name, **record)
     assert f"{name}: {key} is" in load_error(tmp_path)
+
+
+def test_folder_of_endless_files_is_no_model_before_all_are_listed(tmp_path: Path, monkeypatch) -> None:
+    def list_files(folder: Path, pattern: str) -> Iterator[Path]:
+        yield from (folder / f"{number}.jpg" for number in range(2 * 10_000))
+        pytest.fail("all files were listed")
+
+    monkeypatch.setattr(Path, "rglob", list_files)
+    assert load_error(tmp_path).startswith(
+        f"{tmp_path} is no model: it holds 10,000 files or more; give the model's folder"
+    )
 
 
 def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from worldclip.model.weights import MAX_LAYERS, read_json_config
 RECORDS = ("*config.json", "*_cfg.json", "*.index.json", "special_tokens_map.json", "tokenizer.json", "vocab.json")
 OBJECTS = ("vision_config", "text_config", "pretrained_cfg", "model_cfg", "preprocess_cfg", "vision_cfg", "text_cfg",
            "model_args", "weight_map")  # fmt: skip
+MAX_FILES = 10_000  # files and folders; a model has some dozens, a pool or a home folder millions
 PARSED_BELOW_BYTES = 2**22  # larger ones are vocabularies, which the tokenizer's library parses
 MAX_RESIZE = 16  # times the crop
 MAX_SIDE = 4096  # pixels per side of a model's input; published models read up to 1024
@@ -39,8 +41,13 @@ _DEVIATIONS, _MEANS = ("image_std", "std"), ("image_mean", "mean")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError that names all records of a folder that cannot be used."""
-    problems = [f"{path} {kind}" for path in sorted(folder.rglob("*")) if (kind := what_is(path))]
+    """Raise UserError that names all records of a folder that cannot be used, or for a folder of MAX_FILES and more."""
+    paths = list(itertools.islice(folder.rglob("*"), MAX_FILES))
+    if len(paths) == MAX_FILES:
+        raise UserError(
+            f"{folder} is no model: it holds {MAX_FILES:,} files or more; give the model's folder, or train the run"
+        )
+    problems = [f"{path} {kind}" for path in sorted(paths) if (kind := what_is(path))]
     if problems:
         raise UserError(problems)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
