@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from programs import output_of, python
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
-from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.errors import BadShard, UserError, is_no_memory, naming
 from worldclip.core.job import RunLock
+from worldclip.kernels.compiled import compiled
 
 
 def test_failed_write_names_and_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
@@ -181,6 +183,44 @@ def test_errors_of_a_full_disk_are_one_error_that_names_the_file(tmp_path: Path)
         assert caught.value.errno in (28, 30)
     with pytest.raises(ValueError, match="other"), naming(tmp_path):
         raise ValueError("other")
+
+
+@compiled
+def make_array(size):
+    return np.empty(size, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda size: np.empty(size, np.uint8),
+        lambda size: make_array(size),
+        lambda size: pa.allocate_buffer(size),
+        lambda size: torch.empty(size, dtype=torch.uint8),
+    ],
+    ids=["numpy", "numba", "arrow", "torch"],
+)
+def test_each_library_says_that_memory_ran_out(allocate) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate(2**60)
+    assert is_no_memory(caught.value)
+
+
+def test_other_errors_do_not_say_that_memory_ran_out(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "out of memory"
+    for error in (OSError(errno.ENOENT, "No such file", str(folder)), BadShard(f"{folder}: cut"), ValueError("cut")):
+        assert not is_no_memory(error)
+    for error in (
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError("ZSTD: Allocation error : not enough memory"),
+    ):
+
+        def fail(path: Path, error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(pq, "ParquetFile", fail)
+        with pytest.raises(OSError, match="memory"):
+            artifacts.read_table(folder, schemas.CURATED)
 
 
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:

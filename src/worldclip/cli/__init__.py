@@ -21,7 +21,15 @@ from types import FrameType
 from worldclip.cli.overview import ANY_MODEL, COMMANDS, first_word_help, refuse_misspelt, refuse_unknown, to_text
 from worldclip.contracts import layout
 from worldclip.core.console import complain, set_level
-from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
+from worldclip.core.errors import (
+    BadShard,
+    StageFailed,
+    UserError,
+    WorkStopped,
+    disk_error,
+    first_line,
+    is_no_memory,
+)
 from worldclip.recipe import stage_names
 from worldclip.train.launch import num_ranks
 
@@ -61,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _complain([f"interrupted; {RESUME}"], 143 if isinstance(error, Terminated) else 130)
     except Exception as error:
+        if is_no_memory(error):
+            remedy = f"use fewer workers or smaller batches, then {RESUME}"
+            return _complain([f"memory ran out ({first_line(error)}); {remedy}"], 1)
         failure = disk_error(error, Path("a file")) or error
         if not isinstance(failure, OSError):
             raise

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
-from worldclip.core.errors import BadShard, UserError, checkout, naming
+from worldclip.core.errors import BadShard, UserError, checkout, is_no_memory, naming
 from worldclip.core.local_path import require_local
 from worldclip.core.redact import redact, redact_record
 from worldclip.core.regular_file import open_regular, read_regular
@@ -253,6 +253,8 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
+        if is_no_memory(error):
+            raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
     with file:
         metadata = file.schema_arrow.metadata or {}

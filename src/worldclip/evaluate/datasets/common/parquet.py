@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import Json
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.inputs import stamp_of
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import what_is
@@ -26,6 +26,8 @@ def _unreadable(path: Path) -> Iterator[None]:
     except TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowException, OSError) as error:
+        if is_no_memory(error):
+            raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 
 
