@@ -59,6 +59,11 @@ class ScaleConfig(Config):
         """Return whether the rule applies."""
         return self.english_samples_seen is not None and self.english_batch_size is not None
 
+    @property
+    def needs_report(self) -> bool:
+        """Return whether the share of English is known only from curate's report."""
+        return self.is_set and self.english_fraction is None
+
     def own_problems(self) -> Problems:
         """Yield keys that are set without the ones they need."""
         if (self.english_samples_seen is None) != (self.english_batch_size is None):

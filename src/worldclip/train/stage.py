@@ -113,8 +113,8 @@ def _needs(run: Run) -> Iterator[str]:
         yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
     size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
-    if config.keep_every_samples:
-        copies += config.samples_seen // config.keep_every_samples
+    if config.keep_every_samples and not config.scale.needs_report:
+        copies += plan_schedule(config, run.dir, num_ranks()).samples_seen // config.keep_every_samples
     yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
 
 
