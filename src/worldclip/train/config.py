@@ -207,7 +207,8 @@ class TrainConfig(Config):
     """Compile both towers with torch.compile."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Precision of the towers' products; weights, optimizer and loss are always float32.  auto: bf16 where the device
-    multiplies it faster, as measured at the first start and recorded in config.json."""
+    has hardware for it at the first start (CUDA from Ampere on, x86 with amx_bf16 or avx512_bf16), recorded in
+    config.json; a run begun with --from-run keeps the precision of that one."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Device to train on; auto: cuda if available, else mps, else cpu."""
     seed: int = 0
