@@ -34,6 +34,7 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
+from worldclip.train.loss import LOSSES
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
@@ -86,8 +87,11 @@ def create_train_state(
 ) -> TrainState:
     """Create a model with fresh weights, those of config.initial_weights, or a checkpoint's weights and moments.
 
-    Raises UserError if config.initial_weights is a model of another architecture or with another tokenizer.
+    Raises UserError for an unknown loss, and if config.initial_weights is a model of another architecture or with
+    another tokenizer.
     """
+    if config.loss not in LOSSES:
+        raise UserError(f"train.loss = {config.loss!r}: unknown loss; LOSSES in train/loss.py has {', '.join(LOSSES)}")
     architecture = model_config(config.model, tokenizer)
     is_fsdp = config.parallel != "ddp" and world.size > 1
     is_sharded_first = is_fsdp and checkpoint is not None  # no rank ever holds the whole model
