@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+import torch.utils.checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -153,11 +155,12 @@ def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
 
     The first ones: when their turn comes, the backward pass has freed the activations of all later blocks.
     """
-    clip.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
     for tower in (clip.vision_model, clip.text_model):
         blocks: Any = tower.encoder.layers
-        for block in blocks[config.recomputed_blocks(len(blocks)) :]:
-            block.gradient_checkpointing = False
+        for block in blocks[: config.recomputed_blocks(len(blocks))]:
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = recompute
 
 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
