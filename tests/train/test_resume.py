@@ -27,6 +27,7 @@ from worldclip.model.config import ModelConfig
 from worldclip.train import loop, stage, step
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
+from worldclip.train.loss import LOSSES
 from worldclip.train.signals import TERMINATED
 from worldclip.train.step import LaunchedStep
 from worldclip.train.train_state import copy_to_cpu
@@ -207,13 +208,13 @@ def test_a_checkpoint_contains_no_pickle(whole):
 def spoil_losses(request, monkeypatch):
     """A function that makes the losses of some steps, counted from 1, NaN."""
     monkeypatch.setattr(loop, "steps_ahead", lambda device: request.param)
-    compute, numbers = step.contrastive_loss, itertools.count(1)
+    compute, numbers = LOSSES["contrastive"], itertools.count(1)
 
     def spoil(steps):
         def contrastive_loss(*args, **keys):
             return compute(*args, **keys) * (math.nan if next(numbers) in steps else 1)
 
-        monkeypatch.setattr(step, "contrastive_loss", contrastive_loss)
+        monkeypatch.setitem(LOSSES, "contrastive", contrastive_loss)
 
     return spoil
 
