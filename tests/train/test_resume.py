@@ -24,7 +24,7 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.model import clip
 from worldclip.model.config import ModelConfig
-from worldclip.train import loop, stage, step
+from worldclip.train import loop, stage
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
