@@ -137,8 +137,8 @@ class MadeUpModel:
     def __init__(self) -> None:
         self.num_texts = 0
 
-    def encode_image(self, images: Sequence[bytes]) -> np.ndarray:
-        return np.random.default_rng(len(images)).standard_normal((len(images), DIM)).astype(np.float32)
+    def encode_each(self, images: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]:
+        return np.random.default_rng(len(images)).standard_normal((len(images), DIM)).astype(np.float32), {}
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         self.num_texts += len(texts)

@@ -33,8 +33,8 @@ class MeddlingModel(WordModel):
         super().__init__()
         self.meddle = meddle
 
-    def encode_image(self, images):
-        features = super().encode_image(images)
+    def encode_each(self, images):
+        features = super().encode_each(images)
         meddle, self.meddle = self.meddle, lambda: None
         meddle()
         return features

@@ -31,8 +31,10 @@ MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
     """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
 
+    evaluate.also is left out: some of its measures are better when smaller, or highest for a model that sees nothing.
     Raises UserError for unknown datasets and without any.
     """
+    config = dataclasses.replace(config, also=())
     if train.evaluate_datasets:
         config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
         if problems := config.problems():

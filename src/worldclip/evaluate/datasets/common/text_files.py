@@ -7,7 +7,6 @@ would give wrong numbers without an error is checked here.
 from __future__ import annotations
 
 import ast
-import csv
 import io
 import json
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import csv_rows
 from worldclip.core.artifacts import Json
 from worldclip.core.regular_file import read_regular
 from worldclip.language.table import OTHER, Languages, scheme_of
@@ -62,10 +62,11 @@ def read_jsonl(path: Path) -> list[Json]:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file with a header, at least one."""
-    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    file = io.StringIO(read_text(path), newline="")
+    (_, header), *rows = csv_rows.read_rows(file, ",")
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return rows
+    return [dict(zip(header, fields, strict=False)) for _, fields in rows]
 
 
 def check_distinct(keys: Iterable[str], path: Path) -> None:
