@@ -196,7 +196,6 @@ WRONG: list[tuple[str, str]] = [
     ("metadata R --lists en N", "no such file"),
     ("evaluate T --folders x folders:N --datasets x", "N is not a folder"),
     ("evaluate R --suite imagenet", "or set evaluate.folders.imagenet1k"),
-    ("evaluate T --watch --out O", "start the training first"),
     ("export R --formats", "must not be empty (for example huggingface)"),
     ("run T --from evaluate --until train", "--from evaluate comes after --until train"),
     ("run R --quiet --verbose", "exclude each other; leave out one"),

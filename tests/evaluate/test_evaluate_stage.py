@@ -160,8 +160,8 @@ def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):
 def test_all_config_problems_are_reported_at_once():
     folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
     with pytest.raises(UserError) as caught:
-        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0, gallery_size=-1)
-    assert len(caught.value.problems) == 5
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
+    assert len(caught.value.problems) == 4
     assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 

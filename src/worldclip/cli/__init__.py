@@ -161,7 +161,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
 
 def _names_model(rest: Sequence[str]) -> bool:
     """Return whether the first word is a model: no flag, no recipe, no run that is watched or has no other --out."""
-    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml") or "--watch" in rest:
+    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
         return False
     source = Path(rest[0])
     if not layout.is_run(source):

@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
 
     Examples:
         worldclip evaluate runs/my_images --datasets mine --folders mine folders:photos
-        worldclip evaluate runs/my_images --watch
+        worldclip evaluate runs/my_images --out results --suite multilingual --data ~/data
     """
 
     datasets: tuple[str, ...] = ()
@@ -51,23 +51,16 @@ class EvaluateConfig(Config):
     preprocess: Literal["auto", "source", "reference"] = "auto"
     """Images to pixels: as the model's folder states (source, our own), or reference (the paper's: bicubic, shortest
     side, central square, EXIF ignored); auto: by the protocol."""
-    also: tuple[Literal["alignment", "consistency", "few_shot", "linear_probe"], ...] = ()
-    """Additional measures: alignment and uniformity, cross-lingual consistency, few-shot and linear probes."""
+    also: tuple[Literal["alignment", "few_shot", "linear_probe"], ...] = ()
+    """Additional measures: alignment and uniformity, few-shot and linear probes."""
     languages: tuple[str, ...] = ()
     """Languages to evaluate in (default: the run's own languages that a dataset has; all, if the recipe names none)."""
     batch_size: Annotated[int, AtLeast(1, "images per forward pass"), Decides()] = 256
     """Images or texts per forward pass."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Device of the model; auto: cuda if available, else mps, else cpu."""
-    processes: Annotated[int, AtLeast(1), Decides()] = 1
-    """Number of processes that share images and languages; on CUDA, each uses the next device."""
     against: str = "ViT-H/14 worldwide 2.3x"
     """Published model, from published.csv, to compare with."""
-    clip_benchmark: Annotated[str, Place()] = ""
-    """Folder to write the records to as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
-    gallery_size: Annotated[int, AtLeast(0, "images per dataset")] = 12
-    """Images per dataset shown in the report, half of them correct where possible; none for datasets with more than
-    10,000 texts per language."""
 
     @property
     def dataset_names(self) -> tuple[str, ...]:

@@ -107,7 +107,6 @@ def _task(
         templates=templates,
         target=class_of_index[class_of_image[image_idx]],
         image_idx=image_idx,
-        concepts=dict(zip(indices.tolist(), class_of_label.tolist(), strict=True)),
         protocol={
             "prompts": prompts,
             "templates": len(templates),

@@ -132,8 +132,8 @@ def name_tasks(
     """
     class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
     classes, class_of_subject = np.unique(class_names, return_inverse=True)
-    concepts = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
-    target = np.array([concepts[idx] for idx in subject_idx.tolist()])
+    class_of = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
+    target = np.array([class_of[idx] for idx in subject_idx.tolist()])
     text_classes, pair_text = np.unique(target, return_inverse=True)
     return [
         Classification(
@@ -141,7 +141,6 @@ def name_tasks(
             target=target,
             image_idx=image_idx,
             slices=slices,
-            concepts=concepts,
             protocol={"templates": 1, "classes": about},
         ),
         Retrieval(
