@@ -270,7 +270,7 @@ def _digest_of(path: str) -> str:
 
 
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
-    """Return (n,) bool: whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list."""
+    """Return (n,) bool: which keys of the pool's shard `shard` are in the valid list (if any) and in no deny list."""
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
         listed = is_listed(keys, key_list, shard)
