@@ -1,5 +1,7 @@
-# Each target does all its own set-up in .venv.
-PYTHON ?= python3
+# Each target does all its own set-up in .venv, by the newest Python of those that worldclip allows.  Each is run: a command
+# of pyenv may stand for a Python that is not there, and Debian's has no venv without python3-venv.
+PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
+PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
 
 .PHONY: demo world test quick lint slow second oldest clients web docs clean FORCE
@@ -21,7 +23,7 @@ world: .venv/world.stamp
 
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-test: .venv/dev.stamp lint
+test: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile
 
 # lint, and the tests of what differs from main (TESTS_OF=REVISION: from another revision), besides those that take no time
@@ -34,14 +36,16 @@ slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
 # tests/clients: other software on what worldclip writes, in the newest release of each, and what they write.  A part is
-# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Clients that cannot share .venv have
-# environments of their own in .clients.
+# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Nothing is installed in .venv: each
+# client has an environment that holds the packages of NEWEST_* and imports all others from .venv, some a second one that
+# imports nothing from there.
 CLIENTS = datasets img2dataset mteb open_clip openvino optimum search sentence_transformers transformers transformers_js
 NEWEST_datasets = datasets
 NEWEST_mteb = mteb sentence-transformers
 NEWEST_open_clip = open_clip_torch
 NEWEST_sentence_transformers = sentence-transformers transformers
 NEWEST_transformers = transformers
+OVER_VENV = .clients/over-$*
 clients: $(CLIENTS:%=clients-%)
 clients-img2dataset: .clients/img2dataset
 clients-openvino: .clients/openvino
@@ -51,8 +55,11 @@ clients-sentence_transformers: .clients/transformers-4.57
 clients-transformers: .clients/transformers-4.56 .clients/transformers-4.57
 clients-transformers_js: .clients/node .clients/node-newest
 clients-%: .venv/dev.stamp FORCE
-	$(if $(NEWEST_$*),$(BIN)/python -m pip install -q -U $(NEWEST_$*))
-	$(PYTEST) -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
+	$(BIN)/python -m venv --clear $(OVER_VENV)
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$(echo $(OVER_VENV)/lib/python*/site-packages)/venv.pth
+	$(if $(NEWEST_$*),$(OVER_VENV)/bin/python -m pip install -q -U $(NEWEST_$*))
+	OMP_NUM_THREADS=1 $(OVER_VENV)/bin/python -m pytest -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
 JS = src/worldclip/plugins/browser/js
@@ -71,29 +78,28 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
-# The tests of curation under another Python, the newest that this machine has; without torch, which takes 5 GB
+# The tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
 SECOND = .second/bin
-OWN_PYTHON = $(shell $(PYTHON) -c 'import sys; print("python3.%d" % sys.version_info.minor)')
-PYTHONS = $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
-OTHER_PYTHON = $(firstword $(filter-out $(OWN_PYTHON),$(PYTHONS)))
+OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
+OTHER_PYTHON = $(filter-out $(PYTHON),$(OLDEST_PYTHON))
 SECOND_TESTS = core kernels contracts language metadata match balance curate
 second: $(if $(OTHER_PYTHON),.second/stamp)
 	$(if $(OTHER_PYTHON),OMP_NUM_THREADS=1 $(SECOND)/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
-		@echo 'this machine has no second Python from 3.11 to 3.13')
+		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
 
 .second/stamp: pyproject.toml
 	test -d .second || $(OTHER_PYTHON) -m venv .second
 	$(SECOND)/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
 	touch $@
 
-# The tests with the oldest releases that pyproject.toml allows, in an environment of their own
+# The tests with the oldest releases that pyproject.toml allows, and the oldest Python
 OLDEST = .oldest/bin
 EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
 oldest: .oldest/stamp
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
 
 .oldest/stamp: pyproject.toml
-	test -d .oldest || $(PYTHON) -m venv .oldest
+	test -d .oldest || $(OLDEST_PYTHON) -m venv .oldest
 	$(OLDEST)/python -m pip install -q uv
 	$(OLDEST)/uv pip compile -q --resolution lowest-direct $(EXTRAS:%=--extra %) --python $(OLDEST)/python \
 		-o .oldest/requirements.txt pyproject.toml

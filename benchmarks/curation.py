@@ -83,7 +83,7 @@ def write_world(folder: Path, texts: list[str], lists: dict[str, list[str]]) -> 
             "entry_id": pa.array(range(n), pa.int32()),
             "entry": entries,
             "source": ["list"] * n,
-            "score": [None] * n,
+            "score": pa.nulls(n),
         }
         artifacts.write_table(folder / "run/metadata" / f"{lang}.parquet", pa.table(columns), schemas.METADATA)
         matcher = Matcher(entries, "reference")

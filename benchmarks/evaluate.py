@@ -46,9 +46,9 @@ class Timed:
     def __init__(self, clip: Clip) -> None:
         self.clip, self.image_s, self.text_s, self.num_images, self.num_texts = clip, 0.0, 0.0, 0, 0
 
-    def encode_image(self, images: list[bytes]) -> np.ndarray:
+    def encode_each(self, images: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
         started = time.process_time()
-        found = self.clip.encode_image(images)
+        found = self.clip.encode_each(images)
         self.image_s += time.process_time() - started
         self.num_images += len(images)
         return found
@@ -74,8 +74,8 @@ class MadeUp:
     def __init__(self) -> None:
         self.random, self.elapsed_s = np.random.default_rng(0), 0.0
 
-    def encode_image(self, images: list[bytes]) -> np.ndarray:
-        return self._features(len(images))
+    def encode_each(self, images: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
+        return self._features(len(images)), {}
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
         return self._features(len(texts))

@@ -20,6 +20,7 @@ from pools import encode
 from tars import shard_of
 from worldclip.core import unpack
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.keys import key_lists
 from worldclip.core.parquet_size import check_parquet
 from worldclip.metadata import lists
 from worldclip.metadata.sources import dumps, titles
@@ -126,6 +127,8 @@ def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch)
         PARQUET.read_columns(shard_of(path), CONFIG, ["key"])
     with pytest.raises(BadShard, match=r"dump\.parquet: what it unpacks to would take more than"):
         list(dumps.read_articles(path.rename(tmp_path / "dump.parquet")))
+    with pytest.raises(UserError, match=r"pool\.deny_keys is .*cannot be read \(what it unpacks to would take"):
+        key_lists(None, [str(tmp_path / "dump.parquet")])
 
 
 def test_parquet_with_repeated_short_texts_is_read(tmp_path):

@@ -98,7 +98,7 @@ def world(toy_world, tmp_path) -> Path:
     shutil.copytree(toy_world.folder, folder)
     text = toy_world.recipe.read_text().replace(str(toy_world.folder), str(folder))
     (folder / "toy.toml").write_text(text.replace("[pool]", f'[pool]\ndeny_keys = ["{folder}/deny.parquet"]'))
-    deny(folder, "00003")
+    deny(folder, "00003", "00030")
     return folder
 
 
@@ -128,7 +128,7 @@ def grow_in_place(world: Path) -> None:
 
 
 def deny_more(world: Path) -> None:
-    deny(world, "00003", "00004", "00030")
+    deny(world, "00003", "00004", "00030", "00031")
 
 
 def add_word(world: Path) -> None:

@@ -123,8 +123,7 @@ def test_every_registered_item_is_a_module_where_the_tour_says():
 def test_flags_in_inline_code_exist(page, capsys):
     for line in re.findall(r"`worldclip\s+([a-z][^`]*)`", read(page)):
         words = line.split()
-        of_run = "--watch" in words  # `evaluate RUN` in a help is any model, and only a run is watched
-        known = (not of_run and flags_of(" ".join(words[:2]), capsys)) or flags_of(words[0], capsys)
+        known = flags_of(" ".join(words[:2]), capsys) or flags_of(words[0], capsys)
         assert known, f"{page_id(page)}: no command in: worldclip {line}"
         unknown = [flag for flag in re.findall(r"(?<=\s)--[a-z][\w.-]*", f" {line}") if flag not in known]
         assert unknown == [], f"{page_id(page)}: worldclip {line}"

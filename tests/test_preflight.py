@@ -74,3 +74,12 @@ def test_disk_too_small_for_the_checkpoints_is_named_with_both_sizes(toy_world, 
     assert problem.startswith(f"{tmp_path / 'run/train'}: ")
     assert "checkpoints need 0." in problem
     assert "0.0 GiB are free" in problem
+
+
+def test_disk_holds_the_kept_checkpoints_of_the_samples_that_scale_derives(toy_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    english = {"english_samples_seen": 12_800, "english_batch_size": 128, "english_fraction": 0.44}  # 2.3 times as many
+    scale = [f"train.scale.{key}={value}" for key, value in english.items()]
+    overrides = (*scale, "train.warmup_samples=128", "train.keep_last=3", "train.keep_every_samples=1280")
+    (problem,) = problems_of(toy_world, tmp_path / "run", *overrides, until="train")
+    assert f"{3 + 1 + 23} checkpoints need" in problem

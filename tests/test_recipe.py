@@ -140,7 +140,15 @@ def test_a_new_shard_runs_alone(toy_world, tmp_path):
     assert not list(run_dir.rglob("00003.tar*"))
 
 
-def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "send", "code"),
+    [
+        (signal.SIGINT, os.killpg, 130),  # a terminal: to all processes
+        (signal.SIGTERM, os.killpg, 143),  # Slurm
+        (signal.SIGTERM, os.kill, 143),  # docker: only to the first process
+    ],
+)
+def test_an_interrupted_run_says_so_and_the_next_call_resumes(number, send, code, toy_world, curated, tmp_path):
     process = start_two_workers(
         toy_world.recipe,
         tmp_path / "run",
@@ -151,10 +159,11 @@ def test_ctrl_c_exits_with_130_and_the_next_call_resumes(toy_world, curated, tmp
             break
         time.sleep(0.01)
     time.sleep(0.3)  # the workers of metadata are importing
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    send(process.pid, number)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert "Traceback" not in said
+    assert "leaked" not in said
     assert "interrupted; rerun the same command to resume" in said
     assert curate(toy_world.recipe, tmp_path / "run") == curated
 

@@ -172,9 +172,9 @@ WRONG: list[tuple[str, str]] = [
     ("pool pack B/photos --out O --captions B/captions.csv", "the column or field is one of file_name"),
     ("pool pack B/photos --out O --samples-per-tar 0", "--samples-per-tar 0: must be at least 1"),
     # lists of keys, before the first stage starts
-    ("run R --out O --until match --set pool.valid_keys=N", "which is not a file; give a keys.npy"),
+    ("run R --out O --until match --set pool.valid_keys=N", "which is not a file; give a .txt"),
     ("run R --out O --until match --set pool.valid_keys=B/table.parquet", "has the columns uid, text"),
-    ("run R --out O --until match --set pool.deny_keys=B/captions.csv", "give a keys.npy of (u8,u8) or Parquet"),
+    ("run R --out O --until match --set pool.deny_keys=B/captions.csv", "give a .txt with one key per line"),
     # a run, and what it holds
     ("balance T --tail-fractions sv 0.1", "has no list sv; its lists are ar, en, th, zh"),
     ("balance T --rule table", "set only thresholds, the threshold of each entry list"),
@@ -192,7 +192,6 @@ WRONG: list[tuple[str, str]] = [
     ("metadata R --lists en N", "no such file"),
     ("evaluate T --folders x folders:N --datasets x", "N is not a folder"),
     ("evaluate R --suite imagenet", "or set evaluate.folders.imagenet1k"),
-    ("evaluate T --watch --out O", "start the training first"),
     ("export R --formats", "must not be empty (for example huggingface)"),
     ("run T --from evaluate --until train", "--from evaluate comes after --until train"),
     ("run R --quiet --verbose", "exclude each other; leave out one"),

@@ -23,7 +23,6 @@ import contrasts
 from contrasts import Estimate, Measure, Table
 from forest import forest_chart
 from hits import Hits, read_hits
-from intervals import table as to_markdown
 from pilots import accuracies, choose, choose_rates
 from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
 
@@ -77,6 +76,11 @@ class Contrast:
     def name(self) -> str:
         where = f"{self.width[0]} to {self.width[1]}" if isinstance(self.width, tuple) else str(self.width)
         return f"{self.second} against {self.first}, width {where}"
+
+
+def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def planned(experiment: str) -> list[Contrast]:

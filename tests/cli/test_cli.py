@@ -174,6 +174,12 @@ def test_module_runs_as_a_program():
             "runs/a: No space left on device; free disk space, then rerun the same command to resume",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "runs/a"), 1, "runs/a: Permission denied"),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 8 bytes\nframe #0"),
+            1,
+            "memory ran out (can't allocate memory: you tried to allocate 8 bytes); use fewer workers or smaller "
+            "batches, then rerun the same command to resume",
+        ),
         (ImportError("faiss is needed here"), 2, "faiss is needed here"),
     ],
 )

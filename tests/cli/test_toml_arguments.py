@@ -22,7 +22,6 @@ from worldclip.recipe import stage_names
 READS_ALL = [  # as a recipe: names every unknown section
     "run T --out O",
     *(f"{stage} T --out O" for stage in stage_names()),
-    "evaluate T --out O --watch",
     "fetch metadata T",
     "pool check T --out O",
     "pool check T --out O --shards 1/2",

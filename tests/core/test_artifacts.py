@@ -3,19 +3,22 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from programs import python
+from programs import output_of, python
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
-from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.errors import BadShard, UserError, is_no_memory, naming
 from worldclip.core.job import RunLock
+from worldclip.kernels.compiled import compiled
 
 
 def test_failed_write_names_and_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
@@ -182,6 +185,44 @@ def test_errors_of_a_full_disk_are_one_error_that_names_the_file(tmp_path: Path)
         raise ValueError("other")
 
 
+@compiled
+def make_array(size):
+    return np.empty(size, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda size: np.empty(size, np.uint8),
+        lambda size: make_array(size),
+        lambda size: pa.allocate_buffer(size),
+        lambda size: torch.empty(size, dtype=torch.uint8),
+    ],
+    ids=["numpy", "numba", "arrow", "torch"],
+)
+def test_each_library_says_that_memory_ran_out(allocate) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate(2**60)
+    assert is_no_memory(caught.value)
+
+
+def test_other_errors_do_not_say_that_memory_ran_out(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "out of memory"
+    for error in (OSError(errno.ENOENT, "No such file", str(folder)), BadShard(f"{folder}: cut"), ValueError("cut")):
+        assert not is_no_memory(error)
+    for error in (
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError("ZSTD: Allocation error : not enough memory"),
+    ):
+
+        def fail(path: Path, error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(pq, "ParquetFile", fail)
+        with pytest.raises(OSError, match="memory"):
+            artifacts.read_table(folder, schemas.CURATED)
+
+
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
     host, out = platform.node(), tmp_path / "out"
     dead = python("-c", "import os; print(os.getpid())").strip()
@@ -196,3 +237,27 @@ def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> N
         pass
     assert not any(path.exists() for path in [*left, retired])
     assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("package", "is_recorded"),
+    [
+        (".venv/lib/python3/site-packages/worldclip", False),  # installed in somebody's project
+        ("unpacked/src/worldclip", False),  # an archive of the source, without .git, in somebody's project
+        ("src/worldclip", True),
+    ],
+)
+def test_only_a_checkout_of_worldclip_records_its_revision(package: str, is_recorded: bool, tmp_path: Path) -> None:
+    repository = Path(__file__).parents[2]
+    place = tmp_path / package
+    shutil.copytree(repository / "src" / "worldclip", place, ignore=shutil.ignore_patterns("__pycache__", "plugins"))
+    if place.parent.name == "src":
+        shutil.copy(repository / "pyproject.toml", place.parents[1])
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    output_of(["git", "init", "-q", tmp_path])
+    output_of([*git, "commit", "-q", "--allow-empty", "--no-gpg-sign", "-m", "first"])
+    head = output_of([*git, "rev-parse", "HEAD"]).strip()
+
+    code = "from worldclip.core.artifacts import describe_run; print(describe_run()['git_revision'])"
+    recorded = python("-c", code, PYTHONPATH=str(place.parent)).strip()
+    assert recorded == (head if is_recorded else "None")

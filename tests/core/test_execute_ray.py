@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_execute
@@ -237,6 +238,15 @@ def test_interrupted_map_leaves_no_task_and_resumes(cluster, toy_world, curated,
     assert not (tmp_path / "run" / "curate").exists()
     worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
     assert digests_of_curation(tmp_path / "run") == curated
+
+
+def test_sigterm_keeps_its_handler_in_a_process_that_joins_a_cluster() -> None:
+    def init(address: str) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
+
+    before = signal.getsignal(signal.SIGTERM)
+    ray_executor._init(SimpleNamespace(init=init), "local", {})
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from killed import contents
 from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
 from worldclip.core import keys, sorted_keys
-from worldclip.core.errors import InputChanged
+from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.keys import SORTED_FROM
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
 
@@ -119,6 +119,50 @@ def test_hex_keys_of_a_numpy_file_and_of_a_table_are_one_set(small, tmp_path: Pa
         found.append(np.load(lists[0].sorted_as))
         assert keys.is_valid(pa.array([*names, "other"]), lists, "0.tar").tolist() == [True] * 300 + [False]
     assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffa\r\n\n b;c \n#1"),
+        ("a.csv", 'url,key\nu,a\nv,"b;c"\nw,#1\n'),
+        ("a.csv", 'key;url\na;u\n"b;c";v\n#1;w\n'),
+        ("a.csv", "key\na\nb;c\n#1\n"),
+    ],
+)
+def test_lists_as_a_person_writes_them(name: str, content: str, is_sorted: bool, tmp_path: Path, monkeypatch) -> None:
+    if is_sorted:
+        monkeypatch.setattr(keys, "SORTED_FROM", 1)
+    (tmp_path / name).write_text(content, "utf-8", newline="")
+    lists = keys.key_lists(None, [str(tmp_path / name)], tmp_path / "sorted")
+    keys.sort_lists(lists)
+    assert (tmp_path / "sorted").exists() == is_sorted
+    pool_keys = pa.array(["a", "b", "b;c", "#1", "u", "key", "url", ""])
+    assert keys.is_valid(pool_keys, lists, "0.tar").tolist() == [False, True, False, False, True, True, True, True]
+
+
+def test_csv_with_a_column_shard_is_about_its_shards_only(tmp_path: Path) -> None:
+    (tmp_path / "copies.csv").write_text("shard,key\n1.tar,a\n1.tar,b\n")
+    lists = keys.key_lists(None, [str(tmp_path / "copies.csv")])
+    found = {shard: keys.is_valid(pa.array(["a", "b", "c"]), lists, shard).tolist() for shard in ("0.tar", "1.tar")}
+    assert found == {"0.tar": [True, True, True], "1.tar": [False, False, True]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.csv", b"url,caption\nu,a\n", "has the columns url, caption"),
+        ("a.csv", b"key,key\na,b\n", "has the columns key, key"),
+        ("a.csv", b"key,url\na,b\nc\n", "line 3 has 1 fields, not 2"),
+        ("a.csv", b"", "has the columns "),
+        ("a.txt", b"\xff", "can't decode byte"),
+    ],
+)
+def test_text_that_is_no_list_of_keys_is_refused_with_what_is_read(name, content, problem, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"pool\.deny_keys is .*{problem}.*; give a \.txt with one key per line"):
+        keys.key_lists(None, [str(tmp_path / name)])
 
 
 def test_a_short_list_and_a_list_by_shard_are_not_sorted(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ WITH_SECRET = [
     f"https://host/x?name_of_a_vendor_that_nobody_knows={SECRET}",
     f"https://host/x#access_token={SECRET}",
     f"https://host/x?page=2&amp;token={SECRET}",
+    f"https:/user:{SECRET}@host/x",
+    f"https:/{SECRET}@host/x",
+    f"s3:/AKIA123:ab/{SECRET}@bucket/x",
+    f"simplecache::HTTPS:/user:{SECRET}@host/x",
+    f"https:/host/x?token={SECRET}",
 ]
 ASSIGNED = [
     f"DefaultEndpointsProtocol=https;AccountName=me;AccountKey={SECRET};EndpointSuffix=core.windows.net",
@@ -60,6 +65,10 @@ WITHOUT = [
     "https://host/x?page=2&amp;lang=sw",
     "--set match.profile=unicode --key json:uid tokenizer=xlm-v",
     "key=member; token=3",
+    "https:/host:8080/@user/x?page=2",
+    "sftp:/me@host/pool",
+    "folders:/me@home/pictures",
+    "C:/me@home/pictures",
 ]
 
 
@@ -70,7 +79,7 @@ def test_credentials_of_an_address_are_replaced(address):
         assert "***" in redact(text)
         assert redact(redact(text)) == redact(text)
     assert has_credential({"roots": {"a": [address]}})
-    assert address.split("://")[0] in redact(address)
+    assert address.partition(":/")[0] in redact(address)
 
 
 @pytest.mark.parametrize("text", ASSIGNED)
@@ -170,6 +179,7 @@ def test_redaction_takes_linear_time():
         "://" + "?a=" * 50_000,
         "secret" * 50_000 + "=",
         "hf_" * 50_000 + "token=",
+        "https:/" * 50_000,
         "://x?" + "%25" * 300 + "=1",
     ):
         assert isinstance(redact(text), str)

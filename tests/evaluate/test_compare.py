@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
@@ -148,8 +146,8 @@ def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
 class Blind(WordModel):
     """Sees the same word in every image."""
 
-    def encode_image(self, images: Sequence[bytes]) -> np.ndarray:
-        return np.stack([vector("word7")] * len(images))
+    def see(self, image: bytes) -> np.ndarray:
+        return vector("word7")
 
 
 def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
@@ -168,6 +166,18 @@ def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
     assert row["chance"] == 1 / 80  # the 60 words and 20 others
     assert row["is_at_chance"] == [False, True]
     assert "1.7 (not above chance)" in comparison_text(blind)
+
+
+def test_few_right_answers_are_not_above_a_high_chance(tmp_path):
+    def rows_of(num_words: int):
+        words = [f"word{i}" for i in range(num_words)]
+        compared = compare(evaluated(WordModel(), tmp_path / f"{num_words}", word_dataset("a", words)))
+        return {row["metric"]: row for row in compared.rows}
+
+    few, many = rows_of(6)["text_retrieval_recall@5"], rows_of(60)["text_retrieval_recall@5"]
+    assert (few["values"], many["values"]) == ([1.0], [1.0])
+    assert (few["chance"], few["is_at_chance"]) == (pytest.approx(5 / 6), [True])
+    assert many["is_at_chance"] == [False]
 
 
 def test_folders_of_one_name_are_told_apart_by_their_parents_but_not_by_folders_of_this_machine(tmp_path):

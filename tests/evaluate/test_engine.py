@@ -11,7 +11,6 @@ import pytest
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine
-from worldclip.evaluate.measures import with_measures
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
@@ -35,7 +34,7 @@ def test_record_says_what_was_measured_and_how(tmp_path):
     assert first["metrics"] == {"acc1": 1.0, "acc5": 1.0, "mean_per_class_recall": 1.0}
     assert first["chance"] == {"acc1": 1 / 24, "acc5": 5 / 24}
     assert (first["n"], first["num_classes"], first["slices"]["first"]["n"]) == (5, 24, 1)
-    assert first["interval_95"]["acc1"] == [1.0, 1.0]
+    assert first["interval_95"]["acc1"] == [pytest.approx(0.5655, abs=1e-4), 1.0]  # 5 of 5
     assert records[1]["metrics"]["text_retrieval_recall@1"] == 1.0
 
 
@@ -150,16 +149,27 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     assert {record["digest"] for record in untold}.isdisjoint(record["digest"] for record in records)
 
 
-def test_a_model_that_is_told_languages_is_told_the_pivot_s_of_a_comparison(tmp_path):
-    model, dataset = ToldModel(), with_measures(word_dataset("a", WORDS, ("en", "de", "sw")), ["consistency"])
-    engine.evaluate(model, MODEL, [dataset], [], tmp_path / "results.jsonl")
-    assert {(told, text.split("/")[0]) for told, text in model.told} == {("en", "en"), ("de", "de"), ("sw", "sw")}
-    assert len(model.told) == len(set(model.told)), "no text is encoded twice"
-
-
 def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
     model = WordModel()
     languages = ("en", "de", "sw", "th")
     engine.evaluate(model, MODEL, [word_dataset("a", WORDS, languages)], [], tmp_path / "r.jsonl", batch_size=64)
     assert 10**9 - model.batches_left == 2  # 4 languages of 24 names are 96 texts: two batches rather than four
     assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts)
+
+
+def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
+    sets = [word_dataset("a", WORDS, ("en", "de", "sw")), word_dataset("b", WORDS, ("en", "de"))]
+    whole, _, _ = engine.evaluate(WordModel(), MODEL, sets, [], tmp_path / "whole" / "results.jsonl")
+    results = tmp_path / "sliced" / "results.jsonl"
+    measured = [engine.evaluate(WordModel(), MODEL, sets, [], results, part=(i, 3))[0] for i in (2, 3, 1)]
+    assert sorted(record["digest"] for records in measured for record in records) == sorted(
+        record["digest"] for record in whole
+    )
+    assert all(measured)
+    assert not results.exists()
+    model = WordModel()
+    joined, _, _ = engine.evaluate(model, MODEL, sets, [], results)
+    assert model.texts == []
+    assert joined == whole
+    assert results.read_bytes() == (tmp_path / "whole" / "results.jsonl").read_bytes()
+    assert list(results.parent.glob("slice_*")) == []

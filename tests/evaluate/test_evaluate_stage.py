@@ -95,7 +95,7 @@ def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_di
     run(recipe, run_dir)
     assert why_run("evaluate", recipe, run_dir) is None
     assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
-    assert "evaluate.captions" in why_run("evaluate", recipe_of(run_dir, captions="first_caption"), run_dir)
+    assert "evaluate.ties" in why_run("evaluate", recipe_of(run_dir, ties="first"), run_dir)
     write_files(run_dir.parent, {"mini/images/cat.png": "owl"})
     assert "mini" in why_run("evaluate", recipe, run_dir)
     write_checkpoint(run_dir, 20)
@@ -160,8 +160,8 @@ def test_evaluating_a_model_without_datasets_is_an_error(run_dir, tmp_path):
 def test_all_config_problems_are_reported_at_once():
     folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
     with pytest.raises(UserError) as caught:
-        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0, gallery_size=-1)
-    assert len(caught.value.problems) == 5
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
+    assert len(caught.value.problems) == 4
     assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 
@@ -186,9 +186,3 @@ def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
     assert "0.tar: not a readable tar" in of_tars
     assert "dataset gone: evaluate.folders.gone is 'cvqa:/nowhere'" in of_gone
     assert not (run_dir / "evaluate").exists()
-
-
-def test_class_names_for_a_layout_without_classes_are_an_error(run_dir):
-    write_files(run_dir.parent, {"names.json": "{}"})
-    with pytest.raises(UserError, match=r"class_names\.mini: layout captions takes no class names"):
-        run(recipe_of(run_dir, class_names={"mini": str(run_dir.parent / "names.json")}), run_dir)

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import worldclip
+from damaged_images import PICTURES
+from pools import encode
 from worldclip.core.errors import UserError
 from worldclip.evaluate import engine, image_features
 from worldclip.evaluate.image_features import cache_folder, encode_images
+from worldclip.model import decode, sample_inputs
+from worldclip.model.inference import TorchBackend
 from worlds import WordModel, word_dataset
 
 WORDS = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
@@ -31,6 +36,37 @@ def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path):
     second = encode_images(again, word_dataset("a", WORDS), 3, tmp_path / "key")
     np.testing.assert_array_equal(second.features_ND, plain.features_ND)
     assert (again.images, second.bad) == ([], plain.bad)
+
+
+def test_an_undecodable_image_leaves_the_others_in_their_pass(hugging_face, monkeypatch):
+    monkeypatch.setattr(image_features, "CHUNK_IMAGES", 8)
+    clip = worldclip.load(hugging_face, device="cpu")
+    files = [encode(picture.resize((40 + i, 30)), "PNG") for i, picture in enumerate(sample_inputs.images() * 4)][:8]
+    expected, _ = clip.encode_each(files)
+    passes, encode_pixels = [], TorchBackend.encode_pixels
+    monkeypatch.setattr(
+        TorchBackend, "encode_pixels", lambda self, pixels: (passes.append(len(pixels)), encode_pixels(self, pixels))[1]
+    )
+    files[3] = b"broken"
+    dataset = dataclasses.replace(word_dataset("a", ["word"] * 8), read_images=lambda start, stop: files[start:stop])
+    encoded = encode_images(clip, dataset, 8)
+    assert passes == [7]
+    assert encoded.bad == [{"key": "a3", "reason": "is not an image that can be decoded (no known image format)"}]
+    is_good = np.arange(8) != 3
+    np.testing.assert_array_equal(encoded.features_ND[is_good], expected[is_good])
+    assert np.isnan(encoded.features_ND[3]).all()
+
+
+def test_lack_of_memory_is_not_cached_as_a_damaged_image(hugging_face, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_rgb", fail)
+    clip = worldclip.load(hugging_face, device="cpu")
+    dataset = dataclasses.replace(word_dataset("a", ["word"]), read_images=lambda start, stop: [PICTURES["bmp"]])
+    with pytest.raises(MemoryError):
+        encode_images(clip, dataset, 8, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_of_open_clips_models_are_found_by_another_process():

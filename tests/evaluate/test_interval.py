@@ -21,9 +21,15 @@ def test_mean_interval_agrees_with_resampling(num_right):
     np.testing.assert_allclose(mean_interval(hits), np.quantile(means, [0.025, 0.975]), atol=0.0101)
 
 
-def test_interval_of_constant_hits_has_no_width():
-    assert mean_interval(np.ones(7, bool)) == (1.0, 1.0)
-    assert mean_interval(np.zeros(7, bool)) == (0.0, 0.0)
+def test_interval_of_equal_hits_is_that_of_wilson():
+    """Bounds by the formula for any share: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
+    assert mean_interval(np.zeros(30, bool)) == (0.0, pytest.approx(0.11351, abs=1e-5))
+    assert mean_interval(np.ones(3, bool)) == (pytest.approx(0.43850, abs=1e-5), 1.0)
+    captions = np.repeat(np.arange(3), 5)
+    assert mean_interval(np.ones(15, bool), captions) == mean_interval(np.ones(3, bool))
+    assert class_mean_interval(np.array([0, 0]), np.array([15, 15])) == mean_interval(np.zeros(30, bool))
+    few = class_mean_interval(np.array([1, 29]), np.array([1, 29]))  # half of the mean rests on one image
+    assert mean_interval(np.ones(2, bool)) < few < mean_interval(np.ones(4, bool))
 
 
 def test_dependent_captions_widen_the_interval():
@@ -76,4 +82,4 @@ def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
         means.append(np.mean([(random.random(sizes[i]) < shares[i]).mean() for i in drawn]))
     found = mean_of_shares_interval(shares, sizes)
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
-    assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == (1.0, 1.0)
+    assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == mean_interval(np.ones(10, bool))

@@ -119,10 +119,6 @@ def test_recall_agrees_with_sorting_for_tied_scores(seed):
             assert metrics[f"{direction}_recall@{k}"] == pytest.approx(np.mean([rank < k for rank in asked]))
 
 
-def test_first_captions_keep_the_first_of_each_image():
-    assert ranking.first_captions(np.array([2, 0, 2, 0, 1])).tolist() == [0, 1, 4]
-
-
 def test_chance_is_at_most_one():
     assert ranking.recall_chance(4, 8)["image_retrieval_recall@10"] == 1.0
     assert ranking.recall_chance(4, 8)["text_retrieval_recall@1"] == 0.125

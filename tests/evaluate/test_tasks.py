@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from worldclip.evaluate.selection import Association, Choice, ImageChoice, Matching
+from worldclip.evaluate.selection import Association, Choice
 from worldclip.evaluate.tasks import Classification, MultiLabel, NoneDecoded, Retrieval
 from worlds import WordModel, rows_of, vector
 
@@ -50,18 +50,6 @@ def test_captions_of_an_undecodable_image_are_no_candidates():
     assert score.chance["image_retrieval_recall@1"] == 0.5
 
 
-def test_matching_gives_winogrounds_three_scores():
-    images = np.eye(4, dtype=np.float32)
-    rows = {
-        "a": [2, 1, 0, 0], "b": [1, 2, 0, 0],  # both ways right
-        "c": [0, 0, 5, 4], "d": [0, 0, 3, 3],  # both images prefer c; c finds its image, d ties
-    }  # fmt: skip
-    task = Matching(texts=[("a", "b"), ("c", "d")], image_idx=np.array([[0, 1], [2, 3]]))
-    score = task.score(images, rows_of(rows))
-    assert score.metrics == {"text_acc": 0.5, "image_acc": 0.5, "acc": 0.5}
-    assert score.ranks["text_acc"].tolist() == [0, 1]
-
-
 def test_association_chooses_as_many_images_as_are_right():
     images = np.eye(5, dtype=np.float32)
     task = Association(
@@ -85,8 +73,6 @@ def test_equal_images_and_texts_tie_in_every_task(dim):
     encode = rows_of(random.standard_normal((9, dim)).astype(np.float32))
     pairs = np.arange(60).reshape(-1, 2)
     every = np.arange(60)
-    matching = Matching(texts=[("0", "1")] * 30, image_idx=pairs)
-    assert matching.score(images, encode).metrics["image_acc"] == 0.0
     association = Association(cues=["0"] * 30, candidates=list(pairs), is_right=[np.array([True, False])] * 30)
     assert association.score(images, encode).metrics["jaccard"] == 0.0
     labels = MultiLabel(class_names=[["0"], ["1"]], is_there=np.stack([every % 2 == 0] * 2, 1), image_idx=every)
@@ -108,8 +94,6 @@ ONE = np.zeros(1, np.int64)
         MultiLabel(class_names=[["0"]], is_there=np.ones((1, 1), bool), image_idx=ONE),
         Retrieval(texts=["0"], pair_image=ONE, pair_text=ONE, image_idx=ONE),
         Choice(options=[["0", "1"]], answer=ONE, image_idx=ONE),
-        ImageChoice(texts=["0"], candidates=np.array([[0, 1]]), answer=ONE),
-        Matching(texts=[("0", "1")], image_idx=np.array([[0, 1]])),
         Association(cues=["0"], candidates=[np.arange(2)], is_right=[np.array([True, False])]),
     ],
     ids=lambda task: task.name,

@@ -44,6 +44,7 @@ def run_dir(tmp_path) -> Path:
     kept = {lang: {"pairs_in": 100, "pairs_out": 80} for lang in (*MEASURED, "sw")}
     artifacts.write_json(run / "curate" / "report.json", {"languages": kept})
     artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1200}})
+    artifacts.write_json(run / "train" / "config.json", {"schedule": {"global_batch_size": 75_264, "num_steps": 12}})
     artifacts.write_text(run / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
     records = []
     for lang, (top1, top5) in MEASURED.items():
@@ -90,8 +91,9 @@ def test_card_names_languages_recipe_pairs_and_licences(run_dir):
     wordnet = {"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}
     write_sources(run_dir, no=[wordnet], zh=[{"source": "wordfreq", "licence": "CC BY-SA 4.0"}])
     text = render(run_dir)
-    for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "step_000000009", "preset vit_b32"):
+    for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "preset vit_b32"):
         assert said in text
+    assert "step_000000009 of 12 steps, 677,376 pairs seen in batches of 75,264" in text
     rows = markdown_rows(text)
     assert ("no", "100", "80", "1,200") in rows
     assert ("wordnet", "Princeton WordNet", "WordNet licence", "no") in rows

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from miniature import Files, write_files
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.datasets.sugar_crepe import KINDS
 from worlds import WordModel, vector
 
 MEANINGS = {
@@ -62,10 +61,13 @@ def lines_of(*lines: str) -> str:
 
 def webdataset(name: str) -> Files:
     info = CATALOG[name]
+    if info.metrics == ("mean_recall@1",):
+        members = {"0.jpg": b"cat", "0.txt": b"A cat on a chair.\nThis is a cat.", "1.jpg": b"dog", "1.txt": b"A dog."}
+        return {"dataset_type.txt": "retrieval\n", "test/nshards.txt": "1\n", "test/0.tar": members}
     words = ["tench", "goldfish"] if info.classes == "imagenet" else ["cat", "dog", "owl", "bee", "stove", "hat"]
     words = words[:2] if info.metrics == ("roc_auc",) else words
     is_multilabel = "mean_average_precision" in info.metrics
-    members: dict[str, bytes] = {}
+    members = {}
     for i, word in enumerate([*words, words[0]]):
         label = words.index(word)
         members[f"s{i:07}.jpg"] = word.encode()
@@ -82,25 +84,6 @@ def webdataset(name: str) -> Files:
         "test/nshards.txt": "1\n",
         "test/0.tar": members,
     }
-
-
-def karpathy_image(name: str, split: str, *captions: str) -> dict[str, Any]:
-    return {"filename": name, "split": split, "sentences": [{"raw": caption} for caption in captions]}
-
-
-def karpathy(name: str) -> Files:
-    own, place = {
-        "mscoco": ("dataset_coco.json", "val2014/COCO_val2014_{:012}.jpg"),
-        "flickr30k": ("dataset_flickr30k.json", "{}.jpg"),
-    }[name]
-    files = dict.fromkeys([f"dataset_{other}.json" for other in ("coco", "flickr30k", "flickr8k")], '{"images": []}')
-    records = []
-    for word, number, split in (("cat", 391895, "test"), ("dog", 60623, "test"), ("owl", 483108, "train")):
-        path = Path(place.format(number))
-        records.append(karpathy_image(path.name, split, f"A {word} on a chair.", f"This is a {word}."))
-        if split == "test":
-            files[f"images/{path}"] = word
-    return {**files, own: json.dumps({"images": records, "dataset": name})}
 
 
 def winogavil(name: str) -> Files:
@@ -161,13 +144,6 @@ def cvqa(name: str) -> Files:
     return {"data/test-00000-of-00001.parquet": parquet(*rows), "labels.json": json.dumps(labels)}
 
 
-QUESTION = {
-    "id": "1", "image": "a.jpg", "lang": "sw", "country": "Kenya",
-    "question": "nini?", "options": ["paka", "mbwa", "bundi", "nyuki"],
-    "question_en": "what?", "options_en": ["cat", "dog", "owl", "bee"], "answer": 0,
-}  # fmt: skip
-"""A line of questions.jsonl, the other layout of CVQA."""
-
 CAPTIONS = {
     "en": ("A cat", "A dog", "eng_Latn"),
     "de": ("Eine Katze", "Ein Hund", "deu_Latn"),
@@ -189,59 +165,6 @@ def lines(name: str) -> Files:
         images = ("COCO_val2014_000000391895.jpg", "COCO_val2014_000000060623.jpg")
     captions = {file.format(lang, CAPTIONS[lang][2]): lines_of(*CAPTIONS[lang][:2]) for lang in langs}
     return {listed: lines_of(*images), **captions, f"images/{images[0]}": "cat", f"images/{images[1]}": "dog"}
-
-
-def iglue(name: str) -> Files:
-    words = {"en": ["A cat", "A dog"], "id": ["cat", "dog"], "ja": ["猫", "犬"]}
-    if name == "bloom":
-        words |= {"eng": words.pop("en"), "sw": ["paka", "mbwa"]}
-    file, stem, record = {
-        "xflickrco": ("{}/test.jsonl", "10071298{}", '{{"sentences": ["{1}"], "id": "{0}", "img_path": "{0}.jpg"}}'),
-        "wit_iglue": ("test_{}.jsonl", "wit-test_{}", '{{"caption_reference_description": "{1}", "wit_ix": "{0}"}}'),
-        "bloom": ("{}/test.jsonl", "3c8a{}", '{{"image_id": "{0}", "caption": "{1}", "license": "cc-by"}}'),
-    }[name]
-    files = {f"images/{stem.format(i)}.jpg": word for i, word in enumerate(("cat", "dog"))}
-    for lang, texts in words.items():
-        records = [record.format(stem.format(i), text) for i, text in enumerate(texts)]
-        files[f"annotations/{file.format(lang)}"] = lines_of(*records)
-    return files
-
-
-def mvl_sib(name: str) -> Files:
-    keys = {word: f"image-{word}_0" for word in ("cat", "dog", "owl", "bee")}
-    corpus = []
-    for word, key in keys.items():
-        image = {"bytes": word.encode(), "path": f"{word}_0.jpg"}
-        corpus.append({"id": key, "image": image, "modality": "image"})
-    files: dict[str, Any] = {"data/corpus/test.parquet": parquet(*corpus)}
-    for lang, texts in {"eng_Latn": ["A cat", "A dog"], "swh_Latn": ["paka", "mbwa"]}.items():
-        tables: dict[str, list[dict[str, Any]]] = {"queries": [], "top_ranked": [], "qrels": []}
-        for i, (text, word) in enumerate(zip(texts, keys, strict=False)):
-            tables["queries"].append({"id": f"query-{i}", "text": text, "modality": "text"})
-            tables["top_ranked"].append({"query-id": f"query-{i}", "corpus-ids": [*keys.values()][::-1]})
-            tables["qrels"].append({"query-id": f"query-{i}", "corpus-id": keys[word], "score": 1})
-        files |= {f"data/{lang}/{table}.parquet": parquet(*rows) for table, rows in tables.items()}
-    return files
-
-
-def choice(filename: str, caption: str, negative: Any) -> dict[str, Any]:
-    return {"filename": filename, "caption": caption, "negative_caption": negative}
-
-
-def sugar_crepe(name: str) -> Files:
-    question = choice("000000085329.jpg", "A cat", "A dog")
-    files: dict[str, Any] = {f"{kind}.json": json.dumps({"0": question}) for kind in KINDS}
-    return files | {"images/val2017/000000085329.jpg": "cat"}
-
-
-def winoground(name: str) -> Files:
-    examples, pictures = [], {}
-    for i, (a, b, tag) in enumerate([("cat", "dog", "Object"), ("owl", "bee", "Relation")]):
-        images = {"image_0": f"ex_{i}_img_0", "image_1": f"ex_{i}_img_1"}
-        captions = {"caption_0": f"not a {b} but a {a}", "caption_1": f"not a {a} but a {b}"}
-        examples.append({"id": i, **images, **captions, "collapsed_tag": tag})
-        pictures |= {f"images/ex_{i}_img_0.png": a, f"images/ex_{i}_img_1.png": b}
-    return {"examples.jsonl": jsonl(*examples), **pictures}
 
 
 def dollar_street(name: str) -> Files:
@@ -296,9 +219,8 @@ def names(name: str) -> Files:
 
 
 OF_LAYOUT: dict[str, Callable[[str], Files]] = {
-    "webdataset": webdataset, "karpathy": karpathy, "winogavil": winogavil, "babel_imagenet": babel_imagenet,
-    "captions": xm3600, "cvqa": cvqa, "lines": lines, "sugar_crepe": sugar_crepe, "winoground": winoground,
-    "iglue": iglue, "mvl_sib": mvl_sib, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
+    "webdataset": webdataset, "winogavil": winogavil, "babel_imagenet": babel_imagenet, "captions": xm3600,
+    "cvqa": cvqa, "lines": lines, "dollar_street": dollar_street, "geode": geode, "landmarks": landmarks,
     "folders": folders, "pool": pool, "names": names,
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from worldclip.core.artifacts import digest
-from worldclip.core.errors import UserError
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval
 
 DIM = 32
@@ -32,11 +31,16 @@ class WordModel:
         self.texts: list[str] = []
         self.batches_left = batches_left
 
-    def encode_image(self, images):
-        if any(image == b"broken" for image in images):
-            raise UserError("image 0: not an image")
-        self.images += images
-        return np.stack([vector(image.decode()) for image in images])
+    def encode_each(self, images):
+        reasons = {row: "not an image" for row, image in enumerate(images) if image == b"broken"}
+        self.images += [image for image in images if image != b"broken"]
+        features = [
+            np.full(DIM, np.nan, np.float32) if row in reasons else self.see(image) for row, image in enumerate(images)
+        ]
+        return np.stack(features), reasons
+
+    def see(self, image: bytes) -> np.ndarray:
+        return vector(image.decode())
 
     def encode_text(self, texts):
         if self.batches_left == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -21,12 +20,9 @@ from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
-from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.processes import Sweep
 from worldclip.language import segment
 from worldclip.language import table as languages
 from worldclip.language.config import languages_of
-from worldclip.language.table import INSTALLED
 from worldclip.metadata.config import MetadataConfig
 from worldclip.tools import inspect_metadata
 from worldclip.tools.list_languages import list_languages
@@ -114,17 +110,6 @@ def test_recipes_of_two_threads_do_not_see_each_others_languages(world: Path) ->
         page = layout.report_html(world / code).read_text(encoding="utf-8")
         assert f"Language {code}" in page
         assert f"Language {other}" not in page
-
-
-def test_processes_of_an_evaluation_get_the_languages_with_the_sweep(tmp_path: Path) -> None:
-    (tmp_path / "filenames.txt").write_text("1.png\n", encoding="utf-8")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/1.png").write_bytes(b"image")
-    (tmp_path / "kea_Latn.txt").write_text("un pexe\n", encoding="utf-8")
-    config = EvaluateConfig(datasets=("own",), folders={"own": f"lines:{tmp_path}"})
-    for added in (load_recipe(sections(tmp_path) | {"metadata": {}}).languages.table, INSTALLED):
-        sweep = pickle.loads(pickle.dumps(Sweep("model", {}, config, tmp_path, added)))
-        assert sweep.load_datasets()["own"].languages == (("kea",) if added.added else ("kea_Latn",))
 
 
 def test_section_of_a_recipe_is_checked_against_its_languages(world: Path) -> None:

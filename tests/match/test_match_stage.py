@@ -163,7 +163,7 @@ def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_p
     assert artifacts.read_manifest(tmp_path / "match")["lists"] == {name: len(entries)}
 
 
-def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_path):
+def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_path, capsys):
     recipe = make_recipe(pool_folder)
     run_stages(recipe, tmp_path, stages="pool match")
     before = modified(tmp_path / "match/texts")
@@ -173,9 +173,37 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
     pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), tmp_path / "denied.parquet")
     lists = {"valid_keys": str(tmp_path / "valid.parquet"), "deny_keys": [str(tmp_path / "denied.parquet")]}
     run_stages(make_recipe(pool_folder, pool=lists), tmp_path, stages="match")
+    said = capsys.readouterr().err
+    for path, number in (("valid", len(valid)), ("denied", 40)):
+        in_pool = number - (path == "valid")
+        assert f"{path}.parquet' ({number} keys) names {in_pool} keys with a match" in said
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
     assert read_counts(tmp_path) == expected.counts
     assert modified(tmp_path / "match/texts") == before
+
+
+@pytest.mark.parametrize("setting", ["valid_keys", "deny_keys"])
+@pytest.mark.parametrize(
+    ("columns", "is_in_pool"),
+    [
+        ({"key": ["1", "2"]}, False),
+        ({"key": ["a"], "shard": ["1.tar"]}, False),
+        ({"key": ["b"]}, True),
+        ({"key": ["b"], "shard": ["0.tar"]}, True),
+    ],
+)
+def test_list_that_names_no_key_of_the_pool_is_a_user_error(setting, columns, is_in_pool, tmp_path):
+    samples = [("a", ["the cat sat on the mountain by the water"]), ("b", ["unmatched words"])]
+    write_pool(tmp_path / "pool", {"0.tar": samples})
+    path = str(tmp_path / "list.parquet")
+    pq.write_table(pa.table(columns), path)
+    recipe = make_recipe(tmp_path / "pool", pool={setting: [path] if setting == "deny_keys" else path})
+    if is_in_pool:
+        run_stages(recipe, tmp_path / "run", stages="pool match")
+        return
+    problem = rf"pool\.{setting} .*: none of its \d keys is in the pool, whose keys look like 'a' \(pool\.key"
+    with pytest.raises(UserError, match=problem):
+        run_stages(recipe, tmp_path / "run", stages="pool match")
 
 
 def test_missing_or_invalid_key_list_is_a_user_error(pool_folder, tmp_path):

@@ -299,6 +299,20 @@ def test_damaged_images_give_pixels_or_a_reason(name):
         check_damaged(damage(PICTURES[name], random.Random(seed)))
 
 
+@pytest.mark.parametrize("place", ["load", "getexif"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    monkeypatch.setattr(Image.Image, place, fail)
+    monkeypatch.setattr(ImageFile.ImageFile, place, fail)
+    for read in (decode, scan_image):
+        with pytest.raises(type(error)):
+            read(PICTURES["bmp"])
+
+
 @pytest.mark.slow
 def test_many_damaged_images_stay_within_time_and_memory():
     for name, data in PICTURES.items():

@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MetaClip2Config, MetaClip2Model
 
 import worldclip
-from programs import python
 from worldclip.model import forward, onednn, precision
 from worldclip.model.clip import image_features, normalise_pixels, pixel_statistics, text_features
 from worldclip.model.forward import embed_pixels, embed_tokens
@@ -148,32 +147,38 @@ def encoder_multiplications(rows: int, pooled: int) -> int:
 # --- precision ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.9, "fp32"), (1.49, "fp32"), (1.5, "bf16"), (4, "bf16")])
-def test_auto_is_bfloat16_where_products_gain_enough(value: float, expected: str, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "product_gain", lambda width: value)
-    assert precision.pick_precision(torch.device("cpu"), 64) == expected
+CPUINFO = "processor\t: 0\nflags\t\t: fpu avx512f {}\nbogomips\t: 4000\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 
 
-def test_other_devices_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(precision, "product_gain")
-    assert precision.pick_precision(torch.device("mps"), 64) == "fp32"
+@pytest.mark.parametrize(
+    ("cpuinfo", "hardware"),
+    [
+        (CPUINFO.format("avx512_bf16 amx_bf16 amx_tile"), "amx_bf16, avx512_bf16"),
+        (CPUINFO.format("avx512_bf16"), "avx512_bf16"),
+        (CPUINFO.format("avx512_vnni"), ""),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", ""),
+        (None, ""),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_has_its_flags(cpuinfo, hardware, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    cpu = torch.device("cpu")
+    assert precision.bf16_hardware(cpu) == hardware
+    assert precision.pick_precision(cpu) == ("bf16" if hardware else "fp32")
+
+
+def test_auto_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision.pick_precision(torch.device("mps")) == "fp32"
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        assert precision.pick_precision(torch.device("cuda:0"), 64) == expected
+        assert precision.pick_precision(torch.device("cuda:0")) == expected
 
 
-def test_a_processor_without_bfloat16_takes_float32() -> None:
-    """Of oneDNN, the library that multiplies; AVX2 has no such instruction."""
-    code = (
-        "import torch; from worldclip.model.precision import pick_precision; "
-        "print(pick_precision(torch.device('cpu'), 512))"
-    )
-    assert python("-c", code, ONEDNN_MAX_CPU_ISA="AVX2", OMP_NUM_THREADS="1").strip() == "fp32"
-
-
-@pytest.mark.parametrize(("value", "dtype"), [(1.0, torch.float32), (4.0, torch.bfloat16)])
-def test_load_takes_what_auto_picks(toy_run, value: float, dtype: torch.dtype, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "product_gain", lambda width: value)
+@pytest.mark.parametrize(("hardware", "dtype"), [("", torch.float32), ("amx_bf16", torch.bfloat16)])
+def test_load_takes_what_auto_picks(toy_run, hardware: str, dtype: torch.dtype, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "bf16_hardware", lambda device: hardware)
     clip = worldclip.load(toy_run, device="cpu", precision="auto")
     assert next(clip.model.parameters()).dtype == dtype
     features = clip.encode_text(["simba", "paka"])

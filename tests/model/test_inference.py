@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 import threading
@@ -78,6 +79,24 @@ def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
     with pytest.raises(UserError, match=r"image 0: is an array .*give \(height, width\[, 3\]\) uint8") as caught:
         clip.encode_image(np.zeros(shape, np.uint8))
     assert ("transpose(1, 2, 0)" in str(caught.value)) == hint
+
+
+@pytest.mark.parametrize("make", [io.BytesIO, bytearray, memoryview, lambda data: torch.zeros(3, 48, 48)])
+def test_file_or_tensor_is_one_image_of_a_type_that_is_refused(make, clip, pixels, tmp_path):
+    image = make(save(tmp_path / "a.png", pixels).read_bytes())
+    with pytest.raises(UserError) as caught:
+        clip.encode_image(image)
+    (said,) = caught.value.problems
+    assert said.startswith(
+        f"image 0: has the type {type(image).__name__}; give a path, a PIL image, the bytes of a file"
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_of_no_images_or_texts_is_refused(batch_size, clip, pixels):
+    for encode, things in ((clip.encode_image, [pixels]), (clip.encode_text, ["a"])):
+        with pytest.raises(UserError, match=f"batch_size = {batch_size}: must be at least 1"):
+            encode(things, batch_size=batch_size)
 
 
 def test_no_images_or_texts_give_empty_embeddings(clip):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import worldclip
-from model_folders import load_error
+from model_folders import edit, load_error
 from pools import encode
 from small_models import (
     random_model,
@@ -238,6 +239,23 @@ def test_processor_that_other_libraries_cannot_express_is_refused():
         preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
     with pytest.raises(ValueError, match="only a bicubic resize"):
         preprocess.facts_of(CLIPImageProcessor(resample=2))
+
+
+def test_square_that_is_cropped_is_read_by_its_own_processor_and_not_exported(squashing_folder, tmp_path):
+    folder = Path(shutil.copytree(squashing_folder, tmp_path / "cropped"))
+    edit(
+        folder / "preprocessor_config.json",
+        size={"height": 32, "width": 32},
+        do_center_crop=True,
+        crop_size={"height": 28, "width": 28},
+    )
+    clip = worldclip.load(folder, device="cpu")
+    assert (clip.preprocess["resize"], clip.preprocess["crop"]) == ("32 x 32", "central 28 x 28")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    theirs = AutoImageProcessor.from_pretrained(folder)(images=[picture], return_tensors="pt")["pixel_values"]
+    np.testing.assert_array_equal(clip.encode_image(picture), clip.backend.encode_pixels(theirs))
+    with pytest.raises(UserError, match="only a bicubic resize to one size"):
+        preprocess.facts_of(clip.processor)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from model_folders import edit, load_error
 from worldclip.core.errors import UserError
-from worldclip.model import records
+from worldclip.model import records, weights
+from worldclip.model.formats import huggingface_folder, onnx_backend
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.onnx_parts import PlainTokenizer
 from worldclip.model.tokenizer import load_tokenizer
 
@@ -59,6 +62,8 @@ PROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
         (PROCESSOR, {"crop_size": {"height": 10**6, "width": 10**6}}, "crop_size"),
         (PROCESSOR, {"rescale_factor": 0}, "rescale_factor"),
         (PROCESSOR, {"rescale_factor": "a"}, "rescale_factor"),
+        (PROCESSOR, {"resample": 99}, "resample"),
+        (PROCESSOR, {"resample": "bicubic"}, "resample"),
         (OPEN_CLIP, {"model_cfg": {}, "preprocess_cfg": {"std": [0, 1, 1]}}, "std"),
         (OPEN_CLIP, {"model_cfg": {"vision_cfg": {"image_size": 10**6}}}, "image_size"),
         (OPEN_CLIP, {"model_cfg": {"text_cfg": {"layers": 10**6}}}, "layers"),
@@ -70,6 +75,17 @@ PROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
 def test_sizes_stay_within_bounds(tmp_path: Path, name: str, record: dict[str, Any], key: str) -> None:
     edit(tmp_path / name, **record)
     assert f"{name}: {key} is" in load_error(tmp_path)
+
+
+def test_folder_of_endless_files_is_no_model_before_all_are_listed(tmp_path: Path, monkeypatch) -> None:
+    def list_files(folder: Path, pattern: str) -> Iterator[Path]:
+        yield from (folder / f"{number}.jpg" for number in range(2 * 10_000))
+        pytest.fail("all files were listed")
+
+    monkeypatch.setattr(Path, "rglob", list_files)
+    assert load_error(tmp_path).startswith(
+        f"{tmp_path} is no model: it holds 10,000 files or more; give the model's folder"
+    )
 
 
 def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
@@ -131,9 +147,33 @@ def test_interrupt_is_no_fault_of_a_tokenizer() -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("torch.load", lambda folder: weights.read_state(folder / "a.pt")),
+        (
+            "transformers.AutoConfig.from_pretrained",
+            lambda folder: huggingface_folder.read_parts(folder, LoadOptions()),
+        ),
+        ("onnxruntime.InferenceSession", onnx_backend.open_session),
+    ],
+)
+def test_lack_of_memory_is_no_damage_of_a_model(target, read, tmp_path, monkeypatch):
+    class Fail(Exception):
+        """As onnxruntime's."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise Fail("[ONNXRuntimeError] : 1 : FAIL : Load model failed:std::bad_alloc")
+
+    monkeypatch.setattr(target, fail)
+    with pytest.raises(Fail):
+        read(tmp_path)
+
+
 def test_lack_of_memory_is_no_fault_of_the_records():
-    with pytest.raises(MemoryError), records.library_faults("the folder does not load"):
-        raise MemoryError
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 byte")):
+        with pytest.raises(type(error)), records.library_faults("the folder does not load"):
+            raise error
     with (
         pytest.raises(UserError, match=r"^the folder does not load \(division by zero\); copy"),
         records.library_faults("the folder does not load"),

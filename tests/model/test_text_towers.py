@@ -278,9 +278,7 @@ def test_what_was_embedded_is_searched_and_evaluated_with_the_same_towers(
     best = search(tmp_path / "embedded", ["apple"], device="cpu")[0]["hits"][0]
     paths = sorted((tmp_path / "pictures").rglob("*.png"))
     assert best["score"] == pytest.approx((clip.encode_image(paths) @ clip.encode_text(["apple"]).T).max(), abs=1e-5)
-    config = EvaluateConfig(
-        datasets=("mine",), folders={"mine": f"folders:{tmp_path / 'pictures'}"}, device="cpu", gallery_size=0
-    )
+    config = EvaluateConfig(datasets=("mine",), folders={"mine": f"folders:{tmp_path / 'pictures'}"}, device="cpu")
     report = evaluate_model(texts, config, tmp_path / "one", image_tower=str(images))
     assert report["datasets"]["mine"]["num_images"] == 2
     other = save_clip_folder(tmp_path / "other")

@@ -199,6 +199,13 @@ def test_tokens_without_transformers_are_those_of_transformers(tmp_path):
     assert actual.pad_id == expected.pad_id
 
 
+def test_start_token_that_is_the_end_token_is_refused_at_load():
+    pipeline = Pipeline(models.WordLevel({"a": 0, "<pad>": 1, "<s>": 2}, "a"))
+    pipeline.post_processor = processors.TemplateProcessing(single="<s> $A <s>", special_tokens=[("<s>", 2)])
+    with pytest.raises(UserError, match=r"writes its end token '<s>' before the end of a text.* another bos_token"):
+        tokenizer_of(pipeline, CONTEXT, {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "<s>"})
+
+
 def test_folder_with_a_sentencepiece_file_alone_needs_transformers(tmp_path):
     save_mt5(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")

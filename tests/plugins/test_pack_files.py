@@ -52,6 +52,7 @@ ARRANGEMENTS = {  # files next to the folder of the images, or in it; captions.j
         )
     },
     "imagefolder, CSV": {"photos/metadata.csv": "\n".join(["file_name,caption", *map(",".join, TEXTS.items())])},
+    "CSV of a spreadsheet": {"photos/metadata.csv": "\n".join(["file_name;text", *map(";".join, TEXTS.items())])},
     "COCO": {"captions.json": json.dumps({"images": IMAGES, "annotations": ANNOTATIONS})},
     "LLaVA": {"captions.json": json.dumps([conversation(*item) for item in TEXTS.items()])},
 }

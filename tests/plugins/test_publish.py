@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 from fake_hub import client_of
 from fake_hub import hub as hub  # the fixture
 from killed import contents
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from pools import rows_of_tar
 from toy import encode_png, write_tar
 from worldclip.cli import main
@@ -193,6 +194,23 @@ def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("name", "data"), [("DATA_CARD.md", "list"), ("part0/00000.tar.parquet", "list"), ("tars/000001.tar", "tars")]
+)
+def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
+    run_dir = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("publish", ".lock"))
+    fifo = run_dir / "curate" / name
+    fifo.unlink()
+    os.mkfifo(fifo)
+    with pytest.raises(UserError) as caught:
+        published(run_dir, data)
+    assert caught.value.problems == [
+        f"{fifo} is a FIFO, not a file; remove it, then: worldclip run {run_dir} --from curate --until curate"
+    ]
+    assert not (run_dir / "publish").exists()
+
+
 def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     push([published(run, "tars")], client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
@@ -336,8 +354,9 @@ def test_no_folder_of_the_machine_is_published(tmp_path):
     """Whatever key of the recipe holds a path: the card has its last part only."""
     private = tmp_path / "home_of_ada" / "secret_project"
     keys = private / "keys.parquet"
-    write_pool(private / "pool", make_shards(seed=3), image_of=picture)
-    pq.write_table(pa.table({"key": pa.array(["nobody"], pa.string())}), keys)
+    shards = make_shards(seed=3)
+    write_pool(private / "pool", shards, image_of=picture)
+    pq.write_table(pa.table({"key": keys_of(shards)[:1]}), keys)
     write_metadata(tmp_path / "run", LISTS)
     recipe = make_recipe(private / "pool", curate={"write": "tars"})
     recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, deny_keys=(str(keys),)))

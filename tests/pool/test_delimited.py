@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_bad_first_line_is_a_bad_shard_that_says_why(tmp_path: Path, name: str, 
 
 def test_header_that_pool_columns_repeats_is_no_pair(tmp_path: Path) -> None:
     assert read(tmp_path / "0.tsv", b"url\tcaption\nu\tone\n", BARE) == [("u", "one", "kept")]
+
+
+def test_long_field_is_read_and_leaves_the_limit_of_the_module_csv_as_it_was(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    text = "apple " * 50_000
+    content = f'url,caption\nu1,"{text}"\nu2,two\n'.encode()
+    assert read(tmp_path / "0.csv", content) == [("u1", text, "kept"), ("u2", "two", "kept")]
+    assert csv.field_size_limit() == limit
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ";"])

@@ -265,6 +265,18 @@ def test_damaged_page_spoils_its_row_group_alone(tmp_path: Path, curated) -> Non
         pool.read_member(path, int(places[3]), -1)
 
 
+@pytest.mark.parametrize(("module", "name"), [(row_groups, "leaf_batches"), (pq, "ParquetFile"), (pq, "read_metadata")])
+def test_lack_of_memory_is_no_damage(module, name, tmp_path: Path, monkeypatch) -> None:
+    path = table_of(tmp_path / "a.parquet", pa.array(IMAGES))
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 33554432 failed")
+
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(MemoryError):
+        list(read_rows(str(path), row_groups.pack_places(2, np.arange(4))))
+
+
 def test_training_replaces_images_of_a_damaged_page(curated, tmp_path) -> None:
     recipe, run = curated["struct"]
     shards = []
@@ -349,6 +361,6 @@ def test_row_group_larger_than_a_batch_is_streamed(tmp_path, monkeypatch) -> Non
 
 def test_rows_beyond_the_file_say_that_it_changed(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "0.parquet", [{"key": "0", "texts": ["a"], "image": b"1", "name": "0.png"}])
-    for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0]))):
+    for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0])), [-(2**62)]):
         with pytest.raises(BadShard, match="the file changed after it was indexed"):
             pool.read_member(path, int(place[0]), -1)

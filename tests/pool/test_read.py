@@ -189,10 +189,14 @@ def test_index_holds_first_image_of_each_key(tmp_path: Path) -> None:
     assert report == {"pairs": 4, "images": 2, "ignored_members": 0, "left_out": 0}
 
 
-def test_tar_that_shrank_after_indexing_is_bad_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, 100), (100, 4), (2**62, 4), (-4, 4), (-(2**62), 2**62 + 4), (0, 2**62), (4, -4)]
+)
+def test_place_that_is_not_in_a_tar_is_bad_shard(offset: int, size: int, tmp_path: Path) -> None:
+    """The tar shrank after it was indexed, or the index is somebody else's."""
     (tmp_path / "0.tar").write_bytes(b"short")
     with pytest.raises(BadShard, match="changed after it was indexed"):
-        pool.read_member(tmp_path / "0.tar", 0, 100)
+        pool.read_member(tmp_path / "0.tar", offset, size)
 
 
 # Plain and slow: the same rules over dicts.

@@ -10,7 +10,7 @@ import pytest
 
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent
-from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_latex, to_markdown
+from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_markdown
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -61,14 +61,6 @@ def test_csv_keeps_values_as_data():
                   rows=[*([text, 0.1234567] for text in HOSTILE), [None, None]])  # fmt: skip
     rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert rows == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]
-
-
-def test_latex_escapes_every_special_character():
-    latex = to_latex(table_of(HOSTILE))
-    assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\ntext & number & share \\\\\n\\midrule\n")
-    special = r"\textbackslash{}alpha\{\} 100\% \$x\_1\textasciicircum{}2\$ \#1 \& \textasciitilde{}"
-    assert rf"{special} & 1,234 &  \\" in latex
-    assert "$<$script$>$" in latex
 
 
 def test_a_row_of_the_wrong_length_and_html_outside_html_are_errors():

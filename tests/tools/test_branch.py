@@ -11,6 +11,7 @@ import pytest
 from killed import contents
 from stages import QUIET
 from worldclip.config import load_recipe
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.recipe import run
@@ -46,6 +47,21 @@ def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_ru
     alone = run(changed, tmp_path / "alone", until="curate", executor=QUIET)
     curated = {path: value for path, value in files_of(alone / "curate").items() if path.endswith(".parquet")}
     assert curated.items() <= files_of(tmp_path / "b/curate").items()
+
+
+def test_a_branch_trains_in_the_precision_of_the_run_that_it_comes_from(toy_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldclip.train.stage.bf16_hardware", lambda device: "")
+    source = Path(shutil.copytree(toy_run, tmp_path / "source"))
+    config = artifacts.read_json(source / "train/config.json")
+    artifacts.write_json(
+        source / "train/config.json", config | {"schedule": config["schedule"] | {"precision": "bf16"}}
+    )
+    overrides = ["train.precision=auto", "train.samples_seen=64", "train.warmup_samples=0"]
+    first = run(load_recipe(toy_run, overrides), tmp_path / "first", from_run=source, until="curate", executor=QUIET)
+    second = run(load_recipe(toy_run, overrides), tmp_path / "second", from_run=first, until="train", executor=QUIET)
+    schedule = artifacts.read_json(second / "train/config.json")["schedule"]
+    assert (schedule["precision"], schedule["precision_by"]) == ("bf16", "--from-run")
+    assert load_recipe(second).train.precision == "auto", "a recipe of another precision is another arm of a comparison"
 
 
 def test_files_that_grow_are_copied(toy_run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -87,6 +88,12 @@ def test_archives_are_unpacked_into_the_layout(server, tmp_path):
     assert record["images.tgz"]["sha256"] == hashlib.sha256(server.files[images]).hexdigest()
     assert not list((tmp_path / "xm3600").glob("*.part"))
     assert run(server, "xm3600", tmp_path)["there_already"] == 2
+    shutil.rmtree(tmp_path / "xm3600/images")
+    assert run(server, "xm3600", tmp_path)["files"] == 1
+    assert (tmp_path / "xm3600/images/0001.jpg").read_bytes() == b"cat"
+    (tmp_path / "xm3600/captions.jsonl").unlink()  # unpacked into the dataset's folder itself
+    assert run(server, "xm3600", tmp_path)["files"] == 1
+    assert (tmp_path / "xm3600/captions.jsonl").read_bytes() == line
 
 
 def test_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_path):

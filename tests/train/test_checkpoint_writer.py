@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from threading import Event
@@ -12,12 +13,12 @@ import pytest
 import safetensors
 import torch
 
-from calls import calls_of
+from calls import before, calls_of
 from trainings import steps_of, write_shards
 from worldclip.contracts import layout
-from worldclip.core.artifacts import write_json
+from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError
-from worldclip.train import checkpoint_writer
+from worldclip.train import checkpoint, checkpoint_writer
 from worldclip.train.checkpoint import (
     CheckpointReader,
     Digests,
@@ -60,6 +61,26 @@ def test_a_failed_checkpoint_is_warned_about_and_the_next_one_is_written(writer,
     assert steps_of(tmp_path) == [1, 4, 6]
     assert capfd.readouterr().err.count("WARNING: a checkpoint was not written") == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:09}" for step in (1, 4, 6)]
+
+
+def test_a_checkpoint_gets_its_name_when_its_files_and_their_digests_are_on_disk(writer, tmp_path, monkeypatch):
+    """A kill after the rename would leave a checkpoint that nobody can check."""
+    flushed = calls_of(monkeypatch.setattr, checkpoint, "flush_to_disk")
+    unsafe: list[list[str]] = []
+
+    def check(source: Path, target: Path) -> None:
+        if Path(target) == layout.step_folder(tmp_path, 1):
+            files = {path for path in Path(source).rglob("*") if path.is_file()}
+            digests = Path(source) / checkpoint.FILES
+            recorded = {Path(source) / name for name in read_json(digests)} if digests.exists() else set()
+            on_disk = {path for (path,) in flushed}
+            unsafe.append(sorted(path.name for path in files - {digests} if path not in recorded & on_disk))
+
+    before(monkeypatch.setattr, os, "replace", check)
+    save(writer, 1)
+    writer.wait()
+    assert unsafe == [[]]
+    assert find_corruption(layout.step_folder(tmp_path, 1)) is None
 
 
 EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")

@@ -15,6 +15,7 @@ import pytest
 import trainings
 from calls import calls_of, fail_at
 from small_world import COLOURS, write_world
+from worldclip.core import inputs
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.pool.files import StampedFile
@@ -151,3 +152,16 @@ def test_a_remote_tar_that_changes_is_noticed_at_the_next_check(monkeypatch):
     with pytest.raises(BadShard, match=r"0\.tar: changed after it was indexed"):
         files.read(0, 2, 3)
     memory.rm("/changing", recursive=True)
+
+
+def test_a_remote_tar_counts_as_unchanged_while_its_server_does_not_answer(monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/silent/0.tar", b"0123456789")
+    files = ImageFiles([Shard.of_file("0.tar", "memory://silent/0.tar")])
+    monkeypatch.setattr(image_files, "REMOTE_CHECK_S", 0.0)
+    fail_at(monkeypatch.setattr, inputs, "_fingerprint_remote", 1, TimeoutError("no answer"))
+    assert files.read(0, 2, 3) == b"234"
+    memory.pipe("/silent/0.tar", b"abcdefghij")
+    with pytest.raises(BadShard, match=r"0\.tar: changed after it was indexed"):
+        files.read(0, 2, 3)
+    memory.rm("/silent", recursive=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 from transformers.models.metaclip_2 import modeling_metaclip_2
 
-from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
+from on_ranks import make_batch, make_state
+from worldclip.core.errors import UserError
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import ALONE
+from worldclip.train.loss import LOSSES, contrastive_loss, distillation_loss, siglip_loss
+from worldclip.train.step import train_step
 
 NEWER_NAME = "image_text_contrastive_loss"
 reference_loss = getattr(modeling_metaclip_2, NEWER_NAME, None) or modeling_metaclip_2.metaclip_2_loss
@@ -109,3 +116,24 @@ def test_no_tensor_as_large_as_the_matrix_is_allocated():
         contrastive_loss(image, text, torch.tensor(5.0), chunk_rows=chunk_rows).backward()
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest <= 4 * 4 * num_pairs * max(chunk_rows, 8) < 4 * num_pairs**2
+
+
+def test_the_names_of_the_config_are_the_losses_that_a_step_knows():
+    assert tuple(LOSSES) == get_args(get_type_hints(TrainConfig)["loss"])
+
+
+def test_a_step_takes_the_loss_that_the_config_names(monkeypatch):
+    monkeypatch.setitem(LOSSES, "squared", lambda image, text, *_, **__: (image - text).square().sum(1).mean())
+    state, batch = make_state({}, ALONE), make_batch({}, 0, 1)
+    named = dataclasses.replace(state, config=dataclasses.replace(state.config, loss="squared"))
+    image, text = state.wrapped(batch.images, batch.tokens)
+    expected = (image - text).square().sum(1).mean().item()
+    assert train_step(named, batch, 1e-3).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_unknown_loss_is_an_error_before_the_first_step(monkeypatch):
+    monkeypatch.delitem(LOSSES, "siglip")
+    with pytest.raises(
+        UserError, match=r"train\.loss = 'siglip': unknown loss; LOSSES in train/loss\.py has contrastive"
+    ):
+        make_state({"loss": "siglip"}, ALONE)

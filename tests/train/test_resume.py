@@ -22,11 +22,12 @@ from trainings import losses, result_bytes, steps_of, train, train_until
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.model import clip, precision
+from worldclip.model import clip
 from worldclip.model.config import ModelConfig
-from worldclip.train import loop, step
+from worldclip.train import loop, stage
 from worldclip.train.checkpoint import read_state
 from worldclip.train.log import read_log
+from worldclip.train.loss import LOSSES
 from worldclip.train.signals import TERMINATED
 from worldclip.train.step import LaunchedStep
 from worldclip.train.train_state import copy_to_cpu
@@ -58,13 +59,15 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, in
 
 def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypatch):
     whole, moved, plain = (tmp_path / name / "run" for name in ("whole", "moved", "plain"))
-    monkeypatch.setattr(precision, "product_gain", lambda width: 4.0)
+    monkeypatch.setattr(stage, "bf16_hardware", lambda device: "amx_bf16")
     train(whole, precision="auto")
     train_until(7, moved, precision="auto")
-    monkeypatch.setattr(precision, "product_gain", lambda width: 0.5)  # a processor that gains nothing
+    monkeypatch.setattr(stage, "bf16_hardware", lambda device: "")
     train(moved, precision="auto")
     train(plain, precision="auto")
-    assert artifacts.read_json(moved / "train/report.json")["schedule"]["precision"] == "bf16"
+    schedules = [artifacts.read_json(run_dir / "train/report.json")["schedule"] for run_dir in (moved, plain)]
+    assert [schedule["precision"] for schedule in schedules] == ["bf16", "fp32"]
+    assert [schedule["precision_by"] for schedule in schedules] == ["amx_bf16", ""]
     assert result_bytes(moved) == result_bytes(whole) != result_bytes(plain)
 
 
@@ -205,13 +208,13 @@ def test_a_checkpoint_contains_no_pickle(whole):
 def spoil_losses(request, monkeypatch):
     """A function that makes the losses of some steps, counted from 1, NaN."""
     monkeypatch.setattr(loop, "steps_ahead", lambda device: request.param)
-    compute, numbers = step.contrastive_loss, itertools.count(1)
+    compute, numbers = LOSSES["contrastive"], itertools.count(1)
 
     def spoil(steps):
         def contrastive_loss(*args, **keys):
             return compute(*args, **keys) * (math.nan if next(numbers) in steps else 1)
 
-        monkeypatch.setattr(step, "contrastive_loss", contrastive_loss)
+        monkeypatch.setitem(LOSSES, "contrastive", contrastive_loss)
 
     return spoil
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 import worldclip
 from calls import before
-from small_world import TRAIN, write_shapes
+from small_world import TRAIN, picture, write_shapes
+from tars import write_tar
 from trainings import forget_checkpoints, losses, result_bytes, steps_of, stored, train, train_until
 from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
@@ -79,6 +81,25 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run)
     assert best_checkpoint(evaluated_run).name == "step_000000006"
     loaded, best = (worldclip.load(path) for path in (evaluated_run, best_checkpoint(evaluated_run)))
     assert (loaded.encode_text(["a red bar"]) == best.encode_text(["a red bar"])).all()
+
+
+def test_additional_measures_choose_no_checkpoint(tmp_path):
+    """Alignment is a distance: the smaller, the better."""
+    texts = {
+        "0.json": {"caption": ["a red square", "a red form"], "lang_truth": "en"},
+        "1.json": {"caption": "ein grüner Balken", "lang_truth": "de"},
+    }
+    images = {"0.png": picture("red", "square"), "1.png": picture("green", "bar")}
+    members = [*images.items(), *((name, json.dumps(record).encode()) for name, record in texts.items())]
+    write_tar(tmp_path / "held" / "0.tar", sorted(members))
+    scores = []
+    for also in ([], ["alignment"]):
+        run_dir = tmp_path / "_".join(["run", *also]) / "run"
+        evaluate = {"folders": {"held": f"pool:{tmp_path / 'held'}"}, "device": "cpu", "also": also}
+        run(run_dir, evaluate=evaluate, evaluate_every_samples=6 * 16, evaluate_datasets=["held"])
+        scores.append([artifacts.read_json(path)["scores"] for path in sorted(run_dir.rglob("scores.json"))])
+    assert len(scores[0]) == 2
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The command line.  Results go to standard output, progress and problems to standard error.
 
 Exit codes: 0 all done; 1 something failed (listed); 2 a mistake in the command or its input (each printed with key,
-value, meaning and remedy); 130 Ctrl-C.  A command's module is imported when the command runs, so that the overview
-stays fast.
+value, meaning and remedy); 130 Ctrl-C; 143 SIGTERM.  A command's module is imported when the command runs, so that the
+overview stays fast.
 """
 
 from __future__ import annotations
@@ -10,15 +10,28 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from worldclip.cli.overview import ANY_MODEL, COMMANDS, first_word_help, refuse_misspelt, refuse_unknown, to_text
 from worldclip.contracts import layout
 from worldclip.core.console import complain, set_level
-from worldclip.core.errors import BadShard, StageFailed, UserError, WorkStopped, disk_error
+from worldclip.core.errors import (
+    BadShard,
+    StageFailed,
+    UserError,
+    WorkStopped,
+    disk_error,
+    first_line,
+    is_no_memory,
+)
 from worldclip.recipe import stage_names
+from worldclip.train.launch import num_ranks
 
 MAX_SHOWN = 300  # characters of a text that is refused
 RESUME = "rerun the same command to resume"
@@ -29,11 +42,16 @@ REMEDIES = {
 }
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which docker, Slurm and systemd end a program: a command ends as after Ctrl-C."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(_choose_level(arguments))
+        with _sigterm_raises():
+            return _dispatch(_choose_level(arguments))
     except UserError as error:
         return _complain(error.problems, 2)
     except (BadShard, StageFailed, WorkStopped) as error:
@@ -48,14 +66,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader is gone, as in `worldclip ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the flush at exit fails again
         return 1
-    except KeyboardInterrupt:
-        return _complain([f"interrupted; {RESUME}"], 130)
+    except KeyboardInterrupt as error:
+        return _complain([f"interrupted; {RESUME}"], 143 if isinstance(error, Terminated) else 130)
     except Exception as error:
+        if is_no_memory(error):
+            remedy = f"use fewer workers or smaller batches, then {RESUME}"
+            return _complain([f"memory ran out ({first_line(error)}); {remedy}"], 1)
         failure = disk_error(error, Path("a file")) or error
         if not isinstance(failure, OSError):
             raise
         remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
         return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Raise Terminated at SIGTERM; training and `worldclip serve` have their own answers to it.
+
+    A process of torchrun ends at once: in C++, where it waits for others, no exception would reach it.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if num_ranks() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _choose_level(arguments: Sequence[str]) -> list[str]:
@@ -120,7 +161,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
 
 def _names_model(rest: Sequence[str]) -> bool:
     """Return whether the first word is a model: no flag, no recipe, no run that is watched or has no other --out."""
-    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml") or "--watch" in rest:
+    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
         return False
     source = Path(rest[0])
     if not layout.is_run(source):

@@ -54,8 +54,8 @@ SHARED = {
     "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
-    "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where it is faster) in torch; of an ONNX folder as its "
-    "files are named (int8, q4, ...).",
+    "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
+    "folder as its files are named (int8, q4, ...).",
     "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
     "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",

@@ -126,7 +126,6 @@ def run_stage(
     push: PushFlag = None,
     dry_run: bool = False,
     measure: bool = False,
-    watch: bool = False,
     executor: Executor,
     config: Any,
 ) -> tuple[Any, str]:
@@ -140,7 +139,6 @@ def run_stage(
     dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
         would be uploaded, and upload nothing.
     measure: with --dry-run: also time ten steps on this machine, on made-up pairs, and say the hours.
-    watch: evaluate the checkpoints of RUN/train as another process writes them, each once, into RUN/train/evaluate.
     """
     started_at = time.perf_counter()
     if stage == "export":
@@ -148,11 +146,9 @@ def run_stage(
     flagged = dataclasses.replace(base, **{stage: config})
     if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
         raise UserError(problems)
-    if stage == "evaluate" and not watch and not flagged.evaluate.dataset_names:
+    if stage == "evaluate" and not flagged.evaluate.dataset_names:
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
-    if watch:
-        return _watch(run_dir, flagged)
     if stage == "train" and dry_run:
         names = stage_names()[: stage_names().index(stage) + 1]
         planned = _planned(run_stages(flagged, run_dir, names, executor=executor, dry_run=True))
@@ -204,21 +200,11 @@ def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
     return next((flag.word for flag in flags if f"{name}.".startswith(f"{flag.key}.")), f"--{'.'.join(key[1:])}")
 
 
-def _watch(run_dir: Path, recipe: Recipe) -> tuple[Any, str]:
-    from worldclip.train.watch import watch
-
-    if not layout.is_run(run_dir):
-        raise UserError(f"{run_dir} is not the folder of a run; start the training first: worldclip train {run_dir}")
-    watch(run_dir, recipe.train, recipe.evaluate, recipe.languages.table)
-    return None, ""
-
-
 STAGES_WITH = {
     "shards": ("pool", "match", "curate"),
     "push": ("export",),
     "dry_run": ("train", "export"),
     "measure": ("train",),
-    "watch": ("evaluate",),
 }
 
 

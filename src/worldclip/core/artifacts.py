@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
-from worldclip.core.errors import BadShard, UserError, naming
+from worldclip.core.errors import BadShard, UserError, checkout, is_no_memory, naming
 from worldclip.core.local_path import require_local
 from worldclip.core.redact import redact, redact_record
 from worldclip.core.regular_file import open_regular, read_regular
@@ -253,6 +253,8 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
+        if is_no_memory(error):
+            raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
     with file:
         metadata = file.schema_arrow.metadata or {}
@@ -391,10 +393,11 @@ def require_manifest(run: Path, stage: str) -> Json:
 
 
 def describe_run() -> Json:
-    """Return the versions, the machine and, in a git checkout, the revision that made a run."""
+    """Return the versions, the machine and, in a git checkout of worldclip, the revision that made a run."""
     revision = None
-    if git := shutil.which("git"):
-        command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    folder, git = checkout(), shutil.which("git")
+    if folder is not None and (folder / ".git").exists() and git is not None:
+        command = [git, "-C", str(folder), "rev-parse", "HEAD"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         revision = answer.stdout.strip() if answer.returncode == 0 else None
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import ModuleType
 from worldclip.core.redact import redact
 
 NUM_NAMED = 10  # shards with the same reason that a message names
+NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc", re.IGNORECASE)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -97,9 +99,30 @@ def naming(path: Path) -> Iterator[None]:
         raise full from error
 
 
+def is_no_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, which says nothing about the data that were read; asked before they are blamed.
+
+    Python, numpy, numba and Arrow raise MemoryError; torch, onnxruntime and zstd raise errors of their own, whose text
+    says it.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    if isinstance(error, UserError | BadShard):
+        return False
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, of one without a text the name of its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def checkout() -> Path | None:
+    """Return the folder of the checkout that this package lies in; None for a package that pip copied."""
+    folder = Path(__file__).resolve().parents[3]
+    project = folder / "pyproject.toml"
+    is_ours = project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines()
+    return folder if is_ours else None
 
 
 def require(module: str, *, extra: str) -> ModuleType:

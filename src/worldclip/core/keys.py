@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import functools
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.errors import InputChanged, UserError
+from worldclip.core.csv_rows import find_delimiter, read_rows
+from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.inputs import fingerprint_of
+from worldclip.core.parquet_size import check_parquet
+from worldclip.core.regular_file import read_regular
 from worldclip.core.sorted_keys import SortedKeys, write_sorted
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
 from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32
+TEXT_SUFFIXES = (".txt", ".csv")
 BATCH_KEYS = 2**20  # keys in memory at once while a list is sorted
 SORTED_FROM = 1_000_000  # keys of a list: a shorter one takes up to 80 MB of each worker, and is looked up exactly
 
@@ -98,45 +105,78 @@ def hex_strings(pairs: np.ndarray) -> pa.Array:
 
 
 def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
-    """Return the keys of a keys.npy of (u8,u8), or of the column `key` of a Parquet file (of one shard if given)."""
+    """Return the keys of a list, only those of one shard if it is given.
+
+    A list is a .txt with one key per line, a keys.npy of (u8,u8), or a .csv or Parquet file with a column `key`.
+    """
     if path.suffix == ".npy":
         return hex_strings(np.load(path, allow_pickle=False))
-    is_of_shard = None if shard is None else [("shard", "==", shard)]
+    is_of_shard = None if shard is None else pc.field("shard") == shard
+    if path.suffix in TEXT_SUFFIXES:
+        table = _read_text(path)
+        return (table if is_of_shard is None else table.filter(is_of_shard)).column("key")
     return pq.read_table(path, columns=["key"], filters=is_of_shard).column("key").cast(pa.large_string()).drop_null()
 
 
+def _read_text(path: Path) -> pa.Table:
+    """Return the table of a .csv, or of a .txt with one key per line.  Raises ValueError, csv.Error or OSError."""
+    text = read_regular(path).decode("utf-8-sig")
+    if path.suffix == ".txt":
+        lines = [line.strip() for line in text.split("\n")]
+        return pa.table({"key": pa.array(filter(None, lines), pa.large_string())})
+    rows = list(read_rows(io.StringIO(text, newline=""), find_delimiter(text) or ","))
+    _, header = rows.pop(0) if rows else (1, [])
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise ValueError(f"line {line:,} has {len(fields)} fields, not {len(header)}")
+    columns = [[fields[number] for _, fields in rows] for number in range(len(header))]
+    return pa.table([pa.array(column, pa.large_string()) for column in columns], names=header)
+
+
 def _num_rows(path: Path) -> int:
-    """Return the number of rows of a list of keys, from its header."""
+    """Return the number of rows of a list of keys, from its header where it has one."""
     if path.suffix == ".npy":
         return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    if path.suffix in TEXT_SUFFIXES:
+        return int(_read_text(path).num_rows)
     return int(pq.read_metadata(path).num_rows)
 
 
-def _batches(path: Path) -> Iterator[pa.Array]:
+def _batches(path: Path) -> Iterator[Strings]:
     """Yield the keys of a list, BATCH_KEYS at a time; a map would hold all pages that were read."""
     if path.suffix == ".npy":
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         for start in range(0, len(mapped), BATCH_KEYS):
             offset = mapped.offset + start * HEX_PAIR.itemsize
             yield hex_strings(np.fromfile(path, HEX_PAIR, BATCH_KEYS, offset=offset))
-        return
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
-            yield batch.column(0).cast(pa.large_string()).drop_null()
+    elif path.suffix in TEXT_SUFFIXES:
+        yield read_keys(path)
+    else:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
+                yield batch.column(0).cast(pa.large_string()).drop_null()
+
+
+def _schema(path: Path) -> pa.Schema:
+    """Return the columns of a list that is no keys.npy.  Raises BadShard for one that would not fit the memory."""
+    if path.suffix in TEXT_SUFFIXES:
+        return _read_text(path).schema
+    check_parquet(path, path.stat().st_size)
+    return pq.read_schema(path)
 
 
 def _problem_with(path: Path) -> str | None:
-    """Return why a file is not a list of keys, read only from its header; None if it is one."""
+    """Return why a file is not a list of keys that fits the memory; None if it is one."""
     if not path.is_file():
         return "is not a file"
     try:
         if path.suffix == ".npy":
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
             return None if dtype == HEX_PAIR else f"holds {dtype}"
-        schema = pq.read_schema(path)
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        schema = _schema(path)
+    except (OSError, ValueError, csv.Error, BadShard) as error:  # pa.ArrowInvalid is a ValueError
         return f"cannot be read ({error})"
-    if "key" not in schema.names:
+    if schema.names.count("key") != 1:
         return f"has the columns {', '.join(schema.names)}"
     kind = schema.field("key").type
     return None if kind in (pa.string(), pa.large_string()) else f"has keys of type {kind}"
@@ -149,7 +189,8 @@ class KeyList:
     setting: str  # pool.valid_keys or pool.deny_keys: the key of the recipe that names the file
     path: str
     digest: str
-    by_shard: bool  # true for Parquet with a column `shard`: a row then applies only to that shard's pair
+    num_keys: int  # rows of the file
+    by_shard: bool  # true for a table with a column `shard`: a row then applies only to that shard's pair
     sorted_as: Path | None = None  # file of its keys, sorted by `sort_lists`; None: it is short, and read whole
 
 
@@ -165,7 +206,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
     for setting, path in named:
         problem = _problem_with(Path(path))
         if problem:
-            remedy = "give a keys.npy of (u8,u8) or Parquet with a string column `key`"
+            remedy = "give a .txt with one key per line, Parquet or .csv with a column `key` of strings, or a keys.npy"
             problems.append(f"{setting} is {path!r}, which {problem}; {remedy}")
     if problems:
         raise UserError(problems)
@@ -173,11 +214,12 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
 
 
 def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
-    digest = _digest_of(path)
-    by_shard = not path.endswith(".npy") and "shard" in pq.read_schema(path).names
-    is_sorted = folder is not None and not by_shard and _num_rows(Path(path)) >= SORTED_FROM
-    sorted_as = folder / f"{digest}.npy" if folder is not None and is_sorted else None
-    return KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as)
+    digest, num_keys = _digest_of(path), _num_rows(Path(path))
+    by_shard = not path.endswith(".npy") and "shard" in _schema(Path(path)).names
+    sorted_as = None
+    if folder is not None and not by_shard and num_keys >= SORTED_FROM:
+        sorted_as = folder / f"{digest}.npy"
+    return KeyList(setting=setting, path=path, digest=digest, num_keys=num_keys, by_shard=by_shard, sorted_as=sorted_as)
 
 
 def sort_lists(key_lists: Sequence[KeyList]) -> None:
@@ -193,10 +235,10 @@ def sort_lists(key_lists: Sequence[KeyList]) -> None:
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                write_sorted(path, _unchanged(key_list), _num_rows(Path(key_list.path)))
+                write_sorted(path, _unchanged(key_list), key_list.num_keys)
 
 
-def _unchanged(key_list: KeyList) -> Iterator[pa.Array]:
+def _unchanged(key_list: KeyList) -> Iterator[Strings]:
     """Yield the keys of a list.  Raises InputChanged after them if the file is not the one of its digest."""
     yield from _batches(Path(key_list.path))
     if _digest_of(key_list.path) != key_list.digest:
@@ -228,14 +270,19 @@ def _digest_of(path: str) -> str:
 
 
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
-    """Return whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list: (n,) bool.
+    """Return (n,) bool: which keys of the pool's shard `shard` are in the valid list (if any) and in no deny list."""
+    valid = np.ones(len(keys), np.bool_)
+    for key_list in lists:
+        listed = is_listed(keys, key_list, shard)
+        valid &= listed if key_list.setting == "pool.valid_keys" else ~listed
+    return valid
+
+
+def is_listed(keys: pa.Array | pa.ChunkedArray, key_list: KeyList, shard: str) -> np.ndarray:
+    """Return whether a list names each key of the pool's shard `shard`: (n,) bool.
 
     A list is read once per process, or mapped if it is long and `sort_lists` has sorted it; of a list with a column
     `shard`, the shard's rows are read at each call.
     """
-    valid = np.ones(len(keys), np.bool_)
-    for key_list in lists:
-        table = _table(key_list, shard if key_list.by_shard else None)
-        is_listed = table.contains(keys)
-        valid &= is_listed if key_list.setting == "pool.valid_keys" else ~is_listed
-    return valid
+    listed: np.ndarray = _table(key_list, shard if key_list.by_shard else None).contains(keys)
+    return listed

@@ -40,6 +40,9 @@ _USER = re.compile(r"://([^\s/?#\"'<>]{1,4000})@")
 _KEY_AND_SECRET = re.compile(r"://([^\s?#\"'<>@:/]{1,200}:[^\s?#\"'<>]{1,200})@")  # secret keys hold slashes
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _BUCKET_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2")  # their addresses have no port
+_ONE_SLASH = re.compile(":/(?!/)")  # `Path` makes one of two
+# Other names before one slash are no schemes: in a recipe `folders:/data/me@home` is a layout and its folder.
+_ONE_SLASH_SCHEMES = ("http", "https", "hf", *_USER_SCHEMES, *_BUCKET_SCHEMES)
 _LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # form in recipes: absolute, or `layout:path`
 _ADDRESS = re.compile(r"://[^\s\"'<>]+")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
@@ -47,9 +50,11 @@ _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
 
 def redact(text: str) -> str:
     """Return `text` with the credentials in its addresses replaced: users, passwords, signatures, tokens."""
-    if "://" in text:
-        text = _USER.sub(_hide_user, _KEY_AND_SECRET.sub(_hide_secret, text))
-        text = _ADDRESS.sub(lambda address: _PARAMETER.sub(_hide_parameter, address[0]), text)
+    if ":/" in text:
+        whole = _ONE_SLASH.sub(_add_slash, text)
+        hidden = _USER.sub(_hide_user, _KEY_AND_SECRET.sub(_hide_secret, whole))
+        hidden = _ADDRESS.sub(lambda address: _PARAMETER.sub(_hide_parameter, address[0]), hidden)
+        text = text if hidden == whole else hidden
     return _ASSIGNED.sub(rf"\1{HIDDEN}", text) if "=" in text else text
 
 
@@ -63,6 +68,10 @@ def _hide_parameter(match: re.Match[str]) -> str:
 def _scheme_before(match: re.Match[str]) -> str:
     scheme = _SCHEME.search(match.string[max(0, match.start() - 24) : match.start()])
     return scheme[0].lower() if scheme else ""
+
+
+def _add_slash(match: re.Match[str]) -> str:
+    return "://" if _scheme_before(match) in _ONE_SLASH_SCHEMES else match[0]
 
 
 def _hide_secret(match: re.Match[str]) -> str:

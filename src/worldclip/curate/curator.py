@@ -23,22 +23,25 @@ class Curator:
         curator = worldclip.curate.Curator("runs/mine")
         key_idx, text_idx = curator.keep(batch_of_keys, epoch=3)
 
-    With the seed of the recipe (curate.seed), epoch 0 is exactly the list in RUN/curate.  Under curate.max_pairs the
-    stage curate must be finished, since it finds the bounds; a language then has about so many pairs in other epochs.
+    Epoch 0 is exactly the list in RUN/curate, unless another `seed` is given.  Under curate.max_pairs the stage curate
+    must be finished, since it finds the bounds; a language then has about so many pairs in other epochs.
     """
 
     text_policy: str
     seed: int
     num_repeated_keys: int  # keys in more than one shard; their texts in the first of these shards, by name, are used
 
-    def __init__(self, run: str | Path, seed: int = 0) -> None:
-        """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key."""
+    def __init__(self, run: str | Path, seed: int | None = None) -> None:
+        """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key.
+
+        seed: of the keep decisions (default: curate.seed of the recipe).
+        """
         run_dir = Path(run)
         context = open_run(run_dir)
         artifacts.require_manifest(run_dir, "match")
         work = online_work(context)
         self.text_policy = work.config.text_policy
-        self.seed = seed
+        self.seed = work.config.seed if seed is None else seed
         self._has_caps = bool(work.bounds)
         keys: list[pa.Array] = []
         num_texts = [np.zeros(1, np.int64)]

@@ -84,6 +84,5 @@ SUITES: dict[str, tuple[str, ...]] = {
     "datacomp38": DATACOMP38,
     "multilingual": MULTILINGUAL,
     "geography": GEOGRAPHY,
-    "selection": ("sugar_crepe", "winoground"),
     "paper": tuple(dict.fromkeys([*SLIP26, *DATACOMP38, *MULTILINGUAL, *GEOGRAPHY])),
 }

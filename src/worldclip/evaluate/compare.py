@@ -21,7 +21,7 @@ from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
-from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, quantiles
+from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
 from worldclip.report.results import ResultRecord, by_task_of_runs
 
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
@@ -224,7 +224,12 @@ def _compare_metric(
         row["intervals"] = [quantiles(arm - arms[0]) for arm in arms[1:]]
         row["is_significant"] = [low > 0 or high < 0 for low, high in row["intervals"]]
         if "chance" in row:
-            row["is_at_chance"] = [quantiles(arm)[0] <= row["chance"] for arm in arms]
+            num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
+            bounds = [
+                extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
+                for value, arm in zip(row["values"], arms, strict=True)
+            ]
+            row["is_at_chance"] = [low <= row["chance"] for low, _ in bounds]
     means_R = values_LR.mean(axis=0)
     row["seeds"] = [np.sort(means_R[runs]).tolist() if len(runs) > 1 else [] for runs in runs_of_arms]
     in_languages: list[ComparedLanguage] = [

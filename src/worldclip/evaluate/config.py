@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
 
     Examples:
         worldclip evaluate runs/my_images --datasets mine --folders mine folders:photos
-        worldclip evaluate runs/my_images --watch
+        worldclip evaluate runs/my_images --out results --suite multilingual --data ~/data
     """
 
     datasets: tuple[str, ...] = ()
@@ -31,20 +31,16 @@ class EvaluateConfig(Config):
     `world_flags_held`, `world_stamps`, `world_photos` (by the world pool), names in evaluate.folders or in the catalog
     (docs/datasets.md)."""
     suite: str = ""
-    """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, selection, or paper (all)."""
+    """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, or paper (all)."""
     data: Annotated[str, Decides(), Place()] = ""
     """Folder of the catalog's datasets, DATA/<name>; `worldclip fetch dataset` writes them."""
     allow_missing: Annotated[bool, Decides()] = False
     """Skip datasets of the suite that are not in evaluate.data; the table names them."""
     folders: Annotated[dict[str, str], Place(prefix_until=":")] = field(default_factory=dict)
     """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
-    class_names: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Class names and templates in other languages, dataset = JSON file."""
     classes: Literal["folder", "slip"] | None = None
     """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
     Unset: slip under the paper's protocol, else folder."""
-    captions: Literal["all_captions", "first_caption"] = "all_captions"
-    """Captions per image that count in retrieval: all (as in the paper) or the first (as CLIP_benchmark's XM3600)."""
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
     protocol: Literal["auto", "own", "paper"] = "auto"
@@ -55,23 +51,16 @@ class EvaluateConfig(Config):
     preprocess: Literal["auto", "source", "reference"] = "auto"
     """Images to pixels: as the model's folder states (source, our own), or reference (the paper's: bicubic, shortest
     side, central square, EXIF ignored); auto: by the protocol."""
-    also: tuple[Literal["alignment", "consistency", "few_shot", "linear_probe"], ...] = ()
-    """Additional measures: alignment and uniformity, cross-lingual consistency, few-shot and linear probes."""
+    also: tuple[Literal["alignment", "few_shot", "linear_probe"], ...] = ()
+    """Additional measures: alignment and uniformity, few-shot and linear probes."""
     languages: tuple[str, ...] = ()
     """Languages to evaluate in (default: the run's own languages that a dataset has; all, if the recipe names none)."""
     batch_size: Annotated[int, AtLeast(1, "images per forward pass"), Decides()] = 256
     """Images or texts per forward pass."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Device of the model; auto: cuda if available, else mps, else cpu."""
-    processes: Annotated[int, AtLeast(1), Decides()] = 1
-    """Number of processes that share images and languages; on CUDA, each uses the next device."""
     against: str = "ViT-H/14 worldwide 2.3x"
     """Published model, from published.csv, to compare with."""
-    clip_benchmark: Annotated[str, Place()] = ""
-    """Folder to write the records to as CLIP_benchmark's JSON files, for `clip_benchmark build`."""
-    gallery_size: Annotated[int, AtLeast(0, "images per dataset")] = 12
-    """Images per dataset shown in the report, half of them correct where possible; none for datasets with more than
-    10,000 texts per language."""
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
@@ -123,9 +112,6 @@ class EvaluateConfig(Config):
                 yield f"folders.{name}", problem
             if name in held_out:
                 yield f"folders.{name}", f"is a held-out set of the {held_out[name]} pool; choose another name"
-        for name, path in self.class_names.items():
-            if not os.path.isfile(os.path.expanduser(path)):
-                yield f"class_names.{name}", "no such file; set a JSON file of class names"
         known = [*held_out, *self.folders, *CATALOG]
         for name in self.datasets:
             if name not in known:

@@ -113,6 +113,7 @@ def evaluate(
     *,
     batch_size: int = 256,
     cache: Path | None = None,
+    part: tuple[int, int] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> tuple[list[ResultRecord], dict[str, ImageFeatures], TextFeatures]:
     """Return a record of every dataset, language and task, in this order, and the features (for galleries).
@@ -120,12 +121,19 @@ def evaluate(
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
     folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
     is written after each group of texts, and in a group every WRITE_EVERY_S seconds, so that a sweep that was
-    interrupted resumes there.
+    interrupted resumes there.  part: (I, N): only slice I of N, whose records go into a file beside `results_path`;
+    a call without it takes the records of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
     refuse_equal_names(lambda: [dataset.name for dataset in datasets], results_path.parent)
     model_id = identify(model, model_id)
-    records = by_digest(read_results(results_path))
+    slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
+    records = by_digest(record for path in [results_path, *slices] for record in read_results(path))
+    if part is not None:
+        pairs = pairs_of_part(pairs, datasets, part)
+        names = {dataset.name for dataset, _ in pairs}
+        datasets = [dataset for dataset in datasets if dataset.name in names]
+        results_path = results_path.with_name("slice_{}_of_{}.jsonl".format(*part))
     features = {}
     for dataset in datasets:
         folder = None
@@ -158,7 +166,17 @@ def evaluate(
     if not todo:
         say(f"nothing to do: results.jsonl has all {len(records):,} records")
     write_results(results_path, records, datasets)
+    for path in slices if part is None else ():
+        path.unlink()
     return _in_order(records, datasets), features, encode_text
+
+
+def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tuple[int, int]) -> list[Pair]:
+    """Return slice I of N of the pairs, dataset by dataset, so that few slices encode the images of one dataset."""
+    index, number = part
+    place = {dataset.name: i for i, dataset in enumerate(datasets)}
+    by_dataset = sorted(pairs, key=lambda pair: place[pair[0].name])
+    return by_dataset[len(pairs) * (index - 1) // number : len(pairs) * index // number]
 
 
 def _progress_line(pair: Pair, num_done: int, num_pairs: int) -> str:

@@ -15,11 +15,12 @@ from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.report.images import data_uri
 
 NUM_NAMES = 5
+NUM_IMAGES = 12
 MAX_TEXTS = 10_000  # texts per language; larger datasets (ImageNet: 1,000 classes x 80 templates) are skipped
 
 
 def gallery(
-    dataset: Dataset, image_ND: np.ndarray, encode: TextFeatures, languages: Sequence[str], size: int
+    dataset: Dataset, image_ND: np.ndarray, encode: TextFeatures, languages: Sequence[str], size: int = NUM_IMAGES
 ) -> list[GalleryImage]:
     """Return `size` images of a dataset with the NUM_NAMES best names in each language.
 
@@ -28,7 +29,7 @@ def gallery(
     texts.
     """
     tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
-    if not tasks or not size:
+    if not tasks:
         return []
     class_CD = {
         lang: zeroshot.class_embeddings(task.class_names, task.templates, encode.in_language(lang))

@@ -27,7 +27,7 @@ CHUNK_IMAGES = 4096  # a file of 16 MiB at 1,024 dimensions
 class Model(Protocol):
     """The part of a model that evaluation needs, see model.inference.Clip."""
 
-    def encode_image(self, images: Sequence[bytes]) -> np.ndarray: ...
+    def encode_each(self, images: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]: ...
     def encode_text(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
@@ -36,7 +36,7 @@ class ImageFeatures:
     """Features of images, and those that cannot be decoded."""
 
     features_ND: np.ndarray
-    """(N, D) float32; rows of images that cannot be decoded are NaN."""
+    """(N, D) float32; NaN in the rows of images that cannot be decoded."""
     bad: list[dict[str, str]]
     """Key and reason of each such image."""
 
@@ -78,19 +78,14 @@ def encode_images(
         if not was_cached:
             say(f"{dataset.name}: {min(start + CHUNK_IMAGES, num_images):,} of {num_images:,} images encoded")
     bad = [entry for chunk in chunks for entry in chunk.bad]
-    embed_dim = max((chunk.features_ND.shape[1] for chunk in chunks), default=0)
-    if not embed_dim:
+    if len(bad) == num_images:
         example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
         raise UserError(f"dataset {dataset.name}: none of its {num_images} images can be decoded{example}")
-    features_ND = np.full((num_images, embed_dim), np.nan, np.float32)
-    for start, chunk in zip(chunk_starts(dataset), chunks, strict=True):
-        if chunk.features_ND.shape[1]:
-            features_ND[start : start + len(chunk.features_ND)] = chunk.features_ND
-    return ImageFeatures(features_ND=features_ND, bad=bad)
+    return ImageFeatures(features_ND=np.concatenate([chunk.features_ND for chunk in chunks]), bad=bad)
 
 
 def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, cache: Path | None) -> ImageFeatures:
-    """Return the features of the chunk that starts at `start`, (n, D); (n, 0) if none of its images can be decoded."""
+    """Return the features of the chunk that starts at `start`, (n, D)."""
     if cache is None:
         return _encode(model, dataset, start, batch_size)
     path = chunk_path(cache, start)
@@ -113,22 +108,11 @@ def chunk_path(cache: Path, start: int) -> Path:
 
 def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> ImageFeatures:
     stop = min(first + CHUNK_IMAGES, len(dataset.image_keys))
-    rows: dict[int, np.ndarray] = {}  # features by the image's position in the dataset
+    features: list[np.ndarray] = []
     bad: list[dict[str, str]] = []
     for start in range(first, stop, batch_size):
         images = dataset.read_images(start, min(start + batch_size, stop))
-        try:
-            rows.update(enumerate(model.encode_image(images), start))
-            continue
-        except UserError:
-            pass  # some image cannot be decoded; encoding one by one finds it
-        for i, image in enumerate(images, start):
-            try:
-                rows[i] = model.encode_image([image])[0]
-            except UserError as error:
-                bad.append({"key": dataset.image_keys[i], "reason": str(error).removeprefix("image 0: ")})
-    embed_dim = max((len(row_D) for row_D in rows.values()), default=0)
-    features_nD = np.full((stop - first, embed_dim), np.nan, np.float32)
-    for i, row_D in rows.items():
-        features_nD[i - first] = row_D
-    return ImageFeatures(features_ND=features_nD, bad=bad)
+        features_BD, reasons = model.encode_each(images)
+        features.append(features_BD)
+        bad += [{"key": dataset.image_keys[start + row], "reason": reason} for row, reason in reasons.items()]
+    return ImageFeatures(features_ND=np.concatenate(features), bad=bad)

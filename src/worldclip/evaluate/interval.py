@@ -1,5 +1,7 @@
 """95% bootstrap intervals.  Seeds are fixed: equal input gives equal intervals.
 
+Where all answers are right, or none, each resample is the same and says nothing about other queries: Wilson's bounds.
+
 n queries, C classes.
 """
 
@@ -7,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
 NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
 NUM_STATISTIC_RESAMPLES = 500  # resamples for statistics that need a pass over all queries, see statistic_interval
 
@@ -18,14 +22,17 @@ Interval = tuple[float, float]
 
 
 def mean_interval(hits: np.ndarray, cluster: np.ndarray | None = None) -> Interval:
-    """Return the percentile bootstrap interval of the mean of `hits`, (n,) bool.
+    """Return the percentile bootstrap interval of the mean of `hits`, (n,) bool; of 0 and 1 `extreme_interval`.
 
     If each query is on its own, a resample of n hits with replacement is a draw of Binomial(n, mean), so the interval
     is that distribution's quantiles: exact, as of infinitely many resamples.  cluster: (n,) integers; queries of one
     cluster (the captions of an image) are drawn together, NUM_RESAMPLES times.
     """
     hits = np.asarray(hits, bool)
-    if cluster is None or len(np.unique(cluster)) == len(hits):
+    num_clusters = len(hits) if cluster is None else len(np.unique(cluster))
+    if hits.all() or not hits.any():
+        return extreme_interval(hits.mean(), num_clusters)
+    if num_clusters == len(hits):
         return _binomial_quantiles(len(hits), int(hits.sum()))
     _, cluster = np.unique(cluster, return_inverse=True)
     sizes = np.bincount(cluster)
@@ -45,6 +52,9 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
     Multinomial numbers of images, of which Binomial numbers are right; classes without an image in a resample do not
     count in it.
     """
+    mean = float(np.mean(num_right / num_images))
+    if mean in (0, 1):
+        return extreme_interval(mean, _num_independent(num_images))
     random = np.random.default_rng(0)
     share = num_images / num_images.sum()
     drawn_RC = random.multinomial(int(num_images.sum()), share, NUM_STATISTIC_RESAMPLES)
@@ -81,8 +91,24 @@ def mean_of_shares_interval(values: Sequence[float], num_queries: Sequence[int])
     random = np.random.default_rng(0)
     shares = np.asarray(values, float)
     sizes = np.asarray(num_queries, np.int64)
+    if shares.mean() in (0, 1):
+        return extreme_interval(shares.mean(), _num_independent(sizes))
     drawn = random.integers(0, len(shares), (NUM_RESAMPLES, len(shares)))
     return quantiles((random.binomial(sizes[drawn], shares[drawn]) / sizes[drawn]).mean(axis=1))
+
+
+def extreme_interval(share: float, n: float) -> Interval:
+    """Return Wilson's score interval of a share of 0 or 1 among n independent queries.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+    """
+    width = Z**2 / (n + Z**2)
+    return (0.0, width) if share == 0 else (1 - width, 1.0)
+
+
+def _num_independent(sizes: np.ndarray) -> float:
+    """Return the number of queries whose share has the variance of the plain mean of shares of `sizes` queries."""
+    return float(len(sizes) ** 2 / (1 / sizes).sum())
 
 
 def draw_with_replacement(random: np.random.Generator, num: int) -> np.ndarray:
@@ -98,8 +124,6 @@ def quantiles(values: np.ndarray) -> Interval:
 
 def _binomial_quantiles(n: int, num_right: int) -> Interval:
     mean = num_right / n
-    if num_right in (0, n):
-        return mean, mean
     # The probabilities of 0 to n hits, as logarithms: the binomial coefficients overflow a float for n over 1,000.
     k = np.arange(n + 1)
     log_factorial = np.concatenate(([0.0], np.cumsum(np.log(k[1:]))))

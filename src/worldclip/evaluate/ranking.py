@@ -4,8 +4,8 @@ Exact, in bounded memory.  Equal candidates are scored once: the kernels of a BL
 the last bit, depending on the processor and on the place of a row.
 
 Ties: `against` (ours: a wrong candidate that scores as high as the right one wins) or `first` (the paper's argmax: of
-equal scores the first candidate wins).  Protocols of retrieval, whose numbers do not compare: `all_captions` (the
-paper's: any caption of the image counts, and every caption is a query) and `first_caption` (the first of each image).
+equal scores the first candidate wins).  Retrieval follows the paper, protocol `all_captions`: any caption of the image
+counts, and every caption is a query.
 
 Q queries, C candidates, N images, M texts, D embed_dim.
 """
@@ -152,8 +152,3 @@ def recall_chance(num_images: int, num_texts: int) -> dict[str, float]:
     of_images = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
     of_texts = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
     return of_images | of_texts
-
-
-def first_captions(pair_image: np.ndarray) -> np.ndarray:
-    """Return the positions of the first pair of each image, in order: what `first_caption` keeps."""
-    return np.sort(np.unique(pair_image, return_index=True)[1])

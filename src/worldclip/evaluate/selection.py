@@ -1,4 +1,4 @@
-"""Selection: which of a few texts belongs to the image, which of two to which, which images belong to a cue.
+"""Selection: which of a few texts belongs to the image, and which images belong to a cue.
 
 Scores are computed by einsum rather than by a BLAS, so that equal texts and equal images score equal bits.
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldclip.contracts.records import Slice
 from worldclip.core.artifacts import Json
 from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
 from worldclip.evaluate.ranking import Ties, rank_scores
@@ -41,108 +40,21 @@ class Choice:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx]
         questions = rows_left(is_good)
-        features = encode(_texts_of(self.options, questions))
+        texts = [text for question in questions.tolist() for text in self.options[question]]
+        features = encode(texts)
         image_idx = self.image_idx[questions]
         option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
         score_nK = np.einsum("nd,nkd->nk", image_ND[image_idx], option_nKD)
         is_right = rank_scores(score_nK, np.arange(len(questions)), self.answer[questions], self.ties) == 0
         slices = score_slices(self.slices, is_good, lambda part: {"accuracy": float(is_right[part].mean())})
-        return _accuracy(is_right, len(self.options[0]), image_idx, slices)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageChoice:
-    """Which of K images belongs to the text.  Texts with one right image are drawn together."""
-
-    texts: Sequence[str]
-    candidates: np.ndarray
-    """(n, K) the images to choose from."""
-    answer: np.ndarray
-    """(n,) position of the right image among them."""
-    protocol: Json = field(default_factory=dict)
-    ties: Ties = "against"
-    name: str = "image_choice"
-
-    def texts_to_encode(self) -> Sequence[str]:
-        return self.texts
-
-    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        rows = rows_left(decoded(image_ND)[self.candidates].all(axis=1))
-        text_nD = encode([self.texts[row] for row in rows.tolist()])
-        candidates = self.candidates[rows]
-        score_nK = np.einsum("nd,nkd->nk", text_nD, image_ND[candidates])
-        right = candidates[np.arange(len(rows)), self.answer[rows]]
-        is_right = rank_scores(score_nK, np.arange(len(rows)), self.answer[rows], self.ties) == 0
-        return _accuracy(is_right, self.candidates.shape[1], right, {})
-
-
-def _accuracy(is_right: np.ndarray, num_options: int, image_idx: np.ndarray, slices: dict[str, Slice]) -> Score:
-    """Return the score of questions with one right option.
-
-    is_right: (n,) bool.  image_idx: (n,) the image of each question; in the interval, those of one are drawn together.
-    """
-    return Score(
-        n=len(is_right),
-        metrics={"accuracy": float(is_right.mean())},
-        chance={"accuracy": 1 / num_options},
-        interval={"accuracy": mean_interval(is_right, image_idx)},
-        slices=slices,
-        ranks={"accuracy": np.where(is_right, 0, 1)},
-        images={"accuracy": image_idx},
-    )
-
-
-def _texts_of(texts: Sequence[Sequence[str]], rows: np.ndarray) -> list[str]:
-    """Return the texts of these questions, one question after the other."""
-    return list(itertools.chain.from_iterable(texts[row] for row in rows.tolist()))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Matching:
-    """Two images and two texts of the same words: does each image prefer its text, and each text its image?
-
-    Winoground's scores: `text_acc` (for both images the right text scores higher), `image_acc` (for both texts the
-    right image does) and `acc` (both hold); equal scores are wrong.
-    """
-
-    texts: Sequence[tuple[str, str]]
-    image_idx: np.ndarray
-    """(n, 2) the images that the two texts belong to."""
-    slices: dict[str, np.ndarray] = field(default_factory=dict)
-    protocol: Json = field(default_factory=dict)
-    name: str = "matching"
-
-    def texts_to_encode(self) -> list[str]:
-        return list(itertools.chain.from_iterable(self.texts))
-
-    def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        is_good = decoded(image_ND)[self.image_idx].all(axis=1)
-        examples = rows_left(is_good)
-        features = encode(_texts_of(self.texts, examples))
-        text_n2D = features.reshape(len(examples), 2, -1)
-        image_n2D = image_ND[self.image_idx[examples]]
-        score_nIT = np.einsum("nid,ntd->nit", image_n2D, text_n2D)  # I images, T texts
-        # The scores of an example are a 2 x 2 table of images and texts, its right pairs on the diagonal.
-        own_n2 = np.diagonal(score_nIT, axis1=1, axis2=2)
-        other_text_n2 = score_nIT[:, [0, 1], [1, 0]]  # per image
-        other_image_n2 = score_nIT[:, [1, 0], [0, 1]]  # per text
-        hits = {
-            "text_acc": (own_n2 > other_text_n2).all(axis=1),
-            "image_acc": (own_n2 > other_image_n2).all(axis=1),
-        }
-        hits["acc"] = hits["text_acc"] & hits["image_acc"]
-
-        def metrics(part: np.ndarray) -> dict[str, float]:
-            return {metric: float(hit[part].mean()) for metric, hit in hits.items()}
-
         return Score(
-            n=len(examples),
-            metrics=metrics(np.ones(len(examples), bool)),
-            chance={"text_acc": 1 / 4, "image_acc": 1 / 4, "acc": 1 / 6},
-            interval={metric: mean_interval(hit) for metric, hit in hits.items()},
-            slices=score_slices(self.slices, is_good, metrics),
-            ranks={metric: np.where(hit, 0, 1) for metric, hit in hits.items()},
-            images=dict.fromkeys(hits, self.image_idx[examples, 0]),
+            n=len(is_right),
+            metrics={"accuracy": float(is_right.mean())},
+            chance={"accuracy": 1 / len(self.options[0])},
+            interval={"accuracy": mean_interval(is_right, image_idx)},
+            slices=slices,
+            ranks={"accuracy": np.where(is_right, 0, 1)},
+            images={"accuracy": image_idx},
         )
 
 

@@ -1,11 +1,11 @@
-"""Evaluate a checkpoint on datasets: results.jsonl, results.csv, table.md, table.tex, report.json, features/."""
+"""Evaluate a checkpoint on datasets: results.jsonl, results.csv, table.md, report.json, features/."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.contracts.layout import best_checkpoint, checkpoints, train_dir
@@ -19,10 +19,10 @@ from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import NO_DATASET, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
-from worldclip.evaluate.processes import Sweep, share
+from worldclip.evaluate.image_features import Model
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.config import LanguagesConfig, languages_of
-from worldclip.language.table import Language, Languages
+from worldclip.language.table import INSTALLED, Language, Languages
 from worldclip.model.clip import device_problems
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.builders import read_held_out
@@ -34,11 +34,31 @@ GALLERY_LANGUAGES = 10
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def evaluate(run: Run) -> None:
-    """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features.
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A model on the datasets of a config."""
 
-    evaluate.processes share the work, whatever the executor: each loads the model.
-    """
+    source: str | Path
+    model_id: Json
+    """The fields model and model_digest of records."""
+    config: EvaluateConfig
+    run_dir: Path
+    """The folder with the emoji pool."""
+    languages: Languages = INSTALLED
+    """Of the recipe."""
+    image_tower: str | None = None
+    """Of worldclip.load, for a text tower."""
+
+    def load_model(self) -> Model:
+        """Return the model, which turns images into pixels as the config says."""
+        from worldclip.model.load import load
+
+        rule = self.config.preprocess_rule
+        return load(self.source, device=self.config.device, image_tower=self.image_tower, preprocess=rule)
+
+
+def evaluate(run: Run) -> None:
+    """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features."""
     run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run), needs=_needs, check=_check)
 
 
@@ -102,13 +122,21 @@ def _evaluate(run: Run, job: Job) -> Result:
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 
-def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path, *, image_tower: str | None = None) -> Json:
+def evaluate_model(
+    source: str | Path,
+    config: EvaluateConfig,
+    out: Path,
+    *,
+    part: tuple[int, int] | None = None,
+    image_tower: str | None = None,
+) -> Json:
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
     emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
     run by its best checkpoint, a hub id by its name.  image_tower: as in worldclip.load, for a text tower.  An
-    interrupted call resumes.  Raises UserError with all problems of `config`.
+    interrupted call resumes.  part: (I, N): measure only slice I of N, and return {}; a call without it finishes.
+    Raises UserError with all problems of `config`.
     """
     if problems := [*config.problems(), *_missing_of_probes(config)]:
         raise UserError(problems)
@@ -121,7 +149,7 @@ def evaluate_model(source: str | Path, config: EvaluateConfig, out: Path, *, ima
         source_digest = digest([source_digest, _digest_of(image_tower)])
     model_id = {"model": str(source), "model_digest": source_digest}
     sweep = Sweep(source, model_id, config, pool_dir, languages_of(pool_dir), image_tower)
-    return _measure(sweep, out)
+    return _measure(sweep, out, part=part)
 
 
 def _digest_of(source: str | Path) -> str:
@@ -146,8 +174,11 @@ def _naming_bad_images() -> Iterator[None]:
 
 
 @_naming_bad_images()
-def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = ()) -> Json:
-    """Write records, tables and report of a sweep into `folder`, and return the report.  codes: see _languages."""
+def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = (), part: tuple[int, int] | None = None) -> Json:
+    """Write records, tables and report of a sweep into `folder`, and return the report.
+
+    codes: see _languages.  part: of engine.evaluate; only records are written.
+    """
     config = sweep.config
     if config.suite == "paper":
         suites.of_model(config.against)  # an unknown name is an error before any work
@@ -156,20 +187,19 @@ def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = ()) -> Json:
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = _languages(config, codes, loaded)
-        model = sweep.load_model()
-        if config.processes > 1:
-            identified = dataclasses.replace(sweep, model_id=engine.identify(model, sweep.model_id))
-            share(identified, loaded, langs, folder)
         records, features, encode_text = engine.evaluate(
-            model,
+            sweep.load_model(),
             sweep.model_id,
             loaded,
             langs,
             folder / "results.jsonl",
             batch_size=config.batch_size,
             cache=folder / "features",
+            part=part,
             say=lambda message: say("evaluate", message),
         )
+        if part is not None:
+            return {}
         grouped = by_dataset(records)
         for dataset in loaded:
             images = features[dataset.name]
@@ -186,7 +216,7 @@ def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = ()) -> Json:
             }
             wanted = [lang for lang in dataset.languages if not langs or lang in langs]
             shown_langs = _gallery_languages(wanted, sweep.languages)
-            summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs, config.gallery_size)
+            summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs)
         by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
         if combinations := report.held_out_combinations(by_lang_of):
             summary["held_out"] = combinations
@@ -234,7 +264,7 @@ def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path, langu
 
 
 def _write_tables(folder: Path, records: Sequence[ResultRecord], config: EvaluateConfig) -> Json:
-    """Write table.md, results.csv, table.tex and CLIP_benchmark's files; return the report's fields about them."""
+    """Write table.md and results.csv; return the report's fields about them."""
     protocol = tables.protocol_text(records)
     parts = [tables.markdown_table(records), protocol]
     fields: Json = {"protocol": protocol.strip()} if protocol else {}
@@ -251,9 +281,6 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
     place = folder.resolve()
     run = place.parent.name if place.name == "evaluate" else place.name  # a stage of a run, or any folder
     write_text(folder / "results.csv", tables.csv_text(run, records))
-    write_text(folder / "table.tex", tables.latex_text(records))
-    if config.clip_benchmark:
-        tables.write_clip_benchmark(Path(config.clip_benchmark).expanduser(), records)
     return fields
 
 

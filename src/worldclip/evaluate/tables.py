@@ -1,14 +1,12 @@
-"""Records as files for people and other programs: Markdown, CSV, LaTeX, CLIP_benchmark's JSON."""
+"""Records as files for people and other programs: Markdown and CSV."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from worldclip.contracts.records import Mean, PublishedRow
-from worldclip.core.artifacts import write_json
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.report.evaluate import published_table
@@ -18,12 +16,11 @@ from worldclip.report.results import (
     Number,
     ResultRecord,
     by_dataset,
-    groups_to_average,
     long_table,
     mean_over_languages,
     pivot,
 )
-from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_latex, to_markdown
+from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_markdown
 
 COLUMNS = (  # title, task, metric (of a part: part/metric)
     ("top-1", CLASSIFICATION, "acc1"),
@@ -42,13 +39,7 @@ COLUMNS = (  # title, task, metric (of a part: part/metric)
     ("image > text R@1", "image_text_retrieval", "text_retrieval_recall@1"),
     ("R@5", "image_text_retrieval", "text_retrieval_recall@5"),
     ("choice", "choice", "accuracy"),
-    ("image choice", "image_choice", "accuracy"),
-    ("text score", "matching", "text_acc"),
-    ("image score", "matching", "image_acc"),
-    ("group score", "matching", "acc"),
     ("Jaccard", "association", "jaccard"),
-    ("consistency@10 (classes)", "cross_lingual_consistency_classes", "consistency@10"),
-    ("consistency@10 (captions)", "cross_lingual_consistency_captions", "consistency@10"),
     ("alignment", "alignment_uniformity", "alignment"),
     ("uniformity (image)", "alignment_uniformity", "uniformity_image"),
     ("uniformity (text)", "alignment_uniformity", "uniformity_text"),
@@ -159,23 +150,6 @@ def csv_text(run: str, records: Sequence[ResultRecord]) -> str:
     return to_csv(Table(columns_of(CSV_COLUMNS), rows))
 
 
-def latex_text(records: Sequence[ResultRecord]) -> str:
-    """Return table.tex: the mean over languages of each dataset, task and metric, in percent.
-
-    CVQA's English and local questions are not averaged.
-    """
-    rows = []
-    for dataset, tasks in by_dataset(records).items():
-        for task, by_lang in tasks.items():
-            groups = groups_to_average(by_lang)
-            number = task_info(task).number
-            for mean in map(mean_over_languages, groups):
-                langs = mean["languages"][0] if len(groups) > 1 else len(mean["languages"])
-                rows += [[dataset, metric, langs, number(value)] for metric, value in mean["metrics"].items()]
-    columns = [text_column("dataset"), text_column("metric"), *columns_of(("languages", "mean"))]
-    return to_latex(Table(columns, rows))
-
-
 def suite_text(suite: str, records: Sequence[ResultRecord]) -> str:
     """Return a suite in Markdown: each dataset's number, and the mean over datasets where one stands for the suite."""
     rows = []
@@ -218,18 +192,3 @@ def image_text(preprocess: Mapping[str, str]) -> str:
         f"resize {preprocess['resize']}, crop {preprocess['crop']}, {preprocess['interpolation']} by "
         f"{preprocess['implementation']}, EXIF {preprocess['exif']}"
     )
-
-
-def write_clip_benchmark(folder: Path, records: Sequence[ResultRecord]) -> None:
-    """Write one JSON file per record, as `clip_benchmark build` reads them."""
-    for record in records:
-        name = "_".join([record["dataset"], record["lang"], record["task"], record["model_digest"][:8]])
-        theirs = {
-            "dataset": record["dataset"],
-            "model": record["model"],
-            "pretrained": record["model_digest"],
-            "task": task_info(record["task"]).clip_benchmark or record["task"],
-            "metrics": record["metrics"],
-            "language": record["lang"],
-        }
-        write_json(folder / f"{name}.json", theirs)

@@ -117,8 +117,6 @@ class Classification(_OfClasses):
     """(position among the n, class): further classes that are right for an image."""
     use_f1: bool = False
     """Report `f1_macro` too."""
-    concepts: dict[int, int] | None = None
-    """{concept: class}, with equal concepts in all languages; None: all languages have the classes in one order."""
     ties: Ties = "against"
     name: str = "zeroshot_classification"
 

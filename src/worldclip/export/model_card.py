@@ -64,14 +64,13 @@ def render(card: Card, facts: CardFacts, report: Record) -> str:
 def of_run(run_dir: Path, checkpoint: Path) -> Card:
     """Return the card of a run: recipe, training pairs by language, results, use, limits, licences."""
     recipe = read_toml(run_dir)
-    train = recipe["train"]
     curated = _read_report(run_dir, "curate").get("languages", {})
     kept = sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
     codes = kept or recipe["languages"].get("codes", [])
     summary = (
-        f"Checkpoint: {checkpoint.name}. Recipe: {train['samples_seen']:,} pairs seen, batch "
-        f"{train['global_batch_size']:,}, preset {train['model']['preset']}; matching profile "
-        f"`{recipe['match']['profile']}`, balance rule `{recipe['balance']['rule']}`. "
+        f"Checkpoint: {checkpoint.name}{_seen(run_dir, checkpoint)}. Recipe: preset "
+        f"{recipe['train']['model']['preset']}, matching profile `{recipe['match']['profile']}`, balance rule "
+        f"`{recipe['balance']['rule']}`. "
         "The whole recipe is in `recipe.toml`."
     )
     results = read_results(layout.results(run_dir))
@@ -95,6 +94,17 @@ def of_model(source: str, layout: str) -> Card:
         "limits and licence; check them before use."
     )
     return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
+
+
+def _seen(run_dir: Path, checkpoint: Path) -> str:
+    """Return how long a checkpoint was trained, by the schedule of its training: train.scale may have derived it."""
+    path = layout.train_dir(run_dir) / "config.json"
+    if not path.exists():
+        return ""
+    schedule = artifacts.read_json(path)["schedule"]
+    batch = schedule["global_batch_size"]
+    pairs = layout.step_of(checkpoint) * batch
+    return f" of {schedule['num_steps']:,} steps, {pairs:,} pairs seen in batches of {batch:,}"
 
 
 def _pairs(curated: Report, seen: Report) -> str:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, is_no_memory
 from worldclip.core.job import Report
 from worldclip.export.config import ExportConfig
 from worldclip.model.clip import count_parameters
@@ -101,6 +101,8 @@ def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str
         except pa.ArrowNotImplementedError as error:
             raise UserError(f"the corpus {path}: its columns text and lang must be text ({error})") from error
         except (UnicodeDecodeError, pa.ArrowInvalid, OSError) as error:
+            if is_no_memory(error):
+                raise
             kind = "UTF-8" if path.suffix == ".txt" else "Parquet"
             raise UserError(f"the corpus {path} is not {kind} ({error}); write it again") from error
 

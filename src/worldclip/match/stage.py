@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip import pool
@@ -37,6 +38,7 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
+from worldclip.match.listed import say_listed
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
@@ -134,7 +136,9 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
         work_on_shard, shards, label="match", done_dir=_done_dir(run.dir, "texts"), key=matched_by
     )
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
-    run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
+    counts = run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
+    if key_lists and run.part is None:
+        say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
     return reports
 
 
@@ -261,9 +265,12 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
     columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]
     table = artifacts.read_table(layout.match_texts(run_dir, shard.name), schemas.MATCH_TEXTS, columns)
-    if key_lists:
-        table = table.filter(pa.array(keys.is_valid(table.column("key"), key_lists, shard.name)))
-    return _write_counts(shard, table, run_dir)
+    if not key_lists:
+        return _write_counts(shard, table, run_dir)
+    text_keys = table.column("key")
+    listed = [text_keys.filter(pa.array(keys.is_listed(text_keys, item, shard.name))) for item in key_lists]
+    report = _write_counts(shard, table.filter(pa.array(keys.is_valid(text_keys, key_lists, shard.name))), run_dir)
+    return {**report, "listed": [pc.count_distinct(listed_keys).as_py() for listed_keys in listed]}
 
 
 def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:

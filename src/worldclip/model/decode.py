@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import MissingPackage, require
+from worldclip.core.errors import MissingPackage, is_no_memory, require
 from worldclip.kernels import jpeg_header
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def image_faults() -> Iterator[None]:
     """Raise whatever a decoder raises as BadImage.
 
     Bytes of others make decoders raise nearly anything: OSError, SyntaxError, struct.error, KeyError, RuntimeError,
-    NotImplementedError, MemoryError.  A list of them is never complete.  A missing package is no fault of an image.
+    NotImplementedError.  A list of them is never complete.  A missing package and a lack of memory are no fault of an
+    image; "decoder error -9" is one, since Pillow also raises it for a tile of 2^60 pixels.
     """
     try:
         with _cut_images_are_refused:
@@ -179,6 +180,8 @@ def image_faults() -> Iterator[None]:
     except (BadImage, MissingPackage):
         raise
     except Exception as error:
+        if is_no_memory(error):
+            raise
         raise BadImage(UNDECODABLE, _one_line(error)) from error
 
 
@@ -288,7 +291,9 @@ def orientation_of(image: Image) -> int:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in _UPRIGHT else 1
-    except Exception:  # noqa: BLE001  whatever the EXIF is, the pixels are good
+    except Exception as error:  # whatever the EXIF is, the pixels are good
+        if is_no_memory(error):
+            raise
         return 1
 
 

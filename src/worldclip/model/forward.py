@@ -8,7 +8,7 @@
 
 Features equal those of transformers' forward pass up to float32 rounding (tests/model/test_forward.py).  Training and
 the export to ONNX run model/towers.py instead: it calls blocks as modules, which FSDP, recomputation, adapters,
-compilers and gradients need.  This takes 0.8 of its time for images, 0.7 for texts (benchmarks/encoders.py).
+compilers and gradients need.  This takes 0.8 of its time for images, 0.7 for texts (benchmarks/results/encoders.md).
 
 R rows: the tokens of a chunk's sequences, one sequence after another.  N sequences, W width, B batch, D embed_dim.
 """

@@ -20,10 +20,13 @@ URL_STARTS = ("http://", "https://")
 
 
 def as_list(images: Any) -> list[Any]:
-    """Return one image or many as a list; an array of two or three dimensions is one image, of four a batch."""
-    if isinstance(images, str | Path | bytes) or not isinstance(images, Iterable):
-        return [images]
-    if isinstance(images, np.ndarray) and images.ndim < 4:
+    """Return one image or many as a list; an array of two or three dimensions is one image, of four a batch.
+
+    A file or tensor, which `open_image` refuses, is one too: its lines or planes are no images.
+    """
+    is_array = isinstance(images, np.ndarray) or hasattr(images, "dim")
+    is_one = isinstance(images, str | Path | bytes | bytearray | memoryview) or hasattr(images, "read")
+    if is_one or not isinstance(images, Iterable) or (is_array and images.ndim < 4):
         return [images]
     return list(images)
 
@@ -73,7 +76,10 @@ def _pixels(image: Any, allow_urls: bool, applies_exif: bool) -> np.ndarray:
         return decode(_read(Path(image)), applies_exif=applies_exif)
     if isinstance(image, PillowImage.Image):
         return pixels_of(image, applies_exif=applies_exif)
-    raise ValueError(f"has the type {type(image).__name__}; give a path, a PIL image, bytes or a uint8 array")
+    raise ValueError(
+        f"has the type {type(image).__name__}; give a path, a PIL image, the bytes of a file (file.read()) or a numpy "
+        "array (height, width[, 3]) of uint8"
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -177,7 +177,9 @@ class Clip:
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Return (N, D) embeddings, NaN in the rows of images that cannot be used, and the reasons by row."""
-        batch_size = batch_size or (GPU_IMAGE_BATCH if self._device().startswith("cuda") else IMAGE_BATCH)
+        if batch_size is None:
+            batch_size = GPU_IMAGE_BATCH if self._device().startswith("cuda") else IMAGE_BATCH
+        _check_batch_size(batch_size)
         features_ND = np.full((len(images), self.embed_dim), np.nan, np.float32)
         all_reasons: dict[int, str] = {}
         with progress_bar("images", len(images), is_shown=progress) as advance:
@@ -235,6 +237,7 @@ class Clip:
         batch_size: texts per forward pass.  progress: show a bar.  Special strings stay text; texts longer than the
         context are truncated.  Raises ValueError for a lone surrogate.
         """
+        _check_batch_size(batch_size)
         tokenizer = self.require_tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = [np.zeros((0, self.embed_dim), np.float32)]
@@ -286,6 +289,11 @@ class Clip:
         if self.tokenizer is None:
             raise UserError(IMAGE_TOWER_ONLY)
         return self.tokenizer
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size = {batch_size}: must be at least 1")
 
 
 def _one_ahead(prepare: Callable[[int], Batch], starts: Iterable[int]) -> Iterator[Batch]:

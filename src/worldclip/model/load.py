@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
-TYPICAL_WIDTH = 768  # width of ViT-B
 
 
 def load(
@@ -60,7 +59,7 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
-    where the device multiplies it faster, else fp32 (model/precision.py); of an ONNX folder as its files are named
+    where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder as its files are named
     (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the CLIP whose images a
     text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for
     NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
@@ -94,7 +93,7 @@ def choose_precision(precision: str | None, source: Source, device: str) -> str 
     used = readable_formats()[source.layout]
     if missing_of(source, LoadOptions(device=device)) or not used.has_torch_weights or "precision" not in used.OPTIONS:
         return None
-    return pick_precision(pick_device(device), TYPICAL_WIDTH)
+    return pick_precision(pick_device(device))
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -1,9 +1,8 @@
-"""The precision that a model runs in where `auto` is asked for: bfloat16 if this processor multiplies it faster."""
+"""The precision that a model runs in where `auto` is asked for: bfloat16 if this processor has instructions for it."""
 
 from __future__ import annotations
 
-import functools
-import timeit
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -12,43 +11,33 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 
 AMPERE = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
-# Least speed-up of products for which bfloat16 pays: norms, softmax and the optimizer gain nothing (docs/5_train.md).
-MIN_GAIN = 1.5
-ROWS, REPEATS = 1024, 5
+CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # Linux's names of the x86 instructions that gain (docs/5_train.md)
+CPUINFO = Path("/proc/cpuinfo")
 
 
-def pick_precision(device: torch.device, width: int) -> Precision:
-    """Return bf16 for a GPU from Ampere on, and for a CPU that multiplies it MIN_GAIN times as fast, else fp32.
+def pick_precision(device: torch.device) -> Precision:
+    """Return bf16 for a device that multiplies it in hardware, else fp32."""
+    return "bf16" if bf16_hardware(device) else "fp32"
 
-    width: of the model.  What a CPU does is measured: the same processor with another library, or under another
-    limit of instructions, answers otherwise.  It takes some milliseconds, once per process and width.
+
+def bf16_hardware(device: torch.device) -> str:
+    """Return what multiplies bfloat16 in a device: a CPU's flags, a GPU's compute capability; "" for nothing.
+
+    Load and number of threads do not change it, so that all runs of a machine take one precision.
     """
     import torch
 
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp32"
-    if device.type != "cpu":
-        return "fp32"
-    return "bf16" if product_gain(width) >= MIN_GAIN else "fp32"
+        capability = torch.cuda.get_device_capability(device)
+        return "compute capability {}.{}".format(*capability) if capability >= AMPERE else ""
+    return ", ".join(_cpu_flags()) if device.type == "cpu" else ""
 
 
-@functools.cache
-def product_gain(width: int) -> float:
-    """Return how many times faster this process's CPU multiplies in bfloat16 than in float32.
-
-    Of (ROWS, width) by (width, 4 width), as in a block's MLP; each the best of REPEATS.
-    """
-    import torch
-
-    times = [_product_s(width, dtype) for dtype in (torch.float32, torch.bfloat16)]
-    return times[0] / times[1]
-
-
-def _product_s(width: int, dtype: torch.dtype) -> float:
-    import torch
-
-    from worldclip.model.onednn import multiply
-
-    rows, weight = torch.ones(ROWS, width, dtype=dtype), torch.ones(4 * width, width, dtype=dtype)
-    with torch.inference_mode():  # the first product prepares the library
-        return min(timeit.repeat(lambda: multiply(rows, weight), number=1, repeat=1 + REPEATS))
+def _cpu_flags() -> tuple[str, ...]:
+    """Return those of CPU_FLAGS that the processor has; none on systems without CPUINFO, and on ARM."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return tuple(flag for flag in CPU_FLAGS if flag in flags)

@@ -94,15 +94,17 @@ def facts_of(processor: Any) -> Preprocess:
     if isinstance(processor, PerImage):
         return processor.facts
     size = dict(processor.size or {})
-    crop = dict(getattr(processor, "crop_size", None) or {})
+    crop = _crop_of(processor)
+    crop_sides = set(crop.values())
     mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
     is_rescaled = abs(processor.rescale_factor * 255 - 1) < 1e-6  # 1/255 as JSON writes it
     is_plain = processor.do_resize and processor.do_normalize and processor.resample == BICUBIC and is_rescaled
     shortest = size.get("shortest_edge")
-    if is_plain and processor.do_center_crop and shortest is not None and set(crop.values()) == {shortest}:
+    if is_plain and shortest is not None and crop_sides == {shortest}:
         return Preprocess(shortest, "shortest", mean, std)
-    if is_plain and "height" in size and size["height"] == size["width"]:
-        return Preprocess(size["height"], "squash", mean, std)
+    height = size.get("height")
+    if is_plain and height is not None and size.get("width") == height and crop_sides <= {height}:
+        return Preprocess(height, "squash", mean, std)
     raise UserError(
         f"the image processor resizes to {size}, crops to {crop}, resample {processor.resample}; only a bicubic resize "
         "to one size (shortest edge and central crop, or both sides) can be written for other libraries"

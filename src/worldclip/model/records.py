@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts.layout import TRAINER
-from worldclip.core.errors import MissingPackage, UserError, first_line
+from worldclip.core.errors import MissingPackage, UserError, first_line, is_no_memory
 from worldclip.core.regular_file import what_is
 from worldclip.model.special_strings import normaliser_of
 from worldclip.model.weights import MAX_LAYERS, read_json_config
@@ -26,11 +27,13 @@ from worldclip.model.weights import MAX_LAYERS, read_json_config
 RECORDS = ("*config.json", "*_cfg.json", "*.index.json", "special_tokens_map.json", "tokenizer.json", "vocab.json")
 OBJECTS = ("vision_config", "text_config", "pretrained_cfg", "model_cfg", "preprocess_cfg", "vision_cfg", "text_cfg",
            "model_args", "weight_map")  # fmt: skip
+MAX_FILES = 10_000  # files and folders; a model has some dozens, a pool or a home folder millions
 PARSED_BELOW_BYTES = 2**22  # larger ones are vocabularies, which the tokenizer's library parses
 MAX_RESIZE = 16  # times the crop
 MAX_SIDE = 4096  # pixels per side of a model's input; published models read up to 1024
 MAX_GROWTH = 18  # factor by which a normaliser may lengthen a text; NFKC makes 18 characters of U+FDFA
 MAX_REPLACEMENT_BYTES = 256  # bytes for one character in a table of sentencepiece
+FILTERS = range(6)  # Pillow's numbers of interpolations
 DEFAULT_SIDE = 224  # default of transformers' processors
 _SIDES = ("image_size", "img_size")
 _LAYERS = ("num_hidden_layers", "layers")
@@ -38,8 +41,13 @@ _DEVIATIONS, _MEANS = ("image_std", "std"), ("image_mean", "mean")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError that names all records of a folder that cannot be used."""
-    problems = [f"{path} {kind}" for path in sorted(folder.rglob("*")) if (kind := what_is(path))]
+    """Raise UserError that names all records of a folder that cannot be used, or for a folder of MAX_FILES and more."""
+    paths = list(itertools.islice(folder.rglob("*"), MAX_FILES))
+    if len(paths) == MAX_FILES:
+        raise UserError(
+            f"{folder} is no model: it holds {MAX_FILES:,} files or more; give the model's folder, or train the run"
+        )
+    problems = [f"{path} {kind}" for path in sorted(paths) if (kind := what_is(path))]
     if problems:
         raise UserError(problems)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
@@ -108,6 +116,9 @@ def _size_problems(record: Mapping[str, Any]) -> Iterator[str]:
         if not (isinstance(side, int) and 1 <= side <= MAX_SIDE):
             yield f"crop_size is {record['crop_size']!r:.80}; each side must be between 1 and {MAX_SIDE} pixels"
             return
+    resample = record.get("resample", 0)
+    if resample is not None and resample not in FILTERS:
+        yield f"resample is {resample!r:.80}; it must be one of Pillow's filters, {FILTERS[0]} to {FILTERS[-1]}"
     factor = record.get("rescale_factor", 1)
     if not (_is_finite(factor) and factor > 0):
         yield f"rescale_factor is {factor!r:.80}; it must be a number above 0"
@@ -131,9 +142,11 @@ def library_faults(problem: str, remedy: str = "copy or download it whole") -> I
     """
     try:
         yield
-    except (UserError, MissingPackage, MemoryError):
+    except (UserError, MissingPackage):
         raise
     except Exception as error:
+        if is_no_memory(error):
+            raise
         raise UserError(f"{problem} ({str(error) or type(error).__name__}); {remedy}") from error
 
 

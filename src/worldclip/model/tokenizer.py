@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.artifacts import write_json
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, is_no_memory, require
 from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
@@ -99,7 +99,14 @@ class Tokenizer:
         self._is_ours = hf.eos_token == SPECIALS[EOS_ID]
         added = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
         self._specials = SpecialStrings({*added, *map(str, hf.all_special_tokens)}, stages_of(hf))
-        self._adds_eos = hf("a", add_special_tokens=True)["input_ids"][-1:] == [self.eos_id]
+        ids = hf("a", add_special_tokens=True)["input_ids"]
+        if self.eos_id in ids[:-1]:
+            raise UserError(
+                f"train.tokenizer.path: the tokenizer writes its end token {hf.eos_token!r} before the end of a text, "
+                "where its start token stands; state another bos_token and use it in the post_processor of "
+                "tokenizer.json, or choose another tokenizer"
+            )
+        self._adds_eos = ids[-1:] == [self.eos_id]
 
     @property
     def special_strings(self) -> list[str]:
@@ -280,6 +287,8 @@ def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[st
             minloglevel=2,  # only errors
         )
     except RuntimeError as error:
+        if is_no_memory(error):
+            raise
         raise UserError(
             f"train.tokenizer.vocab_size = {vocab_size + len(SPECIALS) - 1}: too small for the curated texts "
             f"({error}); each character needs a piece, so choose a larger vocabulary"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.errors import UserError, first_line, is_no_memory, require
 from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.core.safe_path import is_safe_name
 
@@ -118,6 +118,8 @@ def _read_pickle(path: Path) -> Any:
             "Save only its state_dict, best as .safetensors"
         ) from error
     except Exception as error:  # damaged bytes make torch raise nearly anything
+        if is_no_memory(error):
+            raise
         if "TorchScript" in str(error):
             raise UserError(
                 f"{path} is a TorchScript archive, which is a program, and is refused; save its state_dict"

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, write_artifact
 from worldclip.core.command import Command
+from worldclip.core.csv_rows import find_delimiter, read_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.job import Job, Result, RunLock
@@ -186,7 +187,9 @@ def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
     content = _read_text(path)
     try:
         if path.suffix == ".csv":
-            return [_row(record) for record in csv.DictReader(io.StringIO(content, newline=""))]
+            rows = read_rows(io.StringIO(content, newline=""), find_delimiter(content) or ",")
+            _, header = next(rows, (1, []))
+            return [_row(dict(zip(header, fields, strict=False))) for _, fields in rows]
         if path.suffix == ".jsonl":
             return [_row(json.loads(line)) for line in content.split("\n") if line.strip()]
         record = json.loads(content)

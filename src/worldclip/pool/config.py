@@ -67,7 +67,8 @@ class PoolConfig(Config):
     """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
     must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
-    """File of the only keys to count and curate: keys.npy, or Parquet with a column `key`.  Unset: all keys."""
+    """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
+    keys.npy.  Unset: all keys."""
     deny_keys: Annotated[tuple[str, ...], Decides("match.counts", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
 

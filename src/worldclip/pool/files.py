@@ -14,7 +14,7 @@ import numpy as np
 from worldclip.contracts import layout
 from worldclip.core import job_files
 from worldclip.core.artifacts import MANIFEST, read_manifest
-from worldclip.core.errors import BadShard, Unreadable, UserError
+from worldclip.core.errors import BadShard, Unreadable, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
 from worldclip.core.local_path import require_local
@@ -214,9 +214,9 @@ class StampedFile:
         system notes the change of its links.
         """
         try:
-            if start + size > (length := os.fstat(self._fd).st_size):  # an index may state any size
-                size = max(0, length - start)
-            content = os.pread(self._fd, size, start)
+            length = os.fstat(self._fd).st_size
+            num_left = length - start if 0 <= start < length else 0  # an index may state any place
+            content = os.pread(self._fd, max(0, min(size, num_left)), max(0, start))
             return content, stamp_of_stat(os.fstat(self._fd))
         except OSError as error:
             raise unreadable(error) from error
@@ -224,7 +224,7 @@ class StampedFile:
 
 def unreadable(error: Exception) -> BadShard:
     """Return the error of a file that the system or its server does not let us read."""
-    kind = BadShard if explain_answer(error) is None else Unreadable
+    kind = Unreadable if is_no_memory(error) or explain_answer(error) is not None else BadShard
     return kind(f"cannot be read ({explain(error)})")
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.core.errors import BadShard, Unreadable
+from worldclip.core.errors import BadShard, Unreadable, is_no_memory
 from worldclip.core.hub_errors import explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.core.parquet_size import check_parquet
@@ -29,7 +29,7 @@ UNKNOWN_SIZE = -1  # `size` of an image: the footer does not have it
 BATCH_BYTES = 32 * 2**20  # images in memory at once
 READ_BYTES = 16 * 2**20  # bytes of a column read at once
 FOOTERS_KEPT = 1024
-FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)  # what pyarrow raises
+FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)  # what pyarrow raises
 
 Image = bytes | BadShard
 """The bytes of an image, or why its row group cannot be read."""
@@ -52,6 +52,8 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
                 check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
             yield table
         except FAULTS as error:
+            if is_no_memory(error):
+                raise
             raise damaged(error) from error
 
 
@@ -71,6 +73,8 @@ def read_footer(path: str, stamp: Stamp) -> pq.FileMetaData:
             check_parquet(file, file.seek(0, io.SEEK_END), footer)
             return footer
         except FAULTS as error:
+            if is_no_memory(error):
+                raise
             raise damaged(error) from error
 
 
@@ -145,7 +149,7 @@ def _by_group(path: str, footer: pq.FileMetaData, offsets: np.ndarray) -> Iterat
     """Yield (leaf column, row group, (n,) rows within it) of ascending offsets.  Raises BadShard for other places."""
     starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
     columns, rows = offsets >> ROW_BITS, offsets & ((1 << ROW_BITS) - 1)
-    if len(offsets) and (columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
+    if len(offsets) and (columns.min() < 0 or columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
         raise BadShard(f"{path}: lacks rows of images; the file changed after it was indexed")
     groups = np.searchsorted(starts, rows, side="right") - 1
     cuts = np.flatnonzero((np.diff(groups) != 0) | (np.diff(columns) != 0)) + 1
@@ -170,6 +174,8 @@ def read_group(file: pq.ParquetFile, column: int, group: int, rows: np.ndarray) 
                 return  # the pages behind are not read
         fault: Exception = ValueError("it has fewer rows than its footer says")
     except FAULTS as error:
+        if is_no_memory(error):
+            raise
         fault = error
     for _ in range(len(rows) - place):
         yield BadShard(f"row group {group}, column {file.metadata.schema.column(column).path}: damaged ({fault})")

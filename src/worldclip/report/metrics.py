@@ -17,8 +17,6 @@ METRIC_NAMES = {
     "roc_auc": "ROC AUC",
     "mean_average_precision": "mAP",
     "jaccard": "Jaccard",
-    "text_acc": "text score",
-    "image_acc": "image score",
     "acc": "group score",
 }
 DISTANCE = "{:.3f}".format
@@ -34,8 +32,6 @@ class TaskInfo(NamedTuple):
     """Plural of what the task counts."""
     is_share: bool = True
     """Whether the metrics are shares, shown in percent, rather than distances."""
-    clip_benchmark: str = ""
-    """CLIP_benchmark's name of the task; empty: it has none, and files for it keep ours."""
 
     @property
     def number(self) -> Callable[[float], str]:
@@ -46,16 +42,10 @@ class TaskInfo(NamedTuple):
 TASKS = {
     CLASSIFICATION: TaskInfo(("acc1", "acc5")),
     SLIP_CLASSIFICATION: TaskInfo(("acc1", "acc5")),
-    "multilabel_classification": TaskInfo(("mean_average_precision",), clip_benchmark="zeroshot_classification"),
-    "image_text_retrieval": TaskInfo(
-        ("text_retrieval_recall@1", "image_retrieval_recall@1"), clip_benchmark="zeroshot_retrieval"
-    ),
-    "choice": TaskInfo(unit="questions", clip_benchmark="image_caption_selection"),
-    "image_choice": TaskInfo(unit="sentences"),
-    "matching": TaskInfo(unit="examples", clip_benchmark="image_caption_selection"),
+    "multilabel_classification": TaskInfo(("mean_average_precision",)),
+    "image_text_retrieval": TaskInfo(("text_retrieval_recall@1", "image_retrieval_recall@1")),
+    "choice": TaskInfo(unit="questions"),
     "association": TaskInfo(unit="cues"),
-    "cross_lingual_consistency_classes": TaskInfo(("consistency@10",)),
-    "cross_lingual_consistency_captions": TaskInfo(("consistency@10",)),
     "alignment_uniformity": TaskInfo(is_share=False),
 }
 
@@ -86,4 +76,4 @@ def metric_name(metric: str) -> str:
 
 def task_name(task: str) -> str:
     """Return the name of a task for readers."""
-    return task.removeprefix("cross_lingual_").replace("zeroshot", "zero-shot").replace("_", " ")
+    return task.replace("zeroshot", "zero-shot").replace("_", " ")

@@ -1,4 +1,4 @@
-"""A table is described once and written as HTML, Markdown, CSV or LaTeX.  Cells are data, never markup."""
+"""A table is described once and written as HTML, Markdown or CSV.  Cells are data, never markup."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ _MARKDOWN_SPECIAL = re.compile(
     """,
     re.VERBOSE,
 )
-_LATEX_SPECIAL = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-        **{char: f"\\{char}" for char in "&%$#_{}"},
-    }
-)
-
 STACKED_COLUMNS = range(5, 13)  # fewer fit on a narrow screen; page.css has titles of so many
 
 
@@ -130,19 +119,6 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow(["" if value is None else value for _, value in _cells(table, row)])
     return file.getvalue()
-
-
-def to_latex(table: Table) -> str:
-    """Return a booktabs tabular."""
-    spec = "".join(column.align[0] for column in table.columns)
-    head, *body = map(_latex_row, _texts(table))
-    parts = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*parts, ""])
-
-
-def _latex_row(texts: Sequence[str]) -> str:
-    cells = " & ".join(text.translate(_LATEX_SPECIAL) for text in texts)
-    return rf"{cells} \\"
 
 
 def _texts(table: Table) -> Iterator[list[str]]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_manifest
+from worldclip.core.artifacts import read_manifest, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
+from worldclip.train.schedule import trained_precision
 
 APPENDED = (".jsonl",)  # grows in place when a stage resumes; every other file is replaced by a rename, never changed
 
@@ -28,6 +29,8 @@ def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
     run_dir.mkdir(parents=True, exist_ok=True)
     linked = []
     with RunLock(source, is_shared=True):
+        if not layout.train_dir(run_dir).exists():
+            write_json(layout.branched(run_dir), {"precision": trained_precision(source)})
         for stage in stages:
             if read_manifest(source / stage) is not None and not (run_dir / stage).exists():
                 _link_folder(source / stage, run_dir / stage)

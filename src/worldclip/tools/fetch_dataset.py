@@ -2,7 +2,8 @@
 
 Files come from a dataset repository of the Hugging Face hub (datasets.csv, column hub) or from URLs (sources.csv:
 dataset, path, url, sha256, unpack = folder below DIR/NAME for an archive's members).  The hub publishes checksums; for
-a URL without one, fetched.json records that of the first download.
+a URL without one, fetched.json records that of the first download.  Of an archive, which is removed once it is
+unpacked, it names one file: where that is gone, the archive is fetched again.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def fetch_dataset(
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
     for source in sources:
-        if source.path in record and (source.unpack is not None or safe_join(folder, source.path).exists()):
+        if source.path in record and safe_join(folder, record[source.path].get("unpacked", source.path)).exists():
             counts["there_already"] += 1
             continue
         try:
@@ -165,23 +166,33 @@ def _fetch(source: Source, folder: Path, client: Client) -> Report:
     size = client.fetch(Download(url=source.url, path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
     if source.unpack is not None:
-        _unpack(path, folder / source.unpack)
+        entry["unpacked"] = _unpack(path, folder / source.unpack).relative_to(folder).as_posix()
         path.unlink()
     return entry
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip, a tar or the one file of a .gz into `folder`.  Nothing is written outside it."""
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack a zip, a tar or the one file of a .gz into `folder`; return the path of its first file.
+
+    Nothing is written outside of `folder`.  Raises Broken for an archive without files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if archive.name.endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder)  # drops leading slashes and ..
+            names = file.namelist()
     elif archive.name.endswith((".tgz", ".tar.gz", ".tar")):
         with tarfile.open(archive) as file:
             file.extractall(folder, filter="data")
+            names = file.getnames()
     else:
-        with gzip.open(archive) as packed, open(safe_join(folder, archive.name.removesuffix(".gz")), "wb") as plain:
+        names = [archive.name.removesuffix(".gz")]
+        with gzip.open(archive) as packed, open(safe_join(folder, names[0]), "wb") as plain:
             shutil.copyfileobj(packed, plain)
+    for name in names:
+        if (path := folder / name.lstrip("/")).is_file():
+            return path
+    raise Broken(f"{archive.name} holds no files; try again later, or another mirror")
 
 
 def fetched_text(counts: Mapping[str, int], folder: Path) -> str:

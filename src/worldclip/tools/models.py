@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.artifacts import read_json
-from worldclip.core.command import Command, PushFlag
+from worldclip.core.command import Command, PushFlag, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Metavar
@@ -91,12 +91,16 @@ def _label_problems(labels: Sequence[str]) -> Iterator[str]:
 
 
 @Command
-def evaluate(model: str, out: Path, *, config: EvaluateConfig, image_tower: str | None = None) -> tuple[Any, str]:
+def evaluate(
+    model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None, image_tower: str | None = None
+) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
 
-    out: folder to write: results.jsonl, results.csv, table.md, table.tex, report.html.
+    out: folder to write: results.jsonl, results.csv, table.md, report.html.
+    shards: measure only slice I of N of the pairs of dataset and language, for several GPUs or jobs that share `out`;
+        rerun without --shards to finish.
 
     Examples:
         worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders mine folders:photos
@@ -105,7 +109,14 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, image_tower: str 
     from worldclip.evaluate.stage import evaluate_model
     from worldclip.report import write_evaluation
 
-    report = evaluate_model(model, config, out, image_tower=image_tower)
+    part = None
+    if shards is not None:
+        every = read_slice(shards)
+        part = every.start + 1, every.step
+    report = evaluate_model(model, config, out, part=part, image_tower=image_tower)
+    if part is not None:
+        note(f"slice {shards} measured. Rerun without --shards to finish.")
+        return report, ""
     note(f"report: {write_evaluation(out)}")
     return report, (out / "table.md").read_text(encoding="utf-8")
 

@@ -193,7 +193,12 @@ def _progress(run_dir: Path, stage: str) -> Mapping[str, Any]:
             return {}
         record = log[-1]
         schedule = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]
-        return {"step": record["step"], "steps": schedule["num_steps"], "loss": round(record["loss"], 3)}
+        loss = record["loss"]  # None: not finite
+        return {
+            "step": record["step"],
+            "steps": schedule["num_steps"],
+            "loss": None if loss is None else round(loss, 3),
+        }
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
     markers = sum(1 for _ in layout.done_dir(folder).rglob("*.json"))
     return {"shards finished": markers} if markers else {}
@@ -244,7 +249,10 @@ def counts_text(row: StageStatus) -> str:
         if isinstance(value, int | float)
     }
     not_zero = {name: value for name, value in shown.items() if value} or shown
-    return ", ".join(f"{_number(value)} {name}" for name, value in not_zero.items())
+    parts = [f"{_number(value)} {name}" for name, value in not_zero.items()]
+    if counts.get("loss", 0) is None:
+        parts.append("loss not finite")
+    return ", ".join(parts)
 
 
 def _number(value: float) -> str:

@@ -282,8 +282,7 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return [f"model size unknown: the tokenizer {config.tokenizer.path!r} is not on this machine"]
-    reads_report = config.scale.is_set and config.scale.english_fraction is None
-    if reads_report and not layout.stage_report(run_dir, "curate").exists():
+    if config.scale.needs_report and not layout.stage_report(run_dir, "curate").exists():
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)

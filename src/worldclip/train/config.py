@@ -59,6 +59,11 @@ class ScaleConfig(Config):
         """Return whether the rule applies."""
         return self.english_samples_seen is not None and self.english_batch_size is not None
 
+    @property
+    def needs_report(self) -> bool:
+        """Return whether the share of English is known only from curate's report."""
+        return self.is_set and self.english_fraction is None
+
     def own_problems(self) -> Problems:
         """Yield keys that are set without the ones they need."""
         if (self.english_samples_seen is None) != (self.english_batch_size is None):
@@ -202,7 +207,8 @@ class TrainConfig(Config):
     """Compile both towers with torch.compile."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Precision of the towers' products; weights, optimizer and loss are always float32.  auto: bf16 where the device
-    multiplies it faster, as measured at the first start and recorded in config.json."""
+    has hardware for it at the first start (CUDA from Ampere on, x86 with amx_bf16 or avx512_bf16), recorded in
+    config.json; a run begun with --from-run keeps the precision of that one."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Decides()] = "auto"
     """Device to train on; auto: cuda if available, else mps, else cpu."""
     seed: int = 0

@@ -79,7 +79,9 @@ def connected_ranks(device: str) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
     if world.size > 1:
         dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=LONG_TIMEOUT)
-        world = replace(world, long_waits=dist.new_group(backend="gloo", timeout=LONG_TIMEOUT))
+        long_waits = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
+        assert isinstance(long_waits, dist.ProcessGroup)  # a rank outside of the group would get a number
+        world = replace(world, long_waits=long_waits)
         limit_steps(world, FIRST_STEP_TIMEOUT)
     yield world
     barrier(world)

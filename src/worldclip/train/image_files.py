@@ -12,6 +12,7 @@ import numpy as np
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
+from worldclip.core.execute.shards import other_fingerprint
 from worldclip.core.inputs import Stamp, is_remote, stamp_of
 from worldclip.pool.files import StampedFile, read_stamped
 from worldclip.pool.row_groups import RowGroups
@@ -129,7 +130,7 @@ class ImageFiles:
         if is_remote(shard.path):
             if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
                 return
-            is_same = shard.present_stamp() == shard.fingerprint
+            is_same = "size" not in other_fingerprint(shard)  # a server that does not answer is asked again later
             self._checked_at[i] = time.monotonic()
         else:
             is_same = stamp == self._stamps[i]

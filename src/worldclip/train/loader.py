@@ -402,6 +402,6 @@ def _start_threads(number: int, name: str) -> ThreadPoolExecutor:
     """Start threads whose torch operations run on one core each.
 
     With more OpenMP threads than cores, libgomp puts the threads of the training step to sleep after each operation:
-    the emoji demo trains 1.16 times as fast without them (benchmarks/loader_threads.py).
+    the emoji demo trains 1.16 times as fast without them (benchmarks/results/loader_threads.md).
     """
     return ThreadPoolExecutor(number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,))

@@ -367,8 +367,7 @@ class Trainer:
         step = self.progress.step
         if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
             return False
-        checkpoint = layout.step_folder(self.train_dir, step)
-        return not has_scores(checkpoint, checkpoint)
+        return not has_scores(layout.step_folder(self.train_dir, step))
 
     def _evaluate(self) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
@@ -384,9 +383,7 @@ class Trainer:
         checkpoint = layout.step_folder(self.train_dir, step)
         consolidate(checkpoint)
         config = config_of_scores(self.config, self.evaluate_config)
-        scores = score_checkpoint(
-            checkpoint, checkpoint, self.run_dir, config, self.languages, device=self.config.device
-        )
+        scores = score_checkpoint(checkpoint, self.run_dir, config, self.languages, device=self.config.device)
         self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
         say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
 

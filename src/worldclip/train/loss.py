@@ -63,6 +63,10 @@ def siglip_loss(
     return _chunked(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
 
 
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {"contrastive": contrastive_loss, "siglip": siglip_loss}
+"""By train.loss.  A loss takes the features, the scale, the bias if the model has one, and the ranks."""
+
+
 def distillation_loss(
     image_BD: torch.Tensor,
     text_BD: torch.Tensor,

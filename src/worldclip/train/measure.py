@@ -48,7 +48,7 @@ def measure(config: TrainConfig, run_dir: Path) -> str:
         raise UserError(f"--measure: the tokenizer {config.tokenizer.path!r} is not on this machine; download it first")
     device = pick_device(config.device)
     sizes = config.model.architecture()
-    precision = pick_precision(device, sizes.vision_width) if config.precision == "auto" else config.precision
+    precision = pick_precision(device) if config.precision == "auto" else config.precision
     schedule = plan_schedule(config, run_dir, 1)
     pairs = min(schedule.global_batch_size, MAX_PAIRS[device.type])
     config = dataclasses.replace(config, precision=precision, initial_weights=None, accum_steps=1, patch_dropout=0.0)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
+from worldclip.model.precision import Precision
 from worldclip.train.config import TrainConfig
 
 
@@ -28,8 +28,24 @@ class Schedule:
     factor: float = 1.0
     """Samples and batch size relative to the English run."""
     english_fraction: float | None = None
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Precision | None = None
     """That the towers run in since the first start; None: before it, or as train.precision says."""
+    precision_by: str | None = None
+    """The reason for it under train.precision = "auto": the device's hardware for bfloat16, "" for none; --from-run."""
+
+
+def trained_precision(run_dir: Path) -> Precision | None:
+    """Return the precision that a run trains in since its first start; before it, that of the run of --from-run."""
+    path = layout.train_dir(run_dir) / "config.json"
+    schedule = read_json(path)["schedule"] if path.exists() else None
+    return branched_precision(run_dir) if schedule is None else Schedule(**schedule).precision
+
+
+def branched_precision(run_dir: Path) -> Precision | None:
+    """Return the precision of the run that --from-run began with; None: there was none, or it had not trained."""
+    path = layout.branched(run_dir)
+    precision: Precision | None = read_json(path)["precision"] if path.exists() else None
+    return precision
 
 
 def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:

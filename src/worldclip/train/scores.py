@@ -1,4 +1,4 @@
-"""Scores of checkpoints while a run trains: from the training loop, or from another process (watch.py).
+"""Scores of checkpoints while a run trains.
 
 RUN/train/evaluate/step_<9 digits>/results.jsonl    a record per dataset, language and task
 RUN/train/evaluate/step_<9 digits>/scores.json      written last: model_digest, scores by dataset and their mean
@@ -8,7 +8,6 @@ RUN/train/best.json                                 the step with the best mean
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.processes import Sweep, share
 from worldclip.evaluate.stage import model_digest
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import Languages
@@ -31,8 +29,10 @@ MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
     """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
 
+    evaluate.also is left out: some of its measures are better when smaller, or highest for a model that sees nothing.
     Raises UserError for unknown datasets and without any.
     """
+    config = dataclasses.replace(config, also=())
     if train.evaluate_datasets:
         config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
         if problems := config.problems():
@@ -49,40 +49,30 @@ def load_datasets(run_dir: Path, config: EvaluateConfig, languages: Languages) -
     return [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
 
 
-def has_scores(checkpoint: Path, model_folder: Path) -> bool:
-    """Return whether the evaluation of a checkpoint has ended, of the weights that are in `model_folder`."""
+def has_scores(checkpoint: Path) -> bool:
+    """Return whether the evaluation of a checkpoint's weights has ended."""
     marker = layout.step_scores(checkpoint)
-    return marker.exists() and artifacts.read_json(marker)["model_digest"] == model_digest(model_folder)
+    return marker.exists() and artifacts.read_json(marker)["model_digest"] == model_digest(checkpoint)
 
 
 def score_checkpoint(
     checkpoint: Path,
-    model_folder: Path,
     run_dir: Path,
     config: EvaluateConfig,
     languages: Languages,
     *,
     device: str,
-    processes: int = 1,
 ) -> dict[str, float]:
     """Evaluate a checkpoint, loaded as anyone would, and update best.json; of equal means the earlier step wins.
 
-    model_folder: holds the checkpoint's files, the checkpoint itself or a copy of it.  config: from config_of_scores.
+    config: from config_of_scores.
     Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
     loaded = load_datasets(run_dir, config, languages)
-    model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(model_folder)}
-    model = load(model_folder, device=device, preprocess=config.preprocess_rule)
-    cache = results.with_name("features") if processes > 1 else None  # through which the processes meet
-    if processes > 1:
-        sweep = Sweep(model_folder, engine.identify(model, model_id), config, run_dir, languages)
-        share(sweep, loaded, config.languages, results.parent)
-    records, _, _ = engine.evaluate(
-        model, model_id, loaded, config.languages, results, batch_size=config.batch_size, cache=cache
-    )
-    if cache is not None:
-        shutil.rmtree(cache, ignore_errors=True)
+    model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(checkpoint)}
+    model = load(checkpoint, device=device, preprocess=config.preprocess_rule)
+    records, _, _ = engine.evaluate(model, model_id, loaded, config.languages, results, batch_size=config.batch_size)
     scores = mean_scores(records)
     update_best(checkpoint, scores[MEAN])
     artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": model_id["model_digest"], "scores": scores})

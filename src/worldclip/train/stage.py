@@ -20,7 +20,7 @@ from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import device_problems, pick_device
-from worldclip.model.precision import Precision, pick_precision
+from worldclip.model.precision import bf16_hardware
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
@@ -28,7 +28,7 @@ from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, rem
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
-from worldclip.train.schedule import Schedule, check_batch, plan_schedule
+from worldclip.train.schedule import Schedule, branched_precision, check_batch, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def _needs(run: Run) -> Iterator[str]:
         yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
     size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
-    if config.keep_every_samples:
-        copies += config.samples_seen // config.keep_every_samples
+    if config.keep_every_samples and not config.scale.needs_report:
+        copies += plan_schedule(config, run.dir, num_ranks()).samples_seen // config.keep_every_samples
     yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
 
 
@@ -316,7 +316,7 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     schedule = _find_schedule(run, record, world_size)
     if record is not None and record["schedule"] is not None:
         return schedule
-    schedule = replace(schedule, precision=_pick_precision(run.section(TrainConfig)))
+    schedule = _with_precision(schedule, run)
     _write_record(job, asdict(schedule), is_empty=record is None)
     if run.section(TrainConfig).scale.is_set:
         say(
@@ -328,14 +328,20 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     return schedule
 
 
-def _pick_precision(config: TrainConfig) -> Precision:
-    """Return train.precision, of `auto` what suits this rank's device."""
+def _with_precision(schedule: Schedule, run: Run) -> Schedule:
+    """Return the schedule with train.precision; auto: of the run that it began with, else what the device has."""
+    config = run.section(TrainConfig)
     if config.precision != "auto":
-        return config.precision
+        return replace(schedule, precision=config.precision)
+    if (precision := branched_precision(run.dir)) is not None:
+        say("train", f"train.precision = auto: {precision}, as in the run of --from-run")
+        return replace(schedule, precision=precision, precision_by="--from-run")
     device = pick_device(config.device)
-    precision = pick_precision(device, config.model.architecture().vision_width)
-    say("train", f"train.precision = auto: {precision} is faster on this {device.type}")
-    return precision
+    hardware = bf16_hardware(device)
+    schedule = replace(schedule, precision="bf16" if hardware else "fp32", precision_by=hardware)
+    reason = f"has {hardware}" if hardware else "has no instructions for bfloat16 that gain"
+    say("train", f"train.precision = auto: {schedule.precision}, since this {device.type} {reason}")
+    return schedule
 
 
 def _write_record(job: Job, schedule: Report | None, *, is_empty: bool) -> None:

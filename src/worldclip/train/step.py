@@ -19,7 +19,7 @@ from worldclip.model.tokenizer import Tokens
 from worldclip.train.device import Moment
 from worldclip.train.distributed import all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
-from worldclip.train.loss import contrastive_loss, distillation_loss, siglip_loss
+from worldclip.train.loss import LOSSES, distillation_loss
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
@@ -171,11 +171,9 @@ def assign_buckets(state: TrainState, batch: Batch) -> None:
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
     """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
     scale, bias = state.model.clip.logit_scale.exp(), state.model.logit_bias
+    biases = [] if bias is None else [bias]
     all_images = state.model.take_all_images()
-    if bias is None:
-        loss = contrastive_loss(*features, scale, state.world, all_images=all_images)
-    else:
-        loss = siglip_loss(*features, scale, bias, state.world, all_images=all_images)
+    loss = LOSSES[state.config.loss](*features, scale, *biases, state.world, all_images=all_images)
     if teacher_features is None:
         return loss
     distill = state.config.distill

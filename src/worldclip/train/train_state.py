@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+import torch.utils.checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -34,6 +36,7 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
+from worldclip.train.loss import LOSSES
 from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
 from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
@@ -86,8 +89,11 @@ def create_train_state(
 ) -> TrainState:
     """Create a model with fresh weights, those of config.initial_weights, or a checkpoint's weights and moments.
 
-    Raises UserError if config.initial_weights is a model of another architecture or with another tokenizer.
+    Raises UserError for an unknown loss, and if config.initial_weights is a model of another architecture or with
+    another tokenizer.
     """
+    if config.loss not in LOSSES:
+        raise UserError(f"train.loss = {config.loss!r}: unknown loss; LOSSES in train/loss.py has {', '.join(LOSSES)}")
     architecture = model_config(config.model, tokenizer)
     is_fsdp = config.parallel != "ddp" and world.size > 1
     is_sharded_first = is_fsdp and checkpoint is not None  # no rank ever holds the whole model
@@ -149,11 +155,12 @@ def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
 
     The first ones: when their turn comes, the backward pass has freed the activations of all later blocks.
     """
-    clip.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
     for tower in (clip.vision_model, clip.text_model):
         blocks: Any = tower.encoder.layers
-        for block in blocks[config.recomputed_blocks(len(blocks)) :]:
-            block.gradient_checkpointing = False
+        for block in blocks[: config.recomputed_blocks(len(blocks))]:
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = recompute
 
 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:

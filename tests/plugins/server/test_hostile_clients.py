@@ -217,6 +217,27 @@ def test_only_utf8_is_read(encoding):
         read_json('{"input": ["\u2200", "red apple"]}'.encode(encoding), Limits())
 
 
+def test_bodies_that_do_not_come_keep_nobody_out(world, clip):
+    limits = Limits()
+    head = f"{HEAD}Content-Length: {limits.body_bytes}\r\n\r\n"
+    with serving(world, clip, limits, has_folder=False) as address:
+        waiting = [connect(address, head.encode() + b"{") for _ in range(limits.bytes_in_flight // limits.body_bytes)]
+        time.sleep(0.3)
+        assert post(address, "embeddings", {"input": "a red apple"}).status_code == 200
+        for client in waiting:
+            client.close()
+
+
+def test_bodies_under_way_hold_the_bytes_that_came(world, clip):
+    with serving(world, clip, Limits(bytes_in_flight=20_000), has_folder=False) as address:
+        client = connect(address, f"{HEAD}Content-Length: 20000\r\n\r\n".encode() + b"{" * 19_000)
+        time.sleep(0.3)
+        assert post(address, "embeddings", {"input": "x" * 2000}).status_code == 429
+        client.close()
+        time.sleep(0.3)
+        assert post(address, "embeddings", {"input": "x" * 2000}).status_code == 200
+
+
 def test_the_largest_request_is_read():
     limits = Limits()
     items = [{"text": "a, b [c] {d}"}] * limits.inputs

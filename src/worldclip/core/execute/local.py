@@ -127,10 +127,10 @@ def _run_here(work: ShardWork, queue: ShardQueue) -> Iterator[tuple[str, Outcome
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C after the block.  Workers that it starts inherit the mask: the terminal signals all processes, and
-    a worker that is just importing would print a traceback.  This process ends them.
+    """Deliver Ctrl-C and SIGTERM after the block.  Workers that it starts inherit the mask: the terminal signals all
+    processes, and a worker that is just importing would print a traceback.  This process ends them.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -138,7 +138,8 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this worker as soon as its parent dies: else it would wait forever, or write next to a resumed run."""
+    """End this worker when its parent says so or dies: else it would wait forever, or write next to a resumed run."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see interrupts_held_back
     parent = multiprocessing.parent_process()
     assert parent is not None
 

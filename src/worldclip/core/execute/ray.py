@@ -9,7 +9,9 @@ A driver starts some hundred tasks a second whatever they do, so a task takes se
 from __future__ import annotations
 
 import os
+import signal
 import statistics
+import threading
 import time
 import uuid
 from array import array
@@ -294,10 +296,16 @@ def connect(address: str | None, workers: int | None) -> Any:
 
 
 def _init(ray: Any, address: str, options: Json) -> None:
-    """Start or join Ray; retry a local start, which Ray gives up after 30 s and a busy machine may exceed."""
+    """Start or join Ray; retry a local start, which Ray gives up after 30 s and a busy machine may exceed.
+
+    SIGTERM keeps its handler: Ray's would exit with code 15 and no word.
+    """
+    before = signal.getsignal(signal.SIGTERM)
     for tries_left in reversed(range(LOCAL_STARTS if address == "local" else 1)):
         try:
             ray.init(address=address, **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
             return
         except Exception as error:
             if not tries_left or "timed out during startup" not in str(error):

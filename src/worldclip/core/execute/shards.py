@@ -356,10 +356,10 @@ def _read_remote(fn: Callable[[Shard], Report], shard: Shard) -> Report:
         except Unreadable:
             raise
         except Exception as error:
-            if "size" in _other_fingerprint(shard):
+            if "size" in other_fingerprint(shard):
                 raise InputChanged("changed after it was listed") from error
             raise
-    other = _other_fingerprint(shard)
+    other = other_fingerprint(shard)
     if "size" in other:
         raise InputChanged("changed after it was listed")
     if other:
@@ -367,8 +367,11 @@ def _read_remote(fn: Callable[[Shard], Report], shard: Shard) -> Report:
     return report
 
 
-def _other_fingerprint(shard: Shard) -> Json:
-    """Return the fingerprint that a file at a URL has now, {} if it is the listed one."""
+def other_fingerprint(shard: Shard) -> Json:
+    """Return the fingerprint that a file at a URL has now, {} if it is the listed one.
+
+    It has a size if the file changed, and `unreadable` if the server did not answer, which says nothing of the file.
+    """
     if not inputs.is_pinned(shard.path):  # a file at a commit of the hub does not change, and nobody is asked
         inputs.forget_listing(shard.path)
     present = shard.present_fingerprint()

@@ -5,16 +5,19 @@ A layout is a module whose docstring shows the folder and whose function `load` 
     def load(name: str, folder: Path) -> Dataset
 
 Further parameters of this function get the value of the option of the same name in `load` below, such as `languages`.
-It raises UserError for a folder that is laid out otherwise.
+What it cannot read raises any ordinary error; `load` below says which folder and layout it concerns.
 """
 
 from __future__ import annotations
 
+import csv
 import inspect
 from pathlib import Path
 
+import pyarrow as pa
+
 from worldclip.contracts.layout import stage_dir
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, MissingPackage, UserError
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures
@@ -22,6 +25,19 @@ from worldclip.evaluate.slip import with_slip_names
 from worldclip.evaluate.tasks import Dataset, with_ties
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.pool.builders import read_held_out
+
+# The errors of a folder that is laid out in another way: files, fields, texts or numbers that are not there.
+NOT_IN_LAYOUT = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    csv.Error,
+    pa.ArrowException,
+)
 
 
 def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages = INSTALLED) -> Dataset:
@@ -32,20 +48,24 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
     missing or not laid out as it must be.
     """
     layout_name, folder = _locate(name, config, run_dir)
-    read = LAYOUTS.load(layout_name).load
+    layout = LAYOUTS.load(layout_name)
     options = {
-        "captions": config.captions,
         "languages": languages,
-        "names_path": Path(config.class_names[name]).expanduser() if name in config.class_names else None,
         "prompts": config.prompts,
         "ties": config.tie_rule,
         "run_dir": run_dir,
         "with_train": "linear_probe" in config.also,
     }
-    parameters = inspect.signature(read).parameters
-    if options["names_path"] is not None and "names_path" not in parameters:
-        raise UserError(f"evaluate.class_names.{name}: layout {layout_name} takes no class names; remove this entry")
-    dataset = read(name, folder, **{option: options[option] for option in options if option in parameters})
+    parameters = inspect.signature(layout.load).parameters
+    try:
+        dataset = layout.load(name, folder, **{option: options[option] for option in options if option in parameters})
+    except (UserError, BadShard, MissingPackage, MemoryError):
+        raise
+    except NOT_IN_LAYOUT as error:
+        raise UserError(
+            f"dataset {name}: {folder} is not in the layout {layout_name} ({type(error).__name__}: {error}); "
+            f"it must be\n{inspect.getdoc(layout)}"
+        ) from error
     dataset = with_measures(dataset, config.also)
     if config.uses_slip_names:
         dataset = with_slip_names(dataset)

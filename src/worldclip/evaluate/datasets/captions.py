@@ -13,41 +13,35 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldclip.core.artifacts import Json, fingerprint
-from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_records
+from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_jsonl
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
 KEY = "image/key"
 
 
-def load(name: str, folder: Path, captions: str = "all_captions", languages: Languages = INSTALLED) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"
-    records = read_records(path, "captions, one image per line", (KEY,), (KEY,))
+    records = read_jsonl(path)
     keys = [record[KEY] for record in records]
-    check_distinct(keys, f"{path}: {KEY}")
+    check_distinct(keys, path)
     images = images_by_stem(folder, keys, path)
-    by_language = _by_language(records, path, languages)
-    if not by_language:
-        raise UserError(f'{path} has no caption; a line is {{"{KEY}": ..., "<lang>": {{"caption": [...]}}}}')
-    contents = [fingerprint(path, folder), images.fingerprints, captions]
+    contents = [fingerprint(path, folder), images.fingerprints]
     labels = {"country": [record.get("image/locale", "") for record in records]}
-    return retrieval_dataset(name, images, by_language, captions, contents, labels=labels)
+    return retrieval_dataset(name, images, _by_language(records, languages), contents, labels=labels)
 
 
-def _by_language(records: list[Json], path: Path, languages: Languages) -> dict[str, list[Caption]]:
+def _by_language(records: list[Json], languages: Languages) -> dict[str, list[Caption]]:
     """Return the captions by our language code, in the order of the file; blank ones are left out."""
     captions: dict[str, list[Caption]] = {}
     for i, record in enumerate(records):
         for code, value in record.items():
-            if not isinstance(value, dict) or not isinstance(value.get("caption"), list):
+            if not isinstance(value, dict):
                 continue
-            for text in value["caption"]:
-                if not isinstance(text, str):
-                    raise UserError(f"{path}: image {record[KEY]} has the {code} caption {text!r}; it must be a text")
+            for text in value.get("caption", ()):
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
     return dict(sorted(captions.items()))

@@ -1,15 +1,9 @@
 """CVQA: questions about images with four options, asked in English (`en`) and in the language they were written in.
 
-As published:
     FOLDER/data/test-*.parquet   columns image, ID, Subset ("('Swahili', 'Kenya')"), Question, Options,
                                  Translated Question, Translated Options, Label
     FOLDER/labels.json           {ID: 0 to 3}: the answers, as every published Label is -1 (they are kept for a
                                  leaderboard)
-or as files:
-    FOLDER/questions.jsonl       one question per line:
-        {"id", "image": "0001.jpg", "lang": "sw", "country": "Kenya", "question", "options": [4], "question_en",
-         "options_en": [4], "answer": 0 to 3}
-    FOLDER/images/               the images
 
 Protocol: the text of an option is `question + " " + option`; micro average over questions.  `local` stands for the
 languages the questions were written in, taken together; parts are by country and by language.
@@ -17,120 +11,135 @@ languages the questions were written in, taken together; parts are by country an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import Json, fingerprint
-from worldclip.core.errors import UserError
-from worldclip.evaluate.datasets.common import text_files
+from worldclip.core.artifacts import Json
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.parquet_size import check_parquet
+from worldclip.core.regular_file import open_regular
 from worldclip.evaluate.datasets.common.build import build_dataset, slices_by
-from worldclip.evaluate.datasets.common.images import distinct_images
-from worldclip.evaluate.datasets.common.parquet import images_in_parquet, read_parquet
+from worldclip.evaluate.datasets.common.images import Images, fingerprints
+from worldclip.evaluate.datasets.common.text_files import class_index, our_code, parse_list, read_json
 from worldclip.evaluate.selection import Choice
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.results import LOCAL
 
 NUM_OPTIONS = 4
-TEXTS = ("image", "lang", "country", "question", "question_en")
-FIELDS = (*TEXTS, "options", "options_en", "answer")
-COLUMNS = {"ID": "id", "Question": "question", "Options": "options", "Translated Question": "question_en",
-           "Translated Options": "options_en", "Label": "answer"}  # fmt: skip
+COLUMNS = ["ID", "Subset", "Question", "Options", "Translated Question", "Translated Options", "Label"]
 LABELS = "labels.json"
 
 
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
-    parquet = sorted(folder.rglob("*.parquet"))
-    path = folder / "questions.jsonl"
-    contents: list[Any]
-    if parquet:
-        questions = _read_parquet(parquet, folder, languages)
-        images = images_in_parquet(parquet, "ID", _image_key, folder, is_sorted=True)
-        contents = [images.fingerprints, [question["answer"] for question in questions]]
-    elif path.exists():
-        questions = text_files.read_records(path, "questions", FIELDS, TEXTS)
-        for number, question in enumerate(questions, 1):
-            _check(question, f"{path}:{number}")
-        images, _ = distinct_images(folder, [Path(question["image"]).stem for question in questions], path)
-        contents = [images.fingerprints, fingerprint(path, folder)]
-    else:
-        raise UserError(f"{folder} holds neither data/test-*.parquet nor questions.jsonl; it needs one of them")
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise ValueError(f"{folder} holds no data/test-*.parquet")
+    questions = [row for path in files for row in _open(path).read(COLUMNS).to_pylist()]
+    answers = _answers(questions, folder)
+    images = _images(files, folder)
     position = {key: i for i, key in enumerate(images.keys)}
-    image_idx = np.array([position[Path(question["image"]).stem] for question in questions])
-    tasks = {"en": [_task(questions, image_idx, "_en", languages)], LOCAL: [_task(questions, image_idx, "", languages)]}
-    return build_dataset(name, images, tasks, contents)
+    image_idx = np.array([position[_image_key(question["ID"])] for question in questions])
+    slices = _slices(questions, languages)
+    tasks = {
+        "en": [_task(questions, "Translated ", answers, image_idx, slices)],
+        LOCAL: [_task(questions, "", answers, image_idx, slices)],
+    }
+    return build_dataset(name, images, tasks, [images.fingerprints, answers])
 
 
-def _check(question: Json, where: str) -> None:
-    for field in ("options", "options_en"):
-        options = question[field]
-        if not text_files.is_texts(options):
-            raise UserError(f"{where}: {field} is {options!r}; it must be a list of texts")
-        if len(options) != NUM_OPTIONS:
-            raise UserError(f"{where} has {len(options)} {field}; it must have {NUM_OPTIONS}")
-    if type(question["answer"]) is not int or question["answer"] not in range(NUM_OPTIONS):
-        raise UserError(f"{where} has answer {question['answer']!r}; it must be the position of the right option, 0-3")
+def _open(path: Path) -> pq.ParquetFile:
+    """Return a file after a look at its footer, which may promise more than fits into memory."""
+    with open_regular(path):
+        check_parquet(path, path.stat().st_size)
+    return pq.ParquetFile(path)
 
 
-def _task(questions: Sequence[Json], image_idx: np.ndarray, suffix: str, languages: Languages) -> Choice:
-    """Return the questions in one language; suffix: of the fields that hold it."""
+def _answers(questions: Sequence[Json], folder: Path) -> list[int]:
+    """Return the position of each question's right option."""
+    given = read_json(folder / LABELS) if (folder / LABELS).exists() else {}
+    answers = [given.get(question["ID"], question["Label"]) for question in questions]
+    if -1 in answers:
+        first = questions[answers.index(-1)]["ID"]
+        raise UserError(
+            f"{folder}: {answers.count(-1)} of {len(answers)} questions have no answer (Label is -1), the first is "
+            f"{first}; put the answers into {folder / LABELS}: {{ID: 0 to 3}}"
+        )
+    return [class_index(answer, NUM_OPTIONS, str(folder / LABELS)) for answer in answers]
+
+
+def _slices(questions: Sequence[Json], languages: Languages) -> dict[str, np.ndarray]:
+    """Return the questions of each country and of each language, by our code where our table has one."""
+    codes = {language.name.lower(): language.code for language in languages.all_languages()}
+    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
+    names = [name.replace("_", " ").lower() for name, _ in pairs]
+    by_language = slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
+    return slices_by([country for _, country in pairs], "country ") | by_language
+
+
+def _task(
+    questions: Sequence[Json],
+    prefix: str,
+    answers: Sequence[int],
+    image_idx: np.ndarray,
+    slices: dict[str, np.ndarray],
+) -> Choice:
+    """Return the questions in one language.  prefix: of the columns that hold it."""
     options = []
     for question in questions:
-        text = question[f"question{suffix}"]
-        options.append([f"{text} {option}" for option in question[f"options{suffix}"]])
-    by_country = slices_by([question["country"] for question in questions], "country ")
-    codes = [text_files.our_code(question["lang"], languages) for question in questions]
-    by_language = slices_by(codes, "lang ")
+        text = question[f"{prefix}Question"]
+        of_question = [f"{text} {option}" for option in question[f"{prefix}Options"]]
+        if text is None or len(of_question) != NUM_OPTIONS:
+            raise ValueError(f"question {question['ID']} must have a text and {NUM_OPTIONS} options")
+        options.append(of_question)
     return Choice(
         options=options,
-        answer=np.array([question["answer"] for question in questions]),
+        answer=np.array(answers),
         image_idx=image_idx,
-        slices=by_country | by_language,
+        slices=slices,
         protocol={"text": "question + ' ' + option", "average": "micro over questions"},
     )
 
 
-def _read_parquet(files: Sequence[Path], folder: Path, languages: Languages) -> list[Json]:
-    """Return the published questions with the fields of questions.jsonl.
-
-    Raises UserError for missing columns and answers.
-    """
-    answers = text_files.read_json_object(folder / LABELS) if (folder / LABELS).exists() else {}
-    questions = []
-    for path in files:
-        for number, row in enumerate(read_parquet(path, (*COLUMNS, "Subset"))):
-            where = f"{path}, row {number}"
-            question = {ours: row[theirs] for theirs, ours in COLUMNS.items()}
-            text_files.check_fields(question, (), ("id", "question", "question_en"), where)
-            question["lang"], question["country"] = _language_and_country(row["Subset"], where, languages)
-            question["image"] = _image_key(question["id"])
-            question["answer"] = answers.get(question["id"], question["answer"])
-            questions.append((question, where))
-    if unanswered := [question["id"] for question, _ in questions if question["answer"] == -1]:
-        raise UserError(
-            f"{folder}: {len(unanswered)} of {len(questions)} questions have no answer (Label is -1), the first is "
-            f"{unanswered[0]}; put the answers into {folder / LABELS}: {{ID: 0 to 3}}"
-        )
-    for question, where in questions:
-        _check(question, where)
-    return [question for question, _ in questions]
-
-
 def _image_key(question_id: str) -> str:
-    """Return the name of a published question's image: questions of one image share their ID up to the last `_`."""
+    """Return the name of a question's image: questions of one image share their ID up to the last `_`."""
     return question_id.rpartition("_")[0] or question_id
 
 
-def _language_and_country(text: str, where: str, languages: Languages) -> tuple[str, str]:
-    """Return (our code, country) of "('Swahili', 'Kenya')"; a language that our table lacks keeps its name."""
-    values = text_files.parse_list(text, f"{where}: Subset", "a pair, ('Swahili', 'Kenya')")
-    if len(values) != 2:
-        raise UserError(f"{where}: Subset is {text!r}; it must be a pair, ('Swahili', 'Kenya')")
-    name, country = (str(value) for value in values)
-    name = name.replace("_", " ").lower()
-    codes = {language.name.lower(): language.code for language in languages.all_languages()}
-    return codes.get(name, name), country
+def _images(files: Sequence[Path], folder: Path) -> Images:
+    """Return the distinct images, sorted by name, each from the first row that has it."""
+    places: dict[str, tuple[Path, int, int]] = {}
+    for path in files:
+        for group, row, question_id in _rows(path):
+            places.setdefault(_image_key(question_id), (path, group, row))
+    keys = sorted(places)
+    # The row group that was read last: keys are mostly in the order of the rows, so that it has the next image too.
+    latest: dict[tuple[Path, int], pa.Table] = {}
+
+    def read(start: int, stop: int) -> list[bytes]:
+        images = []
+        for key in keys[start:stop]:
+            path, group, row = places[key]
+            if (path, group) not in latest:
+                latest.clear()
+                latest[path, group] = _open(path).read_row_group(group, columns=["image"])
+            image = latest[path, group]["image"][row].as_py() or {}
+            if image.get("bytes") is None:
+                raise BadShard(f"{path}: the image {key} has no bytes; fetch the dataset again")
+            images.append(image["bytes"])
+        return images
+
+    return Images(keys=keys, read=read, fingerprints=fingerprints(files, folder))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield (row group, row in it, ID) of each row."""
+    file = _open(path)
+    for group in range(file.num_row_groups):
+        for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
+            yield group, row, question_id

@@ -16,14 +16,14 @@ import numpy as np
 from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
-from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, fingerprints, images_at
+from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, images_at
 from worldclip.evaluate.tasks import Dataset
 
 SPLITS = ("test", "val")
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
-def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
+def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     root = next((folder / split for split in SPLITS if (folder / split).is_dir()), folder)
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -39,13 +39,13 @@ def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
         target += [c] * len(of_class)
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
-    names, files = class_names.in_languages(english, folder, names_path)
     return classification_dataset(
         name,
+        folder,
         images,
-        names,
+        class_names.in_languages(english, folder),
         np.array(target),
-        [images.fingerprints, fingerprints([*sorted(folder.glob("*.txt")), *files])],
+        [],
         protocol={"names": names_from},
         other_protocol={"names": "given"},
         labels={"class": [classes[c] for c in target]},

@@ -15,26 +15,26 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import classification_dataset, slices_by
 from worldclip.evaluate.datasets.common.class_names import PLAIN_TEMPLATE, Names, in_languages
-from worldclip.evaluate.datasets.common.images import fingerprints, images_at
-from worldclip.evaluate.datasets.common.text_files import read_rows
+from worldclip.evaluate.datasets.common.images import images_at
+from worldclip.evaluate.datasets.common.text_files import read_csv
 from worldclip.evaluate.tasks import Dataset
 
 
-def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
+def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "index.csv"
-    rows = read_rows(path, ("file_path", "object", "region", "ip_country"))
+    rows = read_csv(path)
     regions = [row["region"] for row in rows]
     objects, target = np.unique([row["object"] for row in rows], return_inverse=True)
     english = Names([[str(thing).replace("_", " ")] for thing in objects], PLAIN_TEMPLATE)
     images = images_at(folder, folder / "images", [row["file_path"] for row in rows], path)
-    names, files = in_languages(english, folder, names_path)
     return classification_dataset(
         name,
+        folder,
         images,
-        names,
+        in_languages(english, folder),
         target,
-        [images.fingerprints, fingerprint(path, folder), fingerprints(files)],
+        [fingerprint(path, folder)],
         protocol={"names": "objects of the index"},
         slices=slices_by(regions, "region "),
         labels={"country": [row["ip_country"] for row in rows], "region": regions},

@@ -14,39 +14,34 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
-from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.class_names import Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
-from worldclip.evaluate.datasets.common.text_files import read_rows
+from worldclip.evaluate.datasets.common.text_files import read_csv
 from worldclip.evaluate.tasks import Dataset
 
 
-def load(name: str, folder: Path, names_path: Path | None = None) -> Dataset:
+def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     solution = folder / "recognition_solution_v2.1.csv"
     categories = folder / "train_label_to_category.csv"
-    rows = [row for row in read_rows(solution, ("id", "landmarks")) if row["landmarks"].strip()]
-    if not rows:
-        raise UserError(f"{solution} has no image with a landmark")
+    rows = [row for row in read_csv(solution) if row["landmarks"].strip()]
     name_of = {}
-    for row in read_rows(categories, ("landmark_id", "category")):
+    for row in read_csv(categories):
         name_of[row["landmark_id"]] = unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
     landmarks = [row["landmarks"].split() for row in rows]
     # Ids are numbers as text: by length, then by text, is their numeric order.
     ids = sorted({landmark for right in landmarks for landmark in right}, key=lambda text: (len(text), text))
-    if unnamed := [landmark for landmark in ids if landmark not in name_of]:
-        raise UserError(f"{categories} has no name for {len(unnamed)} landmarks: {', '.join(unnamed[:5])}")
     keys = [row["id"] for row in rows]
     images = images_at(folder, folder / "test", ["/".join([*key[:3], f"{key}.jpg"]) for key in keys], solution, keys)
     english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])
-    names, files = in_languages(english, folder, names_path)
     position = {landmark: i for i, landmark in enumerate(ids)}
     return classification_dataset(
         name,
+        folder,
         images,
-        names,
+        in_languages(english, folder),
         [list(map(position.__getitem__, right)) for right in landmarks],
-        [images.fingerprints, fingerprints([solution, categories, *files])],
+        fingerprints([solution, categories]),
         protocol={"names": "categories of the landmarks that occur"},
     )

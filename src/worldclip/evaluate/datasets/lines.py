@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_distinct, one_per_language, our_codes, read_lines
@@ -28,38 +27,26 @@ _CAPTION_FILE = re.compile(
 
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
-    lists = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]
-    if len(lists) != 1:
-        raise UserError(
-            f"{folder} holds {len(lists)} of {', '.join(IMAGE_LISTS)}; it must hold one, with one image name per line"
-        )
-    image_list = lists[0]
-    stems = [Path(line.strip()).stem for line in read_lines(image_list, "the names of the images, one per line")]
+    (image_list,) = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]
+    stems = [Path(line.strip()).stem for line in read_lines(image_list)]
+    check_distinct(stems, image_list)
     images = images_by_stem(folder, stems, image_list)
-    check_distinct(stems, f"{image_list}: image")
     files = _caption_files(folder, languages)
-    captions = {lang: list(enumerate(_read_captions(path, len(stems), image_list))) for lang, path in files.items()}
+    captions = {lang: list(enumerate(_read_captions(path, len(stems)))) for lang, path in files.items()}
     contents = [images.fingerprints, stems, fingerprints(files.values(), folder), list(files)]
-    return retrieval_dataset(name, images, captions, "all_captions", contents)
+    return retrieval_dataset(name, images, captions, contents)
 
 
 def _caption_files(folder: Path, languages: Languages) -> dict[str, Path]:
-    """Return {our language code: file}.  Raises UserError if there is none, or two of one language."""
+    """Return {our language code: file}, sorted."""
     matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
     files = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
-    if not files:
-        raise UserError(
-            f"{folder} holds no captions; name them test_1kcaptions_<lang>.txt, test_2016_flickr.<lang> or "
-            "<flores code>.txt, for example deu_Latn.txt"
-        )
     ours = our_codes(list(files), languages)
     return dict(sorted((ours[lang], path) for lang, path in files.items()))
 
 
-def _read_captions(path: Path, num_images: int, image_list: Path) -> list[str]:
-    lines = [line.strip() for line in read_lines(path, "one caption per line")]
-    if len(lines) != num_images:
-        raise UserError(f"{path} has {len(lines)} lines, and {image_list} has {num_images}; line i is of image i")
-    if "" in lines:
-        raise UserError(f"{path}:{lines.index('') + 1} is empty; every image has a caption")
+def _read_captions(path: Path, num_images: int) -> list[str]:
+    lines = [line.strip() for line in read_lines(path)]
+    if len(lines) != num_images or "" in lines:
+        raise ValueError(f"{path} has {len(lines)} lines; it must have a caption for each of the {num_images} images")
     return lines

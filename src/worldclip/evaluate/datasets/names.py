@@ -25,7 +25,7 @@ from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
 from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, images_in_tars, read_samples
-from worldclip.evaluate.datasets.common.text_files import is_texts, read_json_object
+from worldclip.evaluate.datasets.common.text_files import read_json
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language.table import INSTALLED, Languages
 
@@ -38,8 +38,6 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     tars, names_path = _files(folder)
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
-    if not keys:
-        raise BadShard(f"{folder}: its tars hold no image")
     record, names = _read(folder / "set.json", names_path)
     if unknown := [key for key in keys if key not in record["subjects"]]:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
@@ -77,38 +75,22 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
 
 
 def _files(folder: Path) -> tuple[list[Path], Path]:
-    """Return the tars and names.json.  Raises UserError for a folder of another layout."""
+    """Return the tars and names.json, which several sets may share.  Raises UserError for a folder without them."""
     tars = sorted(folder.glob("*.tar"))
-    names_path = next((path / "names.json" for path in (folder, folder.parent) if (path / "names.json").exists()), None)
-    missing = [] if tars else ["no tars"]
-    missing += [] if names_path else ["no names.json, nor has its parent"]
-    missing += [] if (folder / "set.json").exists() else ["no set.json"]
-    if missing or names_path is None:
-        raise UserError(f"{folder} is not a folder of layout names: it has {', '.join(missing)}")
-    return tars, names_path
+    for path in (folder / "names.json", folder.parent / "names.json"):
+        if tars and path.exists():
+            return tars, path
+    raise UserError(f"{folder} must hold tars, set.json and names.json (or its parent the last)")
 
 
 def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence[str | None]]]:
-    """Return set.json and the names by language.  Raises UserError for no JSON, BadShard for JSON of another shape."""
-    record = read_json_object(set_path)
-    names = read_json_object(names_path)
-    problem = f"{set_path} and {names_path} do not fit together; docs/datasets.md describes layout names"
-    try:
-        by_lang = names["lang"]
-        positions = [*record["subjects"].values(), *record.get("classes", ())]
-        num_subjects = {len(in_lang) for in_lang in by_lang.values()}
-        is_right = len(num_subjects) == 1 and all(
-            isinstance(position, int) and 0 <= position < min(num_subjects) for position in positions
-        )
-        for in_lang in by_lang.values():
-            if not isinstance(in_lang, list) or not is_texts([name for name in in_lang if name is not None]):
-                raise TypeError("a name is no text")
-        record["about"]
-        record.get("asked", {}).keys()
-    except (TypeError, KeyError, AttributeError) as error:
-        raise BadShard(f"{problem} ({type(error).__name__}: {error})") from error
-    if not is_right:
-        raise BadShard(f"{problem} (a position is not one of the subjects that every language names)")
+    """Return set.json and the names by language.  Raises ValueError where the two do not fit together."""
+    record = read_json(set_path)
+    by_lang = read_json(names_path)["lang"]
+    positions = [*record["subjects"].values(), *record.get("classes", ())]
+    num_subjects = min(len(in_lang) for in_lang in by_lang.values())
+    if not all(0 <= position < num_subjects for position in positions):
+        raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
     return record, by_lang
 
 
@@ -150,8 +132,8 @@ def name_tasks(
     """
     class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
     classes, class_of_subject = np.unique(class_names, return_inverse=True)
-    concepts = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
-    target = np.array([concepts[idx] for idx in subject_idx.tolist()])
+    class_of = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
+    target = np.array([class_of[idx] for idx in subject_idx.tolist()])
     text_classes, pair_text = np.unique(target, return_inverse=True)
     return [
         Classification(
@@ -159,7 +141,6 @@ def name_tasks(
             target=target,
             image_idx=image_idx,
             slices=slices,
-            concepts=concepts,
             protocol={"templates": 1, "classes": about},
         ),
         Retrieval(

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
-from worldclip.evaluate.datasets.common.text_files import decode, parse_record
+from worldclip.evaluate.datasets.common.text_files import parse_json
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, OTHER, Languages, code_of_stated
 from worldclip.pool.records import DEFAULT_FIELDS
@@ -31,23 +30,17 @@ Text = tuple[int, str | None, str]
 """Position of the image, stated language, text."""
 
 
-def load(name: str, folder: Path, captions: str = "all_captions", languages: Languages = INSTALLED) -> Dataset:
+def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the pairs below `folder` as a dataset.  languages: say what the labels of language identification mean."""
     tars = sorted(folder.rglob("*.tar"))
-    if not tars:
-        raise UserError(f"{folder} holds no tars; layout pool needs tars with images and captions")
     samples = read_samples(tars)
-    if not samples:
-        raise UserError(f"{folder}: its tars hold no image")
     texts = [(i, lang, text) for i, sample in enumerate(samples) for lang, text in _texts(sample)]
-    if not texts:
-        raise UserError(f"{folder}: its tars hold no caption; put them into a .txt or .json next to each image")
     keys = (f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples)
     images = images_in_tars(samples, keys, tars, folder)
     by_language = _by_language(texts, languages)
     is_stated = all(lang is not None for _, lang, _ in texts)
-    contents = [images.fingerprints, captions, *([] if is_stated else [sorted(by_language), "identified"])]
-    return retrieval_dataset(name, images, by_language, captions, contents)
+    contents = [images.fingerprints, *([] if is_stated else [sorted(by_language), "identified"])]
+    return retrieval_dataset(name, images, by_language, contents)
 
 
 def _by_language(texts: Sequence[Text], languages: Languages) -> dict[str, list[Caption]]:
@@ -78,26 +71,15 @@ def _identify(texts: Sequence[str], languages: Languages) -> list[str]:
 
 def _texts(sample: Sample) -> list[tuple[str | None, str]]:
     """Return (stated language or None, text) of each text that is not blank."""
-    texts: Sequence[str] = []
-    langs: Sequence[str | None] = []
     if "txt" in sample.others:
-        texts = [decode(sample.others["txt"], f"{sample.where}.txt")]
-        langs = [None]
-    elif "json" in sample.others:
-        record = parse_record(sample.others["json"], (), (), f"{sample.where}.json")
-        value: Any = next((record[field] for field in DEFAULT_FIELDS if field in record), [])
-        texts = [text or "" for text in _texts_or_nulls(value, f"{sample.where}.json: its caption")]
-        codes = record.get(LANG_FIELD)
-        stated = _texts_or_nulls(codes, f"{sample.where}.json: {LANG_FIELD}")
-        langs = stated if isinstance(codes, list) else stated * len(texts)
-        if len(langs) != len(texts):
-            raise UserError(f"{sample.where}.json has {len(texts)} texts and {len(langs)} of {LANG_FIELD}; "
-                            "it must have one per text")  # fmt: skip
-    return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text.strip()]
+        texts, langs = [sample.others["txt"].decode()], [None]
+    else:
+        record = parse_json(sample.others.get("json", b"{}"), f"{sample.where}.json")
+        texts = _as_list(next((record[field] for field in DEFAULT_FIELDS if field in record), []))
+        stated = record.get(LANG_FIELD)
+        langs = stated if isinstance(stated, list) else [stated] * len(texts)
+    return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]
 
 
-def _texts_or_nulls(value: Any, where: str) -> list[str | None]:
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str | None) for text in values):
-        raise UserError(f"{where} is {value!r:.200}; it must be a text, or a list of texts and nulls")
-    return values
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

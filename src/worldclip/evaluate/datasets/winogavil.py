@@ -14,38 +14,28 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core.artifacts import fingerprint
-from worldclip.core.errors import UserError
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.images import distinct_images
-from worldclip.evaluate.datasets.common.text_files import parse_list, read_rows
+from worldclip.evaluate.datasets.common.text_files import parse_list, read_csv
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
-
-IMAGE_NAMES = "a list of image names, ['wolf', 'moon']"
 
 
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "winogavil_dataset.csv"
-    rows = read_rows(path, ("cue", "candidates", "associations"))
-    candidates: list[list[str]] = []
-    is_right: list[np.ndarray] = []
-    for number, row in enumerate(rows, 2):
-        names, right = (_image_names(row, column, f"{path}:{number}") for column in ("candidates", "associations"))
-        if not right or not set(right) <= set(names):
-            raise UserError(f"{path}:{number}: associations {right} are not some of the candidates {names}")
-        candidates.append(names)
-        is_right.append(np.isin(names, right))
+    rows = read_csv(path)
+    candidates = [parse_list(row["candidates"]) for row in rows]
+    right = [parse_list(row["associations"]) for row in rows]
+    for names, associations in zip(candidates, right, strict=True):
+        if not associations or not set(associations) <= set(names):
+            raise ValueError(f"{path}: associations {associations} are not some of the candidates {names}")
     cues = [row["cue"].lower() for row in rows]
     images, position = distinct_images(folder, itertools.chain.from_iterable(candidates), path)
     task = Association(
         cues=[f"{'An' if cue[:1] in set('aeiou') else 'A'} {cue}" for cue in cues],
-        candidates=[np.array(list(map(position.__getitem__, names))) for names in candidates],
-        is_right=is_right,
+        candidates=[np.array([position[name] for name in names]) for names in candidates],
+        is_right=[np.isin(names, associations) for names, associations in zip(candidates, right, strict=True)],
         protocol={"text": "article + cue"},
     )
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])
-
-
-def _image_names(row: dict[str, str], column: str, where: str) -> list[str]:
-    return [str(image) for image in parse_list(row[column], f"{where}: {column}", IMAGE_NAMES)]

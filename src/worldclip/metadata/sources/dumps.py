@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core import unpack
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, is_no_memory
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import open_regular
 from worldclip.language import characters
@@ -354,6 +354,8 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
     except unpack.TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowInvalid, OSError) as error:
+        if is_no_memory(error):
+            raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 
 

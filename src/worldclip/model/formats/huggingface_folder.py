@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
-from worldclip.core.errors import UserError, first_line
+from worldclip.core.errors import UserError, first_line, is_no_memory
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
@@ -86,6 +86,8 @@ def _read_config(folder: Path) -> Any:
     try:
         config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers checks sizes by dividing, too
+        if is_no_memory(error):
+            raise
         record = read_config_json(folder)
         if "auto_map" in record:
             reason = "names code of its own, which is never run; export it to ONNX with its own library"
@@ -172,6 +174,8 @@ def _read_processor(folder: Path, image_size: int) -> Any:
     try:
         processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
+        if is_no_memory(error):
+            raise
         raise UserError(
             f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
             f"({first_line(error)}); copy or download it again"

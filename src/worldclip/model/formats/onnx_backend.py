@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.errors import UserError, first_line, is_no_memory, require
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def open_session(path: Path) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
+        if is_no_memory(error):
+            raise
         raise UserError(f"{path} does not load in onnxruntime ({first_line(error)}); export it again") from error
     _check_batch(path, session)
     return session

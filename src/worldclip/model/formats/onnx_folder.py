@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.core.errors import UserError, first_line
+from worldclip.core.errors import UserError, first_line, is_no_memory
 from worldclip.core.job import Record, Report
 from worldclip.core.registry import Requirement
 from worldclip.model import published, sample_inputs, weights
@@ -212,6 +212,8 @@ def _run_joint(
         try:
             image_BD, text_BD = session.run(["image_embeds", "text_embeds"], inputs)
         except Exception as error:  # onnxruntime's errors have no common class
+            if is_no_memory(error):
+                raise
             raise UserError(
                 f"{path} does not run on {num_images} images and {num_texts} texts ({first_line(error)}); nothing was "
                 "exported. Leave its precision out of onnx_precisions"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError, is_no_memory, require
 from worldclip.model import weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
@@ -317,6 +317,8 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
         config = require_transformers().AutoConfig.from_pretrained(tower, trust_remote_code=False)
         needs_code = hasattr(config, "auto_map")
     except Exception as error:
+        if is_no_memory(error):
+            raise
         if "trust_remote_code" not in str(error):
             raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} does not load ({error})") from error
         needs_code = True

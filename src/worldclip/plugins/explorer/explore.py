@@ -255,7 +255,7 @@ def _write_pictures(
 
 
 def _top_entries(run_dir: Path, name: str) -> np.ndarray:
-    counts = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
+    counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
     order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
     return np.sort(order[counts[order] > 0]).astype(np.int32)
 

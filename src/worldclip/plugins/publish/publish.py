@@ -24,6 +24,7 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Run, RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
+from worldclip.core.regular_file import what_is
 from worldclip.curate.stage import reason_to_run
 from worldclip.export.push import Upload, check_repository, list_files, push
 from worldclip.language.config import languages_of
@@ -123,9 +124,11 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     aside = folder.with_name(f".{folder.name}.new")
     artifacts.remove(aside)  # left by a killed call
     digest = _require_current(run_dir)
+    files = _files(run_dir, data)
+    _require_regular(run_dir, [layout.data_card(run_dir), *(source for source, _ in files)])
     try:
         with naming(folder):
-            for source, name in _files(run_dir, data):
+            for source, name in files:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 if data == "parquet" and source.suffix == ".tar":
                     write_images(source, aside / name)
@@ -150,6 +153,13 @@ def _require_current(run_dir: Path) -> str:
         folder = layout.stage_dir(run_dir, "curate")
         raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run_dir} --until curate")
     return digest
+
+
+def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:
+    """Raise UserError that names the paths that are no files: reading a FIFO, here or in the upload, has no end."""
+    remedy = f"remove it, then: worldclip run {run_dir} --from curate --until curate"
+    if problems := [f"{path} {kind}; {remedy}" for path in paths if (kind := what_is(path))]:
+        raise UserError(problems)
 
 
 def _facts(

@@ -184,13 +184,26 @@ class _Budget:
     @contextlib.contextmanager
     def take(self, num_bytes: int) -> Iterator[None]:
         """Hold that many bytes.  Raises ApiError where others hold them."""
-        if num_bytes > self._free:
-            raise too_busy(BUSY_RETRY_S)
-        self._free -= num_bytes
-        try:
+        with self.taking() as take:
+            take(num_bytes)
             yield
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes so many bytes more, as `take` does, and hold them all until the block ends."""
+        held = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal held
+            if num_bytes > self._free:
+                raise too_busy(BUSY_RETRY_S)
+            self._free -= num_bytes
+            held += num_bytes
+
+        try:
+            yield take
         finally:
-            self._free += num_bytes
+            self._free += held
 
 
 class _Api:
@@ -211,11 +224,10 @@ class _Api:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 raise ApiError(415, "send JSON: Content-Type: application/json")
             length = request.headers.get("content-length", "")
-            size = int(length) if is_number(length) else self._limits.body_bytes
-            if size > self._limits.body_bytes:
+            if is_number(length) and int(length) > self._limits.body_bytes:
                 raise self._too_large()
-            with self._budget.take(size):
-                body, is_small = await self._read_json(request)
+            with self._budget.taking() as take:  # as it arrives: a length is a promise, and costs its client nothing
+                body, is_small = await self._read_json(request, take)
                 has_address = self._fetch is not None and names_address(body)
                 with self._budget.take(self._limits.body_bytes if has_address else 0):  # what it may have us download
                     answer = await work(body, is_small and not has_address)
@@ -224,7 +236,7 @@ class _Api:
 
         return handle
 
-    async def _read_json(self, request: Request) -> tuple[Any, bool]:
+    async def _read_json(self, request: Request, take: Callable[[int], None]) -> tuple[Any, bool]:
         chunks: list[bytes] = []
         size = 0
         try:
@@ -233,6 +245,7 @@ class _Api:
                     size += len(chunk)
                     if size > self._limits.body_bytes:
                         raise self._too_large()
+                    take(len(chunk))
                     chunks.append(chunk)
         except TimeoutError as error:
             raise ApiError(408, f"the body took longer than {self._limits.body_seconds:g} s to arrive") from error

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from worldclip.core.csv_rows import find_delimiter, read_rows
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.unpack import as_file, unpack, unpack_bytes
@@ -22,9 +23,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file, read_bytes
 from worldclip.pool.formats.columns_format import ColumnsFormat
 
-MAX_FIELD_CHARS = 1 << 30
 HEADER_BYTES = 1 << 16
-CSV_DELIMITERS = ("\t", ",", ";")  # tried in this order: a tab within a field is rarer than a comma
 
 
 class DelimitedFormat(ColumnsFormat):
@@ -63,27 +62,13 @@ class DelimitedFormat(ColumnsFormat):
                 if line := line.removesuffix(b"\r"):
                     yield number, line.split(self.delimiter.encode())
             return
-        csv.field_size_limit(MAX_FIELD_CHARS)
-        delimiter = self._delimiter_of(content, num_columns)
-        reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), delimiter=delimiter)
+        head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape")
+        file = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
         try:
-            for row in reader:
-                if row:
-                    yield reader.line_num, [field.encode("utf-8", "surrogateescape") for field in row]
+            for line, row in read_rows(file, find_delimiter(head, num_columns) or self.delimiter):
+                yield line, [field.encode("utf-8", "surrogateescape") for field in row]
         except csv.Error as error:
-            raise BadShard(f"cannot be read as CSV at line {reader.line_num:,} ({error})") from error
-
-    def _delimiter_of(self, content: bytes, num_columns: int) -> str:
-        """Return the first delimiter that cuts the first line into so many fields; num_columns 0: into several."""
-        head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape").partition("\n")[0]
-        for delimiter in CSV_DELIMITERS:
-            try:
-                num_fields = len(next(csv.reader([head], delimiter=delimiter), []))
-            except csv.Error:  # such as a carriage return within the line; the reader of the rows says what is wrong
-                continue
-            if num_fields == num_columns or (num_columns == 0 and num_fields > 1):
-                return delimiter
-        return self.delimiter
+            raise BadShard(f"cannot be read as CSV ({error})") from error
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         if config.columns:

@@ -7,14 +7,14 @@ a changed one is evaluated again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldclip.core.artifacts import Json, digest
 from worldclip.evaluate.datasets.common.class_names import Names
-from worldclip.evaluate.datasets.common.images import Images
-from worldclip.evaluate.ranking import first_captions
+from worldclip.evaluate.datasets.common.images import Images, fingerprints
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.evaluate.zeroshot import NO_PAIRS
 
@@ -40,10 +40,11 @@ def build_dataset(
 
 def classification_dataset(
     name: str,
+    folder: Path,
     images: Images,
     names: Mapping[str, Names],
     classes: Sequence[Sequence[int]] | np.ndarray,
-    contents: Any,
+    contents: Sequence[Any],
     *,
     protocol: Json,
     other_protocol: Json | None = None,
@@ -80,35 +81,38 @@ def classification_dataset(
             protocol={"templates": len(templates), **of_names},
         )
         tasks[lang] = [task]
+    contents = [images.fingerprints, text_fingerprints(folder), *contents]
     return build_dataset(name, images, tasks, contents, **more)
+
+
+def text_fingerprints(folder: Path) -> list[Json]:
+    """Return the fingerprints of the text files directly in a folder: class names, templates, other languages."""
+    return fingerprints(sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".json")))
 
 
 def retrieval_dataset(
     name: str,
     images: Images,
     captions: Mapping[str, Sequence[Caption]],
-    protocol: str,
     contents: Any,
     is_train: np.ndarray | None = None,
-    own_images: bool = False,
     **more: Any,
 ) -> Dataset:
     """Return a dataset that asks which image belongs to a caption and which caption to an image, per language.
 
-    captions: by language, those of an image one after the other.  protocol: all_captions, or first_caption to keep
-    one caption per image.  own_images: rank only the images that have a caption in the language.
+    Each caption of an image counts and is a query.  captions: by language, those of an image one after the other.
     """
+    if not any(captions.values()):
+        raise ValueError("there is no caption")
     num_images = len(images.keys) if is_train is None else int((~is_train).sum())
     tasks = {}
     for lang, pairs in captions.items():
-        image_of_text = np.array([image for image, _ in pairs])
-        kept = first_captions(image_of_text) if protocol == "first_caption" else np.arange(len(pairs))
         task = Retrieval(
-            texts=[pairs[i][1] for i in kept.tolist()],
-            pair_image=image_of_text[kept],
-            pair_text=np.arange(len(kept)),
-            image_idx=np.unique(image_of_text) if own_images else np.arange(num_images),
-            protocol={"captions": protocol} | ({"images": "of the language"} if own_images else {}),
+            texts=[text for _, text in pairs],
+            pair_image=np.array([image for image, _ in pairs]),
+            pair_text=np.arange(len(pairs)),
+            image_idx=np.arange(num_images),
+            protocol={"captions": "all_captions"},
         )
         tasks[lang] = [task]
     return build_dataset(name, images, tasks, contents, is_train=is_train, **more)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from worldclip.core.artifacts import Json, fingerprint
-from worldclip.core.errors import BadShard, InputChanged, UserError
-from worldclip.core.inputs import Stamp, stamp_of, stamp_of_stat
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.regular_file import open_regular
 from worldclip.core.safe_path import is_safe_name, safe_join
 
@@ -42,8 +40,6 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     source: the file or folder that lists them.  Raises UserError with the names of missing images.
     """
     root = folder / "images"
-    if not root.is_dir():
-        raise UserError(f"{root} is missing; it must hold the dataset's images")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     path_of_stem = {path.stem: path for path in reversed(files)}  # the first of equal stems
     _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
@@ -70,35 +66,20 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
 
 
 def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:
-    # Stamps before the fingerprints: a change between the two is noticed.
-    files = [(path, stamp_of(str(path))) for path in paths]
-
     def read(start: int, stop: int) -> list[bytes]:
-        return [read_same(path, stamp) for path, stamp in files[start:stop]]
+        return [_read(path) for path in paths[start:stop]]
 
     return Images(keys=keys, read=read, fingerprints=fingerprints(paths, folder))
 
 
-def read_same(path: Path, stamp: Stamp, offset: int = 0, size: int = -1) -> bytes:
-    """Return `size` bytes (-1: all) of a file of a dataset.
-
-    Raises InputChanged unless the file is the one that had this stamp when the dataset was listed: images are cached
-    under the fingerprint of that one.
-    """
+def _read(path: Path, offset: int = 0, size: int = -1) -> bytes:
+    """Return `size` bytes (-1: all) of a file."""
     try:
         with open_regular(path) as file:
             file.seek(offset)
-            content = file.read(size)
-            present = stamp_of_stat(os.fstat(file.fileno()))
+            return file.read(size)
     except OSError as error:
         raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
-    if present != stamp:
-        raise changed(path)
-    return content
-
-
-def changed(path: Path) -> InputChanged:
-    return InputChanged(f"{path} changed while its images were read; run the same command again")
 
 
 def _check_missing(missing: Sequence[str], root: Path, source: Path) -> None:
@@ -117,8 +98,6 @@ class Sample:
     tar: Path
     offset: int
     size: int
-    stamp: Stamp = ()
-    """The tar's, before it was listed."""
     others: dict[str, bytes] = field(default_factory=dict)
     """Contents by extension without its dot, e.g. cls, json, txt."""
 
@@ -139,7 +118,6 @@ def read_samples(tars: Sequence[Path]) -> list[Sample]:
 def _samples_of(path: Path) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
     others: dict[str, dict[str, bytes]] = {}
-    stamp = stamp_of(str(path))
     try:
         with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -163,20 +141,15 @@ def _samples_of(path: Path) -> list[Sample]:
         examples = ", ".join(without_image[:5])
         raise UserError(f"{path} holds {len(without_image)} labels or captions without an image: {examples}")
     return [
-        Sample(key=stem, tar=path, offset=offset, size=size, stamp=stamp, others=others.get(stem, {}))
+        Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
         for stem, (offset, size) in images.items()
     ]
 
 
-def reader(samples: Sequence[Sample]) -> ReadImages:
-    """Return a function that reads the images of `samples` by position."""
-
-    def read(start: int, stop: int) -> list[bytes]:
-        return [read_same(sample.tar, sample.stamp, sample.offset, sample.size) for sample in samples[start:stop]]
-
-    return read
-
-
 def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
     """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
-    return Images(keys=list(keys), read=reader(samples), fingerprints=fingerprints(tars, root))
+
+    def read(start: int, stop: int) -> list[bytes]:
+        return [_read(sample.tar, sample.offset, sample.size) for sample in samples[start:stop]]
+
+    return Images(keys=list(keys), read=read, fingerprints=fingerprints(tars, root))

@@ -1,149 +1,103 @@
-"""Text files of datasets: lines, JSON and CSV, checked as they are read, and their language codes.
+"""Text files of datasets: lines, JSON and CSV as they are, and the codes of their languages.
 
-Each function raises UserError with the file, the line or the record if something is not as it must be.
+What a layout cannot read raises an ordinary error; datasets.load says which dataset and folder it concerns.  Only what
+would give wrong numbers without an error is checked here.
 """
 
 from __future__ import annotations
 
 import ast
-import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core import csv_rows
 from worldclip.core.artifacts import Json
-from worldclip.core.errors import UserError
-from worldclip.core.regular_file import NotRegular, read_regular
+from worldclip.core.regular_file import read_regular
 from worldclip.language.table import OTHER, Languages, scheme_of
 
 # Codes of Crossmodal-3600, XTD-10 and others that differ from ours.
 OUR_CODES = {"fil": "tl", "quz": "qu", "iw": "he", "in": "id", "nb": "no", "jp": "ja"}
 
 
-def decode(content: bytes, where: str) -> str:
-    """Return a caption as text."""
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file.  Raises ValueError, which names the file, for other bytes."""
     try:
-        return content.decode("utf-8")
+        return read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 ({error}); it must hold the image's captions") from error
+        raise ValueError(f"{path} is not UTF-8 ({error})") from error
 
 
-def read_lines(path: Path, what: str) -> list[str]:
-    """Return the lines of a UTF-8 file, at least one; a newline at its end is optional.  what: what the file holds."""
-    content = _read(path, f"; it must hold {what}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); it must hold {what}") from error
-    lines = text.removesuffix("\n").split("\n")
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file, at least one; a newline at its end is optional."""
+    lines = read_text(path).removesuffix("\n").split("\n")
     if lines == [""]:
-        raise UserError(f"{path} is empty; it must hold {what}")
+        raise ValueError(f"{path} is empty")
     return lines
 
 
-def _read(path: Path, remedy: str = "") -> bytes:
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return the value of a JSON text.  Raises ValueError, which names the place, for other texts."""
     try:
-        return read_regular(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing{remedy}") from None
-    except NotRegular as error:
-        raise UserError(f"{path} {error.strerror}{remedy}") from None
-
-
-def parse_record(content: str | bytes, fields: Sequence[str], texts: Sequence[str], where: str) -> Json:
-    """Return a JSON object with `fields`, of which those of `texts` are strings that are not blank."""
-    try:
-        record = json.loads(content)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({error})") from error
-    check_fields(record, fields, texts, where)
-    return dict(record)
+        raise ValueError(f"{where} is not JSON ({error})") from error
 
 
-def read_records(path: Path, what: str, fields: Sequence[str], texts: Sequence[str]) -> list[Json]:
-    """Return the objects of a JSONL file, each as parse_record checks it."""
-    lines = read_lines(path, what)
-    return [parse_record(line, fields, texts, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+def read_json(path: Path) -> Json:
+    """Return the JSON object of a file."""
+    value = parse_json(read_text(path), str(path))
+    if not isinstance(value, dict):
+        raise TypeError(f"{path} holds no JSON object")
+    return value
 
 
-def read_json_object(path: Path) -> Json:
-    """Return the JSON object that a file holds."""
-    return parse_record(_read(path), (), (), str(path))
+def read_jsonl(path: Path) -> list[Json]:
+    """Return the JSON objects of a file with one per line."""
+    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
 
 
-def check_fields(record: Any, fields: Sequence[str], texts: Sequence[str], where: str) -> None:
-    """Check that `record` is a dict with `fields`, of which those of `texts` are strings that are not blank."""
-    if not isinstance(record, dict):
-        with_fields = f" with {', '.join(fields)}" if fields else ""
-        raise UserError(f"{where} is {record!r:.200}; it must be a JSON object{with_fields}")
-    if missing := [name for name in fields if name not in record]:
-        raise UserError(f"{where} lacks {', '.join(missing)}")
-    for name in texts:
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise UserError(f"{where}: {name} is {record[name]!r}; it must be a text")
-
-
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file whose header has `columns`, at least one."""
-    read_lines(path, f"columns {', '.join(columns)}")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            header, rows = table.fieldnames or (), list(table)
-    except csv.Error as error:  # a quote without its end makes one field of the rest of the file
-        raise UserError(f"{path} is not CSV ({error})") from error
-    if missing := [name for name in columns if name not in header]:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, at least one."""
+    file = io.StringIO(read_text(path), newline="")
+    (_, header), *rows = csv_rows.read_rows(file, ",")
     if not rows:
-        raise UserError(f"{path} has no rows after its header")
-    for number, row in enumerate(rows, 2):
-        if any(row[name] is None for name in columns):
-            raise UserError(f"{path}:{number} has fewer fields than the header")
-    return rows
+        raise ValueError(f"{path} has no rows")
+    return [dict(zip(header, fields, strict=False)) for _, fields in rows]
 
 
-def check_distinct(keys: Iterable[str], what: str) -> None:
-    """Raise UserError if a key occurs twice.  what: the file and what each of its lines names."""
+def check_distinct(keys: Iterable[str], path: Path) -> None:
+    """Raise ValueError where a key occurs twice: each image has one line."""
     for key, times in Counter(keys).items():
         if times > 1:
-            raise UserError(f"{what} {key!r} occurs twice; each image has one line")
+            raise ValueError(f"{path}: {key!r} occurs twice; each image has one line")
 
 
-def is_texts(value: Any) -> bool:
-    """Return whether a value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+def class_index(value: Any, num_classes: int, where: str) -> int:
+    """Return a class index, given as a number or as text; a negative one would count from the end."""
+    index = int(value)
+    if not 0 <= index < num_classes:
+        raise ValueError(f"{where}: class {index} is not 0 to {num_classes - 1}")
+    return index
 
 
-def parse_index(text: str, num_classes: int, where: str) -> int:
-    """Return the class index that a text holds."""
-    text = text.strip()
-    if not text.isdecimal() or int(text) >= num_classes:
-        raise UserError(f"{where} says {text!r}; it must be a class index, 0 to {num_classes - 1}")
-    return int(text)
-
-
-def parse_list(text: str, where: str, expected: str) -> list[Any]:
-    """Return a list that a table cell holds in Python's notation.  expected: what it must be, with an example."""
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        values = None
-    if not isinstance(values, list | tuple):
-        raise UserError(f"{where} is {text!r}; it must be {expected}")
-    return list(values)
+def parse_list(text: str) -> list[Any]:
+    """Return the list that a table cell holds in Python's notation."""
+    return list(ast.literal_eval(text))
 
 
 # --- language codes
 
 
 def one_per_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Return {language code of the dataset: file}.  Raises UserError for two files of one language."""
+    """Return {language code of the dataset: file}.  Raises ValueError for two files of one language."""
     by_lang: dict[str, Path] = {}
     for lang, path in files:
         if lang in by_lang:
-            raise UserError(f"{path} and {by_lang[lang]} are both captions in {lang}; remove one")
+            raise ValueError(f"{path} and {by_lang[lang]} are both captions in {lang}; remove one")
         by_lang[lang] = path
     return by_lang
 

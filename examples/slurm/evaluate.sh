@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Evaluate the checkpoints of a training that runs, each once: examples/slurm/evaluate.sh RUN [FLAGS of worldclip evaluate]
+# Results are in RUN/checkpoints/step_*.  A call that was interrupted resumes with the same command.
+set -uo pipefail
+run=$1
+shift
+finished=
+until [[ -n $finished ]]; do
+    [[ -e $run/train/manifest.json ]] && finished=yes || sleep 60 # the last checkpoint is older than the manifest
+    for step in "$run"/train/step_*; do
+        out=$run/checkpoints/${step##*/}
+        [[ -e $out/report.json ]] || { worldclip consolidate "$step" && worldclip evaluate "$step" --out "$out" "$@"; }
+    done
+done
