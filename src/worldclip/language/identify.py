@@ -21,21 +21,6 @@ from worldclip.language.table import OTHER, Scheme, from_lid, get, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
 MIN_SHOWN_PROB = 0.5
-# How Unicode's names of letters begin, by ISO 15924 script
-_SCRIPT_NAMES = {
-    "Latn": ("LATIN",),
-    "Cyrl": ("CYRILLIC",),
-    "Arab": ("ARABIC",),
-    "Hebr": ("HEBREW",),
-    "Grek": ("GREEK",),
-    "Deva": ("DEVANAGARI",),
-    "Thai": ("THAI",),
-    "Kore": ("HANGUL", "CJK"),
-    "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
-    "Hans": ("CJK",),
-    "Hant": ("CJK",),
-}
-
 Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
 
@@ -75,23 +60,17 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 def identify_codes(texts: Texts) -> list[str]:
     """Return our code of each text's language, to show it next to the text.
 
-    It is "" where the language is less than MIN_SHOWN_PROB probable or written in another script: of a single word the
-    likeliest label is often wrong.
+    It is "" where the language is less than MIN_SHOWN_PROB probable, and where a language in Latin script shall begin
+    with a letter of another: of a single word the likeliest label is often wrong.
     """
     labels, probs = identify(texts)
     codes = []
     for text, label, prob in zip(texts, labels.tolist(), probs.tolist(), strict=True):
         code = from_lid(label)
-        is_shown = prob >= MIN_SHOWN_PROB and code != OTHER and _is_written_in(str(text), get(code).script)
-        codes.append(code if is_shown else "")
+        first = next((char for char in str(text) if char.isalpha()), "a")
+        is_likely = get(code).script != "Latn" or "LATIN" in unicodedata.name(first, "")
+        codes.append(code if is_likely and prob >= MIN_SHOWN_PROB and code != OTHER else "")
     return codes
-
-
-def _is_written_in(text: str, script: str) -> bool:
-    """Return whether the first letter of a text may be of a script; true for a script that is not checked."""
-    letter = next((char for char in text if char.isalpha()), "")
-    names = _SCRIPT_NAMES.get(script)
-    return names is None or unicodedata.name(letter or " ", "").startswith(names)
 
 
 class Identifier:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import coin
-from worldclip.core.artifacts import read_table, require_manifest, write_artifact, write_table
+from worldclip.core.artifacts import read_table, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.execute import Report, Shard
@@ -168,37 +166,15 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
 def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:
     """Write the entries of the tables `paths` (METADATA) to `merged`; of equal ones the first, with source and score.
 
-    The entries of all tables are in memory with a hash table over them, about 80 bytes per entry; the other columns are
-    read table by table.  Returns {source: {in: entries read, kept: entries written}}.
+    All entries are in memory, with a hash table over them.  Returns {source: {in: entries read, kept: those written}}.
     """
-    is_first = _find_first(paths)
-    went_in: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-
-    def write(aside: Path) -> None:
-        row = 0
-        first_id = 0
-        with pq.ParquetWriter(aside, METADATA, compression="zstd") as writer:
-            for path in paths:
-                table = read_table(path, METADATA).combine_chunks()
-                new = table.filter(pa.array(is_first[row : row + len(table)]))
-                went_in.update(_by_source(table))
-                kept.update(_by_source(new))
-                entry_ids = pa.array(np.arange(first_id, first_id + len(new), dtype=np.int32))
-                writer.write_table(new.set_column(0, METADATA.field("entry_id"), entry_ids).cast(METADATA))
-                row += len(table)
-                first_id += len(new)
-
-    write_artifact(merged, write)
-    return {source: {"in": went_in[source], "kept": kept[source]} for source in went_in}
-
-
-def _find_first(paths: Sequence[Path]) -> np.ndarray:
-    """Return which rows of all tables, one after the other, equal no earlier one, (n,) bool."""
-    tables = [read_table(path, METADATA, ["entry"]) for path in paths]
-    entries = pa.concat_tables(tables)["entry"]
-    is_first: np.ndarray = KeyTable(entries).find(entries) == np.arange(len(entries))
-    return is_first
+    table = pa.concat_tables([read_table(path, METADATA) for path in paths]).unify_dictionaries()
+    is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
+    kept = table.filter(pa.array(is_first))
+    entry_ids = pa.array(np.arange(len(kept), dtype=np.int32))
+    write_table(merged, kept.set_column(0, "entry_id", entry_ids), METADATA)
+    num_kept = _by_source(kept)
+    return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in _by_source(table).items()}
 
 
 def _by_source(table: pa.Table) -> dict[str, int]:
