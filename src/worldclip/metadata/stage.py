@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +42,7 @@ from worldclip.metadata.counting import NGRAMS, merge_counts
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import write_whole_list
 from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
-from worldclip.metadata.pool_counting import POOL, POOL_KEYS, merge_pool_counts
+from worldclip.metadata.pool_counting import POOL, merge_pool_counts
 from worldclip.metadata.source import build_entries, name_all, used_sources
 from worldclip.metadata.sources.wikipedia import describe_views
 from worldclip.metadata.work import Work, plan_work, run_codes
@@ -63,32 +62,25 @@ def _needs(run: Run) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
         return
-    inputs = work.built_inputs()
-    modules: dict[str, list[str]] = {}  # of each extra
     for source in used_sources(work.config).values():
-        if source.requires.modules and any(source.reads(of_lang) for of_lang in inputs):
-            modules.setdefault(source.requires.extra, []).extend(source.requires.modules)
-    for extra, names in modules.items():
-        yield from missing_packages(STAGE, tuple(names), extra=extra)
+        if source.requires.modules and any(source.reads(of_lang) for of_lang in work.built_inputs()):
+            yield from missing_packages(STAGE, source.requires.modules, extra=source.requires.extra)
 
 
 def _config(run: Run) -> Record:
-    config = run.deciding("metadata") | {"matchers": matchers_version()}
-    config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
-    sources = run.section(MetadataConfig).sources
-    if not {"unigram", "bigram", POOL}.isdisjoint(sources):
-        config["icu"] = segment.icu_version()
-    if POOL in sources:
+    metadata = run.section(MetadataConfig)
+    config = run.deciding("metadata") | {"matchers": matchers_version(), **_segmenter(metadata)}
+    if POOL in metadata.sources:
         config[POOL] = pool_counting.pool_config(run)
     if OTHER in run_codes(run):  # the list `other` depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
 
 
-def _deciding_keys(config: MetadataConfig, output: str) -> dict[str, Any]:
-    """Return the section's keys that decide an output, without those of the source `pool` where it is not used."""
-    unused = frozenset() if POOL in config.sources else POOL_KEYS
-    return {key: value for key, value in deciding(config, output).items() if key not in unused}
+def _segmenter(config: MetadataConfig) -> Record:
+    """Return the version of what finds words, if a source counts them."""
+    counts_words = not {"unigram", "bigram", POOL}.isdisjoint(config.sources)
+    return {"icu": segment.icu_version()} if counts_words else {}
 
 
 def _inputs(run: Run) -> Record:
@@ -133,7 +125,7 @@ def _missing_notes(work: Work, lists: Mapping[str, Report]) -> list[str]:
     return notes
 
 
-def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collection[tuple[str, str]]) -> list[Path]:
+def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mapping[str, Report]) -> list[Path]:
     """Return all files that belong to the stage, with their markers."""
     folder = run_dir / STAGE
     outputs = counting.counted_files(folder, work.files)
@@ -141,16 +133,16 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collec
         outputs += pool_counting.counted_pool_files(folder, work.pool)
     for name in lists:
         outputs += [layout.entries(run_dir, name), layout.marker(folder, name, ENTRIES)]
-    for name, matcher in matchers:
-        done = layout.marker(folder, f"{name}/{matcher}", MATCHERS)
-        outputs += [layout.matcher(run_dir, name, matcher), done]
+    for name, compiled in matchers.items():
+        done = layout.marker(folder, f"{name}/{compiled['profile']}", MATCHERS)
+        outputs += [layout.matcher(run_dir, name, compiled["profile"]), done]
     return outputs
 
 
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
-    key = _deciding_keys(work.config, "metadata.lists")
+    key = {**deciding(work.config, "metadata.lists"), **_segmenter(work.config)}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = layout.done_dir(run.dir / STAGE, ENTRIES)
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
@@ -248,20 +240,17 @@ def _examples(table: pa.Table) -> dict[str, list[str]]:
 
 
 def _report(
-    lists: dict[str, Report],
-    matchers: dict[tuple[str, str], Report],
-    notes: Sequence[str],
-    languages: Languages,
+    lists: Mapping[str, Report], matchers: Mapping[str, Report], notes: Sequence[str], languages: Languages
 ) -> Report:
     report: Report = {"lists": {}, "notes": [*notes, DEAD_NOTE]}
     for name, entry_list in lists.items():
         row: Report = {"name": "All lists as one" if name == MERGED else languages.get(name).name}
         row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}
         row |= {"dead": {}, "matcher_bytes": {}}
-        for (list_name, matcher), compiled in matchers.items():
-            if list_name == name:
-                row["dead"][matcher] = compiled["dead"]
-                row["matcher_bytes"][matcher] = compiled["bytes"]
+        if name in matchers:
+            compiled = matchers[name]
+            row["dead"][compiled["profile"]] = compiled["dead"]
+            row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
         report["lists"][name] = row
     return report
 
