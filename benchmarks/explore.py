@@ -28,7 +28,6 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.language import table as languages
-from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer import explore, lists, slider
 from worldclip.plugins.explorer.chunks import Chunks
 
@@ -73,9 +72,9 @@ def write_made_up(folder: Path, num_languages: int, num_entries: int) -> float:
         "text_policy": "all",
         "seed": "0",
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
-        "sources": METADATA_SOURCES.names(),
+        "sources": lists.source_names(),
         "languages": [
-            {"code": name, "name": name, "list": i, "counts": counts, "recall": None}
+            {"code": name, "name": name, "list": i, "counts": counts}
             for i, (name, counts) in enumerate(zip(names, pairs.tolist(), strict=True))
         ],
         "lists": [{"name": name, **row, "num_matches": 10**9} for name in names],

@@ -41,7 +41,6 @@ WHAT_HOLDS = {
     "wat_file": "WARC files, packed and not",
     "fasttext": "models of every kind, in use",
     "recipe": "TOML",
-    "pack": "metadata packs",
     "weights": "safetensors",
     "pickle": "PyTorch files, of which nothing is unpickled but tensors",
     "index": "index of split safetensors",
@@ -69,7 +68,7 @@ def fuzz_of(name: str) -> tuple[Fuzz, int]:
         import test_wikitext
 
         return lambda _, seeds: test_wikitext.strip_random_pages(len(seeds), seeds.start), 13_000
-    if name in ("recipe", "pack", "weights", "pickle", "index", "onnx"):
+    if name in ("recipe", "weights", "pickle", "index", "onnx"):
         return _fuzz_files(name), 1000
     import test_fuzz
 

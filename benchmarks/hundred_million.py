@@ -80,7 +80,7 @@ class World:
         recipe = {
             "pool": {"path": str(pool), "key": "uid", "texts": ["text"], **(of_pool or {})},
             "languages": {"codes": list(LANGS)},
-            "metadata": {"sources": ["list"], "lists": self.lists},
+            "metadata": {"lists": self.lists},
             "balance": {"tail_fraction": 0.06},
             "curate": dict(curate or {}),
         }

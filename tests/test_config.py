@@ -156,8 +156,8 @@ def test_lists_in_overrides_take_commas_as_list_flags_do():
     assert 'unknown language "swa"' in problem
     (problem,) = problems_of(BASE, ("metadata.sources=number,wordfrek",))
     assert problem == 'metadata.sources: "wordfrek": unknown metadata source; did you mean wordfreq?'
-    (problem,) = problems_of(BASE, ("metadata.sources=lisst", f"metadata.lists.sw={__file__}"))
-    assert "did you mean list?" in problem
+    (problem,) = problems_of(BASE, ("metadata.sources=wordnt", f"metadata.wordnets.sw={__file__}"))
+    assert "did you mean wordnet?" in problem
 
 
 def test_paths_in_overrides_keep_their_commas(tmp_path):
@@ -203,9 +203,9 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     (folder / "mine.toml").write_text(
         """
         pool = { path = "../pool", deny_keys = ["deny.npy", "s3://bucket/deny.npy"] }
-        languages.codes = ["sw"]
-        metadata.sources = ["list", "wordnet"]
-        metadata.lists.sw = "words.txt"
+        languages.codes = ["en", "sw"]
+        metadata.sources = ["wordnet"]
+        metadata.lists.en = "words.txt"
         metadata.wordnets.sw = ["a.tab", "b.tab"]
         balance.tail_fraction = 0.06
         train.tokenizer.path = "facebook/xlm-v-base"
@@ -219,7 +219,7 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     assert recipe.pool.path == str(tmp_path / "pool")
     assert recipe.pool.deny_keys == (str(folder / "deny.npy"), "s3://bucket/deny.npy")
     assert recipe.pool.valid_keys == str(tmp_path / "keys.npy")
-    assert recipe.metadata.lists == {"sw": str(folder / "words.txt")}
+    assert recipe.metadata.lists == {"en": str(folder / "words.txt")}
     assert recipe.metadata.wordnets == {"sw": (str(folder / "a.tab"), str(folder / "b.tab"))}
     assert recipe.train.tokenizer.path == "facebook/xlm-v-base"
     assert recipe.evaluate.folders == {"mine": f"captions:{folder / 'photos'}"}
@@ -246,9 +246,9 @@ def test_names_too_long_for_a_file_are_problems_in_words():
     long = "[" * 5000
     values = {
         "pool": {"path": long},
-        "metadata": {"sources": ["list"], "pack": long, "lists": {"en": long}, "pageviews": long},
+        "metadata": {"lists": {"en": long}, "pageviews": long},
         "languages": {"lid_model": long},
         "evaluate": {"data": long, "datasets": ["slip"], "classes": {"slip": long}},
     }
     problems = "\n".join(problems_of(values))
-    assert all(key in problems for key in ("metadata.pack", "metadata.lists.en", "languages.lid_model"))
+    assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))

@@ -35,7 +35,7 @@ CHOSEN_BY = {
         cli/stages.py stage, core/artifacts.py stage, export/model_card.py stage,
         report/__init__.py stage, tools/branch.py stage, tools/status.py stage, core/job.py stage""",
     "a language or Wikipedia of the table": """
-        metadata/counting.py wiki, metadata/dump_files.py wiki, metadata/sources/wordnet.py inputs.lang,
+        metadata/counting.py wiki, metadata/dump_files.py wiki,
         contracts/layout.py f'{list_name}.matcher'""",
     "the name of a Shard": """
         check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet',

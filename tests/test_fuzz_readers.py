@@ -1,7 +1,7 @@
-"""Damaged recipes, packs, weights, index files and ONNX models are refused in words, whatever is wrong with them.
+"""Damaged recipes, weights, index files and ONNX models are refused in words, whatever is wrong with them.
 
-Images: tests/model/test_decode.py.  fastText models: tests/language/test_fasttext_fuzz.py.  Wikitext:
-tests/metadata/test_wikitext.py.  Pools: tests/pool/test_fuzz.py.
+Lists: tests/metadata/test_lists.py.  Images: tests/model/test_decode.py.  fastText models:
+tests/language/test_fasttext_fuzz.py.  Wikitext: tests/metadata/test_wikitext.py.  Pools: tests/pool/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from pathlib import Path
 import pytest
 
 from programs import python
-from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.settings import to_toml
-from worldclip.metadata.sources.pack import open_pack, read_licences, read_packed
 from worldclip.model import weights
-from worldclip.tools.pack import pack
 
 MEMORY_BYTES = 8 * 2**30  # address space of a process that runs ONNX models
 PIECES = [
@@ -81,21 +78,6 @@ def whole_recipe(folder: Path) -> bytes:
     return to_toml(recipe).encode()
 
 
-def whole_pack(folder: Path) -> bytes:
-    (folder / "sw.txt").write_text("simba\t3\npaka\t2\n", encoding="utf-8")
-    recipe = load_recipe(
-        {
-            "pool": {"path": "."},
-            "balance": {"tail_fraction": 0.1},
-            "languages": {"codes": ["sw"]},
-            "metadata": {"sources": ["list"], "lists": {"sw": str(folder / "sw.txt")}},
-        }
-    )
-    finish("metadata", recipe, folder / "run")
-    pack(folder / "run", folder / "lists.tar")
-    return (folder / "lists.tar").read_bytes()
-
-
 def whole_weights(folder: Path) -> bytes:
     import torch
     from safetensors.torch import save_file
@@ -120,13 +102,6 @@ def whole_index(folder: Path) -> bytes:
     return json.dumps({"metadata": {"total_size": 10}, "weight_map": files}).encode()
 
 
-def read_pack(path: Path) -> None:
-    opened = open_pack(path)
-    read_licences(opened)
-    for name in opened.lists:
-        read_packed(opened, name, path.parent / "list.parquet")
-
-
 def read_index(path: Path) -> None:
     for file in weights.weight_files(path.parent, "model.safetensors"):
         assert file.parent == path.parent
@@ -139,7 +114,6 @@ def read_weights(path: Path) -> None:
 
 READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]] = {
     "recipe": ("recipe.toml", whole_recipe, load_recipe),
-    "pack": ("lists.tar", whole_pack, read_pack),
     "weights": ("model.safetensors", whole_weights, read_weights),
     "pickle": ("model.pt", whole_pickle, weights.read_state),
     "index": ("model.safetensors.index.json", whole_index, read_index),
@@ -161,7 +135,7 @@ def test_damaged_files_are_refused_in_words(kind, tmp_path):
 def test_many_damaged_files_are_refused_in_words(kind, tmp_path):
     name, make, read = READERS[kind]
     start = time.monotonic()
-    read_many(tmp_path, name, make(tmp_path), read, range(100, 20_100 if kind != "pack" else 5_100))
+    read_many(tmp_path, name, make(tmp_path), read, range(100, 20_100))
     assert time.monotonic() - start < 900
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
 

@@ -36,7 +36,6 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
         "compare RUN RUN",
         "estimate RUN",
         "languages RUN",
-        "pack RUN --out OUT",
         "publish RUN a/b --dry-run",
         "run RUN --until curate",
     ],

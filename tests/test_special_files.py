@@ -18,8 +18,8 @@ from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.evaluate.datasets.common import parquet, text_files
 from worldclip.evaluate.datasets.common.images import read_same
-from worldclip.metadata.sources import dumps, lists
-from worldclip.metadata.sources.pack import open_pack
+from worldclip.metadata import lists
+from worldclip.metadata.sources import dumps
 from worldclip.model import load, weights
 from worldclip.model.images import open_image
 from worldclip.pool import files
@@ -72,10 +72,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "json": artifacts.read_json,
     "recipe.toml": toml_files.read_toml,
     "list.txt": lambda path: read_lines(str(path)),
-    "entries.txt.gz": lambda path: list(lists.iter_lines(path)),
+    "entries.txt.gz": lambda path: list(lists.iter_lines(str(path))),
     "dump.xml": lambda path: list(dumps.read_articles(path)),
     "dump.xml.bz2": lambda path: list(dumps.read_articles(path)),
-    "pack.tar": open_pack,
+    "list.parquet": lambda path: lists.write_whole_list(str(path), path.with_name("copy.parquet"), 256),
     "keys.npy": lambda path: keys.key_lists(str(path), ()),
     "keys.parquet": lambda path: keys.key_lists(None, [str(path)]),
     "0.jsonl": lambda path: JSONL.field_names(shard_of(path), CONFIG),

@@ -7,7 +7,8 @@ its numbers is a hash.  Without the photographs a world has the 600 drawings onl
 
     WORLD/pairs/<shard>.parquet   the pool: key, text, and the truth about each pair (lang_truth, kind, concept)
     WORLD/images/<shard>.tar      its images, joined by key       WORLD/test.tar   20 new pictures of each concept
-    WORLD/names/<lang>.txt        the names, a list of entries    WORLD/world.json what it was made of
+    WORLD/names/<lang>.txt        the list of entries: frequent words, then the names
+    WORLD/world.json              what it was made of
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from worldclip.core.artifacts import digest, read_json, versions, write_artifact
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
+from worldclip.metadata.config import MetadataConfig
+from worldclip.metadata.source import Inputs
+from worldclip.metadata.sources.packages import read_wordfreq
 from worldclip.plugins.drawings import shape_of
 from worldclip.plugins.emoji.build import LANGS, Emoji, draw, read_emoji
 
@@ -45,6 +49,7 @@ ZIPF = 1.1  # of concepts within a language, and of the languages beside English
 ENGLISH_SHARE = 0.44  # arXiv:2507.22062
 NOISE_SHARE = 0.25
 NUM_FREQUENT, MAX_WORDS = 100, 3  # words of a language that captions hold, and how many beside the name at most
+NUM_ENTRY_WORDS = 1_000  # frequent words that are entries, each also in title case
 BOILERPLATE_WORDS = (4, 8)
 NO_SPACES = frozenset({"zh", "ja"})
 TRUE, BOILERPLATE, FILE_NAME = KINDS = ("true", "boilerplate", "file name")
@@ -356,7 +361,9 @@ def build_world(out: Path, seed: int, num_pairs: int, pairs_per_shard: int, exec
     has_classes = bool(photograph_files("train"))
     world = make_world(seed, has_classes)
     for lang in LANGS:
-        write_text(out / "names" / f"{lang}.txt", "\n".join(world.names(lang)) + "\n")
+        inputs = Inputs(lang=lang, config=MetadataConfig(wordfreq_top=NUM_ENTRY_WORDS))
+        entries = [*(word for word, _ in read_wordfreq(inputs)), *world.names(lang)]
+        write_text(out / "names" / f"{lang}.txt", "\n".join(entries) + "\n")
     made_of = {
         "seed": seed,
         "pairs": num_pairs,

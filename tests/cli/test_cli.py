@@ -56,7 +56,7 @@ def test_rare_commands_are_listed_under_all_only(capsys):
         assert main(arguments) == 0
         text = capsys.readouterr().out
         assert "worldclip --help --all lists rare commands" in text
-        assert not [line for line in text.splitlines() if line.strip().startswith(("consolidate ", "unpack "))]
+        assert not [line for line in text.splitlines() if line.strip().startswith(("consolidate ", "pool wat "))]
 
 
 def test_overview_imports_nothing_heavy():

@@ -27,13 +27,12 @@ OTHER_ARGUMENTS = {
     **dict.fromkeys(("run", *stage_names()), "toy.toml"),
     **dict.fromkeys(("init", "pool check", "pool dedup", "pool pack"), "pool"),
     **dict.fromkeys(("pool emoji", "pool world", "fetch cldr"), ""),
-    **dict.fromkeys(("explore", "pack"), "run"),
+    "explore": "run",
     **dict.fromkeys(("evaluate MODEL", "export MODEL"), "model"),
     "pool wat": "a.wat.gz",
     "pool hash": "photos",
     "compare": "run other",
     "embed": "model pool",
-    "unpack": "lists.tar",
     "fetch dataset": "cifar10",
 }
 """Of each command that writes to --out."""

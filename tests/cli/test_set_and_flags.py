@@ -143,8 +143,8 @@ def test_stages_run_with_both(toy_world, tmp_path):
     run_dir = tmp_path / "run"
     commands = [
         "pool --set pool.key=member --format tar",
-        "metadata --max-chars 99 --set metadata.profiles=reference",
-        "match --set match.compare_profiles=10 --min-lang-prob 0.01",
+        "metadata --max-chars 99 --set metadata.rules=reference",
+        "match --set match.restrict_to_recipe_languages=false --min-lang-prob 0.01",
         "balance --tail-fraction 0.2 --set balance.min_threshold=2",
         "curate --set curate.seed=3 --text-policy one",
         "train --global-batch-size 16 --warmup-samples 0 --set train.samples_seen=32 --set train.precision=fp32",
@@ -156,8 +156,8 @@ def test_stages_run_with_both(toy_world, tmp_path):
         assert main([stage, str(source), "--out", str(run_dir), "--workers", "1", *words]) == 0, command
         source = run_dir
     recipe = load_recipe(run_dir)
-    assert (recipe.pool.format, recipe.metadata.max_chars, recipe.metadata.profiles) == ("tar", 99, ("reference",))
-    assert (recipe.match.compare_profiles, recipe.match.min_lang_prob) == (10, 0.01)
+    assert (recipe.pool.format, recipe.metadata.max_chars, recipe.metadata.rules) == ("tar", 99, "reference")
+    assert (recipe.match.restrict_to_recipe_languages, recipe.match.min_lang_prob) == (False, 0.01)
     assert (recipe.balance.tail_fraction, recipe.balance.min_threshold) == (0.2, 2)
     assert (recipe.curate.seed, recipe.curate.text_policy) == (3, "one")
     assert (recipe.train.global_batch_size, recipe.train.samples_seen) == (16, 32)

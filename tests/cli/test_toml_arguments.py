@@ -37,8 +37,6 @@ TAKES_NONE = [  # names the file
     "pool wat T --out O",
     "pool pack T --out O",
     "publish T owner/name",
-    "pack T --out O",
-    "unpack T --out O",
     "classify T x.png --labels a",
     "consolidate T",
     "languages T",

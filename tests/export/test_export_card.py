@@ -100,13 +100,13 @@ def test_card_names_languages_recipe_pairs_and_licences(run_dir):
     assert ("wordfreq", "", "CC BY-SA 4.0", "zh") in rows
 
 
-def test_card_of_a_run_with_a_pack_has_the_licences_in_the_pack(run_dir):
+def test_card_of_a_run_without_codes_counts_languages_with_kept_pairs(run_dir):
     recipe = load_recipe({"pool": {"path": "pool"}, "languages": {}, "balance": {"tail_fraction": 0.1}})
     artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
-    write_sources(run_dir, sw=[{"source": "pack", "file": "lists.tar"}, {"source": "list", "licence": "CC BY 4.0"}])
+    write_sources(run_dir, sw=[{"source": "list", "path": "sw.parquet", "licence": "CC BY 4.0"}])
     text = render(run_dir)
-    assert "# my_run: a CLIP for 4 languages" in text  # those with kept pairs
-    assert ("list", "", "CC BY 4.0", "sw") in markdown_rows(text)
+    assert "# my_run: a CLIP for 4 languages" in text
+    assert ("list", "sw.parquet", "CC BY 4.0", "sw") in markdown_rows(text)
 
 
 def test_card_names_the_languages_at_chance_and_those_not_measured(run_dir):

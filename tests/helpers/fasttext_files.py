@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-HS, NS, SOFTMAX, OVA = 1, 2, 3, 4
+HS, NS, SOFTMAX = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,10 @@ TEXTS = [
 KINDS = {
     "softmax": Kind(),
     "hierarchical": Kind(loss=HS),
-    "negative sampling": Kind(loss=NS),
-    "one against all": Kind(loss=OVA),
     "without character n-grams": Kind(minn=0, maxn=0),
     "single characters": Kind(minn=1, maxn=3),
     "word bigrams": Kind(word_ngrams=2),
     "word trigrams, no character n-grams": Kind(word_ngrams=3, minn=0, maxn=0, loss=HS),
-    "version 11": Kind(version=11),
     "quantized": Kind(quantized=True),
     "quantized without norms": Kind(quantized=True, has_norms=False),
     "quantized, last part shorter": Kind(quantized=True, dim=7, sub_dim=2, loss=HS),
@@ -64,7 +61,7 @@ KINDS = {
     "quantized output": Kind(quantized=True, quantized_output=True),
     "no end of sentence": Kind(has_eos=False),
     "as wide as the kernels' sums": Kind(dim=16, loss=HS, word_ngrams=2),
-    "wider, no multiple of them": Kind(dim=33, loss=NS, word_ngrams=2),
+    "wider, no multiple of them": Kind(dim=33, word_ngrams=2),
 }
 
 

@@ -195,7 +195,6 @@ def _pools(inputs: Path) -> list[Scenario]:
         Scenario(name="pool hash of a changed pool", start=hash_in("old"), call=hash_in("new")),
         *_wat(inputs),
         *_image_files(inputs),
-        *_packs(inputs),
         *_explorer_and_upload(inputs),
     ]
 
@@ -235,18 +234,6 @@ def _image_files(inputs: Path) -> list[Scenario]:
     return [
         Scenario(name="pool pack", call=pack("new")),
         Scenario(name="pool pack of other files", start=pack("old"), call=pack("new")),
-    ]
-
-
-def _packs(inputs: Path) -> list[Scenario]:
-    from worldclip.tools.pack import pack, unpack
-
-    recipe = toy(inputs / "packed")
-    worldclip.run(recipe, out=inputs / "packed run", until="metadata", executor=QUIET)
-    pack(inputs / "packed run", inputs / "lists.tar")
-    return [
-        Scenario(name="pack", call=lambda folder: pack(inputs / "packed run", folder / "lists.tar")),
-        Scenario(name="unpack", call=lambda folder: unpack(str(inputs / "lists.tar"), folder / "run", QUIET)),
     ]
 
 

@@ -31,8 +31,8 @@ NEWER = (
 )
 AROUND = [(head, tail) for head in ("", "x", "Σ", "!", "7") for tail in ("", "y", "Σ", "\u0301", "»")]
 WORDS = [*OLDER, *(f"{head}{new}{tail}" for new in NEWER for head, tail in AROUND)]
-LANGS = ("bo", "en", "tr", "zh")
-WITH_TEXT = ("bo", "en", "zh")  # the words of `tr` are those of the pool
+LANGS = ("bo", "en", "sw", "tr", "zh")  # `sw` has a whole list, and the words of `tr` are those of the pool
+WITH_TEXT = ("bo", "en", "zh")
 REDIRECTS = ("#REDIRECT [[x]]", "#重定向 [[x]]", "#\U0001e030 [[x]]", "#RE\u0cf3: [[x]]", "#REDIRECT\U00031350 [[x]]")
 
 
@@ -55,16 +55,15 @@ def write_world(folder: Path) -> Recipe:
     write_lines(folder / "pool" / "0.jsonl", *map(json.dumps, records))
     sections = {
         "pool": {"path": str(folder / "pool"), "texts": ["text"], "key": "uid", "lang": "lang"},
-        "match": {"profile": "unicode", "fold_case": True, "compare_profiles": 100},
+        "match": {"profile": "unicode", "fold_case": True},
     }
     rules = {"english_rule": "as_others", "bigram_min_count": 1, "unigram_top_fraction": 1.0, "title_top_fraction": 1.0}
     config = {
         "dumps": str(folder / "dumps"),
-        "sources": ["number", "wordnet", "unigram", "bigram", "title", "list", "pool"],
-        "allow_missing": ["wordnet", "title", "unigram", "bigram", "list"],
+        "sources": ["number", "wordnet", "unigram", "bigram", "title", "pool"],
         "wordnets": {"en": wordnet},
         "pageviews": str(folder / "views"),
-        "lists": write_lists(folder, bo=WORDS),
+        "lists": write_lists(folder, sw=WORDS),
         "pool_min_count": 1,
         "overrides": rules,
     }

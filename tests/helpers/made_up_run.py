@@ -61,17 +61,9 @@ def _metadata(random: np.random.Generator) -> dict[str, Any]:
 
 
 def _match(random: np.random.Generator) -> dict[str, Any]:
-    truth: dict[str, dict[str, int]] = {}
-    for lang in LANGS:
-        recall = float(random.uniform(0.45, 0.99))
-        right = int(3694 * recall)
-        truth[lang] = {lang: right, "it" if lang != "it" else "es": 3694 - right}
-    recalls = {lang: row[lang] / sum(row.values()) for lang, row in truth.items()}
     texts = {lang: {"no_match": 300, "matched": int(random.integers(2_000, 3_400))} for lang in LANGS}
     texts["und"] = {"bad_pair": 3, "no_language": 20}
-    profiles = {lang: {"texts": 200, "reference": 150, "unicode": 175, "unicode_fold": 180} for lang in LANGS}
-    return {"pairs": 51_716, "num_matched_texts": 48_000, "truth": truth, "lid_recall": recalls, "bad": [],
-            "texts": texts, "profiles": profiles}  # fmt: skip
+    return {"pairs": 51_716, "num_matched_texts": 48_000, "bad": [], "texts": texts}
 
 
 def _curate(random: np.random.Generator) -> dict[str, Any]:

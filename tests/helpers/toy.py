@@ -86,7 +86,6 @@ path = "{folder / "pool"}"
 [languages]
 codes = ["en", "ar", "th", "zh"]
 [metadata]
-sources = ["list"]
 lists = {{ {", ".join(f'{lang} = "{folder / "lists" / f"{lang}.txt"}"' for lang in words)} }}
 [match]
 restrict_to_recipe_languages = true

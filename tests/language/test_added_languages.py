@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import worldclip
+from entry_lists import write_texts
 from killed import modified
-from pools import write_lines
 from stages import QUIET, finish, why_run
 from tars import sample, write_tar
 from worldclip.config import Recipe, load_recipe
@@ -27,7 +27,6 @@ from worldclip.metadata.config import MetadataConfig
 from worldclip.tools import inspect_metadata
 from worldclip.tools.list_languages import list_languages
 from worldclip.tools.list_languages import to_text as list_to_text
-from worldclip.tools.pack import pack, unpack
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 
@@ -36,7 +35,7 @@ def sections(folder: Path, **added: Any) -> dict[str, Any]:
     return {
         "pool": {"path": str(folder / "pool"), "lang": "json:language"},
         "languages": {"codes": ["en", "kea"], "add": added or {"kea": KEA}},
-        "metadata": {"sources": ["list"], "lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")}},
+        "metadata": {"lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")}},
         "balance": {"tail_fraction": 0.5},
     }
 
@@ -168,26 +167,14 @@ def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
 
 
 def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> None:
-    write_lines(world / "corpus.jsonl", [{"text": f"pexe fresku na mar {n}"} for n in range(9)])
+    write_texts(world / "corpus.parquet", *(f"pexe fresku na mar {n}" for n in range(9)))
     values = sections(world, kea=KEA | {"wikipedia": ["kea"]})
     values["languages"]["codes"] = ["kea"]
     values["metadata"] = {
-        "sources": ["unigram", "list"],
-        "lists": {"kea": str(world / "kea.txt")},
-        "wikipedia": {"kea": str(world / "corpus.jsonl")},
+        "sources": ["unigram"],
+        "wikipedia": {"kea": str(world / "corpus.parquet")},
         "overrides": {"unigram_top_fraction": 1.0},
     }
     report = finish("metadata", load_recipe(values), world / "run", LocalExecutor(workers=2, quiet=True))
     assert report["lists"]["kea"]["by_source"]["unigram"] == 13
     assert segment.count_words("pexe na mar", "kea") == 3
-
-
-def test_pack_describes_its_added_languages(world: Path) -> None:
-    worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
-    pack(world / "run", world / "lists.tar")
-    unpack(str(world / "lists.tar"), world / "mine", QUIET)
-    assert load_recipe(world / "mine", ["pool.path=.", "balance.tail_fraction=0.1"]).languages.add["kea"].name
-    values = sections(world)
-    values["languages"], values["metadata"] = {}, {"pack": str(world / "lists.tar")}
-    with pytest.raises(UserError, match=r"unknown languages kea; add them to the recipe \(\[languages.add.kea\]\)"):
-        worldclip.run(load_recipe(values), world / "other", until="metadata", executor=QUIET)

@@ -236,22 +236,6 @@ def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(tmp_path):
     assert contents(tmp_path / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
 
 
-def test_lid_recall_is_reported_where_the_pool_knows_the_truth():
-    names = ["en", "zh"]
-    truth = pa.array(["en", "en", "zh", None, "zh", "xx"])
-    table = accounting.confusion(truth, np.array([0, 1, 1, 0, -1, 0]), names)
-    assert table == {"en": {"en": 1, "zh": 1}, "xx": {"en": 1}, "zh": {"no_language": 1, "zh": 1}}
-    report = {
-        **dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 6),
-        "texts": {},
-        "keys": {},
-        "samples": {"no_language": [], "no_match": []},
-    }
-    total = accounting.sum_reports([{**report, "labels_without_language": {}, "bad": [], "truth": table}] * 2)
-    assert total["truth"]["en"] == {"en": 2, "zh": 2}
-    assert total["lid_recall"] == {"en": 0.5, "xx": 0.0, "zh": 0.5}
-
-
 def test_keys_are_counted_under_their_latest_reason():
     reasons = ["NO_TEXT", "NO_MATCH", "NO_MATCH", "BAD_PAIR", "NO_LANGUAGE", "NO_TEXT", "KEPT", "NO_MATCH"]
     reason = np.array([Reason[name] for name in reasons], np.int8)

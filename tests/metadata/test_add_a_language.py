@@ -27,12 +27,9 @@ def test_recipe_and_commands_of_readme_work(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, place, ignore=shutil.ignore_patterns("run"))
     run(place, "-m", "worldclip", "metadata", "recipe.toml", "--out", "run", "--workers", "1")
     assert "Kabuverdianu" in run(place, "-m", "worldclip", "inspect", "run/metadata")
-    listed = run(place, "-m", "worldclip", "languages", "run", "--find", "kea")
-    assert all(cell in listed for cell in ("Kabuverdianu", " 150 ", " cldr "))
     shown = run(place, "-m", "worldclip", "inspect", "run/metadata", "--lang", "kea", "--find", "piskador", "--json")
     record = json.loads(shown)
     assert (record["source"], record["score"], record["holding"]) == ("list", 6.0, ["piskador na mar"])
-    assert "CC0 1.0: kea" in run(place, "-m", "worldclip", "pack", "run", "--out", "kea.tar")
 
 
 def test_row_in_the_table_adds_it_for_all_recipes(tmp_path: Path) -> None:
@@ -64,7 +61,7 @@ def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> No
     write_texts(tmp_path / "dumps/sw/a.parquet", "simba ni mnyama")
     added = {"kea": {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"]}}
     lists = write_lists(tmp_path, kea=["gatu"])
-    config = {"sources": ["unigram", "list"], "dumps": str(tmp_path / "dumps")}
+    config = {"sources": ["unigram"], "dumps": str(tmp_path / "dumps")}
     loaded = entry_lists.recipe(["kea", "sw"], {"languages": {"add": added}}, lists=lists, **config)
     report = build(loaded, tmp_path / "run")
     by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}

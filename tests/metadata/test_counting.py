@@ -32,8 +32,9 @@ def recipe(*codes: str, **values: Any) -> Recipe:
     rules = {field.name for field in dataclasses.fields(WikipediaRules)}
     overrides = {"unigram_top_fraction": 1.0, **{key: value for key, value in values.items() if key in rules}}
     others = {key: value for key, value in values.items() if key not in rules}
-    sources = ["unigram", "bigram", "title"]
-    return entry_lists.recipe(codes, **{"sources": sources, "allow_missing": sources, "overrides": overrides, **others})
+    has_views = "pageviews" in values or (Path(values.get("dumps", "")) / "pageviews").is_dir()
+    sources = ["unigram", "bigram", *(["title"] if has_views else [])]
+    return entry_lists.recipe(codes, **{"sources": sources, "overrides": overrides, **others})
 
 
 def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Path) -> None:
@@ -208,9 +209,6 @@ def test_wikipedia_without_words_fails_its_language(tmp_path: Path) -> None:
     write_texts(tmp_path / "dumps/sw/a.parquet", "...", "")
     loaded = recipe("sw", dumps=str(tmp_path / "dumps"))
     with pytest.raises(StageFailed, match="no entry of sw from any source"):
-        build(loaded, tmp_path / "run")
-    loaded = recipe("sw", dumps=str(tmp_path / "dumps"), sources=["number", "unigram"], allow_missing=[])
-    with pytest.raises(StageFailed, match=r'hold no unigram of sw; .*metadata\.allow_missing = \["unigram"\]'):
         build(loaded, tmp_path / "run")
 
 

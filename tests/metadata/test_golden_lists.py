@@ -94,7 +94,6 @@ def world(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pageviews": str(write_views(folder / "views", PAGE_VIEWS)),
         "wordnets": {lang: str(shared / f"data/omw/{name}.tab.gz") for lang, name in WORDNETS.items()},
         "sources": ["number", "wordnet", "unigram", "bigram", "title"],
-        "allow_missing": ["title"],  # the page views are of two languages
         "overrides": {"english_rule": "as_others", "bigram_min_count": 2},
     }
     build(recipe(list(UDHR), **config), folder / "run")

@@ -16,7 +16,7 @@ import entry_lists
 import killed
 from entry_lists import QUIET, scores, write_lists
 from pools import write_lines
-from stages import finish, job_of, run_stage, why_run
+from stages import job_of, run_stage, why_run
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import MATCH_TEXTS
 from worldclip.core.artifacts import read_table
@@ -164,7 +164,7 @@ def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> N
 
 def test_changed_pool_leaves_metadata_alone_where_it_is_no_source(tmp_path: Path) -> None:
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba")])
-    loaded = recipe(tmp_path, ["sw"], {"sources": ["list"], "lists": write_lists(tmp_path, sw=["simba"])})
+    loaded = recipe(tmp_path, ["sw"], {"sources": ["number"], "lists": write_lists(tmp_path, sw=["simba"])})
     build(loaded, tmp_path)
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba na paka")])
     run_stage("pool", loaded, tmp_path / "run", QUIET)
@@ -186,17 +186,14 @@ def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
     assert why_run("metadata", frequent, tmp_path / "run") == "metadata.pool_min_count was 1, is 2"
 
 
-def test_language_without_texts_fails_alone_and_may_be_allowed(tmp_path: Path) -> None:
+def test_language_without_texts_is_named_and_fails_alone_without_any_entry(tmp_path: Path) -> None:
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "simba simba")])
-    with pytest.raises(StageFailed, match=r"no word of yo that reaches metadata\.pool_min_count = 1") as caught:
-        build(recipe(tmp_path, ["sw", "yo"]), tmp_path)
-    assert list(caught.value.failures) == ["yo"]
-    report = build(recipe(tmp_path, ["sw", "yo"], metadata={"allow_missing": ["pool"]}), tmp_path)
+    report = build(recipe(tmp_path, ["sw", "yo"]), tmp_path)
     assert report["lists"]["yo"]["by_source"] == {"number": 100, "pool": 0}
-    assert [note for note in report["notes"] if note.startswith("no entry from the pool for yo:")]
-    listed = {"sources": ["pool", "list"], "lists": write_lists(tmp_path, yo=["ajá"])}
-    report = build(recipe(tmp_path, ["sw", "yo"], metadata=listed), tmp_path)  # it has words of its own
-    assert report["lists"]["yo"]["by_source"] == {"list": 1, "pool": 0}
+    assert report["notes"][0] == "no pool of yo"
+    with pytest.raises(StageFailed, match="no entry of yo from pool") as caught:
+        build(recipe(tmp_path, ["sw", "yo"], metadata={"sources": ["pool"]}), tmp_path)
+    assert list(caught.value.failures) == ["yo"]
 
 
 def test_pool_comes_first_and_is_required(tmp_path: Path) -> None:
@@ -206,25 +203,10 @@ def test_pool_comes_first_and_is_required(tmp_path: Path) -> None:
     assert stage_names().index("pool") < stage_names().index("metadata")
 
 
-def test_languages_of_a_pack_are_not_counted(tmp_path: Path) -> None:
-    from worldclip.tools.pack import pack
-
+def test_languages_with_a_whole_list_are_not_counted(tmp_path: Path) -> None:
     write_shard(tmp_path / "pool", "a.jsonl", [("sw", "paka"), ("yo", "ajá")])
-    lists = recipe(tmp_path, ["sw"], {"sources": ["list"], "lists": write_lists(tmp_path, sw=["simba"])})
-    finish("metadata", lists, tmp_path / "packed", QUIET)
-    pack(tmp_path / "packed", tmp_path / "lists.tar")
-    build(recipe(tmp_path, ["sw", "yo"], metadata={"sources": ["pool"], "pack": str(tmp_path / "lists.tar")}), tmp_path)
+    lists = {"sources": ["pool"], "lists": write_lists(tmp_path, sw=["simba"])}
+    build(recipe(tmp_path, ["sw", "yo"], metadata=lists), tmp_path)
     assert entries_of(tmp_path, "sw") == {}
     assert entries_of(tmp_path, "yo") == {"ajá": 1.0}
     assert list(json.loads((tmp_path / "run/metadata/pool/a.jsonl.json").read_text())) == ["yo"]
-
-
-def test_languages_without_a_label_are_named_where_the_pool_knows_them(tmp_path: Path) -> None:
-    write_shard(tmp_path / "pool", "a.jsonl", [(None, "the cat sits on the table")])
-    rows = [{"uid": "x", "text": ADYGHE[0], "lang_truth": "ady"}, {"uid": "y", "text": "a cat", "lang_truth": "en"}]
-    write_lines(tmp_path / "pool/b.jsonl", rows)
-    pool_only = {"sources": ["pool"], "allow_missing": ["pool"]}
-    loaded = recipe(tmp_path, ["en"], pool={"lang": None}, metadata=pool_only)
-    run(loaded, tmp_path / "run", until="match", executor=QUIET)
-    report = json.loads((tmp_path / "run/match/report.json").read_text())
-    assert report["lid_unknown"] == ["ady"]

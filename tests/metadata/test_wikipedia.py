@@ -1,10 +1,9 @@
-"""Three dump formats give the same articles; a broken file is a BadShard with its reason."""
+"""Both dump formats give the same articles; a broken file is a BadShard with its reason."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import random
 import time
 from collections.abc import Callable
@@ -62,14 +61,6 @@ def multistream(text: str) -> bytes:
     return b"".join(bz2.compress(line) for line in lines)
 
 
-def cirrus() -> bytes:
-    lines: list[dict[str, object]] = []
-    for n, (title, text) in enumerate([*ARTICLES, ("Tupu", "")]):
-        lines += [{"index": {"_id": str(n)}}, {"title": title, "text": text, "namespace": 0, "wiki": "swwiki"}]
-    lines += [{"index": {"_id": "9"}}, {"title": "Wikipedia:Mwanzo", "text": "Karibu", "namespace": 4}]
-    return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
 def write_parquet(path: Path) -> None:
     rows = [*ARTICLES, ("Tupu", None)]
     table = pa.table({"id": ["1", "2", "3"], "title": [row[0] for row in rows], "text": [row[1] for row in rows]})
@@ -82,7 +73,6 @@ FILES: dict[str, Callable[[Path], object]] = {
     "swwiki-pages-articles.xml.bz2": lambda path: path.write_bytes(bz2.compress(dump().encode())),
     "swwiki-multistream1.xml-p1p9.bz2": lambda path: path.write_bytes(multistream(dump())),
     "utf16.xml.bz2": lambda path: path.write_bytes(bz2.compress(dump().encode("utf-16"))),
-    "swwiki-cirrussearch-content.json.gz": lambda path: path.write_bytes(cirrus()),
     "train-00000-of-00001.parquet": write_parquet,
 }
 
@@ -185,8 +175,8 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "damaged bz2": ("a.xml.bz2", lambda: bz2.compress(dump().encode())[:60] + b"x" * 200, "damaged"),
     "not bz2": ("a.xml.bz2", lambda: b"<html>404</html>", "damaged"),
     "truncated gz": ("a.xml.gz", lambda: gzip.compress(dump().encode())[:-20], "ends in the middle"),
-    "not gz": ("a.json.gz", lambda: b"<html>404</html>", "damaged"),
-    "empty gz": ("a.json.gz", lambda: b"", "ends in the middle"),
+    "not gz": ("a.xml.gz", lambda: b"<html>404</html>", "damaged"),
+    "empty gz": ("a.xml.gz", lambda: b"", "ends in the middle"),
     "empty bz2": ("a.xml.bz2", lambda: b"", "ends in the middle"),
     "unknown encoding": ("a.xml", lambda: b"<?xml version='1.0' encoding='utf-7'?><mediawiki/>", "broken XML"),
     "cut XML": ("a.xml", lambda: dump().encode()[:-40], "broken XML"),
@@ -195,9 +185,6 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "another XML": ("a.xml", lambda: b"<feed></feed>", "root element is <feed>"),
     "billion laughs": ("a.xml", lambda: (BOMB + dump()).encode(), "document type or entities"),
     "external entity": ("a.xml", lambda: (EXTERNAL + dump()).encode(), "document type or entities"),
-    "broken JSON": ("a.json.gz", lambda: gzip.compress(b'{"title": "x", "te'), "line 1: invalid JSON"),
-    "JSON without text": ("a.json.gz", lambda: gzip.compress(b'{"title": "x"}\n'), "no field `text`"),
-    "JSON list": ("a.json.gz", lambda: gzip.compress(b"[1]\n"), "list, not an object"),
     "not Parquet": ("a.parquet", lambda: b"PAR1 no", "not a readable Parquet file"),
     "unknown format": ("a.zip", lambda: b"PK", "unknown dump format"),
 }
@@ -219,10 +206,7 @@ def test_parquet_without_text_column_lists_its_columns(tmp_path: Path):
         list(iter_articles(tmp_path / "x.parquet"))
 
 
-def test_invalid_bytes_and_surrogates_are_replaced(tmp_path: Path):
-    lines = ('{"index": {}}', '{"title": "x\\ud800", "text": "paka \\udc00 simba 🙂"}', "")
-    (tmp_path / "x.json").write_text("\n".join(lines))
-    assert list(iter_articles(tmp_path / "x.json")) == [("x?", "paka ? simba 🙂")]
+def test_invalid_bytes_are_replaced(tmp_path: Path):
     offsets, data = pa.py_buffer(np.array([0, 7, 12], np.int32)), pa.py_buffer(b"paka \xffxsimba")
     column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
     pq.write_table(pa.table({"title": [1, 2], "text": column}), tmp_path / "x.parquet")

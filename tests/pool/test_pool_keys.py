@@ -128,12 +128,11 @@ def recipe_of(settings: Settings) -> Recipe:
     if not settings.keys() & {"path", "roots", "build"}:
         base["path"] = "one"
     values = base | (BUILT if "build" in settings else {}) | settings
-    lists = {"en": "en.txt", "de": "de.txt"}
     return load_recipe(
         {
             "pool": {name: value for name, value in values.items() if value is not None},
             "languages": {"codes": ["en", "de"]},
-            "metadata": {"sources": ["list", "pool"], "lists": lists, "pool_min_count": 1},
+            "metadata": {"sources": ["number", "pool"], "lists": {"de": "de.txt"}, "pool_min_count": 1},
             "balance": {"tail_fraction": 0.5},
         }
     )

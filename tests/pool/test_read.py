@@ -156,13 +156,6 @@ def test_members_without_stem_or_suffix_are_ignored(tmp_path: Path) -> None:
     assert pool.index_of(shard_of(path), CONFIG)[1]["ignored_members"] == 4
 
 
-def test_lang_truth_is_returned_per_text(tmp_path: Path) -> None:
-    members = [*sample("0", None, {"texts": ["red", "rot"], "lang_truth": ["en", "de"]}), *sample("1", "blue")]
-    config = PoolConfig(path="p", texts=("txt", "json:texts"))
-    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), config)
-    assert texts.truth.to_pylist() == ["en", "de", None]
-
-
 @pytest.mark.parametrize(("content", "problem"), [(b"", None), (b"x" * 5000, None), (None, "cannot be read")])
 def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path, content: bytes | None, problem) -> None:
     if content is not None:

@@ -23,7 +23,7 @@ from worldclip.report.next_steps import ORDER, next_steps, sections
 VOID = {"meta", "img", "link"}
 HEADINGS = {
     "metadata": ["Entries"],
-    "match": ["Match rates", "Language identification"],
+    "match": ["Match rates"],
     "balance": ["Balance", "Size against threshold", "Head entries"],
     "curate": ["What was kept", "Languages before and after", "Entries before and after", "Examples"],
     "train": ["Training"],
@@ -198,8 +198,7 @@ def test_match_rates_by_language_and_by_script(run_dir, text):
     assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
     latin = [texts[lang] for lang in ("en", "es", "pt", "it", "fr", "de", "id", "tr")]
     matched, whole = sum(row["matched"] for row in latin), sum(row["matched"] + row["no_match"] for row in latin)
-    assert re.search(rf"Latn\s+8\s+{whole:,}\s+{matched / whole:.1%}\s+75.0%\s+87.5%\s+90.0%", text)
-    assert "The profiles are compared on 2,800 texts" in text
+    assert re.search(rf"Latn\s+8\s+{whole:,}\s+{matched / whole:.1%}", text)
 
 
 def test_examples_say_why_they_were_kept_or_dropped(html):

@@ -12,7 +12,7 @@ from worldclip.core.artifacts import write_json
 from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
 from worldclip.evaluate.report import group_languages, held_out_combinations
 from worldclip.language import table as languages
-from worldclip.report import balance, curate, match, write_evaluation
+from worldclip.report import balance, curate, write_evaluation
 from worldclip.report.language_map import STEPS, group_bars, language_map, step_of
 
 CODES = sorted(code for code in languages.by_code() if code != "other")
@@ -121,34 +121,6 @@ def rows_in_sight(body: str) -> int:
     while (without := re.sub(r"<details>(?:(?!<details>).)*?</details>", "", body, flags=re.DOTALL)) != body:
         body = without
     return body.count("<tr") + body.count('class="l"')
-
-
-def lid_section(codes, recall_of, **more):
-    found = {code: recall_of(code) for code in codes}
-    truth = {code: {"other": 90 - n, "no_language": 10, code: n} for code, n in found.items()}
-    recalls = {code: row.get(code, 0) / 100 for code, row in truth.items()}
-    report = {"texts": {}, "truth": truth, "lid_recall": recalls, **more}
-    return match.sections(report, languages.INSTALLED)[-1].body
-
-
-def test_lost_texts_of_many_languages_are_cells_the_worst_first():
-    body = lid_section(CODES, lambda code: 0 if code in ("sw", "ady") else 60, lid_unknown=["ady"])
-    cells = re.findall(r'class="c ([\w-]+)" title="([^"]*)"><b>(\w+)</b><small>([^<]*)</small>', body)
-    assert len(cells) == len(CODES)
-    assert [(class_, lang, share) for class_, _, lang, share in cells[:2]] == [
-        ("at-chance", "ady", "0.0%"), ("step0", "sw", "0.0%")
-    ]  # fmt: skip
-    assert cells[1][1] == "Swahili sw: 0.0% of 100 texts"
-    assert "The model has no label for 1 of these languages, with 100 texts: Adyghe ady." in body
-    assert "90.0%</td><td" in body  # taken for another
-    assert rows_in_sight(body) == 0
-
-
-def test_lost_texts_of_few_languages_are_bars():
-    body = lid_section(["en", "sw", "yo"], lambda code: 50)
-    assert body.count('class="l"') == 3
-    assert "no label" not in body
-    assert re.search(r">50.0%</td><td[^>]*>40.0%</td><td[^>]*>10.0%<", body)
 
 
 def test_what_was_kept_shows_the_largest_languages_and_folds_the_others():

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -248,15 +247,12 @@ def test_only_files_that_the_recipe_needs_are_downloaded(server, tmp_path):
         assert [path.name for path in folder.glob("sw/*")] == names
 
 
-def test_packed_languages_are_skipped_unless_named(server, tmp_path, monkeypatch):
+def test_languages_with_a_whole_list_are_skipped_unless_named(server, tmp_path):
     add_wiki(server, "yowiki", {"yowiki-20240101-pages-articles.xml.bz2": DUMP})
-    (tmp_path / "lists.tar").touch()
-    monkeypatch.setattr(
-        "worldclip.tools.fetch_metadata.open_pack", lambda path, languages: SimpleNamespace(lists={"sw": {}})
-    )
-    made = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], pack=str(tmp_path / "lists.tar"))
+    lists = entry_lists.write_lists(tmp_path, sw=["simba"])
+    loaded = recipe(tmp_path / "dumps", "sw", "yo", sources=["unigram"], lists=lists)
     for langs, wikis in (((), ["yo"]), (("sw",), ["sw", "yo"])):
-        fetch(server, made, langs=langs)
+        fetch(server, loaded, langs=langs)
         assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == wikis
 
 

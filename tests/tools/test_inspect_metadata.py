@@ -17,15 +17,13 @@ SWAHILI = ["paka\t5", "simba\t9", "Simba\t9", "simba dume\t2", "caf\u00e9\t1", "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """RUN/metadata of Swahili, with a wordnet, and Thai."""
+    """RUN/metadata of Swahili, a list, and Thai, of a wordnet."""
     place = tmp_path_factory.mktemp("inspected")
     loaded = recipe(
         ["sw", "th"],
-        sources=["number", "wordnet", "list"],
-        lists=write_lists(place, sw=SWAHILI, th=["แมว"]),
-        wordnets={"sw": write_wordnet(place / "wn.tab", "swh", "mnyama")},
-        allow_missing=["wordnet"],
-        profiles=["unicode_fold"],
+        sources=["number", "wordnet"],
+        lists=write_lists(place, sw=SWAHILI),
+        wordnets={"th": write_wordnet(place / "wn.tab", "tha", "แมว")},
     )
     build(loaded, place / "run")
     return place / "run/metadata"
@@ -34,21 +32,20 @@ def folder(tmp_path_factory) -> Path:
 def test_lists_have_sources_dead_entries_and_bytes(folder):
     lists = inspect_lists(folder)
     assert list(lists) == ["sw", "th"]
-    assert lists["sw"]["entries"] == 107
-    assert lists["sw"]["by_source"] == {"number": 100, "wordnet": 1, "list": 6}
-    assert lists["sw"]["dead"] == {"unicode": 1, "unicode_fold": 2}
+    assert lists["sw"]["entries"] == 6
+    assert lists["sw"]["by_source"] == {"list": 6}
+    assert lists["sw"]["dead"] == {"unicode": 1}
     assert lists["sw"]["entries_bytes"] == (folder / "sw.parquet").stat().st_size
     compiled = sum(path.stat().st_size for path in (folder / "sw.matcher/unicode").iterdir())
     assert lists["sw"]["matcher_bytes"]["unicode"] == compiled
     _, text = inspect(folder)
     lines = text.splitlines()
     assert lines[0].split() == [
-        "list", "entries", "number", "wordnet", "list", "dead,", "unicode", "dead,", "unicode_fold", "bytes",
-        "matcher", "bytes",
+        "list", "entries", "number", "wordnet", "list", "dead,", "unicode", "bytes", "matcher", "bytes",
     ]  # fmt: skip
-    assert [line.split()[0] for line in lines[1:]] == ["sw", "th", "all"]
-    assert lines[1].split()[:7] == ["sw", "Swahili", "107", "100", "1", "6", "1"]
-    assert lines[3].split()[:6] == ["all", "208", "200", "1", "7", "1"]
+    assert [line.split()[0] for line in lines[1:]] == ["th", "sw", "all"]
+    assert lines[2].split()[:7] == ["sw", "Swahili", "6", "0", "0", "6", "1"]
+    assert lines[3].split()[:6] == ["all", "107", "100", "1", "6", "1"]
 
 
 def test_columns_of_sources_are_in_list_order():
@@ -60,26 +57,24 @@ def test_columns_of_sources_are_in_list_order():
 
 def test_entry_has_source_score_and_rank(folder):
     record = find_entry(folder, "sw", "paka")
-    assert (record["entry_id"], record["source"], record["score"]) == (101, "list", 5.0)
+    assert (record["entry_id"], record["source"], record["score"]) == (0, "list", 5.0)
     assert (record["rank"], record["of_source"], record["dead"]) == (3, 6, {})
     assert (record["holding"], record["num_holding"]) == ([], 0)
     assert find_entry(folder, "sw", "Simba")["rank"] == 1
     assert find_entry(folder, "sw", "simba")["holding"] == ["simba dume"]
-    wordnet = find_entry(folder, "sw", "mnyama")
+    wordnet = find_entry(folder, "th", "แมว")
     assert (wordnet["source"], wordnet["score"], wordnet["rank"]) == ("wordnet", None, None)
     _, text = inspect(folder, "sw", "paka")
     assert text.splitlines() == [
-        "'paka' is entry 101 of sw (Swahili), from list",
-        "  in the list that the recipe names",
-        "  rank 3 of 6 from list; score in the list: 5",
+        "'paka' is entry 0 of sw (Swahili), from list",
+        "  rank 3 of 6 from list; score: 5",
     ]
 
 
 def test_dead_entry_names_the_earlier_entry_it_equals(folder):
-    assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9", "unicode_fold": "caf\u00e9"}
-    assert find_entry(folder, "sw", "Simba")["dead"] == {"unicode_fold": "simba"}
-    _, text = inspect(folder, "sw", "Simba")
-    assert "never matches under profile unicode_fold: it equals the earlier entry 'simba' there" in text
+    assert find_entry(folder, "sw", "cafe\u0301")["dead"] == {"unicode": "caf\u00e9"}
+    _, text = inspect(folder, "sw", "cafe\u0301")
+    assert "never matches under profile unicode: it equals the earlier entry 'caf\u00e9' there" in text
 
 
 def test_missing_entry_has_similar_entries(folder):

@@ -28,9 +28,8 @@ TOKENIZERS = {"mt5": 250_000, "gemma": 256_000, "xlm_r": 250_002, "xlm_v": 901_6
 # What the three recipes of the paper have in common, and what each has of its own.  Facts of arXiv:2507.22062 and of
 # the released code; the rest of a recipe are paths and what is said to be our choice.
 OF_THE_PAPER = {
-    "metadata.sources": ["number", "wordnet", "unigram", "bigram", "title", "list"],  # no list is set
+    "metadata.sources": ["number", "wordnet", "unigram", "bigram", "title"],
     "metadata.lists": {},
-    "metadata.allow_missing": [],
     "metadata.rules": "paper",
     "metadata.overrides": {},
     "metadata.max_chars": 256,

@@ -23,12 +23,6 @@ def _drafted(flags: Any) -> Any:
     return flags.out or default_path(str(flags.source))
 
 
-def _unpacked(flags: Any) -> Any:
-    from worldclip.tools.pack import default_folder
-
-    return flags.out or default_folder(str(flags.source))
-
-
 NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "init": "worldclip run {out} --until curate",
     "pool check": "paste the line valid_keys = ... below [pool], then: worldclip run RECIPE --until curate",
@@ -41,8 +35,6 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "fetch metadata": "worldclip metadata {recipe}",
     "fetch dataset": "worldclip evaluate MODEL --datasets {name} --data {out} --out results",
     "fetch cldr": "worldclip pool world --cldr {out} --out DIR",
-    "pack": "worldclip unpack {out} --out OTHER_RUN",
-    "unpack": "worldclip inspect {out}/metadata",
     "classify": "worldclip embed {model} PHOTOS --out embedded, then search among many pictures",
     "evaluate MODEL": "worldclip compare {out} OTHER_RESULTS --out comparison.html",
     "export MODEL": "worldclip classify {out}/FORMAT a.jpg --labels cat dog",
@@ -57,7 +49,6 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
 """Command -> what its user does next, or (flags) -> that.  Names in braces are its flags."""
 PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
     "init": _drafted,
-    "unpack": _unpacked,
     "consolidate": lambda flags: flags.checkpoint,
     "index": lambda flags: flags.folder,
     "search": lambda flags: flags.html,

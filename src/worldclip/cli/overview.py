@@ -17,7 +17,7 @@ from worldclip.recipe import STEPS, stage_names
 COMMANDS = Registry("command", "worldclip.commands")
 ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
-RARE = frozenset({"pack", "unpack", "consolidate", "pool wat", "pool pack", "fetch cldr"})
+RARE = frozenset({"consolidate", "pool wat", "pool pack", "fetch cldr"})
 """Commands that only `worldclip --help --all` lists."""
 REMARKS = {
     "Recipe": " (RECIPE is a .toml file or the folder of a run)",

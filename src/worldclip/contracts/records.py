@@ -69,13 +69,6 @@ class MatchReport(MatchAccounting):
     num_matched_keys: int
     labels_without_language: dict[str, int]
     bad: list[BadText]
-    truth: NotRequired[dict[str, dict[str, int]]]
-    """{true language: {language found: texts}} where the pool states the true languages."""
-    lid_recall: NotRequired[dict[str, float]]
-    lid_unknown: NotRequired[list[str]]
-    """True languages that the language-identification model has no label for."""
-    profiles: NotRequired[dict[str, dict[str, int]]]
-    """{language: {texts, and how many of them match under each profile}} under match.compare_profiles."""
 
 
 # balance

@@ -33,7 +33,7 @@ _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
 _ATTRIBUTES = {
     "worldclip.pool_builders": ("requires", "HELD_OUT", "OUTPUTS", "option_problems", "problems", "inputs", "build"),
     "worldclip.pool_formats": ("name", "suffixes", "read_texts"),
-    "worldclip.metadata_sources": ("name", "files", "read"),
+    "worldclip.metadata_sources": ("add", "reads"),
     "worldclip.dataset_layouts": ("load",),
     "worldclip.model_formats": ("requires",),
 }

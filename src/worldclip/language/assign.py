@@ -6,7 +6,7 @@ Legend: T texts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,6 @@ class LanguageRules:
         lang = lang_of_label[label_ids]
         lang[prob < self.min_prob] = -1
         return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
-
-    def without_label(self, langs: Iterable[str]) -> list[str]:
-        """Return those of the languages that no label of the language-identification model means."""
-        labelled = set(self._codes_of(lid.read_labels(self.lid_model)))
-        return [lang for lang in langs if lang not in labelled]
 
     def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         encoded = stated.dictionary_encode()

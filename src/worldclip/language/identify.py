@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,8 @@ import pyarrow as pa
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import UserError
-from worldclip.language.fasttext import kernels as fasttext_kernels
-from worldclip.language.fasttext import model as fasttext_model
-from worldclip.language.fasttext.model import LABEL_PREFIX, UnsupportedModel
+from worldclip.language.fasttext import kernels
+from worldclip.language.fasttext.model import Model, allowed_nodes, read_model
 from worldclip.language.table import OTHER, Scheme, from_lid, get, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
@@ -36,8 +35,6 @@ _SCRIPT_NAMES = {
     "Hans": ("CJK",),
     "Hant": ("CJK",),
 }
-_PREFIX = LABEL_PREFIX.decode()
-_BLANKS = str.maketrans("\n\r\t\v\f\0", "      ")  # blanks to fastText, and two that would end its line
 
 Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
@@ -61,7 +58,7 @@ def model_digest(lid_model: str) -> str:
 
 def read_labels(model: str | Path | None = None) -> list[str]:
     """Return all labels of a model without `__label__`, in the model's order."""
-    return list(_load(model_path(model)).labels)
+    return list(_load(model_path(model))[1])
 
 
 def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -98,27 +95,22 @@ def _is_written_in(text: str, script: str) -> bool:
 
 
 class Identifier:
-    """Labels texts with a model: in numba if its kind is supported there, else through the fastText library.
+    """Labels texts with a fastText model.
 
     labels_allowed: choose among these labels only; probabilities stay the model's own, over all labels.
     Raises UserError for a file that is not a model and for allowed labels that the model does not have.
     """
 
     def __init__(self, model: str | Path | None = None, labels_allowed: Collection[str] | None = None) -> None:
-        self._model = _load(model_path(model))
-        self.labels: list[str] = self._model.labels
+        self._model, self.labels = _load(model_path(model))
         self.scheme: Scheme = scheme_of(self.labels[0])
         unknown = sorted(set(labels_allowed or ()) - set(self.labels))
         if unknown or (labels_allowed is not None and not labels_allowed):
             named = ", ".join(unknown) or "none"
             raise UserError(f"labels_allowed names {named}; use labels of the model, such as {self.labels[0]!r}")
-        self._allowed = np.array([labels_allowed is None or label in labels_allowed for label in self.labels])
+        is_allowed = np.array([labels_allowed is None or label in labels_allowed for label in self.labels])
+        self._allowed = allowed_nodes(self._model, is_allowed)
         self._names = np.array([*self.labels, NO_LABEL])
-
-    @property
-    def backend(self) -> str:
-        """`numba` or `library`, by which this model is read."""
-        return self._model.backend
 
     def predict(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (num_texts,) str and probabilities (num_texts,) float32, as `identify` does."""
@@ -131,70 +123,22 @@ class Identifier:
             column = one_array(texts).cast(pa.large_string())
         else:
             column = pa.array(texts, pa.large_string())
-        return self._model.predict(column, self._allowed)
-
-
-class _NumbaModel:
-    backend = "numba"
-
-    def __init__(self, path: Path) -> None:
-        self._model, self.labels = fasttext_model.read_model(path)
-
-    def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        data, offsets = byte_buffers(texts)
-        is_null = texts.is_null().to_numpy(zero_copy_only=False)
-        allowed = fasttext_model.allowed_nodes(self._model, is_allowed)
-        num_cached = fasttext_kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
-        predicted: tuple[np.ndarray, np.ndarray] = fasttext_kernels.predict(
-            self._model, data, offsets, is_null, allowed, num_cached
+        data, offsets = byte_buffers(column)
+        is_null = column.is_null().to_numpy(zero_copy_only=False)
+        num_cached = kernels.cache_slots(self._model.dim, int(offsets[-1] - offsets[0]))
+        predicted: tuple[np.ndarray, np.ndarray] = kernels.predict(
+            self._model, data, offsets, is_null, self._allowed, num_cached
         )
         return predicted
 
 
-class _LibraryModel:
-    backend = "library"
-
-    def __init__(self, path: Path) -> None:
-        import fasttext
-
-        self._path = path
-        try:
-            self._model: Any = fasttext.load_model(str(path))
-            labels, _ = self._model.predict("", k=-1, threshold=-1.0)
-        except (ValueError, RuntimeError) as error:  # RuntimeError: weights that are no numbers
-            raise UserError(f"languages.lid_model is {path}, which is not a fastText model to use ({error})") from error
-        self.labels = sorted(label.removeprefix(_PREFIX) for label in labels)
-        if not self.labels:
-            raise UserError(f"languages.lid_model is {path}, which gives no label to an empty text; download it again")
-
-    def predict(self, texts: pa.Array, is_allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        label_ids, probs = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.float32)
-        position = {f"{_PREFIX}{label}": i for i, label in enumerate(self.labels) if is_allowed[i]}
-        k = 1 if is_allowed.all() else -1
-        for i, text in enumerate(texts.to_pylist()):
-            line = (text or "").translate(_BLANKS)
-            if not line.strip(" "):
-                continue
-            try:
-                found = self._model.predict(line, k=k, threshold=-1.0)
-            except RuntimeError as error:
-                raise UserError(f"languages.lid_model is {self._path}, which gives no probability ({error})") from error
-            for label, prob in zip(*found, strict=True):
-                if label in position:
-                    label_ids[i], probs[i] = position[label], min(prob, 1.0)
-                    break
-        return label_ids, probs
-
-
 @functools.lru_cache(maxsize=2)
-def _load_version(path: Path, mtime_ns: int, size: int) -> _NumbaModel | _LibraryModel:
-    try:
-        return _NumbaModel(path)
-    except UnsupportedModel:
-        return _LibraryModel(path)
+def _load_version(path: Path, mtime_ns: int, size: int) -> tuple[Model, list[str]]:
+    return read_model(path)
 
 
-def _load(path: Path) -> _NumbaModel | _LibraryModel:
+def _load(path: Path) -> tuple[Model, list[str]]:
+    """Return a model and its labels, read once per process and again after a change."""
     try:
         stat = path.stat()
     except OSError as error:

@@ -38,9 +38,6 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
         reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
     }
     report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == Reason.NO_LANGUAGE].tolist()))
-    if pool_texts.truth is not None:
-        readable = np.flatnonzero(matched.reason >= Reason.NO_LANGUAGE)
-        report["truth"] = confusion(pool_texts.truth.take(pa.array(readable)), matched.lang[readable], languages)
     return report
 
 
@@ -94,16 +91,6 @@ def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence
     return by_language
 
 
-def confusion(truth: pa.Array, lang: np.ndarray, languages: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return {true language: {language found: texts}}, sorted, for pools that state the truth.  For the report only."""
-    labels = np.array([*languages, Reason.NO_LANGUAGE.label])[lang]  # -1 indexes the last
-    pairs = Counter(zip(truth.to_pylist(), labels.tolist(), strict=True))
-    table: dict[str, dict[str, int]] = {}
-    for (true_lang, other), number in sorted((pair, number) for pair, number in pairs.items() if pair[0] is not None):
-        table.setdefault(true_lang, {})[other] = number
-    return table
-
-
 def _sample_texts(
     shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: Reason, languages: Sequence[str]
 ) -> list[UnmatchedSample]:
@@ -135,7 +122,7 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
     Reports of very many shards do not fit in memory, so each is read once and only the best examples are kept.
     """
     totals = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
-    tables: dict[str, _Table] = {"texts": {}, "keys": {}, "truth": {}}
+    tables: dict[str, _Table] = {"texts": {}, "keys": {}}
     labels: Counter[str] = Counter()
     bad: list[BadText] = []
     samples: dict[str, list[UnmatchedSample]] = {reason.label: [] for reason in SAMPLED}
@@ -143,7 +130,7 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         for name in totals:
             totals[name] += report[name]
         for name, table in tables.items():
-            for lang, row in report.get(name, {}).items():
+            for lang, row in report[name].items():
                 table.setdefault(lang, Counter()).update(row)
         labels.update(report["labels_without_language"])
         bad = heapq.nsmallest(
@@ -152,7 +139,7 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         for reason in samples:
             candidates = [*samples[reason], *report["samples"][reason]]
             samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=operator.itemgetter("number", "shard"))
-    total: MatchReport = {
+    return {
         **totals,  # type: ignore[typeddict-item]
         "texts": _sorted(tables["texts"]),
         "keys": _sorted(tables["keys"]),
@@ -160,11 +147,6 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         "bad": bad,
         "samples": samples,
     }
-    if tables["truth"]:
-        truth = _sorted(tables["truth"])
-        total["truth"] = truth
-        total["lid_recall"] = {lang: row.get(lang, 0) / sum(row.values()) for lang, row in truth.items()}
-    return total
 
 
 def accounting_of(report: MatchReport) -> MatchAccounting:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Decides, Problems
+from worldclip.core.settings import Between, Config, Decides, Problems
 
 Isolate = Literal["language", "merged", "english"]
 MERGED = "merged"
@@ -59,8 +59,6 @@ class MatchConfig(Config):
     """Labels of the language-identification model to map to another language, e.g. `ms = "id"`."""
     restrict_to_recipe_languages: bool = False
     """Choose the most probable label among the recipe's languages instead of among all."""
-    compare_profiles: Annotated[int, AtLeast(0, "texts, 0 for no comparison"), Decides("match.report")] = 0
-    """Approximate number of texts on which the report compares the match rates of all profiles; 0: no comparison."""
 
     def own_problems(self) -> Problems:
         """Yield case folding under a profile that cannot fold."""

@@ -40,7 +40,6 @@ from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts,
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.listed import say_listed
 from worldclip.match.matcher.loop import match_texts
-from worldclip.match.profile_rates import compare_profiles
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
 from worldclip.pool.config import PoolConfig
@@ -75,10 +74,6 @@ def _match(run: Run, job: Job) -> Result:
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
-    if "truth" in report and work.pool.lang is None:
-        report["lid_unknown"] = work.rules.without_label(report["truth"])
-    if work.match.compare_profiles:
-        report["profiles"] = compare_profiles(work, shards, work.match.compare_profiles)
     sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
     return Result(
         report=report,
@@ -224,7 +219,7 @@ def _check(run: Run, job: Job) -> None:
 
 
 def _config_of_texts(run: Run, work: MatchWork) -> Record:
-    """Return what decides a shard's matches and its report: neither the key lists nor what only the sum needs."""
+    """Return what decides a shard's matches and its report, which the key lists do not."""
     upstream = {
         "entries": dict(work.list_digests),
         "lid_model": work.rules.lid_digest,

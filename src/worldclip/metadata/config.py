@@ -7,7 +7,6 @@ import glob
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -27,9 +26,8 @@ from worldclip.core.settings import (
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import how_to_know
 
-_Option = str | bool | int | float | tuple[str, ...]
 METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
-PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title", "list")
+PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title")
 
 # How the package wn names a lexicon: its id and version.  A drive's name is one letter, so `C:words.tab` is a file.
 _LEXICON = re.compile(r"[A-Za-z][\w.+-]+:[\w.+-]+")
@@ -104,27 +102,17 @@ class MetadataConfig(Config):
         worldclip metadata runs/my_images --sources wordfreq cldr
     """
 
-    sources: Annotated[tuple[str, ...], NotEmpty('for example "number", "list"'), ItemOf(METADATA_SOURCES)] = (
+    sources: Annotated[tuple[str, ...], NotEmpty('for example "number", "wordfreq"'), ItemOf(METADATA_SOURCES)] = (
         PAPER_SOURCES
     )
     """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, cldr,
-    emoji, list, pool, then sources of other packages by name.
-    Default: the paper's five, and the lists of metadata.lists."""
-    options: Annotated[dict[str, dict[str, _Option]], Place(or_name=True)] = field(default_factory=dict)
-    """Options of sources of other packages, e.g. `options.glossary = { file = "words.csv" }`.  A string is a path if
-    such a file exists."""
-    allow_missing: Annotated[tuple[str, ...], ItemOf(METADATA_SOURCES)] = ()
-    """Sources that may have nothing of a language that should have some, e.g. `["wordnet"]`.  The report names the
-    languages without a file."""
-    pack: Annotated[str, _FILES, Place()] = ""
-    """File written by `worldclip pack`: take the lists of its languages from it unchanged, and build the others."""
+    emoji, pool, then sources of other packages by name.  Default: the paper's five."""
     wordnets: Annotated[dict[str, str | tuple[str, ...]], _FILES, Place(or_name=True)] = field(default_factory=dict)
-    """WordNets of each language, one or several: an OMW file (.tab, .tab.gz), a WN-LMF file (.xml, .xml.gz), or a
-    lexicon installed in the package wn, e.g. `omw-fr:1.4`.  Default: the files in `wordnets/<language>` in
-    metadata.dumps."""
+    """WordNets of each language, one or several: a file of the Open Multilingual Wordnet (.tab, .tab.gz), or a lexicon
+    installed in the package wn, e.g. `omw-fr:1.4`."""
     installed_wordnets: bool = False
-    """Read also what the package wn has installed, of languages without WordNets of their own in the recipe or in
-    metadata.dumps.  A lexicon that `python -m wn download` adds later builds the list again."""
+    """Read what the package wn has installed, of languages without WordNets of their own in the recipe.  A lexicon that
+    `python -m wn download` adds later builds the list again."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
     pool_min_count: Annotated[int, AtLeast(1, "occurrences")] = 5
@@ -133,14 +121,12 @@ class MetadataConfig(Config):
     max_pool_unigrams: Annotated[int, AtLeast(1, "new entries")] = 100_000
     """Maximum number of words of the pool per language that are not entries yet; bigram_fraction of metadata.rules says
     how many pairs of words come with them."""
-    lists: Annotated[dict[str, str], _FILES, Place()] = field(default_factory=dict)
-    """Entry list of each language: one entry per line, optionally a tab and a score; or a JSON array (.json)."""
-    licences: Annotated[dict[str, str], _FILES] = field(default_factory=dict)
-    """Licence of each language's list, for the manifest, e.g. `sw = "CC BY 4.0"`."""
+    lists: Annotated[dict[str, str] | str, _FILES, Place()] = field(default_factory=dict)
+    """Whole list of a language, in place of all sources: of a run (RUN/metadata/CODE.parquet), one entry per line with
+    optionally a tab and a score, or a JSON array (.json).  Or a folder RUN/metadata, for all lists in it.  Each may be
+    at an address (hf://, s3://)."""
     wikipedia: Annotated[dict[str, str], _FILES, Place()] = field(default_factory=dict)
     """Text of Wikipedias, by their own codes: a file, or a pattern, e.g. `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
-    text_licences: Annotated[dict[str, str], _FILES] = field(default_factory=dict)
-    """Licence of the text under a Wikipedia's code, where it is a corpus of your own.  Default: Wikipedia's."""
     dumps: Annotated[str, _FILES, Place()] = ""
     """Folder with a subfolder of files per Wikipedia code, as `worldclip fetch metadata` writes it."""
     pageviews: Annotated[str, _FILES, Place()] = ""
@@ -153,8 +139,6 @@ class MetadataConfig(Config):
     lists them."""
     max_chars: Annotated[int, AtLeast(1, "characters")] = 256
     """Maximum number of characters of an entry (WordNet's are exempt), as in the reference."""
-    profiles: Annotated[tuple[Literal["reference", "unicode", "unicode_fold"], ...], Decides("metadata.matchers")] = ()
-    """Matchers to compile in addition to the one that match uses."""
 
     @property
     def wikipedia_rules(self) -> WikipediaRules:
@@ -166,13 +150,8 @@ class MetadataConfig(Config):
         for key, value in self.overrides.items():
             if text := value_problem(WikipediaRules, key, value):
                 yield f"overrides.{key}", text
-        for name in self.options:
-            if problem := METADATA_SOURCES.problem(name):
-                yield f"options.{name}", problem
-            elif name not in self.sources:
-                yield f"options.{name}", f'unused: metadata.sources lacks "{name}"; add it or remove the options'
-        yield from self._file_problems("wordnets", "wordnet", self.wordnets)
-        yield from self._file_problems("lists", "list", self.lists)
+        yield from self._wordnet_problems()
+        yield from self._list_problems()
         for wiki, pattern in self.wikipedia.items():
             if not glob.glob(pattern):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
@@ -180,33 +159,44 @@ class MetadataConfig(Config):
             yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
         if self.pageviews and not os.path.isdir(self.pageviews) and not glob.glob(self.pageviews):
             yield "pageviews", "matches no file; set a folder or a pattern"
-        if "://" in self.pack:
-            yield "pack", f"is a URL; fetch it first: worldclip unpack {self.pack} --out DIR"
-        elif self.pack and not os.path.isfile(self.pack):
-            yield "pack", "no such file; worldclip pack RUN --out FILE writes one"
-        for key, owner in (("licences", "lists"), ("text_licences", "wikipedia")):
-            for name in sorted(set(getattr(self, key)) - set(getattr(self, owner))):
-                yield f"{key}.{name}", f"has no metadata.{owner}.{name}; set it or remove the licence"
+
+    def _wordnet_problems(self) -> Problems:
+        if self.wordnets and "wordnet" not in self.sources:
+            yield "wordnets", 'unused: metadata.sources lacks "wordnet"; add it or remove the files'
+        remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)"
+        for lang, names in self.wordnets.items():
+            if not names:
+                yield f"wordnets.{lang}", f"must not be empty; {remedy}, or remove {lang}"
+            for name in (names,) if isinstance(names, str) else names:
+                if not (is_lexicon(name) or _may_be_file(name)):
+                    yield f"wordnets.{lang}", f'no such file "{name}"; {remedy}'
+
+    def _list_problems(self) -> Problems:
+        if isinstance(self.lists, str):
+            if "://" not in self.lists and not os.path.isdir(self.lists):
+                yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
+            return
+        for lang, file in self.lists.items():
+            if not _may_be_file(file):
+                yield f"lists.{lang}", "no such file; set a file, or an address"
 
     def problems_with_others(self, section_of: SectionOf) -> Problems:
-        """Yield files of languages and Wikipedias that [languages] does not know."""
+        """Yield files of languages and Wikipedias that [languages] does not know, and those of whole lists."""
         languages = section_of(LanguagesConfig).table
-        for key, files in (("wordnets", self.wordnets), ("lists", self.lists)):
+        lists = {} if isinstance(self.lists, str) else self.lists
+        for key, files in (("wordnets", self.wordnets), ("lists", lists)):
             for lang in files:
                 if lang not in languages.by_code():
                     yield f"{key}.{lang}", f"unknown language; {how_to_know(lang)}"
         for wiki in self.wikipedia:
             if wiki not in languages.by_wikipedia():
                 yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
+        lang_of_file = {f"wordnets.{lang}": lang for lang in self.wordnets}
+        lang_of_file |= {f"wikipedia.{wiki}": languages.by_wikipedia().get(wiki, "") for wiki in self.wikipedia}
+        for key, lang in lang_of_file.items():
+            if lang in lists:
+                yield key, f"unused: metadata.lists.{lang} is the whole list of {lang}; remove one of the two"
 
-    def _file_problems(self, key: str, source: str, files: Mapping[str, str | tuple[str, ...]]) -> Problems:
-        if files and source not in self.sources:
-            yield key, f'unused: metadata.sources lacks "{source}"; add it or remove the files'
-        remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)" if key == "wordnets" else "set a file"
-        for lang, paths in files.items():
-            if not paths:
-                yield f"{key}.{lang}", f"must not be empty; {remedy}, or remove {lang}"
-                continue
-            for path in (paths,) if isinstance(paths, str) else paths:
-                if not os.path.isfile(path) and not (key == "wordnets" and is_lexicon(path)):
-                    yield f"{key}.{lang}", f'no such file "{path}"; {remedy}'
+
+def _may_be_file(path: str) -> bool:
+    return "://" in path or os.path.isfile(path)

@@ -14,12 +14,11 @@ from worldclip.core.execute import Shard
 from worldclip.language.table import Languages, Scheme
 from worldclip.metadata.config import MetadataConfig
 
-DUMP_FORMATS = (".xml", ".json", ".parquet")
+DUMP_FORMATS = (".xml", ".parquet")
 SITEINFO = "*siteinfo-namespaces.json*"
 # Day, kind and part of a dump: `swwiki-20240101-pages-articles.xml.bz2`, `...-pages-articles1.xml-p1p9.bz2`.
 _DUMP_NAME = re.compile(
-    r"\w+wiki-(?P<day>\d{8}|latest)-"
-    r"(?P<kind>pages-articles-multistream|pages-articles|cirrussearch-content)(?P<part>\d*)"
+    r"\w+wiki-(?P<day>\d{8}|latest)-(?P<kind>pages-articles-multistream|pages-articles)(?P<part>\d*)"
 )
 
 
@@ -90,8 +89,8 @@ def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
 
 
 def _is_dump(name: str) -> bool:
-    """Tell files with articles from indexes, lists of namespaces and partial downloads in a folder of dumps."""
-    is_other = name.startswith(".") or name.endswith(".part") or "siteinfo" in name or "-index" in name
+    """Tell files with articles from indexes and partial downloads in a folder of dumps."""
+    is_other = name.startswith(".") or name.endswith(".part") or "-index" in name
     return not is_other and any(form in name for form in DUMP_FORMATS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,9 @@ from worldclip.core.job import Record, Run
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import FORMAT_VERSION, Matcher
-from worldclip.metadata.config import MetadataConfig
 
 STAGE = "metadata"
-ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over lists and profiles
+ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over those that are matched
 
 
 def matchers_version() -> Record:
@@ -32,8 +30,7 @@ def matchers_version() -> Record:
 def compile_matchers(run: Run, codes: Sequence[str], lists: Mapping[str, Report]) -> dict[tuple[str, str], Report]:
     """Return the report of each (list, matcher name), for the lists that texts are matched against."""
     match = run.section(MatchConfig)
-    names = sorted({match.matcher_name, *run.section(MetadataConfig).profiles})
-    matchers = list(itertools.product(match.entry_lists.names(codes), names))
+    matchers = [(name, match.matcher_name) for name in match.entry_lists.names(codes)]
     shards = []
     for name, matcher in matchers:
         fingerprint = {"digest": lists[name]["digest"]}
@@ -69,8 +66,8 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     manifest = require_manifest(run_dir, STAGE)
     if matcher_name not in manifest["dead"].get(lang, {}):
         raise UserError(
-            f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; add it (languages.codes, metadata.profiles)"
-            f" and run: worldclip metadata {run_dir}"
+            f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; its recipe names languages (languages.codes)"
+            f" and one profile (match.profile); run: worldclip metadata {run_dir}"
         )
     try:
         return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])

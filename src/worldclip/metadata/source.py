@@ -1,27 +1,23 @@
-"""A source of entries: the interface of the registry `worldclip.metadata_sources` (docs/plugins.md).
+"""A source of entries, an item of the registry `worldclip.metadata_sources` (docs/plugins.md), and lists made of them.
 
-`build_entries` makes the list of one language from its sources.
+A source is a function that appends its entries of a language, with what must be known before it is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from worldclip.core.artifacts import fingerprint
-from worldclip.core.errors import BadShard
 from worldclip.core.registry import Requirement
 from worldclip.language.table import INSTALLED, Language, Languages
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
-from worldclip.metadata.counting import Candidates, Record, WikipediaCounts
+from worldclip.metadata.counting import Record, WikipediaCounts
 from worldclip.metadata.dump_files import DumpFiles
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.ngrams import Counts
 
-NOT_STATED = "not stated in the file"
+NOT_STATED = "not stated"  # in place of a licence
 MAX_NAMED = 40  # languages in a message
 
 
@@ -35,7 +31,7 @@ class Inputs:
     languages: Languages = INSTALLED
     """Of the recipe."""
     pool_digest: str | None = None
-    """Of the pool's texts and their languages; None: they are not counted."""
+    """Of the pool's texts and their languages; None: they are not counted yet."""
     counts: Sequence[WikipediaCounts] = ()
     """Of the language's Wikipedias, while its list is built."""
     pool_counts: Counts | None = None
@@ -52,101 +48,37 @@ class Inputs:
         return self.files.wikis.get(self.lang, ())
 
 
-class Source:
-    """A source of entries.  A source that reads files overrides `files` and `read`."""
+class Source(NamedTuple):
+    """A source of entries."""
 
-    name: str
-    meaning: str
-    """Description of one of its entries, for `worldclip inspect`."""
-    score: str = "score"
-    """Description of its scores."""
-    requires = Requirement()
-    licence = NOT_STATED
-    input_name: str | None = None
-    """Name of its input in the manifest (default: its own); sources with one name share the input."""
-    remedy = "set a file of it"
-    """How to get what is missing; may hold {fetch} and {lang}."""
-
-    def files(self, inputs: Inputs) -> Sequence[Path]:
-        """Return the files that it reads for a language; if one changes, the list is built again."""
-        return ()
-
-    def has_words(self, inputs: Inputs) -> bool:
-        """Return whether it has words of a language, as far as that is known before they are read."""
-        return bool(self.files(inputs))
-
-    def read(self, inputs: Inputs) -> Candidates:
-        """Yield (entry, score or None), most important first.  Raises BadShard for a broken file."""
-        raise NotImplementedError
-
-    def problems(self, config: MetadataConfig) -> Iterator[str]:
-        """Yield what is wrong with its options, as `key: what and what to do`."""
-        return iter(())
-
-    def is_missing(self, inputs: Inputs) -> bool:
-        """Return whether a language should have it and has not; this stops the run unless it is allowed."""
-        return False
-
-    def needs_packages(self, inputs: Inputs) -> bool:
-        """Return whether `requires` is needed for a language."""
-        return self.has_words(inputs)
-
-    def add_to(self, entries: EntryList, inputs: Inputs) -> None:
-        """Append its entries to the list of a language."""
-        if self.has_words(inputs):
-            entries.add(self.name, self.read(inputs), inputs.config.max_chars)
-
-    def fingerprint(self, inputs: Inputs) -> Any:
-        """Return what identifies all that it reads for a language, JSON-able; nothing if it reads nothing."""
-        return [fingerprint_file(path) for path in self.files(inputs)]
-
-    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
-        """Return a record for the manifest per file or package: name, fingerprint, licence.
-
-        known: its fingerprint.
-        """
-        return [
-            {"source": self.name, **describe_path(path), "licence": self.licence, **identity}
-            for path, identity in zip(self.files(inputs), known, strict=True)
-        ]
-
-    def notes(self, lists: Mapping[str, Record], built: Sequence[str], config: MetadataConfig) -> Iterator[str]:
-        """Yield sentences for the report.
-
-        lists: for each list the number of entries `by_source`; built: those that are not from a pack.
-        """
-        return iter(())
+    add: Callable[[EntryList, Inputs], object]
+    """Append its entries of a language to the list, most important first; raises BadShard for a broken file."""
+    reads: Callable[[Inputs], Sequence[Record]] = lambda inputs: ()
+    """Return what it reads for a language: per file or package a record with `source` and `licence`, and `package` and
+    `version` or what identifies the file.  The manifest keeps the records; a change of one builds the list again.
+    Nothing: it has no words of the language."""
+    should_have: Callable[[Inputs], bool] = lambda inputs: False
+    """Return whether it should have entries of a language: the run names languages of which it has none, and stops
+    where it reads nothing for any of them."""
+    remedy: str = ""
+    """How to get its files."""
+    requires: Requirement = Requirement()
+    """Packages that must be installed where it reads something."""
 
 
-def used_sources(config: MetadataConfig) -> list[Source]:
-    """Return the sources of the recipe, in the order of the registry."""
-    return [METADATA_SOURCES.load(name) for name in METADATA_SOURCES.names() if name in config.sources]
+def used_sources(config: MetadataConfig) -> dict[str, Source]:
+    """Return the sources of the recipe by name, in the order of the registry."""
+    return {name: METADATA_SOURCES.load(name) for name in METADATA_SOURCES.names() if name in config.sources}
 
 
 def build_entries(inputs: Inputs) -> EntryList:
     """Return the list of one language, from the recipe's sources in the order of the registry.
 
-    Raises BadShard if the files of a source, or all sources, hold nothing of the language.
+    Raises BadShard for a broken file.
     """
-    config, lang = inputs.config, inputs.lang
     built = EntryList()
-    sources = used_sources(config)
-    for source in sources:
-        source.add_to(built, inputs)
-    if not built.entries:
-        too_long = sum(counts["too_long"] for counts in built.rules.values())
-        remedy = f"set metadata.lists.{lang}"
-        if too_long:
-            remedy = f"{too_long:,} are longer than metadata.max_chars = {config.max_chars}; raise it"
-        raise BadShard(f"no entry of {lang} from {', '.join(built.rules) or 'any source'}; {remedy}")
-    silent = [source.name for source in sources if source.has_words(inputs) and source.name not in built.rules]
-    empty = [name for name in silent if name not in config.allow_missing]
-    if empty:
-        names = ", ".join(f'"{name}"' for name in empty)
-        raise BadShard(
-            f"the files hold no {' and no '.join(empty)} of {lang}; fetch them again, or to go on without:"
-            f" metadata.allow_missing = [{names}]"
-        )
+    for source in used_sources(inputs.config).values():
+        source.add(built, inputs)
     return built
 
 
@@ -154,14 +86,3 @@ def name_all(langs: Sequence[str]) -> str:
     """Return the codes as text, the first MAX_NAMED of many."""
     more = len(langs) - MAX_NAMED
     return ", ".join(langs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def fingerprint_file(path: Path) -> Record:
-    """Return the fingerprint of a file by its name."""
-    return fingerprint(path, path.parent)
-
-
-def describe_path(path: Path) -> Record:
-    """Return a file's name and date as the manifest has them."""
-    date = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
-    return {"file": path.name, "modified": date.isoformat()}

@@ -34,6 +34,7 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import deciding
+from worldclip.language import segment
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import OTHER, Languages
 from worldclip.match.config import MERGED, MatchConfig
@@ -42,12 +43,12 @@ from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import NGRAMS, merge_counts
 from worldclip.metadata.entry_list import EntryList
+from worldclip.metadata.lists import write_whole_list
 from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
 from worldclip.metadata.pool_counting import POOL, POOL_KEYS, merge_pool_counts
 from worldclip.metadata.source import build_entries, name_all, used_sources
-from worldclip.metadata.sources.pack import read_packed
-from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE, describe_shard
-from worldclip.metadata.work import Work, find_gaps, plan_work, run_codes
+from worldclip.metadata.sources.wikipedia import describe_views
+from worldclip.metadata.work import Work, plan_work, run_codes
 
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
@@ -65,10 +66,10 @@ def _needs(run: Run) -> Iterator[str]:
         yield from error.problems
         return
     inputs = work.built_inputs()
-    modules: dict[str, dict[str, None]] = {}  # extra -> its modules, each once
-    for source in used_sources(work.config):
-        if any(source.needs_packages(of_lang) for of_lang in inputs):
-            modules.setdefault(source.requires.extra, {}).update(dict.fromkeys(source.requires.modules))
+    modules: dict[str, list[str]] = {}  # of each extra
+    for source in used_sources(work.config).values():
+        if source.requires.modules and any(source.reads(of_lang) for of_lang in inputs):
+            modules.setdefault(source.requires.extra, []).extend(source.requires.modules)
     for extra, names in modules.items():
         yield from missing_packages(STAGE, tuple(names), extra=extra)
 
@@ -76,7 +77,10 @@ def _needs(run: Run) -> Iterator[str]:
 def _config(run: Run) -> Record:
     config = run.deciding("metadata") | {"matchers": matchers_version()}
     config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
-    if POOL in run.section(MetadataConfig).sources:
+    sources = run.section(MetadataConfig).sources
+    if not {"unigram", "bigram", POOL}.isdisjoint(sources):
+        config["icu"] = segment.icu_version()
+    if POOL in sources:
         config[POOL] = pool_counting.pool_config(run)
     if OTHER in run_codes(run):  # the list `other` depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
@@ -97,26 +101,16 @@ def _inputs(run: Run) -> Record:
 
 def _build(run: Run, job: Job) -> Result:
     work = plan_work(run)
-    notes = [
-        f"no {source} of {name_all(langs)}: no file, which metadata.allow_missing allows"
-        for source, langs in find_gaps(work).items()
-    ]
-    for note in notes:
-        say(STAGE, note)
     uncounted = counting.count_files(work.files, work.config, job.folder, run.executor, work.languages)
     if POOL in work.config.sources:
         counted = pool_counting.count_pool(run, job.folder, work.codes, work.built_codes())
         work = replace(work, pool=counted)
     lists = _build_lists(run, work, uncounted)
-    for source in used_sources(work.config):
-        for note in source.notes(lists, work.built_codes(), work.config):
-            say(STAGE, note)
-            notes.append(note)
+    notes = _missing_notes(work, lists)
+    for note in notes:
+        say(STAGE, note)
     matchers = compile_matchers(run, work.codes, lists)
     report = _report(lists, matchers, notes, work.languages)
-    pageviews = [describe_shard(shard, VIEWS_LICENCE) for shard in work.files.views]
-    if work.pack is not None:
-        pageviews += work.pack.record["pageviews"]
     return Result(
         report=report,
         counts={name: entry_list["entries"] for name, entry_list in lists.items()},
@@ -124,11 +118,21 @@ def _build(run: Run, job: Job) -> Result:
         manifest={
             "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
             "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": pageviews,
+            "pageviews": [describe_views(shard) for shard in work.files.views],
             "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
             "dead": {name: row["dead"] for name, row in report["lists"].items()},
         },
     )
+
+
+def _missing_notes(work: Work, lists: Mapping[str, Report]) -> list[str]:
+    """Return a sentence per source that has no entry of languages which should have some."""
+    notes = []
+    for name, source in used_sources(work.config).items():
+        langs = [lang for lang in work.should_have(source) if not lists[lang]["by_source"].get(name)]
+        if langs:
+            notes.append(f"no {name} of {name_all(langs)}")
+    return notes
 
 
 def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collection[tuple[str, str]]) -> list[Path]:
@@ -207,12 +211,11 @@ def _language_shards(work: Work) -> list[Shard]:
 
 
 def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[str, str]) -> Report:
-    """Write the list of a language, from the pack or from its sources."""
+    """Write the list of a language: its whole list, or one of its sources."""
     lang = shard.name
     path = layout.entries(run_dir, lang)
-    if work.pack is not None and work.is_packed(lang):
-        table = read_packed(work.pack, lang, path)
-        rules = work.pack.lists[lang]["rules"]
+    if lang in work.lists:
+        table, rules = write_whole_list(work.lists[lang], path, work.config.max_chars)
     else:
         for wiki in work.files.wikis[lang]:
             if wiki in uncounted:
@@ -221,14 +224,20 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         table = built.table()
         rules = built.rules
         write_table(path, table, METADATA)
+    if not len(table):
+        too_long = sum(counts.get("too_long", 0) for counts in rules.values())
+        remedy = f"set metadata.lists.{lang}"
+        if too_long:
+            remedy = f"{too_long:,} are longer than metadata.max_chars = {work.config.max_chars}; raise it"
+        raise BadShard(f"no entry of {lang} from {', '.join(rules) or 'any source'}; {remedy}")
     if work.fingerprint(lang) != shard.fingerprint:
         raise InputChanged("one of its files changed while it was read")
     described = _describe(table["entry"], rules)
-    return {**described, "examples": _examples(table), "files": work.describe(lang, shard.fingerprint)}
+    return {**described, "examples": _examples(table), "files": work.reads(lang)}
 
 
 def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
-    """Return the list of a language that no pack has.  Raises BadShard if its sources hold nothing of it."""
+    """Return the list of a language from its sources, with the counts of its Wikipedias and of the pool."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
         scratch, rules = Path(name), work.config.wikipedia_rules

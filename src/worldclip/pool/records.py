@@ -21,7 +21,6 @@ KeyedRecords = tuple[list[str], Sequence[Record]]  # the key and the record of e
 Text = tuple[str | None, str | None, int]  # (text or None, why it is bad or None, position of its place)
 
 DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `caption`, LAION's tables have `TEXT`
-TRUTH_FIELD = "lang_truth"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or pool.texts names must occur in one of them
 
@@ -98,7 +97,6 @@ def texts_of_records(
     """
     pair_of_text: list[int] = []
     texts: list[str | None] = []
-    truth: list[str | None] = []
     langs: list[str | None] = []
     place_of_text: list[int] = []
     details: dict[int, str] = {}
@@ -113,7 +111,6 @@ def texts_of_records(
             pair_of_text.append(pair)
             texts.append(text)
             place_of_text.append(place)
-        truth += _codes_of(record, TRUTH_FIELD, len(pair_texts))
         if lang_field is not None:
             langs += _codes_of(record, lang_field, len(pair_texts))
     stored, surrogate_rows = _large_strings(texts)
@@ -123,7 +120,6 @@ def texts_of_records(
         np.array(pair_of_text, np.int64),
         stored,
         details,
-        truth=pa.array(truth, pa.string()) if any(code is not None for code in truth) else None,
         lang=None if lang_field is None else pa.array(langs, pa.string()),
         place=np.array(place_of_text, np.int16),
     )

@@ -45,8 +45,6 @@ class PoolTexts:
     """As stored; null where the text is dropped."""
     reason: np.ndarray
     """(num_rows,) int8 codes of contracts.reasons: bad_pair, duplicate, no_text or kept."""
-    truth: pa.StringArray | None
-    """Language of the text in the pool's field `lang_truth`, for reports only; None if no pair has that field."""
     lang: pa.StringArray | None
     """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
     bad: list[BadText]
@@ -60,7 +58,6 @@ def pool_texts(
     pair_of_text: np.ndarray,
     text: pa.LargeStringArray,
     details: dict[int, str],
-    truth: pa.StringArray | None = None,
     lang: pa.StringArray | None = None,
     place: np.ndarray | None = None,
     num_left_out: int = 0,
@@ -91,7 +88,6 @@ def pool_texts(
         place=np.zeros(len(pair_of_text), np.int16) if place is None else place.astype(np.int16),
         text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
         reason=reason,
-        truth=truth,
         lang=lang,
         bad=sample_records(bad, NUM_BAD_SAMPLES),
         num_left_out=num_left_out,

@@ -29,8 +29,8 @@ def sources_table(manifest: Mapping[str, Any]) -> str:
 
 
 def _describe(source: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return what a source is, where it is from, and its licence; a pack has the licences of the sources in it."""
+    """Return what a source is, where it is from, and its licence."""
     names = [str(source[key]) for key in ("package", "version", "file", "path", "name") if source.get(key)]
     origin = " ".join(dict.fromkeys(names))  # the path is often the file's name
     licence = source.get("licence") or NOT_STATED
-    return str(source["source"]), origin, "of its sources, in this table" if source["source"] == "pack" else licence
+    return str(source["source"]), origin, licence

@@ -290,9 +290,7 @@ def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
     ]
     if absent := drafted["without_words"]:
         names = ", ".join(absent)
-        lines += _comment(
-            f'wordfreq has no words of {names}, CLDR at most names: add "list" to sources and set a file of each.'
-        )
+        lines += _comment(f"wordfreq has no words of {names}, CLDR at most names: set a file of each.")
         lines += [f'# lists.{code} = "{code}.txt"' for code in absent]
     lines += [
         "",

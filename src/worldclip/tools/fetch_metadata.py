@@ -23,7 +23,7 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.dump_files import needs_text, needs_views
-from worldclip.metadata.sources.pack import open_pack
+from worldclip.metadata.lists import find_lists
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
@@ -141,13 +141,11 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
 
 
 def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
-    """Return the Wikipedias of `langs`, or of all languages of the recipe whose list is not in its pack."""
-    from worldclip.metadata.work import label_scheme
+    """Return the Wikipedias of `langs`, or of all languages of the recipe without a whole list."""
+    from worldclip.metadata.work import label_scheme, run_codes
 
     section, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
-    packed = open_pack(Path(metadata.pack), section.table).lists if metadata.pack else {}
-    own_codes = section.codes if metadata.pack else section.run_codes  # unset: the pack's languages are meant
-    codes = langs or [code for code in own_codes if code not in packed]
+    codes = langs or sorted({*run_codes(run)} - {*find_lists(metadata)})
     scheme = label_scheme(section.lid_model, codes)
     wikis = {wiki for code in codes for wiki in section.table.wikipedias(code, scheme)}
     corpora = {wiki for language in section.table.added for wiki in language.wikipedia}

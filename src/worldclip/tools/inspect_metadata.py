@@ -22,7 +22,6 @@ from worldclip.language.table import INSTALLED, Languages
 from worldclip.match.config import MERGED
 from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.metadata.matchers import STAGE, load_matcher
-from worldclip.metadata.source import Source
 from worldclip.metadata.stage import read_entries
 
 NUM_NEAR = 10  # entries shown around the one looked for
@@ -141,12 +140,10 @@ def entry_to_text(record: Report, languages: Languages = INSTALLED) -> str:
     if record["is_there"]:
         source = record["source"]
         lines = [f"{entry!r} is entry {record['entry_id']:,} of {name}, from {source}"]
-        meaning, meaning_of_score = _meanings(source)
-        lines += [f"  {meaning}"] if meaning else []
         if record["rank"] is not None and record["score"] is not None:
             rank = f"rank {record['rank']:,} of {record['of_source']:,} from {source}"
             score = f"{record['score']:,.0f}" if record["score"].is_integer() else f"{record['score']:.4g}"
-            lines.append(f"  {rank}; {meaning_of_score}: {score}")
+            lines.append(f"  {rank}; score: {score}")
         for profile, equal in record["dead"].items():
             reason = f"equals the earlier entry {equal!r} there" if equal is not None else "is empty there"
             lines.append(f"  never matches under profile {profile}: it {reason}")
@@ -157,11 +154,3 @@ def entry_to_text(record: Report, languages: Languages = INSTALLED) -> str:
     if record["holding"]:
         lines.append(f"  part of {record['num_holding']:,} other entries: {', '.join(map(repr, record['holding']))}")
     return "\n".join(lines)
-
-
-def _meanings(name: str) -> tuple[str, str]:
-    """Return descriptions of a source's entries and scores; of a source that is not installed now, little."""
-    if METADATA_SOURCES.problem(name):
-        return "", Source.score
-    source = METADATA_SOURCES.load(name)
-    return source.meaning, source.score

@@ -95,11 +95,11 @@ def test_share_of_tones_is_alike_in_all_tars(built):
 
 
 def test_pool_has_14_texts_per_picture(built):
-    texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji"))
+    texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji", lang="json:lang_truth"))
     assert len(texts.key) == 14_000
     assert (texts.reason == Reason.KEPT).all()
-    assert texts.truth is not None
-    assert Counter(texts.truth.to_pylist()) == dict.fromkeys(LANGS, 1000)
+    assert texts.lang is not None
+    assert Counter(texts.lang.to_pylist()) == dict.fromkeys(LANGS, 1000)
     assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
 
 

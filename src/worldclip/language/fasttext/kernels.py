@@ -79,8 +79,7 @@ def _sum_texts(
     dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
     num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
     prune, kept, kept_rows, word_ngrams = model.prune, model.kept, model.kept_rows, model.word_ngrams
-    dense, codes, norms, centroids = model.dense, model.codes, model.norms, model.centroids
-    sub_dim, last_sub_dim = model.sub_dim, model.last_sub_dim
+    matrix = model.matrix
     num_cached = cache_2S.size // 2
     last_slot = np.uint64(num_cached - 1)
     for i in range(first, stop):
@@ -108,17 +107,14 @@ def _sum_texts(
                     _clear(sums, num_cached + t)
                     counts_N[t], rows_at[t + 1] = _find_rows(
                         data, np.int64(token_at), np.int64(token_size), keys_N[t], dictionary, starts, ends, slots,
-                        num_words, minn, maxn, bucket, prune, kept, kept_rows, dense, codes, norms, centroids, sub_dim,
-                        last_sub_dim, chars, grams, rows, rows_at[t], sums, num_cached + t,
+                        num_words, minn, maxn, bucket, prune, kept, kept_rows, matrix, chars, grams, rows, rows_at[t],
+                        sums, num_cached + t,
                     )  # fmt: skip
             num_summed = np.int64(0)
             for t in range(num_tokens):
                 place = num_cached + t if is_new_N[t] else np.int64(keys_N[t] & last_slot)
                 if is_new_N[t]:
-                    _add_rows(
-                        dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, rows_at[t], rows_at[t + 1],
-                        sums, place,
-                    )  # fmt: skip
+                    _add_all(sums, place, matrix, rows, rows_at[t], rows_at[t + 1])
                 if counts_N[t] == _LAST:
                     at, num_tokens = end, t
                     break
@@ -141,13 +137,12 @@ def _sum_texts(
                     _clear(sums, slot)
                     _add(sums, slot, sums, num_cached + t)
         if has_token and eos >= 0:
-            _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, eos, hidden, text)
+            _add(hidden, text, matrix, eos)
             num_rows += 1
         if has_token and word_ngrams > 1 and prune != 0:
             hashes[num_hashes] = _END_HASH
             num_rows += _add_word_ngrams(
-                hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows,
-                dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden, text,
+                hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows, matrix, hidden, text,
             )  # fmt: skip
         num_rows_T[text] = num_rows
 
@@ -250,7 +245,7 @@ def _fnv(data, start, end):
 @inner
 def _find_rows(
     data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept, kept_rows,
-    dense, codes, norms, centroids, sub_dim, last_sub_dim, chars, grams, rows, end, sums, place,
+    matrix, chars, grams, rows, end, sums, place,
 ):  # fmt: skip
     """Append a token's rows to rows[:end] and prefetch them; returns their number (or _NO_WORD, _LAST) and the end.
 
@@ -275,7 +270,7 @@ def _find_rows(
     inverse = _LARGEST // modulus + _U1
     for first in range(0, length, LANES):  # n-grams that begin at LANES characters are hashed at once
         if end - start > PIECE:
-            _add_rows(dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, start, end, sums, place)
+            _add_all(sums, place, matrix, rows, start, end)
             count += end - start
             end = start
         for n in range(1, maxn + 1):
@@ -292,7 +287,7 @@ def _find_rows(
                     end += _is_kept(bucket_id, prune, kept)
         for j in range(new, end):
             rows[j] = _ngram_row(rows[j], num_words, prune, kept_rows, kept)
-            prefetch(dense, dense.shape[1] * np.int64(rows[j]))
+            prefetch(matrix, matrix.shape[1] * np.int64(rows[j]))
     return count + end - start, end
 
 
@@ -318,16 +313,6 @@ def _read_chars(data, at, size, chars):
             num_bytes = 1
     chars[last + 1] = ord(">")
     return last + 2, width
-
-
-@inner
-def _add_rows(dense, codes, norms, centroids, sub_dim, last_sub_dim, rows, start, end, sums, place):
-    """Compute sums[place] += each of the model's rows[start:end], in order."""
-    if len(dense):
-        _add_all(sums, place, dense, rows, start, end)
-        return
-    for j in range(start, end):
-        _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, np.int64(rows[j]), sums, place)
 
 
 @inner
@@ -380,23 +365,8 @@ def _add(total, place, values, row):
 
 
 @inner
-def _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, total, place):
-    """Do as `_add` with a row of the model; a quantised one is unpacked on the way."""
-    if len(dense):
-        _add(total, place, dense, row)
-        return
-    norm, num_parts = norms[row], codes.shape[1]
-    for q in range(num_parts):
-        width = last_sub_dim if q == num_parts - 1 else sub_dim
-        first = q * 256 * sub_dim + np.int64(codes[row, q]) * width
-        for d in range(width):
-            total[place, q * sub_dim + d] += norm * centroids[first + d]
-
-
-@inner
 def _add_word_ngrams(
-    hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows,
-    dense, codes, norms, centroids, sub_dim, last_sub_dim, hidden, text,
+    hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows, matrix, hidden, text
 ):  # fmt: skip
     """Add the rows of the text's word n-grams to hidden[text]; returns their number.  hashes: `_fnv` of its words."""
     count = 0
@@ -407,6 +377,6 @@ def _add_word_ngrams(
             bucket_id = np.int64(h % np.uint64(bucket))
             if _is_kept(bucket_id, prune, kept):
                 row = _ngram_row(bucket_id, num_words, prune, kept_rows, kept)
-                _add_row(dense, codes, norms, centroids, sub_dim, last_sub_dim, row, hidden, text)
+                _add(hidden, text, matrix, row)
                 count += 1
     return count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.kernels.llvm import LANES, dot_lanes, inner
-from worldclip.language.fasttext.model import LOSS_HS, LOSS_SOFTMAX
+from worldclip.language.fasttext.model import LOSS_HS
 
 EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm
 
@@ -23,31 +23,21 @@ def _dot(output, row, hidden, text):
 
 
 @inner
-def _table_sigmoid(x):
-    """Return the sigmoid as fastText reads it for independent labels: from a table of 512 steps over [-8, 8]."""
-    if x < -8 or x > 8:
-        return np.float32(x > 8)
-    step = np.float32(np.int64((x + np.float32(8)) * np.float32(32)))
-    return np.float32(1) / (np.float32(1) + np.exp(-(step / np.float32(32) - np.float32(8))))
-
-
-@inner
-def _best_of_flat(output, loss, num_labels, hidden, text, allowed, scores):
-    """Return the most probable allowed label of a flat output (softmax, or each label's own sigmoid) and its prob."""
+def _best_of_softmax(output, num_labels, hidden, text, allowed, scores):
+    """Return the most probable allowed label of a softmax over all labels, and its probability."""
     top = np.float32(-np.inf)
     for i in range(num_labels):
         scores[i] = _dot(output, i, hidden, text)
         top = max(top, scores[i])
     total = np.float32(0)
-    if loss == LOSS_SOFTMAX:
-        for i in range(num_labels):
-            scores[i] = np.exp(scores[i] - top)
-            total += scores[i]
+    for i in range(num_labels):
+        scores[i] = np.exp(scores[i] - top)
+        total += scores[i]
     best, best_prob = np.int32(-1), np.float32(-1)
     for i in range(num_labels):
         if not allowed[i]:
             continue
-        prob = scores[i] / total if loss == LOSS_SOFTMAX else _table_sigmoid(scores[i])
+        prob = scores[i] / total
         if prob + EPS > best_prob:
             best, best_prob = np.int32(i), prob + EPS
     return best, best_prob
@@ -101,5 +91,5 @@ def label_texts(model, hidden, num_rows_T, first, stop, allowed, stack_nodes, st
                 output, left, right, num_labels, hidden, text, allowed, stack_nodes, stack_probs
             )
         else:
-            label, prob = _best_of_flat(output, loss, num_labels, hidden, text, allowed, stack_probs)
+            label, prob = _best_of_softmax(output, num_labels, hidden, text, allowed, stack_probs)
         label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))

@@ -1,7 +1,8 @@
-"""Read fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, of every loss.
+"""Read fastText's supervised models as arrays: `.bin` and `.ftz`, dense and quantised, hierarchical and plain softmax.
 
 The file's layout is that of fastText 0.9.2.  It is read, not mapped: a map of a file that another program replaces in
-place or cuts would give other numbers or end the process.  Each process holds the matrices (lid.176.bin: 126 MB).
+place or cuts would give other numbers or end the process.  Each process holds the matrices (lid.176.bin: 126 MB);
+quantised rows are unpacked.
 """
 
 from __future__ import annotations
@@ -20,34 +21,21 @@ from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
 MAGIC = 793712314
-LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA = 1, 2, 3, 4
+VERSION = 12
+LOSS_HS, LOSS_SOFTMAX = 1, 3
 SUPERVISED = 3
 # Bounds of what the file's length does not bound.  Published models have 16 to 300 dimensions, 2 million buckets and
 # n-grams of up to 6; a longest n-gram of 2^31 would read every token from each of its characters to the end.
 MAX_DIM, MAX_BUCKET, MAX_NGRAM = 2**14, 2**27, 64
+MAX_SUB_DIM = 64  # numbers that a byte of a quantised row stands for; fastText writes 2
 ENTRY_BYTES = 10  # bytes of a dictionary entry in addition to the string: a zero, the count (8) and the kind (1)
 UNBUILT = 10**15  # fastText's "infinite" count of nodes of the label tree that are not yet built
 LINE_FLOATS = 16  # float32 of a cache line
-DENSE_BELOW_BYTES = 64 * 2**20  # quantised rows that take less than this when unpacked are unpacked at load
 
 LABEL_PREFIX = b"__label__"
 
 _PREFIX_HEAD, _PREFIX_LAST = np.uint64(int.from_bytes(LABEL_PREFIX[:8], "little")), LABEL_PREFIX[8]
 _END = np.uint64(int.from_bytes(b"</s>", "little"))
-
-
-class UnsupportedModel(ValueError):
-    """A fastText file of a version that this module cannot read, its sizes checked; the library may."""
-
-
-class Quantized(NamedTuple):
-    """A product-quantised matrix: row i is norm[i] * concatenation over q of centroids[q, codes[i, q]]."""
-
-    codes: np.ndarray  # (num_rows, num_subvectors) uint8
-    norms: np.ndarray  # (num_rows,) float32, ones where norms were not quantised
-    centroids: np.ndarray  # (dim * 256,) float32, as in the file
-    sub_dim: int
-    last_sub_dim: int
 
 
 class Model(NamedTuple):
@@ -61,12 +49,7 @@ class Model(NamedTuple):
     minn: int
     maxn: int
     word_ngrams: int
-    dense: np.ndarray  # (num_rows, D) float32; no rows where quantised rows are read in place
-    codes: np.ndarray
-    norms: np.ndarray
-    centroids: np.ndarray
-    sub_dim: int
-    last_sub_dim: int
+    matrix: np.ndarray  # (num_rows, D) float32
     output: np.ndarray  # (num_labels, D) float32; under hierarchical softmax a row an inner node of the tree
     dictionary: np.ndarray  # bytes of the file that hold the dictionary
     starts: np.ndarray  # (num_entries,) int64, where each entry's string starts in `dictionary`
@@ -84,8 +67,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     """Return the model of `path` and its labels without `__label__`.
 
     Models come from the net, and the kernels check no bounds: every size is compared with the file first.  Raises
-    UserError for a file whose sizes contradict each other or its length, or that changes while it is read,
-    UnsupportedModel for an unknown version.
+    UserError for a file whose sizes contradict each other or its length, or that changes while it is read.
     """
     before = stamp_of(str(path))
     data = np.fromfile(path, np.uint8)
@@ -102,28 +84,22 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         )
         index = reader.array(np.int32, max(words.pruned, 0) * 2).reshape(-1, 2)
         is_quantized = reader.unpack("<?")[0]
-        rows = _read_quantized(reader, head.dim) if is_quantized else _read_dense(reader, head.dim)
+        rows = _read_rows(reader, head.dim, is_quantized)
         is_output_quantized = reader.unpack("<?")[0] and is_quantized
-        output = (
-            unpack_rows(_read_quantized(reader, head.dim)) if is_output_quantized else _read_dense(reader, head.dim)
-        )
-        _check_rows(head, words, index, rows, output)
+        output = _read_rows(reader, head.dim, is_output_quantized)
+        _check_rows(head, words, index, len(rows), len(output))
     except (struct.error, IndexError) as error:
         raise UserError(f"languages.lid_model is {path}, which is cut short; download it again") from error
     except _Damaged as error:
         raise UserError(f"languages.lid_model is {path}, which is not a fastText model to use ({error})") from error
-    if head.version not in (11, 12):
-        raise UnsupportedModel(f"{path} is a fastText model of version {head.version}, not 11 or 12")
     kept, kept_rows, order = _kept_buckets(index, head.bucket, words.num_words)
     if words.pruned > 0:  # rows of kept n-grams by rising bucket; the file's order is another
         places = np.concatenate([np.arange(words.num_words), words.num_words + order.astype(np.int64)])
-        if isinstance(rows, Quantized):
-            rows = rows._replace(codes=rows.codes[places], norms=rows.norms[places])
-        else:
-            rows = rows[places]
+        in_order = empty_rows(len(places), head.dim)
+        np.take(rows, places, axis=0, out=in_order)
+        rows = in_order
     slots = empty_slots(len(words.starts))
     insert_rows(words.strings, words.starts, words.ends, slots)
-    dense, packed = _choose_dense(rows, head.dim)
     left, right = np.empty(0, np.int32), np.empty(0, np.int32)
     if head.loss == LOSS_HS:
         left, right = _label_tree(words.counts[words.num_words :])
@@ -136,8 +112,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         minn=head.minn,
         maxn=head.maxn,
         word_ngrams=head.word_ngrams,
-        dense=dense,
-        **packed._asdict(),
+        matrix=rows,
         output=np.ascontiguousarray(output, dtype=np.float32),
         dictionary=words.strings,
         starts=words.starts,
@@ -190,9 +165,8 @@ class _Reader:
 
 
 class _Head(NamedTuple):
-    """Version and options, see Model."""
+    """The options, see Model."""
 
-    version: int
     dim: int
     word_ngrams: int
     loss: int
@@ -204,16 +178,15 @@ class _Head(NamedTuple):
 def _read_head(reader: _Reader) -> _Head:
     magic, version = reader.unpack("<2i")
     _require(magic == MAGIC, "it begins with other bytes")
+    _require(version == VERSION, f"version {version}: must be {VERSION}, which fastText has written since 2017")
     dim, _, _, _, _, word_ngrams, loss, kind, bucket, minn, maxn, _, _ = reader.unpack("<12id")
     _require(1 <= dim <= MAX_DIM, f"dim = {dim}: must be between 1 and {MAX_DIM}")
     _require(kind == SUPERVISED, "it is not supervised: it has word vectors but no labels")
-    _require(loss in (LOSS_HS, LOSS_NS, LOSS_SOFTMAX, LOSS_OVA), f"loss = {loss}: unknown")
+    _require(loss in (LOSS_HS, LOSS_SOFTMAX), f"loss = {loss}: must be {LOSS_HS} (hs) or {LOSS_SOFTMAX} (softmax)")
     _require(0 <= bucket <= MAX_BUCKET, f"bucket = {bucket}: must be between 0 and {MAX_BUCKET}")
     for name, length in (("minn", minn), ("maxn", maxn), ("wordNgrams", word_ngrams)):
         _require(0 <= length <= MAX_NGRAM, f"{name} = {length}: must be between 0 and {MAX_NGRAM}")
-    if version == 11:
-        maxn = 0  # supervised models of that version used no character n-grams
-    return _Head(version, dim, word_ngrams, loss, bucket, minn, maxn)
+    return _Head(dim, word_ngrams, loss, bucket, minn, maxn)
 
 
 class _Dictionary(NamedTuple):
@@ -260,11 +233,8 @@ def _find_end(words: _Dictionary) -> int:
     return int(entry_ids[is_end][0]) if is_end.any() else -1
 
 
-def _check_rows(
-    head: _Head, words: _Dictionary, index: np.ndarray, rows: np.ndarray | Quantized, output: np.ndarray
-) -> None:
+def _check_rows(head: _Head, words: _Dictionary, index: np.ndarray, num_rows: int, num_outputs: int) -> None:
     """Raise _Damaged unless there is a row for each word, each n-gram that a text can have, and each label."""
-    num_rows = len(rows.codes) if isinstance(rows, Quantized) else len(rows)
     num_ngrams = max(words.pruned, 0)
     if words.pruned < 0 and (head.maxn > 0 or head.word_ngrams > 1):
         _require(head.bucket > 0, "it has n-grams but bucket = 0")
@@ -273,30 +243,43 @@ def _check_rows(
         num_rows >= words.num_words + num_ngrams,
         f"it has {num_rows} rows for {words.num_words} words and {num_ngrams} n-grams",
     )
-    _require(len(output) == words.num_labels, f"it has {len(output)} rows for {words.num_labels} labels")
+    _require(num_outputs == words.num_labels, f"it has {num_outputs} rows for {words.num_labels} labels")
     buckets = np.sort(index[:, 0])
     is_index = bool((np.sort(index[:, 1]) == np.arange(len(index))).all() and (buckets[1:] > buckets[:-1]).all())
     is_inside = not len(buckets) or (buckets[0] >= 0 and buckets[-1] < head.bucket)
     _require(is_index and is_inside, "the list of its kept n-grams contradicts itself")
 
 
-def _read_dense(reader: _Reader, dim: int) -> np.ndarray:
+def _read_rows(reader: _Reader, dim: int, is_quantized: bool) -> np.ndarray:
+    """Return the next matrix as (num_rows, dim) float32."""
+    if is_quantized:
+        return _read_quantized(reader, dim)
     num_rows, width = reader.unpack("<2q")
     _require(num_rows >= 0 and width == dim, f"it has a matrix of {num_rows} x {width} where dim = {dim}")
     return reader.array(np.float32, num_rows * dim).reshape(num_rows, dim)
 
 
-def _read_quantized(reader: _Reader, dim: int) -> Quantized:
+def _read_quantized(reader: _Reader, dim: int) -> np.ndarray:
+    """Unpack a product-quantised matrix: row i is norm[i] * concatenation over q of centroids[q, codes[i, q]]."""
     has_norms, num_rows, width, num_codes = reader.unpack("<?2qi")
     _require(num_rows >= 0 and width == dim, f"it has a matrix of {num_rows} x {width} where dim = {dim}")
-    codes = np.array(reader.array(np.uint8, num_codes))
+    codes = reader.array(np.uint8, num_codes)
     centroids, num_parts, sub_dim, last_sub_dim = _read_centroids(reader, dim)
     _require(num_codes == num_rows * num_parts, f"it has {num_codes} codes for {num_rows} rows of {num_parts} parts")
     norms = np.ones(num_rows, np.float32)
     if has_norms:
-        norm_codes = np.array(reader.array(np.uint8, num_rows))
+        norm_codes = reader.array(np.uint8, num_rows)
         norms = _read_centroids(reader, 1)[0][norm_codes]
-    return Quantized(codes.reshape(num_rows, num_parts), norms, centroids, sub_dim, last_sub_dim)
+    codes = codes.reshape(num_rows, num_parts)
+    rows = empty_rows(num_rows, dim)
+    for q in range(num_parts):
+        part_dim = last_sub_dim if q == num_parts - 1 else sub_dim
+        start = q * 256 * sub_dim
+        table = centroids[start : start + 256 * part_dim].reshape(256, part_dim)
+        rows[:, q * sub_dim : q * sub_dim + part_dim] = table[codes[:, q]]
+    with np.errstate(over="ignore", invalid="ignore"):  # wrong weights are no wrong sizes
+        rows *= norms[:, None]
+    return rows
 
 
 def _read_centroids(reader: _Reader, dim: int) -> tuple[np.ndarray, int, int, int]:
@@ -308,23 +291,11 @@ def _read_centroids(reader: _Reader, dim: int) -> tuple[np.ndarray, int, int, in
         and num_parts == -(-dim // sub_dim)
         and last_sub_dim == dim - sub_dim * (num_parts - 1)
     )
+    _require(sub_dim <= MAX_SUB_DIM, f"it cuts rows into parts of {sub_dim}: must be at most {MAX_SUB_DIM}")
     _require(
         is_whole, f"it cuts {width} of dim = {dim} into {num_parts} parts of {sub_dim}, the last of {last_sub_dim}"
     )
     return np.array(reader.array(np.float32, dim * 256)), num_parts, sub_dim, last_sub_dim
-
-
-def _choose_dense(rows: np.ndarray | Quantized, dim: int) -> tuple[np.ndarray, Quantized]:
-    """Return (rows as float32, none quantised), or (none, the quantised rows) where the former take much memory."""
-    no_rows = np.empty((0, dim), np.float32)
-    no_packed = Quantized(np.empty((0, 0), np.uint8), np.empty(0, np.float32), np.empty(0, np.float32), 1, 1)
-    if not isinstance(rows, Quantized):
-        return rows, no_packed
-    if len(rows.codes) * dim * 4 < DENSE_BELOW_BYTES:
-        dense = empty_rows(len(rows.codes), dim)
-        dense[:] = unpack_rows(rows)
-        return dense, no_packed
-    return no_rows, rows
 
 
 def empty_rows(num: int, dim: int) -> np.ndarray:
@@ -332,20 +303,6 @@ def empty_rows(num: int, dim: int) -> np.ndarray:
     room = np.empty(num * dim + LINE_FLOATS, np.float32)
     start = -room.ctypes.data % (4 * LINE_FLOATS) // 4
     return room[start : start + num * dim].reshape(num, dim)
-
-
-def unpack_rows(packed: Quantized) -> np.ndarray:
-    """Return a quantised matrix as (num_rows, dim) float32."""
-    num_subvectors = packed.codes.shape[1]
-    parts = []
-    for q in range(num_subvectors):
-        width = packed.last_sub_dim if q == num_subvectors - 1 else packed.sub_dim
-        start = q * 256 * packed.sub_dim
-        table = packed.centroids[start : start + 256 * width].reshape(256, width)
-        parts.append(table[packed.codes[:, q]])
-    with np.errstate(over="ignore", invalid="ignore"):  # wrong weights are no wrong sizes
-        rows: np.ndarray = np.concatenate(parts, axis=1) * packed.norms[:, None]
-        return rows
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

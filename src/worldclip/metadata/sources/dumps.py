@@ -1,7 +1,6 @@
-"""Articles of a Wikipedia dump as (title, plain text), from three formats.
+"""Articles of a Wikipedia dump as (title, plain text), from two formats.
 
     .xml, .xml.bz2, .xml.gz   `pages-articles` XML, whole or in parts (https://www.mediawiki.org/wiki/Help:Export)
-    .json.gz, .json.bz2       CirrusSearch JSON, whose text is plain already
     .parquet                  any table with a string column `text`, and optionally `title`
 
 Redirects and pages outside the namespace of articles are skipped.  A multistream .bz2 is decompressed by several
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import re
 from collections import deque
@@ -69,11 +67,9 @@ def read_articles(path: Path, *, threads: int = 1) -> Iterator[pa.RecordBatch]:
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _read_parquet(path)
-    if ".json" in name:
-        return _read_cirrus(path, threads)
     if ".xml" in name:
         return _read_xml(path, threads)
-    raise BadShard(f"{path}: unknown dump format; its name must contain .xml(.bz2|.gz), .json(.gz|.bz2) or .parquet")
+    raise BadShard(f"{path}: unknown dump format; its name must contain .xml(.bz2|.gz) or .parquet")
 
 
 class _Batch:
@@ -339,46 +335,7 @@ def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     return [*ENGLISH_PREFIXES, *local, *other_wikis]
 
 
-# --- JSON and Parquet -------------------------------------------------------------------------------------------------
-
-
-def _iter_lines(path: Path, threads: int) -> Iterator[bytes]:
-    file = unpack.as_file(iter_bytes(path, threads))
-    while line := file.readline(unpack.MAX_LINE_BYTES + 1):
-        if len(line) > unpack.MAX_LINE_BYTES:
-            raise BadShard(f"{path}: a line is larger than in any dump; not read for safety")
-        yield line.rstrip(b"\n")
-
-
-def _read_cirrus(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
-    """Read a CirrusSearch dump: a line that names a page, then a line with its fields."""
-    batch = _Batch()
-    for number, line in enumerate(_iter_lines(path, threads), start=1):
-        if not line.strip():
-            continue
-        unpack.check_document(line, f"{path}, line {number}:")
-        try:
-            page = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadShard(f"{path}, line {number}: invalid JSON ({error}); download it again") from error
-        if not isinstance(page, dict):
-            raise BadShard(f"{path}, line {number}: {type(page).__name__}, not an object with title and text")
-        if "index" in page or page.get("namespace", ARTICLES) != ARTICLES:
-            continue
-        text = page.get("text")
-        if not isinstance(text, str):
-            raise BadShard(f"{path}, line {number}: no field `text`; expected a CirrusSearch content dump")
-        batch.add(_replace_surrogates(str(page.get("title", ""))), _replace_surrogates(text))
-        if batch.is_full:
-            yield _to_record_batch(batch.titles, batch.texts)
-            batch = _Batch()
-    if batch.titles:
-        yield _to_record_batch(batch.titles, batch.texts)
-
-
-def _replace_surrogates(text: str) -> str:
-    """Replace half surrogate pairs, which JSON can write and UTF-8 cannot."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+# --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
 def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:

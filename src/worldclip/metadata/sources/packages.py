@@ -1,111 +1,116 @@
-"""Sources that Python packages carry: word frequencies, names of CLDR, names of emoji.  None needs a download.
+"""Sources that need no file: numbers, and what Python packages carry: word frequencies, names of CLDR and of emoji.
 
 wordfreq has words of 44 languages, CLDR (in the package babel) 100 names or more in 168, and emoji names in 14.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
+from worldclip.language import characters
 from worldclip.language.emoji import NAMED_IN, TONES
 from worldclip.language.locale_data import read_own_data
-from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source
-from worldclip.metadata.sources.lists import read_frequent_words
 
+NUM_NUMBERS = 100
 # Tables of a locale's data in babel, what pictures show first; each maps codes to names.
 _NAME_TABLES = ("territories", "languages", "currency_names", "scripts")
 _REMARK = re.compile(r"\s*[(（\[].*")  # `Myanmar (Burma)`, `peseta (1868–2002)`: a text has the part before
 _UNKNOWN_CITY = "Etc/Unknown"
+_PART = re.compile(r"[^\s\-]+")
+_DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
 
-class PackagedSource(Source):
-    """A source whose data come with the first package that it requires."""
-
-    @property
-    def package(self) -> str:
-        return self.requires.modules[0]
-
-    def fingerprint(self, inputs: Inputs) -> str:
-        return versions([self.package])[self.package] if self.has_words(inputs) else ""
-
-    def describe(self, inputs: Inputs, known: Any) -> list[Record]:
-        return [{"source": self.name, "package": self.package, "version": known, "licence": self.licence}]
+def add_numbers(entries: EntryList, inputs: Inputs) -> None:
+    """Append 0 to 99, which are entries of every language and no words of any."""
+    numbers = ((str(number), None) for number in range(NUM_NUMBERS))
+    entries.add("number", numbers, inputs.config.max_chars)
 
 
-class Wordfreq(PackagedSource):
-    """Frequent words."""
+def _packaged(
+    name: str, package: str, licence: str, has_words: Callable[[Inputs], bool], read: Callable[[Inputs], Candidates]
+) -> Source:
+    """Return the source `name`, whose data come with a package."""
 
-    name = "wordfreq"
-    meaning = "one of the most frequent words of the package wordfreq, as it is or in title case"
-    score = "share of all words"
-    requires = Requirement(("wordfreq",), "metadata")
-    licence = "CC BY-SA 4.0"
+    def add(entries: EntryList, inputs: Inputs) -> None:
+        if has_words(inputs):
+            entries.add(name, read(inputs), inputs.config.max_chars)
 
-    def has_words(self, inputs: Inputs) -> bool:
-        return inputs.language.wordfreq is not None
+    def reads(inputs: Inputs) -> list[Record]:
+        version = versions([package])[package]
+        record = {"source": name, "package": package, "version": version, "licence": licence}
+        return [record] if has_words(inputs) else []
 
-    def read(self, inputs: Inputs) -> Candidates:
-        return read_frequent_words(inputs.lang, inputs.config.wordfreq_top, inputs.languages)
-
-    def notes(self, lists: Mapping[str, Record], built: Sequence[str], config: MetadataConfig) -> Iterator[str]:
-        if any(self.name in row["by_source"] for row in lists.values()):
-            yield (
-                "words of wordfreq are lower-cased and names are not, so each word is an entry as it is and in title"
-                " case"
-            )
+    return Source(add, reads, requires=Requirement((package,), "metadata"))
 
 
-class Cldr(PackagedSource):
-    """Names of CLDR."""
-
-    name = "cldr"
-    meaning = "a name in CLDR: of a territory, city, language, script, currency, unit, month or day"
-    requires = Requirement(("babel",), "metadata")
-    licence = "Unicode License v3"
-
-    def has_words(self, inputs: Inputs) -> bool:
-        return bool(inputs.language.cldr)
-
-    def read(self, inputs: Inputs) -> Candidates:
-        """Yield the names in each of the language's locales, without remarks in brackets."""
-        localedata = require("babel.localedata", extra="metadata")
-        locales = inputs.language.cldr
-        if absent := [name for name in locales if not localedata.exists(name)]:
-            raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
-        for locale in locales:
-            # what the locale inherits from another one is in another language
-            for name in _names_of(read_own_data(locale, extra="metadata")):
-                yield _REMARK.sub("", name), None
+# --- wordfreq ---------------------------------------------------------------------------------------------------------
 
 
-class EmojiNames(PackagedSource):
-    """Names of emoji."""
+def read_wordfreq(inputs: Inputs) -> Candidates:
+    """Yield the most frequent words with their share of all words, each as it is, then in title case.
 
-    name = "emoji"
-    meaning = "the name of an emoji"
-    requires = Requirement(("emoji",), "metadata")
-    licence = "BSD 3-Clause (names: CLDR, Unicode License v3)"
-
-    def has_words(self, inputs: Inputs) -> bool:
-        return inputs.lang in NAMED_IN
-
-    def read(self, inputs: Inputs) -> Candidates:
-        """Yield the names without those of skin tones: `red apple`."""
-        package = require("emoji", extra="metadata")
-        package.config.load_language(inputs.lang)
-        for char, record in package.EMOJI_DATA.items():
-            if inputs.lang in record and TONES.isdisjoint(char):
-                yield record[inputs.lang].strip(":").replace("_", " "), None
+    wordfreq lower-cases all words, so only the title case brings names back.  Words with two digits or more are
+    skipped.
+    """
+    wordfreq = require("wordfreq", extra="metadata")
+    frequencies = wordfreq.get_frequency_dict(inputs.language.wordfreq, "best")
+    for word, frequency in list(frequencies.items())[: inputs.config.wordfreq_top]:
+        if _merged_number().search(word):
+            continue
+        yield word, frequency
+        yield title_case(word, inputs.lang), frequency
 
 
-def _names_of(locale: Mapping[str, Any]) -> Iterator[str]:
+@functools.cache
+def _merged_number() -> re.Pattern[str]:
+    """Return the pattern of a word that stands for all numbers with the same number of digits: 0000 for 1984.
+
+    Such a word occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
+    """
+    digit = f"[{characters.digit_class()}]"
+    return re.compile(f"{digit}.*{digit}")
+
+
+def title_case(word: str, lang: str) -> str:
+    """Return the word with each part between whitespace or hyphens capitalized: It's, Jean-Paul, İstanbul."""
+
+    def capitalize(match: re.Match[str]) -> str:
+        part = match.group()
+        if lang in _DOTTED_I and part[0] == "i":
+            return "İ" + part[1:]
+        if lang == "nl" and part.startswith("ij"):  # one letter in Dutch: IJsland
+            return "IJ" + part[2:]
+        return characters.title(part[0]) + part[1:]
+
+    return _PART.sub(capitalize, word)
+
+
+# --- CLDR -------------------------------------------------------------------------------------------------------------
+
+
+def read_cldr(inputs: Inputs) -> Candidates:
+    """Yield the names in each of the language's locales, without remarks in brackets."""
+    localedata = require("babel.localedata", extra="metadata")
+    locales = inputs.language.cldr
+    if absent := [name for name in locales if not localedata.exists(name)]:
+        raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
+    for locale in locales:
+        # what the locale inherits from another one is in another language
+        for name in names_of(read_own_data(locale, extra="metadata")):
+            yield _REMARK.sub("", name), None
+
+
+def names_of(locale: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of territories, cities, languages, currencies, scripts, units, months and days in a locale."""
     zones = locale.get("time_zones", {})
     yield from _strings(locale.get("territories", {}))
     yield from (zone["city"] for name, zone in zones.items() if "city" in zone and name != _UNKNOWN_CITY)
@@ -124,6 +129,27 @@ def _strings(names: Any) -> Iterator[str]:
         yield from (name for name in names.values() if isinstance(name, str))
 
 
-WORDFREQ = Wordfreq()
-CLDR = Cldr()
-EMOJI = EmojiNames()
+# --- emoji ------------------------------------------------------------------------------------------------------------
+
+
+def read_emoji(inputs: Inputs) -> Candidates:
+    """Yield the names of emoji without those of skin tones: `red apple`."""
+    package = require("emoji", extra="metadata")
+    package.config.load_language(inputs.lang)
+    for char, record in package.EMOJI_DATA.items():
+        if inputs.lang in record and TONES.isdisjoint(char):
+            yield record[inputs.lang].strip(":").replace("_", " "), None
+
+
+NUMBER = Source(add_numbers)
+WORDFREQ = _packaged(
+    "wordfreq", "wordfreq", "CC BY-SA 4.0", lambda inputs: inputs.language.wordfreq is not None, read_wordfreq
+)
+CLDR = _packaged("cldr", "babel", "Unicode License v3", lambda inputs: bool(inputs.language.cldr), read_cldr)
+EMOJI = _packaged(
+    "emoji",
+    "emoji",
+    "BSD 3-Clause (names: CLDR, Unicode License v3)",
+    lambda inputs: inputs.lang in NAMED_IN,
+    read_emoji,
+)

@@ -29,10 +29,15 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
 from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MatchConfig
-from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
-from worldclip.plugins.explorer.lists import max_entries_per_list, profile_record, source_number, write_list
+from worldclip.plugins.explorer.lists import (
+    max_entries_per_list,
+    profile_record,
+    source_names,
+    source_number,
+    write_list,
+)
 from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
@@ -168,25 +173,22 @@ def _write_page(chunks: Chunks) -> None:
 
 def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[str, Any]:
     """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
-    match: MatchReport = artifacts.read_json(layout.stage_report(run.dir, "match"))
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
     table = run.section(LanguagesConfig).table
-    recall = match.get("lid_recall", {})
     return {
         "name": run.dir.resolve().name,
         "run": run.dir.resolve().name if run.dir.is_absolute() else str(run.dir),  # anyone may read these pages
         "text_policy": curate.text_policy,
         "seed": str(curate.seed),
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
-        "sources": METADATA_SOURCES.names(),
+        "sources": source_names(),
         "languages": [
             {
                 "code": lang,
                 "name": language_name(lang, table),
                 "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
                 "counts": [row[reason.column] for reason in Reason],  # type: ignore[literal-required]
-                "recall": recall.get(lang),
             }
             for lang, row in report["languages"].items()
         ],
@@ -291,14 +293,10 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
 
 
 def _labels_record(run_dir: Path) -> dict[str, Any]:
-    """Return how language identification did: per true language what it was taken for, and labels without a list."""
+    """Return the labels without a list that most texts have."""
     report: MatchReport = artifacts.read_json(layout.stage_report(run_dir, "match"))
-    truth = []
-    for lang, found in report.get("truth", {}).items():
-        others = sorted(((name, number) for name, number in found.items() if name != lang), key=lambda row: -row[1])
-        truth.append([lang, sum(found.values()), found.get(lang, 0), others[:NUM_CONFUSED]])
     without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
-    return {"truth": sorted(truth, key=lambda row: -row[1]), "without": without[:NUM_LABELS]}
+    return {"without": without[:NUM_LABELS]}
 
 
 def _checked_record(run: Run) -> dict[str, Any]:

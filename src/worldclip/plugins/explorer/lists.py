@@ -22,7 +22,7 @@ from worldclip.plugins.explorer.chunks import Chunks
 
 NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
 CHUNK_ENTRIES = 4096
-SOURCE_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # an entry's source is a digit, its position in the registry
+SOURCE_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # an entry's source is a digit, its position in source_names
 MAX_ENTRIES = 30_000_000  # entries of all lists together, some 15 bytes each
 
 
@@ -36,11 +36,16 @@ def max_entries_per_list(num_entries: Mapping[str, int], max_total: int = MAX_EN
     return bisect.bisect_right(range(largest + 1), max_total, key=total) - 1
 
 
+def source_names() -> tuple[str, ...]:
+    """Return the names of the sources, and that of plain lists, in the order in which they are shown."""
+    return (*METADATA_SOURCES.names(), "list")
+
+
 def source_number(name: str) -> int:
-    """Return the position of a source in the registry.  Raises UserError if its package is not installed."""
-    if problem := METADATA_SOURCES.problem(name):
-        raise UserError(f"source {name!r} of entries: {problem}; install the package that it is from")
-    return METADATA_SOURCES.names().index(name)
+    """Return the position of a source in `source_names`.  Raises UserError if its package is not installed."""
+    if name not in source_names():
+        raise UserError(f"source {name!r} of entries: unknown; install the package that it is from")
+    return source_names().index(name)
 
 
 def write_list(

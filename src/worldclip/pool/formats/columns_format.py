@@ -22,7 +22,7 @@ from worldclip.pool.columns import ROW, WrongColumns, choose_columns, key_proble
 from worldclip.pool.conditions import conditions, rows_of
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats.base import TableFormat
-from worldclip.pool.records import TRUTH_FIELD, KeyedRecords
+from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
 
@@ -54,7 +54,7 @@ class ColumnsFormat(TableFormat):
         names = self.field_names(shard, config)
         key, columns = choose_columns(names, config)
         lang = None if config.lang is None else bare(config.lang)
-        more = [name for name in (TRUTH_FIELD, lang) if name is not None and name in names]
+        more = [lang] if lang is not None and lang in names else []
         rows = self._rows(shard, config, (key, *columns, *more))
         table = rows.table
         keys = _keys_of(shard, key, rows)
@@ -65,15 +65,11 @@ class ColumnsFormat(TableFormat):
         details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
         first_text = np.searchsorted(pair_of_text, list(keys.problems))
         details |= dict(zip(first_text.tolist(), keys.problems.values(), strict=True))
-        truth = None
-        if TRUTH_FIELD in names and pa.types.is_string(table.column(TRUTH_FIELD).type):  # one code per row
-            truth = table.column(TRUTH_FIELD).take(pa.array(pair_of_text)).combine_chunks()
         return pool_texts.pool_texts(
             keys,
             pair_of_text,
             pool_texts.large_strings(values, offsets, is_bad | is_null),
             details,
-            truth=truth,
             lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
             place=place,
             num_left_out=rows.num_left_out,

@@ -60,9 +60,7 @@ async function showLanguage(place, code) {
 function listText(row, language) {
   if (!row) return "Its texts are matched against no list.";
   const threshold = row.threshold === null ? "no threshold" : `threshold ${count(row.threshold)}`;
-  const recall =
-    language.recall === null ? "" : ` Language identification finds ${percent(language.recall)} of its texts.`;
-  return `List ${row.name}: ${count(row.num_matched_entries)} of ${count(row.num_entries)} entries have ${count(row.num_matches)} matches; ${threshold}, tail fraction ${percent(row.tail_fraction)}.${recall}`;
+  return `List ${row.name}: ${count(row.num_matched_entries)} of ${count(row.num_entries)} entries have ${count(row.num_matches)} matches; ${threshold}, tail fraction ${percent(row.tail_fraction)}.`;
 }
 
 function reasonCounts(run, language) {
