@@ -48,6 +48,16 @@ def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_ru
     assert curated.items() <= files_of(tmp_path / "b/curate").items()
 
 
+def test_branch_with_another_pool_links_all_but_its_index(toy_run, toy_world, tmp_path, capsys):
+    pool = shutil.copytree(toy_world.folder / "pool", tmp_path / "pool")
+    next(pool.iterdir()).unlink()
+    changed = load_recipe(toy_run, [f"pool.path={pool}"])
+    run(changed, tmp_path / "b", from_run=toy_run, until="metadata", executor=QUIET)
+    said = capsys.readouterr().err
+    assert "pool  starts (new)" in said
+    assert "metadata  is finished and unchanged" in said
+
+
 def test_files_that_grow_are_copied(toy_run, tmp_path):
     branch(toy_run, tmp_path / "b", ["train", "evaluate"])
     for name in ("train/log.jsonl", "evaluate/results.jsonl"):

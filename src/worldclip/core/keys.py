@@ -270,7 +270,7 @@ def _digest_of(path: str) -> str:
 
 
 def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: str) -> np.ndarray:
-    """Return whether each key of the pool's shard `shard` is in the valid list (if any) and in no deny list: (n,) bool."""
+    """Return whether each key of the shard `shard` is in the valid list, if any, and in no deny list: (n,) bool."""
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
         listed = is_listed(keys, key_list, shard)

@@ -31,7 +31,7 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_c
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.tars import add_member
-from worldclip.pool.files import check_own
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.records import has_surrogate
 
@@ -92,7 +92,8 @@ def pack_files(
     shards = [Shard(name=name, path=str(out / name)) for name in parts]
     stamps = [safe_join(folder, pair.file).stat() for pair in pairs]
     sizes = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
-    inputs = {"folder": str(folder.absolute()), "pairs": digest(pairs), "images": digest(sizes)}
+    source = str(folder.absolute())
+    inputs = {"pairs": digest(pairs), "images": digest(sizes)}
 
     def write() -> Result:
         tar = partial(write_tar, folder, parts, samples_per_tar, has_several)
@@ -100,10 +101,13 @@ def pack_files(
         reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=inputs)
         totals = counts | add_counts(reports, ("pairs", "texts"))
         markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
-        return Result(report=totals, counts=totals, outputs=[*(Path(shard.path) for shard in shards), *markers])
+        outputs = [*(Path(shard.path) for shard in shards), *markers]
+        return Result(report=totals, counts=totals, outputs=outputs, manifest={"source": source})
 
+    job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
+    check_source(job, source)
     with RunLock(out, owner="pool pack"):
-        return Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs).run(write)
+        return job.run(write)
 
 
 def write_tar(
