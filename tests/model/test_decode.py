@@ -19,6 +19,7 @@ from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
+from worldclip.core import image_names
 from worldclip.core.errors import MissingPackage
 from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
@@ -237,6 +238,25 @@ def test_what_is_no_image_or_a_decompression_bomb_is_refused_before_it_is_unpack
     assert caught.value.reason == reason
     assert scan_image(data).error == str(caught.value)
     assert open_image(data, allow_urls=False, applies_exif=True).startswith(said)
+
+
+def test_heif_without_its_package_is_refused_with_the_extra_to_install(monkeypatch):
+    monkeypatch.setattr(image_names, "missing_packages", lambda *names, extra: iter([f"HEIF needs {extra}"]))
+    monkeypatch.setattr(decoding, "_formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(BadImage, match=f"{UNDECODABLE}: HEIF needs heif"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(99))
+
+
+def test_heif_is_decoded_upright_where_its_package_is_installed():
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = io.BytesIO()
+    Image.new("RGB", (80, 60), (200, 30, 90)).save(data, "HEIF", quality=90, exif=exif.tobytes())
+    pixels = decode(data.getvalue())
+    assert pixels.shape == (80, 60, 3)
+    assert np.abs(pixels.astype(int) - (200, 30, 90)).max() < 8
 
 
 def test_postscript_never_starts_another_program(monkeypatch):

@@ -13,6 +13,7 @@ GIB = 2**30
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("wn", "wordfreq", "babel", "emoji"),
     "pool": ("PIL", "onnxruntime"),
+    "heif": ("PIL", "pillow_heif"),
     "ray": ("ray",),
     "hub": ("huggingface_hub",),
     "train": (

@@ -43,7 +43,7 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
-from worldclip.pool.files import check_own
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
@@ -135,11 +135,13 @@ def embed(
             threads = max(1, usable_cores() // num_parallel)
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"pool_roots": pool_roots})
+            return dataclasses.replace(result, manifest={"pool_roots": pool_roots, "source": pool_config.place})
         finally:
             load_here.cache_clear()
 
-    return Job("embed", folder, config, inputs).run_once(work)
+    job = Job("embed", folder, config, inputs)
+    check_source(job, pool_config.place)
+    return job.run_once(work)
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:

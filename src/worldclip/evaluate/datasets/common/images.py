@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, InputChanged, UserError
+from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import Stamp, stamp_of, stamp_of_stat
 from worldclip.core.regular_file import open_regular
 from worldclip.core.safe_path import is_safe_name, safe_join
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
 
 ReadImages = Callable[[int, int], list[bytes]]
@@ -44,7 +44,7 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     root = folder / "images"
     if not root.is_dir():
         raise UserError(f"{root} is missing; it must hold the dataset's images")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     path_of_stem = {path.stem: path for path in reversed(files)}  # the first of equal stems
     _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
     return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
@@ -150,7 +150,7 @@ def _samples_of(path: Path) -> list[Sample]:
                 name, dot, extension = path_in_tar.name.partition(".")
                 stem = (path_in_tar.parent / name).as_posix()
                 suffix = (dot + extension).lower()
-                if suffix in IMAGE_SUFFIXES:
+                if suffix in SUFFIXES:
                     images.setdefault(stem, (member.offset_data, member.size))
                 elif (content := tar.extractfile(member)) is not None:
                     others.setdefault(stem, {})[suffix.removeprefix(".")] = content.read()
