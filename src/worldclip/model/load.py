@@ -116,13 +116,17 @@ class Source:
     def digest(self) -> str:
         """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
 
-        Of adapters, also what decides those of their base model.
+        Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
+        Of adapters, also what decides the embeddings of their base model.
         """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
-        files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
-        files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
-        fingerprints: list[object] = [artifacts.fingerprint(path, self.path) for path in files]
+        *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
+        fingerprints: list[object] = [repository, commit]
+        if not (repository.startswith("models--") and folder == "snapshots"):
+            files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
+            files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
+            fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
         base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
         if base_of is not None:
             fingerprints.append(find(base_of(self.path)).digest())
