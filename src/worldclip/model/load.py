@@ -6,7 +6,7 @@
     timm          config.json with timm's `architecture`: an image tower
     text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
     peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
-    onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or next to config.json
+    onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
 open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
@@ -59,10 +59,10 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
-    where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder as its files are named
-    (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the CLIP whose images a
-    text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for
-    NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
+    where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
+    or int8.  image_tower: folder or hub id of the CLIP whose images a text tower was aligned with (Sentence
+    Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or
+    `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -272,7 +272,7 @@ def _download(hub_id: str, precision: str) -> Path:
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
-        return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, hub_id, precision)]))
+        return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
     except HFValidationError as error:
         raise UserError(
             f"{hub_id} does not exist; give a run, a model's folder or file, or a hub id (owner/name)"
@@ -284,10 +284,10 @@ def _download(hub_id: str, precision: str) -> Path:
         ) from error
 
 
-def _weights_of(folder: Path, hub_id: str, precision: str) -> list[str]:
-    """Return the patterns of the weights to download, by a repository's small files and its name."""
+def _weights_of(folder: Path, precision: str) -> list[str]:
+    """Return the patterns of the weights to download, by a repository's small files."""
     for item in readable_formats().values():
-        patterns = item.hub_weights(folder, hub_id, precision) if hasattr(item, "hub_weights") else None
+        patterns = item.hub_weights(folder, precision) if hasattr(item, "hub_weights") else None
         if patterns is not None:
             return list(patterns)
     return ["model*.safetensors"]
