@@ -53,7 +53,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("pool check P --out O --set similarity.model=RUN --set similarity.percentile=30", "pool train"),
     ("pool check P --out O --set similarity.model=ONNX --set similarity.percentile=30", "pool onnx"),
     ("pool check P --out O --set duplicates=keep --set against.d=D", "pool"),
-    ("pool check P --out O --set duplicates=keep --set classifiers.c.path=ONNX/vision_model.onnx", "pool"),
+    ("pool check P --out O --set duplicates=keep --set classifiers.c.path=ONNX/onnx/vision_model.onnx", "pool"),
     ("pool hash P --out O", "pool"),
     ("pool hash D --out O --workers 2", "pool"),
     ("pool hash P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
@@ -131,8 +131,9 @@ def extras_of_project() -> dict[str, list[str]]:
 
 def write_stub_of_onnx(folder: Path) -> None:
     """Write the files by which an exported model is recognised."""
-    folder.mkdir()
-    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
+    (folder / "onnx").mkdir(parents=True)
+    graphs = ("onnx/vision_model.onnx", "onnx/text_model.onnx")
+    for name in (*graphs, "tokenizer.json", "preprocessor_config.json", "config.json"):
         (folder / name).write_text("{}", encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from evaluated import caption_files, recipe_to_evaluate, webdataset_files, write_checkpoint
 from miniature import write_files
+from model_folders import put_any_model_in_hub_cache
 from stages import finish
 from worldclip.config import load_recipe
 from worldclip.core.errors import StageFailed, UserError
@@ -94,6 +95,7 @@ def test_a_dataset_that_goes_away_or_a_tar_that_is_cut_ends_the_evaluation_in_wo
 
 def test_a_model_of_the_hub_fails_on_a_dataset_that_changes_and_caches_nothing_of_it(world, tmp_path, monkeypatch):
     write, call = world
+    put_any_model_in_hub_cache("someone/model", tmp_path, monkeypatch)
     expected = call("fresh", WordModel())
     config = load_recipe(tmp_path / "fresh" / "run" / "recipe.toml").evaluate
     model = MeddlingModel(lambda: write(WORDS[::-1]))

@@ -14,7 +14,8 @@ from types import ModuleType
 from worldclip.core.redact import redact
 
 NUM_NAMED = 10  # shards with the same reason that a message names
-NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc", re.IGNORECASE)
+# torch, onnxruntime and zstd say it in words, zlib by Z_MEM_ERROR
+NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc|^Error -4 while", re.IGNORECASE)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -102,8 +103,7 @@ def naming(path: Path) -> Iterator[None]:
 def is_no_memory(error: BaseException) -> bool:
     """Return whether memory ran out, which says nothing about the data that were read; asked before they are blamed.
 
-    Python, numpy, numba and Arrow raise MemoryError; torch, onnxruntime and zstd raise errors of their own, whose text
-    says it.
+    Python, numpy, numba and Arrow raise MemoryError; other libraries raise errors of their own, whose text says it.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM

@@ -8,7 +8,6 @@ import numpy as np
 
 from worldclip.core.errors import UserError, require
 from worldclip.evaluate.engine import TextFeatures
-from worldclip.evaluate.image_features import Model
 
 TEXT_BATCH = 256
 
@@ -41,7 +40,7 @@ def mteb_meta(repository: str, revision: str | None = None) -> Any:
     )
 
 
-def mteb_model(clip: Model, name: str = "worldclip/model", revision: str = "0") -> Any:
+def mteb_model(clip: Any, name: str = "worldclip/model", revision: str = "0") -> Any:
     """Return an mteb encoder of images and texts; a pair of both is the normalised sum of their embeddings.
 
     clip: a model of worldclip.load.  name: organisation/model, the name of the results in mteb.
