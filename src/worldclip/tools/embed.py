@@ -37,6 +37,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.curate.stage import refuse_outdated
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
@@ -106,6 +107,7 @@ def embed(
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
     run = pools.open_pool(pool, key)
+    refuse_outdated(run)
     run = _with_usual_key(run) if key is None else run
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
