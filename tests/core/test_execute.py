@@ -88,6 +88,24 @@ def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 13
 
 
+def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:
+    (out / shard.name).write_text(key)
+    if is_killed:
+        raise KeyboardInterrupt
+    return {}
+
+
+def test_an_output_that_a_killed_call_rewrote_under_another_key_is_written_again(tmp_path: Path) -> None:
+    """The marker of the first key goes before the output changes: it would vouch for an output of the second."""
+    run = partial(LocalExecutor(quiet=True).map, shards=SHARDS, label="x", done_dir=tmp_path / "done")
+    run(partial(write_key, tmp_path, "A", False), key="A")
+    with pytest.raises(KeyboardInterrupt):
+        run(partial(write_key, tmp_path, "B", True), key="B")
+    assert (tmp_path / SHARDS[0].name).read_text() == "B"
+    run(partial(write_key, tmp_path, "A", False), key="A")
+    assert [(tmp_path / shard.name).read_text() for shard in SHARDS] == ["A"] * len(SHARDS)
+
+
 @with_two_workers
 def test_shards_of_a_killed_worker_are_retried(tmp_path: Path, run_map: Map) -> None:
     assert [report["number"] for report in run_map(partial(die_once, tmp_path))] == list(range(6))
