@@ -186,7 +186,7 @@ def test_command_names_the_extras_before_any_work(command, extras, ended):
     assert code == 2, error
     assert "Traceback" not in error
     assert "repair" not in error
-    named = re.findall(r"pip install 'worldclip\[(\w+)\]'", error)
+    named = re.findall(rf"pip install -e '{REPOSITORY}\[(\w+)\]'", error)
     assert set(named) == set(extras.split()), error
 
 
@@ -225,4 +225,4 @@ def test_a_checkpoint_names_the_extra_where_safetensors_is_there_and_torch_is_no
     checkpoint = max((places["RUN"] / "train").glob("step_*"))
     (ended,) = run_without(["torch"], [["classify", str(checkpoint), "x.png", "--labels", "a"]], tmp_path)
     assert ended.code == 2
-    assert "needs torch: pip install 'worldclip[train]'" in ended.error
+    assert f"needs torch: pip install -e '{REPOSITORY}[train]'" in ended.error

@@ -25,7 +25,7 @@ from worldclip import metadata
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_json, read_table, write_table
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError, install_hint
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
@@ -220,7 +220,7 @@ def test_missing_package_is_named_before_any_work(
     loaded = entry_lists.recipe(["sv"], **({"sources": ["wordfreq"]} if package == "wordfreq" else wordnets))
     for name in (package, f"{package}.lmf"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"metadata needs {package}: pip install 'worldclip\[metadata\]'"):
+    with pytest.raises(UserError, match=re.escape(f"metadata needs {package}: {install_hint('metadata')}")):
         run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
     assert not (tmp_path / "run/metadata").exists()
 

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import io
 import random
+import re
 import struct
 import sys
 import time
@@ -20,7 +21,7 @@ from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
 from worldclip.core import image_names
-from worldclip.core.errors import MissingPackage
+from worldclip.core.errors import MissingPackage, install_hint
 from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
 from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
@@ -124,7 +125,7 @@ def test_missing_pillow_is_no_fault_of_an_image(monkeypatch):
     monkeypatch.setattr(decoding, "_pillow", decoding._pillow.__wrapped__)
     monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     for read in (decode, scan_image, decoding.open_image):
-        with pytest.raises(MissingPackage, match=r"PIL.Image is needed here: pip install 'worldclip\[pool\]'"):
+        with pytest.raises(MissingPackage, match=re.escape(f"PIL.Image is needed here: {install_hint('pool')}")):
             read(PICTURES["png_RGB"])
 
 

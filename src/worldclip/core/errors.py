@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,15 @@ def checkout() -> Path | None:
     return folder if is_ours else None
 
 
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra: from this checkout, or else from the package index."""
+    folder = checkout()
+    if folder is None:
+        return f"pip install 'worldclip[{extra}]'"
+    place = "." if folder.samefile(".") else folder
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import and return `module`.  Raises MissingPackage that names the extra to install."""
     try:
@@ -132,4 +142,4 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         is_absent = (error.name or "").partition(".")[0] == module.partition(".")[0]
         state = "" if is_absent else f" and does not load ({first_line(error)})"
-        raise MissingPackage(f"{module} is needed here{state}: pip install 'worldclip[{extra}]'") from error
+        raise MissingPackage(f"{module} is needed here{state}: {install_hint(extra)}") from error
