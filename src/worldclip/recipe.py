@@ -164,16 +164,20 @@ def run_stages(
 def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
     """Link the stages of another run: up to curate, whose shards are reused one by one, and all if nothing differs.
 
-    Training is never linked under another config: its checkpoints would be refused.
+    Training is never linked under another config: its checkpoints would be refused; nor is the index of another pool.
     """
     from worldclip.config import load_recipe
     from worldclip.core.console import say
     from worldclip.tools.branch import branch
 
     names = stage_names()
-    old, new = sections_of(load_recipe(source)), sections_of(config)
+    older = load_recipe(source)
+    old, new = sections_of(older), sections_of(config)
     is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
-    linked = branch(source, run_dir, names if is_same else names[: names.index("train")])
+    names = names if is_same else names[: names.index("train")]
+    if older.pool.place != config.pool.place:
+        names = names[names.index("metadata") :]
+    linked = branch(source, run_dir, names)
     say("branch", f"linked from {source}: {', '.join(linked) or 'nothing new'}")
 
 

@@ -18,6 +18,7 @@ from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
+from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.precision import bf16_hardware
@@ -145,7 +146,10 @@ def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
     pool.recall_shards(layout.stamps(run.dir, "train.pool"), "train.pool")
-    inputs: Report = {name: artifacts.require_manifest(run.dir, name)["digest"] for name in ("pool", "curate")}
+    inputs: Report = {
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "curate": require_current(run),
+    }
     path = config.tokenizer.path
     if path is not None and Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
