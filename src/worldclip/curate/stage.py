@@ -80,6 +80,7 @@ def _curate(run: Run, job: Job) -> Result:
             artifacts.remove(path)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
+    dropped_samples = {Reason.BAD_PAIR.column: accounting["bad"], **accounting["samples"]}
     key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
     report: CurateReport = {
         "text_policy": config.text_policy,
@@ -88,7 +89,7 @@ def _curate(run: Run, job: Job) -> Result:
         "caps": {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()},
         "num_keys_in_list": num_keys,
         "effect": _sampled_curves(run, num_entries, shards),
-        "samples": merge_samples(run.dir, reports, accounting["samples"], work.key_lists),
+        "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }
     list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
     if config.write == "tars":

@@ -33,7 +33,7 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
     """Return the report of a shard; languages: of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
     _count_left_out(report, pool_texts.num_left_out)
-    report["bad"] = pool_texts.bad
+    report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
     report["samples"] = {
         reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
     }

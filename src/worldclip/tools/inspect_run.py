@@ -179,6 +179,8 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
             "reason": reason.label,
         }
+        if reason == Reason.BAD_PAIR:
+            text["problem"] = pool_texts.details[row]
         if reason >= Reason.NO_LANGUAGE:
             text["lid_label"] = str(matched.labels[row])
             text["lang_prob"] = float(matched.lang_prob[row])
