@@ -24,10 +24,6 @@ NAME = "the name of a file, a code or a label: ASCII"
 HARMLESS = {
     "language/characters.py": {"import unicodedata": "asked only for what the table has"},
     "language/config.py": {"self.name.isprintable()": "the name of a language in a recipe, shown only"},
-    "language/identify.py": {
-        "import unicodedata": "of the letter below",
-        "char.isalpha()": "whether a language is shown beside a caption",
-    },
     "language/table.py": {
         "script.istitle()": NAME,
         "tag.casefold()": NAME,
