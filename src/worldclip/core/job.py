@@ -36,6 +36,7 @@ from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
+from worldclip.core.preflight import problems_of
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 from worldclip.core.stale_files import FilePerShard as FilePerShard
 from worldclip.core.stale_files import remove_stale as remove_stale
@@ -44,6 +45,7 @@ ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # attempts while inputs change during the work
 NUM_NAMED = 3  # changed inputs that a message names
 MAX_SAID = 60  # characters of a changed value in a message
+STAGE_ABOVE = "a stage above it runs"  # why a stage would run, in a dry run
 _ASKED_FOR = "asked for by --from"
 _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
@@ -288,7 +290,7 @@ class Run:
                 self.preflight += needs(self)
             return False
         if self.is_dry:
-            self._say_plan(job, plan)
+            self._say_plan(job, plan, needs, check)
             return False
         reason = _ASKED_FOR if name in self.restarted else job.reason_to_run()
         if reason is None:
@@ -340,16 +342,31 @@ class Run:
             remove(self._aside)
             self._aside = None
 
-    def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
+    def _say_plan(
+        self,
+        job: Job,
+        plan: Callable[[Run], Iterable[str]] | None,
+        needs: Callable[[Run], Iterable[str]] | None,
+        check: Callable[[Run, Job], object] | None,
+    ) -> None:
+        """Say whether the stage would run, and why; record it, with what would stop the stage."""
         reason: str | None = _ASKED_FOR if job.name in self.restarted else None
         if reason is None:
-            reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
+            reason = STAGE_ABOVE if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
         lines = list(plan(self)) if reason and plan is not None else []
         for line in lines:
             say(job.name, line)
+        problems = list(needs(self)) if reason and needs is not None else []
+        if reason and check is not None and not self._is_stale:  # it reads what the stages above have left
+            problems += problems_of(check, self, job)
         self._is_stale |= reason is not None
-        self.reports[job.name] = {"would_run": reason is not None, "reason": reason, "plan": lines}
+        self.reports[job.name] = {
+            "would_run": reason is not None,
+            "reason": reason,
+            "plan": lines,
+            "problems": problems,
+        }
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
