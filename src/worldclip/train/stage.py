@@ -12,11 +12,12 @@ from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints
 from worldclip.core import artifacts
+from worldclip.core.changes import Change, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import STAGE_ABOVE, Change, Job, Report, Result, Run, changed_keys
+from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
