@@ -56,7 +56,7 @@ def run_recipe(
     from_: rerun this stage and all after it.
     from_run: begin with the finished stages of this run, linked instead of copied; what the recipe changes runs again.
     until: last stage to run.
-    dry_run: print what would run and why, and stop.
+    dry_run: print what would run and why, and stop; what would stop the run is an error here too.
 
     Examples:
         worldclip run recipes/emoji.toml --until curate
@@ -154,8 +154,7 @@ def run_stage(
     if watch:
         return _watch(run_dir, flagged)
     if stage == "train" and dry_run:
-        names = stage_names()[: stage_names().index(stage) + 1]
-        planned = _planned(run_stages(flagged, run_dir, names, executor=executor, dry_run=True))
+        planned = _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True))
         if measure:
             from worldclip.train.measure import measure as measure_steps
 
