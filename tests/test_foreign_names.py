@@ -70,7 +70,8 @@ CHOSEN_BY = {
         train/pool_join.py label, train/pool_join.py f'{label}_groups',
         train/going_back.py f'{step:09}_{number}'""",
     "found by listing that folder": """
-        check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py label,
+        check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
+        evaluate/datasets/folders.py label,
         evaluate/datasets/mvl_sib.py lang, export/push.py name,
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
