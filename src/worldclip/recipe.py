@@ -145,7 +145,9 @@ def run_stages(
         after_stage=write_report,
     )
     if dry_run:
+        check_run_folder(run_dir, stage_names())
         recipe(context)
+        _refuse_plan(context, config)
         return context
     if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
@@ -208,8 +210,22 @@ def _preflight(context: Run) -> None:
     """Raise UserError with all that would stop a stage later: packages, devices, datasets, columns, disk."""
     check = dataclasses.replace(context, is_dry=True, preflight=[])
     recipe(check)
-    if check.preflight:
-        raise UserError(list(dict.fromkeys(check.preflight)))
+    _refuse(check.preflight or [])
+
+
+def _refuse_plan(context: Run, config: Recipe) -> None:
+    """Raise UserError with all that would stop the run of a plan; of a plan for other machines, its training."""
+    is_for_others = config.train.hardware.devices is not None
+    problems: list[str] = []
+    for stage, report in context.reports.items():
+        if stage == "train" or not is_for_others:
+            problems += report["problems"]
+    _refuse(problems)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
 
 
 def sections_of(config: Recipe) -> dict[str, object]:

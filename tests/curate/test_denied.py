@@ -77,6 +77,7 @@ def test_a_reader_of_the_list_refuses_it_when_the_deny_list_has_grown(own_run, t
     run, outdated = str(own_run), f"{own_run / 'curate'} is out of date: new or changed: pool.deny_keys '{deny_list}'"
     for command in (
         ["train", run],
+        ["train", run, "--dry-run"],
         ["explore", run, "--out", str(tmp_path / "explorer")],
         ["embed", str(toy_run), run, "--out", str(tmp_path / "embedded"), "--of", "images"],
     ):

@@ -70,6 +70,8 @@ class MatchReport(MatchAccounting):
     num_matched_texts: int
     num_matched_keys: int
     labels_without_language: dict[str, int]
+    labels_of_words: dict[str, int]
+    """Of these, texts that are likely to be of the label's language: no file names."""
 
 
 # balance

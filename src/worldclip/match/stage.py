@@ -99,7 +99,7 @@ def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages
         more = f" and {len(reasons) - NUM_REASONS_NAMED} more reasons" if len(reasons) > NUM_REASONS_NAMED else ""
         named = ", ".join(reasons[:NUM_REASONS_NAMED])
         say("match", f"unreadable: {named}{more}; {REMEDIES[Reason.BAD_PAIR]}")
-    if missing := missing_lists(report["labels_without_language"], langs, table):
+    if missing := missing_lists(report["labels_of_words"], langs, table):
         say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
 
 

@@ -12,12 +12,13 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core import artifacts, keys
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.execute.shard_list import ShardList, read_part, read_shards, write_stamps
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import ALL_SHARDS, Change, FilePerShard, Job, Record, Result, Run, changed_inputs
+from worldclip.core.job import ALL_SHARDS, FilePerShard, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
