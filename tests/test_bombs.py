@@ -37,7 +37,7 @@ WARC = b"WARC/1.0\r\nContent-Length: %d\r\n\r\n"
 LINKS = b'{"x": ["IMG@/src", ' + b"[]," * 2**19 + b"1]}"
 
 BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-    "a.xml.bz2": (bz2.compress(PAGE + b"a" * 2**25), lambda path: list(dumps.read_articles(path))),
+    "a.xml.bz2": (bz2.compress(PAGE + b"a" * 2**25), lambda path: list(dumps.read_texts(path))),
     "views.bz2": (bz2.compress(b"sw " + b"a" * 2**25), lambda path: list(titles._iter_blocks(path))),
     "names.json.gz": (gzip.compress(b"[]," * 2**20), titles.read_namespaces),
     "words.txt.gz": (gzip.compress(b"a\n" * 2**18), lambda path: list(lists.read_list(str(path)))),
@@ -87,7 +87,7 @@ def test_plain_dumps_with_endless_parts_are_refused(content, what, tmp_path, mon
     path = tmp_path / "a.xml"
     path.write_bytes(content)
     with pytest.raises(BadShard, match=rf"a\.xml: .*{what}"):
-        list(dumps.read_articles(path))
+        list(dumps.read_texts(path))
 
 
 def test_limits_are_set_by_the_environment(monkeypatch):
@@ -126,7 +126,7 @@ def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch)
     with pytest.raises(BadShard, match="would take more than"):
         PARQUET.read_columns(shard_of(path), CONFIG, ["key"])
     with pytest.raises(BadShard, match=r"dump\.parquet: what it unpacks to would take more than"):
-        list(dumps.read_articles(path.rename(tmp_path / "dump.parquet")))
+        list(dumps.read_texts(path.rename(tmp_path / "dump.parquet")))
     with pytest.raises(UserError, match=r"pool\.deny_keys is .*cannot be read \(what it unpacks to would take"):
         key_lists(None, [str(tmp_path / "dump.parquet")])
 

@@ -15,7 +15,7 @@ from worldclip.language import characters, segment
 from worldclip.language.profiles import normalise, profile_name
 from worldclip.metadata.entry_list import is_punctuation
 from worldclip.metadata.sources import dumps
-from worldclip.metadata.sources.lists import title_case
+from worldclip.metadata.sources.packages import title_case
 
 # Of Unicode 15.0 and 15.1, newer than the table: letters, a mark, punctuation, a digit.
 NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC = "\U00031350", "\u0ece", "\u0cf3", "\U0001e030"

@@ -22,7 +22,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import WikipediaRules
 from worldclip.metadata.ngrams import counter
-from worldclip.metadata.sources.dumps import read_articles
+from worldclip.metadata.sources.dumps import read_texts
 
 SWAHILI = ["Paka ni mnyama. " * 8, "Simba ni mnyama mkubwa. " * 6, "Paka mweusi na mbwa mweupe, ndege wa angani."]
 
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_parquet_file(tmp_path: Path):
             writer.write_table(pa.table({"text": pa.array(texts, pa.large_string())}, schema=schema))
     before = pa.total_allocated_bytes()
     held = []
-    for batch in read_articles(tmp_path / "a.parquet"):
+    for batch in read_texts(tmp_path / "a.parquet"):
         num_articles = len(batch)
         del batch
         held.append(pa.total_allocated_bytes() - before)

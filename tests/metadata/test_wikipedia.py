@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -15,16 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from worldclip.core import unpack
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams import count_to_file, merge
 from worldclip.metadata.sources import dumps
 from worldclip.metadata.sources.dumps import (
     MAX_TEXT_CHARS,
-    iter_articles,
-    iter_bytes,
-    read_articles,
+    read_texts,
     read_xml_namespaces,
     unwanted_prefixes,
 )
@@ -77,31 +73,30 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def threads_for_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpack, "SMALL_FILE_BYTES", 0)
+def iter_texts(path: Path) -> Iterator[str]:
+    """Yield the plain text of each article of a dump."""
+    for texts in read_texts(path):
+        yield from texts.to_pylist()
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", FILES)
-def test_all_dump_formats_give_same_articles(name: str, threads: int, tmp_path: Path):
+def test_all_dump_formats_give_same_articles(name: str, tmp_path: Path):
     FILES[name](tmp_path / name)
-    assert list(iter_articles(tmp_path / name, threads=threads)) == [*ARTICLES, ("Tupu", "")]
+    assert list(iter_texts(tmp_path / name)) == [*(text for _, text in ARTICLES), ""]
 
 
 def test_dump_without_namespace_numbers_falls_back_to_names(tmp_path: Path):
     pages = [page("Wikipedia:Mwanzo", "x", None), page("Terminator 2: Judgment Day", "y", None)]
     (tmp_path / "old.xml").write_text(HEADER + "".join(pages) + "</mediawiki>")
-    assert list(iter_articles(tmp_path / "old.xml")) == [("Terminator 2: Judgment Day", "y")]
+    assert list(iter_texts(tmp_path / "old.xml")) == ["y"]
 
 
 def test_long_article_is_cut_at_line_ends(tmp_path: Path):
     lines = [f"line {n} of a long article" for n in range(3 * MAX_TEXT_CHARS // 20)]
     (tmp_path / "long.xml").write_text(HEADER + page("Long", "\n".join(lines)) + "</mediawiki>")
-    pieces = list(iter_articles(tmp_path / "long.xml"))
+    pieces = list(iter_texts(tmp_path / "long.xml"))
     assert len(pieces) > 2
-    assert {title for title, _ in pieces} == {"Long"}
-    assert "\n".join(text for _, text in pieces) == "\n".join(lines)
+    assert "\n".join(pieces) == "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -111,39 +106,14 @@ def test_long_line_is_cut_at_punctuation(wiki: str, sentence: str, tmp_path: Pat
     scheme = scheme_of(wiki)
     text = "".join(sentence.format(n=n % 1000) for n in range(1, 3 * MAX_TEXT_CHARS // len(sentence)))
     pq.write_table(pa.table({"text": [text]}), tmp_path / "x.parquet")
-    (batch,) = read_articles(tmp_path / "x.parquet")
-    assert max(map(len, batch.column("text").to_pylist())) < MAX_TEXT_CHARS + len(sentence)
+    (pieces,) = read_texts(tmp_path / "x.parquet")
+    assert max(map(len, pieces.to_pylist())) < MAX_TEXT_CHARS + len(sentence)
     counts = []
-    for texts in (batch.column("text"), pa.array([text], pa.large_string())):
+    for texts in (pieces, pa.array([text], pa.large_string())):
         counted = merge(count_to_file(tmp_path / "runs", [segment(texts, scheme)], scheme), tmp_path)
         bigrams = [part.tolist() for chunk in counted.iter_bigrams() for part in chunk]
         counts.append((counted.words.data.tobytes(), counted.words.counts.tolist(), bigrams))
     assert counts[0] == counts[1]
-
-
-def test_stream_too_large_for_memory_and_all_behind_it_give_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(unpack, "CHUNK_BYTES", 1000)
-    monkeypatch.setattr(dumps, "READ_BYTES", 1000)
-    monkeypatch.setattr(dumps, "MAX_STREAM_BYTES", 5000)
-    monkeypatch.setattr(dumps, "MAX_UNPACKED_BYTES", 20_000)
-    generator = random.Random(0)
-    contents = [b"<mediawiki>\n", b"blank " * 10_000, *(generator.randbytes(size) for size in (900, 20_000, 300))]
-    streams = [bz2.compress(content) for content in contents]
-    (tmp_path / "x.bz2").write_bytes(b"".join(streams))
-    with open(tmp_path / "x.bz2", "rb") as file:
-        assert list(dumps._split_streams(file)) == streams[:3]  # the fourth is too large to be held
-        assert file.tell() == sum(map(len, streams[:3]))
-    assert [dumps._decompress(stream) is None for stream in streams[:3]] == [False, True, False]
-    for threads in (1, 2):
-        assert b"".join(iter_bytes(tmp_path / "x.bz2", threads)) == b"".join(contents)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_many_streams_unpack_to_no_more_than_one_may(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(unpack, "FREE_BYTES", 100_000)
-    (tmp_path / "x.bz2").write_bytes(bz2.compress(b"\0" * 90_000) * 20)
-    with pytest.raises(BadShard, match="more than 1,000 times its size"):
-        list(iter_bytes(tmp_path / "x.bz2", threads))
 
 
 REDIRECTS = ["#REDIRECT [[x]]", " # REDIRECT : [[x]]", "#\u91cd\u5b9a\u5411:[[x]]", "#ПРЕНАСОЧВАНЕ  [[x]]", "#A :[["]
@@ -190,52 +160,51 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_file_is_bad_shard_with_reason(case: str, threads: int, tmp_path: Path):
+def test_broken_file_is_bad_shard_with_reason(case: str, tmp_path: Path):
     name, content, message = BROKEN[case]
     (tmp_path / name).write_bytes(content())
     with pytest.raises(BadShard, match=message) as caught:
-        list(iter_articles(tmp_path / name, threads=threads))
+        list(iter_texts(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_parquet_without_text_column_lists_its_columns(tmp_path: Path):
     pq.write_table(pa.table({"title": ["x"], "text": [1], "url": ["y"]}), tmp_path / "x.parquet")
     with pytest.raises(BadShard, match=r"title \(string\), text \(int64\), url \(string\)"):
-        list(iter_articles(tmp_path / "x.parquet"))
+        list(iter_texts(tmp_path / "x.parquet"))
 
 
 def test_invalid_bytes_are_replaced(tmp_path: Path):
     offsets, data = pa.py_buffer(np.array([0, 7, 12], np.int32)), pa.py_buffer(b"paka \xffxsimba")
     column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
-    pq.write_table(pa.table({"title": [1, 2], "text": column}), tmp_path / "x.parquet")
-    assert list(iter_articles(tmp_path / "x.parquet")) == [("", "paka \ufffdx"), ("", "simba")]
+    pq.write_table(pa.table({"text": column}), tmp_path / "x.parquet")
+    assert list(iter_texts(tmp_path / "x.parquet")) == ["paka \ufffdx", "simba"]
 
 
 def test_parquet_text_column_may_be_dictionary(tmp_path: Path):
     texts = pa.array(["paka", None, "simba", "paka"]).dictionary_encode()
     pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet")
-    assert [text for _, text in iter_articles(tmp_path / "x.parquet")] == ["paka", "", "simba", "paka"]
+    assert list(iter_texts(tmp_path / "x.parquet")) == ["paka", "", "simba", "paka"]
 
 
 def test_namespaces_without_number_are_skipped(tmp_path: Path):
     head = HEADER.replace('key="6"', 'key="six"').replace('<namespace key="4">', "<namespace>")
     (tmp_path / "x.xml").write_text(head + page(*ARTICLES[0]) + "</mediawiki>")
-    assert list(iter_articles(tmp_path / "x.xml")) == [ARTICLES[0]]
+    assert list(iter_texts(tmp_path / "x.xml")) == [ARTICLES[0][1]]
     assert read_xml_namespaces(tmp_path / "x.xml") == {0: "", 14: "Jamii"}
 
 
 def test_missing_file_raises_file_not_found(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        list(read_articles(tmp_path / "missing.xml"))
+        list(read_texts(tmp_path / "missing.xml"))
 
 
-@pytest.mark.parametrize(("piece", "num_articles", "title"), [("bgwiki", 1, "Григ"), ("enwiki", 106, "Anarchism")])
-def test_real_dump_pieces_are_read(shared: Path, piece: str, num_articles: int, title: str):
+@pytest.mark.parametrize(("piece", "num_articles", "word"), [("bgwiki", 1, "Григ"), ("enwiki", 106, "Anarchism")])
+def test_real_dump_pieces_are_read(shared: Path, piece: str, num_articles: int, word: str):
     (path,) = (shared / "data" / "wiki").glob(f"{piece}*")
-    articles = list(iter_articles(path))
-    assert len(articles) == num_articles
-    assert articles[0][0].startswith(title)
-    text = " ".join(text for _, text in articles)
+    texts = list(iter_texts(path))
+    assert len(texts) == num_articles
+    assert word in texts[0][:100]
+    text = " ".join(texts)
     assert not [mark for mark in ("{{", "}}", "[[", "]]", "<ref", "'''", "&nbsp;", "|-", "{|") if mark in text]

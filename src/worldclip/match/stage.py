@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from worldclip.contracts.records import MatchReport
 from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
 from worldclip.core.job import FilePerShard, Job, Record, Result, Run
 from worldclip.core.preflight import problems_of
@@ -136,7 +135,7 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
-        _compile(run, work)
+        _compile(work)
     reports = run.executor.map(
         work_on_shard, shards, label="match", done_dir=_done_dir(run.dir, "texts"), key=matched_by
     )
@@ -147,24 +146,13 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     return reports
 
 
-def _compile(run: Run, work: MatchWork) -> None:
-    """Compile the kernels, both parts at once; the workers then load them, and do not each compile them."""
-    say("match", "compiles the matcher for this processor, once per installation (5 to 20 s)")
-    parts = [Shard(name=name, path="") for name in ("language", "entries")]
-    done_dir = _done_dir(run.dir, "compiling")
-    use = functools.partial(_use_kernels, work=work)
-    with contextlib.suppress(StageFailed):  # the shards meet the same problem, and name it
-        run.executor.map(use, parts, label="compiling", done_dir=done_dir, key={})
-    shutil.rmtree(done_dir, ignore_errors=True)
-
-
-def _use_kernels(part: Shard, work: MatchWork) -> Report:
-    """Find the language or the entries of one text, which compiles what does it."""
-    if part.name == "entries":
+def _compile(work: MatchWork) -> None:
+    """Use the kernels once: workers then load them, and do not each compile them."""
+    say("match", "compiles the matcher for this processor, once per installation (10 to 30 s)")
+    with contextlib.suppress(UserError):  # the shards meet the same problem, and name it
         match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)
-    elif work.pool.lang is None:
-        lid.identify(["a"], work.rules.lid_model)
-    return {}
+        if work.pool.lang is None:
+            lid.identify(["a"], work.rules.lid_model)
 
 
 def match_work(run: Run) -> MatchWork:

@@ -111,8 +111,8 @@ class MetadataConfig(Config):
     """WordNets of each language, one or several: a file of the Open Multilingual Wordnet (.tab, .tab.gz), or a lexicon
     installed in the package wn, e.g. `omw-fr:1.4`."""
     installed_wordnets: bool = False
-    """Read what the package wn has installed, of languages without WordNets of their own in the recipe.  A lexicon that
-    `python -m wn download` adds later builds the list again."""
+    """Read the paper's lexicons that the package wn has installed, of languages without WordNets of their own in the
+    recipe.  A lexicon that `python -m wn download` adds later builds the list again."""
     wordfreq_top: Annotated[int, AtLeast(1, "words per language")] = 100_000
     """Number of most frequent words per language from the package wordfreq, each as it is and in title case."""
     pool_min_count: Annotated[int, AtLeast(1, "occurrences")] = 5

@@ -20,7 +20,7 @@ import pyarrow as pa
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import StageFailed
-from worldclip.core.execute import Executor, Report, Shard, reads_input, usable_cores
+from worldclip.core.execute import Executor, Report, Shard, reads_input
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.table import INSTALLED, Languages
@@ -28,7 +28,7 @@ from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig, WikipediaRules
 from worldclip.metadata.dump_files import DumpFiles
 from worldclip.metadata.sources import titles
-from worldclip.metadata.sources.dumps import read_articles, read_xml_namespaces
+from worldclip.metadata.sources.dumps import read_texts, read_xml_namespaces
 
 NGRAMS, VIEWS = "ngrams", "views"
 ENGLISH = "en"
@@ -62,10 +62,7 @@ def _count_texts(
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
     if rules.punctuation == "ascii":
         key["punctuation"] = "ascii"
-    threads = max(1, usable_cores() // max(1, len(shards)))  # a single file is decompressed on all cores
-    count = functools.partial(
-        count_text, folder=folder, punctuation=rules.punctuation, threads=threads, languages=languages
-    )
+    count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
     words_of_added = {wiki: language.words for language in languages.added for wiki in language.wikipedia}
     by_words: dict[str, list[Shard]] = {}
     for shard in shards:
@@ -107,7 +104,6 @@ def count_text(
     *,
     folder: Path,
     punctuation: Literal["unicode", "ascii"] = "unicode",
-    threads: int = 1,
     languages: Languages = INSTALLED,
 ) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
@@ -115,8 +111,7 @@ def count_text(
     sizes = {"pairs": 0, "bytes": 0}
 
     def batches() -> Iterator[pa.Array]:
-        for batch in read_articles(Path(shard.path), threads=threads):
-            texts = batch.column("text")
+        for texts in read_texts(Path(shard.path)):
             yield segment.segment(texts, scheme)
             sizes["pairs"] += len(texts)
             sizes["bytes"] += texts.nbytes

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import unpack
 from worldclip.core.artifacts import read_table, write_artifact, write_table
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.parquet_size import check_parquet
@@ -105,6 +105,8 @@ def _read_list_of_a_run(file: str, copy: Path) -> pa.Table:
             and pc.count_distinct(entries).as_py() == len(entries)
         )
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        if is_no_memory(error):
+            raise
         raise BadShard(f"{file}: not a readable list of a run ({error})") from error
     except BadShard as error:
         raise BadShard(f"{file}: {str(error).removeprefix(f'{copy}: ')}") from error

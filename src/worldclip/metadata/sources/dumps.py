@@ -1,23 +1,19 @@
-"""Articles of a Wikipedia dump as (title, plain text), from two formats.
+"""Plain texts of the articles of a Wikipedia dump, from two formats.
 
     .xml, .xml.bz2, .xml.gz   `pages-articles` XML, whole or in parts (https://www.mediawiki.org/wiki/Help:Export)
-    .parquet                  any table with a string column `text`, and optionally `title`
+    .parquet                  any table with a string column `text`
 
-Redirects and pages outside the namespace of articles are skipped.  A multistream .bz2 is decompressed by several
-threads.  A file that is truncated, not XML, or an entity bomb is a BadShard.
+Redirects and pages outside the namespace of articles are skipped.  A file that is truncated, not XML, or an entity
+bomb is a BadShard.
 """
 
 from __future__ import annotations
 
 import functools
-import io
-import os
 import re
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from xml.parsers import expat
 
 import pyarrow as pa
@@ -36,64 +32,31 @@ from worldclip.metadata.sources import wikitext
 ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
 ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
-SCHEMA = pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
 MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
 _CUT = re.compile("[\n.,;:!?。、，]")
 MAX_PAGE_CHARS = 2**25  # characters of one XML element; MediaWiki allows pages of 2 MiB
 MAX_DEPTH = 64  # nested elements; dumps have 5
 MAX_NAMESPACES = 10_000
-MAX_TITLES = 2**17  # titles per batch; limits batches of pages without text
+MAX_TEXTS = 2**17  # of a batch; limits batches of pages without text
 READ_BYTES = 2**20
 
-# A bzip2 stream begins at a byte boundary with `BZh`, its level and the magic of the first block, the digits of pi.
-_BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
-_BZ2_STREAM_BYTES = 10  # matched by _BZ2_STREAM
-MAX_STREAM_BYTES = 2**23  # streams of a multistream dump hold 100 pages each, less than 1 MiB
-MAX_UNPACKED_BYTES = 2**25  # content of a stream that a thread holds in memory; a longer one is unpacked in chunks
 
+def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
+    """Return batches of the plain texts of a dump's articles; a long one comes in several pieces.
 
-def iter_articles(path: Path, *, threads: int = 1) -> Iterator[tuple[str, str]]:
-    """Yield (title, plain text) of each article of a dump.  Raises BadShard if the file is broken."""
-    for batch in read_articles(path, threads=threads):
-        yield from zip(batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True)
-
-
-def read_articles(path: Path, *, threads: int = 1) -> Iterator[pa.RecordBatch]:
-    """Return batches (SCHEMA) of a dump's articles in plain text; a long article may come in several rows.
-
-    threads: number of threads that decompress a multistream .bz2.  Raises BadShard if the file is broken.
+    Raises BadShard if the file is broken.
     """
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _read_parquet(path)
     if ".xml" in name:
-        return _read_xml(path, threads)
+        return _read_xml(path)
     raise BadShard(f"{path}: unknown dump format; its name must contain .xml(.bz2|.gz) or .parquet")
 
 
-class _Batch:
-    """Articles gathered until there are BATCH_CHARS of text."""
-
-    def __init__(self) -> None:
-        self.titles: list[str] = []
-        self.texts: list[str] = []
-        self.num_chars = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.num_chars >= BATCH_CHARS or len(self.titles) >= MAX_TITLES
-
-    def add(self, title: str, text: str) -> None:
-        self.titles.append(title)
-        self.texts.append(text)
-        self.num_chars += len(text)
-
-
-def _to_record_batch(titles: list[str], texts: list[str]) -> pa.RecordBatch:
-    rows = [(title, piece) for title, text in zip(titles, texts, strict=True) for piece in _pieces(text)]
-    columns = [[title for title, _ in rows], [piece for _, piece in rows]]
-    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema=SCHEMA)
+def _in_pieces(texts: Iterable[str]) -> pa.LargeStringArray:
+    return pa.array([piece for text in texts for piece in _pieces(text)], pa.large_string())
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -111,105 +74,30 @@ def _pieces(text: str) -> Iterator[str]:
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def iter_bytes(path: Path, threads: int = 1) -> Iterator[bytes]:
+def iter_bytes(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
     try:
         with open_regular(path) as file:
-            size = path.stat().st_size
-            if unpack.is_packed(path.name) and not size:
+            if unpack.is_packed(path.name) and not path.stat().st_size:
                 raise unpack.Truncated
-            if threads > 1 and size >= unpack.SMALL_FILE_BYTES and path.name.endswith(".bz2") and _has_streams(file):
-                yield from _iter_multistream(file, threads)
-            else:
-                yield from unpack.unpack(file, path.name)
+            yield from unpack.unpack(file, path.name)
     except BadShard as error:
         raise BadShard(f"{path}: {error}; download it again") from error
-
-
-def _has_streams(file: BinaryIO) -> bool:
-    """Return whether a second bzip2 stream begins near the head of the file, as in multistream dumps."""
-    is_multistream = _BZ2_STREAM.search(file.read(MAX_STREAM_BYTES), 1) is not None
-    file.seek(0)
-    return is_multistream
-
-
-def _iter_multistream(file: BinaryIO, threads: int) -> Iterator[bytes]:
-    """Decompress streams in `threads` threads, in order; at most 2 * threads streams wait in memory.
-
-    From a stream of more than MAX_STREAM_BYTES on, the file is unpacked in chunks by this thread.
-    """
-    waiting: deque[tuple[bytes, Future[bytes | None]]] = deque()
-    ratio = unpack.max_ratio()
-    num_read = num_unpacked = 0
-
-    def oldest() -> Iterator[bytes]:
-        nonlocal num_read, num_unpacked
-        stream, future = waiting.popleft()
-        num_read += len(stream)
-        content = future.result()
-        chunks = unpack.unpack(io.BytesIO(stream), ".bz2") if content is None else [content]
-        for chunk in chunks:
-            num_unpacked += len(chunk)
-            unpack.check_ratio(num_unpacked, num_read, ratio)
-            yield chunk
-
-    with ThreadPoolExecutor(threads) as pool:
-        for stream in _split_streams(file):
-            waiting.append((stream, pool.submit(_decompress, stream)))
-            if len(waiting) > 2 * threads:
-                yield from oldest()
-        while waiting:
-            yield from oldest()
-    yield from unpack.unpack(file, ".bz2")
-
-
-def _split_streams(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the bytes of each stream; a stream ends where the magic of the next one begins.
-
-    Stops at a stream of more than MAX_STREAM_BYTES; the file is then at its first byte, otherwise at its end.
-    """
-    data = b""
-    while more := file.read(READ_BYTES):
-        # The magic may lie across two reads.  Position 0 is the beginning of the present stream itself.
-        searched = max(1, len(data) - _BZ2_STREAM_BYTES + 1)
-        data += more
-        start = 0
-        while next_stream := _BZ2_STREAM.search(data, searched):
-            yield data[start : next_stream.start()]
-            start = next_stream.start()
-            searched = start + 1
-        data = data[start:]
-        if len(data) > MAX_STREAM_BYTES:
-            file.seek(-len(data), os.SEEK_CUR)
-            return
-    if data:
-        yield data
-
-
-def _decompress(stream: bytes) -> bytes | None:
-    """Return the content of a stream; None if it has more than MAX_UNPACKED_BYTES."""
-    chunks = []
-    num_unpacked = 0
-    for chunk in unpack.unpack(io.BytesIO(stream), ".bz2"):
-        chunks.append(chunk)
-        num_unpacked += len(chunk)
-        if num_unpacked > MAX_UNPACKED_BYTES:
-            return None
-    return b"".join(chunks)
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------
 
 
 class _PageParser:
-    """Gathers titles and wikitexts of articles from XML.
+    """Gathers wikitexts of articles from XML.
 
     Document types are refused: no entity of a file is ever expanded or fetched.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.batch = _Batch()
+        self.texts: list[str] = []
+        self.num_gathered = 0  # characters of them
         self.namespaces: dict[int, str] = {}
         self.open_elements: list[str] = []
         self.page: dict[str, str] = {}
@@ -277,7 +165,8 @@ class _PageParser:
         elif name == "page":
             title, text = self.page.get("title", ""), self.page.get("text", "")
             if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
-                self.batch.add(title, text)
+                self.texts.append(text)
+                self.num_gathered += len(text)
         self.characters = []
         self.num_chars = 0
 
@@ -291,12 +180,17 @@ class _PageParser:
     def refuse(self, *_: object) -> Any:
         raise BadShard(f"{self.path}: declares a document type or entities, which no dump does; not read for safety")
 
-    def take(self) -> pa.RecordBatch:
-        """Return the articles gathered so far, their wikitext stripped, and forget them."""
-        batch, self.batch = self.batch, _Batch()
+    @property
+    def is_full(self) -> bool:
+        return self.num_gathered >= BATCH_CHARS or len(self.texts) >= MAX_TEXTS
+
+    def take(self) -> pa.LargeStringArray:
+        """Return the texts gathered so far, their wikitext stripped, and forget them."""
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
-        texts = wikitext.strip(pa.array(batch.texts, pa.large_string()), unwanted)
-        return _to_record_batch(batch.titles, texts.to_pylist())
+        texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
+        self.texts = []
+        self.num_gathered = 0
+        return _in_pieces(texts.to_pylist())
 
 
 @functools.cache
@@ -306,14 +200,14 @@ def _redirect() -> re.Pattern[str]:
     return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*(?::\s*)?\[\[")
 
 
-def _read_xml(path: Path, threads: int) -> Iterator[pa.RecordBatch]:
+def _read_xml(path: Path) -> Iterator[pa.LargeStringArray]:
     parser = _PageParser(path)
-    for chunk in iter_bytes(path, threads):
+    for chunk in iter_bytes(path):
         parser.feed(chunk)
-        if parser.batch.is_full:
+        if parser.is_full:
             yield parser.take()
     parser.feed(b"", is_last=True)
-    if parser.batch.titles:
+    if parser.texts:
         yield parser.take()
 
 
@@ -338,19 +232,16 @@ def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
     try:
         check_parquet(path, path.stat().st_size)
         with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
-            columns = [name for name in ("title", "text") if name in schema.names and _is_string(schema.field(name))]
-            if "text" not in columns:
+            if "text" not in schema.names or not _is_string(schema.field("text")):
                 fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: no string column `text`; columns: {fields}")
-            for batch in file.iter_batches(batch_size=1000, columns=columns):
-                texts = _strings(batch.column("text"))
-                titles = _strings(batch.column("title")) if "title" in columns else [""] * len(texts)
-                yield _to_record_batch(titles, texts)
+            for batch in file.iter_batches(batch_size=1000, columns=["text"]):
+                yield _in_pieces(_strings(batch.column("text")))
     except unpack.TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.inputs import fingerprint_of
 from worldclip.language.characters import lower
-from worldclip.language.table import INSTALLED, OTHER, Languages
+from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata.config import is_lexicon
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import iter_lines
 from worldclip.metadata.source import NOT_STATED, Inputs, Source
-
-BCP47 = {"nb": "no"}  # codes in WordNets that are neither those of a Wikipedia nor ISO 639-3
 
 # Lexicons of the Open Multilingual Wordnet by our code, in the paper's 31 languages.  Its second Italian lexicon and
 # its other English ones are not the paper's.
@@ -36,13 +34,13 @@ OMW_LEXICONS = {
 }  # fmt: skip
 
 
-def wordnets_of(inputs: Inputs) -> tuple[str, ...]:
-    """Return the WordNets to read for a language: those that the recipe names, else those that wn has installed."""
+def wordnets_of(inputs: Inputs) -> Sequence[str]:
+    """Return the WordNets to read for a language: those that the recipe names, else what wn has installed."""
     config = inputs.config
     if inputs.lang in config.wordnets:
         named = config.wordnets[inputs.lang]
-        return (named,) if isinstance(named, str) else tuple(named)
-    return installed_lexicons(inputs.lang, inputs.languages) if config.installed_wordnets else ()
+        return (named,) if isinstance(named, str) else named
+    return installed_lexicons(inputs.lang) if config.installed_wordnets else ()
 
 
 def reads_wordnets(inputs: Inputs) -> list[Record]:
@@ -114,16 +112,12 @@ def _require_language(wordnet: str, code: str | None, label: str, lang: str) -> 
 # --- what wn has installed --------------------------------------------------------------------------------------------
 
 
-def our_code(lang: str, languages: Languages = INSTALLED) -> str | None:
+def our_code(tag: str, languages: Languages = INSTALLED) -> str | None:
     """Return our code of a lexicon's language (BCP 47, such as `als`, `cmn-Hans`, `nb`); None if it is unknown."""
-    code = lang.partition("-")[0].lower()
     # Codes of WordNets come first: `als` is Albanian in all of them, and the Alemannic Wikipedia's code in our table.
     with contextlib.suppress(KeyError):
-        return languages.from_wordnet(code)
-    if code in languages.by_code():
-        return code
-    by_iso = languages.from_lid(code, "glotlid")
-    return BCP47.get(code) or (by_iso if by_iso != OTHER else None)
+        return languages.from_wordnet(tag.partition("-")[0].lower())
+    return languages.from_tag(tag)
 
 
 def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]:
@@ -135,19 +129,9 @@ def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]
     return (word.lemma() for word in wordnet.words())
 
 
-def installed_lexicons(lang: str, languages: Languages) -> tuple[str, ...]:
-    """Return the names of the lexicons of a language that wn has installed, sorted.
-
-    Of the Open Multilingual Wordnet the paper's lexicon only, and its latest version: its release has two of Italian
-    and several of English.  Of English one lexicon in all, since another one would repeat its synsets.
-    """
-    names = sorted(name for name, lexicon in _all_installed().items() if our_code(lexicon.language, languages) == lang)
-    papers = [name for name in names if name.partition(":")[0] == OMW_LEXICONS.get(lang)]
-    if papers:
-        names = [name for name in names if not name.startswith("omw-") or name == papers[-1]]
-    if lang == "en":
-        names = papers[-1:] or names[:1]
-    return tuple(names)
+def installed_lexicons(lang: str) -> list[str]:
+    """Return the paper's lexicon of a language in the latest version that wn has installed; none where it has none."""
+    return sorted(name for name in _all_installed() if name.partition(":")[0] == OMW_LEXICONS.get(lang))[-1:]
 
 
 def _all_installed() -> dict[str, Any]:
