@@ -20,7 +20,10 @@ from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed
 from worldclip.core.settings import to_toml
+from worldclip.report import write_report
 from worldclip.tools.dedup import dedup
+from worldclip.tools.explain_text import key_to_text
+from worldclip.tools.inspect_run import inspect_key
 
 GOOD = "the old red house on the mountain by the sea"
 SURROGATE = b"\xed\xa0\xbd"  # half of a pair, as UTF-8 must not hold it
@@ -98,6 +101,23 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write):
     assert [row["text"] for row in kept] == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
     counts = dedup(recipe.pool, tmp_path / "dedup", executor=QUIET)
     assert (counts["no_identity"], counts["repeated_in_shard"]) == (1, 1)
+
+
+def test_unreadable_pairs_are_named_with_the_reason_and_the_remedy(tmp_path, capsys):
+    text = "the cat sat on the mountain by the water"
+    write_tar(tmp_path / "pool/0.tar", [*sample("a", text), ("b.txt", "caf\xe9".encode("latin-1")), ("c.json", b"[]")])
+    write_metadata(tmp_path / "run", LISTS)
+    report = run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")["match"]
+    assert report["texts"]["und"]["bad_pair"] == 2
+    not_utf8, remedy = "its .txt is not UTF-8", "texts must be UTF-8 (convert Latin-1)"
+    said = capsys.readouterr().err
+    assert not_utf8 in said
+    assert remedy in said
+    write_report(tmp_path / "run")
+    page = (tmp_path / "run/report.html").read_text("utf-8")
+    assert f"{not_utf8}</td>" in page
+    assert remedy in page
+    assert f"b in 0.tar: dropped: unreadable, {not_utf8}; {remedy}" in key_to_text(inspect_key(tmp_path / "run", "b"))
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -173,6 +173,12 @@ def test_no_page_names_a_path_of_one_machine():
         assert not re.search(r"(?<![\w.])/(work|home|root)/", read(page)), page
 
 
+def test_pages_install_from_a_checkout():
+    """The package index has no worldclip yet."""
+    files = [*PRESENT, *REPOSITORY.glob("recipes/*.toml"), *REPOSITORY.glob("examples/**/*.ipynb")]
+    assert [page_id(path) for path in files if re.search(r"install\W+worldclip\b", read(path))] == []
+
+
 # --- code blocks --------------------------------------------------------------------------------------------------
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

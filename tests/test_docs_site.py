@@ -155,7 +155,7 @@ def test_good_links_are_no_problem(tmp_path):
 
 
 def test_site_is_built_without_a_problem(tmp_path):
-    pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
+    pytest.importorskip("zensical", reason="pip install -e '.[docs]'")
     assert build_site.build(tmp_path / "docs") == []
     page = (tmp_path / "docs/site/docs/commands.html").read_text(encoding="utf-8")
     assert 'id="pool-check"' in page
@@ -164,7 +164,7 @@ def test_site_is_built_without_a_problem(tmp_path):
 
 @pytest.mark.slow
 def test_every_page_of_the_site_can_be_shown(tmp_path):
-    pytest.importorskip("zensical", reason="pip install 'worldclip[docs]'")
+    pytest.importorskip("zensical", reason="pip install -e '.[docs]'")
     site = tmp_path / "docs/site"
     build_site.build(site.parent)
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))

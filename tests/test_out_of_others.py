@@ -74,3 +74,42 @@ def test_pool_next_to_its_recipe_is_not_taken_for_a_stage(command: str, tmp_path
 def test_lock_says_who_holds_it_and_not_who_owns_the_folder(tmp_path: Path) -> None:
     with RunLock(tmp_path, owner="embed"), pytest.raises(UserError, match=r"in use by process \d+; wait"):
         RunLock(tmp_path, owner="embed").__enter__()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run {}.toml --out out --until pool",
+        "pool check {} --out out",
+        "pool dedup {} --out out",
+        "embed {model} {} --out out",
+    ],
+)
+def test_finished_folder_of_another_pool_is_refused(
+    command: str, world: Path, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    """A pool that grew or was moved is the same one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world / "pool", "a")
+    Path("b").mkdir()
+    shutil.move("a/00002.tar", "b")
+    for name in ("a", "b", "moved"):
+        Path(f"{name}.toml").write_text(f'[pool]\npath = "{name}"\nkey = "member"\n[balance]\ntail_fraction = 0.1\n')
+
+    def call(name: str, *more: str) -> int:
+        return main([*command.format(name, model=world / "model").split(), *more])
+
+    assert call("a") == 0
+    shutil.copy("a/00000.tar", "a/00001b.tar")
+    assert call("a") == 0
+    before = contents(tmp_path / "out")
+    capfd.readouterr()
+    assert call("b") == 2
+    said = capfd.readouterr().err
+    assert f"was made from {tmp_path}/a, not from {tmp_path}/b; choose another --out" in said
+    assert contents(tmp_path / "out") == before
+    if "--from pool" in said:
+        assert call("b", "--from", "pool") == 0
+        return
+    Path("a").rename("moved")
+    assert call("moved") == 0

@@ -1,7 +1,7 @@
 """The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout.
 
 The Dockerfile: what it copies is there and in the build context, and its extras are ours.
-The Makefile: which Python it takes, and what it installs where.
+The Makefile: which Python it takes, and what it installs where.  pyproject.toml: which warnings fail a test.
 """
 
 from __future__ import annotations
@@ -175,3 +175,14 @@ def test_clients_leave_the_environment_of_the_suite_as_it_is():
     assert [line for line in installing if line.startswith(".venv/")] == [
         line for line in lines_of_make("test") if "pip install" in line
     ]
+
+
+# --- warnings in tests ------------------------------------------------------------------------------------------------
+
+
+def test_warning_of_a_line_of_ours_fails_its_test():
+    line = "import warnings; warnings.warn('this function is going away', FutureWarning)"
+    with pytest.raises(FutureWarning):
+        exec(line, {"__name__": "worldclip.train.loss"})
+    with pytest.warns(FutureWarning):
+        exec(line, {"__name__": "transformers.modeling"})

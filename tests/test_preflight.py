@@ -12,7 +12,8 @@ import pytest
 from stages import QUIET
 from toy import ToyWorld
 from worldclip.config import load_recipe
-from worldclip.core.errors import UserError
+from worldclip.core import errors
+from worldclip.core.errors import UserError, install_hint
 from worldclip.recipe import run
 
 
@@ -23,8 +24,8 @@ def problems_of(world: ToyWorld, run_dir: Path, *overrides: str, until: str | No
 
 
 def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setitem(sys.modules, "peft", None)
+    for package in ("timm", "peft", "wandb"):
+        monkeypatch.setitem(sys.modules, package, None)
     problems = problems_of(
         toy_world,
         tmp_path / "run",
@@ -41,13 +42,13 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
     )
     expected = (
         "pool.texts: no column or field 'caption'",
-        "train.lora_rank needs peft: pip install 'worldclip[lora]'",
-        "train.wandb needs wandb: pip install 'worldclip[wandb]'",
+        f"train.lora_rank needs peft: {install_hint('lora')}",
+        f"train.wandb needs wandb: {install_hint('wandb')}",
         "train.device = 'cuda': not available",
         'train.evaluate_datasets: unknown dataset "nope"',
         'evaluate.datasets names "emoji_base"',
         "dataset photos: evaluate.folders.photos",
-        "export to timm needs timm: pip install 'worldclip[export]'",
+        f"export to timm needs timm: {install_hint('export')}",
     )
     assert len(problems) == len(expected)
     for problem, start in zip(problems, expected, strict=True):
@@ -83,3 +84,13 @@ def test_disk_holds_the_kept_checkpoints_of_the_samples_that_scale_derives(toy_w
     overrides = (*scale, "train.warmup_samples=128", "train.keep_last=3", "train.keep_every_samples=1280")
     (problem,) = problems_of(toy_world, tmp_path / "run", *overrides, until="train")
     assert f"{3 + 1 + 23} checkpoints need" in problem
+
+
+def test_an_extra_is_installed_from_the_checkout_where_there_is_one(tmp_path, monkeypatch):
+    checkout = Path(__file__).parents[1]
+    monkeypatch.chdir(checkout)
+    assert install_hint("train") == "pip install -e '.[train]'"
+    monkeypatch.chdir(tmp_path)
+    assert install_hint("train") == f"pip install -e '{checkout}[train]'"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "lib/python3/site-packages/worldclip/core/errors.py"))
+    assert install_hint("train") == "pip install 'worldclip[train]'"

@@ -19,7 +19,7 @@ import pytest
 
 import killed
 import worldclip
-from killed import digests_of_curation
+from killed import contents, digests_of_curation
 from stages import QUIET
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -181,16 +181,47 @@ def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("command", "last"), [("run", "export"), ("train", "train")])
-def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, last, toy_world, tmp_path, capfd):
+@pytest.mark.parametrize(("command", "first", "last"), [("run", "pool", "export"), ("train", "train", "train")])
+def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, first, last, toy_world, tmp_path, capfd):
     run_dir = tmp_path / "run"
     assert main([command, str(toy_world.recipe), "--out", str(run_dir), "--dry-run", "--json"]) == 0
     planned = json.loads(capfd.readouterr().out)
     assert planned["run"] == str(run_dir)
-    assert list(planned["stages"])[-1] == last
-    assert planned["stages"]["pool"] == {"would_run": True, "reason": "new", "plan": []}
+    stages = list(planned["stages"])
+    assert (stages[0], stages[-1]) == (first, last)
+    assert (planned["stages"][first] | {"plan": []}) == {"would_run": True, "reason": "new", "plan": [], "problems": []}
     assert any(line.startswith("model ") for line in planned["stages"]["train"]["plan"])
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run RUN --set train.lr=0.01",
+        "train RUN --lr 0.01",
+        "run RUN --set balance.tail_fraction=0.15",
+        "run RUN --set train.device=cuda --from train",
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(command, own_run, capfd, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [str(own_run) if word == "RUN" else word for word in command.split()]
+    before = contents(own_run / "train")
+    said = []
+    for flags in (["--dry-run"], []):
+        assert main([*words, *flags]) == 2
+        said.append(capfd.readouterr().err)
+        assert contents(own_run / "train") == before
+    refused = "train.device = 'cuda': not available" if "cuda" in command else "has checkpoints from before this change"
+    assert all(refused in text for text in said)
+
+
+def test_a_dry_run_for_other_machines_asks_nothing_of_this_one(toy_world, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    plan = ["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run", "--set", "train.device=cuda"]
+    assert main(plan) == 2
+    assert "train.device = 'cuda': not available" in capfd.readouterr().err
+    assert main([*plan, "--set", "train.hardware.devices=2"]) == 0
 
 
 def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd):

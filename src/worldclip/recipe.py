@@ -145,7 +145,9 @@ def run_stages(
         after_stage=write_report,
     )
     if dry_run:
+        check_run_folder(run_dir, stage_names())
         recipe(context)
+        _refuse_plan(context, config)
         return context
     if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
@@ -164,16 +166,20 @@ def run_stages(
 def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
     """Link the stages of another run: up to curate, whose shards are reused one by one, and all if nothing differs.
 
-    Training is never linked under another config: its checkpoints would be refused.
+    Training is never linked under another config: its checkpoints would be refused; nor is the index of another pool.
     """
     from worldclip.config import load_recipe
     from worldclip.core.console import say
     from worldclip.tools.branch import branch
 
     names = stage_names()
-    old, new = sections_of(load_recipe(source)), sections_of(config)
+    older = load_recipe(source)
+    old, new = sections_of(older), sections_of(config)
     is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
-    linked = branch(source, run_dir, names if is_same else names[: names.index("train")])
+    names = names if is_same else names[: names.index("train")]
+    if older.pool.place != config.pool.place:
+        names = names[names.index("metadata") :]
+    linked = branch(source, run_dir, names)
     say("branch", f"linked from {source}: {', '.join(linked) or 'nothing new'}")
 
 
@@ -204,8 +210,22 @@ def _preflight(context: Run) -> None:
     """Raise UserError with all that would stop a stage later: packages, devices, datasets, columns, disk."""
     check = dataclasses.replace(context, is_dry=True, preflight=[])
     recipe(check)
-    if check.preflight:
-        raise UserError(list(dict.fromkeys(check.preflight)))
+    _refuse(check.preflight or [])
+
+
+def _refuse_plan(context: Run, config: Recipe) -> None:
+    """Raise UserError with all that would stop the run of a plan; of a plan for other machines, its training."""
+    is_for_others = config.train.hardware.devices is not None
+    problems: list[str] = []
+    for stage, report in context.reports.items():
+        if stage == "train" or not is_for_others:
+            problems += report["problems"]
+    _refuse(problems)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
 
 
 def sections_of(config: Recipe) -> dict[str, object]:

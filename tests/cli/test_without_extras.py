@@ -52,7 +52,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("pool check P --out O --set similarity.model=RUN --set similarity.percentile=30", "pool train"),
     ("pool check P --out O --set similarity.model=ONNX --set similarity.percentile=30", "pool onnx"),
     ("pool check P --out O --set duplicates=keep --set against.d=D", "pool"),
-    ("pool check P --out O --set duplicates=keep --set classifiers.c.path=ONNX/vision_model.onnx", "pool"),
+    ("pool check P --out O --set duplicates=keep --set classifiers.c.path=ONNX/onnx/vision_model.onnx", "pool"),
     ("pool hash P --out O", "pool"),
     ("pool hash D --out O --workers 2", "pool"),
     ("pool hash P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
@@ -125,8 +125,9 @@ def extras_of_project() -> dict[str, list[str]]:
 
 def write_stub_of_onnx(folder: Path) -> None:
     """Write the files by which an exported model is recognised."""
-    folder.mkdir()
-    for name in ("vision_model.onnx", "text_model.onnx", "tokenizer.json", "preprocessor_config.json", "config.json"):
+    (folder / "onnx").mkdir(parents=True)
+    graphs = ("onnx/vision_model.onnx", "onnx/text_model.onnx")
+    for name in (*graphs, "tokenizer.json", "preprocessor_config.json", "config.json"):
         (folder / name).write_text("{}", encoding="utf-8")
 
 
@@ -179,7 +180,7 @@ def test_command_names_the_extras_before_any_work(command, extras, ended):
     assert code == 2, error
     assert "Traceback" not in error
     assert "repair" not in error
-    named = re.findall(r"pip install 'worldclip\[(\w+)\]'", error)
+    named = re.findall(rf"pip install -e '{REPOSITORY}\[(\w+)\]'", error)
     assert set(named) == set(extras.split()), error
 
 
@@ -218,4 +219,4 @@ def test_a_checkpoint_names_the_extra_where_safetensors_is_there_and_torch_is_no
     checkpoint = max((places["RUN"] / "train").glob("step_*"))
     (ended,) = run_without(["torch"], [["classify", str(checkpoint), "x.png", "--labels", "a"]], tmp_path)
     assert ended.code == 2
-    assert "needs torch: pip install 'worldclip[train]'" in ended.error
+    assert f"needs torch: pip install -e '{REPOSITORY}[train]'" in ended.error

@@ -1,4 +1,4 @@
-"""optimum embeds and classifies with the ONNX export as worldclip does; its own export is refused where it is fixed."""
+"""optimum embeds and classifies with the ONNX export as worldclip does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from client_tools import run_python
 from exported_onnx import MIN_COSINE, SHAPES, SUFFIXES, check_labels, check_shape, check_texts
 from exported_onnx import exported as exported  # the fixture
-from model_folders import load_error
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +23,3 @@ def test_texts_pictures_and_labels_are_ours_in_every_shape(precision, exported, 
         joint = {"image": rows[f"{shape}_image"], "text": rows[f"{shape}_text"]}
         check_shape(shape, joint, clip, image, MIN_COSINE[precision])
     check_labels(answer["labels"], clip, image, precision)
-
-
-def test_export_of_optimum_holds_its_example_as_constants_and_is_refused(hugging_face, tmp_path):
-    run_python("optimum", "optimum_export.py", hugging_face, tmp_path / "theirs")
-    assert "was traced for 2 rows of text_embeds" in load_error(tmp_path / "theirs")

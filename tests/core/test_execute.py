@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
+from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, install_hint, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done
 from worldclip.core.execute.shards import cause_of_death
 
@@ -85,6 +86,24 @@ def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 7
     run(changed, key={"a": 2})
     assert len(calls(tmp_path)) == 13
+
+
+def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:
+    (out / shard.name).write_text(key)
+    if is_killed:
+        raise KeyboardInterrupt
+    return {}
+
+
+def test_an_output_that_a_killed_call_rewrote_under_another_key_is_written_again(tmp_path: Path) -> None:
+    """The marker of the first key goes before the output changes: it would vouch for an output of the second."""
+    run = partial(LocalExecutor(quiet=True).map, shards=SHARDS, label="x", done_dir=tmp_path / "done")
+    run(partial(write_key, tmp_path, "A", False), key="A")
+    with pytest.raises(KeyboardInterrupt):
+        run(partial(write_key, tmp_path, "B", True), key="B")
+    assert (tmp_path / SHARDS[0].name).read_text() == "B"
+    run(partial(write_key, tmp_path, "A", False), key="A")
+    assert [(tmp_path / shard.name).read_text() for shard in SHARDS] == ["A"] * len(SHARDS)
 
 
 @with_two_workers
@@ -167,7 +186,7 @@ def import_missing(shard: Shard) -> dict:
     ("work", "error", "words"),
     [
         (out_of_space, OSError, "No space left"),
-        (import_missing, MissingPackage, r"nowhere.at.all is needed here: pip install 'worldclip\[pool\]'"),
+        (import_missing, MissingPackage, re.escape(f"nowhere.at.all is needed here: {install_hint('pool')}")),
     ],
 )
 def test_error_of_every_shard_stops_the_map_and_blames_none(tmp_path: Path, run_map: Map, work, error, words) -> None:

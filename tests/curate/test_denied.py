@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,9 @@ import pytest
 
 from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages
 from worldclip import curate
+from worldclip.cli import main
 from worldclip.core import artifacts
+from worldclip.core.errors import UserError
 from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
 from worldclip.report import write_report
@@ -59,6 +62,30 @@ def test_denied_key_reaches_no_artifact_after_match(tmp_path, policy, how) -> No
     curator = curate.Curator(run)
     for epoch in range(3):
         assert len(curator.keep(sorted(gone), epoch)[0]) == 0
+
+
+def test_a_reader_of_the_list_refuses_it_when_the_deny_list_has_grown(own_run, toy_run, tmp_path, capfd) -> None:
+    artifacts.remove(own_run / "train")
+    shards = sorted(path.name.removesuffix(".parquet") for path in (own_run / "curate").glob("*.parquet"))
+    keys = sorted({key for name in shards for key in curate.read_curated(own_run, name)["key"].to_pylist()})
+    deny_list = tmp_path / "deny.parquet"
+    pq.write_table(pa.table({"key": keys[:1]}), deny_list)
+    assert main(["run", str(own_run), "--set", f'pool.deny_keys=["{deny_list}"]', "--until", "curate"]) == 0
+    curate.Curator(own_run)
+    pq.write_table(pa.table({"key": keys[:2]}), deny_list)
+    capfd.readouterr()
+    run, outdated = str(own_run), f"{own_run / 'curate'} is out of date: new or changed: pool.deny_keys '{deny_list}'"
+    for command in (
+        ["train", run],
+        ["train", run, "--dry-run"],
+        ["explore", run, "--out", str(tmp_path / "explorer")],
+        ["embed", str(toy_run), run, "--out", str(tmp_path / "embedded"), "--of", "images"],
+    ):
+        assert main(command) == 2, command
+        assert outdated in capfd.readouterr().err, command
+    with pytest.raises(UserError, match=re.escape(outdated)):
+        curate.Curator(own_run)
+    assert not (own_run / "train").exists()
 
 
 def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import save
 
 from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
 from miniature import write_files
+from model_folders import put_any_model_in_hub_cache, put_in_hub_cache
 from stages import finish, why_run
 from worldclip.config import load_recipe
 from worldclip.contracts.records import read_results
@@ -122,7 +124,8 @@ def test_stage_without_datasets_finishes(run_dir):
     assert why_run("evaluate", recipe, run_dir) is None
 
 
-def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
+def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, monkeypatch):
+    put_any_model_in_hub_cache("someone/model", tmp_path, monkeypatch)
     config = recipe_of(run_dir).evaluate
     found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
     assert found["model"] == "someone/model"
@@ -130,6 +133,24 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path):
     assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]
+
+
+def test_new_weights_in_a_repository_of_the_hub_are_evaluated_anew(run_dir, hugging_face, tmp_path, monkeypatch):
+    class Forgetful(WordModel):
+        def see(self, image):
+            return super().see(b"owl")
+
+    models = {"1" * 40: WordModel(), "2" * 40: Forgetful()}
+    monkeypatch.setattr(model_load, "load", lambda source, **options: models[Path(source).name])
+    config = recipe_of(run_dir).evaluate
+    found = []
+    for commit in models:
+        put_in_hub_cache(hugging_face, "someone/model", tmp_path / "hub", monkeypatch, commit)
+        found.append(evaluate.evaluate_model("someone/model", config, tmp_path / "out"))
+    scores = [report["datasets"]["mini"]["tasks"][RETRIEVAL]["mean"]["metrics"] for report in found]
+    assert scores[0]["image_retrieval_recall@1"] > scores[1]["image_retrieval_recall@1"]
+    again = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert again["model_digest"] == found[1]["model_digest"] != found[0]["model_digest"]
 
 
 def test_all_that_decides_the_features_of_another_model_is_in_its_digest(run_dir, tmp_path):
@@ -141,11 +162,11 @@ def test_all_that_decides_the_features_of_another_model_is_in_its_digest(run_dir
     write_files(tmp_path / "text", base | {"modules.json": json.dumps(modules), "2/model.safetensors": "x"})
     (tmp_path / "text/config.json").write_text('{"model_type": "M-CLIP"}')
     paths = [tmp_path / "base", tmp_path / "peft", tmp_path / "text", run_dir, run_dir / "train/step_000000010"]
-    before = [evaluate._digest_of(path) for path in paths]
+    before = [evaluate._identify(path)[1] for path in paths]
     assert before[3] == before[4] == evaluate.model_digest(paths[4])
     write_files(tmp_path / "base", {"model.safetensors": save({"a": np.zeros(1)})})
     (tmp_path / "text/2/model.safetensors").write_text("y")
-    after = [evaluate._digest_of(path) for path in paths]
+    after = [evaluate._identify(path)[1] for path in paths]
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, False, True, True]
 
 

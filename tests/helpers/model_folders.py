@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
+from safetensors.numpy import save_file
 
 import worldclip
 from worldclip.core.errors import UserError
@@ -34,6 +37,24 @@ def edit(file: Path, section: str = "", **values: object) -> None:
         part = part[name]
     part.update(values)
     file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def put_in_hub_cache(folder: Path, name: str, cache: Path, patch: pytest.MonkeyPatch, commit: str = "abc") -> None:
+    """Let the hub's client find a folder as the main commit of a repository, without a network."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def put_any_model_in_hub_cache(name: str, place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let the hub's client find what is recognised as a model, for tests in which another one stands for it."""
+    (place / "any").mkdir()
+    edit(place / "any" / "config.json", model_type="metaclip_2")
+    save_file({}, place / "any" / "model.safetensors")
+    put_in_hub_cache(place / "any", name, place / "hub", patch)
 
 
 def load_error(source: Any, **options: Any) -> str:

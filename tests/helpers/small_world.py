@@ -13,6 +13,9 @@ from tars import write_tar
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
+from worldclip.core.job import Run
+from worldclip.curate.config import CurateConfig
+from worldclip.pool.config import PoolConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "black": (15, 15, 15)}
 FORMS = ("square", "bar", "cross")
@@ -65,8 +68,11 @@ def write_world(
             for i, (lang, text) in enumerate(TEXTS.items())
         ]
         write_rows(run_dir / "curate" / f"{name}.parquet", rows, schemas.CURATED)
-    for stage in ("pool", "curate"):
-        artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    for stage in ("pool", "match", "balance"):
+        manifest = artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    inputs = {"balance": manifest["digest"], "key_lists": []}
+    config = Run.of(run_dir, PoolConfig(), CurateConfig()).deciding("curate")
+    artifacts.write_manifest(run_dir / "curate", config=config, inputs=inputs, counts={})
     return tars
 
 

@@ -302,6 +302,15 @@ def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
     assert missing_lists(nine, [], INSTALLED).endswith(", 1 more")
 
 
+def test_file_names_are_of_no_language_that_a_list_is_advised_for(tmp_path, capsys):
+    texts = ["the cat sat on the mountain by the water", "DSC00012", "IMG_1465", "MVIMG_2018", "en röd stuga vid sjön"]
+    write_pool(tmp_path / "pool", {"0.tar": [(f"{number}", [text]) for number, text in enumerate(texts)]})
+    report = run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run", stages="pool match")["match"]
+    assert report["labels_without_language"] == {"he": 2, "sv": 2}
+    assert report["labels_of_words"] == {"sv": 1}
+    assert "without a list: sv 1 (metadata.sources: wordfreq and cldr); add their codes" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_keys_that_pass_two_gib_once_per_text_are_read_and_written(tmp_path: Path) -> None:
     """More than the 32-bit offsets of a string array reach."""

@@ -25,7 +25,7 @@ from worldclip import metadata
 from worldclip.config import Recipe
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_json, read_table, write_table
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, install_hint
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
@@ -164,7 +164,7 @@ def test_missing_package_is_named_before_any_work(
     wordnets = {"sources": ["wordnet"], "wordnets": {"sv": "omw-sv:2.0"}}
     loaded = entry_lists.recipe(["sv"], **({"sources": ["wordfreq"]} if package == "wordfreq" else wordnets))
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises((UserError, ImportError), match=rf"{package}.*: pip install 'worldclip\[metadata\]'"):
+    with pytest.raises((UserError, ImportError), match=rf"{package}.*: {re.escape(install_hint('metadata'))}"):
         run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
     assert not (tmp_path / "run/metadata").exists()
 

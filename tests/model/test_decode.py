@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import io
 import random
+import re
 import struct
 import sys
 import time
@@ -19,7 +20,8 @@ from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
 from worldclip.check.hashing import scan_image
-from worldclip.core.errors import MissingPackage
+from worldclip.core import image_names
+from worldclip.core.errors import MissingPackage, install_hint
 from worldclip.kernels.jpeg_header import read_size
 from worldclip.model import decode as decoding
 from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, decode, upright
@@ -123,7 +125,7 @@ def test_missing_pillow_is_no_fault_of_an_image(monkeypatch):
     monkeypatch.setattr(decoding, "_pillow", decoding._pillow.__wrapped__)
     monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     for read in (decode, scan_image, decoding.open_image):
-        with pytest.raises(MissingPackage, match=r"PIL.Image is needed here: pip install 'worldclip\[pool\]'"):
+        with pytest.raises(MissingPackage, match=re.escape(f"PIL.Image is needed here: {install_hint('pool')}")):
             read(PICTURES["png_RGB"])
 
 
@@ -237,6 +239,25 @@ def test_what_is_no_image_or_a_decompression_bomb_is_refused_before_it_is_unpack
     assert caught.value.reason == reason
     assert scan_image(data).error == str(caught.value)
     assert open_image(data, allow_urls=False, applies_exif=True).startswith(said)
+
+
+def test_heif_without_its_package_is_refused_with_the_extra_to_install(monkeypatch):
+    monkeypatch.setattr(image_names, "missing_packages", lambda *names, extra: iter([f"HEIF needs {extra}"]))
+    monkeypatch.setattr(decoding, "_formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(BadImage, match=f"{UNDECODABLE}: HEIF needs heif"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(99))
+
+
+def test_heif_is_decoded_upright_where_its_package_is_installed():
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = io.BytesIO()
+    Image.new("RGB", (80, 60), (200, 30, 90)).save(data, "HEIF", quality=90, exif=exif.tobytes())
+    pixels = decode(data.getvalue())
+    assert pixels.shape == (80, 60, 3)
+    assert np.abs(pixels.astype(int) - (200, 30, 90)).max() < 8
 
 
 def test_postscript_never_starts_another_program(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
-from model_folders import edit, load_error
+from model_folders import edit, load_error, put_in_hub_cache
 from small_models import (
     TEXTS,
     random_open_clip,
@@ -212,12 +211,7 @@ def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
 
 
 def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
-    repository = tmp_path / "hub" / "models--facebook--metaclip-2-worldwide-b32"
-    shutil.copytree(hugging_face, repository / "snapshots" / "abc")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    put_in_hub_cache(hugging_face, "facebook/metaclip-2-worldwide-b32", tmp_path / "hub", monkeypatch)
     features = worldclip.load("facebook/metaclip-2-worldwide-b32", device="cpu").encode_text(TEXTS)
     assert_close(features, worldclip.load(hugging_face, device="cpu").encode_text(TEXTS))
     assert "nobody/nothing is neither a local path nor a repository" in load_error("nobody/nothing")

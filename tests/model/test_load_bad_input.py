@@ -16,6 +16,7 @@ from transformers import MetaClip2Model, XLMRobertaTokenizer
 import worldclip
 from model_folders import edit, load_error
 from small_models import random_open_clip, reduced_open_clip_config, save_mt5, save_xlm_v, write_open_clip_config
+from worldclip.core.errors import install_hint
 from worldclip.model import published, weights
 from worldclip.model.formats import open_clip_folder as open_clip
 
@@ -139,7 +140,7 @@ def test_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package,
         (tmp_path / "onnx" / f"{tower}_model.onnx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
     said = load_error(tmp_path, layout="onnx")
-    assert said == f"a model in the layout 'onnx' needs {package}: pip install 'worldclip[{extra}]'"
+    assert said == f"a model in the layout 'onnx' needs {package}: {install_hint(extra)}"
 
 
 def test_torchscript_archive_is_refused(tmp_path):

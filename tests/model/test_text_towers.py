@@ -303,5 +303,5 @@ def test_a_repository_gives_the_weights_of_its_parts_and_no_other_runtimes(tmp_p
     weights = ["model.safetensors", "pytorch_model.bin", "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"]
     others = ["onnx/model.onnx", "tf_model.h5", "openvino/openvino_model.bin", "2_Dense/other.bin", "rust_model.ot"]
     for name in ("mclip", "sentences"):
-        patterns = _weights_of(tmp_path / name, "owner/name", "fp32")
+        patterns = _weights_of(tmp_path / name, "fp32")
         assert list(filter_repo_objects([*weights, *others], allow_patterns=patterns)) == weights, name

@@ -119,6 +119,15 @@ def test_a_text_next_to_an_image_that_is_not_utf_8_costs_only_its_pair(tmp_path,
     assert read_pairs(tmp_path, None)[0] == [("b.png", ("猫",))]
 
 
+def test_files_next_to_the_images_that_are_none_are_named_by_suffix(tmp_path, capsys):
+    write_images(tmp_path, "a.png", "b.HEIC")
+    write_files(tmp_path, {"a.txt": "a dog", "b.txt": "a cat", "b.json": "{}", "b.mov": "", ".DS_Store": ""})
+    assert main(["pool", "pack", str(tmp_path), "--out", str(tmp_path / "tars")]) == 0
+    said = capsys.readouterr()
+    assert "left out 1 .mov\n" in said.err
+    assert "2 pairs" in said.out
+
+
 def test_a_caption_in_jsonl_may_hold_line_separators(tmp_path):
     text = "a dog\u2028and\u0085a cat\x7f"
     write_images(tmp_path, "a.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
@@ -18,6 +19,7 @@ from stages import QUIET, run_stage
 from tars import sample, write_tar
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.settings import Config, Decides, deciding
 from worldclip.plugins.emoji import build as emoji
@@ -163,6 +165,10 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_p
         run_all(before, tmp_path / "run")
         old = contents(tmp_path / "run", ["recipe.toml"])
         (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
+        if before.pool.place != after.pool.place:
+            with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
+                run_all(after, tmp_path / "run")
+            shutil.rmtree(tmp_path / "run" / "pool")
         run_all(after, tmp_path / "run")
         run_all(after, tmp_path / "fresh")
     new, fresh = (contents(tmp_path / name, ["recipe.toml"]) for name in ("run", "fresh"))

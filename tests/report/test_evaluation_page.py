@@ -8,6 +8,7 @@ import pytest
 
 from evaluated import caption_files, record, webdataset_files
 from miniature import write_files
+from model_folders import put_any_model_in_hub_cache
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
@@ -35,6 +36,8 @@ class Weak(WordModel):
 
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
+    put_any_model_in_hub_cache("me/model", tmp_path, monkeypatch)
+
     def run(model, name, **values):
         words = [f"word{i}" for i in range(12)]
         monkeypatch.setattr(model_load, "load", lambda source, **options: model)
@@ -162,6 +165,7 @@ def test_compare_writes_a_page(evaluate, tmp_path, capsys):
 
 
 def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeypatch, capsys):
+    put_any_model_in_hub_cache("me/model", tmp_path, monkeypatch)
     words = [f"word{i}" for i in range(6)]
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     monkeypatch.setattr(datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words))
@@ -183,6 +187,7 @@ def test_unknown_model_in_against_is_an_error_before_any_work(tmp_path):
 
 
 def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, monkeypatch, capsys):
+    put_any_model_in_hub_cache("me/model", tmp_path, monkeypatch)
     write_files(tmp_path / "data/pets", webdataset_files(("cat", "dog"), ("cat", "owl")))
     write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())

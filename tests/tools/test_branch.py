@@ -64,6 +64,16 @@ def test_a_branch_trains_in_the_precision_of_the_run_that_it_comes_from(toy_run,
     assert load_recipe(second).train.precision == "auto", "a recipe of another precision is another arm of a comparison"
 
 
+def test_branch_with_another_pool_links_all_but_its_index(toy_run, toy_world, tmp_path, capsys):
+    pool = shutil.copytree(toy_world.folder / "pool", tmp_path / "pool")
+    next(pool.iterdir()).unlink()
+    changed = load_recipe(toy_run, [f"pool.path={pool}"])
+    run(changed, tmp_path / "b", from_run=toy_run, until="metadata", executor=QUIET)
+    said = capsys.readouterr().err
+    assert "pool  starts (new)" in said
+    assert "metadata  is finished and unchanged" in said
+
+
 def test_files_that_grow_are_copied(toy_run, tmp_path):
     branch(toy_run, tmp_path / "b", ["train", "evaluate"])
     for name in ("train/log.jsonl", "evaluate/results.jsonl"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.cli import main
+from worldclip.core.errors import install_hint
 from worldclip.model import decode
 from worldclip.tools import doctor
 
@@ -17,7 +18,7 @@ def test_missing_module_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     diagnosis = doctor.diagnose()
     assert diagnosis["extras"]["metadata"] == ["wordfreq"]
-    assert "extra metadata: lacks wordfreq: pip install 'worldclip[metadata]'" in doctor.to_text(diagnosis)
+    assert f"extra metadata: lacks wordfreq: {install_hint('metadata')}" in doctor.to_text(diagnosis)
 
 
 def test_absent_lid_model_and_unwritable_cache_are_problems(tmp_path, monkeypatch):
@@ -56,7 +57,7 @@ def test_without_pillow_no_format_has_a_decoder(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     diagnosis = doctor.diagnose()
     assert diagnosis["decoders"] == {}
-    assert "images: no decoder: pip install 'worldclip[pool]'" in doctor.to_text(diagnosis)
+    assert f"images: no decoder: {install_hint('pool')}" in doctor.to_text(diagnosis)
 
 
 def test_tested_versions_stand_on_the_install_page():

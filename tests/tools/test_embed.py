@@ -15,6 +15,7 @@ from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip.cli import main
+from worldclip.core import image_names
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -101,6 +102,18 @@ def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path)
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
     features = np.load(tmp_path / "images" / "files_000000.npy")
     np.testing.assert_allclose(features, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
+
+
+@pytest.mark.parametrize("has_heif", [False, True])
+def test_files_of_a_folder_that_are_no_images_are_named_by_suffix(world, tmp_path, has_heif, monkeypatch, capsys):
+    needs = [] if has_heif else ["HEIF needs pillow_heif: pip install it"]
+    monkeypatch.setattr(image_names, "missing_packages", lambda *names, extra: iter(needs))
+    photos = shutil.copytree(world / "photos", tmp_path / f"photos{has_heif}")
+    write_files(photos, {"a.HEIC": b"\0\0\0\x18ftypheic", "b.mov": "", "c.mov": "", ".DS_Store": "", "notes": ""})
+    report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    assert {"embedded": 4, "undecodable": 1 + has_heif}.items() <= report["images"].items()
+    left_out = "2 .mov, 1 notes" if has_heif else f"2 .mov, 1 .heic, 1 notes ({needs[0]})"
+    assert capsys.readouterr().err.count(f"{photos}: left out {left_out}\n") == 1
 
 
 def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, clip, tmp_path):

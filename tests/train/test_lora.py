@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from small_world import TRAIN
 from trainings import result_bytes, steps_of, stored, train, train_until
 from worldclip.contracts.layout import latest_checkpoint
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, install_hint
 from worldclip.core.settings import load_config
 from worldclip.export import ExportConfig, export_model
 from worldclip.train.budget import count_adapters
@@ -218,5 +219,5 @@ def test_adapters_of_another_model_are_an_error(place, adapters, tmp_path):
 
 def test_missing_peft_is_named_with_its_extra(adapters, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"needs peft: pip install 'worldclip\[lora\]'"):
+    with pytest.raises(UserError, match=re.escape(f"needs peft: {install_hint('lora')}")):
         worldclip.load(adapters)

@@ -209,7 +209,7 @@ def test_wordfreq_is_used_only_where_a_recipe_names_it(path: Path):
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECIPES.glob("*.toml"))])
 def test_a_dry_run_of_each_recipe_prints_parameters_and_memory(name, tmp_path, capsys):
-    assert main(["run", str(RECIPES / f"{name}.toml"), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert main(["train", str(RECIPES / f"{name}.toml"), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     output = capsys.readouterr().err
     assert "parameters: token table" in output
     assert "memory      at most" in output

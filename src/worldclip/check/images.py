@@ -21,8 +21,10 @@ from worldclip.check.hashing import HASH_KIND, IMAGES_AT, HashKind, ImageFacts, 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import read_table, remove, write_table, write_tables
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.image_names import SUFFIXES, image_files
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
 from worldclip.core.preflight import missing_packages
@@ -31,7 +33,6 @@ from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.read import is_table, read_images
 
 FILES_AT_ONCE = 1000  # image files per unit of work
@@ -137,16 +138,21 @@ def source_units(source: Path) -> list[Shard]:
     paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
     archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
     units = [Shard.of_file(path.relative_to(source).as_posix(), str(path)) for path in archives]
-    files = [path for path in paths if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES]
+    files, others = image_files(sorted({*paths} - {*archives}))
+    if others:
+        _say_left_out(source, others)
     for start in range(0, len(files), FILES_AT_ONCE):
         group = [(path.relative_to(source).as_posix(), path.stat()) for path in files[start : start + FILES_AT_ONCE]]
         stamps = {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in group]}
         units.append(Shard(name=f"files_{start // FILES_AT_ONCE:06}", path=str(source), fingerprint=stamps))
     if not units:
-        raise UserError(
-            f"{source} holds no tar and no image ({', '.join(IMAGE_SUFFIXES)}); unpack compressed tars first"
-        )
+        raise UserError(f"{source} holds no tar and no image ({', '.join(SUFFIXES)}); unpack compressed tars first")
     return units
+
+
+@functools.cache  # a folder is listed several times
+def _say_left_out(source: Path, others: str) -> None:
+    say("images", f"{source}: left out {others}")
 
 
 def _is_table_of_images(path: Path) -> bool:

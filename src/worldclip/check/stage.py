@@ -50,7 +50,7 @@ from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.load import find, missing_of
 from worldclip.model.worker import WorkerModel
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import check_own
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.stage import check_names, check_place
 
 # Reasons that remove the key only from its own shard: match drops the first two itself, with or without a check.
@@ -101,7 +101,9 @@ def check(
     plan = functools.partial(_plan, pool, Path(out), config, executor)
     context = plan().context
     record = {"pool": context.pool_record, "lid_model": context.lid_model, "check": to_dict(context.config)}
-    return Job("check", context.folder, record, lambda: plan().inputs).run_once(lambda: _check(plan()))
+    job = Job("check", context.folder, record, lambda: plan().inputs)
+    check_source(job, context.pool.place)
+    return job.run_once(lambda: _check(plan()))
 
 
 def scan_shards(
@@ -293,7 +295,7 @@ def _check(work: _Work) -> Result:
     if similarities is not None:
         report["similarity"] = similarities
     write_report(context.folder, report, work.sets.readers(), context.languages)
-    return Result(report=report, counts=counts)
+    return Result(report=report, counts=counts, manifest={"source": context.pool.place})
 
 
 def _warn_of_lost_texts(config: CheckConfig, num_duplicates: int, num_images: int) -> None:

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from worldclip.check.config import TextRules
 from worldclip.core.arrow import string_buffers
 from worldclip.core.errors import UserError
+from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import Stamp, stamps_of
 from worldclip.core.regular_file import read_regular
 from worldclip.kernels.compiled import compiled
 from worldclip.language.identify import Identifier
 from worldclip.language.table import INSTALLED, Languages, code_of_stated, scheme_of
 from worldclip.match import Matcher
-from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 
 UNKNOWN = "und"  # BCP 47: undetermined
 MASK = "█"  # replaces personal data; it is not a letter, so it bounds words and matches no entry
@@ -34,7 +34,7 @@ PHONE = (
 )
 PERSONAL_DATA = f"{EMAIL}|{PHONE}"
 load_identifier = functools.cache(Identifier)  # once per process
-URL_ONLY = rf"^(?:(?:https?://|www\.)\S+|\S+\.(?:{'|'.join(IMAGE_SUFFIXES)}))$"
+URL_ONLY = rf"^(?:(?:https?://|www\.)\S+|\S+\.(?:{'|'.join(suffix[1:] for suffix in SUFFIXES)}))$"
 
 
 def reject(texts: pa.Array, langs: np.ndarray, rules: TextRules) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,7 @@ SHARED = {
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
-    "folder as its files are named (int8, q4, ...).",
+    "folder fp32, fp16 or int8.",
     "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
     "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",

@@ -56,7 +56,7 @@ def run_recipe(
     from_: rerun this stage and all after it.
     from_run: begin with the finished stages of this run, linked instead of copied; what the recipe changes runs again.
     until: last stage to run.
-    dry_run: print what would run and why, and stop.
+    dry_run: print what would run and why, and stop; what would stop the run is an error here too.
 
     Examples:
         worldclip run recipes/emoji.toml --until curate
@@ -150,8 +150,7 @@ def run_stage(
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
     if stage == "train" and dry_run:
-        names = stage_names()[: stage_names().index(stage) + 1]
-        planned = _planned(run_stages(flagged, run_dir, names, executor=executor, dry_run=True))
+        planned = _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True))
         if measure:
             from worldclip.train.measure import measure as measure_steps
 

@@ -27,6 +27,7 @@ class BadText(TypedDict):
     key: str
     text_idx: int
     reason: str  # why, in words
+    shard: NotRequired[str]
 
 
 class UnmatchedSample(TypedDict):
@@ -50,6 +51,7 @@ class MatchAccounting(TypedDict):
     texts: ReasonCounts  # counts of all texts; `matched` for those that go on
     keys: ReasonCounts  # counts of the keys without a match
     samples: dict[str, list[UnmatchedSample]]  # {reason: examples}
+    bad: list[BadText]
 
 
 def read_accounting(run_dir: Path) -> MatchAccounting:
@@ -68,7 +70,8 @@ class MatchReport(MatchAccounting):
     num_matched_texts: int
     num_matched_keys: int
     labels_without_language: dict[str, int]
-    bad: list[BadText]
+    labels_of_words: dict[str, int]
+    """Of these, texts that are likely to be of the label's language: no file names."""
 
 
 # balance
@@ -177,6 +180,10 @@ class CurateSample(TypedDict):
     entries: list[SampleEntry]
 
 
+Samples: TypeAlias = dict[str, Sequence[CurateSample | UnmatchedSample | BadText]]
+"""{column of the reason: examples}."""
+
+
 class CurateReport(TypedDict):
     """RUN/curate/report.json."""
 
@@ -186,7 +193,7 @@ class CurateReport(TypedDict):
     caps: dict[str, Cap]
     num_keys_in_list: int | None  # keys in keys.npy; None without that file
     effect: dict[str, SampledCurve]  # {list: matches before and after sampling}
-    samples: dict[str, list[CurateSample] | list[UnmatchedSample]]
+    samples: Samples
     tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
     parquet: NotRequired[dict[str, int]]  # {rows}
 

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from types import ModuleType
 from worldclip.core.redact import redact
 
 NUM_NAMED = 10  # shards with the same reason that a message names
-NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc", re.IGNORECASE)
+# torch, onnxruntime and zstd say it in words, zlib by Z_MEM_ERROR
+NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc|^Error -4 while", re.IGNORECASE)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -102,8 +104,7 @@ def naming(path: Path) -> Iterator[None]:
 def is_no_memory(error: BaseException) -> bool:
     """Return whether memory ran out, which says nothing about the data that were read; asked before they are blamed.
 
-    Python, numpy, numba and Arrow raise MemoryError; torch, onnxruntime and zstd raise errors of their own, whose text
-    says it.
+    Python, numpy, numba and Arrow raise MemoryError; other libraries raise errors of their own, whose text says it.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
@@ -125,6 +126,15 @@ def checkout() -> Path | None:
     return folder if is_ours else None
 
 
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra: from this checkout, or else from the package index."""
+    folder = checkout()
+    if folder is None:
+        return f"pip install 'worldclip[{extra}]'"
+    place = "." if folder.samefile(".") else folder
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import and return `module`.  Raises MissingPackage that names the extra to install."""
     try:
@@ -132,4 +142,4 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         is_absent = (error.name or "").partition(".")[0] == module.partition(".")[0]
         state = "" if is_absent else f" and does not load ({first_line(error)})"
-        raise MissingPackage(f"{module} is needed here{state}: pip install 'worldclip[{extra}]'") from error
+        raise MissingPackage(f"{module} is needed here{state}: {install_hint(extra)}") from error

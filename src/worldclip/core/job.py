@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from worldclip.core import job_files, restart
 from worldclip.core.artifacts import (
     MANIFEST,
-    NOT_INSTALLED,
     Json,
-    digest,
     manifest_digest,
     read_json,
     read_manifest,
@@ -31,22 +28,21 @@ from worldclip.core.artifacts import (
     write_json,
     write_manifest,
 )
+from worldclip.core.changes import NUM_NAMED, Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import StageFailed, UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
+from worldclip.core.preflight import problems_of
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 from worldclip.core.stale_files import FilePerShard as FilePerShard
 from worldclip.core.stale_files import remove_stale as remove_stale
 
 ALL_SHARDS = slice(None)
 MAX_TRIES = 3  # attempts while inputs change during the work
-NUM_NAMED = 3  # changed inputs that a message names
-MAX_SAID = 60  # characters of a changed value in a message
+STAGE_ABOVE = "a stage above it runs"  # why a stage would run, in a dry run
 _ASKED_FOR = "asked for by --from"
-_DIGEST = re.compile(r"[0-9a-f]{32,}")
-_FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
 _Config = TypeVar("_Config")
 _ALWAYS_KEPT = (MANIFEST, "report.json", "report.html", ".lock")
@@ -62,34 +58,6 @@ class Result:
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
     manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A key of a config, or an input, that is not what it was when a folder was finished."""
-
-    name: str
-    old: Any = None
-    new: Any = None
-    is_value: bool = True
-    """Whether old and new say something to a person; digests and fingerprints do not."""
-
-    def __str__(self) -> str:
-        """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
-        if self.is_value:
-            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
-        if self.old is None or self.new is None:
-            return f"{self.name} ({'new' if self.old is None else 'gone'})"
-        return self.name
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 3]}..."
-
-
-def _named(changes: Sequence[Change]) -> str:
-    return ", ".join(map(str, changes[:NUM_NAMED]))
 
 
 @dataclass
@@ -123,7 +91,7 @@ class Job:
             return "; ".join(map(str, changes))
         changes = self.changes(manifest["inputs"], self.inputs)
         more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
-        return f"its inputs changed: {_named(changes)}{more}" if changes else None
+        return f"its inputs changed: {name_changes(changes)}{more}" if changes else None
 
     def is_finished_under_config(self) -> bool:
         """Return whether the folder is done under the present config, whatever became of its inputs."""
@@ -161,7 +129,7 @@ class Job:
             if not changes:
                 assert result is not None
                 return result
-            say(self.name, f"its inputs changed while it ran: {_named(changes)}")
+            say(self.name, f"its inputs changed while it ran: {name_changes(changes)}")
         raise StageFailed(
             self.name,
             {change.name: f"changed while {self.name} ran, {MAX_TRIES} times" for change in changes},
@@ -244,8 +212,8 @@ class Run:
     ) -> Job:
         """Return the job of a stage; the arguments are those of `stage`."""
         keys = self.deciding(name) if config is None else config
-        named = changed_inputs if changes is None else partial(changes, self)
-        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone, named)
+        compare = changed_inputs if changes is None else partial(changes, self)
+        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone, compare)
 
     @property
     def part_or_all(self) -> slice:
@@ -288,7 +256,7 @@ class Run:
                 self.preflight += needs(self)
             return False
         if self.is_dry:
-            self._say_plan(job, plan)
+            self._say_plan(job, plan, needs, check)
             return False
         reason = _ASKED_FOR if name in self.restarted else job.reason_to_run()
         if reason is None:
@@ -340,64 +308,31 @@ class Run:
             remove(self._aside)
             self._aside = None
 
-    def _say_plan(self, job: Job, plan: Callable[[Run], Iterable[str]] | None) -> None:
+    def _say_plan(
+        self,
+        job: Job,
+        plan: Callable[[Run], Iterable[str]] | None,
+        needs: Callable[[Run], Iterable[str]] | None,
+        check: Callable[[Run, Job], object] | None,
+    ) -> None:
+        """Say whether the stage would run, and why; record it, with what would stop the stage."""
         reason: str | None = _ASKED_FOR if job.name in self.restarted else None
         if reason is None:
-            reason = "a stage above it runs" if self._is_stale else job.reason_to_run()
+            reason = STAGE_ABOVE if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
         lines = list(plan(self)) if reason and plan is not None else []
         for line in lines:
             say(job.name, line)
+        problems = list(needs(self)) if reason and needs is not None else []
+        if reason and check is not None and not self._is_stale:  # it reads what the stages above have left
+            problems += problems_of(check, self, job)
         self._is_stale |= reason is not None
-        self.reports[job.name] = {"would_run": reason is not None, "reason": reason, "plan": lines}
-
-
-def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
-    """Return each difference of two JSON-able records, named `section.key`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            change
-            for key in keys
-            for change in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
-
-
-def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
-    """Return each changed input by its name: a file's path, a stage, or a version with both values.
-
-    A package that is not installed now counts as unchanged: what it made is finished.
-    """
-    if digest(old) == digest(new) or new == NOT_INSTALLED:
-        return []
-    old_parts, new_parts = _parts(old, name), _parts(new, name)
-    if old_parts is not None and new_parts is not None:
-        keys = dict.fromkeys([*old_parts, *new_parts])
-        return [change for key in keys for change in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
-    is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
-    return [Change(name, old, new, is_value)]
-
-
-def _parts(record: Any, name: str) -> dict[str, Any] | None:
-    """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version.
-
-    A file's name is its path, unless two of them have the same one: pools under several roots, lists in two folders.
-    """
-    if record is None:
-        return {}
-    if isinstance(record, list):
-        inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
-    elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
-        inputs = {str(key): value for key, value in record.items()}
-    else:
-        return None
-    by_path = {_path_of(value, key): value for key, value in inputs.items()}
-    return by_path if len(by_path) == len(inputs) else inputs
-
-
-def _path_of(record: Any, name: str) -> str:
-    return str(record.get("path", name)) if isinstance(record, Mapping) else name
+        self.reports[job.name] = {
+            "would_run": reason is not None,
+            "reason": reason,
+            "plan": lines,
+            "problems": problems,
+        }
 
 
 class RunLock:

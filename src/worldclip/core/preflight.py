@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from worldclip.core.errors import MissingPackage, UserError
+from worldclip.core.errors import MissingPackage, UserError, install_hint
 
 GIB = 2**30
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("wn", "wordfreq", "babel", "emoji"),
     "pool": ("PIL", "onnxruntime"),
+    "heif": ("PIL", "pillow_heif"),
     "ray": ("ray",),
     "hub": ("huggingface_hub",),
     "train": (
@@ -40,7 +41,7 @@ def missing_packages(name: str, modules: Sequence[str] | None = None, *, extra: 
     needed = EXTRAS[extra] if modules is None else modules
     absent = [module for module in needed if not is_installed(module)]
     if absent:
-        remedy = f"pip install 'worldclip[{extra}]'" if extra else "install what its package requires"
+        remedy = install_hint(extra) if extra else "install what its package requires"
         yield f"{name} needs {', '.join(absent)}: {remedy}"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.regular_file import open_regular
 
 CHUNK_BYTES = 2**20  # read and unpacked at once
@@ -154,7 +154,7 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
                     yield chunk
     except (zlib.error, ValueError, OSError) as error:
         # The bz2 module raises OSError for damaged data, without an errno.
-        if isinstance(error, OSError) and error.errno is not None:
+        if is_no_memory(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise BadShard(f"compressed data is damaged ({error})") from error
     if num_read and not stream.is_whole:

@@ -17,5 +17,6 @@ if TYPE_CHECKING:
     from worldclip.curate.decide import keep_prob as keep_prob
     from worldclip.curate.stage import curate as curate
     from worldclip.curate.stage import online_work as online_work
+    from worldclip.curate.stage import require_current as require_current
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

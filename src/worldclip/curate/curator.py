@@ -13,7 +13,7 @@ from worldclip.core.arrow import Strings
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.keys import KeyTable
 from worldclip.curate.decide import decide
-from worldclip.curate.stage import online_work
+from worldclip.curate.stage import online_work, refuse_outdated
 from worldclip.language.config import open_run
 
 
@@ -39,6 +39,7 @@ class Curator:
         run_dir = Path(run)
         context = open_run(run_dir)
         artifacts.require_manifest(run_dir, "match")
+        refuse_outdated(context)
         work = online_work(context)
         self.text_policy = work.config.text_policy
         self.seed = work.config.seed if seed is None else seed

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import CurateSample, UnmatchedSample
+from worldclip.contracts.records import BadText, CurateSample, Samples, UnmatchedSample
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.execute import Report
@@ -80,9 +80,9 @@ def sample_shard(
 def merge_samples(
     run_dir: Path,
     reports: Iterable[Report],
-    match_samples: Mapping[str, Sequence[UnmatchedSample]],
+    match_samples: Mapping[str, Sequence[UnmatchedSample | BadText]],
     key_lists: Sequence[keys.KeyList],
-) -> dict[str, list[CurateSample] | list[UnmatchedSample]]:
+) -> Samples:
     """Return {reason: up to NUM_SHOWN examples} of all shards and of match, entries by name.
 
     match_samples: examples of texts that match dropped.
@@ -93,13 +93,13 @@ def merge_samples(
             candidates = [*merged[reason], *report["samples"][reason]]
             merged[reason] = heapq.nsmallest(NUM_SHOWN, candidates, key=operator.itemgetter("number", "key"))
     _name_entries(run_dir, list(itertools.chain(*merged.values())))
-    shown: dict[str, list[CurateSample] | list[UnmatchedSample]] = {**merged}
+    shown: Samples = {**merged}
     for reason, samples in match_samples.items():
-        shown[reason] = [sample for sample in samples if _is_shown(sample, key_lists)]
+        shown[reason] = [sample for sample in samples[:NUM_SHOWN] if _is_shown(sample, key_lists)]
     return {reason: samples for reason, samples in shown.items() if samples}
 
 
-def _is_shown(sample: UnmatchedSample, key_lists: Sequence[keys.KeyList]) -> bool:
+def _is_shown(sample: UnmatchedSample | BadText, key_lists: Sequence[keys.KeyList]) -> bool:
     """Return whether a sample's key is certainly on no deny list: match writes keys without their credentials."""
     if key_lists and HIDDEN in sample["key"]:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -42,9 +43,28 @@ def curate(run: Run) -> None:
     run.stage("curate", inputs=_inputs, work=_curate, check=_check, work_on_part=_curate_part)
 
 
+def require_current(run: Run) -> str:
+    """Return the digest of the curated list, for its readers.
+
+    Raises UserError where curate is unfinished or would run again, as after a pair was added to a deny list.
+    """
+    digest = str(artifacts.require_manifest(run.dir, "curate")["digest"])
+    if reason := reason_to_run(run):
+        folder = layout.stage_dir(run.dir, "curate")
+        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run.dir} --until curate")
+    return digest
+
+
+def refuse_outdated(run: Run) -> None:
+    """Raise UserError as `require_current` does, but not for a run that has not curated yet."""
+    if artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is not None:
+        require_current(run)
+
+
 def reason_to_run(run: Run) -> str | None:
     """Return why the stage must run, naming the lists of keys that changed; None if it is finished and unchanged."""
-    job = run.job("curate", _inputs)
+    decisive = {"pool": run.section(PoolConfig), "curate": run.section(CurateConfig)}  # a run on disk has raw tables
+    job = replace(run, sections=decisive).job("curate", _inputs)
     reason = job.reason_to_run()
     manifest = artifacts.read_manifest(job.folder)
     if reason is None or manifest is None:
@@ -80,6 +100,7 @@ def _curate(run: Run, job: Job) -> Result:
             artifacts.remove(path)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
+    dropped_samples = {Reason.BAD_PAIR.column: accounting["bad"], **accounting["samples"]}
     key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
     report: CurateReport = {
         "text_policy": config.text_policy,
@@ -88,7 +109,7 @@ def _curate(run: Run, job: Job) -> Result:
         "caps": {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()},
         "num_keys_in_list": num_keys,
         "effect": _sampled_curves(run, num_entries, shards),
-        "samples": merge_samples(run.dir, reports, accounting["samples"], work.key_lists),
+        "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }
     list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
     if config.write == "tars":

@@ -29,12 +29,11 @@ def mean_interval(hits: np.ndarray, cluster: np.ndarray | None = None) -> Interv
     cluster (the captions of an image) are drawn together, NUM_RESAMPLES times.
     """
     hits = np.asarray(hits, bool)
-    num_clusters = len(hits) if cluster is None else len(np.unique(cluster))
+    clusters, cluster = np.unique(np.arange(len(hits)) if cluster is None else cluster, return_inverse=True)
     if hits.all() or not hits.any():
-        return extreme_interval(hits.mean(), num_clusters)
-    if num_clusters == len(hits):
+        return extreme_interval(hits.mean(), len(clusters))
+    if len(clusters) == len(hits):
         return _binomial_quantiles(len(hits), int(hits.sum()))
-    _, cluster = np.unique(cluster, return_inverse=True)
     sizes = np.bincount(cluster)
     num_right = np.bincount(cluster, weights=hits)
     random = np.random.default_rng(0)

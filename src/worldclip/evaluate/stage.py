@@ -117,7 +117,7 @@ def _evaluate(run: Run, job: Job) -> Result:
     checkpoint = checkpoint_folder(run.dir)
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
     sweep = Sweep(checkpoint, model_id, config, run.dir, section.table)
-    report = _measure(sweep, job.folder, section.codes)
+    report = _measure(sweep, _load_before_work(config, run.dir, section.table), job.folder, section.codes)
     num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
@@ -134,7 +134,7 @@ def evaluate_model(
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
     emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
-    run by its best checkpoint, a hub id by its name.  image_tower: as in worldclip.load, for a text tower.  An
+    run by its best checkpoint, a hub id by its commit.  image_tower: as in worldclip.load, for a text tower.  An
     interrupted call resumes.  part: (I, N): measure only slice I of N, and return {}; a call without it finishes.
     Raises UserError with all problems of `config`.
     """
@@ -144,23 +144,25 @@ def evaluate_model(
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}{NO_DATASET}")
     pool_dir = out if best_checkpoint(Path(source)) is None else Path(source)
-    source_digest = _digest_of(source)
+    languages = languages_of(pool_dir)
+    loaded = _load_before_work(config, pool_dir, languages)
+    path, source_digest = _identify(source)
     if image_tower is not None:
-        source_digest = digest([source_digest, _digest_of(image_tower)])
+        source_digest = digest([source_digest, _identify(image_tower)[1]])
     model_id = {"model": str(source), "model_digest": source_digest}
-    sweep = Sweep(source, model_id, config, pool_dir, languages_of(pool_dir), image_tower)
-    return _measure(sweep, out, part=part)
+    sweep = Sweep(path, model_id, config, pool_dir, languages, image_tower)
+    return _measure(sweep, loaded, out, part=part)
 
 
-def _digest_of(source: str | Path) -> str:
-    """Return the digest of a checkpoint of ours, of another model's files and its base model's, or of a hub id."""
+def _identify(source: str | Path) -> tuple[Path, str]:
+    """Return the path of a model, downloaded if needed, and the digest of its files or commit and of its base model."""
     from worldclip.model.load import find
 
-    path = Path(source)
-    if not path.exists():
-        return digest(str(source))
-    path = best_checkpoint(path) or path
-    return model_digest(path) if path in checkpoints(path.parent) else find(path).digest()
+    path = best_checkpoint(Path(source)) or Path(source)
+    if path in checkpoints(path.parent):
+        return path, model_digest(path)
+    found = find(source)
+    return found.path, found.digest()
 
 
 @contextmanager
@@ -174,15 +176,18 @@ def _naming_bad_images() -> Iterator[None]:
 
 
 @_naming_bad_images()
-def _measure(sweep: Sweep, folder: Path, codes: Sequence[str] = (), part: tuple[int, int] | None = None) -> Json:
+def _measure(
+    sweep: Sweep,
+    loaded: Sequence[Dataset],
+    folder: Path,
+    codes: Sequence[str] = (),
+    part: tuple[int, int] | None = None,
+) -> Json:
     """Write records, tables and report of a sweep into `folder`, and return the report.
 
     codes: see _languages.  part: of engine.evaluate; only records are written.
     """
     config = sweep.config
-    if config.suite == "paper":
-        suites.of_model(config.against)  # an unknown name is an error before any work
-    loaded = _load_all(config.dataset_names, config, sweep.run_dir, sweep.languages)
     records: list[ResultRecord] = []
     summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
     if loaded:
@@ -245,6 +250,13 @@ def _load_own(run: Run) -> list[Dataset]:
     held_out = held_out_names()
     names = [name for name in config.dataset_names if name not in held_out]
     return _load_all(names, config, run.dir, run.section(LanguagesConfig).table)
+
+
+def _load_before_work(config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:
+    """Return the datasets.  Raises UserError also for an unknown model to compare with."""
+    if config.suite == "paper":
+        suites.of_model(config.against)
+    return _load_all(config.dataset_names, config, run_dir, languages)
 
 
 def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import unicodedata
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.artifacts import digest, fingerprint
@@ -20,7 +20,22 @@ from worldclip.language.fasttext.model import Model, allowed_nodes, read_model
 from worldclip.language.table import OTHER, Scheme, from_lid, get, scheme_of
 
 NO_LABEL = "und"  # a text without a word, or a null
-MIN_SHOWN_PROB = 0.5
+MIN_WORDS_PROB = 0.5
+# RE2's names of scripts, by ISO 15924 script
+_LETTERS = {
+    "Latn": r"\p{Latin}",
+    "Cyrl": r"\p{Cyrillic}",
+    "Arab": r"\p{Arabic}",
+    "Hebr": r"\p{Hebrew}",
+    "Grek": r"\p{Greek}",
+    "Deva": r"\p{Devanagari}",
+    "Thai": r"\p{Thai}",
+    "Kore": r"\p{Hangul}\p{Han}",
+    "Jpan": r"\p{Hiragana}\p{Katakana}\p{Han}",
+    "Hans": r"\p{Han}",
+    "Hant": r"\p{Han}",
+}
+
 Texts: TypeAlias = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
 
@@ -58,19 +73,27 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 
 
 def identify_codes(texts: Texts) -> list[str]:
-    """Return our code of each text's language, to show it next to the text.
-
-    It is "" where the language is less than MIN_SHOWN_PROB probable, and where a language in Latin script shall begin
-    with a letter of another: of a single word the likeliest label is often wrong.
-    """
+    """Return our code of each text's language, to show it next to the text; "" where it is not `are_words` of it."""
     labels, probs = identify(texts)
-    codes = []
-    for text, label, prob in zip(texts, labels.tolist(), probs.tolist(), strict=True):
-        code = from_lid(label)
-        first = next((char for char in str(text) if char.isalpha()), "a")
-        is_likely = get(code).script != "Latn" or "LATIN" in unicodedata.name(first, "")
-        codes.append(code if is_likely and prob >= MIN_SHOWN_PROB and code != OTHER else "")
-    return codes
+    codes = map(from_lid, labels.tolist())
+    are_shown = are_words(pa.array(texts, pa.large_string()), labels, probs)
+    return [code if is_shown and code != OTHER else "" for code, is_shown in zip(codes, are_shown, strict=True)]
+
+
+def are_words(texts: pa.Array, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Return whether each text is likely to be of the language of its label: (n,) bool.
+
+    It is not where the language is less than MIN_WORDS_PROB probable, or the first letter is of another script: of a
+    single word the likeliest label is often wrong, and a model takes file names such as IMG_1465 for Hebrew.
+    """
+    likely: np.ndarray = probs >= MIN_WORDS_PROB
+    for label in np.unique(labels[likely]).tolist():
+        letters = _LETTERS.get(get(from_lid(label, scheme=scheme_of(label))).script)
+        if letters is not None:
+            rows = np.flatnonzero(likely & (labels == label))
+            is_of_script = pc.match_substring_regex(texts.take(pa.array(rows)), rf"^\P{{L}}*[{letters}]")
+            likely[rows] = pc.fill_null(is_of_script, False).to_numpy(zero_copy_only=False)
+    return likely
 
 
 class Identifier:

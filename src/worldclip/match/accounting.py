@@ -16,6 +16,7 @@ from worldclip.contracts.records import BadText, MatchAccounting, MatchReport, R
 from worldclip.core import coin
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Report, Shard
+from worldclip.language import identify
 from worldclip.match.texts import Matched
 from worldclip.pool import PoolTexts
 
@@ -33,11 +34,17 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
     """Return the report of a shard; languages: of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
     _count_left_out(report, pool_texts.num_left_out)
-    report["bad"] = pool_texts.bad
+    report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
     report["samples"] = {
         reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
     }
-    report["labels_without_language"] = dict(Counter(matched.labels[matched.reason == Reason.NO_LANGUAGE].tolist()))
+    rows = np.flatnonzero(matched.reason == Reason.NO_LANGUAGE)
+    labels, texts = matched.labels[rows], pool_texts.text.take(pa.array(rows))
+    report["labels_without_language"] = dict(Counter(labels.tolist()))
+    are_words = np.ones(len(rows), np.bool_)  # as the pool states
+    if pool_texts.lang is None:
+        are_words = identify.are_words(texts, labels, matched.lang_prob[rows])
+    report["labels_of_words"] = dict(Counter(labels[are_words].tolist()))
     return report
 
 
@@ -123,7 +130,7 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
     """
     totals = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
     tables: dict[str, _Table] = {"texts": {}, "keys": {}}
-    labels: Counter[str] = Counter()
+    labels: dict[str, Counter[str]] = {"labels_without_language": Counter(), "labels_of_words": Counter()}
     bad: list[BadText] = []
     samples: dict[str, list[UnmatchedSample]] = {reason.label: [] for reason in SAMPLED}
     for report in reports:
@@ -132,7 +139,8 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         for name, table in tables.items():
             for lang, row in report[name].items():
                 table.setdefault(lang, Counter()).update(row)
-        labels.update(report["labels_without_language"])
+        for name, counts in labels.items():
+            counts.update(report[name])
         bad = heapq.nsmallest(
             NUM_BAD_SAMPLES, [*bad, *report["bad"]], key=lambda sample: int(hash_keys([sample["key"]])[0])
         )
@@ -143,10 +151,15 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
         **totals,  # type: ignore[typeddict-item]
         "texts": _sorted(tables["texts"]),
         "keys": _sorted(tables["keys"]),
-        "labels_without_language": dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),
+        "labels_without_language": _most_first(labels["labels_without_language"]),
+        "labels_of_words": _most_first(labels["labels_of_words"]),
         "bad": bad,
         "samples": samples,
     }
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def accounting_of(report: MatchReport) -> MatchAccounting:

@@ -23,7 +23,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.contracts.records import MatchReport
-from worldclip.contracts.summary import refuse_nothing, what_became
+from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -45,6 +45,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import check_names
 
 NUM_MISSING_NAMED = 8  # languages without a list that a line names
+NUM_REASONS_NAMED = 3  # reasons why pairs are unreadable
 
 
 def match(run: Run) -> None:
@@ -93,7 +94,11 @@ def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages
     example = "".join(f"; {bad['key']}: {bad['reason']}" for bad in report["bad"][:1])
     refuse_nothing(matched, line + example, dropped)  # no report, which has more examples, is written
     say("match", line)
-    if missing := missing_lists(report["labels_without_language"], langs, table):
+    if reasons := list(dict.fromkeys(bad["reason"] for bad in report["bad"])):
+        more = f" and {len(reasons) - NUM_REASONS_NAMED} more reasons" if len(reasons) > NUM_REASONS_NAMED else ""
+        named = ", ".join(reasons[:NUM_REASONS_NAMED])
+        say("match", f"unreadable: {named}{more}; {REMEDIES[Reason.BAD_PAIR]}")
+    if missing := missing_lists(report["labels_of_words"], langs, table):
         say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
 
 

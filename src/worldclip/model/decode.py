@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import MissingPackage, is_no_memory, require
+from worldclip.core.image_names import is_heif, needs_heif
 from worldclip.kernels import jpeg_header
 
 if TYPE_CHECKING:
@@ -36,9 +37,16 @@ if TYPE_CHECKING:
 VERSION = 2  # version of the pixels; results of another version are computed again.  2: 16-bit levels, high byte
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as 24-bit RGB: Pillow's limit for decompression bombs
 # A file below SMALL_FILE_BYTES may take 1 GiB, libraries included (0.4 GiB).  Decoding takes 5 to 8 bytes per pixel for
-# JPEG and PNG, 6 to 16 for WEBP, AVIF, TIFF and GIF, 20 to 26 for JPEG2000.
+# JPEG and PNG, 6 to 16 for WEBP, AVIF, TIFF and GIF, 10 for HEIF (telephones take up to 48 million), 20 to 26 for
+# JPEG2000.
 SMALL_FILE_BYTES = 2**22
-MAX_PIXELS_OF_SMALL = {"JPEG": 64_000_000, "MPO": 64_000_000, "PNG": 64_000_000, "JPEG2000": 24_000_000}
+MAX_PIXELS_OF_SMALL = {
+    "JPEG": 64_000_000,
+    "MPO": 64_000_000,
+    "PNG": 64_000_000,
+    "HEIF": 50_000_000,
+    "JPEG2000": 24_000_000,
+}
 MAX_PIXELS_OF_OTHER_SMALL = 36_000_000
 ICON_MARK = b"\0\0\1\0"
 STRIP_PIXELS = 2**22  # converted at once
@@ -197,7 +205,8 @@ def open_image(data: bytes) -> Image:
         except pillow.DecompressionBombError as error:
             raise BadImage(BOMB, str(error)) from error
         except pillow.UnidentifiedImageError as error:
-            raise BadImage(UNDECODABLE, "no known image format") from error
+            needs = needs_heif() if is_heif(data) else ""
+            raise BadImage(UNDECODABLE, needs or "no known image format") from error
         _check_size(*image.size)
         _check_small(image.format, image.size, len(data))
         return image
@@ -328,6 +337,8 @@ def _one_line(error: BaseException) -> str:
 def _pillow() -> Any:
     pillow: Any = require("PIL.Image", extra="pool")
     pillow.init()
+    if not needs_heif():
+        require("pillow_heif", extra="heif").register_heif_opener()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # one per damaged tag of a million images; faults are raised
     return pillow
 

@@ -26,7 +26,7 @@ def as_list(images: Any) -> list[Any]:
     """
     is_array = isinstance(images, np.ndarray) or hasattr(images, "dim")
     is_one = isinstance(images, str | Path | bytes | bytearray | memoryview) or hasattr(images, "read")
-    if is_one or not isinstance(images, Iterable) or (is_array and images.ndim < 4):
+    if is_one or not isinstance(images, Iterable) or (is_array and getattr(images, "ndim", 4) < 4):
         return [images]
     return list(images)
 

@@ -6,7 +6,7 @@
     timm          config.json with timm's `architecture`: an image tower
     text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
     peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
-    onnx          vision_model*.onnx and text_model*.onnx, or model*.onnx, in onnx/ or next to config.json
+    onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
 open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
@@ -59,10 +59,10 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
-    where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder as its files are named
-    (fp32, fp16, int8, uint8, quantized, q4, q4f16, bnb4).  image_tower: folder or hub id of the CLIP whose images a
-    text tower was aligned with (Sentence Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for
-    NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
+    where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
+    or int8.  image_tower: folder or hub id of the CLIP whose images a text tower was aligned with (Sentence
+    Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or
+    `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -116,13 +116,17 @@ class Source:
     def digest(self) -> str:
         """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
 
-        Of adapters, also what decides those of their base model.
+        Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
+        Of adapters, also what decides the embeddings of their base model.
         """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
-        files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
-        files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
-        fingerprints: list[object] = [artifacts.fingerprint(path, self.path) for path in files]
+        *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
+        fingerprints: list[object] = [repository, commit]
+        if not (repository.startswith("models--") and folder == "snapshots"):
+            files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
+            files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
+            fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
         base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
         if base_of is not None:
             fingerprints.append(find(base_of(self.path)).digest())
@@ -268,7 +272,7 @@ def _download(hub_id: str, precision: str) -> Path:
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
-        return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, hub_id, precision)]))
+        return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
     except HFValidationError as error:
         raise UserError(
             f"{hub_id} does not exist; give a run, a model's folder or file, or a hub id (owner/name)"
@@ -280,10 +284,10 @@ def _download(hub_id: str, precision: str) -> Path:
         ) from error
 
 
-def _weights_of(folder: Path, hub_id: str, precision: str) -> list[str]:
-    """Return the patterns of the weights to download, by a repository's small files and its name."""
+def _weights_of(folder: Path, precision: str) -> list[str]:
+    """Return the patterns of the weights to download, by a repository's small files."""
     for item in readable_formats().values():
-        patterns = item.hub_weights(folder, hub_id, precision) if hasattr(item, "hub_weights") else None
+        patterns = item.hub_weights(folder, precision) if hasattr(item, "hub_weights") else None
         if patterns is not None:
             return list(patterns)
     return ["model*.safetensors"]

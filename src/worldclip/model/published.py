@@ -24,10 +24,6 @@ class PublishedTokenizer:
     context_length: int = 77
 
 
-# the factor of cosines in the README of facebookresearch/MetaCLIP (ViT-H-14-quickgelu-worldwide, read 2026-11-25), and
-# the most that CLIP's training allows (arXiv:2103.00020, section 2.5)
-LOGIT_SCALE = 100.0
-
 XLM_V = PublishedTokenizer("facebook/xlm-v-base", 901_629, bos_id=0, pad_id=1, eos_id=2)
 MT5 = PublishedTokenizer("google/siglip-so400m-patch16-256-i18n", 250_000, bos_id=None, pad_id=1, eos_id=1)
 XLM_R = PublishedTokenizer("FacebookAI/xlm-roberta-base", 250_002, bos_id=0, pad_id=1, eos_id=2)

@@ -25,14 +25,15 @@ from typing import Any, NamedTuple
 from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, write_artifact
 from worldclip.core.command import Command
+from worldclip.core.console import say
 from worldclip.core.csv_rows import find_delimiter, read_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
+from worldclip.core.image_names import SUFFIXES, by_suffix
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.tars import add_member
-from worldclip.pool.files import check_own
-from worldclip.pool.formats.tar import IMAGE_SUFFIXES
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.records import has_surrogate
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -92,7 +93,8 @@ def pack_files(
     shards = [Shard(name=name, path=str(out / name)) for name in parts]
     stamps = [safe_join(folder, pair.file).stat() for pair in pairs]
     sizes = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
-    inputs = {"folder": str(folder.absolute()), "pairs": digest(pairs), "images": digest(sizes)}
+    source = str(folder.absolute())
+    inputs = {"pairs": digest(pairs), "images": digest(sizes)}
 
     def write() -> Result:
         tar = partial(write_tar, folder, parts, samples_per_tar, has_several)
@@ -100,10 +102,13 @@ def pack_files(
         reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=inputs)
         totals = counts | add_counts(reports, ("pairs", "texts"))
         markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
-        return Result(report=totals, counts=totals, outputs=[*(Path(shard.path) for shard in shards), *markers])
+        outputs = [*(Path(shard.path) for shard in shards), *markers]
+        return Result(report=totals, counts=totals, outputs=outputs, manifest={"source": source})
 
+    job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
+    check_source(job, source)
     with RunLock(out, owner="pool pack"):
-        return Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs).run(write)
+        return job.run(write)
 
 
 def write_tar(
@@ -169,14 +174,18 @@ def _reason(folder: Path, file: object) -> str:
     """Return why a name that somebody else wrote is no image of the folder; empty where it is one."""
     if not isinstance(file, str) or not is_safe_name(file):
         return "unsafe_name"
-    if not file.lower().endswith(tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)):
+    if not file.lower().endswith(SUFFIXES):
         return "not_an_image"
     return "" if safe_join(folder, file).is_file() else "no_image"
 
 
 def _rows_next_to_images(folder: Path) -> Iterator[tuple[object, Iterable[object]]]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES and path.is_file():
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    others = [path for path in files if path.suffix.lower() not in (*SUFFIXES, ".txt", ".json")]
+    if others:
+        say("pool pack", f"{folder}: left out {by_suffix(others)}")
+    for path in files:
+        if path.suffix.lower() in SUFFIXES:
             text = path.with_suffix(".txt")
             texts = [_read_text(text, errors="surrogateescape")] if text.is_file() else []
             yield path.relative_to(folder).as_posix(), texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -71,6 +72,14 @@ class PoolConfig(Config):
     keys.npy.  Unset: all keys."""
     deny_keys: Annotated[tuple[str, ...], Decides("match.counts", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
+
+    @property
+    def place(self) -> str:
+        """Where the pool lies, or the builder that draws it."""
+        if self.build:
+            return f"pool.build = {self.build!r}"
+        places = [self.path] if self.path else self.roots.values()
+        return ", ".join(place if "://" in place else os.path.abspath(place) for place in places)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from worldclip.core.artifacts import MANIFEST, read_manifest
 from worldclip.core.errors import BadShard, Unreadable, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
+from worldclip.core.job import Job
 from worldclip.core.local_path import require_local
 from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
 from worldclip.core.remote import kept_file, patiently
@@ -51,6 +52,18 @@ def check_own(folder: Path, job: str) -> None:
     if files and writer != job:
         state = f"was written by {writer}, not by {job}" if writer else "holds the unfinished work of another command"
         raise UserError(f"--out {str(folder)!r} {state}; choose an empty directory")
+
+
+def check_source(job: Job, source: str, remedy: str = "choose another --out") -> None:
+    """Raise UserError if a job's folder is finished and another pool than the one it was made from would replace it.
+
+    source: where the pool lies, which the manifest keeps.  A pool that was moved is the same one.
+    """
+    manifest = read_manifest(job.folder)
+    if manifest is None or manifest.get("source", source) == source:
+        return
+    if job.changes(manifest["inputs"], job.inputs):
+        raise UserError(f"{job.folder} was made from {manifest['source']}, not from {source}; {remedy}")
 
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:

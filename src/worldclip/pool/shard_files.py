@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 
+from worldclip.core import image_names
 from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -20,13 +21,11 @@ from worldclip.pool import hub
 from worldclip.pool.config import POOL_FORMATS, PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
-from worldclip.pool.formats.tar import IMAGE_SUFFIXES
 from worldclip.pool.listing import list_files
 
 NUM_RECENT = 2  # lists of a pool that a process keeps: the present one, and one from before its files changed
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = "a pool with images is tars; write them: worldclip pool pack FOLDER --out TARS"
-_IMAGE_ENDS = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 _recent: dict[str, list[ShardList]] = {}
@@ -158,7 +157,7 @@ def _shard_files(
             f"{setting} = {path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar"
         )
         return [], {}
-    images = [file.name for file in files if file.name.lower().endswith(_IMAGE_ENDS)]
+    images = [file.name for file in files if file.name.lower().endswith(image_names.SUFFIXES)]
     loose = f"{len(images):,} image files such as {images[0]} lie outside of tars; {LOOSE_IMAGES}" if images else ""
     for pool_format in candidates:
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:

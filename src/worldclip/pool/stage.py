@@ -12,17 +12,19 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core import artifacts, keys
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
 from worldclip.core.execute.shard_list import ShardList, read_part, read_shards, write_stamps
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import ALL_SHARDS, Change, FilePerShard, Job, Record, Result, Run, changed_inputs
+from worldclip.core.job import ALL_SHARDS, FilePerShard, Job, Record, Result, Run
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
@@ -181,7 +183,7 @@ def _index_pool(run: Run, job: Job) -> Result:
         FilePerShard(layout.done_dir(job.folder, "index"), names, ".json"),
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
-    return Result(report=report | counts, counts=counts, outputs=own)
+    return Result(report=report | counts, counts=counts, outputs=own, manifest={"source": config.place})
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
@@ -190,8 +192,10 @@ def _index_part(run: Run, part: slice) -> Sequence[Report]:
 
 
 def _check(run: Run, job: Job) -> None:
-    """Raise UserError for a column that no shard has, and for slices of a pool that the run builds."""
+    """Raise UserError for another pool, a column that no shard has, and slices of a pool that the run builds."""
     config = run.section(PoolConfig)
+    if "pool" not in run.restarted:
+        check_source(job, config.place, "choose another --out, or start anew with --from pool")
     if not config.build:
         pool_shards = shards(run, run.part_or_all)
         check_place(run.dir, pool_shards, config)

@@ -47,10 +47,21 @@ class PoolTexts:
     """(num_rows,) int8 codes of contracts.reasons: bad_pair, duplicate, no_text or kept."""
     lang: pa.StringArray | None
     """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
-    bad: list[BadText]
-    """At most NUM_BAD_SAMPLES bad texts, chosen by hash."""
+    details: dict[int, str]
+    """Why a text is bad, by row."""
     num_left_out: int = 0
     """Pairs that pool.where leaves out; they have no row here."""
+
+    @property
+    def bad(self) -> list[BadText]:
+        """At most NUM_BAD_SAMPLES bad texts, chosen by hash."""
+        rows = sorted(self.details)
+        keys, text_idx = (column.take(pa.array(rows, pa.int64())).to_pylist() for column in (self.key, self.text_idx))
+        bad = [
+            BadText(key=key, text_idx=number, reason=self.details[row])
+            for row, key, number in zip(rows, keys, text_idx, strict=True)
+        ]
+        return sample_records(bad, NUM_BAD_SAMPLES)
 
 
 def pool_texts(
@@ -75,21 +86,14 @@ def pool_texts(
     reasons = [Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT]
     reason = np.select([is_bad, is_duplicate, is_empty], reasons, Reason.KEPT).astype(np.int8)
     text_idx = np.arange(len(pair_of_text)) - np.searchsorted(pair_of_text, pair_of_text)
-    key = pairs.keys.take(pa.array(pair_of_text))
-    bad_rows = sorted(details)
-    bad_keys = key.take(pa.array(bad_rows, pa.int64())).to_pylist()
-    bad = [
-        BadText(key=bad_key, text_idx=int(text_idx[row]), reason=details[row])
-        for bad_key, row in zip(bad_keys, bad_rows, strict=True)
-    ]
     return PoolTexts(
-        key=key,
+        key=pairs.keys.take(pa.array(pair_of_text)),
         text_idx=pa.array(text_idx, pa.int32()),
         place=np.zeros(len(pair_of_text), np.int16) if place is None else place.astype(np.int16),
         text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
         reason=reason,
         lang=lang,
-        bad=sample_records(bad, NUM_BAD_SAMPLES),
+        details=details,
         num_left_out=num_left_out,
     )
 

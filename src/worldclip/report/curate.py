@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import CurateReport, SampledCurve
+from worldclip.contracts.summary import REMEDIES
 from worldclip.language.table import Languages
 from worldclip.report.balance import NUM_CURVES, OPEN_CURVES, rank_chart
 from worldclip.report.chart import Line
@@ -170,6 +171,11 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
         if rows:
             heading = reason.label.replace("_", " ").capitalize()
             parts += [tag("h3", heading), to_html(Table(columns, rows, has_long_texts=True))]
+    if unreadable := samples.get(Reason.BAD_PAIR.column):
+        table = Table(
+            [text_column("why"), text_column("key", code)], [[row["reason"], row["key"]] for row in unreadable]
+        )
+        parts += [tag("h3", "Unreadable"), to_html(table), tag("p", f"{REMEDIES[Reason.BAD_PAIR]}.")]
     lead = "Chosen by hash. Pairs that are denied or not among the valid keys are never shown."
     return Section("Examples", lead, join(parts)) if parts else None
 

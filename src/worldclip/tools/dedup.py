@@ -34,7 +34,7 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_c
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import check_own
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.stage import check_names, check_place
 
 SHARDS_PER_GROUP = 256  # shards whose copies are sorted and written together
@@ -58,6 +58,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
         return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}
 
     job = Job("dedup", folder, {"pool": config.identity}, inputs)
+    check_source(job, config.place)
     return job.run_once(lambda: _dedup(config, folder, pools.shards(run), executor or LocalExecutor()))
 
 
@@ -114,7 +115,7 @@ def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: 
     outputs = [*paths, *(Path(unit.path) for unit in (*ranges, *groups, *merged)), folder / "duplicates.parquet"]
     outputs += [layout.marker(folder, f"{step}/{unit.name}") for step, of_step in units.items() for unit in of_step]
     report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
-    return Result(report=report, counts=report, outputs=outputs)
+    return Result(report=report, counts=report, outputs=outputs, manifest={"source": config.place})
 
 
 def keys_path(folder: Path, shard: Shard) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from worldclip.core.artifacts import versions
 from worldclip.core.command import Command
+from worldclip.core.errors import install_hint
 from worldclip.core.execute import usable_cores
 from worldclip.core.preflight import EXTRAS, is_installed
 from worldclip.core.registry import problems_of_packages
@@ -140,7 +141,7 @@ def to_text(diagnosis: Diagnosis) -> str:
     """Return the diagnosis as lines, problems last."""
     lines = [f"{name} {version}" for name, version in diagnosis["versions"].items()]
     for extra, absent in diagnosis["extras"].items():
-        lacking = f"lacks {', '.join(absent)}: pip install 'worldclip[{extra}]'"
+        lacking = f"lacks {', '.join(absent)}: {install_hint(extra)}"
         lines.append(f"extra {extra}: {lacking if absent else 'installed'}")
     lines += [f"tested with {environment}" for environment in diagnosis["tested"]]
     lines += _decoder_lines(diagnosis)
@@ -158,7 +159,7 @@ def _decoder_lines(diagnosis: Diagnosis) -> Iterator[str]:
     for library in dict.fromkeys(decoders.values()):
         yield f"images: {library} decodes {', '.join(name for name, other in decoders.items() if other == library)}"
     if not decoders:
-        yield "images: no decoder: pip install 'worldclip[pool]'"
+        yield f"images: no decoder: {install_hint('pool')}"
     yield from (f"images: {crash}" for crash in diagnosis["crashes"])
 
 

@@ -37,13 +37,14 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.curate.stage import refuse_outdated
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
-from worldclip.pool.files import check_own
+from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
@@ -106,6 +107,7 @@ def embed(
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
     run = pools.open_pool(pool, key)
+    refuse_outdated(run)
     run = _with_usual_key(run) if key is None else run
     pool_config = run.section(PoolConfig)
     kinds = _units(run, of)
@@ -135,11 +137,13 @@ def embed(
             threads = max(1, usable_cores() // num_parallel)
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"pool_roots": pool_roots})
+            return dataclasses.replace(result, manifest={"pool_roots": pool_roots, "source": pool_config.place})
         finally:
             load_here.cache_clear()
 
-    return Job("embed", folder, config, inputs).run_once(work)
+    job = Job("embed", folder, config, inputs)
+    check_source(job, pool_config.place)
+    return job.run_once(work)
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:

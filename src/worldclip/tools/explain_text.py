@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import TopEntry
+from worldclip.contracts.summary import REMEDIES
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
 
@@ -28,6 +29,8 @@ class ExplainedText(TypedDict):
     """The place of pool.texts that it was read from; None if pool.texts is not set."""
     reason: str
     """A name of contracts.reasons, or `not_drawn` under text_policy one."""
+    problem: NotRequired[str]
+    """Why it is unreadable."""
     lid_label: NotRequired[str]
     lang_prob: NotRequired[float]
     lang: NotRequired[str]
@@ -95,6 +98,8 @@ def verdict(explained: ExplainedKey) -> str:
         return f"dropped: {numbers}; {_strongest(text)}"
     if reason is Reason.EXCLUDED and text.get("cap") is not None:
         return f"dropped: over the cap of {text['cap']:,} pairs of {text['lang']}"
+    if reason is Reason.BAD_PAIR:
+        return f"dropped: unreadable, {one_line(text['problem'])}; {REMEDIES[reason]}"
     if reason is Reason.NO_LANGUAGE:
         return f"dropped: its language {text['lid_label']} ({text['lang_prob']:.2f}) has no entry list in this run"
     if reason is Reason.NO_MATCH:
@@ -112,6 +117,8 @@ def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
     place = f" ({text['place']})" if has_places else ""
     over = f" (over the cap of {text['cap']:,} pairs)" if text.get("cap") is not None else ""
     lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}"]
+    if "problem" in text:
+        lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:
         lang = f", language {text['lang']}" if "lang" in text else ""
         lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")

@@ -25,7 +25,7 @@ from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
-from worldclip.core.safe_path import UnsafeName, safe_join
+from worldclip.core.safe_path import UnsafeName, is_safe_name, safe_join
 from worldclip.evaluate.catalog import CATALOG, read_csv
 
 HUB = "https://huggingface.co"
@@ -190,7 +190,8 @@ def _unpack(archive: Path, folder: Path) -> Path:
         with gzip.open(archive) as packed, open(safe_join(folder, names[0]), "wb") as plain:
             shutil.copyfileobj(packed, plain)
     for name in names:
-        if (path := folder / name.lstrip("/")).is_file():
+        name = name.lstrip("/")
+        if is_safe_name(name) and (path := safe_join(folder, name)).is_file():
             return path
     raise Broken(f"{archive.name} holds no files; try again later, or another mirror")
 

@@ -21,7 +21,7 @@ from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, is_no_memory
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.core.marks import Metavar
@@ -179,6 +179,8 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
             "reason": reason.label,
         }
+        if reason == Reason.BAD_PAIR:
+            text["problem"] = pool_texts.details[row]
         if reason >= Reason.NO_LANGUAGE:
             text["lid_label"] = str(matched.labels[row])
             text["lang_prob"] = float(matched.lang_prob[row])
@@ -285,6 +287,8 @@ def _describe_parquet(path: Path, num_rows: int) -> Report:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
+        if is_no_memory(error):
+            raise
         raise UserError(f"{path}: not readable as Parquet ({error}); write it again") from error
     with file:
         metadata = file.schema_arrow.metadata or {}

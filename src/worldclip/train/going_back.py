@@ -19,9 +19,10 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, step_folder, step_of
 from worldclip.core import artifacts
 from worldclip.core.artifacts import MANIFEST
+from worldclip.core.changes import Change, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.job import Change, Report, Run, changed_keys
+from worldclip.core.job import Report, Run
 from worldclip.train.checkpoint import find_corruption
 from worldclip.train.config import TrainConfig
 from worldclip.train.plan import skip

@@ -12,12 +12,14 @@ from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints
 from worldclip.core import artifacts
+from worldclip.core.changes import Change, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Change, Job, Report, Result, Run, changed_keys
+from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
+from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.precision import bf16_hardware
@@ -90,8 +92,11 @@ def _needs(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
     path = layout.train_dir(run.dir) / "config.json"
     is_going_back = config.resume_from is not None
-    if not is_going_back and "train" not in run.restarted and path.exists():
-        yield from _refused_changes(run.dir, changed_keys(artifacts.read_json(path)["config"], _config(run)))
+    if not is_going_back and "train" not in run.restarted:
+        changes = changed_keys(artifacts.read_json(path)["config"], _config(run)) if path.exists() else []
+        yield from _refused_changes(run.dir, [*changes, *_changes_above(run)])
+    if run.preflight is None and config.hardware.devices is not None:
+        return  # a plan for other machines
     absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
@@ -145,7 +150,10 @@ def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
     pool.recall_shards(layout.stamps(run.dir, "train.pool"), "train.pool")
-    inputs: Report = {name: artifacts.require_manifest(run.dir, name)["digest"] for name in ("pool", "curate")}
+    inputs: Report = {
+        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
+        "curate": require_current(run),
+    }
     path = config.tokenizer.path
     if path is not None and Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
@@ -228,7 +236,15 @@ def _prepare_only(run: Run) -> None:
     say("train", f"is prepared: {loader.epoch_length:,} pairs per epoch, {loader.num_without_image:,} without an image")
 
 
-def _refused_changes(run_dir: Path, changes: Sequence[Change]) -> list[str]:
+def _changes_above(run: Run) -> Iterator[str]:
+    """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
+    for stage, report in run.reports.items():
+        is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
+        if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
+            yield f"{stage} would run again ({report['reason']})"
+
+
+def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str]:
     """Return the problems of going on with a training under another config or other inputs."""
     train_dir = layout.train_dir(run_dir)
     if not changes or not checkpoints(train_dir):
@@ -271,8 +287,12 @@ def _help_train(run: Run) -> None:
 
 
 def _check(run: Run, job: Job) -> None:
-    """Raise UserError for checkpoints of another config or other inputs, and a batch that the ranks cannot share."""
-    record = None if "train" in run.restarted else _find_record(run, job)
+    """Raise UserError for an outdated list, checkpoints of other config or inputs, a batch that ranks cannot share."""
+    if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
+        return  # a plan before there are pairs
+    job.inputs  # noqa: B018  raises UserError where a stage above is unfinished or out of date
+    is_going_back = run.is_dry and run.section(TrainConfig).resume_from is not None
+    record = None if is_going_back or "train" in run.restarted else _find_record(run, job)
     _find_schedule(run, record, num_ranks())
 
 

@@ -289,6 +289,12 @@ def test_names_templates_and_languages_come_from_files(tmp_path):
     assert found["de"]["metrics"]["acc1"] >= 2 / 3
 
 
+def test_files_in_class_folders_that_are_no_images_are_named_by_suffix(tmp_path, capsys):
+    files = {"val/cat/1.jpg": "cat", "val/dog/1.avif": "dog", "val/dog/2.mov": "", "val/dog/.DS_Store": ""}
+    assert read("folders", tmp_path, files).image_keys == ["cat/1.jpg", "dog/1.avif"]
+    assert f"dataset mine: {tmp_path}/val: left out 1 .mov" in capsys.readouterr().err
+
+
 def test_imagenets_classes_have_openais_names_and_templates(tmp_path):
     pytest.importorskip("open_clip")
     files = {**WEBDATASET, "languages.json": None}

@@ -50,6 +50,19 @@ def test_what_is_not_public_is_refused_before_it_is_connected(address, problem, 
         fetch(address, 1000)
 
 
+@pytest.mark.parametrize("hosts", [("8.8.8.8", "10.0.0.1"), ("10.0.0.1", "8.8.8.8"), ("8.8.8.8", "::1")])
+def test_a_name_with_one_private_address_is_refused_whatever_the_order(hosts, monkeypatch):
+    """Its server could give the public one first, and the private one where a connection is tried again."""
+    monkeypatch.setattr(
+        module.socket,
+        "getaddrinfo",
+        lambda host, port, **options: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts],
+    )
+    monkeypatch.setattr(module.socket, "create_connection", lambda *arguments, **options: pytest.fail("connected"))
+    with pytest.raises(ValueError, match="no public host answers"):
+        fetch("http://mixed.example/a.png", 1000)
+
+
 def fetch(address, max_bytes, seconds=30.0):
     return fetch_picture(address, max_bytes, time.monotonic() + seconds)
 

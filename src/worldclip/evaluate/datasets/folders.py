@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.image_names import image_files
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
-from worldclip.evaluate.datasets.common.images import IMAGE_SUFFIXES, images_at
+from worldclip.evaluate.datasets.common.images import images_at
 from worldclip.evaluate.tasks import Dataset
 
 SPLITS = ("test", "val")
@@ -29,10 +31,15 @@ def load(name: str, folder: Path) -> Dataset:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
+    found, others = image_files(path for label in classes for path in (root / label).rglob("*") if path.is_file())
+    if others:
+        say("evaluate", f"dataset {name}: {root}: left out {others}")
+    paths_of_class: dict[str, list[Path]] = {label: [] for label in classes}
+    for path in sorted(found):
+        paths_of_class[path.relative_to(root).parts[0]].append(path)
     paths: list[str] = []
     target: list[int] = []
-    for c, class_folder in enumerate(classes):
-        of_class = sorted(path for path in (root / class_folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    for c, (class_folder, of_class) in enumerate(paths_of_class.items()):
         if not of_class:
             raise UserError(f"{root / class_folder} holds no image; add the images of this class or remove the folder")
         paths += [path.relative_to(root).as_posix() for path in of_class]

@@ -49,7 +49,7 @@ def missing(folder: Path) -> str | None:
     if read_config_json(folder).get("model_type") is None:
         return "no config.json with a model_type"
     has_weights = weights.safetensors_shapes(folder) is not None or bool(weights.weight_files(folder, PICKLE))
-    if not has_weights and ((folder / "onnx").is_dir() or any(folder.glob("*.onnx"))):
+    if not has_weights and (folder / "onnx").is_dir():
         return "no model.safetensors beside the ONNX encoders"
     return None
 

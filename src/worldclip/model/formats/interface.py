@@ -62,7 +62,7 @@ class LoadOptions:
     tokenizer: str | None = None
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
-    """fp32, fp16, bf16 (torch), or of an ONNX folder as its files are named: fp16, int8, uint8, quantized, q4, bnb4."""
+    """fp32, fp16, bf16 (torch), or of an ONNX folder fp32, fp16, int8."""
     image_tower: str | None = None
     """Folder or hub id of the CLIP whose images a text tower was aligned with."""
     language: str | None = None
@@ -98,7 +98,7 @@ class Format(Protocol):
     """A module that recognises and reads them.  Two functions are only there where a format differs from others:
 
     needs(path, options) -> what reading this folder or file needs; without it, TORCH and `requires`
-    hub_weights(folder, hub_id, precision) -> patterns of the weights of a repository, whose small files are in
+    hub_weights(folder, precision) -> patterns of the weights of a repository, whose small files are in
         `folder`, None if it is not of this format; without it, the loader's own pattern
     """
 

@@ -1,20 +1,18 @@
-"""Encoders for onnxruntime in the layout of the onnx-community: dynamic batch and text length, three precisions.
+"""Encoders for onnxruntime, as transformers.js reads them: dynamic batch and text length, three precisions.
 
     FOLDER/config.json, tokenizer.json, ..., preprocessor_config.json     as in the Hugging Face folder
     FOLDER/onnx/vision_model<suffix>.onnx   pixel_values (batch, 3, S, S) float32          -> image_embeds (batch, D)
     FOLDER/onnx/text_model<suffix>.onnx     input_ids, attention_mask (batch, length) int64 -> text_embeds (batch, D)
-    FOLDER/onnx/model<suffix>.onnx          both in one graph, with logits (onnx_joint.py)
+    FOLDER/onnx/model<suffix>.onnx          both in one graph, with logits (onnx_joint.py), which is not read here
 
 Embeddings of the encoders are not of unit length, as in transformers' ...WithProjection classes.  The suffix is the
-precision, as transformers.js reads it.
+precision, as transformers.js reads it.  config.json has the logit scale, which the encoders do not hold.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, first_line, is_no_memory
 from worldclip.core.job import Record, Report
 from worldclip.core.registry import Requirement
-from worldclip.model import published, sample_inputs, weights
+from worldclip.model import sample_inputs, weights
 from worldclip.model.formats import onnx_graphs
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
@@ -31,62 +29,29 @@ from worldclip.model.formats.huggingface_folder import (
 )
 from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend, attention_mask, open_session
-from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, TEXT, check_file, model_path
+from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, SUFFIXES, TEXT, check_file, model_path
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
 
-logger = logging.getLogger(__name__)
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 requires = Requirement(("onnx", "onnx_ir", "onnxscript", "onnxruntime"), extra="export")
-has_torch_weights, yields_to = False, "text"  # repositories of text towers hold their graphs, too
+has_torch_weights, yields_to = False, ""
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # smallest cosine of embeddings with the model's
 JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images and texts of joint graphs
-
-
-def _suffixes_of(precision: str) -> list[str]:
-    """Return the suffixes of a precision's files, the first that is there counts; `_quantized` is our own int8."""
-    if precision == "fp32":
-        return [""]
-    return ["_int8", "_quantized"] if precision == "int8" else [f"_{precision}"]
+_SCALE = "logit_scale"  # key of config.json
 
 
 def missing(folder: Path) -> str | None:
-    if _graphs(folder):
-        return None
-    files = sorted(path.name for place in (folder, folder / FOLDER) for path in place.glob("*.onnx"))
-    if files:
-        return f"{', '.join(files[:3])} without its other half: {IMAGE}*.onnx and {TEXT}*.onnx belong together"
-    return f"no {IMAGE}*.onnx with {TEXT}*.onnx, and no {JOINT}*.onnx, there or in {FOLDER}"
+    """Return what the folder lacks to be such a folder."""
+    return None if _precisions(folder) else f"no {FOLDER}/{IMAGE}*.onnx with {FOLDER}/{TEXT}*.onnx"
 
 
-def _graphs(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the files of each precision by the suffix of its files: (image, text) encoders, or one joint graph.
-
-    Encoders count before a joint graph, FOLDER/onnx before FOLDER.
-    """
-    graphs: dict[str, tuple[Path, ...]] = {}
-    for place in (folder / FOLDER, folder):
-        for image in sorted(place.glob(f"{IMAGE}*.onnx")):
-            text = image.with_name(image.name.replace(IMAGE, TEXT, 1))
-            if text.exists():
-                graphs.setdefault(image.stem.removeprefix(IMAGE), (image, text))
-    for place in (folder / FOLDER, folder):
-        for joint in sorted(place.glob(f"{JOINT}*.onnx")):
-            graphs.setdefault(joint.stem.removeprefix(JOINT), (joint,))
-    return graphs
-
-
-def _find_graphs(folder: Path, precision: str) -> tuple[Path, ...]:
-    """Return the files of a precision.  Raises UserError that names the precisions that are there."""
-    graphs = _graphs(folder)
-    for suffix in _suffixes_of(precision):
-        if suffix in graphs:
-            return graphs[suffix]
-    available = ", ".join("fp32" if not suffix else suffix.removeprefix("_") for suffix in graphs)
-    choice = f"choose a precision: {available}" if graphs else f"both {IMAGE} and {TEXT}, or {JOINT}, are needed"
-    raise UserError(f"{folder} has no {precision} graphs; {choice}")
+def _precisions(folder: Path) -> list[str]:
+    """Return the precisions of which both encoders are there."""
+    towers = (IMAGE, TEXT)
+    return [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in towers)]
 
 
 def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
@@ -95,48 +60,32 @@ def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
     return (plain,) if are_plain(path, options) else (TORCH, Requirement(("onnxruntime",), extra="export"))
 
 
-def hub_weights(folder: Path, hub_id: str, precision: str) -> list[str] | None:
-    """Return the patterns of both encoders, None where the repository is not named as onnx-community names them."""
-    if not hub_id.endswith("-ONNX"):
+def hub_weights(folder: Path, precision: str) -> list[str] | None:
+    """Return the patterns of both encoders, None where config.json has no logit scale: only `write` puts it there."""
+    if _SCALE not in read_config_json(folder):
         return None
-    return [f"{FOLDER}/{tower}{suffix}.onnx*" for tower in (IMAGE, TEXT) for suffix in _suffixes_of(precision)]
+    return [f"{path.relative_to(folder).as_posix()}*" for path in _encoders(folder, precision)]
+
+
+def _encoders(folder: Path, precision: str) -> list[Path]:
+    if precision not in SUFFIXES:
+        raise UserError(f"precision = {precision!r}: ONNX encoders have one of {', '.join(SUFFIXES)}")
+    return [model_path(folder, tower, precision) for tower in (IMAGE, TEXT)]
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
     """Load the encoders of one precision, float32 by default; torch is not imported if are_plain."""
     if options.device not in ("auto", "cpu"):
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
-    read = read_plain_parts if are_plain(path, options) else read_parts
-    config, tokenizer, processor = read(path, options)
-    sessions = [open_session(file) for file in _find_graphs(path, options.precision or "fp32")]
-    backend = OnnxBackend(
-        sessions[0],
-        sessions[-1],
-        path / "config.json",
-        _logit_scale(path, config),
-        config.vision_config.image_size,
-        tokenizer.eos_id,
-    )
-    return Clip(backend, tokenizer, processor)
-
-
-def _logit_scale(folder: Path, config: Any) -> float | None:
-    """Return the factor of cosines of config.json, else of the published weights that the folder or origin names."""
-    stored = getattr(config, "logit_scale", None)
-    if stored is not None:
-        weights.require_values({"logit_scale": stored}, {"logit_scale": weights.POSITIVE}, folder / "config.json")
-        return float(stored)
-    cached = [part.rpartition("--")[2] for part in folder.parts if part.startswith("models--")]
-    origin = str(read_config_json(folder).get("_name_or_path", ""))
-    for name in (origin, folder.name, *cached):
-        row = published.find(name.removesuffix("-ONNX"))
-        if row is not None:
-            logger.warning(
-                f"{folder / 'config.json'} has no logit_scale; {published.LOGIT_SCALE:g} is used, the factor of "
-                f"cosines in Meta CLIP 2's README ({row.name} is one of its models)"
-            )
-            return published.LOGIT_SCALE
-    return None
+    precision = options.precision or "fp32"
+    files = _encoders(path, precision)
+    if precision not in _precisions(path):
+        raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(_precisions(path))}")
+    _, tokenizer, processor = (read_plain_parts if are_plain(path, options) else read_parts)(path, options)
+    record = read_config_json(path)
+    weights.require_values(record, {_SCALE: weights.POSITIVE}, path / "config.json")
+    image, text = map(open_session, files)
+    return Clip(OnnxBackend(image, text, float(record[_SCALE])), tokenizer, processor)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> None:
@@ -146,7 +95,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: boo
     """
     clip.model.config.save_pretrained(folder)
     config_path = folder / "config.json"
-    write_json(config_path, {**read_json(config_path), "logit_scale": clip.backend.logit_scale})
+    write_json(config_path, {**read_json(config_path), _SCALE: clip.backend.logit_scale})
     write_tokenizer_and_processor(clip, folder)
     (folder / FOLDER).mkdir()
     for tower in (IMAGE, TEXT):

@@ -73,7 +73,7 @@ def missing(folder: Path) -> str | None:
     return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
 
 
-def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
+def hub_weights(folder: Path, precision: str) -> tuple[str, ...] | None:
     """Return the patterns of the weights, None where the repository is not open_clip's."""
     return WEIGHT_FILES if missing(folder) is None else None
 

@@ -81,7 +81,7 @@ def missing(folder: Path) -> str | None:
     return f"no {MODULES} with a Transformer and a Pooling, no config.json of M-CLIP"
 
 
-def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
+def hub_weights(folder: Path, precision: str) -> tuple[str, ...] | None:
     """Return the patterns of the weights, None where the repository is no such text tower."""
     if missing(folder) is not None:
         return None

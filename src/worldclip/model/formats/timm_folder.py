@@ -61,7 +61,7 @@ def missing(folder: Path) -> str | None:
     return "a config.json that is not timm's" if config else "no config.json with timm's architecture"
 
 
-def hub_weights(folder: Path, hub_id: str, precision: str) -> tuple[str, ...] | None:
+def hub_weights(folder: Path, precision: str) -> tuple[str, ...] | None:
     """Return the patterns of the weights, None where the repository is not timm's."""
     return WEIGHT_FILES if "architecture" in read_config_json(folder) else None
 

@@ -26,7 +26,7 @@ from worldclip.core.job import Run, RunLock
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.stage import online_work
+from worldclip.curate.stage import online_work, require_current
 from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.match.config import MatchConfig
 from worldclip.plugins.explorer.chunks import Chunks
@@ -82,7 +82,7 @@ def explore(run: Path, out: Path) -> Explored:
     """
     context = open_run(run)
     inputs = {
-        "curate": artifacts.require_manifest(context.dir, "curate")["digest"],
+        "curate": require_current(context),
         "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
     }
     if not out.name:

@@ -16,23 +16,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from worldclip.config import load_recipe
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Run, RunLock
+from worldclip.core.job import RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
 from worldclip.core.regular_file import what_is
-from worldclip.curate.stage import reason_to_run
+from worldclip.curate.stage import require_current
 from worldclip.export.push import Upload, check_repository, list_files, push
-from worldclip.language.config import languages_of
+from worldclip.language.config import languages_of, open_run
 from worldclip.language.table import Languages
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
 from worldclip.plugins.publish.tables import write_images, write_members
-from worldclip.recipe import sections_of
 from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars", "parquet"]
@@ -123,7 +121,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
     artifacts.remove(aside)  # left by a killed call
-    digest = _require_current(run_dir)
+    digest = require_current(open_run(run_dir))
     files = _files(run_dir, data)
     _require_regular(run_dir, [layout.data_card(run_dir), *(source for source, _ in files)])
     try:
@@ -143,16 +141,6 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     finally:
         artifacts.remove(aside)
     return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
-
-
-def _require_current(run_dir: Path) -> str:
-    """Return the digest of curate's manifest.  Raises UserError where curate is unfinished or would run again."""
-    digest = str(artifacts.require_manifest(run_dir, "curate")["digest"])
-    recipe = load_recipe(run_dir)
-    if reason := reason_to_run(Run(dir=run_dir, sections=sections_of(recipe))):
-        folder = layout.stage_dir(run_dir, "curate")
-        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run_dir} --until curate")
-    return digest
 
 
 def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core import image_names
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.kernels import tar_headers
@@ -28,7 +29,6 @@ from worldclip.pool.files import FileBytes, gather
 from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.texts import PairKeys, PoolTexts
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "avif", "bmp", "tif", "tiff")
 NO_MEMBER = -1
 _FIRST_BYTES = {
     b"\xff\xd8\xff": ".jpg",
@@ -44,10 +44,10 @@ _FIRST_BYTES = {
 def image_suffix(name: str, content: bytes) -> str:
     """Return the suffix of an image in a tar: its name's, else what its first bytes say."""
     suffix = PurePosixPath(name).suffix
-    if suffix.lower()[1:] in IMAGE_SUFFIXES:
+    if suffix.lower() in image_names.SUFFIXES:
         return suffix
-    if content[4:12] == b"ftypavif":
-        return ".avif"
+    if content[4:8] == b"ftyp":
+        return ".heic" if image_names.is_heif(content) else ".avif"
     return next((kind for start, kind in _FIRST_BYTES.items() if content.startswith(start)), ".jpg")
 
 
@@ -256,7 +256,7 @@ def _suffix_code(suffix: str) -> int:
     return int.from_bytes(suffix.encode(), "little") if len(suffix) <= 8 else 0
 
 
-_IMAGE_CODES = np.array([_suffix_code(suffix) for suffix in IMAGE_SUFFIXES], np.uint64)
+_IMAGE_CODES = np.array([_suffix_code(suffix[1:]) for suffix in image_names.SUFFIXES], np.uint64)
 _TXT = np.uint64(_suffix_code("txt"))
 _JSON = np.uint64(_suffix_code("json"))
 _SLASH, _DOT = ord("/"), ord(".")

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from worldclip.core.artifacts import Json, fingerprint
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.image_names import SUFFIXES
 from worldclip.core.regular_file import open_regular
 from worldclip.core.safe_path import is_safe_name, safe_join
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
 
 ReadImages = Callable[[int, int], list[bytes]]
@@ -40,7 +40,7 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     source: the file or folder that lists them.  Raises UserError with the names of missing images.
     """
     root = folder / "images"
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     path_of_stem = {path.stem: path for path in reversed(files)}  # the first of equal stems
     _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
     return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
@@ -128,7 +128,7 @@ def _samples_of(path: Path) -> list[Sample]:
                 name, dot, extension = path_in_tar.name.partition(".")
                 stem = (path_in_tar.parent / name).as_posix()
                 suffix = (dot + extension).lower()
-                if suffix in IMAGE_SUFFIXES:
+                if suffix in SUFFIXES:
                     images.setdefault(stem, (member.offset_data, member.size))
                 elif (content := tar.extractfile(member)) is not None:
                     others.setdefault(stem, {})[suffix.removeprefix(".")] = content.read()

@@ -1,0 +1,92 @@
+"""The differences between two records of a job, config or inputs, as a person reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worldclip.core.artifacts import NOT_INSTALLED, digest
+
+NUM_NAMED = 3  # changed inputs that a message names
+MAX_SAID = 60  # characters of a changed value in a message
+_DIGEST = re.compile(r"[0-9a-f]{32,}")
+_FINGERPRINT_KEYS = frozenset({"path", "size", "sha256", "mtime_ns", "etag"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key of a config, or an input, that is not what it was when a folder was finished."""
+
+    name: str
+    old: Any = None
+    new: Any = None
+    is_value: bool = True
+    """Whether old and new say something to a person; digests and fingerprints do not."""
+
+    def __str__(self) -> str:
+        """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
+        if self.is_value:
+            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
+        if self.old is None or self.new is None:
+            return f"{self.name} ({'new' if self.old is None else 'gone'})"
+        return self.name
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 3]}..."
+
+
+def name_changes(changes: Sequence[Change]) -> str:
+    """Return the first changes in words."""
+    return ", ".join(map(str, changes[:NUM_NAMED]))
+
+
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
+    """Return each difference of two JSON-able records, named `section.key`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            change
+            for key in keys
+            for change in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        ]
+    return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
+
+
+def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
+    """Return each changed input by its name: a file's path, a stage, or a version with both values.
+
+    A package that is not installed now counts as unchanged: what it made is finished.
+    """
+    if digest(old) == digest(new) or new == NOT_INSTALLED:
+        return []
+    old_parts, new_parts = _parts(old, name), _parts(new, name)
+    if old_parts is not None and new_parts is not None:
+        keys = dict.fromkeys([*old_parts, *new_parts])
+        return [change for key in keys for change in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
+    is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
+    return [Change(name, old, new, is_value)]
+
+
+def _parts(record: Any, name: str) -> dict[str, Any] | None:
+    """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version.
+
+    A file's name is its path, unless two of them have the same one: pools under several roots, lists in two folders.
+    """
+    if record is None:
+        return {}
+    if isinstance(record, list):
+        inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
+    elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
+        inputs = {str(key): value for key, value in record.items()}
+    else:
+        return None
+    by_path = {_path_of(value, key): value for key, value in inputs.items()}
+    return by_path if len(by_path) == len(inputs) else inputs
+
+
+def _path_of(record: Any, name: str) -> str:
+    return str(record.get("path", name)) if isinstance(record, Mapping) else name
