@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
-from worldclip.core.artifacts import MANIFEST, folder_aside, read_table, replace_folder, require_manifest
+from worldclip.core.artifacts import folder_aside, read_table, replace_folder, require_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Record, Run
@@ -46,7 +46,8 @@ def _compile_shard(shard: Shard, *, run_dir: Path) -> Report:
     entries = read_table(path, METADATA, ["entry"])["entry"]
     matcher = Matcher.build(entries, profile)
     if matcher.digest != shard.fingerprint["digest"]:
-        raise BadShard(f"{path} changed after it was written; {how_to_rebuild(path.parent)}")
+        done = layout.done_dir(path.parent, ENTRIES)
+        raise BadShard(f"{path} changed after it was written; remove {done}, then run: worldclip metadata {run_dir}")
     final = layout.matcher(run_dir, name, profile)
     with folder_aside(final) as aside:
         matcher.save(aside)
@@ -63,14 +64,4 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
             f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; its recipe names languages (languages.codes)"
             f" and one profile (match.profile); run: worldclip metadata {run_dir}"
         )
-    try:
-        return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])
-    except UserError as error:
-        raise UserError([*error.problems, how_to_rebuild(run_dir / STAGE)]) from error
-
-
-def how_to_rebuild(folder: Path) -> str:
-    """Return what a user has to do to build the lists and matchers of RUN/metadata again; counts are kept."""
-    entries, matchers = (layout.done_dir(folder, step) for step in (ENTRIES, MATCHERS))
-    markers = f"{folder / MANIFEST}, {entries} and {matchers}"
-    return f"remove {markers}, then run: worldclip metadata {folder.parent}"
+    return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])
