@@ -24,8 +24,6 @@ from worldclip.language import table as languages
 from worldclip.language.config import languages_of
 from worldclip.metadata.config import MetadataConfig
 from worldclip.tools import inspect_metadata
-from worldclip.tools.list_languages import list_languages
-from worldclip.tools.list_languages import to_text as list_to_text
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 
@@ -68,11 +66,6 @@ def test_commands_on_a_run_know_its_languages(world: Path) -> None:
     worldclip.run(load_recipe(sections(world)), world / "run", until="metadata", executor=QUIET)
     _, text = inspect_metadata.inspect(world / "run/metadata", "kea", "pexe")
     assert "Kabuverdianu" in text
-    rows = list_languages(world / "run", find="kea")
-    assert "your own list" in list_to_text(rows)
-    assert [(row["name"], row["entries"]) for row in rows] == [("Kabuverdianu", 2)]
-    with pytest.raises(UserError, match="no such name"):
-        list_languages(find="kea")
 
 
 def test_another_recipe_does_not_know_the_language(world: Path) -> None:
