@@ -46,7 +46,10 @@ def list_languages() -> list[LanguageRow]:
 def to_text(rows: Sequence[LanguageRow]) -> str:
     """Return the languages as a table."""
     titles = ("code", "name", "script", "LID labels", "Wikipedias", "sources besides Wikipedia")
-    cells = [[cell if isinstance(cell, str) else " ".join(cell) for cell in row.values()] for row in rows]  # type: ignore[attr-defined]
+    cells = [
+        [row["code"], row["name"], row["script"], *map(" ".join, (row["labels"], row["wikipedia"], row["sources"]))]
+        for row in rows
+    ]
     return to_markdown(Table([text_column(title) for title in titles], cells))
 
 
