@@ -46,6 +46,8 @@ WRONG: list[tuple[str, str]] = [
     ("pack N more --out O", "unknown argument 'more'; worldclip pack --help lists the flags"),
     ("run R --untl pool", "did you mean --until?"),
     ("match R --worker 2", "did you mean --workers?"),
+    ("run R --set balance.tail_fraction 0.2", "in place of =; write --set balance.tail_fraction=0.2\n"),
+    ("match R --set match.profile =unicode --dry-run", "in place of =; write --set match.profile=unicode\n"),
     ("pack N --out", "--out has no value; give one; worldclip pack --help lists the flags"),
     # values of flags
     ("match R --workers two", "--workers 'two': must be a whole number; worldclip match --help lists the flags"),
