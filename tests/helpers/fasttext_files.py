@@ -51,17 +51,15 @@ KINDS = {
     "hierarchical": Kind(loss=HS),
     "without character n-grams": Kind(minn=0, maxn=0),
     "single characters": Kind(minn=1, maxn=3),
-    "word bigrams": Kind(word_ngrams=2),
-    "word trigrams, no character n-grams": Kind(word_ngrams=3, minn=0, maxn=0, loss=HS),
     "quantized": Kind(quantized=True),
     "quantized without norms": Kind(quantized=True, has_norms=False),
     "quantized, last part shorter": Kind(quantized=True, dim=7, sub_dim=2, loss=HS),
-    "quantized and pruned": Kind(quantized=True, pruned=120, word_ngrams=2),
+    "quantized and pruned": Kind(quantized=True, pruned=120),
     "quantized and pruned to words": Kind(quantized=True, pruned=0),
     "quantized output": Kind(quantized=True, quantized_output=True),
     "no end of sentence": Kind(has_eos=False),
-    "as wide as the kernels' sums": Kind(dim=16, loss=HS, word_ngrams=2),
-    "wider, no multiple of them": Kind(dim=33, word_ngrams=2),
+    "as wide as the kernels' sums": Kind(dim=16, loss=HS),
+    "wider, no multiple of them": Kind(dim=33),
 }
 
 

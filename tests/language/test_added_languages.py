@@ -20,7 +20,6 @@ from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import Run
-from worldclip.language import segment
 from worldclip.language import table as languages
 from worldclip.language.config import languages_of
 from worldclip.metadata.config import MetadataConfig
@@ -177,4 +176,3 @@ def test_corpus_of_an_added_language_is_counted_by_its_words(world: Path) -> Non
     }
     report = finish("metadata", load_recipe(values), world / "run", LocalExecutor(workers=2, quiet=True))
     assert report["lists"]["kea"]["by_source"]["unigram"] == 13
-    assert segment.count_words("pexe na mar", "kea") == 3

@@ -102,7 +102,11 @@ def test_identification_releases_the_gil() -> None:
     assert turns > 10
 
 
-OTHER_KINDS = {"version 11: must be 12": Kind(version=11), "loss = 2: must be": Kind(loss=NS)}
+OTHER_KINDS = {
+    "version 11: must be 12": Kind(version=11),
+    "loss = 2: must be": Kind(loss=NS),
+    "wordNgrams = 2: must be 1": Kind(word_ngrams=2),
+}
 
 
 @pytest.mark.parametrize("problem", OTHER_KINDS)

@@ -88,18 +88,3 @@ def test_icu_finds_the_words(wiki_lang: str, text: str, words: str):
 def test_texts_with_spaces_are_not_segmented():
     texts = pa.array(["a photo of a cat"], pa.large_string())
     assert tokens.segment(texts, SPACES) is texts
-
-
-@pytest.mark.parametrize(
-    ("text", "lang", "words"),
-    [
-        ("a dog's bowl , 2 cats !", "en", 5),
-        ("แอปเปิลบนโต๊ะ", "th", 3),
-        ("红苹果 在桌子上", "zh", 5),
-        ("བོད་ཡིག་།", "bo", 2),
-        ("red apple 红苹果", "xx", 4),
-        (" ... ", "en", 0),
-    ],
-)
-def test_words_are_counted_by_the_rules_of_the_language(text, lang, words):
-    assert tokens.count_words(text, lang) == words

@@ -80,7 +80,7 @@ def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.Mo
     count(tmp_path, LINES)
     whole = views_of(tmp_path, "sw")
     monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
-    monkeypatch.setattr("worldclip.metadata.sources.dumps.READ_BYTES", 7)
+    monkeypatch.setattr("worldclip.core.unpack.CHUNK_BYTES", 7)
     count(tmp_path, LINES)
     assert views_of(tmp_path, "sw") == whole
 

@@ -34,8 +34,8 @@ HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version
 """
 
 
-def page(title: str, text: str, namespace: int | None = 0, extra: str = "") -> str:
-    ns = "" if namespace is None else f"<ns>{namespace}</ns>"
+def page(title: str, text: str, namespace: int = 0, extra: str = "") -> str:
+    ns = f"<ns>{namespace}</ns>"
     return f"<page><title>{escape(title)}</title>{ns}{extra}<revision><text>{escape(text)}</text></revision></page>\n"
 
 
@@ -83,12 +83,6 @@ def iter_texts(path: Path) -> Iterator[str]:
 def test_all_dump_formats_give_same_articles(name: str, tmp_path: Path):
     FILES[name](tmp_path / name)
     assert list(iter_texts(tmp_path / name)) == [*(text for _, text in ARTICLES), ""]
-
-
-def test_dump_without_namespace_numbers_falls_back_to_names(tmp_path: Path):
-    pages = [page("Wikipedia:Mwanzo", "x", None), page("Terminator 2: Judgment Day", "y", None)]
-    (tmp_path / "old.xml").write_text(HEADER + "".join(pages) + "</mediawiki>")
-    assert list(iter_texts(tmp_path / "old.xml")) == ["y"]
 
 
 def test_long_article_is_cut_at_line_ends(tmp_path: Path):

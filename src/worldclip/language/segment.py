@@ -1,4 +1,4 @@
-"""Find the words of texts in every language: the tokens that n-grams are counted over, and plain numbers of words.
+"""Find the words of texts in every language: the tokens that n-grams are counted over.
 
 Languages written with spaces: split at whitespace; each ASCII punctuation mark and each character that is CJK or
 similar is a token of its own.  Languages written without: a segmenter finds the words first.  A token without a letter,
@@ -16,7 +16,7 @@ the same ones, as well as these can.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,25 +146,6 @@ def segment(texts: pa.Array, scheme: Scheme) -> pa.Array:
     """
     if scheme.locale is None:
         return texts
-    return pa.array([CUT.join(_parts(text, scheme)) for text in texts.to_pylist()], texts.type)
+    from icu4py.breakers import WordBreaker
 
-
-def count_words(text: str, lang: str) -> int:
-    """Return the number of words of a text; ICU's general rule cuts it if `lang` is not one of our codes.
-
-    Unlike a token of n-grams, a word keeps the punctuation inside it: "dog's" is one word.
-    """
-    scheme = scheme_of_code(lang) if lang in INSTALLED.by_code() else _icu("und")
-    is_word = _is_word()
-    return sum(any(is_word[ord(character)] for character in part) for part in _parts(text, scheme))
-
-
-def _parts(text: str, scheme: Scheme) -> Iterable[str]:
-    if scheme.locale is not None:
-        from icu4py.breakers import WordBreaker
-
-        breaker: Iterable[str] = WordBreaker(text, scheme.locale)
-        return breaker
-    if scheme is TSHEGS:
-        text = text.replace(TSHEG, " ").replace(TSHEG_WITHOUT_BREAK, " ")
-    return text.split()
+    return pa.array([CUT.join(WordBreaker(text, scheme.locale)) for text in texts.to_pylist()], texts.type)

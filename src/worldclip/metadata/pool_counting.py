@@ -33,7 +33,6 @@ from worldclip.metadata.counting import Record
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
-POOL_KEYS = frozenset({"pool_min_count", "max_pool_unigrams"})  # no effect without the source
 
 
 def pool_config(run: Run) -> Record:

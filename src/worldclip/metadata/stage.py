@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import coin
-from worldclip.core.artifacts import read_table, require_manifest, write_artifact, write_table
+from worldclip.core.artifacts import read_table, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.execute import Report, Shard
@@ -45,7 +42,7 @@ from worldclip.metadata.counting import NGRAMS, merge_counts
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import write_whole_list
 from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
-from worldclip.metadata.pool_counting import POOL, POOL_KEYS, merge_pool_counts
+from worldclip.metadata.pool_counting import POOL, merge_pool_counts
 from worldclip.metadata.source import build_entries, name_all, used_sources
 from worldclip.metadata.sources.wikipedia import describe_views
 from worldclip.metadata.work import Work, plan_work, run_codes
@@ -65,32 +62,25 @@ def _needs(run: Run) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
         return
-    inputs = work.built_inputs()
-    modules: dict[str, list[str]] = {}  # of each extra
     for source in used_sources(work.config).values():
-        if source.requires.modules and any(source.reads(of_lang) for of_lang in inputs):
-            modules.setdefault(source.requires.extra, []).extend(source.requires.modules)
-    for extra, names in modules.items():
-        yield from missing_packages(STAGE, tuple(names), extra=extra)
+        if source.requires.modules and any(source.reads(of_lang) for of_lang in work.built_inputs()):
+            yield from missing_packages(STAGE, source.requires.modules, extra=source.requires.extra)
 
 
 def _config(run: Run) -> Record:
-    config = run.deciding("metadata") | {"matchers": matchers_version()}
-    config["metadata"] = _deciding_keys(run.section(MetadataConfig), "metadata")
-    sources = run.section(MetadataConfig).sources
-    if not {"unigram", "bigram", POOL}.isdisjoint(sources):
-        config["icu"] = segment.icu_version()
-    if POOL in sources:
+    metadata = run.section(MetadataConfig)
+    config = run.deciding("metadata") | {"matchers": matchers_version(), **_segmenter(metadata)}
+    if POOL in metadata.sources:
         config[POOL] = pool_counting.pool_config(run)
     if OTHER in run_codes(run):  # the list `other` depends on the model's labels
         config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
     return config
 
 
-def _deciding_keys(config: MetadataConfig, output: str) -> dict[str, Any]:
-    """Return the section's keys that decide an output, without those of the source `pool` where it is not used."""
-    unused = frozenset() if POOL in config.sources else POOL_KEYS
-    return {key: value for key, value in deciding(config, output).items() if key not in unused}
+def _segmenter(config: MetadataConfig) -> Record:
+    """Return the version of what finds words, if a source counts them."""
+    counts_words = not {"unigram", "bigram", POOL}.isdisjoint(config.sources)
+    return {"icu": segment.icu_version()} if counts_words else {}
 
 
 def _inputs(run: Run) -> Record:
@@ -135,7 +125,7 @@ def _missing_notes(work: Work, lists: Mapping[str, Report]) -> list[str]:
     return notes
 
 
-def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collection[tuple[str, str]]) -> list[Path]:
+def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mapping[str, Report]) -> list[Path]:
     """Return all files that belong to the stage, with their markers."""
     folder = run_dir / STAGE
     outputs = counting.counted_files(folder, work.files)
@@ -143,16 +133,16 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Collec
         outputs += pool_counting.counted_pool_files(folder, work.pool)
     for name in lists:
         outputs += [layout.entries(run_dir, name), layout.marker(folder, name, ENTRIES)]
-    for name, matcher in matchers:
-        done = layout.marker(folder, f"{name}/{matcher}", MATCHERS)
-        outputs += [layout.matcher(run_dir, name, matcher), done]
+    for name, compiled in matchers.items():
+        done = layout.marker(folder, f"{name}/{compiled['profile']}", MATCHERS)
+        outputs += [layout.matcher(run_dir, name, compiled["profile"]), done]
     return outputs
 
 
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
-    key = _deciding_keys(work.config, "metadata.lists")
+    key = {**deciding(work.config, "metadata.lists"), **_segmenter(work.config)}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = layout.done_dir(run.dir / STAGE, ENTRIES)
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
@@ -168,37 +158,15 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
 def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:
     """Write the entries of the tables `paths` (METADATA) to `merged`; of equal ones the first, with source and score.
 
-    The entries of all tables are in memory with a hash table over them, about 80 bytes per entry; the other columns are
-    read table by table.  Returns {source: {in: entries read, kept: entries written}}.
+    All entries are in memory, with a hash table over them.  Returns {source: {in: entries read, kept: those written}}.
     """
-    is_first = _find_first(paths)
-    went_in: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-
-    def write(aside: Path) -> None:
-        row = 0
-        first_id = 0
-        with pq.ParquetWriter(aside, METADATA, compression="zstd") as writer:
-            for path in paths:
-                table = read_table(path, METADATA).combine_chunks()
-                new = table.filter(pa.array(is_first[row : row + len(table)]))
-                went_in.update(_by_source(table))
-                kept.update(_by_source(new))
-                entry_ids = pa.array(np.arange(first_id, first_id + len(new), dtype=np.int32))
-                writer.write_table(new.set_column(0, METADATA.field("entry_id"), entry_ids).cast(METADATA))
-                row += len(table)
-                first_id += len(new)
-
-    write_artifact(merged, write)
-    return {source: {"in": went_in[source], "kept": kept[source]} for source in went_in}
-
-
-def _find_first(paths: Sequence[Path]) -> np.ndarray:
-    """Return which rows of all tables, one after the other, equal no earlier one, (n,) bool."""
-    tables = [read_table(path, METADATA, ["entry"]) for path in paths]
-    entries = pa.concat_tables(tables)["entry"]
-    is_first: np.ndarray = KeyTable(entries).find(entries) == np.arange(len(entries))
-    return is_first
+    table = pa.concat_tables([read_table(path, METADATA) for path in paths]).unify_dictionaries()
+    is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
+    kept = table.filter(pa.array(is_first))
+    entry_ids = pa.array(np.arange(len(kept), dtype=np.int32))
+    write_table(merged, kept.set_column(0, "entry_id", entry_ids), METADATA)
+    num_kept = _by_source(kept)
+    return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in _by_source(table).items()}
 
 
 def _by_source(table: pa.Table) -> dict[str, int]:
@@ -272,20 +240,17 @@ def _examples(table: pa.Table) -> dict[str, list[str]]:
 
 
 def _report(
-    lists: dict[str, Report],
-    matchers: dict[tuple[str, str], Report],
-    notes: Sequence[str],
-    languages: Languages,
+    lists: Mapping[str, Report], matchers: Mapping[str, Report], notes: Sequence[str], languages: Languages
 ) -> Report:
     report: Report = {"lists": {}, "notes": [*notes, DEAD_NOTE]}
     for name, entry_list in lists.items():
         row: Report = {"name": "All lists as one" if name == MERGED else languages.get(name).name}
         row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}
         row |= {"dead": {}, "matcher_bytes": {}}
-        for (list_name, matcher), compiled in matchers.items():
-            if list_name == name:
-                row["dead"][matcher] = compiled["dead"]
-                row["matcher_bytes"][matcher] = compiled["bytes"]
+        if name in matchers:
+            compiled = matchers[name]
+            row["dead"][compiled["profile"]] = compiled["dead"]
+            row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
         report["lists"][name] = row
     return report
 

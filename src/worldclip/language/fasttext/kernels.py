@@ -13,7 +13,6 @@ import numpy as np
 
 from worldclip.kernels.byte_table import find_row, hash_bytes
 from worldclip.kernels.llvm import (
-    FNV_STEP,
     LANES,
     add_lanes,
     add_rows_lanes,
@@ -31,7 +30,6 @@ from worldclip.kernels.llvm import (
 from worldclip.language.fasttext.labels import label_texts
 from worldclip.language.fasttext.model import MAX_NGRAM, is_end, is_label
 
-NGRAM_STEP = np.uint64(116049371)  # fastText, Dictionary::addWordNgrams: h = h * step + the next word's hash
 CACHE_BYTES = 4 * 2**20  # limit of the cache of summed rows
 CACHED_TOKEN_BYTES = 40  # longer tokens are hardly ever repeated
 PIECE = LANES * MAX_NGRAM  # rows after which a long token's are added, at the end of LANES characters
@@ -41,9 +39,8 @@ AHEAD = 64  # tokens of which the cache slots are prefetched before the first is
 _U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 _LARGEST = np.uint64(2**64 - 1)
 _MASKED = 64  # bytes that one mask covers
-_FNV_START, _FNV_STEP = np.uint32(2166136261), np.uint32(FNV_STEP)  # FNV-1a's offset basis and prime
+_FNV_START = np.uint32(2166136261)  # FNV-1a's offset basis
 _NO_WORD, _LAST = -1, -2  # marks instead of a token's number of rows
-_END_HASH = np.uint32(3617362777).astype(np.int32)  # fastText's hash of `</s>`
 
 
 @kernel
@@ -56,14 +53,14 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     num_texts = len(is_null)
     label_ids, probs = np.full(num_texts, np.int32(-1)), np.zeros(num_texts, np.float32)
     hidden, num_rows_T = np.empty((BLOCK_TEXTS, model.dim), np.float32), np.empty(BLOCK_TEXTS, np.int64)
-    sums, cache_2S, chars, grams, hashes = _scratch(model, offsets, num_cached)
+    sums, cache_2S, chars, grams = _scratch(model, offsets, num_cached)
     tokens_2N, keys_N, counts_N, is_new_N, rows, rows_at, sums_at = _scratch_of_tokens()
     stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
     for first in range(0, num_texts, BLOCK_TEXTS):
         stop = min(first + BLOCK_TEXTS, num_texts)
         _sum_texts(
-            model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, hashes, tokens_2N, keys_N,
-            counts_N, is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
+            model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, tokens_2N, keys_N, counts_N,
+            is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
         )  # fmt: skip
         label_texts(model, hidden, num_rows_T, first, stop, allowed, stack_nodes, stack_probs, label_ids, probs)
     return label_ids, probs
@@ -71,15 +68,14 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
 
 @inner
 def _sum_texts(
-    model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, hashes, tokens_2N, keys_N,
-    counts_N, is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
+    model, data, offsets, is_null, first, stop, sums, cache_2S, chars, grams, tokens_2N, keys_N, counts_N,
+    is_new_N, rows, rows_at, sums_at, hidden, num_rows_T,
 ):  # fmt: skip
     """Write the sum of the rows of each text from `first` to `stop` to `hidden`, and their numbers to num_rows_T."""
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
     dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
     num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
-    prune, kept, kept_rows, word_ngrams = model.prune, model.kept, model.kept_rows, model.word_ngrams
-    matrix = model.matrix
+    prune, kept, kept_rows, matrix = model.prune, model.kept, model.kept_rows, model.matrix
     num_cached = cache_2S.size // 2
     last_slot = np.uint64(num_cached - 1)
     for i in range(first, stop):
@@ -88,7 +84,7 @@ def _sum_texts(
         if is_null[i]:
             continue
         at, end, has_token = offsets[i], offsets[i + 1], False
-        num_rows = num_hashes = 0
+        num_rows = 0
         _clear(hidden, text)
         mask, masked_at = _U0, at - _MASKED
         while at < end:
@@ -123,10 +119,6 @@ def _sum_texts(
                 sums_at[num_summed] = place
                 num_summed += 1
                 num_rows += counts_N[t]
-                if word_ngrams > 1:
-                    token_at, token_size = load_pair(tokens_2N, t)
-                    hashes[num_hashes] = _fnv(data, np.int64(token_at), np.int64(token_at + token_size))
-                    num_hashes += 1
             _add_all(hidden, text, sums, sums_at, np.int64(0), num_summed)
             # New tokens enter the cache last: another token of these may be summed from the slot.
             for t in range(num_tokens):
@@ -139,11 +131,6 @@ def _sum_texts(
         if has_token and eos >= 0:
             _add(hidden, text, matrix, eos)
             num_rows += 1
-        if has_token and word_ngrams > 1 and prune != 0:
-            hashes[num_hashes] = _END_HASH
-            num_rows += _add_word_ngrams(
-                hashes, num_hashes + 1, word_ngrams, bucket, num_words, prune, kept, kept_rows, matrix, hidden, text,
-            )  # fmt: skip
         num_rows_T[text] = num_rows
 
 
@@ -158,8 +145,7 @@ def _scratch(model, offsets, num_cached):
     chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
     grams = np.empty(LANES * (model.maxn + 1), np.uint32)
     grams[:LANES] = _FNV_START
-    hashes = np.empty(longest // 2 + 3, np.int32)
-    return sums, cache_2S, chars, grams, hashes
+    return sums, cache_2S, chars, grams
 
 
 @inner
@@ -231,15 +217,6 @@ def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, su
             count += 1
         at += size + 1
     return count, at, mask, masked_at
-
-
-@inner
-def _fnv(data, start, end):
-    """Return fastText's hash: 32-bit FNV-1a with each byte sign-extended, as its C++ code casts it (int8_t)."""
-    h = _FNV_START
-    for i in range(start, end):
-        h = np.uint32((h ^ np.uint32(np.int8(data[i]))) * _FNV_STEP)
-    return np.int32(h)
 
 
 @inner
@@ -362,21 +339,3 @@ def _add(total, place, values, row):
         add_lanes(total, place * dim + d, values, row * dim + d)
     for d in range(whole, dim):
         total[place, d] += values[row, d]
-
-
-@inner
-def _add_word_ngrams(
-    hashes, num_hashes, word_ngrams, bucket, num_words, prune, kept, kept_rows, matrix, hidden, text
-):  # fmt: skip
-    """Add the rows of the text's word n-grams to hidden[text]; returns their number.  hashes: `_fnv` of its words."""
-    count = 0
-    for first in range(num_hashes):
-        h = np.uint64(np.int64(hashes[first]))
-        for k in range(first + 1, min(num_hashes, first + word_ngrams)):
-            h = h * NGRAM_STEP + np.uint64(np.int64(hashes[k]))
-            bucket_id = np.int64(h % np.uint64(bucket))
-            if _is_kept(bucket_id, prune, kept):
-                row = _ngram_row(bucket_id, num_words, prune, kept_rows, kept)
-                _add(hidden, text, matrix, row)
-                count += 1
-    return count

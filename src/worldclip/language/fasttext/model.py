@@ -48,7 +48,6 @@ class Model(NamedTuple):
     bucket: int
     minn: int
     maxn: int
-    word_ngrams: int
     matrix: np.ndarray  # (num_rows, D) float32
     output: np.ndarray  # (num_labels, D) float32; under hierarchical softmax a row an inner node of the tree
     dictionary: np.ndarray  # bytes of the file that hold the dictionary
@@ -111,7 +110,6 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         bucket=head.bucket,
         minn=head.minn,
         maxn=head.maxn,
-        word_ngrams=head.word_ngrams,
         matrix=rows,
         output=np.ascontiguousarray(output, dtype=np.float32),
         dictionary=words.strings,
@@ -168,7 +166,6 @@ class _Head(NamedTuple):
     """The options, see Model."""
 
     dim: int
-    word_ngrams: int
     loss: int
     bucket: int
     minn: int
@@ -184,9 +181,10 @@ def _read_head(reader: _Reader) -> _Head:
     _require(kind == SUPERVISED, "it is not supervised: it has word vectors but no labels")
     _require(loss in (LOSS_HS, LOSS_SOFTMAX), f"loss = {loss}: must be {LOSS_HS} (hs) or {LOSS_SOFTMAX} (softmax)")
     _require(0 <= bucket <= MAX_BUCKET, f"bucket = {bucket}: must be between 0 and {MAX_BUCKET}")
-    for name, length in (("minn", minn), ("maxn", maxn), ("wordNgrams", word_ngrams)):
+    _require(word_ngrams <= 1, f"wordNgrams = {word_ngrams}: must be 1, as of the published models of languages")
+    for name, length in (("minn", minn), ("maxn", maxn)):
         _require(0 <= length <= MAX_NGRAM, f"{name} = {length}: must be between 0 and {MAX_NGRAM}")
-    return _Head(dim, word_ngrams, loss, bucket, minn, maxn)
+    return _Head(dim, loss, bucket, minn, maxn)
 
 
 class _Dictionary(NamedTuple):
@@ -236,7 +234,7 @@ def _find_end(words: _Dictionary) -> int:
 def _check_rows(head: _Head, words: _Dictionary, index: np.ndarray, num_rows: int, num_outputs: int) -> None:
     """Raise _Damaged unless there is a row for each word, each n-gram that a text can have, and each label."""
     num_ngrams = max(words.pruned, 0)
-    if words.pruned < 0 and (head.maxn > 0 or head.word_ngrams > 1):
+    if words.pruned < 0 and head.maxn > 0:
         _require(head.bucket > 0, "it has n-grams but bucket = 0")
         num_ngrams = head.bucket
     _require(

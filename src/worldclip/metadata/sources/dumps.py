@@ -13,8 +13,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,11 +34,9 @@ ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
 MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
 _CUT = re.compile("[\n.,;:!?。、，]")
-MAX_PAGE_CHARS = 2**25  # characters of one XML element; MediaWiki allows pages of 2 MiB
-MAX_DEPTH = 64  # nested elements; dumps have 5
-MAX_NAMESPACES = 10_000
+MAX_PAGE_BYTES = 2**24  # bytes of XML without the end of a page; MediaWiki allows texts of 2 MiB
 MAX_TEXTS = 2**17  # of a batch; limits batches of pages without text
-READ_BYTES = 2**20
+_EXPECTED = "expected pages-articles XML"
 
 
 def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
@@ -88,109 +85,63 @@ def iter_bytes(path: Path) -> Iterator[bytes]:
 # --- XML --------------------------------------------------------------------------------------------------------------
 
 
-class _PageParser:
+class _Pages(ElementTree.TreeBuilder):
     """Gathers wikitexts of articles from XML.
 
     Document types are refused: no entity of a file is ever expanded or fetched.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
+        self.root: ElementTree.Element | None = None
+        self.num_pages = 0
         self.texts: list[str] = []
-        self.num_gathered = 0  # characters of them
+        self.num_chars = 0  # characters of them
         self.namespaces: dict[int, str] = {}
-        self.open_elements: list[str] = []
-        self.page: dict[str, str] = {}
-        self.is_redirect = False
-        self.characters: list[str] = []
-        self.num_chars = 0  # characters of the current element
-        self.num_bytes = 0  # given to the parser
-        self.namespace_key: int | None = None
-        self.parser: Any = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.buffer_size = READ_BYTES
-        self.parser.StartElementHandler = self.start
-        self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = self.add_characters
-        self.parser.StartDoctypeDeclHandler = self.refuse
-        self.parser.EntityDeclHandler = self.refuse
-        self.parser.ExternalEntityRefHandler = self.refuse
 
-    def feed(self, chunk: bytes, *, is_last: bool = False) -> None:
-        """Parse the next bytes of the file.  Raises BadShard if it is not XML."""
-        try:
-            self.parser.Parse(chunk, is_last)
-        except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that the parser does not know
-            raise BadShard(f"{self.path}: broken XML ({error}); download it again") from error
-        self.num_bytes += len(chunk)
-        # The parser keeps a tag until its end.
-        if self.num_bytes - self.parser.CurrentByteIndex > unpack.MAX_LINE_BYTES:
-            raise self.too_large("a tag")
+    def start(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+        element = super().start(_name(tag), attributes)
+        if self.root is None:
+            self.root = element
+            if element.tag != "mediawiki":
+                raise BadShard(f"{self.path}: root element is <{element.tag}>, not <mediawiki>; {_EXPECTED}")
+        return element
 
-    def too_large(self, what: str) -> BadShard:
-        return BadShard(f"{self.path}: {what} is larger than in any dump; not read for safety")
-
-    def add_characters(self, data: str) -> None:
-        self.num_chars += len(data)
-        if self.num_chars > MAX_PAGE_CHARS:
-            raise self.too_large("the text of an element")
-        self.characters.append(data)
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if not self.open_elements and name != "mediawiki":
-            raise BadShard(f"{self.path}: root element is <{name}>, not <mediawiki>; expected pages-articles XML")
-        self.open_elements.append(name)
-        if len(self.open_elements) > MAX_DEPTH:
-            raise self.too_large("the depth of its elements")
-        self.characters = []
-        self.num_chars = 0
-        if name == "page":
-            self.page = {}
-            self.is_redirect = False
-        elif name == "redirect":
-            self.is_redirect = True
-        elif name == "namespace":
-            key = attributes.get("key", "")
-            self.namespace_key = int(key) if key.removeprefix("-").isdecimal() else None
-
-    def end(self, name: str) -> None:
-        self.open_elements.pop()
-        parent = self.open_elements[-1] if self.open_elements else ""
-        if name == "namespace" and self.namespace_key is not None:
-            self.namespaces[self.namespace_key] = "".join(self.characters)
-            if len(self.namespaces) > MAX_NAMESPACES:
-                raise self.too_large("the number of its namespaces")
-        elif (name in ("title", "ns") and parent == "page") or (name == "text" and parent == "revision"):
-            self.page[name] = "".join(self.characters)
-        elif name == "page":
-            title, text = self.page.get("title", ""), self.page.get("text", "")
-            if not self.is_redirect and self._is_article(title) and not _redirect().match(text):
+    def end(self, tag: str) -> ElementTree.Element:
+        element = super().end(_name(tag))
+        if element.tag == "namespace":
+            key = element.get("key", "")
+            if key.removeprefix("-").isdecimal():
+                self.namespaces[int(key)] = element.text or ""
+        elif element.tag == "page" and self.root is not None:
+            self.num_pages += 1
+            text = element.findtext("revision/text", "")
+            is_article = element.findtext("ns", "0").strip() == str(ARTICLES) and element.find("redirect") is None
+            if is_article and not _redirect().match(text):
                 self.texts.append(text)
-                self.num_gathered += len(text)
-        self.characters = []
-        self.num_chars = 0
+                self.num_chars += len(text)
+            self.root.clear()
+        return element
 
-    def _is_article(self, title: str) -> bool:
-        """Tell by the number of the namespace, or by its name in dumps without numbers."""
-        if "ns" in self.page:
-            return self.page["ns"].strip() == str(ARTICLES)
-        prefix, colon, _ = title.partition(":")
-        return not (colon and prefix in self.namespaces.values())
-
-    def refuse(self, *_: object) -> Any:
+    def doctype(self, *_: object) -> None:
         raise BadShard(f"{self.path}: declares a document type or entities, which no dump does; not read for safety")
 
     @property
     def is_full(self) -> bool:
-        return self.num_gathered >= BATCH_CHARS or len(self.texts) >= MAX_TEXTS
+        return self.num_chars >= BATCH_CHARS or len(self.texts) >= MAX_TEXTS
 
     def take(self) -> pa.LargeStringArray:
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
         texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
-        self.texts = []
-        self.num_gathered = 0
+        self.texts, self.num_chars = [], 0
         return _in_pieces(texts.to_pylist())
+
+
+def _name(tag: str) -> str:
+    """Return an element's name without its XML namespace, which is another in each version of the format."""
+    return tag.rpartition("}")[2]
 
 
 @functools.cache
@@ -200,25 +151,39 @@ def _redirect() -> re.Pattern[str]:
     return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*(?::\s*)?\[\[")
 
 
+def _parse(path: Path) -> Iterator[_Pages]:
+    """Yield the pages after each chunk of the file.  Raises BadShard if it is not XML, or not a dump's."""
+    pages = _Pages(path)
+    parser = ElementTree.XMLParser(target=pages)
+    num_pages = num_bytes = 0  # pages that are read, and bytes since the chunk in which the last one ended
+    try:
+        for chunk in iter_bytes(path):
+            parser.feed(chunk)
+            num_bytes = num_bytes + len(chunk) if pages.num_pages == num_pages else 0
+            num_pages = pages.num_pages
+            if num_bytes > MAX_PAGE_BYTES:
+                raise BadShard(f"{path}: a page is larger than in any dump; not read for safety")
+            yield pages
+        parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # not only ParseError: unknown encodings
+        raise BadShard(f"{path}: broken XML ({error}); download it again") from error
+    yield pages
+
+
 def _read_xml(path: Path) -> Iterator[pa.LargeStringArray]:
-    parser = _PageParser(path)
-    for chunk in iter_bytes(path):
-        parser.feed(chunk)
-        if parser.is_full:
-            yield parser.take()
-    parser.feed(b"", is_last=True)
-    if parser.texts:
-        yield parser.take()
+    for pages in _parse(path):
+        if pages.is_full:
+            yield pages.take()
+    if pages.texts:
+        yield pages.take()
 
 
 def read_xml_namespaces(path: Path) -> dict[int, str]:
     """Return the names of a site's namespaces by their numbers, from the beginning of its XML dump."""
-    parser = _PageParser(path)
-    for chunk in iter_bytes(path):
-        parser.feed(chunk)
-        if parser.page:
+    for pages in _parse(path):
+        if pages.num_pages:
             break
-    return parser.namespaces
+    return pages.namespaces
 
 
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:

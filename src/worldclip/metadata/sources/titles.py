@@ -88,26 +88,15 @@ def _iter_blocks(path: Path) -> Iterator[bytes]:
 
 def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
     """Return lines of four fields as a table of binary columns; other lines are counted in `dropped`."""
-    try:
-        block.decode()
-    except UnicodeDecodeError:  # Arrow hands a skipped line to the handler as text, which must then be UTF-8
-        lines = [line for line in block.splitlines() if line]  # at \r too, as Arrow does
-        whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
-        dropped["fields"] += len(lines) - len(whole)
-        block = b"\n".join([*whole, b""])
-    if not block:  # Arrow refuses an empty file
+    lines = [line for line in block.splitlines() if line]  # at \r too, as Arrow does
+    whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
+    dropped["fields"] += len(lines) - len(whole)
+    if not whole:  # Arrow refuses an empty file
         return pa.table({name: pa.array([], pa.binary()) for name in USED_COLUMNS})
-
-    def skip(row: pc_csv.InvalidRow) -> str:
-        dropped["fields"] += 1
-        return "skip"
-
     return pc_csv.read_csv(
-        pa.BufferReader(block),
+        pa.BufferReader(b"\n".join([*whole, b""])),
         read_options=pc_csv.ReadOptions(column_names=list(COLUMNS), use_threads=False, block_size=len(block) + 1),
-        parse_options=pc_csv.ParseOptions(
-            delimiter=" ", quote_char=False, double_quote=False, invalid_row_handler=skip
-        ),
+        parse_options=pc_csv.ParseOptions(delimiter=" ", quote_char=False, double_quote=False),
         convert_options=pc_csv.ConvertOptions(
             column_types={name: pa.binary() for name in COLUMNS}, include_columns=list(USED_COLUMNS),
             strings_can_be_null=False,
