@@ -4,9 +4,10 @@
     python before/mistakes.py --only pool core_marker_without_key --again
     python before/mistakes.py --summary --out FILE  print the results, run nothing
 
-A mistake "falls" where a test fails that passes without it, "passes" where none does, is "out of time" where none did
-until --limit.  Works on a copy of the checkout.  Results go to --out after each mistake: an interrupted call goes on.
-Tests that fail without any mistake are found first, named in the results (`baseline`), and left out.
+A mistake "falls" where a test fails that passes without it, "passes" where none does.  It is "unfinished" where tests
+are left to run, by --groups or --limit: the next call goes on with those.  Works on a copy of the checkout.  Results go
+to --out after each mistake: an interrupted call goes on.  Tests that fail without any mistake are found first, named in
+the results (`baseline`), and left out.
 """
 
 from __future__ import annotations
@@ -103,8 +104,7 @@ class Copy:
         for group in (mistake["tests"], importing, room["folder"], room["wide"]):
             files = [name for name in self.expand(group) if name not in seen]
             seen.update(files)
-            if files:
-                yield files
+            yield files
 
     def expand(self, places: Iterable[str | Path]) -> Iterator[str]:
         """Yield the files of tests at those of the places that exist."""
@@ -185,34 +185,37 @@ def measure_baseline(copy: Copy, results: Results, files: list[str]) -> None:
         results.write()
 
 
-def try_mistake(copy: Copy, results: Results, mistake: Json, room: Json, limit_s: float) -> Json:
+def try_mistake(copy: Copy, results: Results, mistake: Json, room: Json, num_groups: int, limit_s: float) -> Json:
     """Put a mistake into the copy, run its tests until one fails, take it out again."""
     known: Json = {"room": mistake["room"], "origin": mistake.get("origin", "own")}
     place = copy.place_of(mistake)
     if place is None:
         return known | {"result": "does not apply"}
-    passed: list[str] = []
+    before = results.mistakes.get(mistake["id"], {})
+    passed: list[str] = before.get("passed", []) if before.get("result") == "unfinished" else []
     seconds = 0.0
-    for files in list(copy.tests_of(mistake, room, place)):
+    left = [[file for file in files if file not in passed] for files in copy.tests_of(mistake, room, place)]
+    for files in left[:num_groups]:
         measure_baseline(copy, results, files)
+        files.sort(key=lambda file: results.baseline[file]["seconds"])
         failing = {file: results.baseline[file]["failing"] for file in files}
-        files = [file for file in files if WHOLE_FILE not in failing[file]]
-        without = [f"--deselect={file}::{name}" for file in files for name in failing[file]]
-        if not files:
-            continue
-        started_at = time.monotonic()
-        with copy.holding(mistake, place) as environment:
-            code, record = copy.pytest(files, limit_s - seconds, "-x", *without, **environment)
-        seconds += time.monotonic() - started_at
-        known["seconds"] = round(seconds)
-        failed = [f"{file}::{name}: {message}" for file, name, _, message in read_record(record) if message]
-        if failed or code not in (0, 5, None):
-            by = failed[0] if failed else f"pytest ended with {code} in {' '.join(files)}"
-            return known | {"result": "falls", "by": by.replace(str(copy.folder), "")}
-        if code is None:
-            return known | {"result": "out of time", "passed": passed, "not_run": files}
-        passed += files
-    return known | {"result": "passes", "passed": passed}
+        usable = [file for file in files if WHOLE_FILE not in failing[file]]
+        without = [f"--deselect={file}::{name}" for file in usable for name in failing[file]]
+        if usable:
+            started_at = time.monotonic()
+            with copy.holding(mistake, place) as environment:
+                code, record = copy.pytest(usable, limit_s - seconds, "-x", *without, **environment)
+            seconds += time.monotonic() - started_at
+            known["seconds"] = round(seconds)
+            failed = [f"{file}::{name}: {message}" for file, name, _, message in read_record(record) if message]
+            if failed or code not in (0, 5, None):
+                by = failed[0] if failed else f"pytest ended with {code} in {' '.join(usable)}"
+                return known | {"result": "falls", "by": by.replace(str(copy.folder), "")}
+            if code is None:
+                break
+        passed = [*passed, *files]
+    is_done = all(file in passed for files in left for file in files)
+    return known | {"result": "passes" if is_done else "unfinished", "passed": passed}
 
 
 def main() -> None:
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="mistakes at a time, each in its own copy")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=float, default=1800, help="longest time of a mistake in seconds")
+    parser.add_argument("--groups", type=int, default=4, help="1: tests named, 2: importing, 3: the room's, 4: wider")
     parser.add_argument("--again", action="store_true", help="run those that have a result, too")
     parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     options = parser.parse_args()
@@ -234,7 +238,7 @@ def main() -> None:
         mistake
         for mistake in config["mistake"]
         if (not only or only & {mistake["id"], mistake["room"], mistake.get("origin", "own")})
-        and (options.again or mistake["id"] not in results.mistakes)
+        and (options.again or results.mistakes.get(mistake["id"], {}).get("result") in (None, "unfinished"))
     ]
     with tempfile.TemporaryDirectory(prefix="mistakes_") as scratch:
         copies = [Copy(Path(scratch, str(number), "checkout")) for number in range(min(options.jobs, len(todo)))]
@@ -242,7 +246,8 @@ def main() -> None:
         def work(mistake: Json) -> None:
             copy = copies.pop()
             try:
-                result = try_mistake(copy, results, mistake, config["rooms"][mistake["room"]], options.limit)
+                room = config["rooms"][mistake["room"]]
+                result = try_mistake(copy, results, mistake, room, options.groups, options.limit)
             finally:
                 copies.append(copy)
             with results.lock:
