@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,8 @@ CHECKOUT = Path(__file__).parents[1]
 MISTAKES = CHECKOUT / "before/mistakes/mistakes.toml"
 RESULTS = CHECKOUT / "before/mistakes/results_before.json"
 SHARED = os.environ.get("WORLDCLIP_SHARED", str(CHECKOUT.parent / "shared"))
-TEST_S = 300  # longest test; one that hangs by a mistake fails
+TEST_S = 600  # longest test; one that hangs by a mistake fails
+MAX_BYTES = 12 * 2**30  # memory of a process: tests of a limit that is gone must not take that of the machine
 MAX_IMPORTING = 15  # files of tests that import a module; of a module that more import they say nothing about it
 # numba keeps a compiled function although one that it calls, of another file, has changed
 COMPILED = re.compile(r"^@(compiled|inlined|inner|kernel|njit|intrinsic|_emits)\b", re.MULTILINE)
@@ -124,7 +126,7 @@ class Copy:
         with open(self.folder / "output.txt", "wb") as output:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=os.environ | environment, stdout=output, stderr=output,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=limit_memory,
             )  # fmt: skip
             try:
                 return process.wait(limit_s), record
@@ -151,6 +153,10 @@ class Copy:
             finally:
                 file.write_text(whole, encoding="utf-8")
                 bytecode.unlink(missing_ok=True)
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
 
 
 def read_record(record: Path) -> Iterator[tuple[str, str, float, str]]:
