@@ -44,6 +44,7 @@ MAX_IMPORTING = 15  # files of tests that import a module; of a module that more
 # numba keeps a compiled function although one that it calls, of another file, has changed
 COMPILED = re.compile(r"^@(compiled|inlined|inner|kernel|njit|intrinsic|_emits)\b", re.MULTILINE)
 WHOLE_FILE = "*"
+VARIANTS = (("old", "new"), ("or_old", "or_new"))  # keys of a mistake: its text, and that of another version of src
 
 Json = dict[str, Any]
 
@@ -83,13 +84,18 @@ class Copy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(CHECKOUT / name, folder / name)
 
-    def place_of(self, mistake: Json) -> Path | None:
-        """Return the file that holds the text of a mistake once: the one that is named, else the only one of src."""
+    def place_of(self, mistake: Json) -> tuple[Path, str] | None:
+        """Return the file of a mistake, and its text with the mistake; None where it does not apply.
+
+        That is the named file if it holds the old text once, else the only one of src that does.
+        """
         named = self.folder / mistake["file"]
-        for files in ([named] if named.exists() else [], sorted((self.folder / "src").rglob("*.py"))):
-            counts = {file: file.read_text(encoding="utf-8").count(mistake["old"]) for file in files}
-            if sum(counts.values()) == 1:
-                return next(file for file, count in counts.items() if count)
+        for old, new in ((mistake.get(before), mistake.get(after)) for before, after in VARIANTS):
+            for files in ([named] if named.exists() else [], sorted((self.folder / "src").rglob("*.py"))):
+                texts = {file: file.read_text(encoding="utf-8") for file in files if old}
+                holders = [file for file, text in texts.items() if old in text]
+                if len(holders) == 1 and texts[holders[0]].count(old) == 1:
+                    return holders[0], texts[holders[0]].replace(old, new)
         return None
 
     def tests_of(self, mistake: Json, room: Json, file: Path) -> Iterator[list[str]]:
@@ -140,13 +146,13 @@ class Copy:
                     shutil.rmtree(left, ignore_errors=True)
 
     @contextlib.contextmanager
-    def holding(self, mistake: Json, file: Path) -> Iterator[dict[str, str]]:
-        """Put a mistake into a file, and take it out again; yield what its tests need in their environment."""
+    def holding(self, file: Path, content: str) -> Iterator[dict[str, str]]:
+        """Give a file other content while the block runs; yield what its tests need in their environment."""
         whole = file.read_text(encoding="utf-8")
         # Python tells two versions of a file apart by seconds and size
         bytecode = Path(importlib.util.cache_from_source(str(file)))
         with tempfile.TemporaryDirectory(prefix="numba_", dir=self.folder) as fresh:
-            file.write_text(whole.replace(mistake["old"], mistake["new"]), encoding="utf-8")
+            file.write_text(content, encoding="utf-8")
             bytecode.unlink(missing_ok=True)
             try:
                 yield {"NUMBA_CACHE_DIR": fresh} if COMPILED.search(whole) or "kernels" in file.parts else {}
@@ -200,7 +206,7 @@ def try_mistake(copy: Copy, results: Results, mistake: Json, room: Json, num_gro
     before = results.mistakes.get(mistake["id"], {})
     passed: list[str] = before.get("passed", []) if before.get("result") == "unfinished" else []
     seconds = 0.0
-    left = [[file for file in files if file not in passed] for files in copy.tests_of(mistake, room, place)]
+    left = [[file for file in files if file not in passed] for files in copy.tests_of(mistake, room, place[0])]
     for files in left[:num_groups]:
         measure_baseline(copy, results, files)
         files.sort(key=lambda file: results.baseline[file]["seconds"])
@@ -209,7 +215,7 @@ def try_mistake(copy: Copy, results: Results, mistake: Json, room: Json, num_gro
         without = [f"--deselect={file}::{name}" for file in usable for name in failing[file]]
         if usable:
             started_at = time.monotonic()
-            with copy.holding(mistake, place) as environment:
+            with copy.holding(*place) as environment:
                 code, record = copy.pytest(usable, limit_s - seconds, "-x", *without, **environment)
             seconds += time.monotonic() - started_at
             known["seconds"] = round(seconds)
