@@ -31,6 +31,19 @@ def one_worker() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in an empty folder, where `runs` is no run of a person, and reach servers of tests without a proxy."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        patch.setenv("no_proxy", "localhost,127.0.0.1")
+        yield
+    left = sorted(path.name for path in folder.iterdir())
+    assert not left, f"a test wrote {', '.join(left)} into the working directory; give it tmp_path"
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real data beside the repository (or at WORLDCLIP_SHARED); tests that read it are skipped where it is not."""

@@ -159,8 +159,7 @@ def wikipedia(folder: Path) -> Made:
 
 def checked(meddle: Callable[[Path], object]) -> Make:
     def make(world: Path) -> Made:
-        rules = {"deny": {"keys": [str(world / "keys.txt")]}, "texts": {"deny_phrases": [str(world / "phrases.txt")]}}
-        (world / "keys.txt").write_text("00001\n")
+        rules = {"texts": {"deny_phrases": [str(world / "phrases.txt")]}}
         (world / "phrases.txt").write_text("red circle\n")
         config = load_check({**rules, "duplicates": "near"})
         pool = PoolConfig(path=str(world / "pool"))
@@ -219,7 +218,6 @@ CHANGES: dict[str, tuple[str, Make]] = {
     "page views": ("views", wikipedia),
     "images of a pool that is checked": ("images", checked(replace_shard)),
     "texts of a pool that is checked": ("rules", checked(replace_shard)),
-    "keys denied by a check": ("rules", checked(lambda world: (world / "keys.txt").write_text("00001\n00004\n"))),
     "phrases denied by a check": (
         "rules", checked(lambda world: (world / "phrases.txt").write_text("red circle\nstar\n"))
     ),

@@ -160,6 +160,19 @@ def test_lists_in_overrides_take_commas_as_list_flags_do():
     assert "did you mean wordnet?" in problem
 
 
+def test_text_in_overrides_may_look_like_a_number_or_a_date(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for word in ("2024", "2024-10-01", "1e5", "true"):
+        assert load_recipe(BASE, [f"pool.path={word}"]).pool.path == str(tmp_path / word)
+    table = BASE | {"pool": {"roots": {"a": "b"}}}
+    assert load_recipe(table, ["pool.roots.a= 2024"]).pool.roots == {"a": str(tmp_path / "2024")}
+    assert load_recipe(BASE, ["pool.columns=1,url"]).pool.columns == ("1", "url")
+    where = load_recipe(BASE, ["pool.where.width=200", "pool.where.day=2024-10-01"]).pool.where
+    assert where == {"width": 200, "day": "2024-10-01"}
+    (problem,) = problems_of(BASE, ("balance.tail_fraction=2024-10-01",))
+    assert problem == "balance.tail_fraction: must be a number"
+
+
 def test_paths_in_overrides_keep_their_commas(tmp_path):
     keys = tmp_path / "a,b.txt"
     keys.write_text("k\n", encoding="utf-8")

@@ -45,6 +45,8 @@ WRONG: list[tuple[str, str]] = [
     ("run R --untl pool", "did you mean --until?"),
     ("match R --worker 2", "did you mean --workers?"),
     ("explore N --out", "--out has no value; give one; worldclip explore --help lists the flags"),
+    ("run R --set balance.tail_fraction 0.2", "in place of =; write --set balance.tail_fraction=0.2\n"),
+    ("match R --set match.profile =unicode --dry-run", "in place of =; write --set match.profile=unicode\n"),
     # values of flags
     ("match R --workers two", "--workers 'two': must be a whole number; worldclip match --help lists the flags"),
     ("match R --workers 0", "must be at least 1"),

@@ -14,7 +14,7 @@ import pytest
 import worldclip
 from pools import encode, pair, photograph
 from toy import ToyWorld, write_tar
-from worldclip.check import check, load_config
+from worldclip.check import check
 from worldclip.check.removed import why_not_valid
 from worldclip.cli import main
 from worldclip.contracts.reasons import Reason
@@ -69,14 +69,12 @@ def test_only_valid_keys_are_curated_and_counts_add_up(world: Path, toy_world: T
 
 
 def test_why_not_valid_names_the_list_or_the_rule(tmp_path: Path) -> None:
-    (tmp_path / "takedown.txt").write_text("b\n", encoding="utf-8")
     write_tar(tmp_path / "pool" / "0.tar", [*pair("a", encode(photograph(0)), "a"), *pair("b", None, "b")])
-    rules = load_config({"deny": {"keys": [str(tmp_path / "takedown.txt")]}, "duplicates": "keep"})
-    check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check", rules)
+    check(PoolConfig(path=str(tmp_path / "pool")), tmp_path / "check")
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "gone.parquet")
     lists = key_lists(str(tmp_path / "check" / "valid_keys.parquet"), [str(tmp_path / "gone.parquet")])
     for key, lists_of_key, reason in (
-        ("b", lists, f"removed by denied_key in 0.tar: {tmp_path}/check/removed.parquet"),
+        ("b", lists, f"removed by no_image in 0.tar: {tmp_path}/check/removed.parquet"),
         ("a", lists, f"denied: it is in pool.deny_keys {tmp_path}/gone.parquet"),
         ("c", lists[:1], f"it is not in pool.valid_keys {tmp_path}/check/valid_keys.parquet"),
     ):

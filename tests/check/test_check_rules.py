@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldclip.check.config import DenyRules, TextRules
-from worldclip.check.deny import bare_url, host_of, opts_out, read_deny_lists
+from worldclip.check.config import TextRules
 from worldclip.check.text_rules import languages_of, longest_run, mask_personal_data, read_lines, reject
 from worldclip.core.errors import UserError
 
@@ -104,44 +103,6 @@ def test_personal_data_is_rejected_or_masked() -> None:
 
 def test_first_rule_that_applies_is_the_reason() -> None:
     assert rules_of(["111"], min_chars=5, max_digit_fraction=0.1) == ["min_chars"]
-
-
-def test_deny_lists_cover_subdomains_and_spellings_of_an_address(tmp_path: Path) -> None:
-    hosts = "Example.org\n# c\nimages.test\nhttps://asked.test/to/go\n*.starred.test\n"
-    (tmp_path / "hosts.txt").write_text(hosts, encoding="utf-8")
-    (tmp_path / "urls.txt").write_text("https://www.site.net/a.jpg\n", encoding="utf-8")
-    lists = read_deny_lists(DenyRules(hosts=(str(tmp_path / "hosts.txt"),), urls=(str(tmp_path / "urls.txt"),)))
-    assert lists.match_url("https://cdn.example.org:8080/x.png") == ("denied_host", "example.org")
-    assert lists.match_url("http://notexample.org/x.png") is None
-    assert lists.match_url("http://img.asked.test/x.png") == ("denied_host", "asked.test")
-    assert lists.match_url("http://a.starred.test/x.png") == ("denied_host", "starred.test")
-    assert lists.match_url("HTTP://SITE.net/a.jpg#top") == ("denied_url", "HTTP://SITE.net/a.jpg#top")
-    assert lists.match_url("https://site.net/b.jpg") is None
-    assert lists.match_url(None) is None
-
-
-@pytest.mark.parametrize(
-    ("url", "bare", "host"),
-    [
-        ("https://www.Example.org/A?b=1#c", "example.org/A?b=1", "www.example.org"),
-        ("//cdn.example.org/", "cdn.example.org", "cdn.example.org"),
-        ("example.org", "example.org", "example.org"),
-        ("http://[broken", "[broken", ""),
-        ("ex.org/r?u=http://o.org/p", "ex.org/r?u=http://o.org/p", "ex.org"),
-        ("https://ex.org/r?u=http://o.org/p", "ex.org/r?u=http://o.org/p", "ex.org"),
-    ],
-)
-def test_bare_url_and_host(url: str, bare: str, host: str) -> None:
-    assert (bare_url(url), host_of(url)) == (bare, host)
-
-
-OPT_OUTS = [True, "noai", "noindex, follow", "somebot: noimageai", ["index", "NOAI"]]
-OTHERS = [False, None, 0, "", "index, follow", "all", "noaim", [], {"a": "noai"}]
-
-
-@pytest.mark.parametrize("value", OPT_OUTS + OTHERS)
-def test_opt_out_values_are_recognised(value) -> None:
-    assert opts_out(value) is (value in OPT_OUTS)
 
 
 def test_unreadable_list_is_named_in_the_error(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_changed_threshold_embeds_nothing_and_changed_model_embeds_all(
 def test_mistakes_are_reported_at_once_before_any_work(world: Path, tmp_path: Path) -> None:
     config = {
         "similarity": {"model": str(tmp_path / "none"), "percentile": 30, "threshold": 0.3},
-        "deny": {"keys": [str(tmp_path / "list")]},
+        "texts": {"deny_phrases": [str(tmp_path / "list")]},
     }
     with pytest.raises(UserError) as raised:
         check(PoolConfig(path=str(world / "pool")), tmp_path / "out", load_config(config))
@@ -245,7 +245,7 @@ def test_mistakes_are_reported_at_once_before_any_work(world: Path, tmp_path: Pa
     with pytest.raises(UserError) as raised:
         check(PoolConfig(path=str(world / "pool")), tmp_path / "out", load_config(config))
     assert any("similarity.model" in problem and "does not exist" in problem for problem in raised.value.problems)
-    assert any("deny.keys names" in problem for problem in raised.value.problems)
+    assert any("texts.deny_phrases names" in problem for problem in raised.value.problems)
     assert not (tmp_path / "out").exists()
 
 

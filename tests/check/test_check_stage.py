@@ -111,9 +111,8 @@ def test_duplicates_bytes_and_keep(pool: Path) -> None:
 
 
 def test_pair_removed_by_a_rule_is_never_kept_for_its_group(pool: Path) -> None:
-    (pool / "denied.txt").write_text("sub/a_large  \n# a comment\n", encoding="utf-8")
-    run(pool, deny={"keys": [str(pool / "denied.txt")]})
-    assert rules(pool)["sub/a_large"] == "denied_key"
+    run(pool, texts={"max_chars": len("the same cat, larger") - 1})
+    assert rules(pool)["sub/a_large"] == "max_chars"
     assert "a" in valid_keys(pool)
 
 
@@ -351,51 +350,9 @@ def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
     for part in parts:
         assert part in text
     with pytest.raises(UserError) as raised:
-        run(pool, deny={"hosts": ["/nowhere/hosts.txt"]}, against={"x": "/nowhere/images"})
-    assert "deny.hosts names" in str(raised.value)
+        run(pool, texts={"deny_phrases": ["/nowhere/phrases.txt"]}, against={"x": "/nowhere/images"})
+    assert "texts.deny_phrases names" in str(raised.value)
     assert "against.x is" in str(raised.value)
-
-
-def test_denied_addresses_and_opt_outs_are_removed_and_not_shown(tmp_path: Path) -> None:
-    members = [
-        *pair("host", encode(photograph(0)), "a", url="https://cdn.example.org/a.jpg"),
-        *pair("url", encode(photograph(1)), "b", url="http://www.site.net/b.jpg"),
-        *pair("refused", encode(photograph(2)), "c", url="http://site.net/c.jpg", robots="index, noai"),
-        *pair("kept", encode(photograph(3)), "d", url="http://site.net/d.jpg", robots="index"),
-    ]
-    write_tar(tmp_path / "pool" / "0.tar", members)
-    (tmp_path / "hosts.txt").write_text("example.org\n", encoding="utf-8")
-    (tmp_path / "urls.txt").write_text("https://site.net/b.jpg\n", encoding="utf-8")
-    lists = {"hosts": [str(tmp_path / "hosts.txt")], "urls": [str(tmp_path / "urls.txt")]}
-    run(tmp_path, deny={**lists, "opt_out_fields": ["robots"]})
-    assert rules(tmp_path) == {"host": "denied_host", "url": "denied_url", "refused": "opt_out"}
-    page = page_of(tmp_path)
-    assert "<img" not in page, "denied images are not shown"
-    assert "Denied or opted out, so never shown: denied_host, denied_url, opt_out." in page
-
-
-def test_field_that_no_pair_has_is_named_before_any_work(tmp_path: Path) -> None:
-    """An address list would deny nothing, silently."""
-    (tmp_path / "urls.txt").write_text("http://x.org/1\n", encoding="utf-8")
-    rows = {"key": ["a", "b"], "URL": ["http://x.org/1", "http://y.org/2"], "texts": [["t"], ["u"]]}
-    write_table(tmp_path / "pool" / "0.parquet", rows)
-    deny: dict[str, Any] = {"urls": [str(tmp_path / "urls.txt")]}
-    options: dict[str, Any] = {"pool": {"key": "key", "texts": ("texts",)}, "duplicates": "keep"}
-    with pytest.raises(UserError) as raised:
-        run(tmp_path, deny=deny | {"opt_out_fields": ["robot"]}, **options)
-    assert raised.value.problems == [
-        "deny.url_field: no column or field 'url'; did you mean 'URL'?",
-        "deny.opt_out_fields: robot: no column or field 'robot'; there is: key, URL, texts",
-    ]
-    run(tmp_path, deny=deny | {"url_field": "json:URL"}, **options)
-    assert rules(tmp_path) == {"a": "denied_url"}
-
-
-def test_deny_list_of_single_shards_is_refused(pool: Path) -> None:
-    """A check removes a key from all shards; the list of `pool dedup` would lose the first copy as well."""
-    write_table(pool / "duplicates.parquet", {"key": ["a"], "shard": ["00000.tar"]})
-    with pytest.raises(UserError, match=r"deny\.keys names .*duplicates\.parquet.* name the file in pool\.deny_keys"):
-        run(pool, deny={"keys": [str(pool / "duplicates.parquet")]})
 
 
 def test_report_is_independent_of_batch_size(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

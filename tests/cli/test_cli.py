@@ -314,7 +314,7 @@ def test_described_parameters_of_a_function_become_flags(capsys):
 @pytest.mark.parametrize(
     ("section", "key", "flag", "expected"),
     [
-        ("evaluate", "class_names", "--class-names a /new", {"a": "/new"}),
+        ("evaluate", "folders", "--folders a pool:/new", {"a": "pool:/new"}),
         ("metadata", "lists", "--lists sw /sw", {"yo": "/yo", "sw": "/sw"}),
         ("metadata", "wordnets", "--wordnets fr /fr", {"en": ("/en", "/more"), "fr": "/fr"}),
         ("curate", "max_pairs", "--max-pairs 7", 7),
@@ -323,7 +323,7 @@ def test_described_parameters_of_a_function_become_flags(capsys):
 )
 def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section, key, flag, expected):
     tables = Recipe(
-        evaluate=EvaluateConfig(class_names={"a": "/old"}),
+        evaluate=EvaluateConfig(folders={"a": "pool:/old"}),
         metadata=MetadataConfig(lists={"yo": "/yo"}, wordnets={"en": ("/en", "/more")}),
         curate=CurateConfig(max_pairs={"en": 5}),
         train=TrainConfig(pool=TrainPoolConfig(roots={"c": "/c"})),

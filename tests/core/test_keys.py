@@ -142,6 +142,21 @@ def test_lists_as_a_person_writes_them(name: str, content: str, is_sorted: bool,
     assert keys.is_valid(pool_keys, lists, "0.tar").tolist() == [False, True, False, False, True, True, True, True]
 
 
+def test_query_of_the_docs_makes_a_list_of_addresses_and_hosts(tmp_path: Path, monkeypatch) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="needs the extra dev (duckdb)")
+    page = (Path(__file__).parents[2] / "docs" / "pool.md").read_text("utf-8")
+    query = page.partition("```sql\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    urls = ["https://a.example.org/1", "http://site.net/2", "http://notexample.org/3", "http://example.org:80/4", "x"]
+    Path("my_pool").mkdir()
+    pq.write_table(pa.table({"uid": list("abcde"), "url": urls}), "my_pool/0.parquet")
+    Path("urls.txt").write_text("http://site.net/2\n")
+    Path("hosts.txt").write_text("example.org\n")
+    duckdb.sql(query)
+    lists = keys.key_lists(None, ["takedown.parquet"])
+    assert keys.is_valid(pa.array(list("abcde")), lists, "0.parquet").tolist() == [False, False, True, False, True]
+
+
 def test_csv_with_a_column_shard_is_about_its_shards_only(tmp_path: Path) -> None:
     (tmp_path / "copies.csv").write_text("shard,key\n1.tar,a\n1.tar,b\n")
     lists = keys.key_lists(None, [str(tmp_path / "copies.csv")])

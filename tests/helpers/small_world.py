@@ -68,12 +68,17 @@ def write_world(
             for i, (lang, text) in enumerate(TEXTS.items())
         ]
         write_rows(run_dir / "curate" / f"{name}.parquet", rows, schemas.CURATED)
+    finish_curate(run_dir, PoolConfig(), CurateConfig())
+    return tars
+
+
+def finish_curate(run_dir: Path, pool: PoolConfig, curate: CurateConfig) -> None:
+    """Write the manifests of all stages up to curate, which ran under these configs, without lists of keys."""
     for stage in ("pool", "match", "balance"):
         manifest = artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
+    config = Run.of(run_dir, pool, curate).deciding("curate")
     inputs = {"balance": manifest["digest"], "key_lists": []}
-    config = Run.of(run_dir, PoolConfig(), CurateConfig()).deciding("curate")
     artifacts.write_manifest(run_dir / "curate", config=config, inputs=inputs, counts={})
-    return tars
 
 
 def write_rows(path: Path, rows: Sequence[tuple], schema: pa.Schema) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calls import before
-from small_world import TEXTS, make_recipe, write_world
+from small_world import TEXTS, finish_curate, make_recipe, write_world
 from stages import context
 from trainings import make_loader, pairs_of, read, write_matched
 from worldclip import pool
@@ -35,6 +35,7 @@ def matched_run(request, tmp_path_factory):
     for lang in TEXTS:
         artifacts.write_array(run_dir / "balance" / f"{lang}.npy", np.array([0.9, 0.3], np.float32))
     write_matched(run_dir, recipe, lambda key: int(key) % 2)
+    finish_curate(run_dir, recipe.pool, recipe.curate)
     return run_dir, recipe
 
 

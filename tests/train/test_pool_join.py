@@ -20,7 +20,7 @@ import killed
 from calls import before
 from killed import modified
 from pools import write_parquet
-from small_world import COLOURS, FORMS, TRAIN, picture
+from small_world import COLOURS, FORMS, TRAIN, finish_curate, picture
 from stages import QUIET, context, finish
 from tars import as_json, write_tar
 from trainings import make_loader, read, write_matched
@@ -60,8 +60,6 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
         table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
         (tmp_path / "tables").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")
-    for stage in ("pool", "curate"):
-        artifacts.write_manifest(run / stage, config={}, inputs={}, counts={})
     numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
     parts = {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}
     images = []
@@ -78,6 +76,7 @@ def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
             "train": TRAIN | {"samples_seen": 64, "pool": settings},
         }
     )
+    finish_curate(run, recipe.pool, recipe.curate)
     return run, recipe, images
 
 

@@ -1,4 +1,4 @@
-"""Clean a pool: duplicates, decontamination, text, image and model rules, deny lists.
+"""Clean a pool: duplicates, decontamination, text, image and model rules.
 
 check: write the valid keys, every removal with its reason, and a report.
 scan_shards: run the slowest steps of a check for some shards only.

@@ -57,22 +57,6 @@ class ImageRules(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DenyRules(Config):
-    """Opt-out and take-down.  Files hold one item per line; `#` begins a comment."""
-
-    keys: Annotated[tuple[str, ...], Place()] = ()
-    """Files of keys: one per line, keys.npy, or Parquet with a column `key`."""
-    urls: Annotated[tuple[str, ...], Place()] = ()
-    """Files of image addresses, compared without scheme, `www.` and fragment."""
-    hosts: Annotated[tuple[str, ...], Place()] = ()
-    """Files of hosts; `example.org` includes its subdomains."""
-    url_field: str = "url"
-    """Field of a sample's .json with the address of its image."""
-    opt_out_fields: tuple[str, ...] = ()
-    """Fields of a sample's .json with an opt-out: true, or directives such as "noai, noindex" (X-Robots-Tag)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxRule(Config):
     """An ONNX file and the images that it takes."""
 
@@ -182,7 +166,6 @@ class CheckConfig(Config):
     """Maximum number of differing bits between an image and an evaluation image (default: radius)."""
     texts: TextRules = field(default_factory=TextRules)
     images: ImageRules = field(default_factory=ImageRules)
-    deny: DenyRules = field(default_factory=DenyRules)
     classifiers: dict[str, ClassifierRule] = field(default_factory=dict)
     faces: FaceRule = field(default_factory=FaceRule)
     similarity: SimilarityRule = field(default_factory=SimilarityRule)

@@ -1,6 +1,6 @@
 """Apply the rules that need only the pair itself; the first rule that removes a pair is its reason.
 
-Order: unusable pairs (bad_pair, no_text), deny lists, text rules with similarity last, image rules, classifiers,
+Order: unusable pairs (bad_pair, no_text), text rules with similarity last, image rules, classifiers,
 decontamination.  Duplicates follow among the remaining pairs, so the pair that stays of a group is never one that
 another rule removes.
 """
@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from worldclip import pool as pools
 from worldclip.check.config import ImageRules
 from worldclip.check.context import CheckContext
-from worldclip.check.deny import find_denied
 from worldclip.check.hashing import HashKind
 from worldclip.check.images import read_hashes
 from worldclip.check.neighbours import NearestIndex
@@ -100,8 +99,6 @@ def apply_pair_rules(shard: Shard, *, rules: PairRules) -> Report:
     reason = _latest_reason(texts, key_of_row, len(first_rows))
     for unusable in (Reason.BAD_PAIR, Reason.NO_TEXT):
         verdicts.remove(reason == unusable, unusable.label)
-    rule, detail = find_denied(verdicts.keys, shard, context.pool, context.config.deny)
-    verdicts.remove(rule != None, rule, detail)  # noqa: E711
     rejected = _apply_text_rules(shard, texts, key_of_row, verdicts, rules)
     if rules.has_images:
         _apply_rules_with_images(shard, verdicts, rules)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from worldclip.check.duplicates import BYTE_DUPLICATE
-from worldclip.check.shown import REFUSED, Images, ReadImage, Removed, evaluation_set
+from worldclip.check.shown import Images, ReadImage, Removed, evaluation_set
 from worldclip.check.similarity import Similarities
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report.html import Html, join, tag
@@ -255,9 +255,6 @@ def _gallery(counts: Mapping[str, int], removed: Removed, images: Images) -> lis
         figures = [_removal(rule, row, images) for row in sample.to_pylist()]
         of_all = tag("small", f"{sample.num_rows} of {counts[rule]:,}")
         parts += [tag("h3", rule, " ", of_all), _pictures(figures)]
-    refused = [rule for rule in counts if rule in REFUSED]
-    if refused:
-        parts.append(note(f"Denied or opted out, so never shown: {', '.join(refused)}."))
     lead = "By rule, chosen by hash: the removed image, then what it copies."
     return [Section("Removed pairs", lead, join(parts))] if parts else []
 

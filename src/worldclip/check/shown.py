@@ -13,10 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip.check.deny import REFUSALS
 from worldclip.check.duplicates import DUPLICATE_RULES
 from worldclip.check.images import images_at
-from worldclip.check.pair_rules import ELSEWHERE
 from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard, UserError
 from worldclip.model.decode import BadImage
@@ -29,7 +27,6 @@ SAMPLES_PER_RULE = 24  # removals of a rule, and groups of duplicates, in the ga
 COPIES_PER_GROUP = 11  # copies shown next to the pair that stays
 THUMBNAIL_PX = 112
 NUM_DISTANCES = 65  # 0 to 64 bits
-REFUSED = (*REFUSALS, ELSEWHERE)  # rules whose images nobody wants to see; a key removed elsewhere may be one of them
 
 ReadImage = Callable[[str], bytes]
 Place = tuple[str, int, int]
@@ -84,8 +81,7 @@ class Removed:
         self.groups = {key: samples[key] for key in stays.to_pylist()}
 
     def _add(self, rule: str, rows: pa.Table) -> None:
-        if rule not in REFUSED:
-            self.samples[rule] = _merge_samples(self.samples.get(rule), rows)
+        self.samples[rule] = _merge_samples(self.samples.get(rule), rows)
         counts = np.bincount(rows["distance"].drop_null().to_numpy(), minlength=NUM_DISTANCES)
         if counts.any():
             self.distances[rule] = self.distances.get(rule, 0) + counts

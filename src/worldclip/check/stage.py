@@ -24,7 +24,6 @@ from worldclip.check import images, models, similarity, write
 from worldclip.check.against import EvaluationSets, hash_sets
 from worldclip.check.config import CheckConfig, ImageRules
 from worldclip.check.context import CheckContext
-from worldclip.check.deny import missing_fields, read_deny_lists
 from worldclip.check.hashing import HashKind
 from worldclip.check.pair_rules import ELSEWHERE, PairRules, apply_pair_rules
 from worldclip.check.report import CheckReport, Texts, write_report
@@ -161,8 +160,6 @@ def _plan(
     shards = pools.shards(run, part)
     check_place(folder, shards, pool_config, has_tars=rules.write == "tars")
     check_names(shards, pool_config)
-    if problems := missing_fields(rules.deny, shards, pool_config):
-        raise UserError(problems)
     has_images = pools.holds_images(shards, pool_config)
     if not has_images:
         _refuse_pool_without_images(rules, shards)
@@ -193,9 +190,6 @@ def _files_by_setting(config: CheckConfig) -> dict[str, tuple[str, ...]]:
     """Return the lists and models that a config names, by the key that names them."""
     return {
         "texts.deny_phrases": config.texts.deny_phrases,
-        "deny.keys": config.deny.keys,
-        "deny.urls": config.deny.urls,
-        "deny.hosts": config.deny.hosts,
         **{f"classifiers.{name}.path": (rule.path,) for name, rule in config.classifiers.items() if rule.path},
         "faces.path": (config.faces.path,) if config.faces.path else (),
     }
@@ -228,7 +222,6 @@ def _find_mistakes(config: CheckConfig, sets: EvaluationSets) -> WorkerModel | N
         problems += [f"similarity.model: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
-    read_deny_lists(config.deny)
     if config.texts.deny_phrases:
         phrase_matcher(config.texts.deny_phrases)
     return model

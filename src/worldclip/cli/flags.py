@@ -133,6 +133,7 @@ def parse_flags(
     if {"-h", "--help"} & {*arguments}:
         print(help_text(flags, summary, prog))
         raise SystemExit(0)
+    refuse_blanks(arguments)
     pointer = f"; {prog} --help lists the flags"
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
@@ -158,6 +159,18 @@ def parse_flags(
     if problems:
         raise UserError(problems)
     return values
+
+
+def refuse_blanks(arguments: Sequence[str]) -> None:
+    """Raise UserError for each --set KEY VALUE, which is two words in place of one."""
+    triples = zip(arguments, arguments[1:], arguments[2:], strict=False)
+    problems = [
+        f"--set {key} {value}: has a blank in place of =; write --set {key}={value.removeprefix('=')}"
+        for word, key, value in triples
+        if word == "--set" and "=" not in key and not _is_flag(value)
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def _parsing(flag: Flag) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from worldclip.cli import command
 from worldclip.cli.ending import run_ending
-from worldclip.cli.flags import values_of
+from worldclip.cli.flags import refuse_blanks, values_of
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
@@ -228,6 +228,7 @@ def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
         return Recipe()
     if arguments[0].startswith("-"):
         raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
+    refuse_blanks(arguments)
     return load_recipe(arguments[0], list(values_of("--set", arguments)), is_final=False)
 
 

@@ -6,7 +6,7 @@ import csv
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 DELIMITERS = ("\t", ",", ";")  # tried in this order: a tab within a field is rarer than a comma
 MAX_FIELD_CHARS = 1 << 30
@@ -40,7 +40,7 @@ def read_rows(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         yield from ((line, row) for line, row in rows if row)
 
 
-def _next_rows(reader: csv._reader) -> list[tuple[int, list[str]]]:
+def _next_rows(reader: Any) -> list[tuple[int, list[str]]]:
     """Return the next ROWS_AT_ONCE rows; other readers of the process find csv's limit of a field as it was."""
     with _FIELD_LIMIT:
         older = csv.field_size_limit(MAX_FIELD_CHARS)

@@ -171,6 +171,8 @@ def load_config(
         _resolve_places(cls, values, folder)
     for override in overrides:
         _apply_override(values, override, loader.problems, _has_only_sections(cls))
+        name, _, text = override.partition("=")
+        loader.words[f"{_prefix(cls)}{name.strip()}"] = text.strip()
     config: Config = loader.build(cls, values, _prefix(cls))
     if overrides:
         config = with_absolute_places(config)
@@ -261,6 +263,7 @@ class _Loader:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.broken: set[str] = set()
+        self.words: dict[str, str] = {}  # values of overrides as typed, by key
 
     def build(self, cls: Any, values: Any, prefix: str) -> Any:
         """Return a config of `values`; keys with a problem keep their default."""
@@ -278,7 +281,9 @@ class _Loader:
             hint, marks = fields_of(cls)[key]
             if isinstance(value, _Bare) and value.items() and _is_list(hint):
                 has_paths = any(isinstance(mark, Place) for mark in marks)  # paths may hold commas
-                value = [str(value)] if has_paths else [_toml_value(item) for item in value.items()]
+                items = [str(value)] if has_paths else value.items()
+                value = [_toml_value(item) for item in items]
+                self.words |= {f"{prefix}{key}[{number}]": item for number, item in enumerate(items)}
             try:
                 arguments[key] = self.convert(value, hint, f"{prefix}{key}")
             except (TypeError, OverflowError):  # an integer too large for float
@@ -288,15 +293,24 @@ class _Loader:
     def convert(self, value: Any, hint: Any, key: str) -> Any:
         """Convert a TOML value to a type: str, int, float, bool, Literal, union, tuple[X, ...], dict[str, X], a config.
 
-        Raises TypeError for a value of another type.
+        An override of a string may look like a number or a date: --set pool.path=2024.  Raises TypeError for a value of
+        another type.
         """
+        try:
+            return self._convert(value, hint, key)
+        except TypeError:
+            if key in self.words and str in options_of(hint):
+                return self.words[key]
+            raise
+
+    def _convert(self, value: Any, hint: Any, key: str) -> Any:
         origin, args, options = typing.get_origin(hint), typing.get_args(hint), options_of(hint)
         if dataclasses.is_dataclass(hint):
             return self.build(hint, value, f"{key}.")
         if len(options) > 1:
             for option in options:
                 try:
-                    return self.convert(value, option, key)
+                    return self._convert(value, option, key)
                 except TypeError:
                     continue
         elif origin is Literal:
@@ -304,7 +318,7 @@ class _Loader:
                 return args[args.index(value)]  # a plain string, whatever `value` is
         elif origin is tuple:
             if isinstance(value, list | tuple):
-                return tuple(self.convert(item, args[0], key) for item in value)
+                return tuple(self.convert(item, args[0], f"{key}[{number}]") for number, item in enumerate(value))
         elif origin is dict:
             if isinstance(value, Mapping):
                 return {str(name): self.convert(item, args[1], f"{key}.{name}") for name, item in value.items()}

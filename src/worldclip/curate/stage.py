@@ -16,7 +16,14 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import CurateReport, PairCounts, SampledCurve, read_accounting
+from worldclip.contracts.records import (
+    BadText,
+    CurateReport,
+    PairCounts,
+    SampledCurve,
+    UnmatchedSample,
+    read_accounting,
+)
 from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -100,7 +107,10 @@ def _curate(run: Run, job: Job) -> Result:
             artifacts.remove(path)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
-    dropped_samples = {Reason.BAD_PAIR.column: accounting["bad"], **accounting["samples"]}
+    dropped_samples: dict[str, Sequence[UnmatchedSample | BadText]] = {
+        Reason.BAD_PAIR.column: accounting["bad"],
+        **accounting["samples"],
+    }
     key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
     report: CurateReport = {
         "text_policy": config.text_policy,

@@ -133,7 +133,8 @@ def evaluate(
         pairs = pairs_of_part(pairs, datasets, part)
         names = {dataset.name for dataset, _ in pairs}
         datasets = [dataset for dataset in datasets if dataset.name in names]
-        results_path = results_path.with_name("slice_{}_of_{}.jsonl".format(*part))
+        index, number = part
+        results_path = results_path.with_name(f"slice_{index}_of_{number}.jsonl")
     features = {}
     for dataset in datasets:
         folder = None

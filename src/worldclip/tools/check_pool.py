@@ -21,7 +21,7 @@ def check_pool(
     shards: ShardsFlag = None,
     executor: Executor,
 ) -> tuple[Any, str]:
-    """Find duplicates, decontaminate, apply rules and deny lists; list the valid pairs.
+    """Find duplicates, decontaminate, apply rules; list the valid pairs.
 
     With `shards`, only scan the images of some shards.
 

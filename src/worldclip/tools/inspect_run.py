@@ -180,7 +180,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             "reason": reason.label,
         }
         if reason == Reason.BAD_PAIR:
-            text["problem"] = pool_texts.details[row]
+            text["problem"] = pool_texts.details[int(row)]
         if reason >= Reason.NO_LANGUAGE:
             text["lid_label"] = str(matched.labels[row])
             text["lang_prob"] = float(matched.lang_prob[row])

@@ -58,9 +58,9 @@ class DelimitedFormat(ColumnsFormat):
         """
         content = content.removeprefix(b"\xef\xbb\xbf")
         if not self.is_quoted:
-            for number, line in enumerate(content.split(b"\n"), 1):
-                if line := line.removesuffix(b"\r"):
-                    yield number, line.split(self.delimiter.encode())
+            for number, text in enumerate(content.split(b"\n"), 1):
+                if text := text.removesuffix(b"\r"):
+                    yield number, text.split(self.delimiter.encode())
             return
         head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape")
         file = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
