@@ -35,7 +35,6 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
         "explore RUN --out OUT",
         "compare RUN RUN",
         "estimate RUN",
-        "languages RUN",
         "publish RUN a/b --dry-run",
         "run RUN --until curate",
     ],

@@ -39,7 +39,6 @@ TAKES_NONE = [  # names the file
     "publish T owner/name",
     "classify T x.png --labels a",
     "consolidate T",
-    "languages T",
     "estimate T",
     "estimate T --pairs 10",
     "estimate T --plot sizes.svg",
@@ -53,7 +52,7 @@ TAKES_NONE = [  # names the file
     "search T red",
     "serve T",
 ]
-UNTRIED = {"pool emoji", "pool world", "fetch cldr", "fetch dataset", "doctor", "evaluate", "export"}
+UNTRIED = {"pool emoji", "pool world", "languages", "fetch cldr", "fetch dataset", "doctor", "evaluate", "export"}
 """Commands whose arguments are no files, and any model's, which are stages too."""
 
 

@@ -87,7 +87,7 @@ WORKS: list[str] = [
     "estimate C --plot sizes.svg",
     "inspect C",
     "inspect C --key 00001",
-    "languages C",
+    "languages",
     "doctor",
     "doctor --json",
     "--version",
