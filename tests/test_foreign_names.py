@@ -76,7 +76,7 @@ CHOSEN_BY = {
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """
-        core/safe_path.py name, evaluate/tables.py f'{name}.json', model/weights.py shard,
+        core/safe_path.py name, model/weights.py shard,
         plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
     "the name of a member of a tar, not of a file": """
         check/write.py f"{name.name.split('.')[0]}.png", check/write.py f"{name.name.split('.')[0]}.json",

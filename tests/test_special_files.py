@@ -16,8 +16,8 @@ from worldclip.check.text_rules import read_lines
 from worldclip.core import artifacts, keys, regular_file, toml_files
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Run
-from worldclip.evaluate.datasets.common import parquet, text_files
-from worldclip.evaluate.datasets.common.images import read_same
+from worldclip.evaluate.datasets import cvqa
+from worldclip.evaluate.datasets.common import images, text_files
 from worldclip.metadata import lists
 from worldclip.metadata.sources import dumps
 from worldclip.model import load, weights
@@ -83,10 +83,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "0.parquet": lambda path: PARQUET.count_rows(shard_of(path), CONFIG),
     "bytes": lambda path: files.FileBytes(str(path)),
     "range": lambda path: files.read_range(str(path), 0, 10),
-    "dataset.txt": lambda path: text_files.read_lines(path, "names"),
-    "dataset.json": text_files.read_json_object,
-    "dataset.parquet": lambda path: parquet.read_parquet(path, ["a"]),
-    "dataset.jpg": lambda path: read_same(path, ()),
+    "dataset.txt": text_files.read_lines,
+    "dataset.json": text_files.read_json,
+    "dataset.parquet": lambda path: list(cvqa._rows(path)),
+    "dataset.jpg": images._read,
     "config.json": weights.read_json_config,
     "model": lambda path: load.find(make(path.parent / "folder" / "model.safetensors", "device").parent),
 }

@@ -50,6 +50,17 @@ def run(recipe: Path, until: str = "curate", **options: Any) -> Call:
     return lambda folder: worldclip.run(recipe, out=folder / "run", until=until, executor=QUIET, **options)
 
 
+def at(link: Path, target: Path, call: Call) -> Call:
+    """Return a call for which `link` leads to `target`: one pool that changes, not two pools."""
+
+    def pointed(folder: Path) -> None:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        call(folder)
+
+    return pointed
+
+
 def in_order(*calls: Call) -> Call:
     """Return one call after the other."""
 
@@ -89,29 +100,37 @@ def _curation(inputs: Path) -> list[Scenario]:
     from worldclip.contracts import entry_counts
 
     entry_counts.GROUP_SIZE, entry_counts.RANGE_SIZE = 2, 16  # sums in groups and ranges, as for very many shards
-    old, new = (toy(inputs / name) for name in ("old", "new"))
+    pool = inputs / "pool"
+    recipes = {name: toy(inputs / name) for name in ("old", "new")}
+    for name, recipe in recipes.items():
+        recipe.write_text(recipe.read_text().replace(str(inputs / name / "pool"), str(pool)))
     change(inputs / "new")
+
+    def run_in(name: str, until: str = "curate", **options: Any) -> Call:
+        return at(pool, inputs / name / "pool", run(recipes[name], until, **options))
+
     scenarios = []
     before = nothing
     for stage in ("pool", "metadata", "match", "balance", "curate"):
-        call = run(new, stage)
+        call = run_in("new", stage)
         scenarios.append(Scenario(name=stage, start=before, call=call))
-        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=in_order(run(old), before), call=call))
+        scenarios.append(Scenario(name=f"{stage} of a changed pool", start=in_order(run_in("old"), before), call=call))
         before = call
     scenarios += _kept_keys()
     words = _wikipedia(inputs)
-    from_match = run(new, from_stage="match")
+    new = run_in("new")
+    from_match = run_in("new", from_stage="match")
 
     def branch(folder: Path) -> None:
-        worldclip.run(new, out=folder / "branch", from_run=folder / "run", until="curate", executor=QUIET)
+        worldclip.run(recipes["new"], out=folder / "branch", from_run=folder / "run", until="curate", executor=QUIET)
 
     return [
         *scenarios,
-        Scenario(name="run", call=run(new), is_light=False),
-        Scenario(name="run of a changed pool", start=run(old), call=run(new), is_light=False),
-        Scenario(name="--from match", start=run(new), call=from_match),
-        Scenario(name="--from match, then run", start=run(new), call=from_match, again=run(new)),
-        Scenario(name="--from-run", start=run(new), call=branch),
+        Scenario(name="run", call=new, is_light=False),
+        Scenario(name="run of a changed pool", start=run_in("old"), call=new, is_light=False),
+        Scenario(name="--from match", start=new, call=from_match),
+        Scenario(name="--from match, then run", start=new, call=from_match, again=new),
+        Scenario(name="--from-run", start=new, call=branch),
         Scenario(name="metadata of dumps", call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
     ]
@@ -171,20 +190,22 @@ def _pools(inputs: Path) -> list[Scenario]:
     for name in ("old", "new"):
         folder = inputs / f"tools {name}"
         toy(folder)
-        pools[name] = PoolConfig(path=str(folder / "pool"))
+        pools[name] = folder / "pool"
     change(inputs / "tools new")
+    place = inputs / "tools pool"
+    pool = PoolConfig(path=str(place))
     phrases = inputs / "phrases.txt"
     phrases.write_text("red circle\n", encoding="utf-8")
     rules = load_config({"write": "tars", "merge_texts": True, "texts": {"deny_phrases": [str(phrases)]}})
 
     def check_in(name: str) -> Call:
-        return lambda folder: check(pools[name], folder / "check", rules, executor=QUIET)
+        return at(place, pools[name], lambda folder: check(pool, folder / "check", rules, executor=QUIET))
 
     def dedup_in(name: str) -> Call:
-        return lambda folder: dedup(pools[name], folder / "dedup", executor=QUIET)
+        return at(place, pools[name], lambda folder: dedup(pool, folder / "dedup", executor=QUIET))
 
     def hash_in(name: str) -> Call:
-        return lambda folder: hash_images(Path(pools[name].path or ""), folder / "hashes.parquet", QUIET)
+        return lambda folder: hash_images(pools[name], folder / "hashes.parquet", QUIET)
 
     return [
         Scenario(name="pool check", call=check_in("new")),
@@ -229,7 +250,10 @@ def _image_files(inputs: Path) -> list[Scenario]:
             (folder / f"{name}.txt").write_text(f"red {name}", "utf-8")
 
     def pack(name: str) -> Call:
-        return lambda folder: pack_files(folders[name], folder / "tars", samples_per_tar=2, executor=QUIET)
+        files = inputs / "files"
+        return at(
+            files, folders[name], lambda folder: pack_files(files, folder / "tars", samples_per_tar=2, executor=QUIET)
+        )
 
     return [
         Scenario(name="pool pack", call=pack("new")),
@@ -242,7 +266,13 @@ def _explorer_and_upload(inputs: Path) -> list[Scenario]:
     from worldclip.plugins.explorer.explore import explore
     from worldclip.plugins.publish.publish import publish
 
-    old, new = (toy(inputs / f"shown {name}") for name in ("old", "new"))
+    place = inputs / "shown pool"
+    runs = {}
+    for name in ("old", "new"):
+        world = inputs / f"shown {name}"
+        recipe = toy(world)
+        recipe.write_text(recipe.read_text().replace(str(world / "pool"), str(place)))
+        runs[name] = at(place, world / "pool", run(recipe))
     change(inputs / "shown new")
 
     def pages(folder: Path) -> None:
@@ -252,8 +282,8 @@ def _explorer_and_upload(inputs: Path) -> list[Scenario]:
         publish.function(folder / "run", "owner/name", dry_run=True)
 
     return [
-        Scenario(name="explore", start=in_order(run(old), pages, run(new)), call=pages, is_light=False),
-        Scenario(name="publish", start=in_order(run(old), upload, run(new)), call=upload, is_light=False),
+        Scenario(name="explore", start=in_order(runs["old"], pages, runs["new"]), call=pages, is_light=False),
+        Scenario(name="publish", start=in_order(runs["old"], upload, runs["new"]), call=upload, is_light=False),
     ]
 
 
@@ -323,10 +353,14 @@ def _embedding(inputs: Path) -> list[Scenario]:
     shutil.copy(old / "00002.tar", old / "00003.tar")
     shutil.copy(old / "00001.tar", old / "00000.tar")
 
-    def embed_in(pool: Path) -> Call:
-        return lambda folder: embed(
-            world / "model", pool, folder / "embedded", of=("images", "texts"), device="cpu", executor=QUIET
-        )
+    def embed_in(target: Path) -> Call:
+        pool = inputs / "embedded pool"
+
+        def call(folder: Path) -> None:
+            out = folder / "embedded"
+            embed(world / "model", pool, out, of=("images", "texts"), device="cpu", executor=QUIET)
+
+        return at(pool, target, call)
 
     def index(library: Any) -> Call:
         return lambda folder: build_index(folder / "embedded", library, "images")

@@ -75,10 +75,11 @@ class PoolConfig(Config):
 
     @property
     def place(self) -> str:
-        """Where the pool lies, or the builder that draws it."""
+        """Where the pool lies, or the builder that draws it; of a dataset of the hub, any revision."""
         if self.build:
             return f"pool.build = {self.build!r}"
-        places = [self.path] if self.path else self.roots.values()
+        paths = [self.path] if self.path else self.roots.values()
+        places = [path.partition("@")[0] if path.startswith("hf://") else path for path in paths]
         return ", ".join(place if "://" in place else os.path.abspath(place) for place in places)
 
     @property
