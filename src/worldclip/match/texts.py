@@ -7,7 +7,6 @@ Legend: T texts of the shard, in the pool's order; M matches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,7 @@ import pyarrow as pa
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.arrow import names_of
-from worldclip.core.job import Run
-from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
-from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.pool import PoolTexts
@@ -42,20 +38,6 @@ class MatchWork:
     def matcher(self, list_name: str) -> Matcher:
         """Return the compiled matcher of a list, memory-mapped once per process."""
         return _load_matcher(self.run_dir, list_name, self.match.matcher_name, dict(self.list_digests)[list_name])
-
-
-def language_rules(run: Run, languages: Sequence[str]) -> LanguageRules:
-    """Return how the recipe gives texts one of `languages`, those of the run, sorted."""
-    config, section = run.section(MatchConfig), run.section(LanguagesConfig)
-    return LanguageRules(
-        languages=tuple(languages),
-        lid_model=section.lid_model,
-        lid_digest=lid.model_digest(section.lid_model),
-        merge_labels=tuple(sorted(config.merge_labels.items())),
-        min_prob=config.min_lang_prob,
-        is_restricted=config.restrict_to_recipe_languages,
-        table=section.table,
-    )
 
 
 @functools.cache

@@ -27,7 +27,6 @@ from worldclip.language import segment
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
-from worldclip.match.texts import language_rules
 from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
@@ -76,7 +75,16 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
-    rules = language_rules(run, codes)
+    match, section = run.section(MatchConfig), run.section(LanguagesConfig)
+    rules = LanguageRules(
+        languages=tuple(codes),
+        lid_model=section.lid_model,
+        lid_digest=str(key["lid_model"]),
+        merge_labels=tuple(sorted(match.merge_labels.items())),
+        min_prob=match.min_lang_prob,
+        is_restricted=match.restrict_to_recipe_languages,
+        table=section.table,
+    )
     count = functools.partial(
         count_shard, folder=folder, config=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes)
     )
