@@ -39,6 +39,7 @@ WRONG: list[tuple[str, str]] = [
     ("compare N", "two or more"),
     ("evaluate N", "--out DIR is missing"),
     ("export N", "--out DIR is missing"),
+    ("languages extra", "unknown argument 'extra'; worldclip languages --help lists the flags"),
     ("status N extra", "'extra'"),
     ("inspect N --jsn", "worldclip: unknown flag '--jsn'; did you mean --json?\n"),
     ("inspect N more", "unknown argument 'more'; worldclip inspect --help lists the flags"),
