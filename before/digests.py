@@ -42,7 +42,11 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "before")]
 import numpy as np  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import small_data  # noqa: E402
+from worldclip.metadata.config import METADATA_SOURCES  # noqa: E402
 
+# Earlier a list was one source among others; now it is the whole list of its language.
+HAS_LISTS_AS_A_SOURCE = "list" in METADATA_SOURCES.names()
+LISTS_ALONE = {"sources": ["list"]} if HAS_LISTS_AS_A_SOURCE else {}
 PACKAGES = (
     *("numpy", "numba", "pyarrow", "pillow", "torch", "torchvision", "transformers", "tokenizers", "sentencepiece"),
     *("onnx", "onnxruntime", "onnxscript", "open-clip-torch", "peft", "scikit-learn", "simplejpeg", "duckdb"),
@@ -160,7 +164,7 @@ class Part:
         whole: dict[str, Mapping[str, Any]] = {
             "pool": {"path": str(pool), "key": f"{prefix}uid", "texts": [f"{prefix}alt", f"{prefix}caption"]},
             "languages": {"codes": list(small_data.LANGS)},
-            "metadata": {"sources": ["list"], "lists": small_data.write_entry_lists(self.folder / "lists")},
+            "metadata": {**LISTS_ALONE, "lists": small_data.write_entry_lists(self.folder / "lists")},
             "balance": {"tail_fraction": 0.1},
             **sections,
         }
@@ -279,7 +283,11 @@ def starter(part: Part) -> None:
 def metadata(part: Part) -> None:
     """Entries of dumps, page views and WordNets under both sets of rules, and of the pool's own texts."""
     section = small_data.write_dumps(part.folder / "dumps")
-    of_pool = {"sources": ["number", "pool"], "pool_min_count": 2, "allow_missing": ["pool"]}
+    if not HAS_LISTS_AS_A_SOURCE:
+        del section["allow_missing"]
+    of_pool = {"sources": ["number", "pool"], "pool_min_count": 2}
+    if HAS_LISTS_AS_A_SOURCE:
+        of_pool["allow_missing"] = ["pool"]
     for name, values in {"paper": section, "reference": {**section, "rules": "reference"}, "pool": of_pool}.items():
         recipe = part.recipe(f"metadata_{name}", "jsonl", metadata=values)
         out = run(recipe, part.folder / f"metadata_{name}", "metadata")
@@ -661,10 +669,12 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
         lines += differences(old["processors"][label], here, new["failed"])
         number += sum(map(len, here.values()))
     else:
-        print(f"not compared: {sum(map(len, here.values()))} results of torch on {label}; for reading only:")
+        print(f"not compared: {sum(map(len, here.values()))} results of torch on {label}")
         for other, values in old["processors"].items():
-            apart = [line for line in differences(values, here, new["failed"]) if not line.endswith(": differs")]
-            print(f"next to {other}", *apart, sep="\n    ")
+            print(f"next to {other}, for reading only:")
+            for part in filter(here.get, here):
+                apart = [line for line in differences(values, {part: here[part]}) if not line.endswith(": differs")]
+                print(f"    {part}: numbers of {len(apart)} of {len(here[part])}", *apart[:2], sep="\n        ")
     if lines:
         older, newer = old["versions"].get(label, next(iter(old["versions"].values()))), new["versions"][label]
         print("versions:", {name: (older.get(name), newer[name]) for name in newer if older.get(name) != newer[name]})
