@@ -84,6 +84,7 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> ToyWorld:
 @pytest.fixture(scope="session")
 def toy_run(toy_world: ToyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy world's finished run, metadata to export; read it, do not change it."""
+    pytest.importorskip("torch")
     import worldclip
 
     return worldclip.run(str(toy_world.recipe), out=tmp_path_factory.mktemp("toy_run") / "run")

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from programs import output_of, python
 from worldclip.contracts import schemas
@@ -196,7 +195,7 @@ def make_array(size):
         lambda size: np.empty(size, np.uint8),
         lambda size: make_array(size),
         lambda size: pa.allocate_buffer(size),
-        lambda size: torch.empty(size, dtype=torch.uint8),
+        lambda size: pytest.importorskip("torch").empty(size),
     ],
     ids=["numpy", "numba", "arrow", "torch"],
 )
