@@ -522,8 +522,9 @@ def add_results(part: Part, path: Path, prefix: str = "") -> None:
         }
         counts = {key: value for key, value in record.items() if isinstance(value, int)}
         about.append([record["dataset"], record["lang"], record["task"], protocol, counts, record.get("chance")])
-        found = [record["metrics"], record.get("interval_95"), record.get("slices")]
-        numbers.setdefault(record["dataset"], []).extend(leaves(found))
+        found = {"": [record["metrics"], record.get("slices")], ", intervals": record.get("interval_95")}
+        for kind, values in found.items():
+            numbers.setdefault(f"{record['dataset']}{kind}", []).extend(leaves(values))
     part.same(f"{prefix}records", about)
     for name, values in numbers.items():
         part.numbers(f"{prefix}{name}", values)
