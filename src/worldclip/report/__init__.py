@@ -12,10 +12,10 @@ from worldclip.contracts.records import SizeCurve
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
-from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
+from worldclip.report import balance, curate, evaluate, match, metadata, train
 from worldclip.report.page import Card, Section, cards, write_page
 
-STAGES = next_steps.ORDER  # those with a part of the page
+STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
 FIRST_GROUP = "Model"
 GROUPS = {FIRST_GROUP: ("evaluate", "train"), "Pairs": ("curate",), "Entries": ("balance", "match", "metadata")}
 """Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
@@ -42,7 +42,6 @@ def write_report(run_dir: Path) -> Path:
         if group == FIRST_GROUP:
             members = [_summary(reports, log), *members]
         parts += [dataclasses.replace(section, group=group) for section in members]
-    parts += [dataclasses.replace(section, group=FIRST_GROUP) for section in next_steps.sections(run_dir, reports)]
     return write_page(layout.report_html(run_dir), title, subtitle, parts)
 
 
