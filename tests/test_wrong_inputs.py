@@ -107,7 +107,6 @@ WRONG: list[tuple[str, str]] = [
     ("fetch dataset imagnet --out O", "unknown dataset"),
     ("estimate N --threshold many", "--threshold 'many'"),
     ("estimate N --pairs lots", "--pairs 'lots'"),
-    ("estimate N --plot x.png", ".svg"),
     ("classify N x.png --labels a --templates x --prompts y", "both set"),
     ("classify N x.png --labels a --layout zip", "must be one of"),
     ("embed N P --out O --of sounds", "must be one of"),

@@ -44,7 +44,6 @@ OTHERS = [  # folders and files that are read, or written under another name
     ("status", URL, "RUN"),
     ("publish", f"{URL} owner/name", "RUN"),
     ("inspect", URL, "PATH"),
-    ("estimate", f"run --plot {URL}.svg", "--plot"),
     ("consolidate", URL, "CHECKPOINT"),
     ("run", f"toy.toml --from-run {URL}", "--from-run"),
     ("match", URL, "recipe"),

@@ -41,7 +41,6 @@ TAKES_NONE = [  # names the file
     "consolidate T",
     "estimate T",
     "estimate T --pairs 10",
-    "estimate T --plot sizes.svg",
     "inspect T",
     "inspect T --key a",
     "inspect T --entry red",

@@ -19,7 +19,7 @@ VOID = {"meta", "img", "link"}
 HEADINGS = {
     "metadata": ["Entries"],
     "match": ["Match rates"],
-    "balance": ["Balance", "Size against threshold", "Head entries"],
+    "balance": ["Balance", "Head entries"],
     "curate": ["What was kept", "Languages before and after", "Entries before and after", "Examples"],
     "train": ["Training"],
     "evaluate": ["Gallery", "Results", "By language"],
@@ -122,8 +122,6 @@ def test_page_is_self_contained(html):
 def test_stage_that_has_not_run_is_left_out(copy, stage):
     shutil.rmtree(copy / stage)
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
-    if stage == "match":  # sizes are estimated from matches
-        left.remove("Size against threshold")
     assert sorted(read_page(copy).headings[1:]) == sorted(left)
 
 
@@ -201,11 +199,6 @@ def test_examples_say_why_they_were_kept_or_dropped(html):
     assert "its language is excluded" in text
     assert "label xx, probability 0.30" in text
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
-
-
-def test_sizes_estimated_from_other_matches_are_not_shown(copy):
-    write_json(copy / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
-    assert "Size against threshold" not in read_page(copy).headings
 
 
 def test_page_says_what_the_held_out_sets_are(html):

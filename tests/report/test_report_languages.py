@@ -140,7 +140,7 @@ def test_thresholds_and_head_entries_fold_small_lists():
     }
     report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(CODES, curve),
               "top_entries": {code: [entry] * 12 for code in CODES}}  # fmt: skip
-    thresholds, heads = balance.sections(report, None, languages.INSTALLED)
+    thresholds, heads = balance.sections(report, languages.INSTALLED)
     assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
     assert thresholds.body.count('<td class="n">10.0%</td>') == len(CODES)
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)

@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -17,7 +16,7 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
-from worldclip.tools.estimate import estimate, plot, size_curve, to_text
+from worldclip.tools.estimate import estimate, to_text
 
 
 @pytest.fixture(scope="module", params=["one", "all"])
@@ -122,38 +121,6 @@ def test_text_shows_totals_and_largest_languages(run):
     assert "english_threshold = 1,000:" in text
     assert "warning: no entry of list en reaches" in text
     assert f"{len(found['candidates'][1]['languages']) - 2} more" in text
-
-
-def test_the_curve_is_what_single_estimates_give_and_is_drawn_the_same_each_time(run, by_threshold, tmp_path):
-    sizes = size_curve(run, num_values=5)
-    assert (sizes["key"], sizes["values"][0], sizes["values"][-1]) == ("tail_fraction", 0.001, 1.0)
-    single = estimate(run, tail_fractions=sizes["values"])["candidates"]
-    assert sizes["total"] == [row["total"]["expected_pairs"] for row in single]
-    assert sizes["languages"]["th"] == [row["languages"]["th"]["expected_pairs"] for row in single]
-    assert sizes["total"] == sorted(sizes["total"])
-    drawn = []
-    for name in ("first.svg", "second.svg"):
-        plot(sizes, tmp_path / name)
-        drawn.append((tmp_path / name).read_text(encoding="utf-8"))
-    assert drawn[0] == drawn[1]
-    svg = ElementTree.fromstring(drawn[0])
-    texts = {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"all", "th", "tail fraction", "1"} <= texts
-    with pytest.raises(UserError, match=r"--plot 'a\.png': plots are SVG; give the file the suffix \.svg"):
-        plot(sizes, Path("a.png"))
-    sizes = size_curve(by_threshold, num_values=4)
-    assert (sizes["key"], sizes["values"][0]) == ("english_threshold", 1)
-    assert sizes["total"][-1] == pytest.approx(estimate(run)["candidates"][0]["total"]["pairs_matched"])
-
-
-def test_the_command_puts_the_curve_into_the_report(run, tmp_path, capsys):
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    run_stages(load_recipe(copy), copy, stages="balance")
-    assert main(["estimate", str(copy), "--plot", str(tmp_path / "size.svg"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["candidates"]
-    assert "Size against threshold" in (copy / "report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "size.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_the_command_takes_commas_blanks_and_units(run, capsys):

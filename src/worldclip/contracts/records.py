@@ -198,20 +198,6 @@ class CurateReport(TypedDict):
     parquet: NotRequired[dict[str, int]]  # {rows}
 
 
-# estimate
-
-
-class SizeCurve(TypedDict):
-    """RUN/estimate.json: expected pairs over the range of one balance key."""
-
-    text_policy: str
-    key: str
-    values: list[float]
-    total: list[float]
-    languages: dict[str, list[float]]
-    match: str  # digest of the matches that this is about
-
-
 # evaluate
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import SizeCurve
-from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.artifacts import read_json
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import balance, curate, evaluate, match, metadata, train
@@ -29,7 +28,7 @@ def write_report(run_dir: Path) -> Path:
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
-    by_stage = _sections(run_dir, reports, log, languages_of(run_dir))
+    by_stage = _sections(reports, log, languages_of(run_dir))
     title = f"Run {run_dir.resolve().name}"
     subtitle = _subtitle(run_dir)
     for stage, sections in by_stage.items():
@@ -53,29 +52,19 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _sections(
-    run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
+    reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
 ) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
     sections_of: dict[str, Callable[[Any], list[Section]]] = {
         "evaluate": lambda report: evaluate.sections(report, languages),
         "train": lambda report: train.sections(report, log),
         "curate": lambda report: curate.sections(report, languages),
-        "balance": lambda report: balance.sections(report, _read_sizes(run_dir), languages),
+        "balance": lambda report: balance.sections(report, languages),
         "match": lambda report: match.sections(report, languages),
         "metadata": lambda report: metadata.sections(report, languages),
     }
     has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
     return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
-
-
-def _read_sizes(run_dir: Path) -> SizeCurve | None:
-    """Return RUN/estimate.json if it is about the present matches."""
-    path = layout.estimates(run_dir)
-    manifest = read_manifest(layout.stage_dir(run_dir, "match"))
-    if manifest is None or not path.exists():
-        return None
-    sizes: SizeCurve = read_json(path)
-    return sizes if sizes["match"] == manifest["digest"] else None
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section:

@@ -20,10 +20,7 @@ DOT_CHART_PX = (900, 300)
 MAX_LABELS = 45  # labels of a dot chart; more would overlap
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
-LEGEND_ROW = 18  # pixels of an entry in a chart's own file
-LEGEND_COLUMN = 150
 MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this factor
-SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 @functools.cache
@@ -221,32 +218,3 @@ def _dot_marks(frame: _Frame, dot: Dot, x: float, step: float) -> list[Html]:
     radius = min(4.5, max(2.2, 0.3 * step))
     circle = {"cx": f"{x:.1f}", "cy": f"{frame.y(dot.y):.1f}", "r": f"{radius:.1f}"}
     return [*parts, tag("circle", **circle, fill=dot.colour)]
-
-
-def svg_file(chart: Html, title: str, legend: Sequence[tuple[str, str]], size_px: tuple[int, int]) -> str:
-    """Return a chart as an .svg file of its own, with a title above it and a legend below.
-
-    legend: (colour, name) of each line.  size_px: the chart's.
-    """
-    width, height = size_px
-    per_row = max(1, width // LEGEND_COLUMN)
-    entries = []
-    for i, (colour, name) in enumerate(legend):
-        x = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row)
-        y = height + LEGEND_ROW * (2 + i // per_row)
-        entries.append(tag("rect", x=x, y=y - 9, width=10, height=10, fill=colour))
-        entries.append(tag("text", name, x=x + 16, y=y))
-    total = height + LEGEND_ROW * (2 + math.ceil(len(legend) / per_row))
-    body = tag(
-        "svg",
-        tag("style", chart_style()),
-        tag("rect", width="100%", height="100%", fill="var(--paper)"),
-        tag("text", title, x=MARGIN_LEFT, y=LEGEND_ROW - 4),
-        tag("svg", chart, y=LEGEND_ROW, width=width, height=height),
-        *entries,
-        xmlns=SVG_NAMESPACE,
-        viewBox=f"0 0 {width} {total}",
-        width=width,
-        height=total,
-    )
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'

@@ -19,11 +19,10 @@ from worldclip.balance.stage import counted_shards, list_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
-from worldclip.contracts.records import PairCounts, SizeCurve, read_accounting
+from worldclip.contracts.records import PairCounts, read_accounting
 from worldclip.core import artifacts, keys
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
-from worldclip.core.job import RunLock
 from worldclip.core.marks import Commas, Metavar
 from worldclip.curate import accounting
 from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
@@ -31,13 +30,10 @@ from worldclip.curate.config import CurateConfig
 from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
 from worldclip.pool.config import PoolConfig
-from worldclip.report import write_report
-from worldclip.report.balance import size_svg
 
 GRID = 9  # values of the balance key tried in one pass over the match files when solving for a number of pairs
 CLOSE = 0.001  # relative error at which a solution is accepted
 MAX_PASSES = 8
-NUM_VALUES = 27  # values per curve: three passes
 
 
 class LanguageEstimate(TypedDict):
@@ -135,7 +131,7 @@ class MatchedRun:
 
     @property
     def key(self) -> str:
-        """The balance key that the recipe sets, which `pairs` and curves vary."""
+        """The balance key that the recipe sets, which `pairs` varies."""
         return "tail_fraction" if self.balance.english_threshold is None else "english_threshold"
 
     @property
@@ -234,34 +230,6 @@ def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
     return np.unique(np.geomspace(low, high, num).round()).astype(np.int64)
 
 
-def size_curve(run: str | Path, num_values: int = NUM_VALUES) -> SizeCurve:
-    """Return the expected pairs over the whole range of the key that the recipe sets, for a plot."""
-    matched = MatchedRun.open(Path(run))
-    values = matched.values_over_range(num_values)
-    candidates = matched.estimate_values(values)
-    languages = candidates[0]["languages"]
-    return {
-        "text_policy": matched.curate.text_policy,
-        "key": matched.key,
-        "values": values.tolist(),
-        "total": [row["total"]["expected_pairs"] for row in candidates],
-        "languages": {lang: [row["languages"][lang]["expected_pairs"] for row in candidates] for lang in languages},
-        "match": artifacts.require_manifest(Path(run), "match")["digest"],
-    }
-
-
-def check_plot_path(path: Path) -> None:
-    """Raise UserError unless a plot can be written to `path`."""
-    if path.suffix != ".svg":
-        raise UserError(f"--plot {str(path)!r}: plots are SVG; give the file the suffix .svg")
-
-
-def plot(sizes: SizeCurve, path: Path) -> None:
-    """Draw a size_curve into the .svg file `path`."""
-    check_plot_path(path)
-    artifacts.write_text(path, size_svg(sizes))
-
-
 def to_text(estimated: Estimate, num_languages: int = 12) -> str:
     """Return an estimate as text: a line per candidate, then its largest languages (the others as one line)."""
     unit = "images" if estimated["text_policy"] == "one" else "pairs"
@@ -303,7 +271,6 @@ def estimate_run(
     threshold: Annotated[Sequence[str], Metavar("N"), Commas()] = (),
     tail_fraction: Annotated[Sequence[str], Metavar("FRACTION"), Commas()] = (),
     pairs: str | None = None,
-    plot: Annotated[Path | None, Metavar("FILE")] = None,
 ) -> tuple[Any, str]:
     """Estimate by language what other thresholds would keep; write nothing.
 
@@ -311,30 +278,16 @@ def estimate_run(
     threshold: English thresholds to try, separated by commas or spaces: 20000,170K.
     tail_fraction: tail fractions to try, separated by commas or spaces: 0.03,0.06.
     pairs: number of pairs to keep (10000, 10M, 1.5B); solves for the threshold or tail fraction that the recipe sets.
-    plot: also plot size against threshold into this .svg file and into the run's report.html.
 
     Examples:
         worldclip estimate runs/my_images
         worldclip estimate runs/my_images --json
     """
-    if plot is not None:
-        check_plot_path(plot)
     thresholds = [int(_read_count("--threshold", text)) for text in threshold]
     fractions = [_read_count("--tail-fraction", text) for text in tail_fraction]
     size = None if pairs is None else _read_count("--pairs", pairs)
     report = estimate(run, thresholds=thresholds, tail_fractions=fractions, pairs=size)
-    if plot is not None:
-        _plot_sizes(run, plot)
     return report, to_text(report)
-
-
-def _plot_sizes(run_dir: Path, path: Path) -> None:
-    """Write the size curve as a plot, as RUN/estimate.json, and into the run's report."""
-    with RunLock(run_dir):
-        sizes = size_curve(run_dir)
-        plot(sizes, path)
-        artifacts.write_json(layout.estimates(run_dir), sizes)
-        write_report(run_dir)
 
 
 def _read_count(flag: str, text: str) -> float:
