@@ -40,7 +40,6 @@ TAKES_NONE = [  # names the file
     "classify T x.png --labels a",
     "consolidate T",
     "estimate T",
-    "estimate T --pairs 10",
     "inspect T",
     "inspect T --key a",
     "inspect T --entry red",
