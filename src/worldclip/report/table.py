@@ -1,4 +1,4 @@
-"""A table is described once and written as HTML, Markdown or CSV.  Cells are data, never markup."""
+"""A table is described once and written as HTML, Markdown, CSV or text.  Cells are data, never markup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,7 @@ _MARKDOWN_SPECIAL = re.compile(
     """,
     re.VERBOSE,
 )
+FILE_WIDTH = 1000  # characters of a line where output is no terminal
 STACKED_COLUMNS = range(5, 13)  # fewer fit on a narrow screen; page.css has titles of so many
 
 
@@ -91,7 +93,7 @@ def _css_text(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a Markdown table whose source is aligned too, for terminals; totals are bold."""
+    """Return a Markdown table whose source is aligned too; totals are bold."""
     lines = [list(map(_markdown, texts)) for texts in _texts(table)]
     for number in table.totals:
         lines[1 + number][0] = f"**{lines[1 + number][0]}**"
@@ -119,6 +121,25 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow(["" if value is None else value for _, value in _cells(table, row)])
     return file.getvalue()
+
+
+def to_text(table: Table) -> str:
+    """Return columns that fit the terminal, where long cells take several lines; in a file each row is one line."""
+    from rich import table as rich_table
+    from rich.console import Console
+    from rich.text import Text
+
+    drawn = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in table.columns:
+        is_number = column.align == "right"
+        drawn.add_column(Text(column.title), justify=column.align, no_wrap=is_number, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(_text(column, value)) for column, value in _cells(table, row)))
+    width = shutil.get_terminal_size((FILE_WIDTH, 1)).columns
+    console = Console(width=width, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def _texts(table: Table) -> Iterator[list[str]]:

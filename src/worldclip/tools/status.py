@@ -16,7 +16,8 @@ from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.settings import SECTIONS
 from worldclip.report.numbers import duration, short
-from worldclip.report.table import Table, text_column, to_markdown
+from worldclip.report.table import Table, text_column
+from worldclip.report.table import to_text as table_text
 from worldclip.report.train import read_log
 
 LOG_TAIL_BYTES = 2**18
@@ -211,7 +212,7 @@ def to_text(record: RunStatus) -> str:
         [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), counts_text(row)]
         for row in record["stages"]
     ]
-    lines = [to_markdown(Table(columns, rows)), ""]
+    lines = [table_text(Table(columns, rows)), ""]
     if "now" in record:
         lines.append(_now_text(record["now"]))
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
