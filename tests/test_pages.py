@@ -22,7 +22,7 @@ from worldclip.export import ExportConfig, export_model
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.explorer.explore import explore
 from worldclip.pool.config import PoolConfig
-from worldclip.report import write_report
+from worldclip.report import write_evaluation, write_report
 from worlds import WordModel
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,7 @@ class Site:
 
     def evaluation(self) -> Place:
         run = write_made_up_run(self.root / "evaluated", picture(0))
-        write_report(run)
-        return (run / "evaluate/report.html").as_uri(), LOADED
+        return write_evaluation(run / "evaluate").as_uri(), LOADED
 
     def explorer(self) -> Place:
         explore(self.run, self.root / "explorer")

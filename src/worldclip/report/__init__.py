@@ -1,4 +1,4 @@
-"""report.html of a run and of each stage: self-contained pages, drawn only from the stages' report.json."""
+"""report.html of a run and of an evaluation: self-contained pages, drawn only from the stages' report.json."""
 
 from __future__ import annotations
 
@@ -21,27 +21,19 @@ GROUPS = {FIRST_GROUP: ("evaluate", "train"), "Pairs": ("curate",), "Entries": (
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write RUN/report.html, and RUN/<stage>/report.html of each stage that has one; return the former's path.
-
-    Stages that have not run are left out.
-    """
+    """Write RUN/report.html, without the stages that have not run; return its path."""
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(reports, log, languages_of(run_dir))
-    title = f"Run {run_dir.resolve().name}"
-    subtitle = _subtitle(run_dir)
-    for stage, sections in by_stage.items():
-        if sections and (run_dir / stage).is_dir():
-            head = [evaluate.summary_section(reports[stage])] if stage == "evaluate" else []
-            write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, [*head, *sections])
     parts: list[Section] = []
     for group, stages in GROUPS.items():
         members = [section for stage in stages for section in by_stage.get(stage, [])]
         if group == FIRST_GROUP:
             members = [_summary(reports, log), *members]
         parts += [dataclasses.replace(section, group=group) for section in members]
-    return write_page(layout.report_html(run_dir), title, subtitle, parts)
+    title = f"Run {run_dir.resolve().name}"
+    return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
 
 
 def write_evaluation(folder: Path) -> Path:

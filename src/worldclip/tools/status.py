@@ -37,7 +37,6 @@ class StageStatus(TypedDict):
     """Local time, ISO 8601."""
     counts: Mapping[str, Any]
     """Counts of the manifest; for an unfinished stage, its finished shards or the steps of training."""
-    report: NotRequired[str]
 
 
 class StageNow(TypedDict):
@@ -181,8 +180,6 @@ def stage_status(run_dir: Path, stage: str) -> StageStatus:
         "finished_at": finished_at.isoformat(timespec="seconds"),
         "counts": manifest["counts"],
     }
-    if layout.report_html(folder).exists():
-        row["report"] = str(layout.report_html(folder))
     return row
 
 
