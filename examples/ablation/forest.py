@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from worldclip.report.chart import MARGIN_LEFT, Dot, axis_over, chart_style
+from worldclip.report.chart import MARGIN_LEFT, axis_over, chart_style
 from worldclip.report.html import Html, tag
 from worldclip.report.numbers import tick
 
@@ -13,6 +14,17 @@ WIDTH_PX, LABELS_PX, ROW_PX, AXIS_PX = 900, 330, 20, 30
 LEGEND_ROW = 18  # pixels of an entry
 LEGEND_COLUMN = 150
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dot:
+    """A value with its 95% interval, where known."""
+
+    label: str
+    hover: str
+    y: float
+    interval: tuple[float, float] | None = None
+    colour: str = "var(--s1)"
 
 
 def forest_chart(dots: Sequence[Dot], x_label: str) -> tuple[Html, tuple[int, int]]:

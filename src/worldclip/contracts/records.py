@@ -291,8 +291,6 @@ class TaskResult(TypedDict):
     """Whether metrics are shares, shown in percent, and not distances."""
     plotted: NotRequired[str]
     """The metric that is plotted by language."""
-    groups: NotRequired[dict[str, list[LanguageGroup]]]
-    """{what the languages have in common: means of the plotted metric}; only for tasks that are averaged."""
 
 
 class DatasetResult(TypedDict):
