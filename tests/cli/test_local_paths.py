@@ -43,7 +43,7 @@ OUTPUTS = [  # command, its arguments, what names the path
 OTHERS = [  # folders and files that are read, or written under another name
     ("status", URL, "RUN"),
     ("publish", f"{URL} owner/name", "RUN"),
-    ("inspect", URL, "PATH"),
+    ("inspect", f"{URL} --key a", "RUN"),
     ("consolidate", URL, "CHECKPOINT"),
     ("run", f"toy.toml --from-run {URL}", "--from-run"),
     ("match", URL, "recipe"),

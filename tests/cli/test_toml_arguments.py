@@ -40,7 +40,6 @@ TAKES_NONE = [  # names the file
     "classify T x.png --labels a",
     "consolidate T",
     "estimate T",
-    "inspect T",
     "inspect T --key a",
     "inspect T --entry red",
     "explore T --out O",

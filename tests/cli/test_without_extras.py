@@ -84,7 +84,6 @@ WORKS: list[str] = [
     "pool dedup P --out copies --workers 1",
     "pool pack D --out packed",
     "publish C owner/name --dry-run",
-    "inspect C",
     "inspect C --key 00001",
     "languages",
     "doctor",

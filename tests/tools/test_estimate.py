@@ -95,7 +95,7 @@ def test_the_command_takes_commas_and_blanks(run, capsys):
     assert [row["tail_fraction"] for row in found] == [None, None, None, 0.1, 0.2]
     for flag, text in (("--threshold", "many"), ("--tail-fraction", "nan"), ("--tail-fraction", "-inf")):
         assert main(["estimate", str(run), f"{flag}={text}"]) == 2
-        assert text in capsys.readouterr().err
+        assert "must be" in capsys.readouterr().err
 
 
 def test_thresholds_of_a_table_have_a_line_too(run):

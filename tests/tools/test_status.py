@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 
 import pytest
@@ -75,16 +74,15 @@ def test_interrupted_training_shows_its_last_logged_step(own_run, cut_line):
     assert step <= train["counts"]["steps"]
 
 
-@pytest.mark.parametrize("command", ["status", "inspect"])
-def test_a_training_whose_last_losses_are_not_finite_is_shown(command, own_run, capsys):
+def test_a_training_whose_last_losses_are_not_finite_is_shown(own_run, capsys):
     (own_run / "train/manifest.json").unlink()
     log = own_run / "train/log.jsonl"
     log.write_text(json.dumps(json.loads(log.read_text().splitlines()[-1]) | {"loss": None}) + "\n")
-    assert main([command, str(own_run)]) == 0
+    assert main(["status", str(own_run)]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("train"))
     assert "unfinished" in line
     assert "of 20, loss not finite" in line
-    assert main([command, str(own_run), "--json"]) == 0
+    assert main(["status", str(own_run), "--json"]) == 0
     (train,) = (row for row in json.loads(capsys.readouterr().out)["stages"] if row["stage"] == "train")
     assert train["counts"]["loss"] is None
 
@@ -92,11 +90,3 @@ def test_a_training_whose_last_losses_are_not_finite_is_shown(command, own_run, 
 def test_other_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a run: it holds no recipe\.toml"):
         status(tmp_path)
-
-
-def test_inspect_of_a_run_shows_its_status(toy_run, capsys):
-    assert main(["inspect", str(toy_run)]) == 0
-    inspected = capsys.readouterr().out
-    assert main(["status", str(toy_run)]) == 0
-    assert capsys.readouterr().out == inspected
-    assert re.search(r"^curate +finished ", inspected, re.MULTILINE)
