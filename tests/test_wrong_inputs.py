@@ -109,7 +109,6 @@ WRONG: list[tuple[str, str]] = [
     ("classify N x.png --labels a --templates x --prompts y", "both set"),
     ("classify N x.png --labels a --layout zip", "must be one of"),
     ("embed N P --out O --of sounds", "must be one of"),
-    ("index N --library annoy", "must be one of"),
     # files that do not exist, or are something else
     ("run N", "does not exist"),
     ("run B", "holds no recipe.toml"),
@@ -127,7 +126,6 @@ WRONG: list[tuple[str, str]] = [
     ("compare N B", "N"),
     ("consolidate N", "N"),
     ("search B word", "B"),
-    ("index B", "B"),
     ("pool dedup N --out O", "N"),
     ("pool dedup B/empty --out O", "B/empty"),
     ("pool check N --out O", "N"),

@@ -45,7 +45,6 @@ TAKES_NONE = [  # names the file
     "explore T --out O",
     "compare T T",
     "embed T P --out O",
-    "index T",
     "search T red",
     "serve T",
 ]

@@ -1,10 +1,9 @@
-"""Exact search equals sorting all products, an index gives the same scores, and the page shows the pictures."""
+"""Exact search equals sorting all products, and the page shows the pictures."""
 
 from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import json
 import os
 import pickle
@@ -27,7 +26,7 @@ from worldclip.core.artifacts import read_table, write_array, write_manifest, wr
 from worldclip.core.errors import UserError
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
-from worldclip.tools.search import build_index, nearest, open_embedded, search
+from worldclip.tools.search import nearest, open_embedded, search
 
 
 def plain(parts, query_QD, top) -> np.ndarray:
@@ -78,64 +77,10 @@ def test_image_query_finds_itself_and_texts_can_be_searched(world, tmp_path):
     assert result["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def same_hits(actual, expected) -> None:
-    """Compare rows exactly, and scores up to rounding, which depends on the block size."""
-    for one, other in zip(actual, expected, strict=True):
-        assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in other["hits"]]
-        scores = [[hit["score"] for hit in result["hits"]] for result in (one, other)]
-        np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
-
-
 @pytest.fixture
 def folder(world, tmp_path) -> Path:
     """Return a copy of the embedded folder, to change; as somebody else might send it."""
     return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
-
-
-def test_index_gives_exact_scores_and_is_refused_when_outdated(folder):
-    pytest.importorskip("faiss")
-    exact = search(folder, ["一只猫", "a dog"], top=5)
-    report = build_index(folder, "faiss")
-    assert report["recall_at_10"] > 0.9
-    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)  # so few rows are all candidates
-    record = json.loads((folder / "index/images.json").read_text())
-    (folder / "index/images.json").write_text(json.dumps({**record, "embedded": "another"}))
-    with pytest.raises(UserError, match="is of an older embedding; build it again"):
-        search(folder, ["a"])
-    same_hits(search(folder, ["一只猫", "a dog"], top=5, exact=True), exact)
-    build_index(folder, "exact")
-    assert not (folder / "index/images.faiss").exists()
-    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
-
-
-def test_index_is_used_if_present(folder, monkeypatch):
-    faiss = pytest.importorskip("faiss")
-    build_index(folder, "faiss")
-    paths = []
-    plain_read = faiss.read_index
-    monkeypatch.setattr(faiss, "read_index", lambda path: paths.append(path) or plain_read(path))
-    search(folder, ["a"])
-    assert paths == [str(folder / "index/images.faiss")]
-
-
-def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
-    """Run the same code on random rows."""
-    pytest.importorskip("faiss")
-    random = np.random.default_rng(0)
-    parts = [random.normal(size=(size, 16)).astype(np.float32) for size in (700, 0, 1300)]
-    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-    (tmp_path / "images").mkdir()
-    for number, part in enumerate(parts):
-        np.save(tmp_path / f"images/{number}.tar.npy", part)
-    inputs = {"images": {f"{number}.tar": {} for number in range(3)}}
-    write_manifest(tmp_path, config={"of": ["images"]}, inputs=inputs, counts={})
-    assert build_index(tmp_path, "faiss")["recall_at_10"] > 0.9
-    embedded = open_embedded(tmp_path)
-    query = parts[2][::100]
-    ids, scores = of_search._approximate(embedded, of_search._open_index(embedded), query, 10)
-    exact_ids, exact_scores = nearest(parts, query, 10)
-    assert (ids == exact_ids).mean() > 0.9
-    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-6)
 
 
 def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
@@ -270,7 +215,7 @@ def test_damaged_embeddings_are_named(folder, content):
         open_embedded(folder)
 
 
-def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path):
+def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
     folder, num_shards, dim = tmp_path / "embedded", 100, 48
     rows = np.eye(dim, dtype=np.float32)[:2]
     places = {"key": ["a", "b"], "file": ["f", "f"], "offset": [0, 1], "size": [1, 1]}
@@ -287,8 +232,6 @@ def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path
         assert ids.tolist() == [[1, 3, 5]]
         assert embedded.take(np.arange(0, 200, 7)).shape == (29, dim)
         assert [row["shard"] for row in embedded.rows(ids[0])] == names[:3]
-        if importlib.util.find_spec("faiss") is not None:
-            assert build_index(folder, "faiss")["rows"] == 2 * num_shards
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
@@ -310,7 +253,6 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
         (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
         (["search", embedded, "a", "--html", "sheet.png"], "html = 'sheet.png': must name a page"),
         (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),
-        (["index", str(tmp_path / "none")], "give a folder that `worldclip embed"),
     ):
         assert main(arguments) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
