@@ -60,11 +60,6 @@ class Site:
         address = self.hosts.enter_context(serving(self.embedded))
         return f"{address}/?q=apple", "document.querySelectorAll('.hit img').length > 10"
 
-    def found(self) -> Place:
-        page = self.root / "found.html"
-        assert main(["search", str(self.embedded / "embedded"), "a red apple", "--html", str(page)]) == 0
-        return page.as_uri(), LOADED
-
     def browser(self) -> Place:
         if list(web_folder.problems()):
             pytest.skip("transformers.js is not there; run: make web")
@@ -86,7 +81,7 @@ class Site:
         return page.as_uri(), LOADED
 
 
-PAGES = ("report", "evaluation", "explorer", "check", "search", "found", "browser", "comparison")
+PAGES = ("report", "evaluation", "explorer", "check", "search", "browser", "comparison")
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,6 @@ WRONG: list[tuple[str, str]] = [
     ("classify T N --labels a", "N: does not exist"),
     ("classify T P --labels a", "is a directory; name the image files in it"),
     ("classify T B/picture.png --labels", "labels is empty; give at least one"),
-    ("search P word --html P", "is a folder; give the file to write"),
     ("serve N", "N does not exist; give a run"),
     ("serve T P", "holds no embeddings; give a folder that"),
     ("serve T --port 80x", "must be a whole number"),

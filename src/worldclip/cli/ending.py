@@ -40,7 +40,7 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "consolidate": "worldclip export {checkpoint} --out exports --formats open_clip",
     "compare": lambda flags: "open {out} in a browser" if flags.out else "add --out comparison.html for a page",
     "embed": 'worldclip search {out} "a red apple"; in a browser: worldclip serve {model} {out}',
-    "search": lambda flags: "open {html} in a browser" if flags.html else "add --html hits.html to see the pictures",
+    "search": "to see the pictures: worldclip serve MODEL {folder}",
     "explore": "worldclip inspect {run} --key KEY, which says why one pair was kept or dropped",
     "publish": _next_of_publish,
 }
@@ -48,7 +48,6 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
 PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
     "init": _drafted,
     "consolidate": lambda flags: flags.checkpoint,
-    "search": lambda flags: flags.html,
     "publish": lambda flags: layout.published(layout.run_of(flags.run, "curate")),
 }
 """Command whose results are not always in --out -> (flags) -> the file or folder; None where it wrote none."""

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from worldclip.core.command import Command, Flags
-from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
@@ -89,8 +88,6 @@ def search(
     of: Of | None = None,
     model: str | Path | None = None,
     device: str = "auto",
-    allow_urls: bool = False,
-    html: str | Path | None = None,
 ) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
@@ -102,41 +99,32 @@ def search(
     top: number of results per query.
     of: images or texts, in a folder with both.
     model: path of the model, if it moved.
-    html: also write the results as a contact sheet (.html) with its images inside.
 
     Raises UserError, also where the model is not the one that embedded the folder.
 
     Examples:
         worldclip search embedded "two dogs on a beach"
-        worldclip search embedded "zwei Hunde" --top 20 --html found.html
+        worldclip search embedded "zwei Hunde" --top 20
     """
-    from worldclip.tools.contact_sheet import write_contact_sheet
-
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
     problems = [] if texts or images else ["no query; give a text or an image"]
     problems += [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
     if top < 1:
         problems.append(f"top = {top}: the number of results must be at least 1")
-    if html is not None and Path(html).suffix not in (".html", ".htm"):
-        problems.append(f"html = {str(html)!r}: must name a page to write, ending in .html")
     if problems:
         raise UserError(problems)
     embedded = open_embedded(folder, of)
     clip = load_model(embedded, model, device)
     features = [clip.encode_text(texts)] if texts else []
     if images:
-        features.append(clip.encode_image(images, allow_urls=allow_urls))
+        features.append(clip.encode_image(images))
     ids, scores = nearest(embedded.parts, np.concatenate(features), top)
     names = [*texts, *(str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images))]
     results = []
     for name, row_ids, row_scores in zip(names, ids, scores, strict=True):
         rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
         results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
-    if html is not None:
-        pictures = dict(zip(names[len(texts) :], images, strict=True))
-        write_contact_sheet(Path(html), results, embedded, pictures)
-        say("search", f"contact sheet: {html}")
     return results
 
 
