@@ -82,6 +82,7 @@ WORKS: list[str] = [
     "pool dedup P --out copies --workers 1",
     "pool pack D --out packed",
     "publish C owner/name --dry-run",
+    "estimate C",
     "inspect C --key 00001",
     "languages",
     "doctor",

@@ -10,12 +10,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
@@ -77,15 +75,10 @@ class Service:
             searches.close()
 
     def problems(self) -> list[str]:
-        """Return what keeps the server from searching and showing pictures: folders that are gone."""
+        """Return what keeps the server from searching: folders that are gone."""
         folders = sorted({embedded.folder for embedded in self.collections.values()})
         gone = [folder.name for folder in folders if not folder.is_dir()]
-        problems = [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
-        if "images" in self.collections:
-            roots = self.collections["images"].manifest.get("pool_roots", {}).values()
-            missing = [Path(root).name for root in roots if not is_remote(root) and not Path(root).exists()]
-            problems += [f"the pool {name!r} of the pictures is gone; put it back" for name in missing]
-        return problems
+        return [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
 
     def _require_folders(self, error: Exception) -> None:
         """Raise ApiError where a folder that is gone explains an error."""
@@ -156,9 +149,9 @@ class Service:
 
     def picture(self, row_id: int) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
-        embedded, row = self._row("images", row_id)
+        _, row = self._row("images", row_id)
         try:
-            return read_member(embedded.image_file(dict(row)), row["offset"], row["size"])
+            return read_member(row["file"], row["offset"], row["size"])
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
             raise ApiError(404, f"the picture of row {row_id} cannot be read") from error
