@@ -32,7 +32,11 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "pool pack": "worldclip init {out}",
     "pool wat": "download the images with img2dataset (docs/pool.md), then: worldclip init TARS",
     "fetch metadata": "worldclip metadata {recipe}",
-    "fetch dataset": "worldclip evaluate MODEL --datasets {name} --data {out} --out results",
+    "fetch dataset": lambda flags: (
+        "worldclip evaluate MODEL --datasets {name} --data {out} --out results"
+        if flags.out
+        else "worldclip fetch dataset {name} --out DATA"
+    ),
     "fetch cldr": "worldclip pool world --cldr {out} --out DIR",
     "classify": "worldclip embed {model} PHOTOS --out embedded, then search among many pictures",
     "evaluate MODEL": "worldclip compare {out} OTHER_RESULTS --out comparison.html",
