@@ -102,7 +102,6 @@ WRONG: list[tuple[str, str]] = [
     ("pool check P --out O --shards 9", "must be I/N"),
     ("fetch metadata R --langs en,english", "unknown language"),
     ("fetch metadata R --date yesterday", "YYYYMMDD"),
-    ("fetch metadata R --connections 0", "at least 1"),
     ("fetch metadata R --base-url ftp://x", "http"),
     ("fetch dataset imagnet --out O", "unknown dataset"),
     ("estimate N --threshold many", "--threshold 'many'"),
