@@ -22,7 +22,6 @@ _MARKDOWN_SPECIAL = re.compile(
     re.VERBOSE,
 )
 FILE_WIDTH = 1000  # characters of a line where output is no terminal
-STACKED_COLUMNS = range(5, 13)  # fewer fit on a narrow screen; page.css has titles of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
     totals: Collection[int] = ()
     """Rows set apart: sums and means."""
-    has_long_texts: bool = False
-    """Whether a cell holds sentences, so that few columns do not fit on a narrow screen either."""
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which every cell is None."""
@@ -65,31 +62,18 @@ class Table:
         for row in self.rows:
             is_used = [used or cell is not None for used, cell in zip(is_used, row, strict=True)]
         rows = [list(itertools.compress(row, is_used)) for row in self.rows]
-        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals, self.has_long_texts)
+        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals)
 
 
 def to_html(table: Table) -> Html:
-    """Return a <table> that scrolls sideways on its own, without its empty columns.
-
-    On narrow screens each row of a table with many columns or long texts becomes a block of lines, title and value
-    (page.css), for which the table carries its titles as --c1, --c2, ...  A keyboard scrolls the others.
-    """
+    """Return a <table> that scrolls sideways on its own, by keyboard too, without its empty columns."""
     table = table.without_empty_columns() if table.rows else table
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
     body = []
     for number, row in enumerate(table.rows):
         cells = [tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)]
         body.append(tag("tr", *cells, class_="total" if number in table.totals else None))
-    attributes = {}
-    if table.has_long_texts or len(table.columns) in STACKED_COLUMNS:
-        titles = (f"--c{i}:'{_css_text(column.title)}'" for i, column in enumerate(table.columns, 1))
-        attributes = {"class_": "stack", "style": ";".join(titles)}
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="scroll", tabindex=0)
-
-
-def _css_text(text: str) -> str:
-    """Return text for a string of CSS in single quotes."""
-    return re.sub(r"[^\w %.,()*-]", lambda match: f"\\{ord(match[0]):x} ", text)
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll", tabindex=0)
 
 
 def to_markdown(table: Table) -> str:
