@@ -21,11 +21,12 @@ def cards(report: MatchReport) -> list[Card]:
 def sections(report: MatchReport, languages: Languages) -> list[Section]:
     """Return match rates by language."""
     rows = []
+    known = languages.by_code()
     for lang, row in report.get("texts", {}).items():
         matched = row.get(MATCHED, 0)
         total = matched + row.get(Reason.NO_MATCH.label, 0)
         if total:
-            script = languages.by_code()[lang].script if lang in languages.by_code() else ""
+            script = known[lang].script if lang in known else ""
             rows.append([lang, script, total, matched / total])
     if not rows:
         return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from worldclip.contracts.records import PairCounts, read_accounting
 from worldclip.core import artifacts, keys
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
+from worldclip.core.job import Report
 from worldclip.core.marks import Commas, Metavar
 from worldclip.curate import accounting
 from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
@@ -33,40 +34,12 @@ from worldclip.pool.config import PoolConfig
 AT_ONCE = 9  # values of the balance key estimated in one pass over the match files
 
 
-class LanguageEstimate(TypedDict):
-    """The expected counts of one language, or of all."""
-
-    pairs_in: int
-    pairs_matched: int
-    """Pairs that may be kept."""
-    expected_pairs: float
-    threshold: NotRequired[int | None]
-    tail_fraction: NotRequired[float]
-
-
-class Candidate(TypedDict):
-    """The expected result of one value of a balance key."""
-
-    english_threshold: int | None
-    tail_fraction: float | None
-    warnings: list[str]
-    total: LanguageEstimate
-    languages: dict[str, LanguageEstimate]
-
-
-class Estimate(TypedDict):
-    """The expected result of each value, in the unit of the text policy."""
-
-    text_policy: str
-    candidates: list[Candidate]
-
-
 def estimate(
     run: Path,
     *,
     threshold: Annotated[Sequence[int], Metavar("N"), Commas()] = (),
     tail_fraction: Annotated[Sequence[float], Metavar("FRACTION"), Commas()] = (),
-) -> Estimate:
+) -> Report:
     """Estimate by language what other thresholds would keep; write nothing.
 
     Without values, estimate the recipe itself.
@@ -145,17 +118,21 @@ class MatchedRun:
             return _whole_numbers(1.0, self.largest_count + 1, num_values)
         return np.geomspace(0.001, 1.0, num_values).round(6)
 
-    def estimate_values(self, values: np.ndarray) -> list[Candidate]:
+    def estimate_values(self, values: np.ndarray) -> list[Report]:
         """Estimate these values of `key`, AT_ONCE of them in each pass over the match files."""
         configs = [_with(self.balance, **{self.key: value}) for value in values.tolist()]
         passes = [self.estimate(configs[start : start + AT_ONCE]) for start in range(0, len(configs), AT_ONCE)]
         return [candidate for candidates in passes for candidate in candidates]
 
-    def estimate(self, configs: Sequence[BalanceConfig]) -> list[Candidate]:
-        """Return one candidate per config, in one pass over the match files."""
+    def estimate(self, configs: Sequence[BalanceConfig]) -> list[Report]:
+        """Return one candidate per config, in one pass over the match files.
+
+        Keys: english_threshold, tail_fraction, warnings, total and languages, by code: pairs_in, pairs_matched (that
+        may be kept), expected_pairs, of a language also threshold and tail_fraction.
+        """
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
         probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in thresholds]
-        candidates: list[Candidate] = []
+        candidates: list[Report] = []
         for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
             rows = {lang: _columns(row) for lang, row in by_lang.items()}
             for lang, list_name in self.list_of_lang.items():
@@ -191,7 +168,7 @@ class MatchedRun:
         return [accounting.account_for_all(match, total, config) for total in totals]
 
 
-def _columns(row: PairCounts) -> LanguageEstimate:
+def _columns(row: PairCounts) -> Report:
     return {
         "pairs_in": row["pairs_in"],
         "pairs_matched": row["sampled_out"] + row["pairs_out"],
@@ -203,7 +180,7 @@ def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
     return np.unique(np.geomspace(low, high, num).round()).astype(np.int64)
 
 
-def to_text(estimated: Estimate, num_languages: int = 12) -> str:
+def to_text(estimated: Report, num_languages: int = 12) -> str:
     """Return an estimate as text: a line per candidate, then its largest languages (the others as one line)."""
     unit = "images" if estimated["text_policy"] == "one" else "pairs"
     lines = []

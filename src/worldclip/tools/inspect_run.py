@@ -32,24 +32,21 @@ from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
 from worldclip.pool.conditions import unfulfilled
 from worldclip.pool.config import PoolConfig
-from worldclip.tools.explain_text import (
-    NOT_DRAWN,
-    EntryRow,
-    ExplainedEntry,
-    ExplainedKey,
-    ExplainedText,
-    entry_to_text,
-    key_to_text,
-)
+from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
 NEAR_AMONG = 200_000  # entries searched for similar names
 
 
-def inspect_key(run: str | Path, key: str) -> ExplainedKey:
+def inspect_key(run: str | Path, key: str) -> Report:
     """Explain what was decided on a key: its texts, their languages, entries, probabilities and coins.
 
     Reads and matches the key's shard again.  Raises UserError if the pool lacks the key.
+
+    Keys: key, shard, text_policy, is_valid, kept, texts; where they apply not_valid_because, left_out_because (the
+    conditions of pool.where that it does not fulfil) and draw (of text_policy one: coin, among, share of the draws that
+    give this text, text_idx).  Of each text, as far as it got: text_idx, text, place (of pool.texts), reason (a name of
+    contracts.reasons, or not_drawn), problem, lid_label, lang_prob, lang, entries, keep_prob, coin, cap.
     """
     context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
@@ -61,7 +58,7 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
         return _explain_left_out(context, key)
     texts = _explain_texts(context, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
-    explained: ExplainedKey = {
+    explained: Report = {
         "key": key,
         "shard": shard.name,
         "text_policy": config.text_policy,
@@ -115,7 +112,7 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     return explained
 
 
-def _explain_left_out(run: Run, key: str) -> ExplainedKey:
+def _explain_left_out(run: Run, key: str) -> Report:
     """Explain a key that pool.where leaves out.  Raises UserError if the pool lacks the key."""
     config = run.section(PoolConfig)
     shards = pool.shards(run)
@@ -123,7 +120,7 @@ def _explain_left_out(run: Run, key: str) -> ExplainedKey:
     for shard in shards:
         all_keys, records = pool.read_records(shard, everything, None)
         if key in all_keys:
-            text: ExplainedText = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
+            text: Report = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
             return {
                 "key": key,
                 "shard": shard.name,
@@ -161,7 +158,7 @@ def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
     return bool(pc.any(pc.equal(column, key)).as_py())
 
 
-def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
+def _explain_texts(run: Run, shard: Shard, key: str) -> list[Report]:
     """Match the texts of one key again; those with a match have reason `kept`, for curate to settle."""
     work = match_work(run)
     entry_probs = curate_work(run).entry_probs
@@ -170,7 +167,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
     texts = []
     for row in np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)):
         reason = REASONS[matched.reason[row]]
-        text: ExplainedText = {
+        text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
             "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
@@ -192,7 +189,7 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
     return texts
 
 
-def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[EntryRow]:
+def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[Report]:
     """Return a row for each of these entries of one list."""
     table = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
@@ -209,7 +206,7 @@ def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> l
     ]
 
 
-def inspect_entry(run: str | Path, entry: str, lang: str) -> ExplainedEntry:
+def inspect_entry(run: str | Path, entry: str, lang: str) -> Report:
     """Explain how often an entry matched, whether it is head or tail, and show some texts that it matched.
 
     lang: the list, a language of the run (or `merged`).  Raises UserError for an unknown list or entry.
