@@ -210,7 +210,6 @@ WRONG: list[tuple[str, str]] = [
     ("publish T owner/name --data zip", "must be one of list, tars, parquet"),
     ("explore R --out O", "is a file; give the folder of a run"),
     ("explore T --out P", "holds no explorer; choose an empty directory"),
-    ("compare T T --out P", "is a folder; give the file to write"),
     ("compare T T", "evaluate all on the same datasets"),
     # models and what they embed
     ("classify T N --labels a", "N: does not exist"),

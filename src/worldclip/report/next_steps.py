@@ -53,7 +53,7 @@ def next_steps(run_dir: Path, reports: Mapping[str, Any]) -> list[Step]:
         seed = shlex.quote(str(named.with_name(f"{run_dir.resolve().name}_seed_1")))
         again = f"worldclip run {run} --from-run {run} --out {seed} --set train.seed=1"
         steps.append(Step("Train again with another seed; the finished stages are shared.", again))
-        comparison = f"worldclip compare {run} {seed} --out comparison.html"
+        comparison = f"worldclip compare {run} {seed}"
         steps.append(Step("Then compare both, query by query.", comparison))
     return steps
 
