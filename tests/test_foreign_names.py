@@ -65,7 +65,7 @@ CHOSEN_BY = {
         plugins/world/build.py item.folder, pool/embedded.py of,
         pool/embedded.py self.of, tools/dedup.py f'{name}.arrow', tools/embed.py kind,
         tools/fetch_dataset.py source.unpack,
-        tools/search.py f'{embedded.of}.faiss', train/checkpoint_writer.py f'{stem}.json',
+        train/checkpoint_writer.py f'{stem}.json',
         train/checkpoint_writer.py f'{stem}.safetensors', train/epoch_counts.py self._share_name(epoch, rank),
         train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
         train/pool_join.py label, train/pool_join.py f'{label}_groups',

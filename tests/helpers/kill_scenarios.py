@@ -345,7 +345,6 @@ def _training(inputs: Path) -> list[Scenario]:
 def _embedding(inputs: Path) -> list[Scenario]:
     from embedded_world import write_world
     from worldclip.tools.embed import embed
-    from worldclip.tools.search import build_index
 
     world = inputs / "embedded"
     write_world(world)
@@ -362,15 +361,10 @@ def _embedding(inputs: Path) -> list[Scenario]:
 
         return at(pool, target, call)
 
-    def index(library: Any) -> Call:
-        return lambda folder: build_index(folder / "embedded", library, "images")
-
     done = embed_in(world / "pool")
     return [
         Scenario(name="embed", call=done),
         Scenario(name="embed of a changed pool", start=embed_in(old), call=done),
-        Scenario(name="index", start=done, call=index("faiss")),
-        Scenario(name="index --library exact", start=in_order(done, index("faiss")), call=index("exact")),
     ]
 
 

@@ -28,6 +28,12 @@ def test_ending_names_time_counts_folder_and_next_command(stage, toy_run):
     assert [line.split()[:3] for line in others] == ([["next:", "worldclip", command]] if command else [])
 
 
+def test_pages_of_the_working_directory_lie_beside_it(tmp_path, toy_run, monkeypatch):
+    monkeypatch.chdir(toy_run)
+    following = list(run_ending(Path(), "curate", 1.0))[-1]
+    assert following == f"next: worldclip explore . --out {toy_run.resolve()}_explorer"
+
+
 def test_unfinished_run_goes_on(own_run, capsys):
     for stage in ("curate", "train", "evaluate", "export"):
         shutil.rmtree(own_run / stage)
