@@ -72,7 +72,7 @@ SCALED = {
     "train.scale.english_fraction": 0.44,
 }
 OF_SIZE = {
-    "vit_h14": {**SCALED, "train.model.preset": "vit_h14", "train.token_table": "dense", "train.hardware.devices": 384},
+    "vit_h14": {**SCALED, "train.model.preset": "vit_h14", "train.hardware.devices": 384},
     "vit_l14": {**SCALED, "train.model.preset": "vit_l14"},
     "vit_bigg14": {**SCALED, "train.model.preset": "vit_bigg14"},
     "vit_b32": {

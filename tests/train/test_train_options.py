@@ -1,4 +1,4 @@
-"""Options of training in whole runs: evaluation, EMA, sparse rows, initial weights, logs, held-out pairs, garbage."""
+"""Options of training in whole runs: evaluation, EMA, initial weights, logs, held-out pairs, garbage."""
 
 from __future__ import annotations
 
@@ -145,15 +145,6 @@ def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
     assert torch.equal(stored(run_dir)[0][name], ema[-1])
 
 
-def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
-    run_dir = run(tmp_path / "run", token_table="rows", **EVERY_STEP)
-    whole = result_bytes(run_dir)
-    forget_checkpoints(run_dir, 5)
-    run(run_dir, token_table="rows", **EVERY_STEP)
-    assert result_bytes(run_dir) == whole
-    assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
-
-
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
@@ -245,9 +236,7 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(
-    "changes", [{}, {"precision": "bf16", "compile": True}, {"token_table": "rows", "accum_steps": 2}]
-)
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "compile": True}, {"accum_steps": 2}])
 def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
     gpu = run(tmp_path / "run", device="cuda", **changes)
@@ -270,7 +259,7 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
         split_shards(shards, 20)
 
 
-@pytest.mark.parametrize("changes", [{"token_table": "rows"}, {"accum_steps": 2, "patch_dropout": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
     run_dirs = [tmp_path / name / "run" for name in ("never", "often")]
     reports = [

@@ -165,12 +165,10 @@ def _memory(
     """Return the bytes of one model in a process, by what they hold."""
     sizes = model.architecture()
     is_fsdp = config.parallel != "ddp" and world_size > 1
-    is_sparse = config.token_table == "rows"
     is_bf16 = config.precision == "bf16"
     pairs = schedule.global_batch_size // world_size
     micro_batch = -(-pairs // config.accum_steps)
-    dense = counts.total - (counts.token_table if is_sparse else 0)
-    trained = dense
+    dense = trained = counts.total
     if "vision" in config.freeze:
         trained -= counts.image_encoder
     if "text" in config.freeze:
@@ -180,11 +178,8 @@ def _memory(
     shards = world_size if is_fsdp else 1
     if config.parallel == "hsdp":
         shards = min(world_size, int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE)))
-    own_rows = -(-vocab_size // world_size) if is_sparse else 0
-    touched_rows = min(vocab_size, pairs * sizes.context_length) if is_sparse else 0
-    row_values, touched_values = own_rows * sizes.text_width, touched_rows * sizes.text_width
     activations = _activations(config, model, micro_batch)
-    gradients = FLOAT * trained // shards + 2 * FLOAT * touched_values
+    gradients = FLOAT * trained // shards
     if is_fsdp and config.accum_steps > 1:
         gradients += FLOAT * trained  # whole, until the last micro-batch reduces them
     if world_size == 1 and config.accum_steps == 1 and not config.distill.students:
@@ -193,10 +188,10 @@ def _memory(
     columns = (2 if world_size > 1 else 1) * schedule.global_batch_size
     chunk = min(LOSS_CHUNK_ROWS, pairs) * schedule.global_batch_size
     logit_matrices = 2 if config.distill.teacher else 1
-    cast_weights = HALF * (dense - (0 if is_sparse else counts.token_table)) if is_bf16 and not is_fsdp else 0
+    cast_weights = HALF * (dense - counts.token_table) if is_bf16 and not is_fsdp else 0
     return {
-        "weights": FLOAT * (dense // shards + row_values),
-        "moments": MOMENTS * FLOAT * (trained // shards + row_values) + 8 * own_rows,  # and int64 steps of each row
+        "weights": FLOAT * (dense // shards),
+        "moments": MOMENTS * FLOAT * (trained // shards),
         "EMA": FLOAT * dense // shards if config.ema_decay else 0,
         "gradients": gradients,
         "gathered weights": _gathered_weights(config, sizes, dense) if is_fsdp else 0,
@@ -264,9 +259,6 @@ def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
         return 0
     models = [config.model, *(student.model for student in config.distill.students.values())]
     parameters = sum(count_parameters(model.architecture(), vocab_size, config.loss).total for model in models)
-    if config.token_table == "rows":  # rows as last touched, in addition to the weights after the last update
-        parameters_of_rows = sum(vocab_size * model.architecture().text_width for model in models)
-        return FLOAT * (parameters * (1 + MOMENTS) + parameters_of_rows)
     return FLOAT * parameters * (1 + MOMENTS + bool(config.ema_decay))
 
 
@@ -330,7 +322,7 @@ def changes_that_fit(
     config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int, memory_bytes: int
 ) -> list[str]:
     """Return each change of one key with which a run fits into memory; if there is none, all of them together."""
-    options: Report = {"activation_checkpointing": True, "token_table": "rows", "parallel": "fsdp"}
+    options: Report = {"activation_checkpointing": True, "parallel": "fsdp"}
     pairs = schedule.global_batch_size // world_size
     divisors = [n for n in range(config.accum_steps + 1, pairs + 1) if pairs % n == 0]
     doubled = next((n for n in divisors if n >= 2 * config.accum_steps), None)

@@ -133,7 +133,7 @@ class TrainConfig(Config):
         "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
         "optimizer": (
             *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
-            *("initial_weights", "freeze", "lora_rank", "token_table"),
+            *("initial_weights", "freeze", "lora_rank"),
         ),
         "data": (
             *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
@@ -192,9 +192,6 @@ class TrainConfig(Config):
     lora_rank: Annotated[int | None, AtLeast(1, "the rank of the adapters; unset it for none")] = None
     """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
     projections learn.  Needs initial_weights.  Unset: no adapters."""
-    token_table: Literal["dense", "rows"] = "dense"
-    """dense: AdamW on the whole token table; rows: the same rule, applied to a row when a batch has its token, and the
-    table sharded over processes."""
     patch_dropout: _Share = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
@@ -283,21 +280,6 @@ class TrainConfig(Config):
             yield "validate_every_samples", "needs pairs that are held out; set train.validation_shards"
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
-        if self.token_table == "rows" and self.ema_decay:
-            yield "ema_decay", 'cannot be used with token_table = "rows", which keeps no average; unset one of the two'
-        if self.token_table == "rows" and self.beta1**2 >= self.beta2:
-            yield (
-                "beta1",
-                f'must be below the square root of beta2, {self.beta2**0.5:.3f}, with token_table = "rows": else a '
-                'row without a gradient never comes to rest; lower it or set token_table = "dense"',
-            )
-        if self.token_table == "rows" and self.lr * self.weight_decay >= 1:
-            yield "lr", f"times weight_decay is {self.lr * self.weight_decay:g}, must be below 1; lower it"
-        if self.token_table == "rows" and "text" in self.freeze:
-            yield (
-                "freeze",
-                '"text" cannot be used with token_table = "rows", which trains the table; unset one of the two',
-            )
 
     def _skip_problems(self) -> Problems:
         """Yield that stretches are no pairs, overlap or do not ascend."""
@@ -320,8 +302,6 @@ class TrainConfig(Config):
         for tower in self.adapted_towers:
             if self.lora_rank > widths[tower]:
                 yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
-        if self.token_table == "rows":
-            yield "token_table", 'cannot be used with train.lora_rank, which keeps the token table fixed; set "dense"'
         if self.ema_decay:
             yield "ema_decay", "cannot be used with train.lora_rank, whose adapters have no average; set 0"
         if self.parallel != "ddp":

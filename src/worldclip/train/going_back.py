@@ -29,8 +29,6 @@ from worldclip.train.plan import skip
 from worldclip.train.scores import MEAN, update_best
 
 CHANGEABLE = ("lr", "beta1", "beta2", "eps", "weight_decay", "max_grad_norm", "seed", "skip_samples")
-# rows that no batch had since keep a history of updates, which these decide
-FIXED_WITH_ROWS = ("beta1", "beta2", "eps", "weight_decay")
 
 
 def go_back(run: Run, config: Report) -> None:
@@ -77,11 +75,9 @@ def going_back_problems(run: Run, config: Report) -> Iterator[str]:
             yield f"{key}: {folder} has no checkpoint of this step; it has those of steps {steps}"
             return
     record = artifacts.read_json(train_dir / "config.json")
-    fixed = FIXED_WITH_ROWS if train.token_table == "rows" else ()
-    allowed = [name for name in CHANGEABLE if name not in fixed]
     for change in changed_keys(record["config"], config):
-        if change.name not in [f"train.{name}" for name in allowed]:
-            yield f"{change}: cannot change in the middle of a run, only {', '.join(allowed)} can; undo it"
+        if change.name not in [f"train.{name}" for name in CHANGEABLE]:
+            yield f"{change}: cannot change in the middle of a run, only {', '.join(CHANGEABLE)} can; undo it"
         elif change.name == "train.skip_samples":
             yield from _past_stretches(change, step * record["schedule"]["global_batch_size"])
 
