@@ -10,8 +10,6 @@ from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Pl
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
-LOSS_CHUNK_ROWS = 256  # rows of logits at a time (train/loss.py); smaller chunks are bound by memory bandwidth
-
 _Share = Annotated[float, Between(0, 1, "0 for none", below=True)]
 _DECAY = Between(0, 1, below=True)
 
