@@ -141,7 +141,7 @@ class TrainConfig(Config):
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("validate_every_samples", "validation_shards"),
-            *("prepare", "resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("prepare", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -159,7 +159,7 @@ class TrainConfig(Config):
     hardware: Annotated[HardwareConfig, Decides()] = field(default_factory=HardwareConfig)
     """The hardware that --dry-run plans for."""
     samples_seen: Annotated[int, AtLeast(1, "image-text pairs")] = 170_000
-    """Image-text pairs seen in total, rounded to whole batches."""
+    """Image-text pairs seen in total, rounded to whole batches; may change at a resume."""
     global_batch_size: Annotated[int, AtLeast(2, "pairs per step; a contrastive loss needs two")] = 256
     """Pairs per step, over all processes."""
     accum_steps: Annotated[int, AtLeast(1, "parts of a batch"), Decides()] = 1
@@ -168,7 +168,7 @@ class TrainConfig(Config):
     loss: Literal["contrastive", "siglip"] = "contrastive"
     """contrastive: softmax over the global batch, as in the recipe; siglip: a sigmoid per pair."""
     lr: Annotated[float, Above(0)] = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate; may change at a resume."""
     warmup_samples: Annotated[int, AtLeast(0, "samples, 0 for no warm-up")] = 10_000
     """Samples of linear warm-up (under train.scale, the English run's), then cosine decay to 0."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.1
@@ -209,7 +209,8 @@ class TrainConfig(Config):
     seed: int = 0
     """Seed of the initial weights, the order of pairs and the crops."""
     skip_samples: tuple[tuple[int, int], ...] | None = None
-    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Unset: none."""
+    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Those after the
+    samples seen may change at a resume.  Unset: none."""
     augment: Literal["crop", "drawings"] = "crop"
     """crop: RandomResizedCrop, as in the recipe; drawings: also rotate, shrink and recolour a quarter of the images,
     for small pools of drawings on plain backgrounds."""
@@ -237,10 +238,6 @@ class TrainConfig(Config):
     prepare: Annotated[bool, Decides()] = False
     """Do what precedes the first step, and stop: list and join the images, make the tokenizer, count the pairs of an
     epoch.  It needs no GPU, and leaves the batch size under train.scale to the first start.  A request of one call."""
-    resume_from: Annotated[int | None, AtLeast(1, "the step of a checkpoint"), Decides()] = None
-    """Go back to the checkpoint of this step and set newer ones aside; lr, beta1, beta2, eps, weight_decay,
-    max_grad_norm, seed and skip_samples may differ from then on.  A request of one call, which RUN/recipe.toml does not
-    keep.  Unset: resume from the newest."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0
