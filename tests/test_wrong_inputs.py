@@ -183,7 +183,6 @@ WRONG: list[tuple[str, str]] = [
     ("curate T --text-policy both", "must be one of one, all"),
     ("curate T --max-pairs 0", "to drop a language, add it to curate.exclude"),
     ("curate T --write parquet", 'is no Parquet file; set "list"'),
-    ("train R --measure", "--measure is part of a plan; add --dry-run"),
     ("train R --pool N", "did you mean --pool.key?"),
     ("metadata R --sources number --wordnets fr omw-fr:1.4", 'unused: metadata.sources lacks "wordnet"'),
     ("metadata R --lists en N", "no such file"),
