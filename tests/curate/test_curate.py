@@ -248,7 +248,7 @@ def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
     write_table(tmp_path / "pool/part.parquet", columns, row_group_size=7)
     pool_config = {"key": "uid", "texts": ["text"]}
     if least:  # rows that pool.where leaves out shift none of the others
-        pool_config["where"] = {"n": {">=": least}}
+        pool_config["where"] = [["n", ">=", least]]
     sections = {"pool": pool_config, **KEEP_ALL}
     report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "parquet"}, **sections), run)["curate"]
     written = pq.read_table(run / "curate/parquet/part.parquet")

@@ -1,6 +1,6 @@
 """Counts of what happened to every pair, per language: texts under text_policy all, keys under one.
 
-pairs_in = left_out + bad_pair + duplicate + no_text + no_language + no_match
+pairs_in = bad_pair + duplicate + no_text + no_language + no_match
            + not_valid + excluded + sampled_out + pairs_out
 """
 

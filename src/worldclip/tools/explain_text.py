@@ -49,8 +49,6 @@ class ExplainedKey(TypedDict):
     text_policy: str
     is_valid: bool
     not_valid_because: NotRequired[list[str]]
-    left_out_because: NotRequired[list[str]]
-    """The conditions of pool.where that it does not fulfil, with its values."""
     draw: NotRequired[dict[str, float]]
     """Which text was drawn under text_policy one: coin, among, share (of the draws that give this text), text_idx."""
     kept: bool
@@ -79,15 +77,12 @@ def key_to_text(explained: ExplainedKey) -> str:
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
     has_places = len({text["place"] for text in explained["texts"]}) > 1
     for text in explained["texts"]:
-        if text["reason"] != Reason.LEFT_OUT.label:
-            lines += _text_lines(text, has_places)
+        lines += _text_lines(text, has_places)
     return "\n".join(lines)
 
 
 def verdict(explained: ExplainedKey) -> str:
     """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
-    if "left_out_because" in explained:
-        return f"dropped: left out by pool.where ({one_line('; '.join(explained['left_out_because']))})"
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
     reason = Reason[text["reason"].upper()]

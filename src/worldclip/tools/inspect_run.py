@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections import Counter
@@ -32,7 +31,6 @@ from worldclip.curate.stage import curate_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
-from worldclip.pool.conditions import unfulfilled
 from worldclip.pool.config import PoolConfig
 from worldclip.tools import inspect_metadata, status
 from worldclip.tools.explain_text import (
@@ -60,8 +58,6 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     bounds = read_bounds(context.dir, config)
     key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
-    if shard is None:
-        return _explain_left_out(context, key)
     texts = _explain_texts(context, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
     explained: ExplainedKey = {
@@ -118,33 +114,10 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     return explained
 
 
-def _explain_left_out(run: Run, key: str) -> ExplainedKey:
-    """Explain a key that pool.where leaves out.  Raises UserError if the pool lacks the key."""
-    config = run.section(PoolConfig)
-    shards = pool.shards(run)
-    everything = dataclasses.replace(config, where={})
-    for shard in shards:
-        all_keys, records = pool.read_records(shard, everything, None)
-        if key in all_keys:
-            text: ExplainedText = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
-            return {
-                "key": key,
-                "shard": shard.name,
-                "text_policy": run.section(CurateConfig).text_policy,
-                "is_valid": True,
-                "left_out_because": unfulfilled(records[all_keys.index(key)], config),
-                "kept": False,
-                "texts": [text],
-            }
-    first_keys = pool.read_keys(shards[0], config)[0]
-    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
-
-
-def _find_shard(run: Run, key: str) -> Shard | None:
+def _find_shard(run: Run, key: str) -> Shard:
     """Return the shard that holds `key`: by the kept pairs, the image index, the matched texts, else reading the pool.
 
-    Of several, one that keeps it.  None for a key that is in no shard, or that pool.where leaves out.
+    Of several, one that keeps it.  Raises UserError for a key that is in no shard, or that pool.where leaves out.
     """
     config = run.section(PoolConfig)
     shards = pool.shards(run)
@@ -157,7 +130,9 @@ def _find_shard(run: Run, key: str) -> Shard | None:
     for shard in shards:
         if _contains(pool.read_texts(shard, config).key, key):
             return shard
-    return None
+    first_keys = pool.read_keys(shards[0], config)[0]
+    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
 
 
 def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
