@@ -40,7 +40,7 @@ CHOSEN_BY = {
     "the name of a Shard": """
         check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet',
         contracts/layout.py relative.format(name), core/execute/file_groups.py f'{name}{self.suffix}',
-        core/execute/file_groups.py name, curate/caps.py f'{name}.parquet', curate/caps.py f'{group.name}.parquet',
+        core/execute/file_groups.py name, 
         core/shuffle.py f'{name}.arrow', train/pool_join.py f'{name}.parquet',
         core/job_files.py f'{shard_name}.json', metadata/ngrams/runs.py f'{shard_name}.counts',
         metadata/ngrams/runs.py f'{shard_name}.json', plugins/world/build.py f'{shard_name}.jsonl',

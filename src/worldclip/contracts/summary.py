@@ -27,8 +27,8 @@ REMEDIES = {
     "match.min_lang_prob if it is set",
     Reason.NO_MATCH: "compare the lists with the texts: worldclip inspect RUN/metadata",
     Reason.NOT_VALID: "pool.valid_keys and pool.deny_keys must hold keys as pool.key makes them",
-    Reason.EXCLUDED: "see curate.include, curate.exclude and curate.max_pairs",
-    Reason.SAMPLED_OUT: "the thresholds are too low: worldclip estimate RUN",
+    Reason.EXCLUDED: "see curate.include and curate.exclude",
+    Reason.SAMPLED_OUT: "the thresholds or curate.max_pairs are too low: worldclip estimate RUN",
 }
 
 

@@ -37,8 +37,6 @@ class ExplainedText(TypedDict):
     entries: NotRequired[list[EntryRow]]
     keep_prob: NotRequired[float]
     coin: NotRequired[float]
-    cap: NotRequired[int | None]
-    """The cap that excludes it."""
 
 
 class ExplainedKey(TypedDict):
@@ -91,8 +89,6 @@ def verdict(explained: ExplainedKey) -> str:
     if reason is Reason.SAMPLED_OUT:
         numbers = f"its draw {text['coin']:.4f} is above its probability {text['keep_prob']:.4f}"
         return f"dropped: {numbers}; {_strongest(text)}"
-    if reason is Reason.EXCLUDED and text.get("cap") is not None:
-        return f"dropped: over the cap of {text['cap']:,} pairs of {text['lang']}"
     if reason is Reason.BAD_PAIR:
         return f"dropped: unreadable, {one_line(text['problem'])}; {REMEDIES[reason]}"
     if reason is Reason.NO_LANGUAGE:
@@ -110,8 +106,7 @@ def _strongest(text: ExplainedText) -> str:
 
 def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
     place = f" ({text['place']})" if has_places else ""
-    over = f" (over the cap of {text['cap']:,} pairs)" if text.get("cap") is not None else ""
-    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}"]
+    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}"]
     if "problem" in text:
         lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:

@@ -24,10 +24,9 @@ from worldclip.core.errors import UserError, is_no_memory
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.core.marks import Metavar
-from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
-from worldclip.curate.stage import curate_work
+from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
@@ -55,7 +54,6 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
     config = context.section(CurateConfig)
-    bounds = read_bounds(context.dir, config)
     key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
     texts = _explain_texts(context, shard, key)
@@ -105,9 +103,6 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
         text["coin"] = coin.uniform(key, text["text_idx"], config.seed, 0)
         if text["coin"] >= text["keep_prob"]:
             text["reason"] = Reason.SAMPLED_OUT.label
-        elif text["coin"] / text["keep_prob"] >= bounds.get(text["lang"], np.inf):
-            text["reason"] = Reason.EXCLUDED.label
-            text["cap"] = config.cap_of(text["lang"])
         else:
             text["reason"] = Reason.KEPT.label
             explained["kept"] = True
@@ -142,7 +137,7 @@ def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
 def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
     """Match the texts of one key again; those with a match have reason `kept`, for curate to settle."""
     work = match_work(run)
-    entry_probs = curate_work(run).entry_probs
+    deciding = online_work(run)
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     texts = []
@@ -165,7 +160,8 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             list_name = work.match.entry_lists.list_of(text["lang"])
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]
             text["entries"] = _describe_entries(run.dir, list_name, ids)
-            text["keep_prob"] = float(keep_prob(ids, [0, len(ids)], entry_probs(list_name))[0])
+            prob = float(keep_prob(ids, [0, len(ids)], deciding.entry_probs(list_name))[0])
+            text["keep_prob"] = prob * deciding.factors.get(text["lang"], 1.0)
         texts.append(text)
     return texts
 
