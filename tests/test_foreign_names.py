@@ -53,7 +53,7 @@ CHOSEN_BY = {
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/layout.py step, contracts/layout.py f'{unit}.npy',
         core/download.py f'.{part.stem}.source',
-        core/keys.py f'{digest}.npy', curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
+        core/keys.py f'{digest}.npy', pool/stage.py name, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,

@@ -88,8 +88,7 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
 def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
     lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    for path in layout.curated_keys(run_dir):
-        name = path.relative_to(layout.stage_dir(run_dir, "curate")).as_posix()
+    if (path := layout.kept_keys(run_dir)).exists():
         with open(path, "rb") as file:
-            lines.append(f"- {name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
+            lines.append(f"- {path.name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
     return "\n".join([f"Versions: {versions}. Digests of the format, config and inputs of each stage:", "", *lines])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_factors, read_factors
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.samples import merge_samples, sample_shard
-from worldclip.curate.sort_keys import write_keys
+from worldclip.curate.subset_file import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
@@ -97,21 +96,20 @@ def _curate(run: Run, job: Job) -> Result:
     shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)
     settled: LanguageCounts = {}
-    num_kept = array("q")
     for shard_report in reports:
         add_counts(settled, shard_report["languages"])
-        num_kept.append(sum(row[Reason.KEPT.column] for row in shard_report["languages"].values()))
     languages, total = account_for_all(accounting, settled, config)
     if not total["pairs_out"]:  # older files may hold pairs that a new deny list names
-        for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir), *layout.curated_keys(run.dir)):
+        for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir)):
             artifacts.remove(path)
+        layout.kept_keys(run.dir).unlink(missing_ok=True)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     dropped_samples: dict[str, Sequence[UnmatchedSample | BadText]] = {
         Reason.BAD_PAIR.column: accounting["bad"],
         **accounting["samples"],
     }
-    key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
+    num_keys = write_keys(run.dir, shards if config.write_keys else [])
     report: CurateReport = {
         "text_policy": config.text_policy,
         "languages": languages,
@@ -140,7 +138,7 @@ def _curate(run: Run, job: Job) -> Result:
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
-        outputs=[*key_files, *_outputs(run.dir, config, shards)],
+        outputs=[layout.kept_keys(run.dir), *_outputs(run.dir, config, shards)],
     )
 
 
