@@ -167,8 +167,6 @@ def test_text_in_overrides_may_look_like_a_number_or_a_date(tmp_path, monkeypatc
     table = BASE | {"pool": {"roots": {"a": "b"}}}
     assert load_recipe(table, ["pool.roots.a= 2024"]).pool.roots == {"a": str(tmp_path / "2024")}
     assert load_recipe(BASE, ["pool.columns=1,url"]).pool.columns == ("1", "url")
-    where = load_recipe(BASE, ["pool.where.width=200", "pool.where.day=2024-10-01"]).pool.where
-    assert where == {"width": 200, "day": "2024-10-01"}
     (problem,) = problems_of(BASE, ("balance.tail_fraction=2024-10-01",))
     assert problem == "balance.tail_fraction: must be a number"
 
