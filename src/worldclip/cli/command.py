@@ -56,7 +56,6 @@ SHARED = {
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
     "folder fp32, fp16 or int8.",
-    "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
     "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",

@@ -4,7 +4,6 @@
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
-    text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
     peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
     onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
@@ -50,7 +49,6 @@ def load(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
     language: str | None = None,
     preprocess: Rule = "source",
 ) -> Clip:
@@ -60,9 +58,7 @@ def load(
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
     where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
-    or int8.  image_tower: folder or hub id of the CLIP whose images a text tower was aligned with (Sentence
-    Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or
-    `de`; Clip.in_language changes it.
+    or int8.  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -76,13 +72,12 @@ def load(
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
         precision=choose_precision(precision, found, device),
-        image_tower=None if image_tower is None else str(image_tower),
         language=language,
     )
     clip = read(found, options)
     if preprocess == "source":
         return clip
-    is_numpy = isinstance(getattr(clip.backend, "images", clip.backend), OnnxBackend)
+    is_numpy = isinstance(clip.backend, OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 
@@ -138,7 +133,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     formats = readable_formats()
     used = formats[source.layout]
     problems = missing_of(source, options)
-    for name in ("arch", "tokenizer", "precision", "image_tower"):
+    for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
         if value is not None and name not in used.OPTIONS:
             layouts = ", ".join(layout for layout, module in formats.items() if name in module.OPTIONS)

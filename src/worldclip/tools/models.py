@@ -33,7 +33,6 @@ def classify(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    image_tower: str | None = None,
     language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
@@ -68,7 +67,6 @@ def classify(
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
-        image_tower=image_tower,
         language=language,
     )
     codes = langs[0] if len(langs) == 1 else langs or None
@@ -91,9 +89,7 @@ def _label_problems(labels: Sequence[str]) -> Iterator[str]:
 
 
 @Command
-def evaluate(
-    model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None, image_tower: str | None = None
-) -> tuple[Any, str]:
+def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
@@ -113,7 +109,7 @@ def evaluate(
     if shards is not None:
         every = read_slice(shards)
         part = every.start + 1, every.step
-    report = evaluate_model(model, config, out, part=part, image_tower=image_tower)
+    report = evaluate_model(model, config, out, part=part)
     if part is not None:
         note(f"slice {shards} measured. Rerun without --shards to finish.")
         return report, ""

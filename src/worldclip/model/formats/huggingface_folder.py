@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 requires = TORCH
-has_torch_weights, yields_to = True, "text"  # a text tower has a config.json, too
+has_torch_weights, yields_to = True, ""
 CARD = CardFacts(
     library="transformers",
     use=(

@@ -63,12 +63,10 @@ class LoadOptions:
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
     """fp32, fp16, bf16 (torch), or of an ONNX folder fp32, fp16, int8."""
-    image_tower: str | None = None
-    """Folder or hub id of the CLIP whose images a text tower was aligned with."""
     language: str | None = None
     """Language of the texts, for a text tower that is told it: a FLORES code or worldclip's."""
     load_base: Callable[[str, LoadOptions], Clip] | None = None
-    """Loads another model by its path or hub id, for formats of adapters and of text towers; worldclip.load sets it."""
+    """Loads another model by its path or hub id, for formats of adapters; worldclip.load sets it."""
 
 
 class Writer(Protocol):
