@@ -40,7 +40,6 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("export R --out O --formats onnx,timm,open_clip", "train export"),
     ("export R --out O --push owner/name", "hub"),
     ("export RUN --out O", "train"),
-    ("export RUN --out O --formats peft", "lora"),
     ("export RUN --out O --push owner/name", "hub"),
     ("init hf://datasets/owner/name --out O", "hub"),
     ("pool emoji --out O", "demo"),

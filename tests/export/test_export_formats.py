@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import peft
 import pytest
 import timm
 import torch
-from transformers import AutoTokenizer, MetaClip2Model
+from transformers import AutoModel, AutoTokenizer, MetaClip2Model
 
 import worldclip
 from model_folders import edit
@@ -203,3 +204,22 @@ def test_a_format_of_another_package_is_written_compared_and_described(published
     assert "library_name: numpy" in card
     assert "in numpy: embeddings differ by at most 0.0e+00" in card
     assert not list(tmp_path.glob("out/*/*.tmp"))
+
+
+def test_adapters_of_peft_merge_into_an_exported_folder(published_model, tmp_path):
+    export_model(published_model(B32), tmp_path / "out")
+    folder = tmp_path / "out/huggingface"
+    model = peft.get_peft_model(
+        AutoModel.from_pretrained(folder), peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapters")
+    base = AutoModel.from_pretrained(folder)
+    merged = peft.PeftModel.from_pretrained(base, tmp_path / "adapters").merge_and_unload()
+    shutil.copytree(folder, tmp_path / "merged")
+    merged.save_pretrained(tmp_path / "merged")
+    clip = worldclip.load(tmp_path / "merged", device="cpu")
+    pixels = random_pixels(clip.model.config.vision_config.image_size)
+    with torch.inference_mode():
+        expected = unit(model.eval().get_image_features(pixel_values=pixels))
+    np.testing.assert_allclose(clip.backend.encode_pixels(pixels), expected, atol=TOLERANCE)
+    assert np.abs(worldclip.load(folder, device="cpu").backend.encode_pixels(pixels) - expected).max() > 1e-3

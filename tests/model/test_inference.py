@@ -144,7 +144,6 @@ def test_folder_without_a_model_is_refused_with_the_reason_per_layout(tmp_path):
         "not in the layout 'open_clip': no open_clip_config.json",
         "not in the layout 'timm': no config.json with timm's architecture",
         "not in the layout 'onnx': no onnx/vision_model*.onnx with onnx/text_model*.onnx",
-        "not in the layout 'peft': no adapter_config.json",
     ]
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     assert "does not load as a clip model" in load_error(tmp_path)

@@ -150,7 +150,7 @@ def evaluate_model(
 
 
 def _identify(source: str | Path) -> tuple[Path, str]:
-    """Return the path of a model, downloaded if needed, and the digest of its files or commit and of its base model."""
+    """Return the path of a model, downloaded if needed, and the digest of its files or commit."""
     from worldclip.model.load import find
 
     path = best_checkpoint(Path(source)) or Path(source)

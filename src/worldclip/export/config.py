@@ -22,9 +22,7 @@ class ExportConfig(Config):
     """
 
     formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
-    """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers,
-    peft only the LoRA adapters of train.lora_rank; text is never
-    written, only loaded."""
+    """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers."""
     tower: Literal["both", "vision"] = "both"
     """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")

@@ -4,7 +4,6 @@
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
     timm          config.json with timm's `architecture`: an image tower
-    peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
     onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
@@ -112,7 +111,6 @@ class Source:
         """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
 
         Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
-        Of adapters, also what decides the embeddings of their base model.
         """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
@@ -122,9 +120,6 @@ class Source:
             files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
             files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
             fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
-        base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
-        if base_of is not None:
-            fingerprints.append(find(base_of(self.path)).digest())
         return artifacts.digest(fingerprints)
 
 
@@ -143,7 +138,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if problems:
         raise UserError(problems)
     dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
-    clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
+    clip = used.read(source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     if options.language is None:
@@ -151,14 +146,6 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if clip.language is None:
         raise UserError(f"language = {options.language!r}: this model is not told the language of a text; omit it")
     return clip.in_language(options.language)
-
-
-def _load_base(name: str, options: LoadOptions) -> Clip:
-    """Load the model that adapters are added to.  Raises UserError where it holds adapters itself."""
-    source = find(name)
-    if hasattr(MODEL_FORMATS.load(source.layout), "base_of"):
-        raise UserError(f"the base model {name} holds adapters itself; export it to huggingface first")
-    return read(source, options)
 
 
 def missing_of(source: Source, options: LoadOptions) -> list[str]:

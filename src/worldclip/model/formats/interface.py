@@ -65,8 +65,6 @@ class LoadOptions:
     """fp32, fp16, bf16 (torch), or of an ONNX folder fp32, fp16, int8."""
     language: str | None = None
     """Language of the texts, for a text tower that is told it: a FLORES code or worldclip's."""
-    load_base: Callable[[str, LoadOptions], Clip] | None = None
-    """Loads another model by its path or hub id, for formats of adapters; worldclip.load sets it."""
 
 
 class Writer(Protocol):
