@@ -16,7 +16,7 @@ from transformers import MetaClip2VisionModel
 
 import worldclip
 from miniature import write_files
-from model_folders import load_error, save_tiny
+from model_folders import save_tiny
 from stages import finish, job_of
 from worldclip import cli, export
 from worldclip.config import load_recipe
@@ -123,10 +123,9 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     assert job_of("export", config, run_dir).inputs["corpus"]
 
 
-def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
-    report = run_export(run_dir, tower="vision")
-    assert list(report["formats"]) == ["vision"]
-    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
+def test_plain_transformers_reads_the_image_tower_of_a_whole_folder(run_dir):
+    run_export(run_dir)
+    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "huggingface").eval()
     pixels = torch.randn(2, 3, 32, 32)
     clip = worldclip.load(run_dir, device="cpu")
     with torch.inference_mode():
@@ -134,7 +133,6 @@ def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_di
         whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert hidden_states[-2][:, 1:].shape == (2, 16, 64)
     torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
-    assert "MetaClip2VisionModel; it has no embeddings" in load_error(run_dir / "export" / "vision")
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_timm_export_keeps_projection_and_activation(exported):
     assert "quick" in type(model.blocks[0].mlp.act).__name__.lower()
     assert not model.head.bias.any()
     export_model(out / "timm", out / "timm_again", ExportConfig(formats=("timm",)))
-    with pytest.raises(UserError, match="image tower alone; export it to timm or vision, not to huggingface"):
+    with pytest.raises(UserError, match="image tower alone; export it to timm, not to huggingface"):
         export_model(out / "timm", out / "no")
 
 

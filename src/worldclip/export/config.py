@@ -23,8 +23,6 @@ class ExportConfig(Config):
 
     formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
     """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers."""
-    tower: Literal["both", "vision"] = "both"
-    """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
     embedded: Annotated[str, Place()] = ""
@@ -34,11 +32,6 @@ class ExportConfig(Config):
     corpus: Annotated[tuple[str, ...], Place()] = ()
     """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
     languages, lang).  Default: the run's own matched texts."""
-
-    @property
-    def format_names(self) -> tuple[str, ...]:
-        """Return the formats to write; the image tower is one of its own."""
-        return ("vision",) if self.tower == "vision" else self.formats
 
     def own_problems(self) -> Problems:
         """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""

@@ -49,7 +49,7 @@ def _check(run: Run, job: Job) -> None:
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
     """Yield why formats cannot be written in this installation."""
-    for name in config.format_names:
+    for name in config.formats:
         item = MODEL_FORMATS.load(name)
         if name not in written_formats():
             yield f"export.formats: {name} can be loaded, not written"
@@ -108,7 +108,7 @@ def export_model(
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
-    problems += [] if problems else _folders_of_others(Path(out), config.format_names)
+    problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
     recognised = model_load.find(source, layout)
@@ -144,7 +144,7 @@ def _export(
 ) -> Report:
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
-    names = config.format_names
+    names = config.formats
     writers = {name: _writer(name, source.path, clip, config) for name in names}
     if codes:
         whole = clip
@@ -156,9 +156,7 @@ def _export(
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
     needs_text = [name for name in names if not MODEL_FORMATS.load(name).CARD.is_image_tower]
     if clip.tokenizer is None and needs_text:
-        raise UserError(
-            f"{source.path} is an image tower alone; export it to timm or vision, not to {', '.join(needs_text)}"
-        )
+        raise UserError(f"{source.path} is an image tower alone; export it to timm, not to {', '.join(needs_text)}")
     for name in names:
         with _aside(out / name) as folder:
             # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay

@@ -96,8 +96,6 @@ def _read_config(folder: Path) -> Any:
         else:
             reason = f"does not load as a Hugging Face model ({error})"
         raise UserError(f"{folder} {reason}") from error
-    if config.model_type == "metaclip_2_vision_model":
-        raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
     for tower in (getattr(config, "vision_config", None), getattr(config, "text_config", None)):
         layers = getattr(tower, "num_hidden_layers", 1)
         if not isinstance(layers, int) or not 1 <= layers <= weights.MAX_LAYERS:
