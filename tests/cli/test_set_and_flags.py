@@ -118,7 +118,7 @@ def test_equal_values_of_set_and_flag_are_no_contradiction(words, recipe_of):
             'folders.a: --set says "captions:/a", --folders says "captions:/b"',
         ),
         ("curate", "max_pairs.en=5", "--max-pairs 7", "max_pairs.en: --set says 5, --max-pairs says none"),
-        ("export", "formats=onnx", "--formats timm", 'formats: --set says ["onnx"], --formats says ["timm"]'),
+        ("export", "formats=onnx", "--formats open_clip", 'formats: --set says ["onnx"], --formats says ["open_clip"]'),
     ],
 )
 def test_set_and_flag_that_differ_are_refused(stage, override, flag, message, toy_world, tmp_path, capfd):

@@ -36,7 +36,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("evaluate RUN --out O --datasets d --folders d folders:D", "train"),
     ("evaluate RUN --out O --datasets d --folders d folders:D --also linear_probe", "eval"),
     ("export R --out O --formats huggingface", "train"),
-    ("export R --out O --formats onnx,timm,open_clip", "train export"),
+    ("export R --out O --formats onnx,open_clip", "train export"),
     ("export R --out O --push owner/name", "hub"),
     ("export RUN --out O", "train"),
     ("export RUN --out O --push owner/name", "hub"),

@@ -110,7 +110,7 @@ def test_code_blocks_of_the_pages_run(page, code, request, hub, monkeypatch):
 def test_export_commands_write_what_the_page_says(place):
     exports = place / "runs/emoji/export"
     assert sorted(folder.name for folder in exports.iterdir() if (folder / "README.md").exists()) == sorted(
-        ["huggingface", "open_clip", "timm", "onnx"]
+        ["huggingface", "open_clip", "onnx"]
     )
     assert "Reduced to en, sw, hi" in (place / "exports/b32/huggingface/README.md").read_text(encoding="utf-8")
     assert worldclip.load(place / "exports/reference/huggingface").model.config.vision_config.hidden_act == "quick_gelu"

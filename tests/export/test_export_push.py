@@ -17,16 +17,16 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub
 
 @pytest.fixture
 def folders(tmp_path):
-    for name in ("huggingface", "timm"):
+    for name in ("huggingface", "open_clip"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "README.md").write_text("card")
         (tmp_path / name / "model.safetensors").write_bytes(b"12345")
-    return [tmp_path / "huggingface", tmp_path / "timm"]
+    return [tmp_path / "huggingface", tmp_path / "open_clip"]
 
 
 def test_plan_names_repositories_files_and_bytes(folders):
     first, second = plan(folders, "me/clip")
-    assert (first.repository, second.repository) == ("me/clip", "me/clip-timm")
+    assert (first.repository, second.repository) == ("me/clip", "me/clip-open_clip")
     assert first.files == (("README.md", 4), ("model.safetensors", 5))
     assert first.lines()[0].endswith("-> me/clip: 2 files, 9 bytes")
 
@@ -41,9 +41,9 @@ def test_all_unpublishable_files_are_refused_together(folders):
 
 def test_each_folder_is_uploaded_to_its_repository(folders, hub):
     first, second = push(plan(folders, "me/clip"), client_of(hub))
-    assert [first.upload.repository, second.upload.repository] == ["me/clip", "me/clip-timm"]
-    assert hub.kinds == {"me/clip": "model", "me/clip-timm": "model"}
-    assert hub.main("me/clip-timm")["model.safetensors"] == b"12345"
+    assert [first.upload.repository, second.upload.repository] == ["me/clip", "me/clip-open_clip"]
+    assert hub.kinds == {"me/clip": "model", "me/clip-open_clip": "model"}
+    assert hub.main("me/clip-open_clip")["model.safetensors"] == b"12345"
     assert first.lines() == [first.address]  # a new repository has no history
     assert "/me/clip/commit/" in first.address
 

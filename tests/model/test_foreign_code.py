@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import worldclip
 from model_folders import edit, load_error
@@ -243,28 +243,3 @@ def test_an_index_of_another_form_is_refused(folder, content):
 def test_towers_of_absurd_size_are_refused_before_they_are_built(folder, layers):
     edit(folder / "config.json", "text_config", num_hidden_layers=layers)
     assert load_or_refuse(folder)
-
-
-def test_timm_folders_name_models_of_timm_alone(folder):
-    pytest.importorskip("timm")
-    place = folder.parent / "timm"
-    place.mkdir()
-    save_file({"a": torch.zeros(1)}, place / "model.safetensors")
-    torch.save(Touch(folder.parent / "mark"), place / "evil.pth")
-    plain = {"architecture": "vit_base_patch16_clip_224"}
-    for record, said in (
-        ({"architecture": "hf-hub:somebody/model"}, "which timm does not have"),
-        ({"architecture": "local-dir:/tmp"}, "which timm does not have"),
-        ({"architecture": ["x"]}, "which timm does not have"),
-        (plain | {"model_args": {"checkpoint_path": str(place / "evil.pth")}}, "model_args checkpoint"),
-        (plain | {"model_args": {"pretrained_cfg": {"file": "evil.pth"}}}, "model_args pretrained_cfg"),
-        (plain | {"model_args": {"depth": 10**9}}, "depth = 1000000000"),
-        (plain | {"model_args": {"depth": "x"}}, "model_args.depth is 'x'; it must be a whole number of at least 1"),
-        (plain | {"model_args": {"depth": 0}}, "model_args.depth is 0; it must be a whole number"),
-        (plain | {"model_args": {"num_heads": 0}}, "timm cannot create the model"),
-        (plain | {"model_args": {"num_heads": 5}}, "timm cannot create the model"),
-        (plain | {"model_args": 5}, "model_args is 5; it must be an object"),
-        (plain | {"pretrained_cfg": "x"}, "pretrained_cfg is 'x'; it must be an object"),
-    ):
-        (place / "config.json").write_text(json.dumps(record))
-        assert said in load_or_refuse(place, is_ours=False)

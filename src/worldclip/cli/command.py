@@ -50,7 +50,7 @@ WRITTEN = ("out", "folder", "html")
 """Parameters that are written to, and thus local paths, whatever their type."""
 
 SHARED = {
-    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip, timm or ONNX, a checkpoint file, or a hub id.",
+    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
     "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",

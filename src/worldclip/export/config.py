@@ -22,7 +22,7 @@ class ExportConfig(Config):
     """
 
     formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
-    """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers."""
+    """Formats to write, each into RUN/export/<format>; web is a page for browsers."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
     embedded: Annotated[str, Place()] = ""

@@ -39,7 +39,7 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
 
     Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
     """
-    tokenizer = clip.require_tokenizer()
+    tokenizer = clip.tokenizer
     spec = _unigram_spec(tokenizer)
     corpus = sorted(set(texts))
     if not corpus:
@@ -71,7 +71,7 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
 
 def outside(clip: Clip, pruned: Clip, texts: Sequence[str]) -> list[Report]:
     """Report per text that may not be in the corpus: tokens before and after, unknown ones, and the cosine."""
-    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
+    before, after = clip.tokenizer, pruned.tokenizer
     cosines = (clip.encode_text(texts) * pruned.encode_text(texts)).sum(axis=1)
     rows = []
     for text, cosine in zip(texts, cosines, strict=True):
@@ -196,12 +196,12 @@ def _prune_model(model: Any, kept: np.ndarray, tokenizer: Tokenizer) -> Any:
     state = dict(model.state_dict())
     table = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table[torch.from_numpy(kept).to(table.device)].clone()
-    return build(transformers.MetaClip2Model, config, state).to(model.device)
+    return build(config, state).to(model.device)
 
 
 def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) -> None:
     """Raise UserError unless all token ids are the old ones renumbered, and embeddings of a sample are equal."""
-    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
+    before, after = clip.tokenizer, pruned.tokenizer
     for batch in _batches(corpus):
         old, new = before.encode(batch), after.encode(batch)
         if np.array_equal(old.offsets, new.offsets) and np.array_equal(kept[new.ids], old.ids):

@@ -154,9 +154,6 @@ def _export(
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    needs_text = [name for name in names if not MODEL_FORMATS.load(name).CARD.is_image_tower]
-    if clip.tokenizer is None and needs_text:
-        raise UserError(f"{source.path} is an image tower alone; export it to timm, not to {', '.join(needs_text)}")
     for name in names:
         with _aside(out / name) as folder:
             # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay

@@ -3,11 +3,10 @@
     run           train/step_*                                       its best checkpoint, else its newest
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
-    timm          config.json with timm's `architecture`: an image tower
     onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
-open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
+open_clip folder by its open_clip_config.json, a bare checkpoint by open_clip's default for a
 local file, which is the reference's transform.  `reference` is the paper's, whatever the source states.
 """
 
@@ -51,7 +50,7 @@ def load(
     language: str | None = None,
     preprocess: Rule = "source",
 ) -> Clip:
-    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
+    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, an ONNX folder.
 
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.

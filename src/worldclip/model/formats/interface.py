@@ -41,7 +41,6 @@ class CardFacts:
     checked: Callable[[Record], str]
     """Returns the measurement in the report of `compare` as text; follows "Checked against the source model"."""
     about: str = about("A CLIP that embeds images and texts of all its languages in one space")
-    is_image_tower: bool = False
     is_page: bool = False
     """Whether the folder is a static page rather than a model."""
     files: tuple[str, ...] = ()

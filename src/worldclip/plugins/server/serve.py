@@ -73,7 +73,6 @@ def serve(
             precision=precision,
             language=language,
         )
-        clip.require_tokenizer()
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
