@@ -143,6 +143,7 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
         == 0
     )
     exported = tmp_path / "first" / "huggingface"
+    assert f"publish a folder of {exported.parent} with: hf upload OWNER/NAME FOLDER" in capsys.readouterr().err
     assert "# my_run: a CLIP for 2 languages" in (exported / "README.md").read_text()
     published = load_recipe(exported / "recipe.toml")
     assert published.pool.path == str(exported / "tars")  # relative in the file

@@ -62,7 +62,6 @@ SHARED = {
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
     "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
-    "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
     "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
 }
 

@@ -11,6 +11,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import best_checkpoint, is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
+from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages
@@ -167,6 +168,11 @@ def _export(
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
+    say(
+        "export",
+        f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
+        "--private does not change a repository that exists)",
+    )
     return report
 
 
