@@ -9,8 +9,6 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -65,7 +63,7 @@ def place(hub, tmp_path_factory) -> Path:
     torch.save({"state_dict": random_open_clip(model_cfg).state_dict()}, root / "metaclip2.pt")
     write_open_clip_config(root, model_cfg)
     write_pool(root / "pool")
-    pq.write_table(pa.table({"text": ["a red apple", "a dog"], "lang": ["en", "sw"]}), root / "captions.parquet")
+    (root / "captions.txt").write_text("a red apple\na dog\n")
     (root / "prompts.json").write_text('{"DE": ["ein Foto von {}"]}')
     for name in ("1F34E.png", "apple.png", "dog.jpg"):
         save_picture(root / name)

@@ -30,8 +30,7 @@ class ExportConfig(Config):
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: Annotated[tuple[str, ...], Place()] = ()
-    """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
-    languages, lang).  Default: the run's own matched texts."""
+    """Texts that decide which rows are used: .txt files, one text per line.  Default: the run's own matched texts."""
 
     def own_problems(self) -> Problems:
         """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""
@@ -40,5 +39,5 @@ class ExportConfig(Config):
         if self.corpus and not self.languages:
             yield "corpus", "has no effect without export.languages; set the languages to keep"
         for name in self.corpus:
-            if not name.endswith((".txt", ".parquet")):
-                yield "corpus", f'unknown kind of file "{name}"; a corpus is .txt or .parquet'
+            if not name.endswith(".txt"):
+                yield "corpus", f'unknown kind of file "{name}"; a corpus is a .txt, one text per line'

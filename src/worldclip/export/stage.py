@@ -23,7 +23,6 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
-from worldclip.model import sample_inputs
 from worldclip.model.formats import MODEL_FORMATS, huggingface_folder, written_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions, Writer
 from worldclip.model.inference import Clip
@@ -71,7 +70,7 @@ def _inputs(run: Run) -> Report:
         "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
     }
     if config.languages:
-        corpus = prune_vocabulary.corpus_of(config, run.dir)
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run.dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
@@ -148,10 +147,7 @@ def _export(
     names = config.formats
     writers = {name: _writer(name, source.path, clip, config) for name in names}
     if codes:
-        whole = clip
-        texts = prune_vocabulary.read_corpus(prune_vocabulary.corpus_of(config, run_dir), codes)
-        clip, vocabulary = prune_vocabulary.prune(whole, texts)
-        vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
+        clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
