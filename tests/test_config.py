@@ -68,10 +68,6 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
             "train.skip_samples: must have at most 64 bits, as TOML's integers",
         ],
     ),
-    "adapters that are not trained": (
-        {"export": {"formats": ["huggingface", "peft"]}},
-        ["export.formats: peft writes LoRA adapters; set train.lora_rank, or leave peft out"],
-    ),
     "a nested typo and another section": (
         {"train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}},
         [

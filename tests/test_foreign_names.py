@@ -70,7 +70,7 @@ CHOSEN_BY = {
         train/pool_join.py label, train/pool_join.py f'{label}_groups'""",
     "found by listing that folder": """
         check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
-        evaluate/datasets/folders.py label, export/push.py name,
+        evaluate/datasets/folders.py label,
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """

@@ -75,8 +75,6 @@ WRONG: list[tuple[str, str]] = [
     ("evaluate R --suite everything", "must be one of imagenet"),
     ("evaluate R --datasets imagnet", 'did you mean "imagenetv2"?'),
     ("export R --formats onnx,zip", '"zip": unknown model format; known: huggingface'),
-    ("export R --push noslash", "worldclip: --push 'noslash': a repository of the hub is owner/name\n"),
-    ("export N --out O --push noslash", "--push 'noslash': a repository of the hub is owner/name"),
     ("run R --until evaluat", "unknown stage"),
     ("run R --from pol", "unknown stage"),
     ("run R --from-run N", "N"),

@@ -300,7 +300,7 @@ def _training(inputs: Path) -> list[Scenario]:
     head = recipe.read_text().split("[train]")[0]
     sections = (
         f'[evaluate]\ndatasets = ["shapes"]\nlanguages = ["en"]\ndevice = "cpu"\nfolders = {{shapes = '
-        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip", "timm"]\n'
+        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip"]\n'
     )
     recipe.write_text(f"{head}[train]{TINY}{sections}")
     faster = world / "faster.toml"
