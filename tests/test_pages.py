@@ -10,20 +10,17 @@ import pytest
 
 from chromium import Page, open_page, problems_shown
 from embedded_world import picture
-from evaluated import Forgetful, evaluated
 from made_up_run import write_made_up_run
 from served import static_host
 from serving import serving
 from toy import ToyWorld
 from worldclip import check
 from worldclip.check import CheckConfig
-from worldclip.cli import main
 from worldclip.export import ExportConfig, export_model
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.explorer.explore import explore
 from worldclip.pool.config import PoolConfig
 from worldclip.report import write_evaluation, write_report
-from worlds import WordModel
 
 pytestmark = pytest.mark.slow
 
@@ -69,19 +66,8 @@ class Site:
         address = self.hosts.enter_context(static_host(self.root / "web/web"))
         return f"{address}/index.html", "document.body?.dataset.ready"
 
-    def results(self) -> list[str]:
-        """Return two folders of results."""
-        one = evaluated(WordModel(), self.root / "one")
-        two = evaluated(Forgetful(), self.root / "two")
-        return [str(one), str(two)]
 
-    def comparison(self) -> Place:
-        page = self.root / "comparison.html"
-        assert main(["compare", *self.results(), "--out", str(page)]) == 0
-        return page.as_uri(), LOADED
-
-
-PAGES = ("report", "evaluation", "explorer", "check", "search", "browser", "comparison")
+PAGES = ("report", "evaluation", "explorer", "check", "search", "browser")
 
 
 @pytest.fixture(scope="module")

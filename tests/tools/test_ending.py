@@ -68,7 +68,7 @@ def test_next_line_names_flags_of_the_command(name, is_set):
 
 @pytest.mark.parametrize("name", COMMANDS.names())
 def test_each_command_that_writes_or_answers_has_an_ending(name):
-    only_looks = {"status", "languages", "doctor", "estimate", "inspect", "serve"}
+    only_looks = {"status", "languages", "compare", "doctor", "estimate", "inspect", "serve"}
     has_own = {"run"}
     assert (name in NEXT_OF_COMMAND) == (name not in only_looks | has_own)
 

@@ -112,16 +112,14 @@ def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
 
 
 def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
-    for number, name in enumerate(("LAION-5B", "img2dataset webdataset")):
-        folder = write_files(tmp_path / str(number), POOLS[name][0])
-        recipe = tmp_path / f"{number}.toml"
-        init(str(folder), out=recipe)
-        recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
-        config = load_recipe(recipe).pool
-        assert config.where
-        (shard,) = pool.list_shards(config)
-        texts = pool.read_texts(shard, config).text.to_pylist()
-        assert texts == ([DOG] if number == 0 else [])
+    folder = write_files(tmp_path / "pool", POOLS["LAION-5B"][0])
+    recipe = tmp_path / "r.toml"
+    init(str(folder), out=recipe)
+    recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
+    config = load_recipe(recipe).pool
+    assert config.where
+    (shard,) = pool.list_shards(config)
+    assert pool.read_texts(shard, config).text.to_pylist() == [DOG]
 
 
 def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):

@@ -144,7 +144,7 @@ class Cap(TypedDict):
     """A language over its cap."""
 
     max_pairs: int | None
-    bound: float  # its pairs stay where coin / keep_prob is below this
+    factor: float  # on the probabilities of its texts
 
 
 class SampledCurve(TypedDict):
@@ -175,7 +175,6 @@ class CurateSample(TypedDict):
     lang: str
     keep_prob: float
     coin: float
-    is_over: bool  # whether a cap leaves it out
     list: str
     entries: list[SampleEntry]
 

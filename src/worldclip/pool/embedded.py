@@ -163,6 +163,6 @@ def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
 
 
 def embed_sample_inputs(clip: Clip) -> np.ndarray:
-    """Return (1 + texts, D) embeddings of a fixed image and, where there is a text tower, fixed texts."""
-    texts = [] if clip.tokenizer is None else [clip.encode_text([text for text in sample_inputs.TEXTS if text])]
-    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), *texts])
+    """Return (1 + texts, D) embeddings of a fixed image and fixed texts."""
+    texts = [text for text in sample_inputs.TEXTS if text]
+    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), clip.encode_text(texts)])

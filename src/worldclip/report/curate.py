@@ -185,10 +185,9 @@ def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
         return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
     if reason == Reason.NO_MATCH:
         return "contains no entry of its list"
-    if reason == Reason.EXCLUDED and not sample["is_over"]:
+    if reason == Reason.EXCLUDED:
         return "its language is excluded"
     lang = sample["lang"]
     entries = [words(entry["entry"], lang) + f" ({count(entry['matches'])})" for entry in sample["entries"]]
     decision = f": keep probability {sample['keep_prob']:.3f}, coin {sample['coin']:.3f}"
-    over = "; over the cap of its language" if sample["is_over"] else ""
-    return tag("span", join(entries, ", "), decision, over)
+    return tag("span", join(entries, ", "), decision)

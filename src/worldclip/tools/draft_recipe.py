@@ -301,13 +301,11 @@ def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
 
 
 def _filters(drafted: Report) -> list[str]:
-    """Return a line, commented, that leaves out pairs by fields that usually say which."""
-    prefix = "json:" if drafted["format"] == "tar" else ""
-    found = [(name, condition) for name, condition in FILTERS.items() if name in drafted["columns"]]
-    if not found:
+    """Return a line, commented, that leaves out rows of a table by columns that usually say which."""
+    found = [condition for condition in FILTERS if condition[0] in drafted["columns"]]
+    if not found or drafted["format"] == "tar":
         return []
-    conditions = ", ".join(f"{_toml(prefix + name)} = {condition}" for name, condition in found)
-    return [f"# where = {{ {conditions} }} # only these rows are pairs; a missing value fulfils no condition"]
+    return [f"# where = {json.dumps(found)} # only these rows are pairs; a missing value fulfils no condition"]
 
 
 def _comment(text: str) -> str:

@@ -71,7 +71,6 @@ def embed(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
     language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
@@ -79,7 +78,7 @@ def embed(
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, image_tower, language and device are as in worldclip.load, key replaces
+    layout, arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -97,9 +96,6 @@ def embed(
     source = model_load.find(model, layout, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
-    # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
-    if image_tower is not None:  # search finds a folder from anywhere by its absolute path
-        loading["image_tower"] = str(Path(image_tower).resolve() if Path(image_tower).exists() else image_tower)
     if language is not None:
         loading["language"] = language
     options = LoadOptions(device=device, **loading)

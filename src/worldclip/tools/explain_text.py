@@ -21,15 +21,12 @@ def key_to_text(explained: Report) -> str:
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
     has_places = len({text["place"] for text in explained["texts"]}) > 1
     for text in explained["texts"]:
-        if text["reason"] != Reason.LEFT_OUT.label:
-            lines += _text_lines(text, has_places)
+        lines += _text_lines(text, has_places)
     return "\n".join(lines)
 
 
 def verdict(explained: Report) -> str:
     """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
-    if "left_out_because" in explained:
-        return f"dropped: left out by pool.where ({one_line('; '.join(explained['left_out_because']))})"
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
     reason = Reason[text["reason"].upper()]
@@ -38,8 +35,6 @@ def verdict(explained: Report) -> str:
     if reason is Reason.SAMPLED_OUT:
         numbers = f"its draw {text['coin']:.4f} is above its probability {text['keep_prob']:.4f}"
         return f"dropped: {numbers}; {_strongest(text)}"
-    if reason is Reason.EXCLUDED and text.get("cap") is not None:
-        return f"dropped: over the cap of {text['cap']:,} pairs of {text['lang']}"
     if reason is Reason.BAD_PAIR:
         return f"dropped: unreadable, {one_line(text['problem'])}; {REMEDIES[reason]}"
     if reason is Reason.NO_LANGUAGE:
@@ -57,8 +52,7 @@ def _strongest(text: Report) -> str:
 
 def _text_lines(text: Report, has_places: bool) -> list[str]:
     place = f" ({text['place']})" if has_places else ""
-    over = f" (over the cap of {text['cap']:,} pairs)" if text.get("cap") is not None else ""
-    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}"]
+    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}"]
     if "problem" in text:
         lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections import Counter
 from pathlib import Path
@@ -23,14 +22,12 @@ from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
-from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import draw_row, keep_prob
-from worldclip.curate.stage import curate_work
+from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
-from worldclip.pool.conditions import unfulfilled
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
@@ -51,11 +48,8 @@ def inspect_key(run: str | Path, key: str) -> Report:
     context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
     config = context.section(CurateConfig)
-    bounds = read_bounds(context.dir, config)
     key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
-    if shard is None:
-        return _explain_left_out(context, key)
     texts = _explain_texts(context, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
     explained: Report = {
@@ -103,42 +97,16 @@ def inspect_key(run: str | Path, key: str) -> Report:
         text["coin"] = coin.uniform(key, text["text_idx"], config.seed, 0)
         if text["coin"] >= text["keep_prob"]:
             text["reason"] = Reason.SAMPLED_OUT.label
-        elif text["coin"] / text["keep_prob"] >= bounds.get(text["lang"], np.inf):
-            text["reason"] = Reason.EXCLUDED.label
-            text["cap"] = config.cap_of(text["lang"])
         else:
             text["reason"] = Reason.KEPT.label
             explained["kept"] = True
     return explained
 
 
-def _explain_left_out(run: Run, key: str) -> Report:
-    """Explain a key that pool.where leaves out.  Raises UserError if the pool lacks the key."""
-    config = run.section(PoolConfig)
-    shards = pool.shards(run)
-    everything = dataclasses.replace(config, where={})
-    for shard in shards:
-        all_keys, records = pool.read_records(shard, everything, None)
-        if key in all_keys:
-            text: Report = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
-            return {
-                "key": key,
-                "shard": shard.name,
-                "text_policy": run.section(CurateConfig).text_policy,
-                "is_valid": True,
-                "left_out_because": unfulfilled(records[all_keys.index(key)], config),
-                "kept": False,
-                "texts": [text],
-            }
-    first_keys = pool.read_keys(shards[0], config)[0]
-    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
-
-
-def _find_shard(run: Run, key: str) -> Shard | None:
+def _find_shard(run: Run, key: str) -> Shard:
     """Return the shard that holds `key`: by the kept pairs, the image index, the matched texts, else reading the pool.
 
-    Of several, one that keeps it.  None for a key that is in no shard, or that pool.where leaves out.
+    Of several, one that keeps it.  Raises UserError for a key that is in no shard, or that pool.where leaves out.
     """
     config = run.section(PoolConfig)
     shards = pool.shards(run)
@@ -151,7 +119,9 @@ def _find_shard(run: Run, key: str) -> Shard | None:
     for shard in shards:
         if _contains(pool.read_texts(shard, config).key, key):
             return shard
-    return None
+    first_keys = pool.read_keys(shards[0], config)[0]
+    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
 
 
 def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
@@ -161,7 +131,7 @@ def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
 def _explain_texts(run: Run, shard: Shard, key: str) -> list[Report]:
     """Match the texts of one key again; those with a match have reason `kept`, for curate to settle."""
     work = match_work(run)
-    entry_probs = curate_work(run).entry_probs
+    deciding = online_work(run)
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     texts = []
@@ -184,7 +154,8 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[Report]:
             list_name = work.match.entry_lists.list_of(text["lang"])
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]
             text["entries"] = _describe_entries(run.dir, list_name, ids)
-            text["keep_prob"] = float(keep_prob(ids, [0, len(ids)], entry_probs(list_name))[0])
+            prob = float(keep_prob(ids, [0, len(ids)], deciding.entry_probs(list_name))[0])
+            text["keep_prob"] = prob * deciding.factors.get(text["lang"], 1.0)
         texts.append(text)
     return texts
 

@@ -40,16 +40,16 @@ TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
 TAR_KEYS = ("uid", "url", "URL")
 """Fields of a tar's .json that identify a pair in any download of a pool."""
-FILTERS = {
-    "NSFW": '"UNLIKELY"',
-    "nsfw": '"UNLIKELY"',
-    "punsafe": '{ "<" = 0.5 }',
-    "pwatermark": '{ "<" = 0.8 }',
-    "similarity": '{ ">=" = 0.28 }',
-    "clip_l14_similarity_score": '{ ">=" = 0.2 }',
-    "clip_b32_similarity_score": '{ ">=" = 0.28 }',
-}
-"""Fields that often say which pairs to leave out, and a usual condition for pool.where."""
+FILTERS = (
+    ("NSFW", "=", "UNLIKELY"),
+    ("nsfw", "=", "UNLIKELY"),
+    ("punsafe", "<", 0.5),
+    ("pwatermark", "<", 0.8),
+    ("similarity", ">=", 0.28),
+    ("clip_l14_similarity_score", ">=", 0.2),
+    ("clip_b32_similarity_score", ">=", 0.28),
+)
+"""Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
 def find_pool(columns: Sequence[str]) -> KnownPool | None:

@@ -97,7 +97,7 @@ class WebFolder:
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
         write_text(folder / "page.css", search_style())
-        specials = clip.require_tokenizer().special_strings
+        specials = clip.tokenizer.special_strings
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,

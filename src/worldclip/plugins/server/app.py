@@ -282,7 +282,7 @@ class _Api:
 
         def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
-            tokens = len(self._service.clip.require_tokenizer().encode(texts).ids) if texts else 0
+            tokens = len(self._service.clip.tokenizer.encode(texts).ids) if texts else 0
             data = [
                 {"object": "embedding", "index": i, "embedding": _base64(row) if form == "base64" else row.tolist()}
                 for i, row in enumerate(rows)

@@ -35,7 +35,6 @@ def serve(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    image_tower: str | None = None,
     language: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -72,10 +71,8 @@ def serve(
             arch=arch,
             tokenizer=tokenizer,
             precision=precision,
-            image_tower=image_tower,
             language=language,
         )
-        clip.require_tokenizer()
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
