@@ -398,15 +398,6 @@ def _safe_formats(library: str) -> tuple[str, ...]:
     return tuple(name for name in NATIVE_FORMATS if name not in crashing)
 
 
-def library_of_format() -> dict[str, str]:
-    """Return the library that is tried first for each format, by format.  Raises UserError without Pillow."""
-    decoder = _native_decoder()
-    library_of = dict.fromkeys(_formats(), PILLOW)
-    if decoder is not None:
-        library_of |= dict.fromkeys(decoder.formats, decoder.library)
-    return library_of
-
-
 def known_crashes() -> tuple[Crash, ...]:
     """Return why the installed libraries do not decode all of NATIVE_FORMATS."""
     return tuple(crash for crash in CRASHES if (_version_of(crash.library) or (0, 0)) >= crash.since)
