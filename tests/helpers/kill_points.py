@@ -159,9 +159,6 @@ def _forget_files() -> None:
     for item in gc.get_objects():
         if isinstance(item, functools._lru_cache_wrapper) and item.__module__.startswith("worldclip"):
             item.cache_clear()
-    if files := sys.modules.get("worldclip.pool.shard_files"):
-        files._recent.clear()
-        files._records.clear()
 
 
 def _stable(record: Any) -> Any:

@@ -23,7 +23,7 @@ from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import read_table, remove, write_table, write_tables
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
 from worldclip.core.image_names import SUFFIXES, image_files
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import RunLock
@@ -40,7 +40,6 @@ BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
 
 
-@repeatable
 @reads_input
 def scan_pool_shard(shard: Shard, *, context: CheckContext) -> Report:
     """Write images/<shard>.parquet, one row per image in the pool's index, named by the pair's key."""

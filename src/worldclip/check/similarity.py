@@ -26,7 +26,7 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import SIMILARITIES
 from worldclip.core.artifacts import read_table, write_table
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input
 from worldclip.model import decode
 from worldclip.model.inference import Clip
 from worldclip.model.worker import load_here, num_processes, one_thread
@@ -86,7 +86,6 @@ def measure(context: CheckContext, shards: Sequence[Shard], executor: Executor) 
         load_here.cache_clear()
 
 
-@repeatable
 @reads_input
 def _measure_shard(shard: Shard, *, context: CheckContext) -> Report:
     assert context.similarity_model is not None

@@ -21,7 +21,7 @@ import pyarrow as pa
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, names_of
-from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts, repeatable
+from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.config import CurateConfig
 
@@ -115,7 +115,6 @@ def read_bounds(run_dir: Path, config: CurateConfig) -> dict[str, float]:
 # one shard
 
 
-@repeatable
 def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
     """Write u / p of the shard's texts that are kept before caps, in languages with a cap."""
     _, candidates, keep_prob = work.read(shard.name)
@@ -134,7 +133,6 @@ def _write_ratios(shard: Shard, *, work: CurateWork, folder: Path) -> Report:
 # one group of shards
 
 
-@repeatable
 def _look_through(group: Shard, *, windows: Mapping[str, tuple[float, float]], folder: Path) -> Report:
     """Write the ratios of a group that lie in their language's window; report how many lie below it."""
     below: Counter[str] = Counter()

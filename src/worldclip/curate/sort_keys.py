@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, keys
-from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts, repeatable
+from worldclip.core.execute import Executor, FileGroups, Report, Shard, files_of, group_starts
 from worldclip.curate.candidates import read_curated
 
 GROUP_KEYS = 2**23  # sorted by one worker at once, in some 400 MB
@@ -82,7 +82,6 @@ def _sort_groups(
     return groups, keys.sort_pairs(np.concatenate(samples))
 
 
-@repeatable
 def _sort_group(group: Shard, *, folder: Path, every: int) -> Report:
     """Write the sorted keys of a group's shards; report a sample of them, and whether all are hex."""
     parts = [np.zeros((0, 2), np.uint64)]
@@ -121,7 +120,6 @@ def _sort_ranges(
     return ranges, executor.map(sort, ranges, label="merge keys", done_dir=done_dir, key={})
 
 
-@repeatable
 def _sort_range(part: Shard, *, groups: Sequence[str], folder: Path) -> Report:
     """Write the sorted and unique keys of all groups from `start` to before `stop`; None: no bound."""
     parts = [np.zeros((0, 2), np.uint64)]
@@ -165,7 +163,6 @@ def _plan_files(ranges: Sequence[Shard], sizes: Sequence[int]) -> list[Shard]:
     return files
 
 
-@repeatable
 def _join_ranges(file: Shard, *, run_dir: Path) -> Report:
     """Write the ranges of a file end to end, with one of them in memory."""
 
