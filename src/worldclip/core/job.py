@@ -8,6 +8,7 @@ and `embed` are all jobs.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core import job_files, restart
+from worldclip.core import job_files
 from worldclip.core.artifacts import (
     MANIFEST,
     Json,
@@ -140,7 +141,6 @@ class Run:
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
-    _aside: Path | None = None  # folder of the current stage's earlier result, under --from
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
@@ -206,15 +206,14 @@ class Run:
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
-        is_set_aside: bool = False,
+        keeps_older: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
         packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
         stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  changes: of
-        Job.  is_set_aside: a restart begins with an empty folder, and the older one is put back if `work`
-        raises UserError before it calls `accept`.
+        Job.  keeps_older: a restart renames the older folder, instead of removing it.
         """
         if not self.asks_for(name):
             return False
@@ -242,39 +241,29 @@ class Run:
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         if name in self.restarted:
-            self._take_back(job.folder, is_set_aside)
-        try:
-            self.reports[name] = job.run(lambda: work(self, job))
-        except UserError:
-            if self._aside is not None:
-                restart.put_back(self._aside)
-                self._aside = None
-            raise
+            self._take_back(job.folder, keeps_older)
+        self.reports[name] = job.run(lambda: work(self, job))
         self.accept()
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
         if self.after_stage is not None:
             self.after_stage(self.dir)
         return True
 
-    def _take_back(self, folder: Path, is_set_aside: bool) -> None:
-        """Take back the older result of a restarted stage whose checks have passed; with the first one all manifests.
-
-        The first restarted stage starts empty, and those whose older result is set aside.
-        """
+    def _take_back(self, folder: Path, keeps_older: bool) -> None:
+        """Take back the older result of a restarted stage whose checks have passed; with the first all manifests."""
         is_first, self._is_taken_back = not self._is_taken_back, True
-        if is_set_aside:
-            self._aside = restart.set_aside(folder)
+        if keeps_older and folder.exists():
+            older = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.{n}")).exists())
+            os.replace(folder, older)
+            say(folder.name, f"the older one is now {older}; remove it, or rename it back")
         if is_first:
             for stage in self.restarted:
                 (self.dir / stage / MANIFEST).unlink(missing_ok=True)
             remove(folder)
 
     def accept(self) -> None:
-        """Let the stage that runs replace its older result: nothing of its recipe can be refused any more."""
+        """Let RUN/recipe.toml keep the recipe of this call: nothing of it can be refused any more."""
         self.is_accepted = True
-        if self._aside is not None:
-            remove(self._aside)
-            self._aside = None
 
     def _say_plan(
         self,

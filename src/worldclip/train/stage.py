@@ -66,7 +66,7 @@ def train(run: Run) -> None:
         needs=_needs,
         check=_check,
         plan=plan_lines,
-        is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
+        keeps_older=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
