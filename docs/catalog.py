@@ -45,7 +45,7 @@ layouts and from the miniatures that the tests load: edit those.
     worldclip evaluate MODEL --out DIR --datasets NAME --data ~/data
 
 A dataset is in the folder DATA/NAME, with DATA from `--data`. If it is elsewhere, or in another of the layouts, use
-`--folders NAME LAYOUT:PATH`. If something in a folder is wrong, the error names the file, what it says and what it must
+`--folders.NAME LAYOUT:PATH`. If something in a folder is wrong, the error names the file, what it says and what it must
 say. Trees show a miniature: beside a file is its first line, below a tar are its members. Each dataset has its own
 licence: read it. [6 evaluate](6_evaluate.md) has the suites, metrics and published numbers.
 """

@@ -164,7 +164,7 @@ class Run:
         value = self.sections.get(section_name(cls), {})
         if isinstance(value, cls):
             return value
-        config: _Config = load_config(cls, value, folder=self.folder, section_of=self.section)
+        config: _Config = load_config(cls, value, folder=self.folder)
         return config
 
     def deciding(self, output: str) -> Json:

@@ -19,6 +19,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import url_problem
 from worldclip.core.safe_path import safe_join
+from worldclip.core.settings import Config
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
@@ -33,7 +34,7 @@ _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FetchConfig:
+class FetchConfig(Config):
     """The downloads: files, server, pauses between requests."""
 
     langs: tuple[str, ...] = ()
