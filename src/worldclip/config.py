@@ -40,11 +40,9 @@ class Recipe(Config):
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def own_problems(self) -> Problems:
-        """Yield languages of files that are unknown, weights of texts where no text is drawn, and unknown adapters."""
+        """Yield languages of files that are unknown, and weights of texts where no text is drawn."""
         for key, text in self.metadata.problems_with(self.languages.table):
             yield f"metadata.{key}", text
-        if "peft" in self.export.format_names and self.train.lora_rank is None:
-            yield "export.formats", "peft writes LoRA adapters; set train.lora_rank, or leave peft out"
         if self.pool.text_weights is not None and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",

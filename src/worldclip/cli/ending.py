@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json
 
-NEXT_OF_STAGE = {"curate": "worldclip explore", **dict.fromkeys(("train", "evaluate", "export"), "worldclip embed")}
-"""Last stage of a run -> how the command begins that its user wants next; after other stages the run goes on."""
+NEXT_OF_STAGE = {
+    "curate": "worldclip explore {run} --out {explorer}",
+    **dict.fromkeys(("train", "evaluate", "export"), "worldclip embed {run} POOL --out embedded"),
+}
+"""Last stage of a run -> what its user does next; after other stages the run goes on."""
 
 
 def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     """Yield the lines after stages of a run.  stage: the last of the call, finished.  seconds: of the whole call."""
-    from worldclip.report.next_steps import ORDER, next_steps
+    from worldclip.report import STAGES
     from worldclip.report.numbers import duration
     from worldclip.tools.status import counts_text, stage_status
 
@@ -22,10 +25,10 @@ def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     yield f"done in {duration(seconds)}: {counts or stage}; in {layout.stage_dir(run_dir, stage)}"
     if layout.report_html(run_dir).exists():
         yield f"report: {layout.report_html(run_dir)}"
-    paths = {name: layout.stage_report(run_dir, name) for name in ORDER}
-    reports = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    begins = NEXT_OF_STAGE.get(stage)
-    for step in next_steps(run_dir, reports):
-        if step.command.startswith(begins) if begins else step.purpose.startswith("Go on"):
-            yield f"next: {step.command}"
-            return
+    named = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
+    places = {"run": run_dir, "explorer": named.with_name(f"{named.name}_explorer")}
+    words = {name: shlex.quote(str(path)) for name, path in places.items()}
+    if stage in NEXT_OF_STAGE:
+        yield f"next: {NEXT_OF_STAGE[stage].format_map(words)}"
+    elif not all(layout.stage_report(run_dir, name).exists() for name in STAGES):
+        yield f"next: worldclip run {words['run']}"

@@ -7,7 +7,6 @@ One loop (loop.py) has processes of this machine (local.py) or a Ray cluster (ra
 from __future__ import annotations
 
 from worldclip.core.errors import UserError
-from worldclip.core.execute.file_groups import FileGroups, equal_starts, files_of, group_starts
 from worldclip.core.execute.local import LocalExecutor, usable_cores
 from worldclip.core.execute.loop import Executor, Reports
 from worldclip.core.execute.ray import RayExecutor
