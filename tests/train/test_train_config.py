@@ -103,5 +103,3 @@ def test_the_first_start_decides_the_default_number_of_streams(tmp_path, monkeyp
     artifacts.write_json(tmp_path / "train/config.json", {**config, "schedule": {}})
     monkeypatch.setenv("WORLD_SIZE", "96")
     assert streams_of(run) == 6 * 384
-    artifacts.write_json(tmp_path / "train/config.json", {**config, "schedule": None})  # of --prepare
-    assert streams_of(run) == 6 * 96

@@ -141,7 +141,7 @@ class TrainConfig(Config):
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("validate_every_samples", "validation_shards"),
-            *("prepare", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -235,9 +235,6 @@ class TrainConfig(Config):
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
-    prepare: Annotated[bool, Decides()] = False
-    """Do what precedes the first step, and stop: list and join the images, make the tokenizer, count the pairs of an
-    epoch.  It needs no GPU, and leaves the batch size under train.scale to the first start.  A request of one call."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0

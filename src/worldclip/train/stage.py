@@ -53,10 +53,6 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
-    if run.section(TrainConfig).prepare and not run.is_dry:
-        _prepare_only(run)
-        run.is_accepted = True
-        return
     has_run = run.stage(
         "train",
         inputs=_inputs,
@@ -134,7 +130,7 @@ def streams_of(run: Run) -> int:
         return 0
     path = layout.train_dir(run.dir) / "config.json"
     record = artifacts.read_json(path) if path.exists() and "train" not in run.restarted else None
-    if record is not None and record["schedule"] is not None:
+    if record is not None:
         recorded: int = record["config"]["train"]["num_streams"]
         return recorded
     return max(REMOTE_STREAMS, STREAMS_PER_RANK * num_ranks())
@@ -207,29 +203,6 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     return start, tokenizer
 
 
-def _prepare_only(run: Run) -> None:
-    """Do once, on one process, what precedes the first step: train.prepare.  Records no schedule.
-
-    Raises UserError under torchrun.
-    """
-    require("torch", extra="train")
-    from worldclip.train.distributed import ALONE
-    from worldclip.train.start import create_loader
-
-    if num_ranks() > 1:
-        raise UserError("train.prepare = true: one process prepares for all; run it without torchrun")
-    config = run.section(TrainConfig)
-    job = run.job("train", _inputs, _config(run), is_redone=False)
-    if job.reason_to_run() is None:
-        say("train", "is finished and unchanged")
-        return
-    if _find_record(run, job) is None:
-        _write_record(job, None, is_empty=True)
-    start, tokenizer = _find_start(run, plan_schedule(config, run.dir, 1))
-    loader = create_loader(run, start, tokenizer, ALONE, pin_memory=False)
-    say("train", f"is prepared: {loader.epoch_length:,} pairs per epoch, {loader.num_without_image:,} without an image")
-
-
 def _changes_above(run: Run) -> Iterator[str]:
     """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
     for stage, report in run.reports.items():
@@ -291,17 +264,16 @@ def _check(run: Run, job: Job) -> None:
 def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
     """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
 
-    record: config.json of the training that goes on; without a schedule in it the one that the recipe asks for counts.
+    record: config.json of the training that goes on; None: the schedule that the recipe asks for counts.
     """
     config = run.section(TrainConfig)
-    recorded = record and record["schedule"]
-    schedule = Schedule(**recorded) if recorded else plan_schedule(config, run.dir, world_size)
+    schedule = Schedule(**record["schedule"]) if record else plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
     return schedule
 
 
 def _find_record(run: Run, job: Job) -> Report | None:
-    """Return config.json of the training that goes on; None: it begins.  Its schedule is null after --prepare.
+    """Return config.json of the training that goes on; None: it begins.
 
     Changes of CHANGEABLE keys are noted in it.  Raises UserError if there are checkpoints of another config or other
     inputs.
@@ -314,8 +286,6 @@ def _find_record(run: Run, job: Job) -> Report | None:
             )
         return None
     record: Report = artifacts.read_json(path)
-    if record["schedule"] is None:  # written by --prepare: the first start decides the number of streams and the batch
-        record["config"]["train"]["num_streams"] = job.config["train"]["num_streams"]
     changes = changed_keys(record["config"], job.config)
     fixed = [change for change in changes if change.name not in CHANGEABLE]
     fixed += changed_keys(record["inputs"], job.inputs, "input")
@@ -376,11 +346,14 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     """Create RUN/train, or check that its checkpoints come from the same config and inputs; return the schedule."""
     record = _find_record(run, job)
     schedule = _find_schedule(run, record, world_size)
-    if record is not None and record["schedule"] is not None:
+    if record is not None:
         _apply_changes(job, record)
         return schedule
     schedule = _with_precision(schedule, run)
-    _write_record(job, asdict(schedule), is_empty=record is None)
+    artifacts.remove(job.folder)
+    artifacts.write_json(
+        job.folder / "config.json", {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)}
+    )
     if run.section(TrainConfig).scale.is_set:
         say(
             "train",
@@ -405,11 +378,3 @@ def _with_precision(schedule: Schedule, run: Run) -> Schedule:
     reason = f"has {hardware}" if hardware else "has no instructions for bfloat16 that gain"
     say("train", f"train.precision = auto: {schedule.precision}, since this {device.type} {reason}")
     return schedule
-
-
-def _write_record(job: Job, schedule: Report | None, *, is_empty: bool) -> None:
-    """Write config.json.  is_empty: after removing all that RUN/train holds."""
-    if is_empty:
-        artifacts.remove(job.folder)
-    record = {"config": job.config, "inputs": job.inputs, "schedule": schedule}
-    artifacts.write_json(job.folder / "config.json", record)
