@@ -31,7 +31,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("metadata R --out O --set metadata.lists=none --sources wordfreq,cldr,wordnet --installed-wordnets", "metadata"),
     ("match R --out O --executor ray", "ray"),
     ("train R --out O", "train"),
-    ("train R --out O --wandb a --trackio b --lora-rank 4 --initial-weights owner/name", "train wandb trackio lora"),
+    ("train R --out O --wandb a --lora-rank 4 --initial-weights owner/name", "train wandb lora"),
     ("evaluate R --out O --datasets d --folders d folders:D --also linear_probe", "train eval"),
     ("evaluate RUN --out O --datasets d --folders d folders:D", "train"),
     ("evaluate RUN --out O --datasets d --folders d folders:D --also linear_probe", "eval"),

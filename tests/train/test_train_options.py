@@ -212,20 +212,6 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
     assert calls[-1] == ("finish",)
 
 
-def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, monkeypatch):
-    """Read what the real library stored on this machine."""
-    pytest.importorskip("trackio")  # it asks for an older Pillow than ours, so that it is in no extra of `make test`
-    from trackio.sqlite_storage import SQLiteStorage
-
-    run_in_two_parts(tmp_path / "run", trackio="tests")
-    name = (tmp_path / "run/train/trackio_id").read_text()
-    assert SQLiteStorage.get_runs("tests").count(name) == 1
-    records = SQLiteStorage.get_logs("tests", name)
-    logged = {key: record["step"] for record in records for key in record}
-    assert set(logged) >= CURVES
-    assert logged["loss"] == 20
-
-
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_loss(tmp_path):
     plain = run(tmp_path / "plain" / "run", patch_dropout=0.5)

@@ -22,7 +22,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "lora": ("peft",),
     "onnx": ("onnxruntime", "tokenizers", "PIL"),
     "wandb": ("wandb",),
-    "trackio": ("trackio",),
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "timm", "open_clip"),
     "search": ("faiss",),

@@ -141,7 +141,7 @@ class TrainConfig(Config):
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("validate_every_samples", "validation_shards"),
-            *("evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("evaluate_every_samples", "evaluate_datasets", "wandb"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -245,8 +245,6 @@ class TrainConfig(Config):
     """Datasets of these evaluations (default: evaluate.datasets)."""
     wandb: Annotated[str | None, Decides()] = None
     """Weights & Biases project to log to as well (package wandb).  Unset: none."""
-    trackio: Annotated[str | None, Decides()] = None
-    """trackio project to log to as well (package trackio).  Unset: none."""
 
     def recomputed_blocks(self, num_blocks: int) -> int:
         """Return how many blocks, from the first on, a tower of num_blocks recomputes in the backward pass."""

@@ -1,14 +1,12 @@
-"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard; Weights & Biases and trackio if the recipe says.
+"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard; Weights & Biases if the recipe says.
 
 A resumed run first removes the records after the step that it resumes from.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +29,7 @@ from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
 LOGS = ("log.jsonl", "seen.jsonl", "validation.jsonl")
-CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
+CURVES = (  # keys of a record that TensorBoard and Weights & Biases draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
     *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
 )
@@ -78,11 +76,7 @@ class Log:
 
         self._lines = {name: Lines(self.train_dir / name, self.first_step) for name in LOGS}
         self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
-        self._trackers = []
-        if self.config.wandb is not None:
-            self._trackers.append(_start_wandb(self.config.wandb, self.train_dir))
-        if self.config.trackio is not None:
-            self._trackers.append(_start_trackio(self.config.trackio, self.train_dir))
+        self._wandb = None if self.config.wandb is None else _start_wandb(self.config.wandb, self.train_dir)
         self._bar.start()
         return self
 
@@ -94,8 +88,8 @@ class Log:
             self._board.close()
         for lines in self._lines.values():
             lines.close()
-        for tracker in self._trackers:
-            tracker.finish()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def add_step(
         self, step_s: float, wait_s: float, num_tokens: int, num_unreadable: int = 0, busy_s: Sequence[float] = ()
@@ -189,8 +183,8 @@ class Log:
         except OSError as error:  # it writes in a thread, which has ended
             say("train", f"WARNING: TensorBoard gets nothing more from this call ({error})")
             self._board = None
-        for tracker in self._trackers:
-            tracker.log(values, step=step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
 
 
 def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:
@@ -206,21 +200,10 @@ def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:
 
 def _start_wandb(project: str, train_dir: Path) -> Any:
     wandb = require("wandb", extra="wandb")
-    return wandb.init(project=project, dir=str(train_dir), id=_run_id(train_dir / "wandb_id"), resume="allow")
-
-
-def _start_trackio(project: str, train_dir: Path) -> Any:
-    """Return a run that logs to a database on this machine, or where trackio's environment variables say."""
-    trackio = require("trackio", extra="trackio")
-    with contextlib.redirect_stdout(sys.stderr):  # it says where it logs
-        return trackio.init(project=project, name=_run_id(train_dir / "trackio_id"), resume="allow", embed=False)
-
-
-def _run_id(path: Path) -> str:
-    """Return the id in a file, drawn at the first call: resumed parts log to the same run."""
-    if not path.exists():
+    path = train_dir / "wandb_id"
+    if not path.exists():  # resumed parts log to the same run
         write_text(path, secrets.token_hex(8))
-    return path.read_text("utf-8")
+    return wandb.init(project=project, dir=str(train_dir), id=path.read_text("utf-8"), resume="allow")
 
 
 class Lines:
