@@ -46,7 +46,6 @@ from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import RankCounts, read_progress
-from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
 from worldclip.train.signals import TERMINATED, catch_signals
@@ -331,8 +330,6 @@ class Trainer:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
         self.saved_at = time.monotonic()
-        for state in (self.state, *(student.state for student in self.students)):
-            require_equal_replicas(state, progress.step)
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable
