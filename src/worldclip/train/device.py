@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ PEAK_FLOPS = {
     "L40S": (3.62e14, 9.16e13),
     "L4": (1.21e14, 3.03e13),
 }
-# Cores wanted beyond those there are: threads wait at every operation for one that shares a core
-# (benchmarks/results/busy_machine.md).
-BUSY_CORES = 0.5
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
@@ -87,39 +83,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def busy_machine(threads: int) -> str | None:
-    """Return a message where threads of this process must share cores with other processes."""
-    others = cores_of_others() if threads > 1 else None
-    cores = os.cpu_count() or 1
-    if others is None or threads + others < cores + BUSY_CORES:
-        return None
-    free = max(1, int(cores - others))
-    return (
-        f"other processes use {others:.1f} of this machine's {cores} cores, and {threads} threads that wait for each "
-        f"other lose up to two thirds of their speed; OMP_NUM_THREADS={free} trains faster next to them"
-    )
-
-
-def cores_of_others(seconds: float = 0.2) -> float | None:
-    """Return how many cores other processes use, watched for `seconds`; None where the system does not say.
-
-    Linux says it.  This process must do nothing meanwhile.
-    """
-    try:
-        before = _busy_s()
-        time.sleep(seconds)
-        return (_busy_s() - before) / seconds
-    except (OSError, ValueError):
-        return None
-
-
-def _busy_s() -> float:
-    """Return the seconds for which all cores together have computed since the start of the machine."""
-    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-    user, nice, system, _idle, _wait, *interrupts = map(int, line.split()[1:])
-    return (user + nice + system + sum(interrupts[:2])) / os.sysconf("SC_CLK_TCK")
 
 
 def keep_freed_memory() -> bool:

@@ -29,7 +29,7 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import Moment, busy_machine, device_memory_bytes, keep_freed_memory, peak_flops
+from worldclip.train.device import Moment, device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
 from worldclip.train.distributed import (
     LONG_TIMEOUT,
@@ -98,8 +98,6 @@ class Trainer:
         self.progress = read_progress(start.checkpoint, world, self.device)
         if world.is_first:
             say("train", self._describe())
-            if self.device.type == "cpu" and (message := busy_machine(torch.get_num_threads())) is not None:
-                say("train", message)
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
         self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world)
         self.counts = RankCounts()
