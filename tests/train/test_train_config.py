@@ -59,7 +59,6 @@ PROBLEMS = (
         "lora_rank = 4: adapters need a trained model to adapt; set train.initial_weights",
     ),
     (LORA | {"freeze": ["vision", "text"]}, "freeze: leaves no tower to train.lora_rank; name one tower at most"),
-    (LORA | {"ema_decay": 0.9}, "ema_decay = 0.9: cannot be used with train.lora_rank"),
     (LORA | {"parallel": "fsdp"}, 'parallel = "fsdp": cannot be used with train.lora_rank'),
 )
 

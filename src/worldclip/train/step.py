@@ -280,7 +280,7 @@ def _gradient_norm(state: TrainState) -> torch.Tensor:
 
 @torch.no_grad()
 def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: torch.Tensor) -> None:
-    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA; all without effect unless is_finite.
+    """Clip gradients, step the optimizer, clamp the logit scale; all without effect unless is_finite.
 
     Fused AdamW reads `found_inf` on the device, as torch.amp's GradScaler sets it; it then keeps weights, moments and
     its count of steps.
@@ -301,5 +301,3 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     state.model.renew_copies()
-    if state.ema is not None:
-        state.ema.update(is_finite)
