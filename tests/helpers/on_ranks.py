@@ -388,8 +388,9 @@ LATE_S = 0.1
 
 
 def train_late(folder: Path) -> None:
-    """Run the stage; rank 1 takes LATE_S longer for each forward pass, under FSDP for each batch."""
+    """Run the stage; rank 1, on host late, takes LATE_S longer for each forward pass, under FSDP for each batch."""
     import json
+    import socket
     import time
 
     from worldclip.train.dual_encoder import DualEncoder
@@ -403,6 +404,7 @@ def train_late(folder: Path) -> None:
             time.sleep(LATE_S)
             yield batch
 
+    socket.gethostname = lambda: "late" if os.environ["RANK"] == "1" else "soon"
     if os.environ["RANK"] == "1" and recipe["train"]["parallel"] == "ddp":
         before(setattr, DualEncoder, "forward", lambda *_: time.sleep(LATE_S))
     elif os.environ["RANK"] == "1":

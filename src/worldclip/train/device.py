@@ -1,4 +1,4 @@
-"""The device that a rank trains on: its peak rate, its memory, its clock."""
+"""The device that a rank trains on: its peak rate, its memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import ctypes
 import os
 import resource
 import sys
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,31 +36,6 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         if model in words:
             return bf16 if precision == "bf16" else fp32
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A point in a device's work; on a GPU it passes when the work that was queued before it is done."""
-
-    clock_s: float
-    event: torch.cuda.Event | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> Moment:
-        """Return the end of the work queued so far; on the CPU the present."""
-        if device.type != "cuda":
-            return cls(time.perf_counter(), None)
-        import torch
-
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return cls(time.perf_counter(), event)
-
-    def seconds_since(self, earlier: Moment) -> float:
-        """Return the seconds between two moments of one device that have both passed."""
-        if self.event is None or earlier.event is None:
-            return self.clock_s - earlier.clock_s
-        return float(earlier.event.elapsed_time(self.event) / 1000)
 
 
 def device_memory_bytes(device: torch.device) -> int:
