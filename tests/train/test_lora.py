@@ -86,7 +86,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes_without_its_initial_weights
     train(tmp_path / "run", **changes)
     assert result_bytes(tmp_path / "run") == result_bytes(place / "lora" / "run")
     configs = [
-        artifacts.read_json(latest_checkpoint(run_dir) / "trainer/adapter_config.json")
+        artifacts.read_json(latest_checkpoint(run_dir) / "adapters/adapter_config.json")
         for run_dir in (tmp_path / "run", place / "lora/run")
     ]
     assert configs[0] == configs[1] | {"base_model_name_or_path": str(base)}
@@ -109,6 +109,16 @@ def test_peft_loads_the_adapters_on_the_exported_base(place):
     torch.testing.assert_close(adapted.logits_per_text, expected.logits_per_text, rtol=0, atol=1e-4)
 
 
+def test_peft_loads_the_adapters_of_a_checkpoint_on_the_base(place):
+    checkpoint, base = (latest_checkpoint(place / name / "run") for name in ("lora", "base"))
+    merged, adapted = AutoModel.from_pretrained(checkpoint), AutoModel.from_pretrained(base)
+    adapted = peft.PeftModel.from_pretrained(adapted, checkpoint / "adapters").merge_and_unload()
+    expected = merged.state_dict()
+    assert adapted.state_dict().keys() == expected.keys()
+    for name, tensor in adapted.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+
+
 def name_base(adapters: Path, base: object, **changes: object) -> None:
     config = json.loads((adapters / "adapter_config.json").read_text())
     (adapters / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base} | changes))
@@ -120,7 +130,7 @@ def test_exported_adapters_name_a_base_on_the_hub_and_no_folder_of_this_machine(
     with pytest.raises(UserError, match="names no base model; set its base_model_name_or_path"):
         worldclip.load(folder)
     checkpoint = shutil.copytree(latest_checkpoint(place / "lora" / "run"), tmp_path / "step")
-    name_base(checkpoint / "trainer", "hf-hub:owner/name")
+    name_base(checkpoint / "adapters", "hf-hub:owner/name")
     export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
     exported = artifacts.read_json(tmp_path / "out/peft/adapter_config.json")
     assert exported["base_model_name_or_path"] == "owner/name"
@@ -131,13 +141,13 @@ def test_exported_adapters_name_a_base_on_the_hub_and_no_folder_of_this_machine(
 def test_exported_adapters_are_described_anew(place, tmp_path):
     """A checkpoint of others may name modules that peft imports and patterns that it matches."""
     checkpoint = shutil.copytree(latest_checkpoint(place / "lora" / "run"), tmp_path / "step")
-    name_base(checkpoint / "trainer", None, megatron_core="evil", target_modules="(.*)+!")
+    name_base(checkpoint / "adapters", None, megatron_core="evil", target_modules="(.*)+!")
     export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
     config = artifacts.read_json(tmp_path / "out/peft/adapter_config.json")
     assert config == artifacts.read_json(place / "lora/out/peft/adapter_config.json")
     assert config["megatron_core"] == "megatron.core"
     assert len(config["target_modules"]) == 2 * 6  # two towers of one block
-    name_base(checkpoint / "trainer", None, megatron_config={"hidden_size": 1})
+    name_base(checkpoint / "adapters", None, megatron_config={"hidden_size": 1})
     with pytest.raises(UserError, match=r"megatron_config = \{'hidden_size': 1\} is not plain LoRA"):
         export_model(checkpoint, tmp_path / "out", ExportConfig(formats=("peft",)))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
@@ -27,6 +26,7 @@ from worldclip.model.formats.peft_folder import read as read
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.load import hub_id
 from worldclip.train.checkpoint import CheckpointReader
+from worldclip.train.lora import FOLDER
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ class AdapterWriter:
         """
         from safetensors.torch import save_file
 
-        source = layout.trainer_dir(self.checkpoint) / CONFIG
+        source = self.checkpoint / FOLDER / CONFIG
         if not source.exists():
             raise UserError(
                 f"{self.checkpoint} has no adapters; train with train.lora_rank, or leave peft out of export.formats"

@@ -3,7 +3,7 @@
     model.safetensors               the weights
     trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>
         (train.lora_rank)           also adapter.<parameter>, and base.<parameter>: what the adapters are added to
-    trainer/adapter_config.json     under train.lora_rank, as peft reads it
+    adapters/                       under train.lora_rank: what learns, as peft reads it
     trainer/state.json              step, samples seen, counters; no generator state, since training uses none
     trainer/files.json              size and SHA-256 of every other file
 

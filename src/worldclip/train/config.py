@@ -284,10 +284,5 @@ class TrainConfig(Config):
             yield "lora_rank", "adapters need a trained model to adapt; set train.initial_weights, or unset lora_rank"
         if not self.adapted_towers:
             yield "freeze", "leaves no tower to train.lora_rank; name one tower at most"
-        sizes = self.model.architecture()
-        widths = {"vision": sizes.vision_width, "text": sizes.text_width}
-        for tower in self.adapted_towers:
-            if self.lora_rank > widths[tower]:
-                yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
         if self.parallel != "ddp":
             yield "parallel", 'cannot be used with train.lora_rank, whose weights are not sharded; set "ddp"'

@@ -6,7 +6,6 @@ learning rate from the step, and no random generator is used.  All ranks run the
 
 from __future__ import annotations
 
-import functools
 import math
 import socket
 import time
@@ -53,7 +52,7 @@ from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_che
 from worldclip.train.signals import TERMINATED, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import LaunchedStep, Requests, StepResult, assign_buckets, launch_step, validation_loss
-from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
+from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
@@ -330,7 +329,7 @@ class Trainer:
             student.save(progress.step, samples)
         record = progress.to_record()
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
-        write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
+        write_model = folder_writer(self.state, self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
         self.log.say_saved(progress.step, progress.elapsed_s)

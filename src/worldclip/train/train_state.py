@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.model.clip import (
     create_empty_model,
@@ -35,7 +34,8 @@ from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
-from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
+from worldclip.train.lora import FOLDER as ADAPTERS
+from worldclip.train.lora import add_adapters, copy_adapters, is_adapter, merged_weights, write_adapters
 from worldclip.train.loss import LOSSES
 
 if TYPE_CHECKING:
@@ -254,6 +254,19 @@ def _machines_and_ranks(world: World) -> tuple[int, int]:
 # to and from a checkpoint
 
 
+def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    """Return a function for another thread: `write_folder`, with LoRA also the present adapters."""
+    if state.config.lora_rank is None:
+        return functools.partial(write_folder, state=state, tokenizer=tokenizer)
+    adapters = copy_adapters(state.model.clip)
+
+    def write(folder: Path) -> None:
+        write_folder(folder, state, tokenizer)
+        write_adapters(folder / ADAPTERS, adapters, state.config)
+
+    return write
+
+
 def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     """Write everything of a Hugging Face folder but the weights: configuration, tokenizer, preprocessing."""
     config = copy.deepcopy(state.model.clip.config)
@@ -262,8 +275,6 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder)
     image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
     write_sentence_modules(folder)
-    if state.config.lora_rank is not None:
-        adapter_config(state.config).save_pretrained(layout.trainer_dir(folder))
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
