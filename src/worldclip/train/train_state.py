@@ -156,14 +156,12 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
 def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenizer) -> None:
     """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
 
-    tokenizer: the run's.  Raises UserError for an image tower without texts; if shapes differ, or the heads or the
+    tokenizer: the run's.  Raises UserError if shapes differ, or the heads or the
     activation, which shapes do not show; and if the source's tokenizer has other pieces: rows of its token table would
     stand for other pieces here.
     """
     clip = load(source, device="cpu")
     other: Any = clip.model
-    if clip.tokenizer is None:
-        raise UserError(f"train.initial_weights = {source!r}: an image tower without a text tower; name a whole CLIP")
     weights, own_weights = other.state_dict(), model.state_dict()
     side = patches_per_side(own_weights[POSITIONS])
     if side is not None and patches_per_side(weights[POSITIONS]) is not None:
