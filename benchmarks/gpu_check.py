@@ -47,13 +47,11 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (
     ALONE,
-    FIRST_STEP_TIMEOUT,
     World,
     barrier,
     broadcast_record,
     connected_ranks,
     gather_records,
-    limit_steps,
     pick_rank_device,
 )
 from worldclip.train.loader import Batch
@@ -196,7 +194,6 @@ def train(config: TrainConfig, world: World, steps: int) -> tuple[TimedTrainer, 
 
     Return the trainer and the seconds that the checkpoint took in the background.
     """
-    limit_steps(world, FIRST_STEP_TIMEOUT)  # each variant compiles anew
     run_dir = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
     (run_dir / "train").mkdir(exist_ok=True)
     batch, num_steps = config.global_batch_size, WARM_UP_STEPS + steps + 2

@@ -32,14 +32,9 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
 from worldclip.train.distributed import (
-    LONG_TIMEOUT,
-    SAVE_TIMEOUT,
-    STEP_TIMEOUT,
     World,
     barrier,
     gather_records,
-    limit_steps,
-    limited_waits,
     pick_rank_device,
 )
 from worldclip.train.garbage import collect_at, collected_by_step
@@ -153,14 +148,7 @@ class Trainer:
         if accept is not None:
             accept()
         self.saved_at = time.monotonic()
-        is_saved_within = limited_waits(self.world, SAVE_TIMEOUT)
-        with (
-            is_saved_within,
-            closing(self.writer),
-            catch_signals() as exit_code_of_signal,
-            self.log,
-            collected_by_step(),
-        ):
+        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate()
             self.started_at = self.idle_since = time.perf_counter()
@@ -169,8 +157,6 @@ class Trainer:
                     self._assign_buckets(batch)
                 self._take_step(batch, exit_code_of_signal)
                 self.idle_since = time.perf_counter()
-                if self.progress.step == first_step + 1:
-                    limit_steps(self.world, STEP_TIMEOUT)
             self.writer.wait()
             barrier(self.world)
 
@@ -359,10 +345,9 @@ class Trainer:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
         barrier(self.world)
-        with limited_waits(self.world, LONG_TIMEOUT):
-            if self.world.is_first:
-                self._score_checkpoint()
-            barrier(self.world)
+        if self.world.is_first:
+            self._score_checkpoint()
+        barrier(self.world)
 
     def _score_checkpoint(self) -> None:
         step = self.progress.step
