@@ -280,7 +280,7 @@ def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: fl
         samples_seen=config.global_batch_size, global_batch_size=config.global_batch_size, num_steps=1, warmup_steps=0
     )
     needed = budget.estimate(config, vocab_size, schedule, world_size)
-    updated = needed.parameters.total
+    updated = sum(needed.parameters["model"].values())
     if config.parallel != "ddp":
         updated //= world_size  # of one machine, where hsdp shards as fsdp does
     matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)

@@ -41,10 +41,10 @@ def test_parameter_counts_equal_those_of_the_real_model(preset, loss):
     counts = count_parameters(config.architecture(), 5_003, loss)
     sizes = {name: parameter.numel() for name, parameter in model.checkpoint_parameters().items()}
     table = sizes.pop("text_model.embeddings.token_embedding.weight")
-    assert counts.token_table == table
-    assert counts.text_encoder == sum(size for name, size in sizes.items() if name.startswith("text_model."))
-    assert counts.image_encoder == sum(size for name, size in sizes.items() if name.startswith("vision_model."))
-    assert counts.total == table + sum(sizes.values())
+    assert counts["token table"] == table
+    assert counts["text encoder"] == sum(size for name, size in sizes.items() if name.startswith("text_model."))
+    assert counts["image encoder"] == sum(size for name, size in sizes.items() if name.startswith("vision_model."))
+    assert sum(counts.values()) == table + sum(sizes.values())
 
 
 def estimate_h14(**keys) -> Budget:
@@ -59,7 +59,7 @@ def estimate_small(**keys) -> Budget:
 
 def test_memory_is_that_of_weights_gradients_moments_and_stored_activations():
     whole, recomputed = estimate_h14(), estimate_h14(activation_checkpointing=True)
-    assert whole.state_bytes == recomputed.state_bytes == 16 * whole.parameters.total
+    assert whole.state_bytes == recomputed.state_bytes == 16 * sum(whole.parameters["model"].values())
     assert recomputed.activation_bytes < whole.activation_bytes / 5
     # 32 blocks of 257 tokens x 1280 channels, 24 of 77 x 1024; 196 pairs
     assert whole.activation_bytes == 196 * 40 * (32 * 257 * 1280 + 24 * 77 * 1024)
@@ -75,7 +75,7 @@ def test_sharding_leaves_the_token_table_whole():
 
 def test_frozen_encoders_take_neither_moments_nor_stored_activations():
     trained, frozen = estimate_small(), estimate_small(freeze=["vision"])
-    assert trained.state_bytes - frozen.state_bytes == 12 * trained.parameters.image_encoder
+    assert trained.state_bytes - frozen.state_bytes == 12 * trained.parameters["model"]["image encoder"]
     assert frozen.activation_bytes < 0.75 * trained.activation_bytes
     lora = estimate_small(lora_rank=8, initial_weights="nothing/is_read")
     assert lora.activation_bytes == trained.activation_bytes
@@ -87,7 +87,7 @@ def test_students_add_weights_and_share_activation_memory():
     both = estimate_small(distill={"teacher": "t", "students": {"small": student}})
     first = estimate_small(distill={"teacher": "t"})
     second = estimate(make_config(**student, distill={"teacher": "t"}), 20_000, make_schedule(32), 1)
-    assert both.students["small"] == second.parameters
+    assert both.parameters["student small"] == second.parameters["model"]
     assert both.state_bytes == first.state_bytes + second.state_bytes
     assert both.activation_bytes == max(first.activation_bytes, second.activation_bytes)
 
