@@ -33,7 +33,7 @@ OWN_CALLS = ("os.getpid", "platform.node", "digest", "artifacts.digest")
 CHOSEN_BY = {
     "a stage of recipe.py": """
         cli/stages.py stage, core/artifacts.py stage, export/model_card.py stage,
-        report/__init__.py stage, tools/branch.py stage, tools/status.py stage, core/job.py stage""",
+        tools/branch.py stage, tools/status.py stage, core/job.py stage""",
     "a language or Wikipedia of the table": """
         metadata/counting.py wiki, metadata/dump_files.py wiki,
         contracts/layout.py f'{list_name}.matcher'""",

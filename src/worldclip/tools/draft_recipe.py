@@ -36,7 +36,7 @@ from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.formats.delimited import DelimitedFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool, key_column, name_columns, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, name_columns, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -143,12 +143,11 @@ def draft(
     config = PoolConfig(path=path, columns=tuple(columns) or _names_of_columns(shards, pool_format))
     names = _read_first(shards, lambda shard: _field_names(shard, pool_format, config))
     _check_names(names, key, lang)
-    known = find_pool(names) if isinstance(pool_format, TableFormat) else None
+    usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
+    if isinstance(pool_format, TableFormat):
+        usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
     config = dataclasses.replace(
-        config,
-        key=key or _key(names, pool_format, known),
-        texts=tuple(texts) or _texts(names, pool_format, known),
-        lang=lang or (known.lang if known else None),
+        config, key=key or usual.key, texts=tuple(texts) or usual.texts, lang=lang or usual.lang
     )
     sample, problems = _sample_texts(shards, config)
     if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
@@ -214,20 +213,6 @@ def _field_names(shard: Shard, pool_format: PoolFormat, config: PoolConfig) -> l
         return list(pool_format.field_names(shard, config))
     _, records = pool_format.read_records(shard, config, None)
     return list(dict.fromkeys(name for record in records[:NUM_RECORDS] if isinstance(record, dict) for name in record))
-
-
-def _key(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> str:
-    if not isinstance(pool_format, TableFormat):
-        return "member"
-    return known.key if known else key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
-
-
-def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> tuple[str, ...]:
-    """Return the places of the texts; empty where the pool's default finds them."""
-    if not isinstance(pool_format, TableFormat):
-        return ()
-    of_known = [name for name in known.texts if name in names] if known else []
-    return tuple(of_known) or text_columns(names)
 
 
 def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:
