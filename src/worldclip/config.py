@@ -43,7 +43,7 @@ class Recipe(Config):
         """Yield weights of texts where no text is drawn, and an export of adapters that are not trained."""
         if "peft" in self.export.format_names and self.train.lora_rank is None:
             yield "export.formats", "peft writes LoRA adapters; set train.lora_rank, or leave peft out"
-        if self.pool.text_weights is not None and self.curate.text_policy == "all":
+        if self.pool.text_weights and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",
                 'says which text of an image is drawn, and curate.text_policy = "all" draws none; set "one", '

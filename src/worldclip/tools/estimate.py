@@ -184,8 +184,8 @@ class MatchedRun:
         key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys, layout.sorted_lists(self.run_dir))
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
         for shard in layout.matched_shards(self.run_dir):
-            table = read_matched(self.run_dir, shard, self.pool.place_weights)
-            candidates = find_candidates(table, config, key_lists, shard, self.pool.place_weights)
+            table = read_matched(self.run_dir, shard, self.pool.text_weights)
+            candidates = find_candidates(table, config, key_lists, shard, self.pool.text_weights)
             for entry_probs, total in zip(probs, totals, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
                 decision = decide_on(candidates, keep_prob, config)
