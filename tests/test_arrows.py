@@ -44,7 +44,6 @@ STAGES = {"pool", "metadata", "match", "balance", "curate", "train", "evaluate",
 # takes the keep decision from curate's public names, so that online and offline curation are one.
 BETWEEN_STAGES = {
     "metadata": {"match.matcher"},
-    "export": {"train.checkpoint"},  # adapters are in the trainer's part of a checkpoint
     "train": {"evaluate", *(f"curate.{name}" for name in curate.__all__)},
 }
 

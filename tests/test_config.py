@@ -68,10 +68,6 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
             "train.skip_samples: must have at most 64 bits, as TOML's integers",
         ],
     ),
-    "adapters that are not trained": (
-        {"export": {"formats": ["huggingface", "peft"]}},
-        ["export.formats: peft writes LoRA adapters; set train.lora_rank, or leave peft out"],
-    ),
     "a nested typo and another section": (
         {"train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}},
         [
@@ -263,3 +259,17 @@ def test_names_too_long_for_a_file_are_problems_in_words():
     }
     problems = "\n".join(problems_of(values))
     assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))
+
+
+def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):
+    whole = "[pool]\npath = 'tars'\nkey = 'json:uid'\n[balance]\ntail_fraction = 0.06\n[train]\nlr = 0.5\n"
+    (tmp_path / "whole.toml").write_text(whole)
+    (tmp_path / "arm.toml").write_text("base = 'whole.toml'\n[pool]\nkey = 'member'\n[balance]\ntail_fraction = 0.12\n")
+    base, arm = load_recipe(tmp_path / "whole.toml"), load_recipe(tmp_path / "arm.toml")
+    assert (arm.pool.path, arm.pool.key, arm.balance.tail_fraction) == (str(tmp_path / "tars"), "member", 0.12)
+    assert arm.train.lr == base.train.lr == 0.5
+    (tmp_path / "third.toml").write_text("base = 'arm.toml'\n")
+    for line, word in (("'third.toml'", "has a base itself"), ("'../whole.toml'", "same folder"), ("3", "same folder")):
+        (tmp_path / "bad.toml").write_text(f"base = {line}\n")
+        with pytest.raises(UserError, match=word):
+            load_recipe(tmp_path / "bad.toml")

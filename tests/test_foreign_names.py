@@ -48,8 +48,7 @@ CHOSEN_BY = {
     "of the user's own config, whose names are checked (core/settings.py)": """
         check/against.py f'{name}.parquet', check/context.py step, check/pair_rules.py f'{set_name}.parquet',
         check/report.py f'{name}.parquet', check/shown.py f'{name}.parquet', check/stage.py step,
-        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name,
-        train/going_back.py name""",
+        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name""",
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/layout.py step, contracts/layout.py f'{unit}.npy',
         core/download.py f'.{part.stem}.source',
@@ -65,14 +64,13 @@ CHOSEN_BY = {
         plugins/world/build.py item.folder, pool/embedded.py of,
         pool/embedded.py self.of, tools/dedup.py f'{name}.arrow', tools/embed.py kind,
         tools/fetch_dataset.py source.unpack,
-        tools/search.py f'{embedded.of}.faiss', train/checkpoint_writer.py f'{stem}.json',
+        train/checkpoint_writer.py f'{stem}.json',
         train/checkpoint_writer.py f'{stem}.safetensors', train/epoch_counts.py self._share_name(epoch, rank),
         train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
-        train/pool_join.py label, train/pool_join.py f'{label}_groups',
-        train/going_back.py f'{step:09}_{number}'""",
+        train/pool_join.py label, train/pool_join.py f'{label}_groups'""",
     "found by listing that folder": """
         check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
-        evaluate/datasets/folders.py label, export/push.py name,
+        evaluate/datasets/folders.py label,
         model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """

@@ -81,16 +81,16 @@ def test_training_on_other_pairs_is_refused_before_its_result_is_taken_back(own_
     assert contents(own_run, VOLATILE) == before
 
 
-@pytest.mark.parametrize("words", [["--tower", "vision"], ["--set", "export.tower=vision"]])
+@pytest.mark.parametrize("words", [["--formats", "open_clip"], ["--set", "export.formats=open_clip"]])
 def test_flags_of_an_export_do_not_change_the_next_one(words, own_run, capfd):
     recipe = (own_run / "recipe.toml").read_bytes()
     assert main(["export", str(own_run), *words]) == 0
-    assert (own_run / "export" / "vision").is_dir()
+    assert (own_run / "export" / "open_clip").is_dir()
     assert (own_run / "recipe.toml").read_bytes() == recipe
     capfd.readouterr()
     assert main(["export", str(own_run), "--json"]) == 0
     assert '"formats": {"huggingface"' in capfd.readouterr().out
-    assert (own_run / "export" / "vision").is_dir()
+    assert (own_run / "export" / "open_clip").is_dir()
 
 
 def test_checkpoints_stay_if_training_is_refused_after_stages_above_ran_again(own_run, capfd):

@@ -72,5 +72,4 @@ def test_the_three_start_pages_run_as_they_stand(tmp_path, monkeypatch, capsys):
     assert "held_out" in compared
     assert "(2 seeds)" in compared
     run_page("start_use.md")
-    assert (tmp_path / "hits.html").exists()
     assert (tmp_path / "runs/my_images/export/huggingface/model.safetensors").exists()

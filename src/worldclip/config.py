@@ -40,9 +40,7 @@ class Recipe(Config):
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def own_problems(self) -> Problems:
-        """Yield weights of texts where no text is drawn, and an export of adapters that are not trained."""
-        if "peft" in self.export.format_names and self.train.lora_rank is None:
-            yield "export.formats", "peft writes LoRA adapters; set train.lora_rank, or leave peft out"
+        """Yield weights of texts where no text is drawn."""
         if self.pool.text_weights and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",

@@ -118,7 +118,7 @@ def test_equal_values_of_set_and_flag_are_no_contradiction(words, recipe_of):
             'folders.a: --set says "captions:/a", --folders says "captions:/b"',
         ),
         ("curate", "max_pairs.en=5", "--max-pairs 7", "max_pairs.en: --set says 5, --max-pairs says none"),
-        ("export", "formats=onnx", "--formats timm", 'formats: --set says ["onnx"], --formats says ["timm"]'),
+        ("export", "formats=onnx", "--formats open_clip", 'formats: --set says ["onnx"], --formats says ["open_clip"]'),
     ],
 )
 def test_set_and_flag_that_differ_are_refused(stage, override, flag, message, toy_world, tmp_path, capfd):
@@ -148,7 +148,7 @@ def test_stages_run_with_both(toy_world, tmp_path):
         "balance --tail-fraction 0.2 --set balance.min_threshold=2",
         "curate --set curate.seed=3 --text-policy one",
         "train --global-batch-size 16 --warmup-samples 0 --set train.samples_seen=32 --set train.precision=fp32",
-        "export --set export.formats=huggingface --tower vision",
+        "export --set export.onnx_precisions=fp32 --formats open_clip",
     ]
     source = toy_world.recipe
     for command in commands:
@@ -161,8 +161,8 @@ def test_stages_run_with_both(toy_world, tmp_path):
     assert (recipe.balance.tail_fraction, recipe.balance.min_threshold) == (0.2, 2)
     assert (recipe.curate.seed, recipe.curate.text_policy) == (3, "one")
     assert (recipe.train.global_batch_size, recipe.train.samples_seen) == (16, 32)
-    assert recipe.export.tower == "both"  # flags of an export are no part of the run
-    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == ["vision"]
+    assert recipe.export.formats == ("huggingface",)  # flags of an export are no part of the run
+    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == ["open_clip"]
     config = json.loads((run_dir / "curate" / "manifest.json").read_text(encoding="utf-8"))["config"]
     assert (config["curate"]["seed"], config["curate"]["text_policy"]) == (3, "one")
     assert [path.name for path in (run_dir / "train").glob("step_*")] == ["step_000000002"]  # 32 samples by 16

@@ -101,7 +101,7 @@ def test_an_estimate_expects_no_more_than_the_cap(world) -> None:
     folder, run, policy, _ = world
     run_stages(recipe_of(folder, policy, CAPS), run, stages="curate")
     report = artifacts.read_json(run / "curate" / "report.json")
-    found = estimate(run, tail_fractions=[0.05, 1.0])["candidates"]
+    found = estimate(run, tail_fraction=[0.05, 1.0])["candidates"]
     for lang, row in found[0]["languages"].items():
         assert row["expected_pairs"] == pytest.approx(report["languages"][lang]["expected_pairs"], rel=0.2)
     assert found[1]["languages"]["en"]["expected_pairs"] == CAPS["en"]

@@ -124,9 +124,8 @@ def test_card_of_a_run_without_results_says_that_nothing_was_measured(run_dir):
     assert "- Not measured: de, no, sw, zh." in text.splitlines()
 
 
-@pytest.mark.parametrize("name", ["timm", "vision", "web"])
-def test_cards_without_a_text_tower_or_of_pages_have_no_results_as_metadata(name, run_dir):
-    assert "model-index" not in render(run_dir, name)
+def test_cards_of_pages_have_no_results_as_metadata(run_dir):
+    assert "model-index" not in render(run_dir, "web")
 
 
 @pytest.mark.parametrize("name", [name for name in written_formats() if name not in ("onnx", "web")])

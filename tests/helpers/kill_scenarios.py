@@ -300,7 +300,7 @@ def _training(inputs: Path) -> list[Scenario]:
     head = recipe.read_text().split("[train]")[0]
     sections = (
         f'[evaluate]\ndatasets = ["shapes"]\nlanguages = ["en"]\ndevice = "cpu"\nfolders = {{shapes = '
-        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip", "timm"]\n'
+        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip"]\n'
     )
     recipe.write_text(f"{head}[train]{TINY}{sections}")
     faster = world / "faster.toml"
@@ -321,7 +321,6 @@ def _training(inputs: Path) -> list[Scenario]:
 def _embedding(inputs: Path) -> list[Scenario]:
     from embedded_world import write_world
     from worldclip.tools.embed import embed
-    from worldclip.tools.search import build_index
 
     world = inputs / "embedded"
     write_world(world)
@@ -338,15 +337,10 @@ def _embedding(inputs: Path) -> list[Scenario]:
 
         return at(pool, target, call)
 
-    def index(library: Any) -> Call:
-        return lambda folder: build_index(folder / "embedded", library, "images")
-
     done = embed_in(world / "pool")
     return [
         Scenario(name="embed", call=done),
         Scenario(name="embed of a changed pool", start=embed_in(old), call=done),
-        Scenario(name="index", start=done, call=index("faiss")),
-        Scenario(name="index --library exact", start=in_order(done, index("faiss")), call=index("exact")),
     ]
 
 

@@ -244,12 +244,11 @@ def test_folder_with_a_model_in_two_layouts_needs_the_layout(folder, checkpoint)
     shutil.copy(checkpoint / open_clip.CONFIG_FILE, folder / open_clip.CONFIG_FILE)
     assert "in the layouts huggingface and open_clip; say which: layout='huggingface'" in load_error(folder)
     assert worldclip.load(folder, device="cpu", layout="huggingface").embed_dim == 48
-    assert "layout = 'timm'" in load_error(folder, layout="timm")
 
 
 def test_option_that_the_layout_does_not_use_is_refused(folder):
     said = load_error(folder, arch="ViT-H-14-worldwide")
-    assert "arch = 'ViT-H-14-worldwide': not used for the layout 'huggingface' (only for open_clip, timm)" in said
+    assert "arch = 'ViT-H-14-worldwide': not used for the layout 'huggingface' (only for open_clip)" in said
 
 
 def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):

@@ -107,7 +107,7 @@ def test_texts_of_openai_s_clip_end_where_transformers_pools(end: int, end_token
     save_model(tmp_path, model)
     tokenizer = save_tokenizer(tmp_path, CONTEXT, end_token)
     clip = worldclip.load(tmp_path, device="cpu")
-    assert clip.backend.texts.is_causal == (end_token == "words")
+    assert clip.backend.is_causal == (end_token == "words")
     model = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     expected = [unit(model.get_text_features(**tokenizer(text, return_tensors="pt"))) for text in TEXTS[:2]]
     np.testing.assert_allclose(clip.encode_text(TEXTS[:2]), np.concatenate(expected), atol=2e-6)

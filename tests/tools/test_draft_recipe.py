@@ -37,8 +37,6 @@ def test_file_names_bring_no_language(tmp_path):
     folder = write_table(tmp_path / "pool/0.parquet", {"uid": [str(i) for i in range(16)], "text": texts}).parent
     drafted = draft(str(folder))
     assert drafted["languages"] == {"en": 6}
-    assert drafted["num_file_names"] == 10
-    assert "# 10 more texts are file names (IMG_1465.jpg), in no language." in drafted["recipe"]
 
 
 def test_first_call_says_that_it_compiles(toy_world, monkeypatch, capsys):

@@ -11,8 +11,6 @@ import dataclasses
 import inspect
 import json
 import re
-import shutil
-import sys
 import time
 import types
 import typing
@@ -50,20 +48,18 @@ WRITTEN = ("out", "folder", "html")
 """Parameters that are written to, and thus local paths, whatever their type."""
 
 SHARED = {
-    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip, timm or ONNX, a checkpoint file, or a hub id.",
+    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
     "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
     "folder fp32, fp16 or int8.",
-    "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
     "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
     "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
     "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
-    "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
     "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
 }
 
@@ -89,19 +85,10 @@ def run_command(
         record = redact_record(json.loads(json.dumps(result, default=str)))
         print(printable(json.dumps(record, ensure_ascii=False)))
     elif text:
-        print(_for_output(printable(redact(text))))
+        print(printable(redact(text)))
     for line in command_ending(name, flags, time.perf_counter() - started_at):
         note(line)
     return 0
-
-
-def _for_output(text: str) -> str:
-    """Return a result as it is, for files and pipes; on a terminal fitted to its width."""
-    if not sys.stdout.isatty():
-        return text
-    from worldclip.report.terminal import fit_terminal
-
-    return fit_terminal(text, shutil.get_terminal_size().columns)
 
 
 def parse_command(

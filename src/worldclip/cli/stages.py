@@ -19,18 +19,16 @@ from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
-from worldclip.core.command import Command, PushFlag, SetFlag, ShardsFlag, read_slice
-from worldclip.core.console import note, say
+from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
+from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
-from worldclip.export.push import check_push
 from worldclip.recipe import STEPS, run_folder, run_stages, stage_names, walk
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
-from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
@@ -123,9 +121,7 @@ def run_stage(
     out: str | None = None,
     set: SetFlag = (),
     shards: ShardsFlag = None,
-    push: PushFlag = None,
     dry_run: bool = False,
-    measure: bool = False,
     executor: Executor,
     config: Any,
 ) -> tuple[Any, str]:
@@ -136,13 +132,9 @@ def run_stage(
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
-    dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
-        would be uploaded, and upload nothing.
-    measure: with --dry-run: also time ten steps on this machine, on made-up pairs, and say the hours.
+    dry_run: print what would run, the model's size, memory and hours, and stop.
     """
     started_at = time.perf_counter()
-    if stage == "export":
-        check_push(push, dry_run=dry_run)
     flagged = dataclasses.replace(base, **{stage: config})
     if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
         raise UserError(problems)
@@ -150,22 +142,12 @@ def run_stage(
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
     if stage == "train" and dry_run:
-        planned = _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True))
-        if measure:
-            from worldclip.train.measure import measure as measure_steps
-
-            planned["measured"] = measure_steps(flagged.train, run_dir)
-            say("train", planned["measured"])
-        return planned, ""
-    if measure:
-        raise UserError("--measure is part of a plan; add --dry-run")
+        return _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True)), ""
     part = read_slice(shards) if shards else None
     recorded = None
     if stage == "export":  # one of many: its flags are no part of the run, and the next call does not repeat them
         recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
     run_stages(flagged, run_dir, [stage], executor=executor, part=part, recorded=recorded)
-    if push:
-        push_exports(layout.exported(run_dir), push, dry_run)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage], started_at)
 
 
@@ -201,9 +183,7 @@ def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
 
 STAGES_WITH = {
     "shards": ("pool", "match", "curate"),
-    "push": ("export",),
-    "dry_run": ("train", "export"),
-    "measure": ("train",),
+    "dry_run": ("train",),
 }
 
 

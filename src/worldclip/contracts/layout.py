@@ -39,8 +39,7 @@ run_log = _path("log.txt")  # what the commands on the run said, with the time; 
 stamps = _path_of(".stamps.{}.parquet")  # hashes of a pool's files under their stamps, core/execute/shard_list.py
 run_record = _path("run.json")  # what made the run: versions and git revision
 branched = _path("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
-report_html = _path("report.html")  # report of RUN, of RUN/<stage>, or of any job's folder
-estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
+report_html = _path("report.html")  # report of RUN, or of any job's folder
 
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
 built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds

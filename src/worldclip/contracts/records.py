@@ -197,20 +197,6 @@ class CurateReport(TypedDict):
     parquet: NotRequired[dict[str, int]]  # {rows}
 
 
-# estimate
-
-
-class SizeCurve(TypedDict):
-    """RUN/estimate.json: expected pairs over the range of one balance key."""
-
-    text_policy: str
-    key: str
-    values: list[float]
-    total: list[float]
-    languages: dict[str, list[float]]
-    match: str  # digest of the matches that this is about
-
-
 # evaluate
 
 
@@ -304,8 +290,6 @@ class TaskResult(TypedDict):
     """Whether metrics are shares, shown in percent, and not distances."""
     plotted: NotRequired[str]
     """The metric that is plotted by language."""
-    groups: NotRequired[dict[str, list[LanguageGroup]]]
-    """{what the languages have in common: means of the plotted metric}; only for tasks that are averaged."""
 
 
 class DatasetResult(TypedDict):

@@ -25,7 +25,7 @@ REMEDIES = {
     Reason.NO_TEXT: "set pool.texts to where the captions are: txt, json:FIELD or a column",
     Reason.NO_LANGUAGE: "add the languages to languages.codes, send labels to a list by match.merge_labels, or lower "
     "match.min_lang_prob if it is set",
-    Reason.NO_MATCH: "compare the lists with the texts: worldclip inspect RUN/metadata",
+    Reason.NO_MATCH: "compare the texts with the lists, RUN/metadata/LANG.parquet",
     Reason.NOT_VALID: "pool.valid_keys and pool.deny_keys must hold keys as pool.key makes them",
     Reason.EXCLUDED: "see curate.include and curate.exclude",
     Reason.SAMPLED_OUT: "the thresholds or curate.max_pairs are too low: worldclip estimate RUN",

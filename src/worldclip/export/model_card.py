@@ -27,17 +27,16 @@ class Card:
     languages: Sequence[str]
     body: Sequence[str] = ()
     results: Sequence[Record] = ()
-    """Records of evaluate; cards of image towers and of pages have none."""
+    """Records of evaluate; cards of pages have none."""
 
 
 def render(card: Card, facts: CardFacts, report: Record) -> str:
     """Return README.md of an export; facts: of its format.  report: what its check measured."""
-    is_tower = facts.is_image_tower
     about_model = [
         f"library_name: {facts.library}",
-        f"pipeline_tag: {'image-feature-extraction' if is_tower else 'zero-shot-image-classification'}",
+        "pipeline_tag: zero-shot-image-classification",
         "license: unknown",
-        *(() if is_tower else card_results.model_index(card.title, card.results)),
+        *card_results.model_index(card.title, card.results),
     ]
     about_space = [f"title: {json.dumps(card.title)}", "sdk: static", "app_file: index.html"]
     languages = ["language:", *(f"- {json.dumps(code)}" for code in card.languages)] if card.languages else []

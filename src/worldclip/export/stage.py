@@ -11,6 +11,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import best_checkpoint, is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
+from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages
@@ -22,7 +23,6 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
-from worldclip.model import sample_inputs
 from worldclip.model.formats import MODEL_FORMATS, huggingface_folder, written_formats
 from worldclip.model.formats.interface import TORCH, LoadOptions, Writer
 from worldclip.model.inference import Clip
@@ -49,7 +49,7 @@ def _check(run: Run, job: Job) -> None:
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
     """Yield why formats cannot be written in this installation."""
-    for name in config.format_names:
+    for name in config.formats:
         item = MODEL_FORMATS.load(name)
         if name not in written_formats():
             yield f"export.formats: {name} can be loaded, not written"
@@ -70,7 +70,7 @@ def _inputs(run: Run) -> Report:
         "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
     }
     if config.languages:
-        corpus = prune_vocabulary.corpus_of(config, run.dir)
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run.dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
@@ -108,7 +108,7 @@ def export_model(
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
-    problems += [] if problems else _folders_of_others(Path(out), config.format_names)
+    problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
     recognised = model_load.find(source, layout)
@@ -144,21 +144,13 @@ def _export(
 ) -> Report:
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
-    names = config.format_names
+    names = config.formats
     writers = {name: _writer(name, source.path, clip, config) for name in names}
     if codes:
-        whole = clip
-        texts = prune_vocabulary.read_corpus(prune_vocabulary.corpus_of(config, run_dir), codes)
-        clip, vocabulary = prune_vocabulary.prune(whole, texts)
-        vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
+        clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    needs_text = [name for name in names if not MODEL_FORMATS.load(name).CARD.is_image_tower]
-    if clip.tokenizer is None and needs_text:
-        raise UserError(
-            f"{source.path} is an image tower alone; export it to timm or vision, not to {', '.join(needs_text)}"
-        )
     for name in names:
         with _aside(out / name) as folder:
             # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
@@ -172,6 +164,11 @@ def _export(
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
+    say(
+        "export",
+        f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
+        "--private does not change a repository that exists)",
+    )
     return report
 
 

@@ -37,7 +37,6 @@ IMAGE_BATCH = 64  # images per forward pass
 GPU_IMAGE_BATCH = 256  # the same on a GPU
 TEXT_BLOCK = 8192  # texts that are tokenised together and sorted by length
 TEXT_BATCH = 64  # texts of similar length per forward pass
-IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
 
 Batch: TypeAlias = tuple[Any, list[int], dict[int, str]]
 """(pixels as the tower reads them, their rows, reasons of the unusable images by row); pixels None without any."""
@@ -59,7 +58,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TorchBackend:
-    """A MetaClip2Model, or a MetaClip2VisionModelWithProjection, which has no text tower."""
+    """A MetaClip2Model."""
 
     model: Any
 
@@ -69,7 +68,6 @@ class TorchBackend:
 
     @property
     def logit_scale(self) -> float:
-        self._require_text_tower()
         return float(self.model.logit_scale.detach().exp().item())
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
@@ -80,12 +78,7 @@ class TorchBackend:
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         from worldclip.model.forward import embed_tokens
 
-        self._require_text_tower()
         return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
-
-    def _require_text_tower(self) -> None:
-        if not hasattr(self.model, "text_model"):
-            raise UserError(IMAGE_TOWER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +87,7 @@ class Clip:
 
     backend: Backend
     tokenizer: Any
-    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family; None for a bare image tower."""
+    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family."""
     processor: Any
     """The source's own preprocessing or the reference's, called as Hugging Face's image processors are."""
     applies_exif: bool = True
@@ -143,9 +136,7 @@ class Clip:
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""
         model = getattr(self.backend, "model", None)
-        facts = [f"{self.embed_dim} dimensions"]
-        if self.tokenizer is not None:
-            facts.append(f"{self.tokenizer.context_length} tokens")
+        facts = [f"{self.embed_dim} dimensions", f"{self.tokenizer.context_length} tokens"]
         if model is not None:
             weights = next(model.parameters())
             facts.append(f"{sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters")
@@ -238,12 +229,11 @@ class Clip:
         context are truncated.  Raises ValueError for a lone surrogate.
         """
         _check_batch_size(batch_size)
-        tokenizer = self.require_tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         with progress_bar("texts", len(texts), is_shown=progress) as advance:
             for start in range(0, len(texts), TEXT_BLOCK):
-                tokens = tokenizer.encode(texts[start : start + TEXT_BLOCK])
+                tokens = self.tokenizer.encode(texts[start : start + TEXT_BLOCK])
                 features.append(self.backend.encode_tokens(tokens, num_chunks=-(-len(tokens) // batch_size)))
                 advance(len(tokens))
         return np.concatenate(features)
@@ -256,7 +246,6 @@ class Clip:
         langs: where templates are by language, the language of all labels, or of each.  Raises UserError for templates
         without a place for the label, and for languages without templates.
         """
-        self.require_tokenizer()
         labels = [labels] if isinstance(labels, str) else list(labels)
         sentences = label_sentences(labels, templates, langs)
         features_SD = self.encode_text([sentence for group in sentences for sentence in group])
@@ -283,12 +272,6 @@ class Clip:
         """
         label_MD = self.encode_labels(labels, templates, langs)
         return probabilities(self.encode_image(images, allow_urls=allow_urls), label_MD, self.logit_scale)
-
-    def require_tokenizer(self) -> Any:
-        """Return the tokenizer.  Raises UserError for a bare image tower."""
-        if self.tokenizer is None:
-            raise UserError(IMAGE_TOWER_ONLY)
-        return self.tokenizer
 
 
 def _check_batch_size(batch_size: int) -> None:

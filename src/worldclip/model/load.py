@@ -3,13 +3,10 @@
     run           train/step_*                                       its best checkpoint, else its newest
     huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
-    timm          config.json with timm's `architecture`: an image tower
-    text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
-    peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
     onnx          vision_model*.onnx and text_model*.onnx in onnx/
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
-open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
+open_clip folder by its open_clip_config.json, a bare checkpoint by open_clip's default for a
 local file, which is the reference's transform.  `reference` is the paper's, whatever the source states.
 """
 
@@ -50,19 +47,16 @@ def load(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
     language: str | None = None,
     preprocess: Rule = "source",
 ) -> Clip:
-    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
+    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, an ONNX folder.
 
     device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
     bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
     where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
-    or int8.  image_tower: folder or hub id of the CLIP whose images a text tower was aligned with (Sentence
-    Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or
-    `de`; Clip.in_language changes it.
+    or int8.  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
     orientation ignored).
 
@@ -76,13 +70,12 @@ def load(
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
         precision=choose_precision(precision, found, device),
-        image_tower=None if image_tower is None else str(image_tower),
         language=language,
     )
     clip = read(found, options)
     if preprocess == "source":
         return clip
-    is_numpy = isinstance(getattr(clip.backend, "images", clip.backend), OnnxBackend)
+    is_numpy = isinstance(clip.backend, OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 
@@ -117,7 +110,6 @@ class Source:
         """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
 
         Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
-        Of adapters, also what decides the embeddings of their base model.
         """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
@@ -127,9 +119,6 @@ class Source:
             files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
             files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
             fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
-        base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
-        if base_of is not None:
-            fingerprints.append(find(base_of(self.path)).digest())
         return artifacts.digest(fingerprints)
 
 
@@ -138,7 +127,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     formats = readable_formats()
     used = formats[source.layout]
     problems = missing_of(source, options)
-    for name in ("arch", "tokenizer", "precision", "image_tower"):
+    for name in ("arch", "tokenizer", "precision"):
         value = getattr(options, name)
         if value is not None and name not in used.OPTIONS:
             layouts = ", ".join(layout for layout, module in formats.items() if name in module.OPTIONS)
@@ -148,7 +137,7 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if problems:
         raise UserError(problems)
     dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
-    clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
+    clip = used.read(source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     if options.language is None:
@@ -156,14 +145,6 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if clip.language is None:
         raise UserError(f"language = {options.language!r}: this model is not told the language of a text; omit it")
     return clip.in_language(options.language)
-
-
-def _load_base(name: str, options: LoadOptions) -> Clip:
-    """Load the model that adapters are added to.  Raises UserError where it holds adapters itself."""
-    source = find(name)
-    if hasattr(MODEL_FORMATS.load(source.layout), "base_of"):
-        raise UserError(f"the base model {name} holds adapters itself; export it to huggingface first")
-    return read(source, options)
 
 
 def missing_of(source: Source, options: LoadOptions) -> list[str]:

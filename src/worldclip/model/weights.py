@@ -41,14 +41,6 @@ def read_optional_config(path: Path) -> dict[str, Any]:
     return read_json_config(path) if path.exists() else {}
 
 
-def read_json_objects(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON list of objects in a file.  Raises UserError where it holds anything else, or NaN."""
-    records = _read_json(path)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path} holds no JSON list of objects; copy or download it again")
-    return records
-
-
 def require_values(record: Mapping[str, Any], kinds: Mapping[str, str], where: str | Path) -> None:
     """Check values of a configuration.
 

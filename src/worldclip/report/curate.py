@@ -170,7 +170,7 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
             rows.append([row["lang"], text, _why(reason, row), row["key"]])
         if rows:
             heading = reason.label.replace("_", " ").capitalize()
-            parts += [tag("h3", heading), to_html(Table(columns, rows, has_long_texts=True))]
+            parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if unreadable := samples.get(Reason.BAD_PAIR.column):
         table = Table(
             [text_column("why"), text_column("key", code)], [[row["reason"], row["key"]] for row in unreadable]

@@ -49,7 +49,6 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
-from worldclip.pool.stage import root as pool_root
 from worldclip.tools.known_pools import key_column
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -72,7 +71,6 @@ def embed(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
     language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
@@ -80,7 +78,7 @@ def embed(
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, image_tower, language and device are as in worldclip.load, key replaces
+    layout, arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -98,9 +96,6 @@ def embed(
     source = model_load.find(model, layout, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
-    # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
-    if image_tower is not None:  # search finds a folder from anywhere by its absolute path
-        loading["image_tower"] = str(Path(image_tower).resolve() if Path(image_tower).exists() else image_tower)
     if language is not None:
         loading["language"] = language
     options = LoadOptions(device=device, **loading)
@@ -115,9 +110,6 @@ def embed(
     model_id = _identity(model, source) | loading
     config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
     _check_out(folder, pool_config)
-    roots = pool_config.roots or {"": pool_root(run)}
-    pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
-
     if vectors_in_table:
         config["vectors_in_table"] = True
     if "images" in kinds:
@@ -137,7 +129,7 @@ def embed(
             threads = max(1, usable_cores() // num_parallel)
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"pool_roots": pool_roots, "source": pool_config.place})
+            return dataclasses.replace(result, manifest={"source": pool_config.place})
         finally:
             load_here.cache_clear()
 

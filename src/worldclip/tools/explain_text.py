@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
-
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.records import TopEntry
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
@@ -14,58 +11,7 @@ NOT_DRAWN = "not_drawn"  # no reason of a pair, but of a text: another text of i
 MAX_ENTRIES = 10  # entries of a text that are listed
 
 
-class EntryRow(TopEntry):
-    """An entry and what a match of it is worth."""
-
-    entry_id: int
-
-
-class ExplainedText(TypedDict):
-    """A text of a key; keys are present as far as the text got."""
-
-    text_idx: int
-    text: str | None
-    place: str | None
-    """The place of pool.texts that it was read from; None if pool.texts is not set."""
-    reason: str
-    """A name of contracts.reasons, or `not_drawn` under text_policy one."""
-    problem: NotRequired[str]
-    """Why it is unreadable."""
-    lid_label: NotRequired[str]
-    lang_prob: NotRequired[float]
-    lang: NotRequired[str]
-    entries: NotRequired[list[EntryRow]]
-    keep_prob: NotRequired[float]
-    coin: NotRequired[float]
-
-
-class ExplainedKey(TypedDict):
-    """Everything that decided on a key of the pool."""
-
-    key: str
-    shard: str
-    text_policy: str
-    is_valid: bool
-    not_valid_because: NotRequired[list[str]]
-    draw: NotRequired[dict[str, float]]
-    """Which text was drawn under text_policy one: coin, among, share (of the draws that give this text), text_idx."""
-    kept: bool
-    texts: list[ExplainedText]
-
-
-class ExplainedEntry(EntryRow):
-    """An entry of a list, its place and some texts that it matched."""
-
-    lang: str
-    threshold: int | None
-    is_head: bool
-    rank: int
-    """1 is the most frequent."""
-    samples: list[Report]
-    """key, text_idx, text."""
-
-
-def key_to_text(explained: ExplainedKey) -> str:
+def key_to_text(explained: Report) -> str:
     """Return what inspect_key explains as lines of text."""
     lines = [f"{one_line(explained['key'])} in {one_line(explained['shard'])}: {verdict(explained)}"]
     lines += [f"  {one_line(line)}" for line in explained.get("not_valid_because", ())]
@@ -79,7 +25,7 @@ def key_to_text(explained: ExplainedKey) -> str:
     return "\n".join(lines)
 
 
-def verdict(explained: ExplainedKey) -> str:
+def verdict(explained: Report) -> str:
     """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
@@ -98,13 +44,13 @@ def verdict(explained: ExplainedKey) -> str:
     return f"dropped: {reason.meaning.partition(': ')[2] or reason.meaning}"
 
 
-def _strongest(text: ExplainedText) -> str:
+def _strongest(text: Report) -> str:
     """Name the entry that is worth most."""
     best = max(text["entries"], key=lambda entry: entry["prob"])
     return f"strongest entry {best['entry']!r} ({best['matches']:,} matches, {best['prob']:.4f})"
 
 
-def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
+def _text_lines(text: Report, has_places: bool) -> list[str]:
     place = f" ({text['place']})" if has_places else ""
     lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}"]
     if "problem" in text:
@@ -125,7 +71,7 @@ def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
     return lines
 
 
-def entry_to_text(explained: ExplainedEntry) -> str:
+def entry_to_text(explained: Report) -> str:
     """Return what inspect_entry explains as lines of text."""
     threshold = f"{explained['threshold']:,}" if explained["threshold"] is not None else "none (no match in this list)"
     return "\n".join(

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
-from worldclip.core.artifacts import read_json
-from worldclip.core.command import Command, PushFlag, ShardsFlag, read_slice
+from worldclip.core.command import Command, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
-from worldclip.export.push import check_push
 
 
 @Command
@@ -33,7 +31,6 @@ def classify(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    image_tower: str | None = None,
     language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
@@ -68,7 +65,6 @@ def classify(
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
-        image_tower=image_tower,
         language=language,
     )
     codes = langs[0] if len(langs) == 1 else langs or None
@@ -91,9 +87,7 @@ def _label_problems(labels: Sequence[str]) -> Iterator[str]:
 
 
 @Command
-def evaluate(
-    model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None, image_tower: str | None = None
-) -> tuple[Any, str]:
+def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
@@ -113,7 +107,7 @@ def evaluate(
     if shards is not None:
         every = read_slice(shards)
         part = every.start + 1, every.step
-    report = evaluate_model(model, config, out, part=part, image_tower=image_tower)
+    report = evaluate_model(model, config, out, part=part)
     if part is not None:
         note(f"slice {shards} measured. Rerun without --shards to finish.")
         return report, ""
@@ -122,18 +116,17 @@ def evaluate(
 
 
 @Command
-def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
+def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     """Compare evaluations query by query, with confidence intervals over images and seeds.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
-    out: page to write (.html).
 
     Examples:
         worldclip compare runs/a runs/b
-        worldclip compare runs/a_0 runs/a_1 runs/b_0 --out comparison.html
+        worldclip compare runs/a_0 runs/a_1 runs/b_0 > comparison.md
     """
     from worldclip.evaluate.compare import compare, trained_precisions
-    from worldclip.evaluate.comparison_page import comparison_text, write_comparison
+    from worldclip.evaluate.comparison_table import comparison_text
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
@@ -142,8 +135,6 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any,
     if len(precisions) > 1:
         groups = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in precisions.items())
         note(f"these runs were trained in different precisions, which seeds do not explain: {groups}")
-    if out is not None:
-        write_comparison(out, comparison)
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,
@@ -161,15 +152,12 @@ def export(
     layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
-    push: PushFlag = None,
-    dry_run: bool = False,
 ) -> tuple[Any, str]:
     """Export any model to the formats of other libraries.
 
     Of a run, the formats are by default those of its recipe.
 
     out: folder to write, with one folder per format.
-    dry_run: with --push: print what would be uploaded, and upload nothing.
 
     Examples:
         worldclip export runs/emoji --out exports --formats onnx
@@ -177,29 +165,12 @@ def export(
     """
     from worldclip.export import export_model
 
-    check_push(push, dry_run=dry_run)
     report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
         checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes" and value is not None)
         lines.append(f"{out / name}: {facts['bytes']:,} bytes, {checks}")
-    if push:
-        push_exports(out, push, dry_run)
     return report, "\n".join(lines)
-
-
-def push_exports(out: Path, repository: str, dry_run: bool) -> None:
-    """Upload the formats of an export to the hub, or with `dry_run` list their files only."""
-    from worldclip.export.push import plan, push
-
-    uploads = plan([out / name for name in read_json(out / "report.json")["formats"]], repository)
-    for upload in uploads:
-        note("\n".join(upload.lines()))
-    if dry_run:
-        note("dry run: nothing was uploaded")
-        return
-    for pushed in push(uploads):
-        note("\n".join(pushed.lines()))
 
 
 @Command

@@ -40,7 +40,7 @@ def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision:
     pixels = resize(batch.images.to(device), facts.size).float() / 255
     mean = torch.tensor(facts.mean, device=device)[:, None, None]
     std = torch.tensor(facts.std, device=device)[:, None, None]
-    tokens = clip.require_tokenizer().encode(batch.texts)
+    tokens = clip.tokenizer.encode(batch.texts)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         image_BE = clip.backend.encode_pixels((pixels - mean) / std)
         text_BE = clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FAMILY = "metaclip_2"
 OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
 requires = TORCH
-has_torch_weights, yields_to = True, "text"  # a text tower has a config.json, too
+has_torch_weights, yields_to = True, ""
 CARD = CardFacts(
     library="transformers",
     use=(
@@ -55,7 +55,7 @@ def missing(folder: Path) -> str | None:
 
 
 def read_config_json(folder: Path) -> Report:
-    """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
+    """Return the folder's config.json, {} where there is none."""
     return weights.read_optional_config(folder / "config.json")
 
 
@@ -96,8 +96,6 @@ def _read_config(folder: Path) -> Any:
         else:
             reason = f"does not load as a Hugging Face model ({error})"
         raise UserError(f"{folder} {reason}") from error
-    if config.model_type == "metaclip_2_vision_model":
-        raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
     for tower in (getattr(config, "vision_config", None), getattr(config, "text_config", None)):
         layers = getattr(tower, "num_hidden_layers", 1)
         if not isinstance(layers, int) or not 1 <= layers <= weights.MAX_LAYERS:
@@ -135,14 +133,15 @@ def _read_model(folder: Path, config: Any) -> Any:
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
     state = {name: tensor for file in files for name, tensor in weights.read_state(file).items()}
     tensor_names.check_tensors(str(folder), tensor_names.shapes(state), expected, ignore)
-    return build(transformers.MetaClip2Model, config, {name: state[name].float() for name in expected})
+    return build(config, {name: state[name].float() for name in expected})
 
 
-def build(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Return a transformers model with exactly these tensors."""
+def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Return a MetaClip2Model with exactly these tensors."""
     import torch
 
-    model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
+    create = require_transformers().MetaClip2Model.from_pretrained
+    model = create(None, config=config, state_dict=state, dtype=torch.float32).eval()
     assert tensor_names.shapes(model.state_dict()) == tensor_names.shapes(state)
     return model
 
@@ -212,7 +211,7 @@ def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
         return shutil.ignore_patterns(layout.TRAINER, "*.py", "modules.json")(source, names) | holders
 
     shutil.copytree(checkpoint, folder, ignore=without, dirs_exist_ok=True)
-    tokenizer = clip.require_tokenizer()
+    tokenizer = clip.tokenizer
     if Path(tokenizer.hf.name_or_path) == checkpoint:
         adapt_tokenizer_config(folder, tokenizer.context_length)
     else:  # worldclip.load was given another tokenizer
@@ -245,7 +244,7 @@ def write_sentence_modules(folder: Path) -> None:
 
 
 def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
-    clip.require_tokenizer().save(folder)
+    clip.tokenizer.save(folder)
     preprocess.to_hugging_face(preprocess.facts_of(clip.processor)).save_pretrained(folder)
 
 

@@ -41,7 +41,6 @@ class CardFacts:
     checked: Callable[[Record], str]
     """Returns the measurement in the report of `compare` as text; follows "Checked against the source model"."""
     about: str = about("A CLIP that embeds images and texts of all its languages in one space")
-    is_image_tower: bool = False
     is_page: bool = False
     """Whether the folder is a static page rather than a model."""
     files: tuple[str, ...] = ()
@@ -63,12 +62,8 @@ class LoadOptions:
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
     """fp32, fp16, bf16 (torch), or of an ONNX folder fp32, fp16, int8."""
-    image_tower: str | None = None
-    """Folder or hub id of the CLIP whose images a text tower was aligned with."""
     language: str | None = None
     """Language of the texts, for a text tower that is told it: a FLORES code or worldclip's."""
-    load_base: Callable[[str, LoadOptions], Clip] | None = None
-    """Loads another model by its path or hub id, for formats of adapters and of text towers; worldclip.load sets it."""
 
 
 class Writer(Protocol):

@@ -112,7 +112,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
     size; they hold small weights a second time.
     Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.
     """
-    tokens = clip.require_tokenizer().encode(sample_inputs.TEXTS)
+    tokens = clip.tokenizer.encode(sample_inputs.TEXTS)
     pixels = sample_inputs.pixels(clip)
     expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
     checked: dict[str, float] = {}

@@ -308,7 +308,7 @@ def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where:
         expected = tensor_names.to_theirs(rules, transformers.MetaClip2Model(config).state_dict())
     ignore = ("attn_mask",)  # the causal mask, a buffer
     tensor_names.check_tensors(where, tensor_names.shapes(state), tensor_names.shapes(expected), ignore)
-    model: MetaClip2Model = build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
+    model: MetaClip2Model = build(config, tensor_names.to_ours(rules, state))
     return model
 
 
@@ -338,7 +338,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     config = clip.model.config
     state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
     save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
-    clip.require_tokenizer().save(folder)
+    clip.tokenizer.save(folder)
     record = {
         # open_clip reads the tokenizer from the folder itself; a name, any name, says that it is Hugging Face's
         "model_cfg": from_hugging_face_config(config, tokenizer_name="."),

@@ -25,12 +25,12 @@ from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
 from worldclip.core.regular_file import what_is
 from worldclip.curate.stage import require_current
-from worldclip.export.push import Upload, check_repository, list_files, push
 from worldclip.language.config import languages_of, open_run
 from worldclip.language.table import Languages
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
 from worldclip.plugins.publish.tables import write_images, write_members
+from worldclip.plugins.publish.upload import Upload, check_repository, list_files, upload_to_hub
 from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars", "parquet"]
@@ -46,7 +46,6 @@ SIZE_CLASSES = {
     10_000_000_000: "1B<n<10B",
 }
 LARGEST = "n>1T"
-OWN_FILES = ("data/*", "keys.npy", "pairs.parquet")  # patterns of the files of earlier uploads
 
 
 @Command
@@ -82,9 +81,9 @@ def publish(
         record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files)}
         if dry_run:
             return record | {"addresses": [], "removed": []}, "\n".join([*lines, "dry run: nothing was uploaded"])
-        (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
-    record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
-    return record, "\n".join([*lines, *pushed.lines()])
+        done = upload_to_hub(upload, is_private=private, as_pull_request=pull_request)
+    record |= {"addresses": [done.address], "removed": list(done.removed)}
+    return record, "\n".join([*lines, *done.lines()])
 
 
 @contextlib.contextmanager
@@ -102,7 +101,7 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
 
 def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
     """Raise UserError that names all that is wrong with the arguments of a call."""
-    problems = problems_of(check_repository, repository, "OWNER/NAME")
+    problems = problems_of(check_repository, repository)
     if not layout.is_run(run_dir):
         problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
@@ -140,7 +139,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
             artifacts.replace_folder(aside, folder)
     finally:
         artifacts.remove(aside)
-    return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
+    return Upload(folder, repository, list_files(folder))
 
 
 def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:
