@@ -172,7 +172,6 @@ WRONG: list[tuple[str, str]] = [
     ("run R --out O --until match --set pool.deny_keys=B/captions.csv", "give a .txt with one key per line"),
     # a run, and what it holds
     ("balance T --tail-fractions sv 0.1", "has no list sv; its lists are ar, en, th, zh"),
-    ("balance T --rule table", "set only thresholds, the threshold of each entry list"),
     ("balance T --english-threshold 5", "set exactly one of english_threshold"),
     ("balance T --thresholds en -1", "must be at least 1 (matches per entry)"),
     ("match T --merge-labels nn no", "its languages are ar, en, th, zh"),
