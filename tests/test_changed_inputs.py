@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -28,7 +27,6 @@ from stages import QUIET, finish, run_stage
 from tars import wat_of
 from toy import draw_shape
 from worldclip import check
-from worldclip.balance import stage as balance_stage
 from worldclip.check.images import hash_images
 from worldclip.check.stage import load_config as load_check
 from worldclip.core.errors import StageFailed, UserError
@@ -245,32 +243,6 @@ def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp
     assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
     run_until(world, "pool")(tmp_path / "fresh", QUIET)
     assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
-
-
-def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch):
-    table = world / "thresholds.json"
-    lists = ("en", "ar", "th", "zh")
-
-    def write(threshold: int) -> None:
-        table.write_text(json.dumps({"lists": {name: {"threshold": threshold} for name in lists}}))
-
-    write(5)
-    text = (world / "toy.toml").read_text()
-    text = text.replace("tail_fraction = 0.3", f'rule = "table"\nthresholds = "{table}"')
-    (world / "toy.toml").write_text(text)
-    plain = balance_stage.choose_thresholds
-
-    def meddled(*arguments: Any) -> Any:
-        chosen = plain(*arguments)
-        write(2)
-        return chosen
-
-    with monkeypatch.context() as patched:
-        patched.setattr(balance_stage, "choose_thresholds", meddled)
-        run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "fresh", QUIET)
-    assert without_volatile(tmp_path / "out" / "balance") == without_volatile(tmp_path / "fresh" / "balance")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -90,8 +90,8 @@ def test_problems_of_a_recipe(case):
 
 
 def test_bounds_are_ignored_for_unset_keys():
-    (problem,) = BalanceConfig(rule="table", thresholds={"en": 0, "sw": 3}).problems()
-    assert problem.startswith("balance.thresholds.en = 0: must be at least 1")
+    (problem,) = BalanceConfig(english_threshold=0).problems()
+    assert problem.startswith("balance.english_threshold = 0: must be at least 1")
     (problem,) = CheckConfig(classifiers={"nsfw": ClassifierRule(path="a.onnx", label=-1)}).problems()
     assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
 

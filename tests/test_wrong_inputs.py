@@ -151,11 +151,8 @@ WRONG: list[tuple[str, str]] = [
     ("metadata R --out O --lists DE list.txt", 'did you mean "de"?'),
     ("run R --out O --set languages.codes=DE,zh-CN", 'did you mean "de"?'),
     # tables of pairs
-    ("pool R --out O --path B/semicolons --key key", "the names of the columns hold semicolons"),
-    ("pool R --out O --path B/bars --key key", "the names of the columns hold vertical bars: 'key|caption'"),
     ("pool R --out O --path B/compressed", "compressed tar(s) such as a.tar.gz; unpack them to .tar"),
     ("pool R --out O --texts json:caption", "there is: texts, lang_truth"),
-    ("init B/semicolons", "the names of the columns hold semicolons"),
     ("init P --key json:uid", "--key: no column or field 'uid'; there is: texts, lang_truth"),
     ("init P --lang language", "--lang: no column or field 'language'; there is: texts, lang_truth"),
     ("init P --texts json:caption", "hold no text; give --texts"),
@@ -172,7 +169,6 @@ WRONG: list[tuple[str, str]] = [
     ("run R --out O --until match --set pool.deny_keys=B/captions.csv", "give a .txt with one key per line"),
     # a run, and what it holds
     ("balance T --tail-fractions sv 0.1", "has no list sv; its lists are ar, en, th, zh"),
-    ("balance T --rule table", "set only thresholds, the threshold of each entry list"),
     ("balance T --english-threshold 5", "set exactly one of english_threshold"),
     ("balance T --thresholds en -1", "must be at least 1 (matches per entry)"),
     ("match T --merge-labels nn no", "its languages are ar, en, th, zh"),
@@ -232,8 +228,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cut.tar": "not a tar",
         "cut/0.tar": "not a tar",
         "empty/.hidden": "",
-        "semicolons/a.tsv": "key;caption\n1;a red circle\n",
-        "bars/a.csv": "key|caption\n1|a red circle\n",
         "photos/IMG_1465.jpg": "",
         "compressed/a.tar.gz": "",
         "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",

@@ -46,7 +46,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
 from worldclip.tools.known_pools import key_column
@@ -153,7 +152,7 @@ def _with_usual_key(run: Run) -> Run:
     try:
         shard = pools.shards(run)[0]
         pool_format = format_of(shard.name)
-        if not isinstance(pool_format, TableFormat):
+        if not pool_format.is_table:
             return run
         names = pool_format.field_names(shard, config)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
