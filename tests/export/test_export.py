@@ -27,7 +27,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.export import ExportConfig
 from worldclip.model import sample_inputs
-from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
+from worldclip.model.formats import huggingface_folder, open_clip_folder
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -69,7 +69,7 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
     run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
     # an unchanged Hugging Face checkpoint is copied
-    module, function = (huggingface_folder, "copy") if name == "huggingface" else (MODEL_FORMATS.load(name), "write")
+    module, function = (huggingface_folder, "copy") if name == "huggingface" else (open_clip_folder, "write")
     plain = getattr(module, function)
 
     def spoil(source, folder, *precisions):

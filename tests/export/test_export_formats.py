@@ -17,7 +17,6 @@ from transformers import AutoModel, AutoTokenizer
 
 import worldclip
 from model_folders import edit
-from plugin_package import installed, page_code, write_package
 from small_models import TEXTS, random_pixels, reduced_config, unit
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
@@ -183,24 +182,6 @@ def test_activations_that_open_clip_cannot_express_are_refused(source, tmp_path)
     with pytest.raises(UserError, match=r"image tower has gelu, the text tower quick_gelu"):
         export_model(source, tmp_path / "out", ExportConfig(formats=("open_clip",)))
     assert not (tmp_path / "out" / "open_clip").exists()
-
-
-def test_a_format_of_another_package_is_written_compared_and_described(published_model, tmp_path, monkeypatch):
-    """The numpy arrays that docs/plugins.md shows."""
-    config = ExportConfig(formats=("npz",))
-    with pytest.raises(UserError, match=r"export\.formats: .*unknown model format; "):
-        export_model(published_model(B32), tmp_path / "out", config)
-    group = {"worldclip.model_formats": "npz = npz_weights"}
-    package = write_package(tmp_path / "site", "npz_weights", page_code("npz_weights.py"), group)
-    with installed(monkeypatch, package):
-        report = export_model(published_model(B32), tmp_path / "out", config)
-    assert report["formats"]["npz"]["max_difference"] == 0
-    with np.load(tmp_path / "out/npz/weights.npz") as weights:
-        assert weights.files == list(worldclip.load(published_model(B32), device="cpu").model.state_dict())
-    card = (tmp_path / "out/npz/README.md").read_text(encoding="utf-8")
-    assert "library_name: numpy" in card
-    assert "in numpy: embeddings differ by at most 0.0e+00" in card
-    assert not list(tmp_path.glob("out/*/*.tmp"))
 
 
 def test_adapters_of_peft_merge_into_an_exported_folder(published_model, tmp_path):

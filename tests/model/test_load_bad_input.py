@@ -139,7 +139,7 @@ def test_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package,
         (tmp_path / "onnx").mkdir(exist_ok=True)
         (tmp_path / "onnx" / f"{tower}_model.onnx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    said = load_error(tmp_path, layout="onnx")
+    said = load_error(tmp_path)
     assert said == f"a model in the layout 'onnx' needs {package}: {install_hint(extra)}"
 
 
@@ -193,7 +193,7 @@ def test_candidates_of_equal_shapes_are_named_with_the_remedy(monkeypatch, tmp_p
 def test_bare_checkpoint_of_unknown_shapes_needs_its_configuration(checkpoint, tmp_path):
     shutil.copy(checkpoint / "model.pt", tmp_path / "model.pt")
     assert "has the shapes of no published model; give its configuration" in load_error(tmp_path / "model.pt")
-    assert "it holds model.pt; load the file and say what it is" in load_error(tmp_path)
+    assert "or a checkpoint file and its arch; it holds model.pt" in load_error(tmp_path)
     said = load_error(tmp_path / "model.pt", arch="ViT-Z-14-worldwide")
     assert "unknown architecture 'ViT-Z-14-worldwide'; those of this family: ViT-H-14-worldwide" in said
 
@@ -240,15 +240,16 @@ def test_open_clip_configuration_without_its_values_is_refused(record, said, che
     assert said in load_error(checkpoint / "model.pt", arch=str(tmp_path / "arch.json"), tokenizer=checkpoint)
 
 
-def test_folder_with_a_model_in_two_layouts_needs_the_layout(folder, checkpoint):
+def test_folder_with_a_model_in_two_layouts_is_read_in_a_fixed_order(folder, checkpoint):
+    (folder / "onnx").mkdir()
+    assert worldclip.load(folder, device="cpu").embed_dim == 48
     shutil.copy(checkpoint / open_clip.CONFIG_FILE, folder / open_clip.CONFIG_FILE)
-    assert "in the layouts huggingface and open_clip; say which: layout='huggingface'" in load_error(folder)
-    assert worldclip.load(folder, device="cpu", layout="huggingface").embed_dim == 48
+    assert "holds open_clip_config.json and none of its weights" in load_error(folder)
 
 
 def test_option_that_the_layout_does_not_use_is_refused(folder):
     said = load_error(folder, arch="ViT-H-14-worldwide")
-    assert "arch = 'ViT-H-14-worldwide': not used for the layout 'huggingface' (only for open_clip)" in said
+    assert "arch = 'ViT-H-14-worldwide': only used for open_clip checkpoints" in said
 
 
 def test_tokenizer_of_another_vocabulary_size_is_refused(folder, tmp_path):

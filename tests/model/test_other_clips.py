@@ -162,13 +162,6 @@ def test_the_first_siglip_keeps_its_own_tokenizer(tmp_path: Path) -> None:
     assert clip.tokenizer.encode(["Apple APPLE apple"]).ids.tolist() == tokenizer("Apple APPLE apple")["input_ids"]
 
 
-def test_a_folder_of_sentence_transformers_names_the_folder_that_loads(tmp_path: Path) -> None:
-    inner = save_clip_folder(tmp_path / "0_CLIPModel")
-    (tmp_path / "modules.json").write_text("[]")
-    assert f"it holds a model in 0_CLIPModel; load that folder: '{inner}'" in load_error(tmp_path)
-    assert worldclip.load(inner, device="cpu").embed_dim == 24
-
-
 def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
     edit(tmp_path / "config.json", model_type="blip")
     assert "holds a 'blip' model; worldclip loads metaclip_2, clip, siglip" in load_error(tmp_path)

@@ -51,7 +51,6 @@ WRITTEN = ("out", "folder", "html")
 
 SHARED = {
     "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
-    "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "

@@ -68,7 +68,6 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
@@ -79,7 +78,7 @@ def embed(
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
+    arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -94,7 +93,7 @@ def embed(
         worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
-    source = model_load.find(model, layout, precision)
+    source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
     if language is not None:

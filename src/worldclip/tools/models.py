@@ -27,7 +27,6 @@ def classify(
     prompts: Annotated[str | None, Metavar("JSON")] = None,
     langs: Annotated[Sequence[str], Commas()] = (),
     allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
@@ -61,7 +60,6 @@ def classify(
     clip = load(
         model,
         device,
-        layout=layout,
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
@@ -152,7 +150,6 @@ def export(
     out: Path,
     *,
     config: ExportConfig,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
 ) -> tuple[Any, str]:
@@ -168,7 +165,7 @@ def export(
     """
     from worldclip.export import export_model
 
-    report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
+    report = export_model(model, out, config, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
         checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes" and value is not None)

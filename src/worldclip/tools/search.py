@@ -175,7 +175,7 @@ def load_model(embedded: Embedded, model: str | Path | None = None, device: str 
     record = embedded.manifest["config"]["model"]
     options = {name: record.get(name) for name in ("arch", "tokenizer", "precision", "language")}
     try:
-        clip = model_load.load(model or record["source"], device, layout=record["layout"], **options)
+        clip = model_load.load(model or record["source"], device, **options)
     except UserError as error:
         is_moved = model is None and not Path(record["source"]).exists()
         hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []

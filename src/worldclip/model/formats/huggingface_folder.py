@@ -14,7 +14,7 @@ from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
-from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
@@ -23,35 +23,11 @@ if TYPE_CHECKING:
     import torch
 
 FAMILY = "metaclip_2"
-OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
-requires = TORCH
-has_torch_weights, yields_to = True, ""
-CARD = CardFacts(
-    library="transformers",
-    use=(
-        "from transformers import pipeline",
-        "",
-        'classify = pipeline("zero-shot-image-classification", model="THIS FOLDER")',
-        'classify("apple.png", candidate_labels=["red apple", "赤いリンゴ"], hypothesis_template="{}")',
-    ),
-    checked=largest_difference("transformers"),
-    files=(*TEXT_FILES, "*.safetensors"),
-)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 PICKLE = "pytorch_model.bin"
 # the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
 # they refuse the folder, where their own CLIPModel would build OpenAI's model around these weights
 _SENTENCE_TRANSFORMERS = "sentence_transformers.sentence_transformer.modules"
-
-
-def missing(folder: Path) -> str | None:
-    """Return what the folder lacks to be a Hugging Face folder; weights may lack where there are no ONNX encoders."""
-    if read_config_json(folder).get("model_type") is None:
-        return "no config.json with a model_type"
-    has_weights = weights.safetensors_shapes(folder) is not None or bool(weights.weight_files(folder, PICKLE))
-    if not has_weights and (folder / "onnx").is_dir():
-        return "no model.safetensors beside the ONNX encoders"
-    return None
 
 
 def read_config_json(folder: Path) -> Report:
@@ -80,7 +56,6 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 
 
 def _read_config(folder: Path) -> Any:
-    weights.refuse_foreign_code(folder)
     for name in ("model.safetensors", PICKLE):
         weights.weight_files(folder, name)  # refuses an index that names tensors elsewhere
     try:

@@ -19,7 +19,7 @@ from worldclip.model.clip import build_config, check_tokenizer, model_config, pi
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import TEXT_FILES, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import require_transformers
@@ -28,21 +28,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config, MetaClip2Model
 
-OPTIONS: tuple[str, ...] = ("arch", "tokenizer", "precision")
-requires = Requirement(("open_clip",), extra="export")
-has_torch_weights, yields_to = True, ""
-CARD = CardFacts(
-    library="open_clip",
-    use=(
-        "import open_clip",
-        "",
-        'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")',
-        'tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")',
-        'texts = model.encode_text(tokenizer(["red apple", "赤いリンゴ"]), normalize=True)',
-    ),
-    checked=largest_difference("open_clip"),
-    files=(*TEXT_FILES, "*.safetensors"),
-)
+REQUIRES = Requirement(("open_clip",), extra="export")
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # in the order in which open_clip looks for weights in a folder
@@ -67,15 +53,6 @@ _TELLING = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "token_e
 # The keys of a model of this family.  Any other key changes what open_clip builds.
 _TOP_KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 _TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name"}
-
-
-def missing(folder: Path) -> str | None:
-    return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
-
-
-def hub_weights(folder: Path, precision: str) -> tuple[str, ...] | None:
-    """Return the patterns of the weights, None where the repository is not open_clip's."""
-    return WEIGHT_FILES if missing(folder) is None else None
 
 
 def read(path: Path, options: LoadOptions) -> Clip:

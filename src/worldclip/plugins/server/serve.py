@@ -31,7 +31,6 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
@@ -67,7 +66,6 @@ def serve(
         clip = model_load.load(
             model,
             device,
-            layout=layout,
             arch=arch,
             tokenizer=tokenizer,
             precision=precision,
