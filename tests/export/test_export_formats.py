@@ -13,6 +13,7 @@ import peft
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import worldclip
@@ -51,12 +52,6 @@ def exported(published_model, tmp_path_factory):
 def source(published_model, tmp_path) -> Path:
     """A published model at reduced size, to be changed."""
     return Path(shutil.copytree(published_model(B32), tmp_path / "source"))
-
-
-def test_an_export_into_the_models_own_folder_does_not_copy_itself(source):
-    for _ in range(2):
-        export_model(str(source), source / "exports", ExportConfig(formats=("huggingface",)))
-    assert not [path for path in (source / "exports/huggingface").iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("model_name", [B32, HUGE_QUICK, MT5])
@@ -152,8 +147,9 @@ def test_published_folder_is_exported_with_the_context_of_the_model(model_max_le
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["CLIPModel", "Normalize"]
-    name = "model.safetensors"
-    assert (folder / name).read_bytes() == (source / name).read_bytes()
+    before, after = (load_file(place / "model.safetensors") for place in (source, folder))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_end_token_that_the_configuration_lacks_is_added_to_the_export(source, tmp_path):
