@@ -31,7 +31,6 @@ from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
-from worldclip.model.records import check_folder
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +167,6 @@ def find(source: str | Path, precision: str | None = None) -> Source:
             raise UserError(f"{path} is not a checkpoint; checkpoint files end in {', '.join(weights.SUFFIXES)}")
         return Source("open_clip", path)
     path = best_checkpoint(path) or path
-    check_folder(path)
     weights.refuse_foreign_code(path)
     if (path / open_clip_folder.CONFIG_FILE).exists():
         return Source("open_clip", path)

@@ -70,7 +70,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
         config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
         check_tokenizer(config, tokenizer)
         model: Any = _to_model(state, config, str(file))
-    processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
+        processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 
 

@@ -24,7 +24,7 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.formats.language_tokens import LanguageTokens
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
+from worldclip.model.records import library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -313,7 +313,6 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
         if name is not None:
             own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
-    check_normaliser(hf, source)
     names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
     specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)
