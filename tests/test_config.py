@@ -163,8 +163,6 @@ def test_text_in_overrides_may_look_like_a_number_or_a_date(tmp_path, monkeypatc
     table = BASE | {"pool": {"roots": {"a": "b"}}}
     assert load_recipe(table, ["pool.roots.a= 2024"]).pool.roots == {"a": str(tmp_path / "2024")}
     assert load_recipe(BASE, ["pool.columns=1,url"]).pool.columns == ("1", "url")
-    where = load_recipe(BASE, ["pool.where.width=200", "pool.where.day=2024-10-01"]).pool.where
-    assert where == {"width": 200, "day": "2024-10-01"}
     (problem,) = problems_of(BASE, ("balance.tail_fraction=2024-10-01",))
     assert problem == "balance.tail_fraction: must be a number"
 
@@ -261,3 +259,17 @@ def test_names_too_long_for_a_file_are_problems_in_words():
     }
     problems = "\n".join(problems_of(values))
     assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))
+
+
+def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):
+    whole = "[pool]\npath = 'tars'\nkey = 'json:uid'\n[balance]\ntail_fraction = 0.06\n[train]\nlr = 0.5\n"
+    (tmp_path / "whole.toml").write_text(whole)
+    (tmp_path / "arm.toml").write_text("base = 'whole.toml'\n[pool]\nkey = 'member'\n[balance]\ntail_fraction = 0.12\n")
+    base, arm = load_recipe(tmp_path / "whole.toml"), load_recipe(tmp_path / "arm.toml")
+    assert (arm.pool.path, arm.pool.key, arm.balance.tail_fraction) == (str(tmp_path / "tars"), "member", 0.12)
+    assert arm.train.lr == base.train.lr == 0.5
+    (tmp_path / "third.toml").write_text("base = 'arm.toml'\n")
+    for line, word in (("'third.toml'", "has a base itself"), ("'../whole.toml'", "same folder"), ("3", "same folder")):
+        (tmp_path / "bad.toml").write_text(f"base = {line}\n")
+        with pytest.raises(UserError, match=word):
+            load_recipe(tmp_path / "bad.toml")

@@ -185,17 +185,13 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
 
 @contextmanager
 def _recorded(config: Recipe, context: Run) -> Iterator[None]:
-    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run.
-
-    train.prepare and train.resume_from are requests of this call: kept, they would be obeyed by the next ones.
-    """
+    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run."""
     from worldclip.core.artifacts import write_text
     from worldclip.core.settings import to_toml
 
     path = layout.recipe(context.dir)
     older = path.read_text(encoding="utf-8") if path.exists() else None
-    kept = dataclasses.replace(config, train=dataclasses.replace(config.train, prepare=False, resume_from=None))
-    write_text(path, to_toml(kept))
+    write_text(path, to_toml(config))
     try:
         yield
     except UserError:

@@ -63,7 +63,7 @@ def test_the_stages_agree_with_plain_python(pool_folder, tmp_path, weights):
     for name, rows in expected.kept.items():
         assert read_kept(tmp_path, name) == rows
     check_report(reports["curate"], expected.report)
-    estimated = estimate.estimate(tmp_path, tail_fractions=[recipe.balance.tail_fraction])["candidates"][0]["total"]
+    estimated = estimate.estimate(tmp_path, tail_fraction=[recipe.balance.tail_fraction])["candidates"][0]["total"]
     assert estimated["expected_pairs"] == pytest.approx(reports["curate"]["total"]["expected_pairs"])
     places = {int(idx >= NUM_ALT) for rows in expected.kept.values() for _, idx, *_ in rows}
     assert places == {i for i, weight in enumerate(weights.values()) if weight}

@@ -27,38 +27,21 @@ FORKS.set_forkserver_preload(
 )
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
-    "siglip": {"loss": "siglip"},
-    "lora": {"lora_rank": 4, "accum_steps": 2, "activation_checkpointing": True},
-    "fsdp": {"parallel": "fsdp"},
     "clipped": {"max_grad_norm": 0.05},
-    "fsdp clipped": {"parallel": "fsdp", "max_grad_norm": 0.05},
-    "fsdp ema": {"parallel": "fsdp", "ema_decay": 0.5},
-    "hsdp": {"parallel": "hsdp"},
-    "hsdp rows": {"parallel": "hsdp", "token_table": "rows", "max_grad_norm": 0.05},
-    "rows": {"token_table": "rows"},
-    "fsdp rows": {"parallel": "fsdp", "token_table": "rows", "max_grad_norm": 0.05},
-    "checkpointing": {"activation_checkpointing": True, "freeze": ("vision",), "patch_dropout": 0.5},
-    "one block recomputed": {"activation_checkpointing": 1},
-    "fsdp checkpointing": {"parallel": "fsdp", "activation_checkpointing": True, "patch_dropout": 0.5},
-    "distillation": {"distill": {"teacher": "nothing/is_read", "teacher_scale": 20.0}},
     "siglip distillation": {"loss": "siglip", "distill": {"teacher": "nothing/is_read", "weight": 0.5}},
+    "lora": {"lora_rank": 4, "accum_steps": 2, "activation_checkpointing": True},
+    "frozen": {"freeze": ("vision",), "activation_checkpointing": True, "patch_dropout": 0.5},
+    "fsdp": {"parallel": "fsdp"},
+    "fsdp clipped": {"parallel": "fsdp", "max_grad_norm": 0.05, "patch_dropout": 0.5, "activation_checkpointing": True},
     "hsdp siglip": {"parallel": "hsdp", "loss": "siglip"},
     "bf16": {"precision": "bf16"},
 }
-ACCUMULATED = {
-    name: f"{name} accumulation"
-    for name in (
-        *("ddp", "fsdp", "siglip", "hsdp siglip", "distillation", "siglip distillation"),
-        *("rows", "fsdp rows", "hsdp rows", "clipped", "checkpointing"),
-    )
-}
+ACCUMULATED = {name: f"{name} accumulation" for name in ("ddp", "siglip distillation", "fsdp clipped", "hsdp siglip")}
 """The variant that computes a batch in parts, by the one that computes it whole."""
 VARIANTS |= {
     parts: VARIANTS[whole] | {"accum_steps": 4 if whole == "ddp" else 2} for whole, parts in ACCUMULATED.items()
 }
-
-
-SAVED = ("ddp", "fsdp ema", "hsdp", "rows")  # variants whose checkpoint is written after the third step
+SAVED = ("ddp", "fsdp", "hsdp siglip")  # variants whose checkpoint is written after the third step
 TEACHER_DIM = 8
 
 
@@ -238,17 +221,15 @@ def steps(folder: Path) -> None:
 
     from worldclip.train.distributed import connected_ranks, gather_records
     from worldclip.train.replicas import require_equal_replicas
-    from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
     from worldclip.train.step import train_step
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
 
     bytes_of, differing = {}, {}
-    exchanges, bytes_read = calls_of(setattr, torch.distributed, "all_to_all_single"), count_read()
+    bytes_read = count_read()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
-            exchanges.clear()
             state = make_state(variant, world)
             batch = make_batch(variant, world.rank, world.size)
             teacher_features = make_teacher_features(variant, world.rank, world.size)
@@ -265,16 +246,7 @@ def steps(folder: Path) -> None:
                 tensors[f"weight {key}"] = whole(parameter)
             digests = [set(digests_of(tensors).items()) for tensors in gather_records(tensors, world)]
             differing[name] = sorted({key for key, _ in set.union(*digests) - set.intersection(*digests)})
-            if state.ema is not None:
-                shards = gather_records(state.ema.shadow["text_projection.weight"].tolist(), world)
-                tensors["ema"] = torch.tensor([row for shard in shards for row in shard])
-            if state.sparse_embedding is not None:
-                tensors["embedding"] = torch.zeros(state.sparse_embedding.num_rows, 64)
-                for rank, rows in enumerate(gather_records(state.sparse_embedding.present_weight(), world)):
-                    tensors["embedding"][rank :: world.size] = rows
             require_equal_replicas(state, 3)
-            if name == "rows" and world.size > 1:
-                assert len(exchanges) == 3 * 4  # how many ids, ids, rows, gradients
             if name in SAVED:
                 sizes = save(state, folder / f"{name}.{world.size}")
                 bytes_read.clear()
@@ -282,9 +254,6 @@ def steps(folder: Path) -> None:
                 bytes_of[name] = gather_records(sizes | {"read": sum(bytes_read)}, world)
                 tensors["resumed loss"] = torch.tensor(train_step(resumed, batch, 1e-3).loss)
                 tensors["resumed norm"] = torch.tensor(train_step(resumed, batch, 1e-3).grad_norm)
-                if resumed.ema is not None:  # of a table that ranks cannot share equally
-                    shards = gather_records(resumed.ema.shadow[TOKEN_EMBEDDING].tolist(), world)
-                    tensors["resumed ema"] = torch.tensor([row for shard in shards for row in shard])
             if world.is_first:
                 save_file(tensors, folder / f"{name}.{world.size}.safetensors")
         if world.is_first:

@@ -30,7 +30,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
-from worldclip.plugins.publish.publish import _files, prepared
+from worldclip.plugins.publish.publish import prepared
 from worldclip.plugins.publish.upload import Uploaded, upload_to_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -171,15 +171,6 @@ def test_credentials_in_the_recipe_are_not_published(run):
     text = (run / "publish/README.md").read_text(encoding="utf-8")
     assert "X-Amz-Signature=***" in text
     assert "0123456789abcdef" not in text
-
-
-def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path):
-    for number in (1, 0):
-        path = tmp_path / "curate" / layout.key_file(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.zeros(2, "u8,u8"))
-    names = [name for _, name in _files(tmp_path, "tars")]
-    assert names == ["keys/000000.npy", "keys/000001.npy"]
 
 
 def test_mistakes_are_named_together(run, tmp_path):

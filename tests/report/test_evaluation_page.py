@@ -1,4 +1,4 @@
-"""The page of an evaluation: languages in order, grids, published numbers; and the page of a comparison."""
+"""The page of an evaluation: languages in order, published numbers; and the page of a comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
 from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.report import by_language, write_evaluation
-from worldclip.report.by_language import find_language, known_languages, languages_section
+from worldclip.report.by_language import find_language, languages_section
 from worldclip.report.evaluate import published_section, results_section
 from worlds import WordModel, word_dataset
 
@@ -50,40 +50,44 @@ def evaluate(tmp_path, monkeypatch):
     return run
 
 
-def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate, tmp_path):
+def test_page_sorts_languages(evaluate, tmp_path):
     about = "Every emoji without a skin tone."
     write_held_out(tmp_path / "out" / "pool", {"emoji_base": HeldOut("names:base", about)})
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
     order = re.findall(r"<code>(\w+)</code>", page[page.index('id="by-language"') :])
     assert order[0] == "en"
     assert set(order[:6]) == set(LANGUAGES)
-    for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
-        assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
-    assert re.search(r"high <small>\(\d\)</small>", page)
     hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries; Atlantic-Congo, Latin"
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
-    assert "<circle" not in page
     assert f"<dt>emoji_base</dt><dd>{about}</dd>" in page
 
 
-def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypatch):
+def test_more_languages_than_bars_are_a_map(evaluate, monkeypatch):
     monkeypatch.setattr(by_language, "MAX_BARS", len(LANGUAGES) - 1)
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
-    assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
-    assert len(re.findall(r'<text [^>]*transform="rotate', page)) == 2 * len(LANGUAGES)
-    assert "<title>Swahili sw: " in page
+    assert re.search('<span class="c [a-z0-9-]+" title="Swahili sw: ', page)
+    assert "To find a language" in page
 
 
 def test_language_codes_of_datasets_are_resolved():
     codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
     assert [getattr(find_language(code, INSTALLED), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
-    assert [language.script for language in known_languages(["th", "klingon"], INSTALLED).values()] == ["Thai"]
 
 
-def test_few_languages_make_no_means_by_family_and_no_published_numbers_no_section():
-    _, numbers = sections_of("zeroshot_classification", [record("en", acc1=0.5), record("de", acc1=0.5)])
-    assert "by family" not in numbers
+def test_many_languages_without_chance_are_bars_and_the_last_are_folded(monkeypatch):
+    monkeypatch.setattr(by_language, "MAX_BARS", 2)
+    records = [
+        record(lang, chance={}, text_retrieval_recall=1.0, image_retrieval_recall=0.5) for lang in ("en", "de", "sw")
+    ]
+    records = [{**row, "metrics": {"text_retrieval_recall@1": 0.5, "image_retrieval_recall@1": 0.5}} for row in records]
+    _, numbers = sections_of("image_text_retrieval", records)
+    in_sight, _, others = numbers.partition("<summary>1 more languages</summary>")
+    assert in_sight.count('class="l"') == 2
+    assert others.count('class="l"') == 1
+
+
+def test_an_evaluation_without_results_or_published_numbers_has_no_such_sections():
     assert languages_section({}, INSTALLED) is None
     assert published_section({"datasets": {}}) is None
 

@@ -1,4 +1,4 @@
-"""Many languages on a page: the map of times chance, groups with intervals, tables that fold."""
+"""Many languages on a page: the map of times chance, tables that fold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from made_up_world import made_up_world
 from worldclip.core.artifacts import write_json
-from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
-from worldclip.evaluate.report import group_languages, held_out_combinations
+from worldclip.evaluate.interval import mean_interval
+from worldclip.evaluate.report import held_out_combinations
 from worldclip.language import table as languages
 from worldclip.report import balance, curate, write_evaluation
-from worldclip.report.language_map import STEPS, group_bars, language_map, step_of
+from worldclip.report.language_map import language_map
 
 CODES = sorted(code for code in languages.by_code() if code != "other")
 
@@ -26,16 +26,16 @@ def record(value, chance=0.01, n=100, num_classes=500, low=None):
 
 
 def test_cells_are_sorted_and_coloured_by_times_chance():
-    values = {"sw": 0.02, "yo": 0.4, "zu": 2.0, "ig": 0.2, "sn": 0.07, "en": 0.3}
-    records = {lang: record(value) for lang, value in values.items()}
+    values = {"sw": 0.02, "yo": 0.4, "zu": 1.0, "ig": 0.2, "sn": 0.03, "en": 0.3, "xh": 0.029}
+    records = {lang: record(value, low=None if lang == "sw" else value) for lang, value in values.items()}
     families = {**dict.fromkeys(values, "Atlantic-Congo"), "en": "Indo-European"}
     drawn = language_map(records, "acc5", families, {lang: f"<{lang}>" for lang in values})
     cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\2</b><small>([\d.,]+×)</small>', drawn)
     assert cells == [
-        ("step4", "zu", "200×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "7.0×"),
-        ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
+        ("step4", "zu", "100×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "3.0×"),
+        ("step0", "xh", "2.9×"), ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
     ]  # fmt: skip
-    assert "Atlantic-Congo <small>5</small>" in drawn
+    assert "Atlantic-Congo <small>6</small>" in drawn
     assert "other families <small>1</small>" in drawn  # a family of one has no heading
 
 
@@ -44,35 +44,6 @@ def test_language_without_chance_or_family_has_no_cell():
     drawn = language_map(records, "acc5", {"sw": "Atlantic-Congo", "yo": "Atlantic-Congo"}, dict.fromkeys(records, ""))
     assert re.findall(r"<b>(\w+)</b>", drawn) == ["sw"]
     assert language_map({}, "acc5", {}, {}) == ""
-
-
-@pytest.mark.parametrize(("ratio", "step"), [(0.0, 0), (2.9, 0), (3.0, 1), (29.9, 2), (30.0, 3), (100.0, 4)])
-def test_steps_begin_at_their_bounds(ratio, step):
-    assert step_of(ratio, STEPS) == step
-
-
-def test_groups_are_plain_means_with_chance_and_an_interval_over_languages():
-    records = {"en": record(0.6, n=50, num_classes=4000), "ru": record(0.4, chance=0.03), "sw": record(0.1)}
-    groups = group_languages(records, "acc5")
-    assert [group["name"] for group in groups["number of names"]] == ["3,000 names or more", "200 to 1,000 names"]
-    scripts = {group["name"]: group["languages"] for group in groups["script"]}
-    assert list(scripts.items()) == [("Latn", ["en", "sw"]), ("Cyrl", ["ru"])]
-    (everything,) = groups["all"]
-    assert everything["value"] == pytest.approx(1.1 / 3)
-    assert everything["chance"] == pytest.approx(0.05 / 3)
-    assert everything["interval_95"] == list(mean_of_shares_interval([0.6, 0.4, 0.1], [50, 100, 100]))
-    assert groups["resource level"][0]["name"] == "high"
-    assert group_languages({"en": record(0.5), "sw": record(0.5)}, "acc5") == {}
-
-
-def test_bars_of_groups_are_on_one_scale_with_times_chance():
-    groups = group_languages({"en": record(0.6), "ru": record(0.4), "sw": record(0.2)}, "acc5")
-    drawn = group_bars(groups)
-    assert "40.0% · 40×" in drawn  # all languages
-    assert "by resource level" in drawn
-    assert "by family" in drawn
-    assert "by number of names" not in drawn  # one group says what all say
-    assert float(max(re.findall(r"width:([\d.]+)%;background", drawn), key=float)) <= 100
 
 
 def test_held_out_pictures_are_beside_the_others():
@@ -97,7 +68,7 @@ def test_held_out_pictures_are_beside_the_others():
     assert held_out_combinations({"flags": {"sw": whole}}) == []
 
 
-def test_page_of_all_languages_has_map_groups_and_held_out_table(tmp_path):
+def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):
     write_json(tmp_path / "report.json", made_up_world())
     page = write_evaluation(tmp_path).read_text(encoding="utf-8")
     codes = {lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}
@@ -105,7 +76,6 @@ def test_page_of_all_languages_has_map_groups_and_held_out_table(tmp_path):
     assert 'id="held-out-combinations"' in page
     assert re.search(r"Mean over \d+ languages, by their codes", page)
     assert '<th class="n">times chance</th>' in page
-    assert "Cyrillic <small>" in page  # scripts in words, in the bars
     assert "<td>Atlantic-Congo, Latin, low</td>" in page
     table = page[page.index("All metrics of zero-shot classification, languages by name") :].partition("</table>")[0]
     names = re.findall(r"<tr><td>([^<]+) <code>", table)
@@ -140,7 +110,7 @@ def test_thresholds_and_head_entries_fold_small_lists():
     }
     report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(CODES, curve),
               "top_entries": {code: [entry] * 12 for code in CODES}}  # fmt: skip
-    thresholds, heads = balance.sections(report, None, languages.INSTALLED)
+    thresholds, heads = balance.sections(report, languages.INSTALLED)
     assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
     assert thresholds.body.count('<td class="n">10.0%</td>') == len(CODES)
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)

@@ -37,8 +37,6 @@ def test_file_names_bring_no_language(tmp_path):
     folder = write_table(tmp_path / "pool/0.parquet", {"uid": [str(i) for i in range(16)], "text": texts}).parent
     drafted = draft(str(folder))
     assert drafted["languages"] == {"en": 6}
-    assert drafted["num_file_names"] == 10
-    assert "# 10 more texts are file names (IMG_1465.jpg), in no language." in drafted["recipe"]
 
 
 def test_first_call_says_that_it_compiles(toy_world, monkeypatch, capsys):
@@ -55,10 +53,10 @@ def test_stated_tags_of_one_language_are_one(tmp_path):
 
 
 def test_fields_of_tars_give_commented_lines(tmp_path):
-    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "punsafe": 0.01, "similarity": 0.3, "text": CAPTIONS["en"]}
+    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "text": CAPTIONS["en"]}
     write_tar(tmp_path / "pool/0.tar", [("0.png", b""), ("0.json", json.dumps(fields).encode())])
     recipe = draft(str(tmp_path / "pool"))["recipe"]
-    assert '# where = { "json:NSFW" = "UNLIKELY", "json:punsafe" = { "<" = 0.5 }, "json:similarity"' in recipe
+    assert "where" not in recipe
     assert '# key = "json:url"' in recipe
     assert '# valid_keys = "checked/valid_keys.parquet"' in recipe
 

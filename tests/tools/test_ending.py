@@ -28,6 +28,12 @@ def test_ending_names_time_counts_folder_and_next_command(stage, toy_run):
     assert [line.split()[:3] for line in others] == ([["next:", "worldclip", command]] if command else [])
 
 
+def test_pages_of_the_working_directory_lie_beside_it(tmp_path, toy_run, monkeypatch):
+    monkeypatch.chdir(toy_run)
+    following = list(run_ending(Path(), "curate", 1.0))[-1]
+    assert following == f"next: worldclip explore . --out {toy_run.resolve()}_explorer"
+
+
 def test_unfinished_run_goes_on(own_run, capsys):
     for stage in ("curate", "train", "evaluate", "export"):
         shutil.rmtree(own_run / stage)
@@ -62,7 +68,7 @@ def test_next_line_names_flags_of_the_command(name, is_set):
 
 @pytest.mark.parametrize("name", COMMANDS.names())
 def test_each_command_that_writes_or_answers_has_an_ending(name):
-    only_looks = {"status", "languages", "doctor", "estimate", "inspect", "serve"}
+    only_looks = {"status", "languages", "compare", "doctor", "estimate", "inspect", "serve"}
     has_own = {"run"}
     assert (name in NEXT_OF_COMMAND) == (name not in only_looks | has_own)
 

@@ -84,12 +84,9 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
             assert np.linalg.norm(weights[name] - tensor) < TOLERANCE * np.linalg.norm(tensor) + 1e-6, name
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, pytest.param({"token_table": "rows", "accum_steps": 2}, id="rows", marks=pytest.mark.slow)]
-)
-def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path, keys):
+def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path):
     """Sums of four numbers depend on their order: DDP's buckets must be the same in each step of each start."""
-    steps = {"samples_seen": 6 * 16, "checkpoint_every_samples": 3 * 16, "evaluate_every_samples": 0, **keys}
+    steps = {"samples_seen": 6 * 16, "checkpoint_every_samples": 3 * 16, "evaluate_every_samples": 0}
     run_dir = make_world(tmp_path, **steps, warmup_samples=16, keep_last=9)
     run_on_ranks("train", tmp_path, 4)
     assert counted_shards(tmp_path) == [[0], [1], [2], []], "each rank counts a share of the epoch's pairs"

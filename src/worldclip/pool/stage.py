@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_INDEX
-from worldclip.contracts.summary import REMEDIES
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
@@ -160,7 +158,10 @@ def _index_pool(run: Run, job: Job) -> Result:
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0 and totals["left_out"]:
-        raise UserError(f"all {totals['left_out']:,} pairs are left out by pool.where; {REMEDIES[Reason.LEFT_OUT]}")
+        raise UserError(
+            f"all {totals['left_out']:,} rows are left out by pool.where; unset, those of img2dataset's tables need "
+            "status success"
+        )
     if counts["samples"] == 0:
         raise UserError(
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
@@ -238,6 +239,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
     """
     if pool.image_field is not None and not any(shard.name.endswith(PARQUET.suffixes) for shard in shards):
         raise UserError("pool.image_field: only Parquet files have columns of images; remove it")
+    if pool.where and shards and shards[0].name.endswith(".tar"):
+        raise UserError("pool.where: only tables have rows to choose; list the keys of tars in pool.valid_keys")
     first: WrongColumns | None = None
     for shard in shards:
         pool_format = format_of(shard.name)

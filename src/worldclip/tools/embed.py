@@ -49,7 +49,6 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
-from worldclip.pool.stage import root as pool_root
 from worldclip.tools.known_pools import key_column
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -110,9 +109,6 @@ def embed(
     model_id = _identity(model, source) | loading
     config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
     _check_out(folder, pool_config)
-    roots = pool_config.roots or {"": pool_root(run)}
-    pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
-
     if vectors_in_table:
         config["vectors_in_table"] = True
     if "images" in kinds:
@@ -132,7 +128,7 @@ def embed(
             threads = max(1, usable_cores() // num_parallel)
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"pool_roots": pool_roots, "source": pool_config.place})
+            return dataclasses.replace(result, manifest={"source": pool_config.place})
         finally:
             load_here.cache_clear()
 

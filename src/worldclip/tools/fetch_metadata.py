@@ -27,6 +27,7 @@ from worldclip.metadata.lists import find_lists
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
+CONNECTIONS = 2  # files downloaded in parallel; Wikimedia asks for few
 DAYS_APART = 10  # 37 days ten days apart cover a year, with all seasons and weekdays
 
 _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
@@ -46,8 +47,6 @@ class FetchConfig:
     """Number of days of page views, ten days apart, before the date of the dumps; 0: none."""
     pageview_hours: int = 24
     """Number of hours of each of these days; one hour of all Wikipedias is about 50 MB."""
-    connections: int = 2
-    """Number of files downloaded in parallel; Wikimedia asks for few."""
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
@@ -66,8 +65,6 @@ class FetchConfig:
             problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
         if self.pageview_days < 0:
             problems.append(f"--pageview-days {self.pageview_days}: must be at least 0")
-        if self.connections < 1:
-            problems.append(f"--connections {self.connections}: must be at least 1")
         return problems
 
 
@@ -91,19 +88,19 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     downloads, failures = plan(client, folder, run, config)
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
-    fetched = _fetch_all(client, todo, config.connections, failures)
+    fetched = _fetch_all(client, todo, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
 
 
-def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failures: dict[str, str]) -> list[int]:
+def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str]) -> list[int]:
     """Return the bytes of each downloaded file; a failure is added to `failures`, and the others continue.
 
     Ctrl-C and a full disk stop all downloads; partial files stay and are resumed by the next call.
     """
     fetched = []
-    with ThreadPoolExecutor(connections) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         futures = {download.path.name: pool.submit(client.fetch, download) for download in todo}
         try:
             for name, future in futures.items():

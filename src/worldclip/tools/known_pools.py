@@ -16,7 +16,6 @@ from worldclip.pool.records import DEFAULT_FIELDS
 class KnownPool(NamedTuple):
     """A table that is known by its columns."""
 
-    name: str
     columns: tuple[str, ...]
     """Columns that it has, and that together tell it from the others."""
     key: str
@@ -27,21 +26,12 @@ class KnownPool(NamedTuple):
 
 # Columns are those of the cards and papers of each dataset.
 KNOWN_POOLS = (
-    KnownPool("Recap-DataComp", ("re_caption", "org_caption"), "url", ("re_caption", "org_caption")),
-    KnownPool("PixelProse", ("vlm_caption", "original_caption"), "uid", ("vlm_caption", "original_caption")),
-    KnownPool("CommonPool", ("uid", "url", "text", "clip_b32_similarity_score"), "uid", ("text",)),
-    KnownPool("LAION with languages", ("URL", "TEXT", "LANGUAGE"), "URL", ("TEXT",), "LANGUAGE"),
-    KnownPool("LAION", ("URL", "TEXT"), "URL", ("TEXT",)),
-    KnownPool(
-        "WIT",
-        ("language", "image_url", "caption_reference_description"),
-        ROW,  # an image has a row per page and language
-        ("caption_reference_description", "caption_alt_text_description", "caption_attribution_description"),
-        "language",
-    ),
-    KnownPool("CommonCatalog", ("blip2_caption", "photoid"), "photoid", ("blip2_caption", "caption")),
-    KnownPool("img2dataset", ("key", "caption", "status"), "key", ("caption",)),
-    KnownPool("imagefolder", ("file_name",), "file_name", ("text", "texts", "caption", "captions")),
+    KnownPool(("re_caption", "org_caption"), "url", ("re_caption", "org_caption")),  # Recap-DataComp
+    KnownPool(("uid", "url", "text", "clip_b32_similarity_score"), "uid", ("text",)),  # CommonPool
+    KnownPool(("URL", "TEXT", "LANGUAGE"), "URL", ("TEXT",), "LANGUAGE"),  # LAION with languages
+    KnownPool(("URL", "TEXT"), "URL", ("TEXT",)),  # LAION
+    KnownPool(("key", "caption", "status"), "key", ("caption",)),  # img2dataset
+    KnownPool(("file_name",), "file_name", ("text", "texts", "caption", "captions")),  # imagefolder
 )
 
 TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "title", "sentences")
@@ -50,16 +40,16 @@ TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
 TAR_KEYS = ("uid", "url", "URL")
 """Fields of a tar's .json that identify a pair in any download of a pool."""
-FILTERS = {
-    "NSFW": '"UNLIKELY"',
-    "nsfw": '"UNLIKELY"',
-    "punsafe": '{ "<" = 0.5 }',
-    "pwatermark": '{ "<" = 0.8 }',
-    "similarity": '{ ">=" = 0.28 }',
-    "clip_l14_similarity_score": '{ ">=" = 0.2 }',
-    "clip_b32_similarity_score": '{ ">=" = 0.28 }',
-}
-"""Fields that often say which pairs to leave out, and a usual condition for pool.where."""
+FILTERS = (
+    ("NSFW", "=", "UNLIKELY"),
+    ("nsfw", "=", "UNLIKELY"),
+    ("punsafe", "<", 0.5),
+    ("pwatermark", "<", 0.8),
+    ("similarity", ">=", 0.28),
+    ("clip_l14_similarity_score", ">=", 0.2),
+    ("clip_b32_similarity_score", ">=", 0.28),
+)
+"""Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
 def find_pool(columns: Sequence[str]) -> KnownPool | None:

@@ -114,18 +114,17 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFla
 
 
 @Command
-def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
+def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     """Compare evaluations query by query, with confidence intervals over images and seeds.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
-    out: page to write (.html).
 
     Examples:
         worldclip compare runs/a runs/b
-        worldclip compare runs/a_0 runs/a_1 runs/b_0 --out comparison.html
+        worldclip compare runs/a_0 runs/a_1 runs/b_0 > comparison.md
     """
     from worldclip.evaluate.compare import compare, trained_precisions
-    from worldclip.evaluate.comparison_page import comparison_text, write_comparison
+    from worldclip.evaluate.comparison_table import comparison_text
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
@@ -134,8 +133,6 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any,
     if len(precisions) > 1:
         groups = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in precisions.items())
         note(f"these runs were trained in different precisions, which seeds do not explain: {groups}")
-    if out is not None:
-        write_comparison(out, comparison)
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,

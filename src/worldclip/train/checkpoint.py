@@ -25,9 +25,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import best_of, checkpoints, step_of
@@ -52,8 +50,6 @@ class ShardRows(TypedDict):
     file: str
     first_row: int
     num_rows: int
-    stride: NotRequired[int]
-    """From each of these rows to the next; 1 if absent."""
 
 
 class ShardedTensor(TypedDict):
@@ -91,7 +87,7 @@ class CheckpointReader:
         return name in self.tensors
 
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
-        """Return a tensor, or some rows of it.  Raises UserError if the checkpoint lacks it, or some of the rows."""
+        """Return a tensor, or consecutive rows of it.  Raises UserError if the checkpoint lacks some of them."""
         import torch
 
         entry = self.tensors.get(name)
@@ -105,14 +101,12 @@ class CheckpointReader:
         wanted = range(shape[0])[rows or slice(None)]
         whole, num_read = torch.zeros((len(wanted), *shape[1:])), 0
         for piece in pieces:
-            source, target = _rows_in_common(piece, wanted)
-            if len(source):
-                first = int(source[0])
-                part = self._read_rows(f"{SHARDS}/{piece['file']}", name, slice(first, int(source[-1]) + 1))
-                if not num_read:
-                    whole = whole.to(part.dtype)
-                whole[target] = part[source - first]
-                num_read += len(source)
+            first = piece["first_row"]
+            start, stop = max(wanted.start, first), min(wanted.stop, first + piece["num_rows"])
+            if start < stop:
+                part = self._read_rows(f"{SHARDS}/{piece['file']}", name, slice(start - first, stop - first))
+                whole[start - wanted.start : stop - wanted.start] = part
+                num_read += stop - start
         if num_read != len(wanted):
             raise UserError(f"{self.folder}: {num_read} of {len(wanted)} rows of {name}; the checkpoint is incomplete")
         return whole
@@ -130,16 +124,7 @@ class CheckpointReader:
             tensor: torch.Tensor = opened.get_tensor(name)
             return tensor
         part: torch.Tensor = opened.get_slice(name)[rows.start : rows.stop]
-        part = part[:: rows.step]  # safetensors reads no strides
         return part
-
-
-def _rows_in_common(piece: ShardRows, wanted: range) -> tuple[np.ndarray, np.ndarray]:
-    """Return int64 (rows of the piece, as numbered in its file; their places in `wanted`)."""
-    held = piece["first_row"] + piece.get("stride", 1) * np.arange(piece["num_rows"])
-    place, remainder = np.divmod(held - wanted.start, wanted.step)
-    source = np.flatnonzero((remainder == 0) & (place >= 0) & (place < len(wanted)))
-    return source, place[source]
 
 
 def find_corruption(folder: Path) -> str | None:

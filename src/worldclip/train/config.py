@@ -10,8 +10,6 @@ from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Pl
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
-LOSS_CHUNK_ROWS = 256  # rows of logits at a time (train/loss.py); smaller chunks are bound by memory bandwidth
-
 _Share = Annotated[float, Between(0, 1, "0 for none", below=True)]
 _DECAY = Between(0, 1, below=True)
 
@@ -133,7 +131,7 @@ class TrainConfig(Config):
         "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
         "optimizer": (
             *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
-            *("initial_weights", "freeze", "lora_rank", "token_table"),
+            *("initial_weights", "freeze", "lora_rank"),
         ),
         "data": (
             *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
@@ -143,7 +141,7 @@ class TrainConfig(Config):
         "checkpoint": (
             *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
             *("validate_every_samples", "validation_shards"),
-            *("prepare", "resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
+            *("evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
         ),
     }
     """Groups of the help -> their keys."""
@@ -161,7 +159,7 @@ class TrainConfig(Config):
     hardware: Annotated[HardwareConfig, Decides()] = field(default_factory=HardwareConfig)
     """The hardware that --dry-run plans for."""
     samples_seen: Annotated[int, AtLeast(1, "image-text pairs")] = 170_000
-    """Image-text pairs seen in total, rounded to whole batches."""
+    """Image-text pairs seen in total, rounded to whole batches; may change at a resume."""
     global_batch_size: Annotated[int, AtLeast(2, "pairs per step; a contrastive loss needs two")] = 256
     """Pairs per step, over all processes."""
     accum_steps: Annotated[int, AtLeast(1, "parts of a batch"), Decides()] = 1
@@ -170,7 +168,7 @@ class TrainConfig(Config):
     loss: Literal["contrastive", "siglip"] = "contrastive"
     """contrastive: softmax over the global batch, as in the recipe; siglip: a sigmoid per pair."""
     lr: Annotated[float, Above(0)] = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate; may change at a resume."""
     warmup_samples: Annotated[int, AtLeast(0, "samples, 0 for no warm-up")] = 10_000
     """Samples of linear warm-up (under train.scale, the English run's), then cosine decay to 0."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.1
@@ -192,9 +190,6 @@ class TrainConfig(Config):
     lora_rank: Annotated[int | None, AtLeast(1, "the rank of the adapters; unset it for none")] = None
     """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
     projections learn.  Needs initial_weights.  Unset: no adapters."""
-    token_table: Literal["dense", "rows"] = "dense"
-    """dense: AdamW on the whole token table; rows: the same rule, applied to a row when a batch has its token, and the
-    table sharded over processes."""
     patch_dropout: _Share = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
@@ -214,7 +209,8 @@ class TrainConfig(Config):
     seed: int = 0
     """Seed of the initial weights, the order of pairs and the crops."""
     skip_samples: tuple[tuple[int, int], ...] | None = None
-    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Unset: none."""
+    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Those after the
+    samples seen may change at a resume.  Unset: none."""
     augment: Literal["crop", "drawings"] = "crop"
     """crop: RandomResizedCrop, as in the recipe; drawings: also rotate, shrink and recolour a quarter of the images,
     for small pools of drawings on plain backgrounds."""
@@ -239,13 +235,6 @@ class TrainConfig(Config):
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
-    prepare: Annotated[bool, Decides()] = False
-    """Do what precedes the first step, and stop: list and join the images, make the tokenizer, count the pairs of an
-    epoch.  It needs no GPU, and leaves the batch size under train.scale to the first start.  A request of one call."""
-    resume_from: Annotated[int | None, AtLeast(1, "the step of a checkpoint"), Decides()] = None
-    """Go back to the checkpoint of this step and set newer ones aside; lr, beta1, beta2, eps, weight_decay,
-    max_grad_norm, seed and skip_samples may differ from then on.  A request of one call, which RUN/recipe.toml does not
-    keep.  Unset: resume from the newest."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0
@@ -283,21 +272,6 @@ class TrainConfig(Config):
             yield "validate_every_samples", "needs pairs that are held out; set train.validation_shards"
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
-        if self.token_table == "rows" and self.ema_decay:
-            yield "ema_decay", 'cannot be used with token_table = "rows", which keeps no average; unset one of the two'
-        if self.token_table == "rows" and self.beta1**2 >= self.beta2:
-            yield (
-                "beta1",
-                f'must be below the square root of beta2, {self.beta2**0.5:.3f}, with token_table = "rows": else a '
-                'row without a gradient never comes to rest; lower it or set token_table = "dense"',
-            )
-        if self.token_table == "rows" and self.lr * self.weight_decay >= 1:
-            yield "lr", f"times weight_decay is {self.lr * self.weight_decay:g}, must be below 1; lower it"
-        if self.token_table == "rows" and "text" in self.freeze:
-            yield (
-                "freeze",
-                '"text" cannot be used with token_table = "rows", which trains the table; unset one of the two',
-            )
 
     def _skip_problems(self) -> Problems:
         """Yield that stretches are no pairs, overlap or do not ascend."""
@@ -320,8 +294,6 @@ class TrainConfig(Config):
         for tower in self.adapted_towers:
             if self.lora_rank > widths[tower]:
                 yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
-        if self.token_table == "rows":
-            yield "token_table", 'cannot be used with train.lora_rank, which keeps the token table fixed; set "dense"'
         if self.ema_decay:
             yield "ema_decay", "cannot be used with train.lora_rank, whose adapters have no average; set 0"
         if self.parallel != "ddp":

@@ -9,12 +9,11 @@ import contextlib
 import json
 import secrets
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,11 +35,6 @@ CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio dr
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
     *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
 )
-# A spike is a loss far above its recent mean.
-WINDOW_STEPS = 1_000
-MIN_STEPS = 100  # before that, mean and deviation say little
-NUM_DEVIATIONS = 6.0
-QUIET_STEPS = 100  # steps without another message: one message per spike
 
 
 class Log:
@@ -58,7 +52,6 @@ class Log:
         self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
         self.device, self.num_devices, self.is_silent = device, world.size, not world.is_first
         self._summary = ""
-        self._spikes = SpikeWatch()
         self._reset_speed()
 
     def _reset_speed(self) -> None:
@@ -118,12 +111,6 @@ class Log:
         self._unreadable += num_unreadable
         if any(busy_s):
             self._busy_times.append(busy_s)
-
-    def watch_loss(self, step: int, loss: float) -> None:
-        """Warn of a finite loss that jumps."""
-        message = self._spikes.add(step, loss)
-        if message is not None and not self.is_silent:
-            say("train", message)
 
     def is_due(self, step: int) -> bool:
         """Return whether this step gets a record."""
@@ -204,30 +191,6 @@ class Log:
             self._board = None
         for tracker in self._trackers:
             tracker.log(values, step=step)
-
-
-class SpikeWatch:
-    """The losses of the last WINDOW_STEPS steps."""
-
-    def __init__(self) -> None:
-        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
-        self._quiet_until = 0
-
-    def add(self, step: int, loss: float) -> str | None:
-        """Add a finite loss.  Return a message if it is far above those before, unless one came shortly before."""
-        recent = np.array(self._losses)
-        self._losses.append(loss)
-        if len(recent) < MIN_STEPS or step < self._quiet_until:
-            return None
-        mean, deviation = recent.mean(), recent.std()
-        if loss <= mean + NUM_DEVIATIONS * deviation:
-            return None
-        self._quiet_until = step + QUIET_STEPS
-        return (
-            f"WARNING: the loss of step {step} is {loss:.4f}, {NUM_DEVIATIONS:.0f} deviations ({deviation:.4f}) above "
-            f"the mean of the last {len(recent):,} steps ({mean:.4f}). If it stays there, go back: worldclip train RUN "
-            "--resume-from STEP, with a lower train.lr or with train.skip_samples"
-        )
 
 
 def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:

@@ -275,8 +275,6 @@ class Trainer:
             wait_s = min(step.wait_s, step_s)
             self.log.add_step(step_s, wait_s, step.num_tokens, step.num_unreadable, result.busy_s)
             self.busy_s = step.launched.arrived.seconds_since(step.start)
-            if result.is_applied:
-                self.log.watch_loss(self.progress.step, result.loss)
             self._log_step(result, step.lr)
             self._stop_if_diverged()
             requests = result.requests

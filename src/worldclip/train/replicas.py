@@ -18,7 +18,7 @@ def require_equal_replicas(state: TrainState, step: int) -> None:
     world = state.world
     if world.size == 1:
         return
-    replicated, sharded, _ = held_tensors(state)
+    replicated, sharded = held_tensors(state)
     sums = checksums({name: local.tensor for name, local in (replicated | sharded).items()})
     first_holder = sharding_ranks(state.config.parallel, world).rank
     holders = {name: first_holder if name in sharded else 0 for name in sums}

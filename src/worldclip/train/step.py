@@ -110,21 +110,16 @@ def launch_step(
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
-    That is decided on the device: nothing here waits for it, unless the token embedding is sparse or the optimizer is
-    not fused (mps).  teacher_features: a teacher's features of the same pairs, for distillation.  busy_s: how long this
-    rank took before the first exchange of an earlier step; all ranks learn it from the result.
+    That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
+    teacher_features: a teacher's features of the same pairs, for distillation.  busy_s: how long this rank took before
+    the first exchange of an earlier step; all ranks learn it from the result.
     """
     arrived = Moment.now(state.device)
     state.optimizer.zero_grad(set_to_none=True)
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.fetch(batch.tokens.ids)
     loss, features_done = _backward(state, batch, teacher_features)
-    # with FSDP or sparse rows the forward pass exchanges weights
-    if state.config.parallel == "ddp" and state.sparse_embedding is None:
+    if state.config.parallel == "ddp":  # with FSDP the forward pass exchanges weights
         arrived = features_done
     others = _average_scalars(state, loss, requests, busy_s)
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.collect_gradients()
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
@@ -138,8 +133,6 @@ def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
     """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
     losses = []
     for batch in batches:
-        if state.sparse_embedding is not None:
-            state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
         parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
         image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
         loss = _compute_loss(state, (image_BD, text_BD), None)
@@ -157,8 +150,6 @@ def assign_buckets(state: TrainState, batch: Batch) -> None:
     """
     if state.config.parallel != "ddp" or state.world.size < 3:  # the sums of two ranks have one order
         return
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
     inputs = (batch.inputs or split_batch(batch, state.config.accum_steps))[0]
     features = state.wrapped(*inputs)
     gathering = state.model.take_all_images()
@@ -271,21 +262,15 @@ def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests, 
 def _gradient_norm(state: TrainState) -> torch.Tensor:
     """Return the Euclidean norm of the global batch's gradient over all trained parameters, a scalar on the device.
 
-    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart, and knows nothing of the sparse
-    embedding's shards.  The squares of the sharded ones are therefore summed over ranks here; under HSDP every machine
-    has a copy of FSDP's shards.
+    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart.  The squares of the sharded ones are
+    therefore summed over ranks here; under HSDP every machine has a copy of FSDP's shards.
     """
     grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
-    rows = state.sparse_embedding.grad if state.sparse_embedding is not None else None
-    if not sharded and rows is None:
+    if not sharded:
         return torch.nn.utils.get_total_norm(grads)
     num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
-    square = torch.zeros((), device=state.device)
-    if sharded:
-        square += torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
-    if rows is not None:
-        square += torch.nn.utils.get_total_norm([rows]) ** 2
+    square = torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
     all_reduce(square, state.world)
     replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
     if replicated:
@@ -304,8 +289,8 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     if not optimizer.defaults["fused"] and not is_finite:
         return
     max_norm = state.config.max_grad_norm
-    clip_factor = (max_norm / grad_norm).clamp(max=1) if max_norm > 0 else torch.ones_like(grad_norm)
     if max_norm > 0:
+        clip_factor = (max_norm / grad_norm).clamp(max=1)
         grads = [local_tensor(p.grad) for p in state.model.parameters() if p.grad is not None]
         torch._foreach_mul_(grads, clip_factor)
     for group in optimizer.param_groups:
@@ -313,8 +298,6 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     if optimizer.defaults["fused"]:
         optimizer.found_inf = (~is_finite).float()
     optimizer.step()
-    if state.sparse_embedding is not None and is_finite:  # fetching rows waits for the device anyway
-        state.sparse_embedding.update(lr, float(clip_factor))
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     state.model.renew_copies()

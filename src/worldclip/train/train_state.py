@@ -37,8 +37,6 @@ from worldclip.train.distributed import World, barrier, gather_records, local_te
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
 from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
 from worldclip.train.loss import LOSSES
-from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
-from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
@@ -79,8 +77,6 @@ class TrainState:
     wrapped: torch.nn.Module
     """The model as DDP or FSDP runs it; on one rank the model itself."""
     optimizer: torch.optim.Optimizer
-    sparse_embedding: SparseEmbedding | None = None
-    """The token embedding under train.token_table = "rows"."""
     ema: Ema | None = None
 
 
@@ -120,7 +116,6 @@ def create_train_state(
         model.to(device)
     for name in config.freeze:
         (clip.vision_model if name == "vision" else clip.text_model).requires_grad_(False)
-    sparse_embedding = replace_token_embedding(clip, world, config, device) if config.token_table == "rows" else None
     clip.train()
     if config.activation_checkpointing:
         _recompute_blocks(clip, config)
@@ -140,7 +135,6 @@ def create_train_state(
         model=model,
         wrapped=wrapped,
         optimizer=create_optimizer(model, config),
-        sparse_embedding=sparse_embedding,
         ema=Ema(model.checkpoint_parameters(), config.ema_decay) if config.ema_decay else None,
     )
     if checkpoint is not None:
@@ -296,29 +290,27 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     """Return copies of this rank's share of weights, moments and EMA, which later steps do not change.
 
-    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and what the sparse
-    embedding and its IdleUpdates call their state: rows.<embedding>, idle_drift.<embedding>, ...  What several ranks
-    hold is cut among them, so that each row is copied once.
+    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>.  What several ranks hold
+    is cut among them, so that each row is copied once.
 
     With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
     adapters.
     """
     world = state.world
-    replicated, sharded, own = held_tensors(state)
+    replicated, sharded = held_tensors(state)
     num_copies = world.size // sharding_ranks(state.config.parallel, world).size
     copy_index = world.rank // (world.size // num_copies)
-    share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies) | own
+    share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies)
     return {name: local.copy() for name, local in share.items() if local.num_rows}
 
 
-def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTensors]:
-    """Return (tensors that every rank holds, rows of FSDP's shard, rows that no other rank holds).
+def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors]:
+    """Return (tensors that every rank holds, rows of FSDP's shard).
 
     Under HSDP every machine has a copy of the shards.
     """
     replicated: HeldTensors = {}
     sharded: HeldTensors = {}
-    own: HeldTensors = {}
     sharding = sharding_ranks(state.config.parallel, state.world)
     optimizer_state = state.optimizer.state
     merged = dict(merged_weights(state.model.clip))
@@ -335,15 +327,7 @@ def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTenso
         tensors = sharded if is_sharded else replicated
         for kind, tensor in kinds.items():
             tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
-    embedding = state.sparse_embedding
-    if embedding is not None:
-        first_row, stride = embedding.own_rows.start, embedding.own_rows.step
-        for kind, tensor in [*embedding.state().items(), ("weights", embedding.present_weight())]:
-            shape = (embedding.num_rows, *tensor.shape[1:])
-            own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, first_row, stride)
-        for kind, tensor in embedding.idle.state().items():
-            replicated[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, tuple(tensor.shape), 0)
-    return replicated, sharded, own
+    return replicated, sharded
 
 
 @torch.no_grad()
@@ -384,9 +368,3 @@ def restore(state: TrainState, reader: CheckpointReader) -> None:
     if state.ema is not None:
         for name, tensor in state.ema.shadow.items():
             fill(tensor, "ema", name)
-    embedding = state.sparse_embedding
-    if embedding is not None:  # this rank's rows, and the history of updates that all ranks share
-        for kind, tensor in embedding.state().items():
-            tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
-        idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}
-        embedding.idle.restore(reader.updates, idle)

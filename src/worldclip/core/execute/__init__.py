@@ -7,7 +7,7 @@ The work runs in processes of this machine (local.py) or on a Ray cluster (ray.p
 from __future__ import annotations
 
 from worldclip.core.errors import UserError
-from worldclip.core.execute.file_groups import FileGroups, equal_starts, files_of, group_starts
+from worldclip.core.execute.file_groups import FileGroups, equal_starts, files_of
 from worldclip.core.execute.local import LocalExecutor, usable_cores
 from worldclip.core.execute.ray import RayExecutor
 from worldclip.core.execute.shards import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import overload
 
 from worldclip.core.artifacts import digest
 from worldclip.core.execute.shards import Shard
-
-MAX_FILES = 2048  # maximum files of a group that is cut by rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +62,3 @@ def files_of(group: Shard) -> Iterator[Path]:
 def equal_starts(number: int, size: int) -> list[int]:
     """Return the `starts` of FileGroups for groups of `size` files."""
     return [*range(0, number, size), number]
-
-
-def group_starts(num_rows: Sequence[int], group_rows: int, group_files: int = MAX_FILES) -> array[int]:
-    """Return the `starts` of FileGroups from the number of rows of each file.
-
-    A group has at most group_rows rows, unless one file has more, and at most group_files files.
-    """
-    starts = array("q", [0])
-    in_group = 0
-    for i, number in enumerate(num_rows):
-        is_full = in_group + number > group_rows or i - starts[-1] == group_files
-        if is_full and i > starts[-1]:
-            starts.append(i)
-            in_group = 0
-        in_group += number
-    starts.append(len(num_rows))
-    return starts

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     is_shown = np.zeros(len(rows), bool)
     records: list[list[str]] = []
     for i, row in enumerate(rows):
-        thumbnail = _thumbnail(embedded, dict(row))
+        thumbnail = _thumbnail(row)
         if thumbnail is None:
             continue
         content, extension = thumbnail
@@ -185,10 +185,10 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     return len(records)
 
 
-def _thumbnail(embedded: Embedded, row: dict[str, Any]) -> tuple[bytes, str] | None:
+def _thumbnail(row: Mapping[str, Any]) -> tuple[bytes, str] | None:
     """Return a small picture and its extension; None for one that is gone or cannot be decoded."""
     try:
-        content, kind = thumbnail(read_member(embedded.image_file(row), row["offset"], row["size"]))
+        content, kind = thumbnail(read_member(row["file"], row["offset"], row["size"]))
     except (BadShard, BadImage, UserError, OSError):
         return None
     return content, "jpg" if kind == "jpeg" else kind

@@ -2,7 +2,7 @@
 
 RUN/publish/README.md        the card: languages, licence, sizes, thresholds, what was removed and why
 RUN/publish/croissant.json   the same for machines (mlcommons.org/croissant/1.0)
-RUN/publish/keys.npy         the kept keys, where all are 128-bit hex; very many are in several files, keys/
+RUN/publish/keys.npy         the kept keys, where all are 128-bit hex
 RUN/publish/data/            the lists, or the tars, of RUN/curate as hard links; or Parquet with the images inside
 RUN/publish/pairs.parquet    with tars: which image has which text
 """
@@ -191,8 +191,8 @@ def _tars(run_dir: Path) -> list[Path]:
 
 def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
     """Return (file of RUN/curate, its name in the dataset)."""
-    curated = layout.stage_dir(run_dir, "curate")
-    keys = [(path, path.relative_to(curated).as_posix()) for path in layout.curated_keys(run_dir)]
+    path = layout.kept_keys(run_dir)
+    keys = [(path, path.name)] if path.exists() else []
     if data != "list":
         suffix = ".tar" if data == "tars" else ".parquet"
         return [*keys, *((path, f"data/{path.stem}{suffix}") for path in _tars(run_dir))]

@@ -14,7 +14,7 @@ from worldclip.core.hub_errors import explain
 from worldclip.core.redact import redact
 
 TAG = "worldclip"  # tag of every card that worldclip publishes
-OWN_FILES = ("data/*", "keys.npy", "keys/*", "pairs.parquet")  # patterns of earlier uploads; `*` matches a slash, too
+OWN_FILES = ("data/*", "keys.npy", "pairs.parquet")  # patterns of earlier uploads; `*` matches a slash, too
 NUM_NAMED = 3  # files that a message names
 KIND = "dataset"
 

@@ -14,10 +14,10 @@ from worldclip.core.preflight import require_packages
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.tools.search import open_kinds, open_ranking
+from worldclip.tools.search import open_kinds
 
 if TYPE_CHECKING:  # the help of the command needs no package of the extra `serve`
-    from worldclip.plugins.server.service import Collection
+    from worldclip.pool.embedded import Embedded
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -92,14 +92,9 @@ def serve(
     say("serve", "stopped; the requests under way were answered")
 
 
-def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, Collection]:
+def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, Embedded]:
     """Return what a folder holds, images first.  Raises UserError where another model embedded it."""
-    from worldclip.plugins.server.service import Collection
-
-    if folder is None:
-        return {}
-    opened = open_kinds(folder, clip, model, "serve that one")
-    return {of: Collection(embedded, open_ranking(embedded)) for of, embedded in opened.items()}
+    return {} if folder is None else open_kinds(folder, clip, model, "serve that one")
 
 
 def _name(model: str) -> str:
