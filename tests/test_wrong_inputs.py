@@ -103,7 +103,6 @@ WRONG: list[tuple[str, str]] = [
     ("fetch metadata R --base-url ftp://x", "http"),
     ("fetch dataset imagnet --out O", "unknown dataset"),
     ("estimate N --threshold many", "--threshold 'many'"),
-    ("classify N x.png --labels a --templates x --prompts y", "both set"),
     ("embed N P --out O --of sounds", "must be one of"),
     # files that do not exist, or are something else
     ("run N", "does not exist"),

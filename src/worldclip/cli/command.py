@@ -55,7 +55,6 @@ SHARED = {
     "folder fp32, fp16 or int8.",
     "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
-    "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
     "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
