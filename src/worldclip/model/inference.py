@@ -10,7 +10,6 @@ N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,22 +115,6 @@ class Clip:
     def logit_scale(self) -> np.float32:
         """The factor of cosines in a softmax."""
         return np.float32(self.backend.logit_scale)
-
-    @property
-    def language(self) -> str | None:
-        """FLORES code of the language that the text tower is told (NLLB-CLIP); None where it is told none."""
-        languages = getattr(self.tokenizer, "languages", None)
-        return None if languages is None else str(languages.language)
-
-    def in_language(self, lang: str) -> Clip:
-        """Return the model for texts of a language (`deu_Latn` or `de`); itself where the text tower is told none.
-
-        Raises UserError for a language that the tokenizer does not know.
-        """
-        if self.language is None:
-            return self
-        languages = self.tokenizer.languages.in_language(lang)
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, languages=languages))
 
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""

@@ -46,8 +46,8 @@ def load(
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    language: str | None = None,
     preprocess: Rule = "source",
+    tells_language: bool = False,
 ) -> Clip:
     """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, an ONNX folder.
 
@@ -55,11 +55,11 @@ def load(
     (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
     where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
-    or int8.  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or `de`; Clip.in_language changes it.
+    or int8.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
-    orientation ignored).
+    orientation ignored).  tells_language: the caller tells NLLB-CLIP the language of each text, as evaluate does.
 
-    Raises UserError where the source holds no model.
+    Raises UserError where the source holds no model, and for NLLB-CLIP without tells_language.
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
@@ -69,7 +69,7 @@ def load(
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
         precision=choose_precision(precision, found, device),
-        language=language,
+        tells_language=tells_language,
     )
     clip = read(found, options)
     if preprocess == "source":
@@ -135,11 +135,11 @@ def read(source: Source, options: LoadOptions) -> Clip:
     clip = read_folder(source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
-    if options.language is None:
-        return clip
-    if clip.language is None:
-        raise UserError(f"language = {options.language!r}: this model is not told the language of a text; omit it")
-    return clip.in_language(options.language)
+    if getattr(clip.tokenizer, "nllb", None) is not None and not options.tells_language:
+        raise UserError(
+            f"{source.path} is an NLLB-CLIP, which must be told the language of each text; only worldclip evaluate does"
+        )
+    return clip
 
 
 def missing_of(source: Source, options: LoadOptions) -> list[str]:

@@ -26,7 +26,6 @@ def classify(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Print the probabilities of labels for images.
@@ -53,7 +52,6 @@ def classify(
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
-        language=language,
     )
     scores = clip.classify(list(images), list(labels), templates or ("{}",))
     rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]

@@ -139,7 +139,7 @@ def open_kinds(folder: str | Path, clip: Clip, name: str, remedy: str) -> dict[s
 def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
-    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision", "language")}
+    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision")}
     try:
         clip = model_load.load(model or record["source"], device, **options)
     except UserError as error:

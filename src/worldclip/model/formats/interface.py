@@ -22,5 +22,5 @@ class LoadOptions:
     """Folder or hub id, for weights without a tokenizer."""
     precision: str | None = None
     """fp32, fp16, bf16 (torch), or of an ONNX folder fp32, fp16, int8."""
-    language: str | None = None
-    """Language of the texts, for a text tower that is told it: a FLORES code or worldclip's."""
+    tells_language: bool = False
+    """Whether the caller tells NLLB-CLIP the language of each text."""

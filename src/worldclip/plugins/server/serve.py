@@ -34,7 +34,6 @@ def serve(
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> None:
     """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
@@ -69,7 +68,6 @@ def serve(
             arch=arch,
             tokenizer=tokenizer,
             precision=precision,
-            language=language,
         )
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
