@@ -71,7 +71,7 @@ CHOSEN_BY = {
     "found by listing that folder": """
         check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
         evaluate/datasets/folders.py label,
-        model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
+        tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """
         core/safe_path.py name, model/weights.py shard,

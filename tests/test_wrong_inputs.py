@@ -74,7 +74,7 @@ WRONG: list[tuple[str, str]] = [
     ("train R --model.preset huge", "--model.preset 'huge'"),
     ("evaluate R --suite everything", "must be one of imagenet"),
     ("evaluate R --datasets imagnet", 'did you mean "imagenetv2"?'),
-    ("export R --formats onnx,zip", '"zip": unknown model format; known: huggingface'),
+    ("export R --formats onnx,zip", "--formats 'zip': must be one of huggingface, open_clip, onnx, web"),
     ("run R --until evaluat", "unknown stage"),
     ("run R --from pol", "unknown stage"),
     ("run R --from-run N", "N"),
@@ -103,8 +103,6 @@ WRONG: list[tuple[str, str]] = [
     ("fetch metadata R --base-url ftp://x", "http"),
     ("fetch dataset imagnet --out O", "unknown dataset"),
     ("estimate N --threshold many", "--threshold 'many'"),
-    ("classify N x.png --labels a --templates x --prompts y", "both set"),
-    ("classify N x.png --labels a --layout zip", "must be one of"),
     ("embed N P --out O --of sounds", "must be one of"),
     # files that do not exist, or are something else
     ("run N", "does not exist"),
