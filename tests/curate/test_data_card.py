@@ -29,13 +29,13 @@ def test_data_card_says_what_decided_the_language_and_which_models_saw_images(tm
     artifacts.write_table(path, pa.table({"key": keys_of(SHARDS)}), schemas.VALID_KEYS)
     run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(path)})
     assert "its making is not recorded" in (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
-    config = {"check": {"classifiers": {"nsfw": {"path": "/models/nsfw.onnx"}}, "faces": {"path": ""}}}
+    config = {"check": {"embedding_model": "/models/clip"}}
     artifacts.write_manifest(path.parent, config=config, inputs={}, counts={})
-    removed = {"near_duplicate": 12, "classifier:nsfw": 3}
+    removed = {"near_duplicate": 12, "against:mine": 3}
     artifacts.write_json(path.parent / "report.json", {"counts": {"removed": removed}})
     card = data_card(run, artifacts.read_json(run / "curate" / "report.json"))
-    assert "pairs removed by rule: near_duplicate 12, classifier:nsfw 3" in card
-    assert "models that looked at the images: classifier nsfw (`nsfw.onnx`)" in card
+    assert "pairs removed by rule: near_duplicate 12, against:mine 3" in card
+    assert "a model looked at the images (`clip`)" in card
     assert "The language-identification model `lid176` chose each text's language" in card
     assert "`pool.valid_keys` = `valid_keys.parquet`" in card, "the card is published: no folder of this machine"
     recipe = make_recipe(tmp_path / "pool", pool={"lang": "json:lang_truth"})

@@ -121,7 +121,7 @@ def _condition(value: Any) -> str:
 
 
 def _maker(folder: Path) -> str:
-    """Return what a list of keys is from: `pool check` with its models and removals, `pool dedup`, or unknown."""
+    """Return what a list of keys is from: `pool check` with its model and removals, `pool dedup`, or unknown."""
     manifest = artifacts.read_manifest(folder)
     config = manifest["config"] if manifest is not None else {}
     if manifest is None or "check" not in config:
@@ -129,13 +129,8 @@ def _maker(folder: Path) -> str:
         return "copies that `worldclip pool dedup` found by their keys." if is_dedup else "its making is not recorded."
     removed = artifacts.read_json(folder / "report.json")["counts"]["removed"]
     counts = ", ".join(f"{rule} {count:,}" for rule, count in removed.items()) or "none"
-    check = shorten_paths(config["check"])
-    models = [f"classifier {name} (`{rule['path']}`)" for name, rule in check["classifiers"].items()]
-    models += [f"faces (`{check['faces']['path']}`)"] if check["faces"]["path"] else []
-    models += [f"embeddings (`{check['embedding_model']}`)"] if check.get("embedding_model") else []
-    similarity = check.get("similarity", {}).get("model")  # manifests of older versions lack it
-    models += [f"similarity to the texts (`{similarity}`)"] if similarity else []
-    looked = f"models that looked at the images: {', '.join(models)}" if models else "no model looked at an image"
+    model = shorten_paths(config["check"]).get("embedding_model")
+    looked = f"a model looked at the images (`{model}`)" if model else "no model looked at an image"
     return f"`worldclip pool check`; pairs removed by rule: {counts}; {looked}."
 
 
