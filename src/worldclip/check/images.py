@@ -54,18 +54,16 @@ def scan_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, model: str 
     facts = _facts(contents, model)
     image_of_key = pc.index_in(keys, index["key"].combine_chunks().cast(keys.type))
     by_key = facts.take(image_of_key)  # null rows for pairs without an image
-    rules = [
-        (reasons == Reason.BAD_PAIR, Reason.BAD_PAIR.label),
-        (reasons == Reason.NO_TEXT, Reason.NO_TEXT.label),
-        (image_of_key.is_null().to_numpy(zero_copy_only=False), NO_IMAGE),
-        (by_key["error"].is_valid().to_numpy(), UNDECODABLE),
-    ]
-    masks, names = zip(*rules, strict=True)
+    rule = np.full(len(keys), None, object)
+    rule[by_key["error"].is_valid().to_numpy()] = UNDECODABLE
+    rule[image_of_key.is_null().to_numpy(zero_copy_only=False)] = NO_IMAGE
+    for reason in (Reason.NO_TEXT, Reason.BAD_PAIR):
+        rule[reasons == reason] = reason.label  # written last: the first rule that applies
     places = index.take(image_of_key)
     file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
     columns = {
         "key": keys,
-        "rule": pa.array(np.select(masks, names, None), pa.string()),
+        "rule": pa.array(rule, pa.string()),
         "file": pa.array([file] * len(keys), pa.string()),
         "offset": places["offset"],
         "size": places["size"],

@@ -208,4 +208,5 @@ def cluster(values: np.ndarray, radius: int) -> np.ndarray:
     parent = np.arange(len(values), dtype=np.int64)
     for first, second, _ in near_pairs(values, radius):
         unite(parent, first, second)
-    return all_roots(parent)
+    roots: np.ndarray = all_roots(parent)
+    return roots
