@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -90,16 +89,14 @@ def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch:
     sets = {"pets": str(world / "pets")}
     assert len(check_world(world, "", against=sets)) == 3
 
-    class First:
-        """Embeds an image by its first pixel."""
+    class Constant:
+        """Embeds all images alike."""
 
         def encode_image(self, images: list[bytes]) -> np.ndarray:
-            pixels = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB").resize((4, 4))) for image in images]
-            return np.array(pixels, np.float32).reshape(len(images), -1) - 128
+            return np.ones((len(images), 8), np.float32)
 
-    monkeypatch.setattr(hashing, "load_model", lambda model: First())
-    removed = check_world(world, "", against=sets, hash="embedding", embedding_model="a/b", against_radius=8)
-    assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
+    monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
+    assert len(check_world(world, "", against=sets, hash="embedding", embedding_model="a/b")) == 6
 
 
 def test_unknown_dataset_names_are_reported_with_the_other_problems(world: Path) -> None:
