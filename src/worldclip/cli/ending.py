@@ -25,7 +25,6 @@ def _drafted(flags: Any) -> Any:
 NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "init": "worldclip run {out} --until curate",
     "pool check": "paste the line valid_keys = ... below [pool], then: worldclip run RECIPE --until curate",
-    "pool hash": "worldclip pool check POOL --out checked --set against.mine={out}",
     "pool dedup": "paste a line deny_keys = ..., if there is one, below [pool]; then: worldclip run RECIPE",
     "pool emoji": "worldclip init {out}",
     "pool world": "worldclip init {out}",
