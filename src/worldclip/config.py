@@ -43,7 +43,7 @@ class Recipe(Config):
         """Yield languages of files that are unknown, and weights of texts where no text is drawn."""
         for key, text in self.metadata.problems_with(self.languages.table):
             yield f"metadata.{key}", text
-        if self.pool.text_weights is not None and self.curate.text_policy == "all":
+        if self.pool.text_weights and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",
                 'says which text of an image is drawn, and curate.text_policy = "all" draws none; set "one", '

@@ -94,8 +94,6 @@ def _needs(run: Run) -> Iterator[str]:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
     if config.wandb:
         yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
-    if config.trackio:
-        yield from missing_packages("train.trackio", ("trackio",), extra="trackio")
     if absent:
         yield from absent
         return
