@@ -73,14 +73,3 @@ def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
     usual = [by_lower[name.lower()] for name in TEXT_NAMES if name.lower() in by_lower]
     partly = [name for part in TEXT_PARTS for name in columns if part in name.lower()]
     return tuple([*usual, *partly][:1])
-
-
-def name_columns(first_row: Sequence[str]) -> tuple[str, ...] | None:
-    """Return names for the two columns of a table without a header, known by a URL: CC12M's, or CC3M's order.
-
-    None for a first row that is a header, or has another number of columns.
-    """
-    is_url = ["://" in field for field in first_row]
-    if len(first_row) != 2 or sum(is_url) != 1:
-        return None
-    return ("url", "caption") if is_url[0] else ("caption", "url")
