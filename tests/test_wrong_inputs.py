@@ -164,7 +164,6 @@ WRONG: list[tuple[str, str]] = [
     # a run, and what it holds
     ("balance T --tail-fractions.sv 0.1", "has no list sv; its lists are ar, en, th, zh"),
     ("balance T --english-threshold 5", "set exactly one of english_threshold"),
-    ("balance T --thresholds.en -1", "must be at least 1 (matches per entry)"),
     ("match T --merge-labels.nn no", "its languages are ar, en, th, zh"),
     ("match T --merge-labels.xx en", "unknown label; labels of the LID model look like 'en'"),
     ("match T --isolate both", 'must be one of "language"'),
