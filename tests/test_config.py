@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.balance.config import BalanceConfig
-from worldclip.check.config import CheckConfig, ClassifierRule
+from worldclip.check.config import CheckConfig
 from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import AtLeast, Between
@@ -90,10 +90,8 @@ def test_problems_of_a_recipe(case):
 
 
 def test_bounds_are_ignored_for_unset_keys():
-    (problem,) = BalanceConfig(rule="table", thresholds={"en": 0, "sw": 3}).problems()
-    assert problem.startswith("balance.thresholds.en = 0: must be at least 1")
-    (problem,) = CheckConfig(classifiers={"nsfw": ClassifierRule(path="a.onnx", label=-1)}).problems()
-    assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
+    (problem,) = BalanceConfig(english_threshold=0).problems()
+    assert problem.startswith("balance.english_threshold = 0: must be at least 1")
 
 
 def test_number_out_of_range_violates_a_bound():
@@ -107,9 +105,9 @@ def test_number_out_of_range_violates_a_bound():
 
 def test_config_file_of_its_own_has_keys_without_a_section():
     with pytest.raises(UserError) as caught:
-        load_config(CheckConfig, {"radius": 17, "texts": {"min_char": 1}})
+        load_config(CheckConfig, {"radius": 17, "against_dataset": ["cifar10"]})
     assert caught.value.problems == [
-        "unknown key texts.min_char; did you mean min_chars?",
+        "unknown key against_dataset; did you mean against_datasets?",
         "radius = 17: must be between 0 and 16 (differing bits of 64)",
     ]
 
@@ -231,9 +229,8 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     assert recipe.train.tokenizer.path == "facebook/xlm-v-base"
     assert recipe.evaluate.folders == {"mine": f"captions:{folder / 'photos'}"}
     assert recipe.export.corpus == ("/data/a.txt",)
-    (folder / "check.toml").write_text('[classifiers.nsfw]\npath = "model.onnx"\n')
-    loaded = load_config(CheckConfig, folder / "check.toml")
-    assert loaded.classifiers["nsfw"].path == str(folder / "model.onnx")
+    (folder / "check.toml").write_text('[against]\nmine = "images"\n')
+    assert load_config(CheckConfig, folder / "check.toml").against == {"mine": str(folder / "images")}
 
 
 def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ REFUSED = [
     ("pool RUN --image-field photo", "pool.image_field"),
     ("match RUN --merge-labels nn no", "match.merge_labels.nn"),
     ("match RUN --merge-labels xyz en --shards 1/2", "match.merge_labels.xyz"),
-    ("balance RUN --set balance.tail_fraction=none --rule table --thresholds en 3", "balance.thresholds"),
     ("curate RUN --exclude sw", "curate.exclude"),
     ("curate RUN --max-pairs 3 --shards 1/2", "--shards with curate.max_pairs"),
     ("train RUN --lr 0.5", "train.lr was 0.001, is 0.5"),

@@ -41,7 +41,7 @@ class Recipe(Config):
 
     def own_problems(self) -> Problems:
         """Yield weights of texts where no text is drawn."""
-        if self.pool.text_weights is not None and self.curate.text_policy == "all":
+        if self.pool.text_weights and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",
                 'says which text of an image is drawn, and curate.text_policy = "all" draws none; set "one", '

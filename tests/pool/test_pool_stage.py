@@ -281,7 +281,7 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
         run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
 
 
-NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]
+NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}]
 
 
 @pytest.mark.parametrize("settings", NO_FIELD)
@@ -298,8 +298,6 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"path": "a", "format": "xml"}, r'pool\.format = "xml": unknown pool format; known: tar'),
-        ({"path": "a", "where": {"w": {"=>": 3}}}, r'pool\.where\.w: unknown comparison "=>"; known: =, !=,'),
-        ({"path": "a", "where": {"w": {"<": "3"}}}, r'pool\.where\.w: "<" compares numbers'),
         ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),
         ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),
     ],

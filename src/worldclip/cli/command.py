@@ -49,14 +49,11 @@ WRITTEN = ("out", "folder", "html")
 
 SHARED = {
     "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
-    "layout": "Layout to read from a folder that holds a model in two layouts.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
     "folder fp32, fp16 or int8.",
-    "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
-    "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
     "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",

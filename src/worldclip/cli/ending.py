@@ -25,7 +25,6 @@ def _drafted(flags: Any) -> Any:
 NEXT_OF_COMMAND: dict[str, str | Callable[[Any], str]] = {
     "init": "worldclip run {out} --until curate",
     "pool check": "paste the line valid_keys = ... below [pool], then: worldclip run RECIPE --until curate",
-    "pool hash": "worldclip pool check POOL --out checked --set against.mine={out}",
     "pool dedup": "paste a line deny_keys = ..., if there is one, below [pool]; then: worldclip run RECIPE",
     "pool emoji": "worldclip init {out}",
     "pool world": "worldclip init {out}",
@@ -88,8 +87,8 @@ def run_ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     if layout.report_html(run_dir).exists():
         yield f"report: {layout.report_html(run_dir)}"
     named = run_dir.resolve() if run_dir.name in ("", "..") else run_dir  # `.` has no name
-    places = {"run": run_dir, "explorer": named.with_name(f"{named.name}_explorer")}
-    words = {name: shlex.quote(str(path)) for name, path in places.items()}
+    places = {"run": str(run_dir), "explorer": f"{named}_explorer"}
+    words = {name: shlex.quote(path) for name, path in places.items()}
     if stage in NEXT_OF_STAGE:
         yield f"next: {NEXT_OF_STAGE[stage].format_map(words)}"
     elif not all(layout.stage_report(run_dir, name).exists() for name in STAGES):

@@ -35,7 +35,6 @@ _ATTRIBUTES = {
     "worldclip.pool_formats": ("name", "suffixes", "read_texts"),
     "worldclip.metadata_sources": ("add", "reads"),
     "worldclip.dataset_layouts": ("load",),
-    "worldclip.model_formats": ("requires",),
 }
 
 

@@ -199,7 +199,7 @@ def curate_work(run: Run, factors: Mapping[str, float] | None = None) -> CurateW
         config=run.section(CurateConfig),
         key_lists=pool.key_lists(run),
         balance_digest=artifacts.require_manifest(run.dir, "balance")["digest"],
-        place_weights=run.section(PoolConfig).place_weights,
+        text_weights=run.section(PoolConfig).text_weights,
         factors=factors or {},
     )
 

@@ -46,7 +46,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
 from worldclip.tools.known_pools import key_column
@@ -67,18 +66,16 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
+    arch, tokenizer, precision and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -93,11 +90,9 @@ def embed(
         worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
-    source = model_load.find(model, layout, precision)
+    source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
-    if language is not None:
-        loading["language"] = language
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
@@ -153,7 +148,7 @@ def _with_usual_key(run: Run) -> Run:
     try:
         shard = pools.shards(run)[0]
         pool_format = format_of(shard.name)
-        if not isinstance(pool_format, TableFormat):
+        if not pool_format.is_table:
             return run
         names = pool_format.field_names(shard, config)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
