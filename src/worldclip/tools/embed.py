@@ -34,7 +34,7 @@ from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.curate.stage import refuse_outdated
@@ -249,7 +249,6 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-@repeatable
 @reads_input
 def embed_images(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
@@ -307,7 +306,6 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
     return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
 
 
-@repeatable
 @reads_input
 def embed_texts(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False

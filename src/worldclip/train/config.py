@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Place, Problems
 from worldclip.model.config import ModelConfig, TokenizerConfig
@@ -125,25 +124,6 @@ class TrainConfig(Config):
         worldclip train runs/my_images --dry-run
         worldclip train runs/my_images --model.preset vit_b32 --samples-seen 1000000
     """
-
-    TOPICS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
-        "optimizer": (
-            *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm"),
-            *("initial_weights", "freeze", "lora_rank"),
-        ),
-        "data": (
-            *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
-            *("num_streams", "scaled_decode", "decode_threads"),
-        ),
-        "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
-        "checkpoint": (
-            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
-            *("validate_every_samples", "validation_shards"),
-            *("evaluate_every_samples", "evaluate_datasets", "wandb"),
-        ),
-    }
-    """Groups of the help -> their keys."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers."""
