@@ -59,6 +59,7 @@ REMOVED = table_schema(
     distance=pa.int16(),
     lang=_CATEGORY,
 )
+POOL_KEYS = table_schema("pool_keys", key=pa.string())
 DUPLICATES = table_schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
 REMOVED_TEXTS = table_schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
 MERGED_TEXTS = table_schema(
