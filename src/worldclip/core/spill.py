@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY = "700MB"  # of DuckDB's buffers: the process then takes less than 1 GiB
+MEMORY = "600MB"  # of DuckDB's buffers: the process then takes less than 1 GiB
 THREADS = 2  # each takes a share of the memory; on a large machine all cores together would not have enough
 BATCH_ROWS = 2**16  # rows of a result in memory at once
 
