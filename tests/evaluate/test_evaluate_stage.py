@@ -64,7 +64,7 @@ def test_stage_writes_records_table_and_report(run_dir):
 def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
     loaded = []
 
-    def load(source, device, preprocess):
+    def load(source, device, preprocess, tells_language):
         loaded.append(preprocess)
         model = WordModel()
         sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}

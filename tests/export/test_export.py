@@ -27,7 +27,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.export import ExportConfig
 from worldclip.model import sample_inputs
-from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
+from worldclip.model.formats import huggingface_folder, open_clip_folder
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -68,9 +68,8 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
 def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
     run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
-    # an unchanged Hugging Face checkpoint is copied
-    module, function = (huggingface_folder, "copy") if name == "huggingface" else (MODEL_FORMATS.load(name), "write")
-    plain = getattr(module, function)
+    module = {"huggingface": huggingface_folder, "open_clip": open_clip_folder}[name]
+    plain = module.write
 
     def spoil(source, folder, *precisions):
         plain(source, folder, *precisions)
@@ -80,7 +79,7 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
         weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
         save_file(weights, file, {"format": "pt"})
 
-    monkeypatch.setattr(module, function, spoil)
+    monkeypatch.setattr(module, "write", spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
         run_export(run_dir, formats=[name])
     assert (run_dir / "export" / name / "README.md").read_bytes() == before

@@ -64,7 +64,6 @@ def place(hub, tmp_path_factory) -> Path:
     write_open_clip_config(root, model_cfg)
     write_pool(root / "pool")
     (root / "captions.txt").write_text("a red apple\na dog\n")
-    (root / "prompts.json").write_text('{"DE": ["ein Foto von {}"]}')
     for name in ("1F34E.png", "apple.png", "dog.jpg"):
         save_picture(root / name)
     with pytest.MonkeyPatch.context() as patch:

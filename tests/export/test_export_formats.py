@@ -13,11 +13,11 @@ import peft
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import worldclip
 from model_folders import edit
-from plugin_package import installed, page_code, write_package
 from small_models import TEXTS, random_pixels, reduced_config, unit
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
@@ -26,7 +26,6 @@ from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import (
     from_hugging_face_config,
     named_config,
-    own_name,
     to_hugging_face_config,
 )
 
@@ -52,12 +51,6 @@ def exported(published_model, tmp_path_factory):
 def source(published_model, tmp_path) -> Path:
     """A published model at reduced size, to be changed."""
     return Path(shutil.copytree(published_model(B32), tmp_path / "source"))
-
-
-def test_an_export_into_the_models_own_folder_does_not_copy_itself(source):
-    for _ in range(2):
-        export_model(str(source), source / "exports", ExportConfig(formats=("huggingface",)))
-    assert not [path for path in (source / "exports/huggingface").iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("model_name", [B32, HUGE_QUICK, MT5])
@@ -117,26 +110,14 @@ def test_exports_load_again_with_the_same_embeddings(name, published_model, expo
         assert torch.equal(tensor, back[key]), key
 
 
-def test_built_in_configuration_of_open_clip_is_recognised_by_its_sizes(published_model, exported, tmp_path):
-    """Register a configuration at reduced size, as open_clip registers its own."""
-    record = json.loads((exported(B32) / "open_clip" / "open_clip_config.json").read_text())
-    (tmp_path / "ViT-tiny-worldwide.json").write_text(json.dumps(record["model_cfg"]))
-    open_clip.add_model_config(tmp_path)
-    try:
-        report = export_model(published_model(B32), tmp_path / "out", ExportConfig(formats=("open_clip",)))
-        assert report["formats"]["open_clip"]["own_name"] == "ViT-tiny-worldwide"
-    finally:
-        open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path)
-        open_clip.factory._MODEL_CONFIGS.pop("ViT-tiny-worldwide")
-
-
 @pytest.mark.parametrize("row", [row for row in published.FAMILY if row.open_clip], ids=lambda row: row.name)
 def test_presets_at_full_size_equal_the_configurations_of_open_clip(row):
     """Compare every number of the configurations, in both directions."""
     ours = model_config(row.model_config(), row.tokenizer)
-    model_cfg = from_hugging_face_config(ours, row.tokenizer.hub_id)
-    assert own_name(model_cfg) == row.open_clip
-    back = to_hugging_face_config(named_config(row.open_clip)["model_cfg"])
+    theirs = named_config(row.open_clip)["model_cfg"]
+    back = to_hugging_face_config(theirs)
+    again = to_hugging_face_config(from_hugging_face_config(ours, row.tokenizer.hub_id))
+    assert again.to_dict() == back.to_dict()
     for tower in ("text_config", "vision_config"):
         actual, expected = getattr(back, tower).to_dict(), getattr(ours, tower).to_dict()
         assert {**actual, "bos_token_id": 0} == {**expected, "bos_token_id": 0}  # open_clip says nothing of it
@@ -153,8 +134,9 @@ def test_published_folder_is_exported_with_the_context_of_the_model(model_max_le
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["CLIPModel", "Normalize"]
-    name = "model.safetensors"
-    assert (folder / name).read_bytes() == (source / name).read_bytes()
+    before, after = (load_file(place / "model.safetensors") for place in (source, folder))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_end_token_that_the_configuration_lacks_is_added_to_the_export(source, tmp_path):
@@ -183,24 +165,6 @@ def test_activations_that_open_clip_cannot_express_are_refused(source, tmp_path)
     with pytest.raises(UserError, match=r"image tower has gelu, the text tower quick_gelu"):
         export_model(source, tmp_path / "out", ExportConfig(formats=("open_clip",)))
     assert not (tmp_path / "out" / "open_clip").exists()
-
-
-def test_a_format_of_another_package_is_written_compared_and_described(published_model, tmp_path, monkeypatch):
-    """The numpy arrays that docs/plugins.md shows."""
-    config = ExportConfig(formats=("npz",))
-    with pytest.raises(UserError, match=r"export\.formats: .*unknown model format; "):
-        export_model(published_model(B32), tmp_path / "out", config)
-    group = {"worldclip.model_formats": "npz = npz_weights"}
-    package = write_package(tmp_path / "site", "npz_weights", page_code("npz_weights.py"), group)
-    with installed(monkeypatch, package):
-        report = export_model(published_model(B32), tmp_path / "out", config)
-    assert report["formats"]["npz"]["max_difference"] == 0
-    with np.load(tmp_path / "out/npz/weights.npz") as weights:
-        assert weights.files == list(worldclip.load(published_model(B32), device="cpu").model.state_dict())
-    card = (tmp_path / "out/npz/README.md").read_text(encoding="utf-8")
-    assert "library_name: numpy" in card
-    assert "in numpy: embeddings differ by at most 0.0e+00" in card
-    assert not list(tmp_path.glob("out/*/*.tmp"))
 
 
 def test_adapters_of_peft_merge_into_an_exported_folder(published_model, tmp_path):

@@ -148,13 +148,6 @@ def test_half_precision_checkpoints_load_as_float32(dtype, tokenizer_folder, tmp
     assert_same_images(clip, theirs.encode_image)
 
 
-def test_hugging_face_folder_with_pytorch_model_bin_loads(folder):
-    clip = worldclip.load(folder, device="cpu")
-    (folder / "model.safetensors").unlink()
-    torch.save(clip.model.state_dict(), folder / "pytorch_model.bin")
-    assert_close(worldclip.load(folder, device="cpu").encode_text(TEXTS), clip.encode_text(TEXTS))
-
-
 def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
     put_in_hub_cache(hugging_face, "facebook/metaclip-2-worldwide-b32", tmp_path / "hub", monkeypatch)
     features = worldclip.load("facebook/metaclip-2-worldwide-b32", device="cpu").encode_text(TEXTS)

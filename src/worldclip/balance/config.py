@@ -17,7 +17,7 @@ class BalanceConfig(Config):
 
     Examples:
         worldclip balance runs/my_images --tail-fraction 0.06
-        worldclip balance runs/my_images --tail-fractions sw 0.3
+        worldclip balance runs/my_images --tail-fractions.sw 0.3
     """
 
     rule: Literal["tail_fraction", "same_threshold"] = "tail_fraction"

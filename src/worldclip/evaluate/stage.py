@@ -52,7 +52,7 @@ class Sweep:
         from worldclip.model.load import load
 
         rule = self.config.preprocess_rule
-        return load(self.source, device=self.config.device, preprocess=rule)
+        return load(self.source, device=self.config.device, preprocess=rule, tells_language=True)
 
 
 def evaluate(run: Run) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from worldclip.core.registry import ItemOf
 from worldclip.core.settings import Config, NotEmpty, Place, Problems
-from worldclip.model.formats import MODEL_FORMATS
 
+Format = Literal["huggingface", "open_clip", "onnx", "web"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -21,7 +20,7 @@ class ExportConfig(Config):
         worldclip export runs/my_images --formats web --embedded embedded
     """
 
-    formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
+    formats: Annotated[tuple[Format, ...], NotEmpty("for example huggingface")] = ("huggingface",)
     """Formats to write, each into RUN/export/<format>; web is a page for browsers."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""

@@ -32,10 +32,9 @@ from worldclip.language.identify import Identifier
 from worldclip.pool.columns import ROW, missing_column
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool, key_column, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -141,12 +140,11 @@ def draft(
     config = PoolConfig(path=path, columns=tuple(columns))
     names = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
     _check_names(names, key, lang)
-    known = find_pool(names) if pool_format.is_table else None
+    usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
+    if pool_format.is_table:
+        usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
     config = dataclasses.replace(
-        config,
-        key=key or _key(names, pool_format, known),
-        texts=tuple(texts) or _texts(names, pool_format, known),
-        lang=lang or (known.lang if known else None),
+        config, key=key or usual.key, texts=tuple(texts) or usual.texts, lang=lang or usual.lang
     )
     sample, problems = _sample_texts(shards, config)
     if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
@@ -196,20 +194,6 @@ def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Rea
         except BadShard as error:
             problems.append(f"{shard.path}: {error}")
     raise UserError(problems)
-
-
-def _key(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> str:
-    if not pool_format.is_table:
-        return "member"
-    return known.key if known else key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
-
-
-def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> tuple[str, ...]:
-    """Return the places of the texts; empty where the pool's default finds them."""
-    if not pool_format.is_table:
-        return ()
-    of_known = [name for name in known.texts if name in names] if known else []
-    return tuple(of_known) or text_columns(names)
 
 
 def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:

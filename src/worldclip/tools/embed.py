@@ -34,7 +34,7 @@ from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.curate.stage import refuse_outdated
@@ -66,18 +66,16 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, language and device are as in worldclip.load, key replaces
+    arch, tokenizer, precision and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -92,11 +90,9 @@ def embed(
         worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
-    source = model_load.find(model, layout, precision)
+    source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
-    if language is not None:
-        loading["language"] = language
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
@@ -253,7 +249,6 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-@repeatable
 @reads_input
 def embed_images(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
@@ -311,7 +306,6 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
     return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
 
 
-@repeatable
 @reads_input
 def embed_texts(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False

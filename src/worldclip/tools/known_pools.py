@@ -52,9 +52,13 @@ FILTERS = (
 """Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
-def find_pool(columns: Sequence[str]) -> KnownPool | None:
-    """Return the known pool with these columns; None for another table."""
-    return next((known for known in KNOWN_POOLS if set(known.columns) <= set(columns)), None)
+def describe_table(columns: Sequence[str], *, has_rows: bool) -> KnownPool:
+    """Return key, texts and language of a table: those of the known pool with these columns, else by usual names."""
+    for known in KNOWN_POOLS:
+        if set(known.columns) <= set(columns):
+            texts = tuple(name for name in known.texts if name in columns)
+            return known._replace(texts=texts or text_columns(columns))
+    return KnownPool((), key_column(columns, has_rows=has_rows), text_columns(columns))
 
 
 def key_column(columns: Sequence[str], *, has_rows: bool) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
 from worldclip.core.command import Command, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
-from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -24,14 +23,9 @@ def classify(
     *,
     labels: Sequence[str],
     templates: Sequence[str] = (),
-    prompts: Annotated[str | None, Metavar("JSON")] = None,
-    langs: Annotated[Sequence[str], Commas()] = (),
-    allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Print the probabilities of labels for images.
@@ -39,36 +33,27 @@ def classify(
     images: image files.
     labels: words or sentences to choose from, in any language.
     templates: sentences around a label, {} is the label (default: only the label).
-    prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
-    langs: language of all labels, or one per label.
 
     Examples:
         worldclip classify runs/emoji a.jpg --labels cat dog
         worldclip classify facebook/metaclip-2-worldwide-b32 a.jpg --labels Katze Hund
     """
-    from worldclip.model.labels import read_templates
     from worldclip.model.load import load
 
     if not images:
         raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
     if problems := list(_label_problems(labels)):
         raise UserError(problems)
-    if prompts is not None and templates:
-        raise UserError("--templates and --prompts are both set; set one of them")
     if len(labels) == 1 and "," in labels[0]:
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
-    used = templates or ("{}",) if prompts is None else read_templates(Path(prompts))
     clip = load(
         model,
         device,
-        layout=layout,
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
-        language=language,
     )
-    codes = langs[0] if len(langs) == 1 else langs or None
-    scores = clip.classify(list(images), list(labels), used, codes, allow_urls=allow_urls)
+    scores = clip.classify(list(images), list(labels), templates or ("{}",))
     rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
     lines = []
     for image, row in zip(images, rows, strict=True):
@@ -97,7 +82,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFla
         rerun without --shards to finish.
 
     Examples:
-        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders mine folders:photos
+        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders.mine folders:photos
         worldclip evaluate runs/emoji --out results --suite multilingual --data data
     """
     from worldclip.evaluate.stage import evaluate_model
@@ -149,7 +134,6 @@ def export(
     out: Path,
     *,
     config: ExportConfig,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
 ) -> tuple[Any, str]:
@@ -165,7 +149,7 @@ def export(
     """
     from worldclip.export import export_model
 
-    report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
+    report = export_model(model, out, config, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
         checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes" and value is not None)

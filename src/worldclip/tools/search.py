@@ -139,9 +139,9 @@ def open_kinds(folder: str | Path, clip: Clip, name: str, remedy: str) -> dict[s
 def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
-    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision", "language")}
+    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision")}
     try:
-        clip = model_load.load(model or record["source"], device, layout=record["layout"], **options)
+        clip = model_load.load(model or record["source"], device, **options)
     except UserError as error:
         is_moved = model is None and not Path(record["source"]).exists()
         hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []

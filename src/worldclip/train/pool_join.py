@@ -59,19 +59,6 @@ def image_shards(config: TrainConfig) -> ShardList | None:
     return shards
 
 
-def joined_shards(config: TrainConfig, joined: Sequence[Shard]) -> ShardList | None:
-    """Return `image_shards`, which were `joined`.  Raises UserError that names those that changed meanwhile."""
-    images = image_shards(config)
-    now = images or ()
-    changed = sorted({tar.name for tar in now} ^ {tar.name for tar in joined})
-    if not changed:
-        pairs = zip(now, joined, strict=True)
-        changed = [tar.name for tar, before in pairs if tar.fingerprint != before.fingerprint]
-    if changed:
-        raise UserError(f"train.pool: {', '.join(changed[:5])} changed while it was joined; run the same command again")
-    return images
-
-
 def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Shard]) -> None:
     """Raise UserError where the matched pool is of tables without images, and train.pool is unset."""
     if config.pool.as_pool() is None and not pool.holds_images(shards, matched):

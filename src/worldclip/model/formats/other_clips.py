@@ -8,7 +8,6 @@ B a batch, D embed_dim, S image side, T tokens.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from worldclip.core.errors import UserError, is_no_memory, require
 from worldclip.model import weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.formats.language_tokens import LanguageTokens
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
+from worldclip.model.records import library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -56,8 +54,8 @@ class OtherTokenizer:
     pad_id: int
     context_length: int
     specials: SpecialStrings
-    languages: LanguageTokens | None = None
-    """Of a tokenizer that writes the language of a text before it."""
+    nllb: Any = None
+    """The tokenizer of transformers if it writes the token of one language for all texts (evaluate/nllb.py)."""
 
     def encode(self, texts: Any) -> Tokens:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
@@ -65,10 +63,7 @@ class OtherTokenizer:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
         with tokenizer_faults("texts"):
             rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
-        tokens = Tokens.of(rows, self.pad_id)
-        if self.languages is not None:
-            tokens = dataclasses.replace(tokens, ids=self.languages.put(tokens.ids))
-        return tokens
+        return Tokens.of(rows, self.pad_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +227,8 @@ def tokenizer_of(hf: Any, context_length: int) -> OtherTokenizer:
     specials = SpecialStrings(
         map(str, hf.all_special_tokens), stages_of(hf), gives_special=lambda text: count(text) > count("a")
     )
-    return OtherTokenizer(to_ids, hf.pad_token_id, context_length, specials)
+    nllb = hf if hasattr(hf, "set_src_lang_special_tokens") else None
+    return OtherTokenizer(to_ids, hf.pad_token_id, context_length, specials, nllb)
 
 
 def read_open_clip(
@@ -313,9 +309,8 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
         if name is not None:
             own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
-    check_normaliser(hf, source)
     names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
     specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)
-    languages = None if hf is None else LanguageTokens.of(hf)
-    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, languages)
+    nllb = hf if hasattr(hf, "set_src_lang_special_tokens") else None
+    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, nllb)

@@ -31,11 +31,9 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> None:
     """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
@@ -67,11 +65,9 @@ def serve(
         clip = model_load.load(
             model,
             device,
-            layout=layout,
             arch=arch,
             tokenizer=tokenizer,
             precision=precision,
-            language=language,
         )
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
