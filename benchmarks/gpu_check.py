@@ -47,13 +47,11 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (
     ALONE,
-    FIRST_STEP_TIMEOUT,
     World,
     barrier,
     broadcast_record,
     connected_ranks,
     gather_records,
-    limit_steps,
     pick_rank_device,
 )
 from worldclip.train.loader import Batch
@@ -196,7 +194,6 @@ def train(config: TrainConfig, world: World, steps: int) -> tuple[TimedTrainer, 
 
     Return the trainer and the seconds that the checkpoint took in the background.
     """
-    limit_steps(world, FIRST_STEP_TIMEOUT)  # each variant compiles anew
     run_dir = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
     (run_dir / "train").mkdir(exist_ok=True)
     batch, num_steps = config.global_batch_size, WARM_UP_STEPS + steps + 2
@@ -283,7 +280,7 @@ def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: fl
         samples_seen=config.global_batch_size, global_batch_size=config.global_batch_size, num_steps=1, warmup_steps=0
     )
     needed = budget.estimate(config, vocab_size, schedule, world_size)
-    updated = needed.parameters.total
+    updated = sum(needed.parameters["model"].values())
     if config.parallel != "ddp":
         updated //= world_size  # of one machine, where hsdp shards as fsdp does
     matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)

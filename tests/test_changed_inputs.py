@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -28,12 +27,9 @@ from stages import QUIET, finish, run_stage
 from tars import wat_of
 from toy import draw_shape
 from worldclip import check
-from worldclip.balance import stage as balance_stage
-from worldclip.check.images import hash_images
-from worldclip.check.stage import load_config as load_check
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.execute.shards import is_marked
+from worldclip.core.execute.shards import reads
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
@@ -66,7 +62,7 @@ class Meddler(LocalExecutor):
                 self.meddle()
             return report
 
-        meddled.reads_input = is_marked(fn, "reads_input")  # type: ignore[attr-defined]
+        meddled.reads_input = reads(fn)  # type: ignore[attr-defined]
         return super().map(meddled if label == self.label else fn, shards, label=label, **options)
 
 
@@ -157,11 +153,16 @@ def wikipedia(folder: Path) -> Made:
     return call, lambda: write("simba mkubwa sana " * 20)
 
 
+def write_photos(world: Path, number: int) -> None:
+    for n in range(number):
+        (world / "photos" / f"{n}.png").write_bytes(draw_shape(n, np.array([220, 30, 30], np.uint8), 0))
+
+
 def checked(meddle: Callable[[Path], object]) -> Make:
     def make(world: Path) -> Made:
-        rules = {"texts": {"deny_phrases": [str(world / "phrases.txt")]}}
-        (world / "phrases.txt").write_text("red circle\n")
-        config = load_check({**rules, "duplicates": "near"})
+        (world / "photos").mkdir()
+        write_photos(world, 2)
+        config = check.CheckConfig(against={"photos": str(world / "photos")})
         pool = PoolConfig(path=str(world / "pool"))
         return lambda out, executor: check.check(pool, out, config, executor=executor), lambda: meddle(world)
 
@@ -186,15 +187,6 @@ def embedded(world: Path) -> Made:
     return call, lambda: replace_shard(world)
 
 
-def hashed_files(world: Path) -> Made:
-    folder = world / "photos"
-    folder.mkdir()
-    for n in range(3):
-        (folder / f"{n}.png").write_bytes(draw_shape(n, np.array([220, 30, 30], np.uint8), 0))
-    other = draw_shape(4, np.array([15, 15, 15], np.uint8), 2)
-    return lambda out, executor: hash_images(folder, out, executor), lambda: (folder / "1.png").write_bytes(other)
-
-
 def crawled(world: Path) -> Made:
     path = world / "a.wat.gz"
 
@@ -217,13 +209,8 @@ CHANGES: dict[str, tuple[str, Make]] = {
     "a dump": ("ngrams", wikipedia),
     "page views": ("views", wikipedia),
     "images of a pool that is checked": ("images", checked(replace_shard)),
-    "texts of a pool that is checked": ("rules", checked(replace_shard)),
-    "phrases denied by a check": (
-        "rules", checked(lambda world: (world / "phrases.txt").write_text("red circle\nstar\n"))
-    ),
+    "evaluation images of a check": ("against", checked(lambda world: write_photos(world, 3))),
     "keys that are compared": ("keys", over_pool(compare)),
-    "images that are hashed": ("hash", over_pool(hash_images)),
-    "an image file that is hashed": ("hash", hashed_files),
     "a WAT file": ("wat", crawled),
     "images that are embedded": ("images", embedded),
     "texts that are embedded": ("texts", embedded),
@@ -237,40 +224,6 @@ def test_the_call_after_a_change_is_right(world, tmp_path, change, when):
     label, make = CHANGES[change]
     call, meddle = make(world)
     assert_next_call_is_right(call, label, when, meddle, tmp_path)
-
-
-def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd):
-    meddler = Meddler(label="index", when="after", meddle=lambda: replace_shard(world))
-    run_until(world, "pool")(tmp_path / "out", meddler)
-    assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
-    run_until(world, "pool")(tmp_path / "fresh", QUIET)
-    assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
-
-
-def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch):
-    table = world / "thresholds.json"
-    lists = ("en", "ar", "th", "zh")
-
-    def write(threshold: int) -> None:
-        table.write_text(json.dumps({"lists": {name: {"threshold": threshold} for name in lists}}))
-
-    write(5)
-    text = (world / "toy.toml").read_text()
-    text = text.replace("tail_fraction = 0.3", f'rule = "table"\nthresholds = "{table}"')
-    (world / "toy.toml").write_text(text)
-    plain = balance_stage.choose_thresholds
-
-    def meddled(*arguments: Any) -> Any:
-        chosen = plain(*arguments)
-        write(2)
-        return chosen
-
-    with monkeypatch.context() as patched:
-        patched.setattr(balance_stage, "choose_thresholds", meddled)
-        run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "fresh", QUIET)
-    assert without_volatile(tmp_path / "out" / "balance") == without_volatile(tmp_path / "fresh" / "balance")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

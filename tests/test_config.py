@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from worldclip.balance.config import BalanceConfig
-from worldclip.check.config import CheckConfig, ClassifierRule
+from worldclip.check.config import CheckConfig
 from worldclip.config import SECTIONS, Recipe, load_recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import AtLeast, Between
@@ -34,6 +34,14 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
         [
             'balance.tail_fraction = "x": must be a number',
             'match.profile = "uni": must be one of "reference", "unicode"',
+        ],
+    ),
+    "all bounds at once": (
+        {
+            "balance": {"tail_fraction": 0.06, "min_threshold": -1},
+            "train": {"lr": 0, "model": {"text_layers": 0}},
+        },
+        [
             "balance.min_threshold = -1: must be at least 0 (matches per entry, 0 for no minimum)",
             "train.model.text_layers = 0: must be at least 1",
             "train.lr = 0.0: must be above 0",
@@ -53,27 +61,13 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
     ),
     "a typo and a bound": (
         {"balance": {"tail_fractoin": 0.06, "min_threshold": -1}},
-        [
-            "unknown key balance.tail_fractoin; did you mean tail_fraction?",
-            "balance.min_threshold = -1: must be at least 0 (matches per entry, 0 for no minimum)",
-        ],
+        ["unknown key balance.tail_fractoin; did you mean tail_fraction?"],
     ),
     "a wrong type": ({"pool": {"path": 3}}, ["pool.path = 3: must be a string"]),
     "no section": ({"balance": 3}, ["balance = 3: must be a section, [balance]"]),
-    "integers that TOML cannot hold": (
-        {"balance": {"tail_fraction": 10**400, "english_threshold": 2**63}, "train": {"skip_samples": [[0, 2**63]]}},
-        [
-            f"balance.tail_fraction = {10**400}: must be a number",
-            f"balance.english_threshold = {2**63}: must have at most 64 bits, as TOML's integers",
-            "train.skip_samples: must have at most 64 bits, as TOML's integers",
-        ],
-    ),
-    "a nested typo and another section": (
-        {"train": {"model": {"patch_size": 9}, "tokenizer": {"vocabsize": 3}}},
-        [
-            "unknown key train.tokenizer.vocabsize; did you mean vocab_size?",
-            "train.model.image_size: 224 is not a multiple of the patch size 9; set 216, for example",
-        ],
+    "a nested typo": (
+        {"train": {"tokenizer": {"vocabsize": 3}}},
+        ["unknown key train.tokenizer.vocabsize; did you mean vocab_size?"],
     ),
     "no near key": ({"languages": {"qqq": 1}}, ["unknown key languages.qqq; known: codes, lid_model, add"]),
     "numbers and bools": (
@@ -90,10 +84,8 @@ def test_problems_of_a_recipe(case):
 
 
 def test_bounds_are_ignored_for_unset_keys():
-    (problem,) = BalanceConfig(rule="table", thresholds={"en": 0, "sw": 3}).problems()
-    assert problem.startswith("balance.thresholds.en = 0: must be at least 1")
-    (problem,) = CheckConfig(classifiers={"nsfw": ClassifierRule(path="a.onnx", label=-1)}).problems()
-    assert problem == "classifiers.nsfw.label = -1: must be at least 0 (a position in the output)"
+    (problem,) = BalanceConfig(english_threshold=0).problems()
+    assert problem.startswith("balance.english_threshold = 0: must be at least 1")
 
 
 def test_number_out_of_range_violates_a_bound():
@@ -107,11 +99,8 @@ def test_number_out_of_range_violates_a_bound():
 
 def test_config_file_of_its_own_has_keys_without_a_section():
     with pytest.raises(UserError) as caught:
-        load_config(CheckConfig, {"radius": 17, "texts": {"min_char": 1}})
-    assert caught.value.problems == [
-        "unknown key texts.min_char; did you mean min_chars?",
-        "radius = 17: must be between 0 and 16 (differing bits of 64)",
-    ]
+        load_config(CheckConfig, {"radius": 17})
+    assert caught.value.problems == ["radius = 17: must be between 0 and 16 (differing bits of 64)"]
 
 
 def test_password_in_a_url_is_not_repeated():
@@ -164,7 +153,7 @@ def test_text_in_overrides_may_look_like_a_number_or_a_date(tmp_path, monkeypatc
     assert load_recipe(table, ["pool.roots.a= 2024"]).pool.roots == {"a": str(tmp_path / "2024")}
     assert load_recipe(BASE, ["pool.columns=1,url"]).pool.columns == ("1", "url")
     (problem,) = problems_of(BASE, ("balance.tail_fraction=2024-10-01",))
-    assert problem == "balance.tail_fraction: must be a number"
+    assert problem == 'balance.tail_fraction = "2024-10-01": must be a number'
 
 
 def test_paths_in_overrides_keep_their_commas(tmp_path):
@@ -231,9 +220,8 @@ def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_workin
     assert recipe.train.tokenizer.path == "facebook/xlm-v-base"
     assert recipe.evaluate.folders == {"mine": f"captions:{folder / 'photos'}"}
     assert recipe.export.corpus == ("/data/a.txt",)
-    (folder / "check.toml").write_text('[classifiers.nsfw]\npath = "model.onnx"\n')
-    loaded = load_config(CheckConfig, folder / "check.toml")
-    assert loaded.classifiers["nsfw"].path == str(folder / "model.onnx")
+    (folder / "check.toml").write_text('[against]\nmine = "images"\n')
+    assert load_config(CheckConfig, folder / "check.toml").against == {"mine": str(folder / "images")}
 
 
 def test_recipe_that_a_run_wrote_holds_absolute_paths(tmp_path, monkeypatch):
@@ -255,7 +243,7 @@ def test_names_too_long_for_a_file_are_problems_in_words():
         "pool": {"path": long},
         "metadata": {"lists": {"en": long}, "pageviews": long},
         "languages": {"lid_model": long},
-        "evaluate": {"data": long, "datasets": ["slip"], "classes": {"slip": long}},
+        "evaluate": {"data": long, "datasets": ["slip"]},
     }
     problems = "\n".join(problems_of(values))
     assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))

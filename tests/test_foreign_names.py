@@ -33,12 +33,12 @@ OWN_CALLS = ("os.getpid", "platform.node", "digest", "artifacts.digest")
 CHOSEN_BY = {
     "a stage of recipe.py": """
         cli/stages.py stage, core/artifacts.py stage, export/model_card.py stage,
-        report/__init__.py stage, tools/branch.py stage, tools/status.py stage, core/job.py stage""",
+        tools/branch.py stage, tools/status.py stage, core/job.py stage""",
     "a language or Wikipedia of the table": """
         metadata/counting.py wiki, metadata/dump_files.py wiki,
         contracts/layout.py f'{list_name}.matcher'""",
     "the name of a Shard": """
-        check/write.py _tar_name(shard), contracts/entry_counts.py f'{name}.parquet',
+        contracts/entry_counts.py f'{name}.parquet',
         contracts/layout.py relative.format(name), core/execute/file_groups.py f'{name}{self.suffix}',
         core/execute/file_groups.py name, 
         core/shuffle.py f'{name}.arrow', train/pool_join.py f'{name}.parquet',
@@ -46,8 +46,7 @@ CHOSEN_BY = {
         metadata/ngrams/runs.py f'{shard_name}.json', plugins/world/build.py f'{shard_name}.jsonl',
         tools/embed.py f'{name}.parquet', tools/embed.py f'{name}.npy'""",
     "of the user's own config, whose names are checked (core/settings.py)": """
-        check/against.py f'{name}.parquet', check/context.py step, check/pair_rules.py f'{set_name}.parquet',
-        check/report.py f'{name}.parquet', check/shown.py f'{name}.parquet', check/stage.py step,
+        check/against.py name, check/report.py name, check/stage.py part,
         core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name""",
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/layout.py step, contracts/layout.py f'{unit}.npy',
@@ -77,7 +76,6 @@ CHOSEN_BY = {
         core/safe_path.py name, model/weights.py shard,
         plugins/drawings.py file, plugins/world/fetch_cldr.py f'core-{version}.zip'""",
     "the name of a member of a tar, not of a file": """
-        check/write.py f"{name.name.split('.')[0]}.png", check/write.py f"{name.name.split('.')[0]}.json",
         evaluate/datasets/common/images.py name""",
 }
 

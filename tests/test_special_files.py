@@ -12,7 +12,6 @@ import pytest
 
 from stages import QUIET
 from tars import shard_of
-from worldclip.check.text_rules import read_lines
 from worldclip.core import artifacts, keys, regular_file, toml_files
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Run
@@ -71,7 +70,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "fingerprint": lambda path: artifacts.fingerprint(path, path.parent),
     "json": artifacts.read_json,
     "recipe.toml": toml_files.read_toml,
-    "list.txt": lambda path: read_lines(str(path)),
     "entries.txt.gz": lambda path: list(lists.iter_lines(str(path))),
     "dump.xml": lambda path: list(dumps.read_texts(path)),
     "dump.xml.bz2": lambda path: list(dumps.read_texts(path)),

@@ -129,7 +129,6 @@ def run_stages(
     from worldclip.core.artifacts import describe_run, write_json
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
-    from worldclip.core.restart import put_back_all
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -157,7 +156,6 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        put_back_all(run_dir)
         with _recorded(recorded or config, context):
             recipe(context)
     return context

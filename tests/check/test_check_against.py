@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pools import encode, pair, photograph, removals
 from stages import QUIET
 from tars import write_tar
-from worldclip.check import against, check, load_config
+from worldclip.check import CheckConfig, against, check, hashing
+from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 from worldclip.pool import open_pool
 
@@ -43,14 +42,14 @@ def world(tmp_path: Path) -> Path:
 
 def check_pets(world: Path) -> dict[str, tuple[str, str]]:
     recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
-    return check_world(world, recipe, against_datasets=["pets"])
+    return check_world(world, recipe, against_datasets=("pets",))
 
 
 def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str, str]]:
     """Check the pool; return {removed key: (rule, image of the evaluation set)}."""
     path = world / "recipe.toml"
     path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
-    check(open_pool(path), world / "out", load_config(config), executor=QUIET)
+    check(open_pool(path), world / "out", CheckConfig(**config), executor=QUIET)
     return {key: (rule, other) for key, (rule, other, _) in removals(world / "out").items()}
 
 
@@ -59,15 +58,13 @@ def test_dataset_of_the_recipe_is_found_by_name(world: Path, monkeypatch: pytest
     removed = check_pets(world)
     assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
     assert [Path(name).stem for _, (_, name) in sorted(removed.items())] == ["0", "1", "2"]
-    page = (world / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 2 * 3, "each removed image beside the evaluation image"
-    cells = re.sub(r"<tr[^>]*>|<t[dh][^>]*>", "", page)
-    assert "pets</td>dataset of evaluate</td>3</td>3</td>3</td></tr>" in cells
+    report = read_json(world / "out" / "report.json")
+    assert report["against"] == {"pets": 3}, "images of the set"
 
 
 def test_catalog_dataset_is_read_from_data_without_its_training_images(world: Path) -> None:
     recipe = '[evaluate]\nalso = ["linear_probe"]\n'
-    removed = check_world(world, recipe, against_datasets=["cifar10"], data=str(world / "data"))
+    removed = check_world(world, recipe, against_datasets=("cifar10",), data=str(world / "data"))
     assert {key: rule for key, (rule, _) in removed.items()} == dict.fromkeys(("p0", "p1"), "against:cifar10")
 
 
@@ -77,27 +74,38 @@ def test_changed_dataset_is_hashed_again(world: Path) -> None:
     assert set(check_pets(world)) == {"p0", "p2"}
 
 
-def test_hashes_of_a_killed_check_do_not_pass_for_those_before(world: Path, monkeypatch) -> None:
-    expected = check_pets(world)
-    image = world / "pets" / "cat" / "1.jpg"
-    content, stamp = image.read_bytes(), image.stat()
-    Image.open(image).rotate(90).save(image)
-    with monkeypatch.context() as patch:
-        patch.setattr(against, "write_json", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            check_pets(world)
-    image.write_bytes(content)
-    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert check_pets(world) == expected
+def test_evaluation_images_are_hashed_once_and_shown(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"pets": str(world / "pets"), "tar": str(world / "data" / "cifar10" / "train" / "0.tar")}
+    expected = dict.fromkeys(("p0", "p1", "p2"), "against:pets") | {"p3": "against:tar"}
+    assert {key: rule for key, (rule, _) in check_world(world, "", against=sets).items()} == expected
+    page = (world / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 * 4, "each removed image beside the evaluation image"
+    monkeypatch.setattr(hashing, "scan_image", None)  # a call would fail
+    assert {*check_world(world, "", against=sets, radius=5)} == {*expected}
+    assert {*check_world(world, "", against={"tar": sets["tar"]})} == {"p3"}
+
+
+def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"pets": str(world / "pets")}
+    assert len(check_world(world, "", against=sets)) == 3
+
+    class Constant:
+        """Embeds all images alike."""
+
+        def encode_image(self, images: list[bytes]) -> np.ndarray:
+            return np.ones((len(images), 8), np.float32)
+
+    monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
+    assert len(check_world(world, "", against=sets, hash="embedding", embedding_model="a/b")) == 6
 
 
 def test_unknown_dataset_names_are_reported_with_the_other_problems(world: Path) -> None:
     with pytest.raises(UserError) as raised:
-        check_world(world, "", against_datasets=["cifar11", "cifar10"], data="nowhere", against={"x": "/nowhere"})
+        check_world(world, "", against_datasets=("cifar11", "cifar10"), data="nowhere", against={"x": "/nowhere"})
     text = str(raised.value)
     for part in ("did you mean cifar10", "'cifar10', which is not below data = 'nowhere'", "against.x is '/nowhere'"):
         assert part in text
     (world / "data" / "cifar10" / "test" / "0.tar").rename(world / "eval.tar")
-    config = {"against_datasets": ["cifar10"], "against": {"cifar10": str(world / "eval.tar")}}
+    config = {"against_datasets": ("cifar10",), "against": {"cifar10": str(world / "eval.tar")}}
     with pytest.raises(UserError, match="both name 'cifar10'"):
         check_world(world, "", **config, data=str(world / "data"))

@@ -19,31 +19,30 @@ from worldclip.check.removed import why_not_valid
 from worldclip.cli import main
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
-from worldclip.core.job import RunLock
 from worldclip.core.keys import key_lists
 from worldclip.pool.config import PoolConfig
 
 
 @pytest.fixture
 def world(toy_world: ToyWorld, tmp_path: Path) -> Path:
-    """The toy world with another shard: noise, copies of the noise, and a text that a rule rejects."""
+    """The toy world with another shard: noise, and copies of the noise, one of which is cut."""
     shutil.copytree(toy_world.folder, tmp_path / "world")
     members = []
     for n in range(6):
-        texts = ["a red circle"] if n else ["x", "y"]
+        image = encode(photograph(n))
         for copy in range(2):
-            members += pair(f"noise{n}{copy}", encode(photograph(n)), *texts)
+            members += pair(f"noise{n}{copy}", image if n else image[:60], "a red circle", "x")
     write_tar(tmp_path / "world" / "pool" / "zz.tar", members)
     return tmp_path / "world"
 
 
 def test_only_valid_keys_are_curated_and_counts_add_up(world: Path, toy_world: ToyWorld, capsys) -> None:
     arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1", "--json"]
-    assert main([*arguments, "--set", "radius=0", "--set", "texts.min_chars=3"]) == 0
+    assert main([*arguments, "--set", "radius=0"]) == 0
     report = json.loads(capsys.readouterr().out)
     counts = report["counts"]
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 75 + 12
-    assert counts["removed"]["min_chars"] == 2
+    assert counts["removed"]["undecodable"] == 2
     assert counts["removed"]["byte_duplicate"] >= 5
 
     recipe = world / "toy.toml"
@@ -60,7 +59,7 @@ def test_only_valid_keys_are_curated_and_counts_add_up(world: Path, toy_world: T
     for lang, counts in languages.items():
         assert counts["pairs_in"] == sum(counts[reason.column] for reason in Reason), lang
     assert sum(counts["not_valid"] for counts in languages.values()) > 0
-    assert sum(counts["pairs_in"] for counts in languages.values()) == 75 * 4 + 5 * 2 + 2 * 2
+    assert sum(counts["pairs_in"] for counts in languages.values()) == 75 * 4 + 12 * 2
     copy = next(row for row in pq.read_table(valid.with_name("removed.parquet")).to_pylist() if row["other_key"])
     assert main(["inspect", str(run), "--key", copy["key"]]) == 0
     printed = capsys.readouterr().out
@@ -79,21 +78,3 @@ def test_why_not_valid_names_the_list_or_the_rule(tmp_path: Path) -> None:
         ("c", lists[:1], f"it is not in pool.valid_keys {tmp_path}/check/valid_keys.parquet"),
     ):
         assert why_not_valid(key, lists_of_key, "0.tar") == [reason]
-
-
-def test_decontamination_against_a_file_of_pool_hash(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(world / "pool", world / "eval", ignore=shutil.ignore_patterns("zz.tar"))
-    hashes = str(world / "eval.parquet")
-    assert main(["pool", "hash", str(world / "eval"), "--out", hashes, "--workers", "1"]) == 0
-    assert "75 images" in capsys.readouterr().out
-    arguments = ["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--workers", "1"]
-    assert main([*arguments, "--set", f"against.toy={hashes}"]) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"against:toy +75", printed), printed
-    assert main(["pool", "check", str(world / "pool"), "--out", str(world / "check"), "--set", "radios=3"]) == 2
-    assert "did you mean radius?" in " ".join(capsys.readouterr().err.split())
-    assert main(["pool", "hash", str(world / "eval"), "--out", str(world / "eval")]) == 2
-    assert "is a folder; give the file to write" in capsys.readouterr().err
-    with RunLock(world / ".eval.parquet.parts"):
-        assert main(["pool", "hash", str(world / "eval"), "--out", hashes]) == 2
-    assert "is in use by process" in capsys.readouterr().err

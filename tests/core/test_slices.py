@@ -72,7 +72,7 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     assert digests_of_curation(tmp_path / "run") == curated
 
 
-def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd) -> None:
+def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path) -> None:
     pool, sliced = str(toy_world.pool), tmp_path / "sliced"
     for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
         assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
@@ -84,10 +84,6 @@ def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path, capfd)
     assert main(["pool", "check", pool, "--out", str(tmp_path / "whole")]) == 0
     for name in ("valid_keys.parquet", "removed.parquet", "report.json"):
         assert (sliced / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    capfd.readouterr()
-    texts_alone = ["--set", "duplicates=keep", "--set", "texts.min_chars=2", "--shards", "1/2"]
-    assert main(["pool", "check", pool, "--out", str(tmp_path / "texts"), *texts_alone]) == 2
-    assert "no rule of this check needs an image" in capfd.readouterr().err
 
 
 def test_slice_needs_an_unlocked_folder(toy_world, tmp_path, capfd) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import worldclip
+from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, write_embedded_world
 from pages import REPOSITORY, blocks, commands
 from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from toy import ToyWorld, draw_shape, write_tar
@@ -219,3 +223,23 @@ def test_every_arm_curates_what_it_says(matched, arm):
         assert kept > {"en"}
         assert lists["en"]["threshold"] == 5
         assert len({row["threshold"] for row in lists.values()}) > 1
+
+
+def test_filter_keeps_similar_pairs_that_a_head_finds_safe(tmp_path, monkeypatch):
+    write_embedded_world(tmp_path)
+    clip = worldclip.load(tmp_path / "model", device="cpu")
+    pairs = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if i != BAD]
+    images_ND = clip.encode_image([picture(100 * shard + i) for shard, i in pairs])
+    texts_ND = clip.encode_text([text_of(shard, i) for shard, i in pairs])
+    scores = (images_ND * texts_ND).sum(axis=1)
+    weights = images_ND[0] - images_ND[5]
+    head = np.append(weights, -np.median(images_ND @ weights) - 1e-6)
+    is_valid = (scores >= np.median(scores)) & (images_ND @ weights <= np.median(images_ND @ weights))
+    np.save(tmp_path / "nsfw.npy", head)
+    options = ["--min-score", str(np.median(scores) - 1e-6), "--head", str(tmp_path / "nsfw.npy")]
+    out = tmp_path / "valid_keys.parquet"
+    monkeypatch.setattr(sys, "argv", ["filter.py", str(tmp_path / "embedded"), str(out), *options])
+    runpy.run_path(str(EXAMPLES / "filter" / "filter.py"))
+    expected = [key_of(*pair) for pair, valid in zip(pairs, is_valid, strict=True) if valid]
+    assert pq.read_table(out)["key"].to_pylist() == expected
+    assert 0 < len(expected) < (scores >= np.median(scores)).sum(), "both rules remove pairs"

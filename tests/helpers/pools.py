@@ -145,10 +145,10 @@ def pair(stem: str, image: bytes | None, *texts: str, suffix: str = "png", **fie
 
 def check_pool(folder: Path, *, out: Path | None = None, pool: Mapping[str, Any] | None = None, **config: Any) -> Any:
     """Check FOLDER/pool into FOLDER/out; return the report.  pool: more keys of [pool]."""
-    from worldclip.check import check, load_config
+    from worldclip.check import CheckConfig, check
 
     settings = PoolConfig(**{"path": str(folder / "pool"), **(pool or {})})
-    return check(settings, out or folder / "out", load_config(config), executor=QUIET)
+    return check(settings, out or folder / "out", CheckConfig(**config), executor=QUIET)
 
 
 def removals(out: Path) -> dict[str, tuple[Any, ...]]:

@@ -113,8 +113,8 @@ CASES: dict[str, tuple[Settings, Settings]] = {
     "key": ({}, {"key": "other"}),
     "texts": ({}, {"texts": ["text", "alt"]}),
     "text_weights": (
-        {"texts": ["text", "alt"], "text_weights": {"text": 1.0, "alt": 1.0}},
-        {"texts": ["text", "alt"], "text_weights": {"text": 0.0, "alt": 1.0}},
+        {"texts": ["text", "alt"], "text_weights": [1.0, 1.0]},
+        {"texts": ["text", "alt"], "text_weights": [0.5, 1.0]},
     ),
     "lang": ({}, {"lang": "lang2"}),
     "image_field": ({}, {"image_field": "scan"}),

@@ -96,10 +96,3 @@ def test_the_command_takes_commas_and_blanks(run, capsys):
     for flag, text in (("--threshold", "many"), ("--tail-fraction", "nan"), ("--tail-fraction", "-inf")):
         assert main(["estimate", str(run), f"{flag}={text}"]) == 2
         assert "must be" in capsys.readouterr().err
-
-
-def test_thresholds_of_a_table_have_a_line_too(run):
-    report = estimate(run, threshold=[5])
-    (candidate,) = report["candidates"]
-    text = to_text({**report, "candidates": [{**candidate, "english_threshold": None, "tail_fraction": None}]})
-    assert text.startswith("balance.thresholds of the recipe: ")

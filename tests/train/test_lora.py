@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
+from transformers import AutoModel
 
 import worldclip
 from trainings import result_bytes, steps_of, stored, train, train_until
@@ -68,10 +70,20 @@ def test_an_interrupted_run_ends_with_the_same_bytes_without_its_initial_weights
     train(tmp_path / "run", **changes)
     assert result_bytes(tmp_path / "run") == result_bytes(place / "lora" / "run")
     configs = [
-        artifacts.read_json(latest_checkpoint(run_dir) / "trainer/adapter_config.json")
+        artifacts.read_json(latest_checkpoint(run_dir) / "adapters/adapter_config.json")
         for run_dir in (tmp_path / "run", place / "lora/run")
     ]
     assert configs[0] == configs[1] | {"base_model_name_or_path": str(base)}
+
+
+def test_peft_loads_the_adapters_of_a_checkpoint_on_the_base(place):
+    checkpoint, base = (latest_checkpoint(place / name / "run") for name in ("lora", "base"))
+    merged, adapted = AutoModel.from_pretrained(checkpoint), AutoModel.from_pretrained(base)
+    adapted = peft.PeftModel.from_pretrained(adapted, checkpoint / "adapters").merge_and_unload()
+    expected = merged.state_dict()
+    assert adapted.state_dict().keys() == expected.keys()
+    for name, tensor in adapted.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
 
 
 def test_exported_folders_hold_the_sum(place):

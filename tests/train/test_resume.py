@@ -297,7 +297,7 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
     updates: set[int] = set()
     spoil_losses({1, 3, 4})
     monkeypatch.setattr(loop, "launch_step", launch_step)
-    report = train(tmp_path / "run", samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
+    report = train(tmp_path / "run", samples_seen=6 * 16, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
     assert updates == {0, 1, 2, 3}

@@ -53,13 +53,11 @@ PROBLEMS = (
     ({"scale": {"english_fraction": 0.5}}, "scale.english_fraction = 0.5: needs english_samples_seen"),
     ({"scale": RULE | {"english_fraction": 1.5}}, "scale.english_fraction = 1.5: must be above 0 and at most 1"),
     (LORA | {"lora_rank": 0}, "lora_rank = 0: must be at least 1 (the rank of the adapters; unset it for none)"),
-    (LORA | {"lora_rank": 129}, "lora_rank = 129: must be at most 128, the width of the vision tower"),
     (
         {"model": LORA["model"], "lora_rank": 4},
         "lora_rank = 4: adapters need a trained model to adapt; set train.initial_weights",
     ),
     (LORA | {"freeze": ["vision", "text"]}, "freeze: leaves no tower to train.lora_rank; name one tower at most"),
-    (LORA | {"ema_decay": 0.9}, "ema_decay = 0.9: cannot be used with train.lora_rank"),
     (LORA | {"parallel": "fsdp"}, 'parallel = "fsdp": cannot be used with train.lora_rank'),
 )
 

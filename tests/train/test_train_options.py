@@ -1,4 +1,4 @@
-"""Options of training in whole runs: evaluation, EMA, initial weights, logs, held-out pairs, garbage."""
+"""Options of training in whole runs: evaluation, initial weights, logs, held-out pairs, garbage."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import worldclip
 from calls import before
 from small_world import TRAIN, picture, write_shapes
 from tars import write_tar
 from trainings import forget_checkpoints, losses, result_bytes, steps_of, stored, train, train_until
-from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.contracts.layout import best_checkpoint, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
@@ -40,11 +39,6 @@ def run(run_dir, **changes):
 def plain_run(tmp_path_factory):
     """Return the folder of a run without options, with a checkpoint of every step."""
     return run(tmp_path_factory.mktemp("plain") / "run", **EVERY_STEP)
-
-
-def weights_of(run_dir, name):
-    """Return a tensor of each checkpoint."""
-    return [load_file(folder / "model.safetensors")[name] for folder in checkpoints(run_dir / "train")]
 
 
 SCORES = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3}  # of steps; of equal ones the earlier is the best
@@ -130,20 +124,6 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     assert steps_of(train_dir) == steps_of(expected_dir)
 
 
-def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
-    """Compute the EMA by hand from the weights of each step; a resumed run continues weights and EMA."""
-    run_dir = run(tmp_path / "run", ema_decay=0.75, **EVERY_STEP)
-    name = "visual_projection.weight"
-    ema, raw = weights_of(run_dir, name), weights_of(plain_run, name)
-    assert torch.equal(stored(run_dir)[1][f"weights.{name}"], raw[-1])
-    for step in range(1, 12):
-        expected = 0.75 * ema[step - 1] + 0.25 * raw[step]
-        torch.testing.assert_close(ema[step], expected, rtol=1e-5, atol=1e-7)
-    forget_checkpoints(run_dir, 5)
-    run(run_dir, ema_decay=0.75, **EVERY_STEP)
-    assert torch.equal(stored(run_dir)[0][name], ema[-1])
-
-
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
@@ -210,20 +190,6 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
     assert set(curves) >= CURVES
     assert curves["loss"] == 20
     assert calls[-1] == ("finish",)
-
-
-def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, monkeypatch):
-    """Read what the real library stored on this machine."""
-    pytest.importorskip("trackio")  # it asks for an older Pillow than ours, so that it is in no extra of `make test`
-    from trackio.sqlite_storage import SQLiteStorage
-
-    run_in_two_parts(tmp_path / "run", trackio="tests")
-    name = (tmp_path / "run/train/trackio_id").read_text()
-    assert SQLiteStorage.get_runs("tests").count(name) == 1
-    records = SQLiteStorage.get_logs("tests", name)
-    logged = {key: record["step"] for record in records for key in record}
-    assert set(logged) >= CURVES
-    assert logged["loss"] == 20
 
 
 @pytest.mark.slow

@@ -1,31 +1,24 @@
-"""Hash the evaluation sets that a pool is decontaminated against: against/<name>.parquet for each.
-
-A set is a folder or tar of images, a file of hashes from `worldclip pool hash`, or a dataset that `evaluate` knows by
-name.
-"""
+"""The evaluation sets that a pool is decontaminated against: folders of images, and datasets that `evaluate` knows."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from worldclip.check import images
 from worldclip.check.config import CheckConfig
-from worldclip.check.hashing import HashKind
-from worldclip.core.artifacts import digest, fingerprint, read_json, write_json, write_table
-from worldclip.core.execute import Executor, Report, Shard
-from worldclip.core.job import Record
+from worldclip.check.images import hashes_path, scan_images_of_set, scan_unit, source_units
+from worldclip.contracts.schemas import IMAGE_HASHES
+from worldclip.core.artifacts import read_table
+from worldclip.core.execute import Report, Shard
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.evaluate.tasks import Dataset
-from worldclip.model import decode
 from worldclip.pool.config import held_out_names
 
 IMAGES_PER_UNIT = 5000  # images of a dataset in one unit of work
@@ -50,8 +43,7 @@ class EvaluationSets:
     def problems(self) -> list[str]:
         """Return a message for each missing path and each unknown or missing dataset."""
         problems = [
-            f"against.{name} is {path!r}, which does not exist; give a folder, a .tar or a file of `worldclip pool"
-            " hash`"
+            f"against.{name} is {path!r}, which does not exist; give a folder of images, a .tar or a .parquet"
             for name, path in self.config.against.items()
             if not Path(path).exists()
         ]
@@ -77,75 +69,58 @@ class EvaluationSets:
             )
         return None
 
-    def fingerprints(self) -> Record:
-        """Return what identifies the images of each set; a changed set is hashed again."""
-        by_path = {name: _fingerprint(Path(path)) for name, path in self.config.against.items()}
-        datasets = {name: self.load(name) for name in self.config.against_datasets}
-        return {**by_path, **{name: dataset.images_digest or dataset.digest for name, dataset in datasets.items()}}
+    def units(self) -> dict[str, list[Shard]]:
+        """Return the units of work of each set; their fingerprints identify its images."""
+        units = {name: source_units(Path(path)) for name, path in self.config.against.items()}
+        for name in self.config.against_datasets:
+            units[name] = _units_of_dataset(self.load(name))
+        return units
+
+    def scan(self, name: str, folder: Path, model: str | None) -> Callable[[Shard], Report]:
+        """Return the function that writes folder/<unit>.parquet, the rows of IMAGE_HASHES of a set's unit."""
+        if name in self.config.against:
+            return functools.partial(scan_unit, folder=folder, model=model)
+        return functools.partial(_scan_dataset, name=name, sets=self, folder=folder, model=model)
 
     def load(self, name: str) -> Dataset:
         """Return a dataset by name."""
         return load(name, self.evaluate, self.run_dir)
 
-    def readers(self) -> dict[str, Callable[[str], bytes]]:
-        """Return, for each dataset, a function from an image's name to its bytes: its hash file has no offsets."""
-        return {name: functools.partial(_read_image, self.load(name)) for name in self.config.against_datasets}
 
-
-def _fingerprint(source: Path) -> Any:
-    if source.suffix == ".parquet":
-        return fingerprint(source, source.parent)
-    return digest([unit.fingerprint for unit in images.source_units(source)])
-
-
-def _read_image(dataset: Dataset, name: str) -> bytes:
-    position = list(dataset.image_keys).index(name)
-    return dataset.read_images(position, position + 1)[0]
-
-
-def hash_sets(sets: EvaluationSets, fingerprints: Record, kind: HashKind, folder: Path, executor: Executor) -> None:
-    """Write folder/<name>.parquet for each new or changed set; a file of hashes is copied."""
-    for name, set_fingerprint in fingerprints.items():
-        out = folder / f"{name}.parquet"
-        marker = out.with_suffix(".json")
-        record = [set_fingerprint, kind.name, decode.VERSION]
-        if out.exists() and marker.exists() and read_json(marker) == record:
-            continue
-        marker.unlink(missing_ok=True)  # a kill must not leave it with other hashes
-        path = Path(sets.config.against.get(name, ""))
-        if name in sets.config.against_datasets:
-            _hash_dataset(name, sets, set_fingerprint, kind, out, executor)
-        elif path.suffix == ".parquet":
-            write_table(out, images.read_hashes(path, kind), kind.schema(images.images_at(path)))
-        else:
-            images.hash_images(path, out, executor, config=sets.config)
-        write_json(marker, record)
-
-
-def _hash_dataset(
-    name: str, sets: EvaluationSets, set_fingerprint: Any, kind: HashKind, out: Path, executor: Executor
-) -> None:
-    num_images = len(sets.load(name).image_keys)
+def _units_of_dataset(dataset: Dataset) -> list[Shard]:
+    num_images = len(dataset.image_keys)
     units = []
     for first in range(0, num_images, IMAGES_PER_UNIT):
-        positions = {"images": [first, min(first + IMAGES_PER_UNIT, num_images)]}
-        units.append(Shard(name=f"images_{first:09}", path="", fingerprint=positions))
-    scan = functools.partial(_scan_dataset, name=name, sets=sets, kind=kind)
-    images.hash_units(units, scan, out, executor, key={"dataset": name, "known": set_fingerprint}, kind=kind)
+        images = [first, min(first + IMAGES_PER_UNIT, num_images)]
+        fingerprint = {"images": images, "dataset": dataset.images_digest or dataset.digest}
+        units.append(Shard(name=f"images_{first:09}", path="", fingerprint=fingerprint))
+    return units
 
 
-def _scan_dataset(unit: Shard, *, name: str, sets: EvaluationSets, kind: HashKind, folder: Path) -> Report:
+def _scan_dataset(unit: Shard, *, name: str, sets: EvaluationSets, folder: Path, model: str | None) -> Report:
     dataset = sets.load(name)
     first, end = unit.fingerprint["images"]
     places = {
-        "name": pa.array(list(dataset.image_keys[first:end]), pa.string()),
+        "key": list(dataset.image_keys[first:end]),
         "file": pa.nulls(end - first, pa.string()),
         "offset": pa.nulls(end - first, pa.int64()),
         "size": pa.nulls(end - first, pa.int64()),
     }
-    return images.scan_to_file(folder / f"{unit.name}.parquet", places, _read_range(dataset, first, end), kind)
+    return scan_images_of_set(hashes_path(folder, unit), places, _read_range(dataset, first, end), model)
 
 
 def _read_range(dataset: Dataset, first: int, end: int) -> Iterator[bytes]:
     for start in range(first, end, READ_AT_ONCE):
         yield from dataset.read_images(start, min(start + READ_AT_ONCE, end))
+
+
+def read_references(folder: Path, units: Mapping[str, Sequence[Shard]]) -> pa.Table:
+    """Return the images of all sets that decode (set, key, sha256, hash), by set and key."""
+    tables = []
+    for name, of_set in units.items():
+        for unit in of_set:
+            table = read_table(hashes_path(folder / name, unit), IMAGE_HASHES, ["key", "sha256", "hash", "error"])
+            tables.append(table.append_column("set", pa.array([name] * len(table), pa.string())))
+    references = pa.concat_tables(tables)
+    references = references.filter(references["error"].is_null())
+    return references.sort_by([("set", "ascending"), ("key", "ascending")]).combine_chunks()

@@ -5,7 +5,7 @@ image hash functions", 2010): grey levels, 32 x 32 by Lanczos, two-dimensional D
 lowest frequencies: whether it is above their median.  Ours uses integers, so every machine computes the same bits from
 the same pixels.
 
-A model's embedding can take the place of the perceptual hash (HashKind).
+The signs of a model's embedding can take the place of the perceptual hash.
 
 Legend: n images, Y rows, X columns, V vertical and U horizontal frequency, N images, D features.
 """
@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from worldclip.check.config import CheckConfig
-from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import require
 from worldclip.kernels.compiled import compiled
@@ -47,8 +45,6 @@ FRACTION_BITS = 4
 # Below this standard deviation of the 32 x 32 grey levels the frequencies are noise, so the image gets no hash.
 MIN_CONTRAST = 2.0
 EMBEDDED_AT_ONCE = 256  # images per batch of an embedding model
-IMAGES_AT = b"worldclip.images"  # key in a file's metadata: the folder or tar of its images
-HASH_KIND = b"worldclip.hash"  # key in a file's metadata: hashes of different kinds cannot be compared
 
 
 def _wave_fx(frequency: int) -> list[int]:
@@ -98,15 +94,10 @@ class ImageFacts:
 
     sha256: bytes
     """First 16 bytes of the SHA-256 of the file's bytes."""
-    width: int = 0
-    height: int = 0
-    num_frames: int = 0
-    contrast: float = 0.0
-    """Standard deviation of the 32 x 32 grey levels, 0 to 127.5."""
+    pixels: int = 0
+    """Width times height."""
     hash: int | None = None
     """None if the image cannot be decoded or is nearly blank."""
-    mirrored_hash: int | None = None
-    """Hash of the mirror image."""
     error: str | None = None
     """Why the image cannot be decoded."""
 
@@ -120,16 +111,13 @@ def scan_image(data: bytes) -> ImageFacts:
     try:
         image = open_image(data)
         with image_faults():
-            width, height, num_frames = image.width, image.height, getattr(image, "n_frames", 1)
+            pixels = image.width * image.height
             grey_YX = grey_square(image)
     except BadImage as error:
         return ImageFacts(sha256, error=str(error))
-    contrast = float(grey_YX.std())
-    if contrast < MIN_CONTRAST:
-        return ImageFacts(sha256, width, height, num_frames, contrast)
-    # The mirrored hash comes from the same pixels, so `mirrored` costs no second decode.
-    phash, mirrored_phash = perceptual_hashes(np.stack([grey_YX, grey_YX[:, ::-1]]))
-    return ImageFacts(sha256, width, height, num_frames, contrast, int(phash), int(mirrored_phash))
+    if grey_YX.std() < MIN_CONTRAST:
+        return ImageFacts(sha256, pixels)
+    return ImageFacts(sha256, pixels, int(perceptual_hashes(grey_YX[None])[0]))
 
 
 def grey_square(image: Image) -> np.ndarray:
@@ -200,42 +188,22 @@ def _on_white(image: Image) -> Image:
 # --- which hash -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HashKind:
-    """The input of a 64-bit hash."""
-
-    name: str = "phash"
-    """`phash`, or `embedding` and a digest of the model's weights."""
-    model: str | None = None
-    """Path or hub id of the embedding model."""
-
-    @classmethod
-    def of(cls, config: CheckConfig) -> HashKind:
-        """Return the kind that a config asks for."""
-        if config.hash == "phash":
-            return cls()
-        model = str(config.embedding_model)
-        files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
-        weights: list[Any] = [fingerprint(file, Path(model)) for file in files]
-        return cls(name=f"embedding {digest(weights or [model])}", model=model)
-
-    def require_model(self) -> None:
-        """Raise UserError if the model cannot be loaded; called before any shard."""
-        if self.model is not None:
-            load_model(self.model)
-
-    def schema(self, images_at: str | None = None) -> pa.Schema:
-        """Return IMAGE_HASHES with the kind, and the folder or tar of the images if there is one, in its metadata."""
-        place = {IMAGES_AT: images_at.encode()} if images_at else {}
-        return IMAGE_HASHES.with_metadata({**IMAGE_HASHES.metadata, HASH_KIND: self.name.encode(), **place})
+def hash_kind(config: CheckConfig) -> str:
+    """Return what is compared: `phash`, or `embedding` and a digest of the model's weights."""
+    if config.embedding_model is None:
+        return "phash"
+    model = Path(config.embedding_model)
+    files = sorted(model.rglob("*.safetensors")) if model.is_dir() else []
+    weights: list[Any] = [fingerprint(file, model) for file in files]
+    return f"embedding {digest(weights or [config.embedding_model])}"
 
 
-def scan_images(contents: Iterable[bytes], kind: HashKind) -> Iterator[ImageFacts]:
+def scan_images(contents: Iterable[bytes], model: str | None) -> Iterator[ImageFacts]:
     """Yield the facts of each image.
 
-    With an embedding model, the hash is that of the embedding, even of nearly blank images; there is no mirrored hash.
+    model: path or hub id of an embedding model; the hash is then that of the embedding, even of nearly blank images.
     """
-    if kind.model is None:
+    if model is None:
         yield from map(scan_image, contents)
         return
     remaining = iter(contents)
@@ -243,9 +211,9 @@ def scan_images(contents: Iterable[bytes], kind: HashKind) -> Iterator[ImageFact
         facts = [scan_image(content) for content in batch]
         rows = [row for row, fact in enumerate(facts) if fact.error is None]
         if rows:
-            features_ND = load_model(kind.model).encode_image([batch[row] for row in rows])
+            features_ND = load_model(model).encode_image([batch[row] for row in rows])
             for row, embedding_hash in zip(rows, embedding_hashes(features_ND).tolist(), strict=True):
-                facts[row] = replace(facts[row], hash=embedding_hash, mirrored_hash=None)
+                facts[row] = replace(facts[row], hash=embedding_hash)
         yield from facts
 
 

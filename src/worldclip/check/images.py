@@ -1,124 +1,115 @@
-"""Scan every image of a source once and write a row of facts and hashes for each.
+"""Scan every image of a source once and keep a row of IMAGE_HASHES for each.
 
-A source is a shard of a pool, any tar, or a folder of image files.  Later rules and radii work on these rows, so a
-changed threshold decodes nothing again.
+A source is a shard of a pool, a tar or Parquet file with images, a folder of image files, or a dataset of `evaluate`.
+Later radii work on these rows, so another radius decodes nothing again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from worldclip.check.config import CheckConfig
-from worldclip.check.context import CheckContext
-from worldclip.check.hashing import HASH_KIND, IMAGES_AT, HashKind, ImageFacts, scan_images
-from worldclip.contracts import layout
+from worldclip import pool as pools
+from worldclip.check.hashing import ImageFacts, scan_images
+from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import IMAGE_HASHES
-from worldclip.core.artifacts import read_table, remove, write_table, write_tables
+from worldclip.core.artifacts import write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.image_names import SUFFIXES, image_files
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import RunLock
-from worldclip.core.preflight import missing_packages
 from worldclip.core.regular_file import read_regular
-from worldclip.model import decode
-from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.read import is_table, read_images
+from worldclip.pool.read import is_table
 
 FILES_AT_ONCE = 1000  # image files per unit of work
 BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
+NO_IMAGE, UNDECODABLE = "no_image", "undecodable"
 
 
-@repeatable
+def hashes_path(folder: Path, shard: Shard) -> Path:
+    """Return the file of a shard's rows."""
+    return folder / f"{shard.name}.parquet"
+
+
 @reads_input
-def scan_pool_shard(shard: Shard, *, context: CheckContext) -> Report:
-    """Write images/<shard>.parquet, one row per image in the pool's index, named by the pair's key."""
-    return _scan_tar(shard, context.pool, context.table_path("images", shard), context.kind)
+def scan_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, model: str | None) -> Report:
+    """Write a row of IMAGE_HASHES for each pair of the shard, with the rule that removes it by itself, if any.
 
-
-def hash_images(source: Path, out: Path, executor: Executor, *, config: CheckConfig | None = None) -> dict[str, int]:
-    """Write a Parquet file `out` with a row per image of `source`: a .tar, a .parquet, or a folder of image files, tars
-    or Parquet files.
-
-    Return the counts images, undecodable, nearly_blank.  Raises UserError if there is no image or `out` cannot be
-    written, StageFailed if tars are damaged.  An interrupted call resumes.
+    Rules in this order: bad_pair and no_text, as match drops them; no_image; undecodable.
     """
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; give the file to write (.parquet)")
-    kind = HashKind.of(config or CheckConfig())
-    problems = list(missing_packages("pool hash", ("PIL",), extra="pool"))
-    if kind.model is not None:
-        problems += missing_packages('hash = "embedding"', TORCH.modules, extra=TORCH.extra)
-    if problems:
-        raise UserError(problems)
-    units = source_units(source)
-    kind.require_model()
-    with RunLock(_parts_folder(out)):
-        scan = functools.partial(_scan_unit, kind=kind)
-        place = str(source.resolve())
-        return hash_units(units, scan, out, executor, key={"source": place}, kind=kind, images_at=place)
+    keys, reasons = _pairs(shard, pool)
+    index, contents = pools.read_images(shard, pool)
+    facts = _facts(contents, model)
+    image_of_key = pc.index_in(keys, index["key"].combine_chunks().cast(keys.type))
+    by_key = facts.take(image_of_key)  # null rows for pairs without an image
+    rule = np.full(len(keys), None, object)
+    rule[by_key["error"].is_valid().to_numpy()] = UNDECODABLE
+    rule[image_of_key.is_null().to_numpy(zero_copy_only=False)] = NO_IMAGE
+    for reason in (Reason.NO_TEXT, Reason.BAD_PAIR):
+        rule[reasons == reason] = reason.label  # written last: the first rule that applies
+    places = index.take(image_of_key)
+    file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
+    columns = {
+        "key": keys,
+        "rule": pa.array(rule, pa.string()),
+        "file": pa.array([file] * len(keys), pa.string()),
+        "offset": places["offset"],
+        "size": places["size"],
+    }
+    _write(hashes_path(folder, shard), columns, by_key)
+    return {"pairs": len(keys), **_count(facts)}
 
 
-def _parts_folder(out: Path) -> Path:
-    """Return the folder of what is finished of `out`."""
-    return out.with_name(f".{out.name}.parts")
+def _pairs(shard: Shard, pool: PoolConfig) -> tuple[pa.Array, np.ndarray]:
+    """Return each key in order, and the latest reason that any of its texts reached: `kept` if one is usable.
 
-
-def hash_units(
-    units: Sequence[Shard],
-    scan: Callable[..., Report],
-    out: Path,
-    executor: Executor,
-    *,
-    key: Any,
-    kind: HashKind,
-    images_at: str = "",
-) -> dict[str, int]:
-    """Call scan(unit, folder=...) for each unit, then write the rows of all units as one file; return COUNTS.
-
-    images_at: folder or tar of the images, which the file records; empty for images that are found by their names.
+    Repeats of a key in the shard are left out, as match leaves them out.
     """
-    parts = _parts_folder(out)
-    reports = executor.map(
-        functools.partial(scan, folder=parts),
-        units,
-        label="hash",
-        done_dir=layout.done_dir(parts),
-        key={"key": key, "hash": kind.name, "decoder": decode.VERSION},
-    )
-    write_tables(out, (read_hashes(parts / f"{unit.name}.parquet", kind) for unit in units), kind.schema(images_at))
-    counts = add_counts(reports, COUNTS)
-    remove(parts)
-    return counts
+    texts = pools.read_texts(shard, pool)
+    rows = np.flatnonzero(texts.reason != Reason.DUPLICATE)
+    keys = texts.key.take(pa.array(rows)).dictionary_encode()  # in the order of first rows
+    reasons = np.zeros(len(keys.dictionary), np.int8)
+    np.maximum.at(reasons, keys.indices.to_numpy(zero_copy_only=False), texts.reason[rows])
+    return keys.dictionary, reasons
 
 
-def read_hashes(path: Path, kind: HashKind, columns: list[str] | None = None) -> pa.Table:
-    """Read a file of hashes.  Raises BadShard for any other file, UserError for hashes of another kind."""
-    table = read_table(path, IMAGE_HASHES, columns)
-    kind_of_file = (pq.read_schema(path).metadata or {}).get(HASH_KIND, b"?").decode()
-    if kind_of_file != kind.name:
-        raise UserError(
-            f"{path}: hashes of kind {kind_of_file!r}, but the check compares {kind.name!r}; hash its images again "
-            "with the same hash and embedding_model"
-        )
-    return table
+def _facts(contents: Iterable[bytes], model: str | None) -> pa.Table:
+    """Return the columns of ImageFacts, a row per image."""
+    facts = list(scan_images(contents, model))
+    columns = {}
+    for field in fields(ImageFacts):
+        values = [getattr(fact, field.name) for fact in facts]
+        columns[field.name] = pa.array(values, IMAGE_HASHES.field(field.name).type)
+    return pa.table(columns)
 
 
-def images_at(path: Path) -> str | None:
-    """Return where the images of a file of hashes are, as the file says; None where it does not."""
-    place = (pq.read_schema(path).metadata or {}).get(IMAGES_AT)
-    return place.decode("utf-8", "replace") if place else None
+def _write(path: Path, columns: Mapping[str, Any], facts: pa.Table) -> None:
+    facts_by_name = dict(zip(facts.column_names, facts.columns, strict=True))
+    write_table(path, pa.table({**columns, **facts_by_name}), IMAGE_HASHES)
+
+
+def _count(facts: pa.Table) -> Report:
+    """Return COUNTS."""
+    undecodable = len(facts) - facts["error"].null_count
+    return {
+        "images": len(facts),
+        "undecodable": undecodable,
+        "nearly_blank": facts["hash"].null_count - undecodable,
+    }
+
+
+# --- images outside of a pool -----------------------------------------------------------------------------------------
 
 
 def source_units(source: Path) -> list[Shard]:
@@ -167,19 +158,18 @@ def _is_table_of_images(path: Path) -> bool:
 
 
 @reads_input
-def _scan_unit(unit: Shard, *, folder: Path, kind: HashKind) -> Report:
-    out = folder / f"{unit.name}.parquet"
-    if "files" not in unit.fingerprint:
-        return _scan_tar(unit, BY_ROW if is_table(unit.name) else PoolConfig(), out, kind)
-    names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
-    paths = [Path(unit.path) / name for name in names]
-    places = {
-        "name": pa.array(names, pa.string()),
-        "file": pa.array([str(path.resolve()) for path in paths], pa.string()),
-        "offset": pa.array([0] * len(names), pa.int64()),
-        "size": pa.array(sizes, pa.int64()),
-    }
-    return scan_to_file(out, places, _read_files(paths), kind)
+def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
+    """Write a row of IMAGE_HASHES for each image of a unit of `source_units`."""
+    out = hashes_path(folder, unit)
+    if "files" in unit.fingerprint:
+        names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
+        paths = [Path(unit.path) / name for name in names]
+        places = {"key": names, "file": [str(path.resolve()) for path in paths], "size": sizes}
+        return scan_images_of_set(out, {**places, "offset": [0] * len(paths)}, _read_files(paths), model)
+    index, contents = pools.read_images(unit, BY_ROW if is_table(unit.name) else PoolConfig())
+    places = {name: index[name] for name in ("key", "offset", "size")}
+    file = str(Path(unit.path).resolve())
+    return scan_images_of_set(out, {**places, "file": [file] * len(index)}, contents, model)
 
 
 def _read_files(paths: Iterable[Path]) -> Iterator[bytes]:
@@ -190,34 +180,8 @@ def _read_files(paths: Iterable[Path]) -> Iterator[bytes]:
             raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _scan_tar(shard: Shard, pool: PoolConfig, out: Path, kind: HashKind) -> Report:
-    index, contents = read_images(shard, pool)
-    file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
-    places = {
-        "name": index["key"],
-        "file": pa.array([file] * len(index), pa.string()),
-        "offset": index["offset"],
-        "size": index["size"],
-    }
-    return scan_to_file(out, places, contents, kind)
-
-
-def scan_to_file(out: Path, places: Mapping[str, pa.Array], contents: Iterable[bytes], kind: HashKind) -> Report:
-    """Scan images and write a row of IMAGE_HASHES for each; places: its columns name, file, offset, size.
-
-    Return the shard's report: pairs and COUNTS.
-    """
-    facts = list(scan_images(contents, kind))
-    columns = dict(places)
-    for field in fields(ImageFacts):
-        values = [getattr(fact, field.name) for fact in facts]
-        columns[field.name] = pa.array(values, IMAGE_HASHES.field(field.name).type)
-    table = pa.table(columns)
-    write_table(out, table, kind.schema())
-    undecodable = table.num_rows - table["error"].null_count
-    return {
-        "pairs": table.num_rows,
-        "images": table.num_rows,
-        "undecodable": undecodable,
-        "nearly_blank": table["hash"].null_count - undecodable,
-    }
+def scan_images_of_set(out: Path, places: Mapping[str, Any], contents: Iterable[bytes], model: str | None) -> Report:
+    """Write a row of IMAGE_HASHES for each image.  places: its columns key, file, offset and size."""
+    facts = _facts(contents, model)
+    _write(out, {"rule": pa.nulls(len(facts), pa.string()), **places}, facts)
+    return {"pairs": len(facts), **_count(facts)}

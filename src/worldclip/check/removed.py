@@ -24,19 +24,12 @@ def why_not_valid(key: str, lists: Sequence[KeyList], shard: str) -> list[str]:
         if key_list.setting != "pool.valid_keys":
             lines.append(f"denied: it is in {key_list.setting} {key_list.path}")
             continue
-        removals = read_removals(Path(key_list.path).with_name("removed.parquet"), key)
-        lines += removals or [f"it is not in {key_list.setting} {key_list.path}"]
-    return lines
-
-
-def read_removals(path: Path, key: str) -> list[str]:
-    """Return a line for each row of a removed.parquet about `key`; [] if there is no such file or row."""
-    if not path.is_file():
-        return []
-    lines = []
-    for row in ds.dataset(path).to_table(filter=pc.field("key") == key).to_pylist():
-        detail = f" ({row['detail']})" if row["detail"] else ""
-        other = f" for {row['other_key']}" if row["other_key"] is not None else ""
-        distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
-        lines.append(f"removed by {row['rule']} in {row['shard']}{detail}{other}{distance}: {path}")
+        path = Path(key_list.path).with_name("removed.parquet")
+        rows = ds.dataset(path).to_table(filter=pc.field("key") == key).to_pylist() if path.is_file() else []
+        for row in rows:
+            other = f" for {row['other_key']}" if row["other_key"] is not None else ""
+            distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
+            lines.append(f"removed by {row['rule']} in {row['shard']}{other}{distance}: {path}")
+        if not rows:
+            lines.append(f"it is not in {key_list.setting} {key_list.path}")
     return lines

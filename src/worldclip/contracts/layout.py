@@ -36,7 +36,6 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
-stamps = _path_of(".stamps.{}.parquet")  # hashes of a pool's files under their stamps, core/execute/shard_list.py
 run_record = _path("run.json")  # what made the run: versions and git revision
 branched = _path("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
 report_html = _path("report.html")  # report of RUN, or of any job's folder

@@ -24,7 +24,7 @@ class Reason(IntEnum):
     NO_MATCH = 4, "s4", "no match: contains no entry of its language"
     # settled by curate
     NOT_VALID = 5, "s3", "not valid: not among the valid keys, or denied"
-    EXCLUDED = 6, "s6", "excluded: its language is excluded, or its text has weight 0"
+    EXCLUDED = 6, "s6", "excluded: its language is excluded"
     SAMPLED_OUT = 7, "s2", "sampled out: its entries are frequent"
     KEPT = 8, "s1", "kept"
 

@@ -30,37 +30,18 @@ EMBEDDED_TEXTS = table_schema("embedded_texts", key=pa.string(), text_idx=pa.int
 
 IMAGE_HASHES = table_schema(
     "image_hashes",
-    name=pa.string(),
-    file=pa.string(),
+    key=pa.string(),
+    rule=_CATEGORY,
+    file=_CATEGORY,
     offset=pa.int64(),
     size=pa.int64(),
     sha256=pa.binary(16),
+    pixels=pa.int64(),
     hash=pa.uint64(),
-    mirrored_hash=pa.uint64(),
-    width=pa.int32(),
-    height=pa.int32(),
-    num_frames=pa.int32(),
-    contrast=pa.float32(),
     error=pa.string(),
 )
-SCORES = table_schema("scores", key=pa.string(), score=pa.float32())
-SIMILARITIES = table_schema(
-    "similarities", key=pa.string(), text_idx=pa.int32(), lang=_CATEGORY, similarity=pa.float32()
-)
-FACES = table_schema("faces", key=pa.string(), face_bboxes=pa.list_(pa.list_(pa.float32())))
 VALID_KEYS = table_schema("valid_keys", key=pa.string())
 REMOVED = table_schema(
-    "removed",
-    key=pa.string(),
-    shard=_CATEGORY,
-    rule=_CATEGORY,
-    detail=pa.string(),
-    other_key=pa.string(),
-    distance=pa.int16(),
-    lang=_CATEGORY,
+    "removed", key=pa.string(), shard=_CATEGORY, rule=_CATEGORY, other_key=pa.string(), distance=pa.int16()
 )
 DUPLICATES = table_schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
-REMOVED_TEXTS = table_schema("removed_texts", key=pa.string(), text_idx=pa.int32(), rule=_CATEGORY, detail=pa.string())
-MERGED_TEXTS = table_schema(
-    "merged_texts", key=pa.string(), text=pa.string(), from_key=pa.string(), from_text_idx=pa.int32()
-)

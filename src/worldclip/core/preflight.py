@@ -12,7 +12,7 @@ from worldclip.core.errors import MissingPackage, UserError, install_hint
 GIB = 2**30
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("wn", "wordfreq", "babel", "emoji"),
-    "pool": ("PIL", "onnxruntime"),
+    "pool": ("PIL",),
     "heif": ("PIL", "pillow_heif"),
     "ray": ("ray",),
     "hub": ("huggingface_hub",),
@@ -22,7 +22,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "lora": ("peft",),
     "onnx": ("onnxruntime", "tokenizers", "PIL"),
     "wandb": ("wandb",),
-    "trackio": ("trackio",),
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "open_clip"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.core import artifacts
-from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.execute import Executor, Report, Shard
 from worldclip.curate.accounting import LanguageCounts, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.config import CurateConfig
@@ -34,7 +34,6 @@ def find_factors(
     return {lang: cap / expected[lang] for lang, cap in caps.items() if cap is not None and cap < expected[lang]}
 
 
-@repeatable
 def _expect_pairs(shard: Shard, *, work: CurateWork) -> Report:
     table, candidates, keep_prob = work.read(shard.name)
     decision = decide_on(candidates, keep_prob, work.config)

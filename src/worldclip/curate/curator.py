@@ -32,7 +32,7 @@ class Curator:
     num_repeated_keys: int  # keys in more than one shard; their texts in the first of these shards, by name, are used
 
     def __init__(self, run: str | Path, seed: int | None = None) -> None:
-        """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key.
+        """Read RUN/match/texts and RUN/balance once.  Memory: about 70 bytes and the key itself per key.
 
         seed: of the keep decisions (default: curate.seed of the recipe).
         """
@@ -57,15 +57,14 @@ class Curator:
             num_texts.append(num_drawable[has_drawable])
             text_idx.append(candidates.text_idx_T[drawable])
             probs.append(keep_prob[drawable])
-            if work.place_weights is not None:
-                weights.append(candidates.draw_weight_T[drawable])
+            weights.append(candidates.draw_weight_T[drawable])
         all_keys = pa.chunked_array(keys, pa.large_string())
         self._table = KeyTable(all_keys)
         self._hashes = hash_keys(all_keys)
         self._starts = np.cumsum(np.concatenate(num_texts))
         self._text_idx = np.concatenate(text_idx)
         self._keep_prob = np.concatenate(probs)
-        self._draw_weight = np.concatenate(weights) if work.place_weights is not None else None
+        self._draw_weight = np.concatenate(weights)
         self.num_repeated_keys = self._table.num_repeated
 
     def keep(self, keys: Strings, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +82,6 @@ class Curator:
         text_idx = self._text_idx[rows]
         keep_prob = self._keep_prob[rows]
         hashes = self._hashes[group]
-        weight = np.ones(len(rows)) if self._draw_weight is None else self._draw_weight[rows]
-        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weight, keep_prob, seed=self.seed, epoch=epoch)
+        weights = self._draw_weight[rows]
+        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weights, keep_prob, seed=self.seed, epoch=epoch)
         return np.repeat(key_idx, num_texts)[kept], text_idx[kept]

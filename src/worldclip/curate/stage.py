@@ -27,8 +27,8 @@ from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, repeatable
-from worldclip.core.job import FilePerShard, Job, Record, Result, Run
+from worldclip.core.execute import Report, Shard
+from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on
@@ -172,19 +172,19 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
     return work, reports
 
 
-def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path | FilePerShard]:
+def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[str | Path]:
     hidden = layout.curate_work(run_dir)
-    names = frozenset(shard.name for shard in shards)
-    outputs: list[Path | FilePerShard] = [
+    names = [shard.name for shard in shards]
+    outputs: list[str | Path] = [
         layout.data_card(run_dir),
         layout.curate_readme(run_dir),
         layout.entry_sums(run_dir),
-        FilePerShard(layout.done_dir(hidden), names, ".json"),
-        FilePerShard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
-        FilePerShard(layout.all_curated_counts(run_dir), names, ".parquet"),
+        *files_per_shard(layout.done_dir(hidden), names, ".json"),
+        *files_per_shard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
+        *files_per_shard(layout.all_curated_counts(run_dir), names, ".parquet"),
     ]
     if config.max_pairs is not None:
-        outputs.append(FilePerShard(layout.done_dir(hidden / "caps"), names, ".json"))
+        outputs += files_per_shard(layout.done_dir(hidden / "caps"), names, ".json")
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))
     if config.write == "parquet":
@@ -199,7 +199,7 @@ def curate_work(run: Run, factors: Mapping[str, float] | None = None) -> CurateW
         config=run.section(CurateConfig),
         key_lists=pool.key_lists(run),
         balance_digest=artifacts.require_manifest(run.dir, "balance")["digest"],
-        place_weights=run.section(PoolConfig).place_weights,
+        text_weights=run.section(PoolConfig).text_weights,
         factors=factors or {},
     )
 
@@ -246,7 +246,6 @@ def _check(run: Run, job: Job) -> None:
         raise UserError(problems)
 
 
-@repeatable
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write the pairs of a shard that are kept in epoch 0 and how often they hold each entry; count the others."""
     table, candidates, keep_prob = work.read(shard.name, with_texts=True)

@@ -22,7 +22,7 @@ class EvaluateConfig(Config):
     """Datasets to evaluate on, and how.
 
     Examples:
-        worldclip evaluate runs/my_images --datasets mine --folders mine folders:photos
+        worldclip evaluate runs/my_images --datasets mine --folders.mine folders:photos
         worldclip evaluate runs/my_images --out results --suite multilingual --data ~/data
     """
 

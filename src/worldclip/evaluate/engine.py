@@ -15,7 +15,6 @@ from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, write_array, write_json_lines
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
-from worldclip.core.same_name import refuse_equal_names
 from worldclip.evaluate import nllb
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, NoneDecoded, Score, Task
@@ -97,7 +96,6 @@ def evaluate(
     a call without it takes the records of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
-    refuse_equal_names(lambda: [dataset.name for dataset in datasets], results_path.parent)
     model_id = identify(model, model_id)
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
     records = by_digest(record for path in [results_path, *slices] for record in read_results(path))

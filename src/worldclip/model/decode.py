@@ -1,7 +1,7 @@
 """Decode the bytes of an image to upright RGB pixels: the one place that decides what is an image and what is not.
 
-Training, evaluation, embedding, `pool check` and `pool hash` call it, so an image that one of them drops is dropped by
-all.  Pillow decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where
+Training, evaluation, embedding and `pool check` call it, so an image that one of them drops is dropped by all.  Pillow
+decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where
 one is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
 A library that ends the process on a damaged file is not used for that format (CRASHES).
 

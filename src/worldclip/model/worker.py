@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from worldclip.core.execute import usable_cores
@@ -73,19 +71,3 @@ def _limit_torch(threads: int) -> None:
         # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
         number = re.search(r"\d+$", multiprocessing.current_process().name)
         torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())
-
-
-@contextlib.contextmanager
-def one_thread(model: WorkerModel) -> Iterator[None]:
-    """Let torch use one thread, so that the embeddings do not depend on the number of processes."""
-    if model.source.layout == "onnx":
-        yield
-        return
-    import torch
-
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)

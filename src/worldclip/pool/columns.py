@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # field separators of CSV files
 NO_PAIR = "it holds no pair"
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
@@ -47,19 +46,8 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
                 f" {_join(names)}"
             )
     if problems:
-        raise WrongColumns([*problems, *separator_problems(names)])
+        raise WrongColumns(problems)
     return key, columns
-
-
-def separator_problems(names: Sequence[str]) -> Iterator[str]:
-    """Yield what to do where the names of columns hold a mark that usually separates them."""
-    for mark, name in SEPARATORS.items():
-        if any(mark in column for column in names):
-            yield (
-                f"the names of the columns hold {name}: {' '.join(map(repr, names))}; separate the fields by tabs in a"
-                " .tsv, by commas, tabs or semicolons only in a .csv"
-            )
-            return
 
 
 def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str], lang: str | None = None) -> None:

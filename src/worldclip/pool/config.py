@@ -54,10 +54,9 @@ class PoolConfig(Config):
     texts: Annotated[tuple[str, ...], Decides("match")] = ()
     """Where the texts of a pair are, in this order: `txt` or `json:FIELD` in tars, or columns; each holds a text or a
     list of texts.  Default: the first that exists of txt, texts, text, caption, TEXT."""
-    text_weights: Annotated[dict[str, float] | None, Decides("curate")] = None
-    """How often each place of `texts` gives the text that is drawn for an image, as place = weight, under
-    curate.text_policy = "one": a place is drawn by weight among those with a matched text, then one of its texts.
-    0: never.  Unset: every text alike."""
+    text_weights: Annotated[tuple[float, ...], Decides("curate")] = ()
+    """How often each place of `texts` gives the text that is drawn for an image, under curate.text_policy = "one": a
+    place is drawn by weight among those with a matched text, then one of its texts.  Unset: every text alike."""
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
@@ -92,40 +91,12 @@ class PoolConfig(Config):
         of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
         return {**self.identity, **of_texts, "texts": list(self.texts)}
 
-    @property
-    def place_weights(self) -> tuple[float, ...] | None:
-        """The weight of each place of `texts`, in their order; None if text_weights is not set."""
-        if self.text_weights is None:
-            return None
-        weights = {bare(place): weight for place, weight in self.text_weights.items()}
-        return tuple(weights[bare(place)] for place in self.texts)
-
-    def _weight_problems(self) -> Problems:
-        """Yield weights that are not one number, 0 or more, for each place of `texts`."""
-        if self.text_weights is None:
-            return
-        places = [bare(place) for place in self.texts]
-        weighed = [bare(place) for place in self.text_weights]
-        listed = ", ".join(places)
-        if not places:
-            yield "text_weights", "needs pool.texts, the places that it weighs"
-            return
-        for names, key in ((places, "texts"), (weighed, "text_weights")):
-            for name in sorted({name for name in names if names.count(name) > 1}):
-                yield key, f'names "{name}" twice, so that pool.text_weights cannot tell them apart; remove one'
-        for place, weight in self.text_weights.items():
-            if bare(place) not in places:
-                yield f"text_weights.{place}", f"is no place of pool.texts; its places are {listed}"
-            if not 0 <= weight < math.inf:
-                yield f"text_weights.{place}", "must be a number, 0 or more (0: no text of this place is drawn)"
-        if missing := [name for name in places if name not in weighed]:
-            yield "text_weights", f"lacks {', '.join(missing)}; give each place of pool.texts a weight"
-        if not any(self.text_weights.values()):
-            yield "text_weights", "is 0 for all places, so that no text could be drawn; raise one"
-
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
-        yield from self._weight_problems()
+        if self.text_weights and len(self.text_weights) != len(self.texts):
+            yield "text_weights", "must hold one weight for each place of pool.texts"
+        if not all(0 < weight < math.inf for weight in self.text_weights):
+            yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
         sources = {"path": self.path, "roots": self.roots, "build": self.build}
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:

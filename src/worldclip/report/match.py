@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.contracts.records import MatchReport
 from worldclip.language.table import Languages
@@ -20,7 +22,7 @@ def cards(report: MatchReport) -> list[Card]:
 
 def sections(report: MatchReport, languages: Languages) -> list[Section]:
     """Return match rates by language."""
-    rows = []
+    rows: list[list[Any]] = []
     known = languages.by_code()
     for lang, row in report.get("texts", {}).items():
         matched = row.get(MATCHED, 0)

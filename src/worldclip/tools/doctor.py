@@ -14,7 +14,6 @@ from worldclip.core.command import Command
 from worldclip.core.errors import install_hint
 from worldclip.core.job import Report
 from worldclip.core.preflight import EXTRAS, is_installed
-from worldclip.core.registry import problems_of_packages
 
 GIB = 2**30
 PACKAGES = ("worldclip", "numpy", "numba", "pyarrow", "torch", "torchvision", "transformers", "ray", "onnxruntime")
@@ -61,7 +60,6 @@ def _problems() -> Iterator[str]:
     cache = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parents[1] / "kernels")
     if cache.exists() and not os.access(cache, os.W_OK):
         yield f"{cache} is not writable: each process compiles the kernels again; set NUMBA_CACHE_DIR to a folder"
-    yield from problems_of_packages()
     free = shutil.disk_usage(Path.cwd()).free
     if free < GIB:
         yield f"{Path.cwd()}: {free / GIB:.2f} GiB are free; free some disk space"

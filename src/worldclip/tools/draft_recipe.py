@@ -29,21 +29,18 @@ from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import ROW, missing_column, separator_problems
+from worldclip.pool.columns import ROW, missing_column
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.formats.delimited import DelimitedFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool, key_column, name_columns, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.005  # share of texts that puts a language into the recipe; below are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
-NUM_RECORDS = 100  # whose fields are listed
 
 
 _Read = TypeVar("_Read")
@@ -140,15 +137,14 @@ def draft(
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
     pool_format = format_of(shards[0].name)
-    config = PoolConfig(path=path, columns=tuple(columns) or _names_of_columns(shards, pool_format))
-    names = _read_first(shards, lambda shard: _field_names(shard, pool_format, config))
+    config = PoolConfig(path=path, columns=tuple(columns))
+    names = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
     _check_names(names, key, lang)
-    known = find_pool(names) if isinstance(pool_format, TableFormat) else None
+    usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
+    if pool_format.is_table:
+        usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
     config = dataclasses.replace(
-        config,
-        key=key or _key(names, pool_format, known),
-        texts=tuple(texts) or _texts(names, pool_format, known),
-        lang=lang or (known.lang if known else None),
+        config, key=key or usual.key, texts=tuple(texts) or usual.texts, lang=lang or usual.lang
     )
     sample, problems = _sample_texts(shards, config)
     if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
@@ -185,8 +181,6 @@ def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> Non
     problems = [
         missing_column(flag, bare(name), names) for flag, name in named if name is not None and bare(name) not in names
     ]
-    if len(names) == 1:
-        problems += separator_problems(names)
     if problems:
         raise UserError(problems)
 
@@ -200,34 +194,6 @@ def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Rea
         except BadShard as error:
             problems.append(f"{shard.path}: {error}")
     raise UserError(problems)
-
-
-def _names_of_columns(shards: Sequence[Shard], pool_format: PoolFormat) -> tuple[str, ...]:
-    """Return names for the columns of CSV and TSV files without a header; empty for other files."""
-    if not isinstance(pool_format, DelimitedFormat):
-        return ()
-    return name_columns(_read_first(shards, pool_format.first_line)) or ()
-
-
-def _field_names(shard: Shard, pool_format: PoolFormat, config: PoolConfig) -> list[str]:
-    if isinstance(pool_format, TableFormat):
-        return list(pool_format.field_names(shard, config))
-    _, records = pool_format.read_records(shard, config, None)
-    return list(dict.fromkeys(name for record in records[:NUM_RECORDS] if isinstance(record, dict) for name in record))
-
-
-def _key(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> str:
-    if not isinstance(pool_format, TableFormat):
-        return "member"
-    return known.key if known else key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
-
-
-def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> tuple[str, ...]:
-    """Return the places of the texts; empty where the pool's default finds them."""
-    if not isinstance(pool_format, TableFormat):
-        return ()
-    of_known = [name for name in known.texts if name in names] if known else []
-    return tuple(of_known) or text_columns(names)
 
 
 def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:

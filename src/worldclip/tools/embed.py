@@ -34,7 +34,7 @@ from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.curate.stage import refuse_outdated
@@ -46,7 +46,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
 from worldclip.tools.known_pools import key_column
@@ -149,7 +148,7 @@ def _with_usual_key(run: Run) -> Run:
     try:
         shard = pools.shards(run)[0]
         pool_format = format_of(shard.name)
-        if not isinstance(pool_format, TableFormat):
+        if not pool_format.is_table:
             return run
         names = pool_format.field_names(shard, config)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
@@ -250,7 +249,6 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-@repeatable
 @reads_input
 def embed_images(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
@@ -308,7 +306,6 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
     return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
 
 
-@repeatable
 @reads_input
 def embed_texts(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False

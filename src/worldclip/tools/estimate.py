@@ -67,7 +67,7 @@ def estimate(
 
 def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
     """Return the recipe's balance with another english_threshold or tail_fraction; floor and overrides stay."""
-    cleared = {"english_threshold": None, "tail_fraction": None, "thresholds": None}
+    cleared = {"english_threshold": None, "tail_fraction": None}
     keeps_rule = config.rule == "same_threshold" and "english_threshold" in values
     rule = config.rule if keeps_rule else "tail_fraction"
     return dataclasses.replace(config, **{**cleared, "rule": rule, **values})
@@ -157,8 +157,8 @@ class MatchedRun:
         key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys, layout.sorted_lists(self.run_dir))
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
         for shard in layout.matched_shards(self.run_dir):
-            table = read_matched(self.run_dir, shard, self.pool.place_weights)
-            candidates = find_candidates(table, config, key_lists, shard, self.pool.place_weights)
+            table = read_matched(self.run_dir, shard, self.pool.text_weights)
+            candidates = find_candidates(table, config, key_lists, shard, self.pool.text_weights)
             for entry_probs, total in zip(probs, totals, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
                 decision = decide_on(candidates, keep_prob, config)
@@ -187,10 +187,8 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
     for candidate in estimated["candidates"]:
         if candidate["english_threshold"] is not None:
             setting = f"english_threshold = {candidate['english_threshold']:,.6g}"
-        elif candidate["tail_fraction"] is not None:
-            setting = f"tail_fraction = {candidate['tail_fraction']:,.6g}"
         else:
-            setting = "balance.thresholds of the recipe"
+            setting = f"tail_fraction = {candidate['tail_fraction']:,.6g}"
         total = candidate["total"]
         lines.append(
             f"{setting}: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected "

@@ -231,8 +231,13 @@ def _unpack(archive: Path, folder: Path) -> Path:
 def _to_text(counts: Mapping[str, int] | str, flags: Flags) -> str:
     if isinstance(counts, str):
         return counts
+    return fetched_text(counts, flags.out / flags.name)
+
+
+def fetched_text(counts: Mapping[str, int], folder: Path) -> str:
+    """Return what was fetched into a folder, as one line."""
     numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{flags.out / flags.name}: {numbers}"
+    return f"{folder}: {numbers}"
 
 
 FETCH_DATASET = Command(fetch_dataset, _to_text)

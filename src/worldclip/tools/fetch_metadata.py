@@ -19,6 +19,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import url_problem
 from worldclip.core.safe_path import safe_join
+from worldclip.core.settings import Config
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
@@ -34,7 +35,7 @@ _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FetchConfig:
+class FetchConfig(Config):
     """The downloads: files, server, pauses between requests."""
 
     langs: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class FetchConfig:
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
-    def problems(self, languages: Languages) -> list[str]:
+    def problems_with(self, languages: Languages) -> list[str]:
         """Return what is wrong; languages: of the recipe."""
         problems = [
             f"--langs has {lang!r}: unknown language; {how_to_know(lang)}"
@@ -74,7 +75,7 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
     """
-    problems = config.problems(run.section(LanguagesConfig).table)
+    problems = config.problems_with(run.section(LanguagesConfig).table)
     metadata = run.section(MetadataConfig)
     if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')

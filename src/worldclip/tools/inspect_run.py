@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import draw_row, keep_prob
+from worldclip.curate.decide import draw_row, draw_weights, keep_prob
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
@@ -63,25 +62,23 @@ def inspect_key(run: str | Path, key: str) -> Report:
     if not is_valid:
         explained["not_valid_because"] = why_not_valid(key, key_lists, shard.name)
     pool_config = context.section(PoolConfig)
-    weight_of_place: dict[str | None, float] = {}
-    if pool_config.place_weights is not None:
-        weight_of_place.update(zip(pool_config.texts, pool_config.place_weights, strict=True))
     drawable = []
     for text in texts:
         if text["reason"] != Reason.KEPT.label:
             continue
         if not is_valid:
             text["reason"] = Reason.NOT_VALID.label
-        elif config.is_excluded(text["lang"]) or weight_of_place.get(text["place"]) == 0:
+        elif config.is_excluded(text["lang"]):
             text["reason"] = Reason.EXCLUDED.label
         else:
             drawable.append(text)
     if config.text_policy == "one" and drawable:
         draw_coin = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
-        num_of_place = Counter(text["place"] for text in drawable)
         weights = np.ones(len(drawable))
-        if weight_of_place:
-            weights[:] = [weight_of_place[text["place"]] / num_of_place[text["place"]] for text in drawable]
+        if pool_config.text_weights:
+            places = np.array([pool_config.texts.index(str(text["place"])) for text in drawable])
+            is_drawable = np.ones(len(drawable), np.bool_)
+            weights = draw_weights(np.array([0, len(drawable)]), is_drawable, places, pool_config.text_weights)
         row = draw_row(weights, 0, len(drawable), draw_coin)
         drawn = drawable[row]
         explained["draw"] = {

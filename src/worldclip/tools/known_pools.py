@@ -52,9 +52,13 @@ FILTERS = (
 """Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
-def find_pool(columns: Sequence[str]) -> KnownPool | None:
-    """Return the known pool with these columns; None for another table."""
-    return next((known for known in KNOWN_POOLS if set(known.columns) <= set(columns)), None)
+def describe_table(columns: Sequence[str], *, has_rows: bool) -> KnownPool:
+    """Return key, texts and language of a table: those of the known pool with these columns, else by usual names."""
+    for known in KNOWN_POOLS:
+        if set(known.columns) <= set(columns):
+            texts = tuple(name for name in known.texts if name in columns)
+            return known._replace(texts=texts or text_columns(columns))
+    return KnownPool((), key_column(columns, has_rows=has_rows), text_columns(columns))
 
 
 def key_column(columns: Sequence[str], *, has_rows: bool) -> str:
@@ -69,14 +73,3 @@ def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
     usual = [by_lower[name.lower()] for name in TEXT_NAMES if name.lower() in by_lower]
     partly = [name for part in TEXT_PARTS for name in columns if part in name.lower()]
     return tuple([*usual, *partly][:1])
-
-
-def name_columns(first_row: Sequence[str]) -> tuple[str, ...] | None:
-    """Return names for the two columns of a table without a header, known by a URL: CC12M's, or CC3M's order.
-
-    None for a first row that is a header, or has another number of columns.
-    """
-    is_url = ["://" in field for field in first_row]
-    if len(first_row) != 2 or sum(is_url) != 1:
-        return None
-    return ("url", "caption") if is_url[0] else ("caption", "url")

@@ -82,7 +82,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFla
         rerun without --shards to finish.
 
     Examples:
-        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders mine folders:photos
+        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders.mine folders:photos
         worldclip evaluate runs/emoji --out results --suite multilingual --data data
     """
     from worldclip.evaluate.stage import evaluate_model

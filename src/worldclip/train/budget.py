@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -33,27 +33,11 @@ USABLE = 0.9  # share of a device's memory, an assumption; CUDA, NCCL and gaps o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """Number of parameters in each part of a model."""
-
-    token_table: int
-    text_encoder: int
-    """Without its token table."""
-    image_encoder: int
-    heads: int
-    """Projections, logit scale, and SigLIP's bias."""
-
-    @property
-    def total(self) -> int:
-        return self.token_table + self.text_encoder + self.image_encoder + self.heads
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """The needs of a run, from `estimate`."""
 
-    parameters: Parameters
-    students: dict[str, Parameters] = field(default_factory=dict)
+    parameters: dict[str, dict[str, int]]
+    """Numbers by model and part; the first model is the run's own."""
     flops_per_pair: float
     samples_seen: int
     state_bytes: int
@@ -70,19 +54,19 @@ class Budget:
         return self.flops_per_pair * self.samples_seen / (flops_per_s * utilisation) / 3600
 
 
-def count_parameters(sizes: Architecture, vocab_size: int, loss: str = "contrastive") -> Parameters:
-    """Return the exact numbers of a MetaClip2Model of these sizes."""
+def count_parameters(sizes: Architecture, vocab_size: int, loss: str = "contrastive") -> dict[str, int]:
+    """Return the exact numbers of a MetaClip2Model of these sizes, by part."""
     vision, text = sizes.vision_width, sizes.text_width
     patches = (sizes.image_size // sizes.patch_size) ** 2
     image_embeddings = 3 * sizes.patch_size**2 * vision + vision + (patches + 1) * vision  # patches, class, positions
     image_blocks = sizes.vision_layers * _block(vision, round(vision * sizes.vision_mlp_ratio))
     text_blocks = sizes.text_layers * _block(text, 4 * text)
-    return Parameters(
-        token_table=vocab_size * text,
-        text_encoder=sizes.context_length * text + text_blocks + 2 * text,
-        image_encoder=image_embeddings + image_blocks + 4 * vision,
-        heads=(vision + text) * sizes.embed_dim + (2 if loss == "siglip" else 1),
-    )
+    return {
+        "token table": vocab_size * text,
+        "text encoder": sizes.context_length * text + text_blocks + 2 * text,
+        "image encoder": image_embeddings + image_blocks + 4 * vision,
+        "heads": (vision + text) * sizes.embed_dim + (2 if loss == "siglip" else 1),  # with logit scale, SigLIP's bias
+    }
 
 
 def _block(width: int, mlp: int) -> int:
@@ -110,45 +94,37 @@ def _encoder_flops(width: int, layers: int, mlp_ratio: float, length: float) -> 
 
 
 def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int) -> Budget:
-    """Return what a run needs: texts count at their full context length, a teacher does not count.
+    """Return what a run needs: texts count at their full context length, a teacher and LoRA's adapters do not count.
 
     vocab_size: rows of the token table, also of every student's.
     """
-    students = {name: student.model.architecture() for name, student in config.distill.students.items()}
-    own = config.model.architecture()
-    parameters = count_parameters(own, vocab_size, config.loss)
-    others = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in students.items()}
+    models = _models(config)
+    parameters = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in models.items()}
     pairs = -(-schedule.global_batch_size // (world_size * config.accum_steps))
-    total, trained = parameters.total, _trained(config, parameters)
-    for counts in others.values():
-        total += counts.total
-        trained += counts.total
-    shards = {"ddp": 1, "fsdp": world_size, "hsdp": min(world_size, _ranks_per_machine())}[config.parallel]
+    total, own = sum(sum(counts.values()) for counts in parameters.values()), parameters["model"]
+    trained = total
+    if config.lora_rank is not None or "vision" in config.freeze:
+        trained -= own["image encoder"]
+    if config.lora_rank is not None or "text" in config.freeze:
+        trained -= own["text encoder"] + own["token table"]
+    ranks_per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE))
+    shards = {"ddp": 1, "fsdp": world_size, "hsdp": min(world_size, ranks_per_machine)}[config.parallel]
     state_bytes = FLOAT * (total + (1 + MOMENTS) * trained) // shards
     if shards > 1:
-        state_bytes += 2 * FLOAT * parameters.token_table  # whole in each step, with its gradient
+        state_bytes += 2 * FLOAT * own["token table"]  # whole in each step, with its gradient
     return Budget(
         parameters=parameters,
-        students=others,
-        flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in (own, *students.values())),
+        flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in models.values()),
         samples_seen=schedule.num_steps * schedule.global_batch_size,
         state_bytes=state_bytes,
-        activation_bytes=max(_activation_bytes(config, sizes, pairs) for sizes in (own, *students.values())),
+        activation_bytes=max(_activation_bytes(config, sizes, pairs) for sizes in models.values()),
     )
 
 
-def _trained(config: TrainConfig, counts: Parameters) -> int:
-    """Return how many parameters have a gradient; LoRA's few adapters do not count."""
-    trained = counts.heads
-    if config.lora_rank is None and "vision" not in config.freeze:
-        trained += counts.image_encoder
-    if config.lora_rank is None and "text" not in config.freeze:
-        trained += counts.text_encoder + counts.token_table
-    return trained
-
-
-def _ranks_per_machine() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE))
+def _models(config: TrainConfig) -> dict[str, Architecture]:
+    """Return the sizes of the run's model and of further students."""
+    students = {f"student {name}": student.model for name, student in config.distill.students.items()}
+    return {name: model.architecture() for name, model in ({"model": config.model} | students).items()}
 
 
 def _activation_bytes(config: TrainConfig, sizes: Architecture, pairs: int) -> int:
@@ -173,8 +149,9 @@ def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return 0
-    models = [config.model, *(student.model for student in config.distill.students.values())]
-    parameters = sum(count_parameters(model.architecture(), vocab_size, config.loss).total for model in models)
+    parameters = sum(
+        sum(count_parameters(sizes, vocab_size, config.loss).values()) for sizes in _models(config).values()
+    )
     return FLOAT * parameters * (1 + MOMENTS)
 
 
@@ -246,8 +223,10 @@ def to_lines(
     budget = estimate(config, vocab_size, schedule, world_size)
     total_flops = budget.flops_per_pair * budget.samples_seen
     processes = f"{world_size:,} processes" if world_size > 1 else "one process"
-    lines = [_parameters_line("model", budget.parameters)]
-    lines += [_parameters_line(f"student {name}", counts) for name, counts in budget.students.items()]
+    lines = []
+    for name, counts in budget.parameters.items():
+        parts = ", ".join(f"{part} {count / 1e6:,.1f}M" for part, count in counts.items())
+        lines.append(f"{name:<11} {sum(counts.values()) / 1e6:,.1f}M parameters: {parts}")
     lines += [
         f"compute     {budget.flops_per_pair / 1e9:,.1f} GFLOP per pair of an image and "
         f"{config.model.architecture().context_length} tokens, {budget.samples_seen:,} pairs: {total_flops:.2e} FLOP",
@@ -271,11 +250,6 @@ def to_lines(
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
-
-
-def _parameters_line(name: str, counts: Parameters) -> str:
-    parts = [f"{part.replace('_', ' ')} {count / 1e6:,.1f}M" for part, count in asdict(counts).items()]
-    return f"{name:<11} {counts.total / 1e6:,.1f}M parameters: {', '.join(parts)}"
 
 
 def _gib(size: int) -> str:

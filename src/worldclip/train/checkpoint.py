@@ -1,15 +1,15 @@
 """RUN/train/step_<9 digits>: a Hugging Face folder, plus trainer/ with what a resumed run needs.
 
-    model.safetensors               the weights; under train.ema_decay their EMA
-    trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>; with an EMA also weights.<parameter>
+    model.safetensors               the weights
+    trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>
         (train.lora_rank)           also adapter.<parameter>, and base.<parameter>: what the adapters are added to
-    trainer/adapter_config.json     under train.lora_rank, as peft reads it
+    adapters/                       under train.lora_rank: what learns, as peft reads it
     trainer/state.json              step, samples seen, counters; no generator state, since training uses none
     trainer/files.json              size and SHA-256 of every other file
 
 Several ranks write an equal share of the bytes each, and nothing is gathered:
 
-    trainer/shards/00003_of_00008.safetensors   rank 3's rows of weights, exp_avg, exp_avg_sq, ema
+    trainer/shards/00003_of_00008.safetensors   rank 3's rows of weights, exp_avg, exp_avg_sq
     trainer/shards/index.json                   which file holds which rows of each tensor
 
 and `consolidate` makes model.safetensors from the shards.  Rows that several ranks hold (all of them under DDP, those
@@ -75,13 +75,8 @@ class CheckpointReader:
         if (folder / INDEX).exists():
             self.tensors = read_json(folder / INDEX)
             return
-        stored = list(self._open(OPTIMIZER).keys())
-        has_ema = any(name.startswith("weights.") and name != "weights.logit_bias" for name in stored)
-        kind = "ema" if has_ema else "weights"
-        self.tensors = {name: (OPTIMIZER, name) for name in stored} | {
-            f"{kind}.{name}": (MODEL, name)
-            for name in self._open(MODEL).keys()  # noqa: SIM118
-        }
+        self.tensors = {name: (OPTIMIZER, name) for name in self._open(OPTIMIZER).keys()}  # noqa: SIM118
+        self.tensors |= {f"weights.{name}": (MODEL, name) for name in self._open(MODEL).keys()}  # noqa: SIM118
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -188,9 +183,9 @@ def flush_to_disk(path: Path) -> None:
 
 
 def names_in_model(names: Iterable[str]) -> dict[str, str]:
-    """Map each tensor of model.safetensors to its name there: the EMA if there is one, and never SigLIP's bias."""
-    kind = "ema." if any(name.startswith("ema.") for name in names) else "weights."
-    return {name: name.removeprefix(kind) for name in names if name.startswith(kind) and name != f"{kind}logit_bias"}
+    """Map each tensor of model.safetensors to its name there: all weights but SigLIP's bias."""
+    weights = [name for name in names if name.startswith("weights.") and name != "weights.logit_bias"]
+    return {name: name.removeprefix("weights.") for name in weights}
 
 
 def write_digests(folder: Path, digests: Digests) -> None:

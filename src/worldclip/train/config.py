@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Place, Problems
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
-_Share = Annotated[float, Between(0, 1, "0 for none", below=True)]
 _DECAY = Between(0, 1, below=True)
 
 
@@ -127,25 +125,6 @@ class TrainConfig(Config):
         worldclip train runs/my_images --model.preset vit_b32 --samples-seen 1000000
     """
 
-    TOPICS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
-        "optimizer": (
-            *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
-            *("initial_weights", "freeze", "lora_rank"),
-        ),
-        "data": (
-            *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
-            *("num_streams", "scaled_decode", "decode_threads"),
-        ),
-        "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
-        "checkpoint": (
-            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
-            *("validate_every_samples", "validation_shards"),
-            *("evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
-        ),
-    }
-    """Groups of the help -> their keys."""
-
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -181,8 +160,6 @@ class TrainConfig(Config):
     """AdamW's epsilon."""
     max_grad_norm: Annotated[float, AtLeast(0, "0 for no clipping")] = 0.0
     """Maximum norm of the gradient; larger ones are scaled down to it.  0, as in the recipe: no clipping."""
-    ema_decay: _Share = 0.0
-    """Decay of an exponential moving average of the weights, which checkpoints then hold; 0: no average."""
     initial_weights: Annotated[str | None, Place(or_name=True)] = None
     """Run, Hugging Face folder or hub id to start from.  Unset: random weights."""
     freeze: tuple[Literal["vision", "text"], ...] = ()
@@ -190,7 +167,7 @@ class TrainConfig(Config):
     lora_rank: Annotated[int | None, AtLeast(1, "the rank of the adapters; unset it for none")] = None
     """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
     projections learn.  Needs initial_weights.  Unset: no adapters."""
-    patch_dropout: _Share = 0.0
+    patch_dropout: Annotated[float, Between(0, 1, "0 for none", below=True)] = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
     """With several processes (torchrun): each holds the whole model (ddp), a shard of weights and moments (fsdp), or a
@@ -245,8 +222,6 @@ class TrainConfig(Config):
     """Datasets of these evaluations (default: evaluate.datasets)."""
     wandb: Annotated[str | None, Decides()] = None
     """Weights & Biases project to log to as well (package wandb).  Unset: none."""
-    trackio: Annotated[str | None, Decides()] = None
-    """trackio project to log to as well (package trackio).  Unset: none."""
 
     def recomputed_blocks(self, num_blocks: int) -> int:
         """Return how many blocks, from the first on, a tower of num_blocks recomputes in the backward pass."""
@@ -289,12 +264,5 @@ class TrainConfig(Config):
             yield "lora_rank", "adapters need a trained model to adapt; set train.initial_weights, or unset lora_rank"
         if not self.adapted_towers:
             yield "freeze", "leaves no tower to train.lora_rank; name one tower at most"
-        sizes = self.model.architecture()
-        widths = {"vision": sizes.vision_width, "text": sizes.text_width}
-        for tower in self.adapted_towers:
-            if self.lora_rank > widths[tower]:
-                yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
-        if self.ema_decay:
-            yield "ema_decay", "cannot be used with train.lora_rank, whose adapters have no average; set 0"
         if self.parallel != "ddp":
             yield "parallel", 'cannot be used with train.lora_rank, whose weights are not sharded; set "ddp"'

@@ -17,7 +17,6 @@ from worldclip.core import artifacts
 from worldclip.core.changes import Change, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
-from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
@@ -31,7 +30,7 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old_of_run
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
-from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
+from worldclip.train.pool_join import image_shards, join_images, require_images
 from worldclip.train.schedule import Schedule, branched_precision, check_batch, learning_rate, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
@@ -61,8 +60,7 @@ def train(run: Run) -> None:
         needs=_needs,
         check=_check,
         plan=plan_lines,
-        is_redone=False,  # checkpoints are not trained again because a file changed since
-        is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
+        keeps_older=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
@@ -96,8 +94,6 @@ def _needs(run: Run) -> Iterator[str]:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
     if config.wandb:
         yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
-    if config.trackio:
-        yield from missing_packages("train.trackio", ("trackio",), extra="trackio")
     if absent:
         yield from absent
         return
@@ -139,7 +135,6 @@ def streams_of(run: Run) -> int:
 def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
-    pool.recall_shards(layout.stamps(run.dir, "train.pool"), "train.pool")
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": require_current(run),
@@ -184,14 +179,10 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
 
     config = run.section(TrainConfig)
     indexed, images = pool.indexed_shards(run), image_shards(config)
-    write_stamps(layout.stamps(run.dir, "pool"), indexed)
     shards = list(indexed)  # the loader asks for each many times
     require_images(config, run.section(PoolConfig), shards)
     if images is not None:
         join_images(run, shards, images)
-        images = joined_shards(config, images)
-        assert images is not None
-        write_stamps(layout.stamps(run.dir, "train.pool"), images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
     start = Start(
         schedule=schedule,

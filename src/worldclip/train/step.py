@@ -7,6 +7,7 @@ D embed_dim.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
-from worldclip.train.device import Moment
 from worldclip.train.distributed import all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import LOSSES, distillation_loss
@@ -61,7 +61,7 @@ class StepResult:
     requests: Requests
     """Of any rank."""
     busy_s: tuple[float, ...]
-    """By rank, the seconds that it stated to launch_step; of one process empty."""
+    """By rank, the seconds before its first exchange with others; of one process empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,17 @@ class LaunchedStep:
     """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
     copied: torch.cuda.Event | None
     """Comes after the copy of the numbers; None: they are there."""
-    arrived: Moment
-    """Before the step's first exchange with other ranks."""
 
     @classmethod
-    def of(cls, numbers: torch.Tensor, arrived: Moment) -> LaunchedStep:
+    def of(cls, numbers: torch.Tensor) -> LaunchedStep:
         """Start to copy the numbers from their device."""
         if numbers.device.type != "cuda":
-            return cls(numbers.cpu(), None, arrived)
+            return cls(numbers.cpu(), None)
         pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         pinned.copy_(numbers, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        return cls(pinned, copied, arrived)
+        return cls(pinned, copied)
 
     def read(self) -> StepResult:
         """Wait for the numbers and return them."""
@@ -106,26 +104,26 @@ def launch_step(
     lr: float,
     teacher_features: Features | None = None,
     requests: Requests = Requests(),
-    busy_s: float = 0.0,
+    idle_since: float | None = None,
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
-    teacher_features: a teacher's features of the same pairs, for distillation.  busy_s: how long this rank took before
-    the first exchange of an earlier step; all ranks learn it from the result.
+    teacher_features: a teacher's features of the same pairs, for distillation.  idle_since: time.perf_counter when this
+    rank was done with the step before; all ranks learn how long it took from there to the first exchange.
     """
-    arrived = Moment.now(state.device)
+    arrived_at = time.perf_counter()
     state.optimizer.zero_grad(set_to_none=True)
     loss, features_done = _backward(state, batch, teacher_features)
     if state.config.parallel == "ddp":  # with FSDP the forward pass exchanges weights
-        arrived = features_done
-    others = _average_scalars(state, loss, requests, busy_s)
+        arrived_at = features_done
+    others = _average_scalars(state, loss, requests, arrived_at - (idle_since or arrived_at))
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
     numbers = torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale])
-    return LaunchedStep.of(torch.cat([numbers, others]), arrived)
+    return LaunchedStep.of(torch.cat([numbers, others]))
 
 
 @torch.no_grad()
@@ -174,13 +172,13 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
     return loss + distill.weight * taught
 
 
-def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, Moment]:
+def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, float]:
     """Fill .grad and return this rank's loss, detached, and when its features were computed."""
     if state.config.accum_steps > 1:
         return _accumulate_gradients(state, batch, teacher_features)
     (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
     features = state.wrapped(*inputs)
-    features_done = Moment.now(state.device)
+    features_done = time.perf_counter()
     loss = _compute_loss(state, features, teacher_features)
     loss.backward()
     return loss.detach(), features_done
@@ -188,7 +186,7 @@ def _backward(state: TrainState, batch: Batch, teacher_features: Features | None
 
 def _accumulate_gradients(
     state: TrainState, batch: Batch, teacher_features: Features | None
-) -> tuple[torch.Tensor, Moment]:
+) -> tuple[torch.Tensor, float]:
     """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return as _backward does.
 
     Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
@@ -201,7 +199,7 @@ def _accumulate_gradients(
     with torch.no_grad():
         cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    features_done = Moment.now(state.device)
+    features_done = time.perf_counter()
     loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
     loss.backward()
     assert image_BD.grad is not None
@@ -280,7 +278,7 @@ def _gradient_norm(state: TrainState) -> torch.Tensor:
 
 @torch.no_grad()
 def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: torch.Tensor) -> None:
-    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA; all without effect unless is_finite.
+    """Clip gradients, step the optimizer, clamp the logit scale; all without effect unless is_finite.
 
     Fused AdamW reads `found_inf` on the device, as torch.amp's GradScaler sets it; it then keeps weights, moments and
     its count of steps.
@@ -301,5 +299,3 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     state.model.renew_copies()
-    if state.ema is not None:
-        state.ema.update(is_finite)

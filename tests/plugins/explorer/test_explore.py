@@ -13,9 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_recipe import make_run, make_shards, write_pool
-from worldclip.check import CheckConfig, check
-from worldclip.check.config import TextRules
+from plain_recipe import make_run, make_shards
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -24,7 +22,6 @@ from worldclip.curate import read_curated
 from worldclip.plugins.explorer.explore import explore
 from worldclip.plugins.explorer.lists import max_entries_per_list
 from worldclip.plugins.explorer.slider import slider_record
-from worldclip.pool.config import PoolConfig
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
@@ -98,7 +95,7 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     denied, removed, valid = keys[:5], keys[5:10], keys[10:]
     pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
     artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), schemas.VALID_KEYS)
-    rows = [{"key": key, "shard": "0", "rule": "near_duplicate", "lang": "en"} for key in removed]
+    rows = [{"key": key, "shard": "0", "rule": "near_duplicate"} for key in removed]
     table = pa.Table.from_pylist([{**dict.fromkeys(schemas.REMOVED.names), **row} for row in rows], schemas.REMOVED)
     artifacts.write_table(tmp_path / "removed.parquet", table, schemas.REMOVED)
     lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
@@ -106,28 +103,13 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
     assert [key for key in keys if f'"{key}"' in content] == valid
     assert str(tmp_path) not in content + (out / "manifest.json").read_text(encoding="utf-8")
-    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5, [["en", 5]]]]
+    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5]]
 
 
 def test_language_without_a_pair_has_no_row(tmp_path):
     run = make_run(tmp_path, {"0/0.tar": [("a", ["the old green tree on the mountain by the water"])]})
     explore(run, tmp_path / "explorer")
     assert [row["code"] for row in read_chunk(tmp_path / "explorer", "run")["languages"]] == ["en"]
-
-
-def test_shards_that_lost_pairs_to_different_rules_are_counted_together(tmp_path):
-    pool, checked, out = (tmp_path / name for name in ("pool", "checked", "explorer"))
-    shards = make_shards(seed=5, num_shards=2, num_samples=25)
-    first, second = shards
-    shards[first] += [(f"digits{i}", ["12345678"]) for i in range(3)]
-    shards[second] += [(f"repeated{i}", ["so cooooool"]) for i in range(2)]
-    write_pool(pool, shards)
-    rules = TextRules(max_digit_fraction=0.5, max_repeated=4)
-    report = check(PoolConfig(path=str(pool)), checked, CheckConfig(duplicates="keep", texts=rules))
-    explore(make_run(tmp_path, shards, pool={"valid_keys": str(checked / "valid_keys.parquet")}), out)
-    removed = report["counts"]["removed"]
-    assert {"max_digit_fraction", "max_repeated"} < {*removed}
-    assert {rule: count for rule, count, _ in read_chunk(out, "checked")["rules"]} == removed
 
 
 def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):

@@ -50,7 +50,6 @@ TOOL = "explore"  # name in the manifest of a folder that may be replaced
 LOCK = ".lock"  # RunLock's file in the folder that is written aside
 MAX_SHOWN_ENTRIES = 60  # entries per text of an example
 NO_LANGUAGE = "und"  # name in curate's report
-NUM_CONFUSED = 6  # languages named next to a true language or a rule
 NUM_LABELS = 100  # labels without a list
 MAX_PICTURES = 20_000  # about 3 kB each
 UNREADABLE = (BadShard, OSError, ValueError)  # a tar is gone, or an image cannot be decoded: the pair has no picture
@@ -300,17 +299,13 @@ def _labels_record(run_dir: Path) -> dict[str, Any]:
 
 
 def _checked_record(run: Run) -> dict[str, Any]:
-    """Return what the check that wrote pool.valid_keys removed: rule, pairs, and the languages with most of them."""
+    """Return how many pairs the check that wrote pool.valid_keys removed by each rule."""
     valid_keys = run.section(PoolConfig).valid_keys
     path = Path(valid_keys).with_name("removed.parquet") if valid_keys else None
     if path is None or not path.is_file():
         return {"path": "", "rules": []}
-    removed = artifacts.read_table(path, schemas.REMOVED, ["rule", "lang"])
-    by_rule: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in removed.group_by(["rule", "lang"]).aggregate([([], "count_all")]).to_pylist():
-        by_rule[str(row["rule"])][row["lang"] or "und"] += row["count_all"]
-    rows = [[rule, counts.total(), counts.most_common(NUM_CONFUSED)] for rule, counts in by_rule.items()]
-    return {"path": f"{path.parent.name}/{path.name}", "rules": sorted(rows, key=lambda row: -row[1])}
+    rules = Counter(artifacts.read_table(path, schemas.REMOVED, ["rule"])["rule"].to_pylist())
+    return {"path": f"{path.parent.name}/{path.name}", "rules": rules.most_common()}
 
 
 EXPLORE = Command(explore, lambda explored, flags: to_text(explored))

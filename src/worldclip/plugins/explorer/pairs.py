@@ -68,7 +68,7 @@ def _rows_of_shard(
     table = matched_table(pool_texts, matched, matching)
     for name in ("lang", "entries_lang"):  # the artifact's columns
         table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
-    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.place_weights)
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.text_weights)
     probs = work.keep_probs(table, candidates)
     decision = decide_on(candidates, probs, work.config)
     rows = np.flatnonzero(matched.reason == Reason.KEPT)

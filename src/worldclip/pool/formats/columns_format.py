@@ -28,7 +28,7 @@ from worldclip.pool.columns import (
     rows_where,
 )
 from worldclip.pool.config import PoolConfig, bare
-from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     """Rows that pool.where leaves out."""
 
 
-class ColumnsFormat(TableFormat):
+class ColumnsFormat(PoolFormat):
     """A format that gives a table of columns."""
 
     @abstractmethod

@@ -15,11 +15,11 @@ from worldclip.pool import records
 from worldclip.pool.columns import NO_PAIR, WrongColumns, check_fields, choose_columns, rows_where
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import read_bytes
-from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.texts import PairKeys, PoolTexts, row_names
 
 
-class JsonlFormat(TableFormat):
+class JsonlFormat(PoolFormat):
     name = "jsonl"
     suffixes = (".jsonl", ".jsonl.gz")
 

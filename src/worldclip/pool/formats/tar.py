@@ -52,6 +52,7 @@ def image_suffix(name: str, content: bytes) -> str:
 class TarFormat(PoolFormat):
     name = "tar"
     suffixes = (".tar",)
+    is_table = False
 
     def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
         return True

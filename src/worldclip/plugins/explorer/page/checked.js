@@ -1,4 +1,4 @@
-// What `worldclip pool check` removed, by rule and language.
+// What `worldclip pool check` removed, by rule.
 "use strict";
 
 async function showChecked(place) {
@@ -33,13 +33,8 @@ function rules(checked) {
     element("p", { class: "lead" }, `Read from ${checked.path}. The check's own report.html shows the pairs.`),
     table(
       "Removed by rule",
-      [["rule"], ["pairs", true], ["share"], ["most in"]],
-      checked.rules.map(([rule, number, languages]) => [
-        rule,
-        count(number),
-        bar([[number / most, "s3", rule]]),
-        languages.map(([lang, pairs]) => `${lang} ${count(pairs)}`).join(", "),
-      ]),
+      [["rule"], ["pairs", true], ["share"]],
+      checked.rules.map(([rule, number]) => [rule, count(number), bar([[number / most, "s3", rule]])]),
     ),
   ];
 }
