@@ -293,6 +293,17 @@ def test_check_says_which_texts_many_duplicates_take_with_them(tmp_path: Path, c
     assert "2 of 3 images are duplicates and go with all their texts, those in other languages included" in said
 
 
+def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:
+    images = [encode(photograph(n, (24, 18))) for n in range(25)]
+    members = [part for n in range(25 * 13) for part in pair(f"{n:03}", images[n % 25], "a text")]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    assert run(tmp_path, duplicates="bytes")["counts"]["valid"] == 25
+    page = page_of(tmp_path)
+    assert (page.count("<figure"), page.count("<img")) == (24, 24 * 12)
+    assert "24 of 25, chosen by hash" in page
+    assert "12 removed for it; 11 are shown" in page
+
+
 def test_keys_are_never_markup(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>\"'&"
     members = [
