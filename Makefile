@@ -94,7 +94,7 @@ second: $(if $(OTHER_PYTHON),.second/stamp)
 
 # The tests with the oldest releases that pyproject.toml allows, and the oldest Python
 OLDEST = .oldest/bin
-EXTRAS = metadata pool ray hub demo world train lora eval export search serve dev
+EXTRAS = metadata pool ray hub demo world train lora eval export serve dev
 oldest: .oldest/stamp
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
 

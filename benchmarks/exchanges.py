@@ -38,8 +38,8 @@ def measure_exchanges(config: TrainConfig, vocab_size: int, world: World, device
     counts = budget.count_parameters(sizes, vocab_size)
     pairs = config.global_batch_size // world.size
     return [
-        measure_sum("all-reduce, all gradients", counts.total, world, device),
-        measure_sum("all-reduce, token table", counts.token_table, world, device),
+        measure_sum("all-reduce, all gradients", sum(counts.values()), world, device),
+        measure_sum("all-reduce, token table", counts["token table"], world, device),
         measure_gathering("all-gather, features of a tower", (pairs, sizes.embed_dim), world, device),
     ]
 

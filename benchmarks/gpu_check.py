@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 8 benchmarks/gpu_check.py              a machine; adds fsdp and hsdp
     python benchmarks/gpu_check.py --models b32 --steps 5 --write    --write, of a GPU: benchmarks/results/gpu_check.md
 
-Per model and variant (compile, rows of the token table, ways of sharding) the loop of `worldclip train` runs on a
+Per model and variant (compile, ways of sharding) the loop of `worldclip train` runs on a
 made-up batch: time of a step (slowest rank), share of the peak, memory that torch allocated and reserved, the attention
 kernels, the lines that wait for the GPU, how long a checkpoint (in a folder of TMPDIR) stops training, and the loss
 beside that of a float32 step on the CPU; with several ranks also exchanges of a step's sizes by themselves.  Without a
@@ -47,13 +47,11 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (
     ALONE,
-    FIRST_STEP_TIMEOUT,
     World,
     barrier,
     broadcast_record,
     connected_ranks,
     gather_records,
-    limit_steps,
     pick_rank_device,
 )
 from worldclip.train.loader import Batch
@@ -101,10 +99,9 @@ class Measured:
 
 def variants_of(world_size: int, is_gpu: bool) -> dict[str, dict[str, Any]]:
     """Return the settings of [train] by name: those that the config knows, and this number of ranks allows."""
-    variants: dict[str, dict[str, Any]] = {"ddp": {}, "rows": {"token_table": "rows"}}
+    variants: dict[str, dict[str, Any]] = {"ddp": {}}
     if is_gpu:  # on a CPU compilation takes a minute per model and says nothing of a GPU
         variants["compile"] = {"compile": True}
-        variants["compile rows"] = {"compile": True, "token_table": "rows"}
         if world_size > 1:
             variants["compile hsdp"] = {"compile": True, "parallel": "hsdp"}
     if world_size > 1:
@@ -197,7 +194,6 @@ def train(config: TrainConfig, world: World, steps: int) -> tuple[TimedTrainer, 
 
     Return the trainer and the seconds that the checkpoint took in the background.
     """
-    limit_steps(world, FIRST_STEP_TIMEOUT)  # each variant compiles anew
     run_dir = Path(broadcast_record(tempfile.mkdtemp(prefix="gpu_check_") if world.is_first else "", world))
     (run_dir / "train").mkdir(exist_ok=True)
     batch, num_steps = config.global_batch_size, WARM_UP_STEPS + steps + 2
@@ -284,8 +280,7 @@ def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: fl
         samples_seen=config.global_batch_size, global_batch_size=config.global_batch_size, num_steps=1, warmup_steps=0
     )
     needed = budget.estimate(config, vocab_size, schedule, world_size)
-    counts = needed.parameters
-    updated = counts.total - (counts.token_table if config.token_table == "rows" else 0)
+    updated = sum(needed.parameters["model"].values())
     if config.parallel != "ddp":
         updated //= world_size  # of one machine, where hsdp shards as fsdp does
     matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)

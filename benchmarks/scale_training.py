@@ -45,7 +45,6 @@ from worldclip.core.execute import Shard
 from worldclip.core.job import Run
 from worldclip.core.settings import to_toml
 from worldclip.curate.stage import CurateWork, curate_work
-from worldclip.pool import shard_files
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import list_shards
 from worldclip.recipe import sections_of
@@ -206,8 +205,6 @@ def list_on_each_rank(shards: Sequence[Shard]) -> Counts:
     """Return what one rank does."""
     pool_dir = str(Path(shards[0].path).parent)
     inputs._fingerprint_local.cache_clear()  # of an earlier listing
-    shard_files._recent.clear()
-    shard_files._records.clear()
     with counting() as counts:
         list_shards(PoolConfig(path=pool_dir))
     return counts

@@ -36,7 +36,7 @@ CONTEXT = 77  # of the published sizes
 DEMO_VOCAB, CLIP_VOCAB, XLM_V_VOCAB = 16_000, 49_408, 901_629
 DEMO = "demo"
 PRESETS = {DEMO: "tiny", "ViT-B-32": "vit_b32", "ViT-B-16": "vit_b16", "ViT-L-14": "vit_l14", "ViT-H-14": "vit_h14"}
-OURS, OURS_DENSE = "ours", "ours, dense table"
+OURS = "ours"
 PEER, PEER_KEPT = "open_clip", "open_clip, freed memory kept"  # by our trainer's setting of the allocator
 CASES = (
     (PEER, DEMO_VOCAB),
@@ -46,7 +46,6 @@ CASES = (
     (PEER_KEPT, CLIP_VOCAB),
     (PEER, XLM_V_VOCAB),
     (OURS, XLM_V_VOCAB),
-    (OURS_DENSE, XLM_V_VOCAB),
 )
 RESULTS = Path(__file__).parent / "results" / "train_step.md"
 
@@ -133,7 +132,7 @@ def open_clip_step(rows: list[list[int]], vocab_size: int, arguments: argparse.N
     return step
 
 
-def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace, table: str) -> Callable[[], float]:
+def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     from worldclip.core.settings import load_config
@@ -154,7 +153,6 @@ def our_step(rows: list[list[int]], vocab_size: int, arguments: argparse.Namespa
     settings = {
         "model": {"preset": PRESETS[arguments.arch]},
         "global_batch_size": len(rows),
-        "token_table": table,
         "precision": arguments.precision,
         "compile": arguments.compile,
     }
@@ -230,8 +228,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
     if which in (PEER, PEER_KEPT):
         step = open_clip_step(rows, vocab_size, arguments)
     else:
-        is_sparse = which == OURS and vocab_size == XLM_V_VOCAB
-        step = our_step(rows, vocab_size, arguments, "rows" if is_sparse else "dense")
+        step = our_step(rows, vocab_size, arguments)
     for _ in range(2 if arguments.compile else 1):
         step()
     found = []

@@ -30,7 +30,7 @@ FILE_NAME = re.compile(r"\[[\w./-]+\.md\]\(([^)\s#]+\.md)\)")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 HOME = "README.md"
 INDEX = "docs/index.md"
-REFERENCE = ["docs/commands.md", "docs/api.md"]
+REFERENCE = ["docs/commands.md", "docs/api.md", "docs/datasets.md"]
 EXTRA_CSS, EXTRA_JAVASCRIPT = ["docs/site.css"], ["docs/site.js"]
 
 Nav = list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Write the reference pages of the site: commands from their help, the Python API from its docstrings.
+"""Write the reference pages of the site: commands from their help, the Python API, the datasets of the catalog.
 
 docs/build_site.py calls it; the pages are not committed, so that none can be out of date.
 """
@@ -19,7 +19,9 @@ from unittest import mock
 import worldclip
 from worldclip.cli import main
 from worldclip.cli.overview import sections
+from worldclip.evaluate.catalog import CATALOG
 from worldclip.model.inference import Clip
+from worldclip.tools.fetch_dataset import describe
 
 COMMANDS_HEAD = """# Commands
 
@@ -215,7 +217,14 @@ def escape_plain(text: str) -> str:
     return re.sub(r"([\\*_\[\]])", r"\\\1", text).replace("<", "&lt;")
 
 
+def datasets_page() -> str:
+    """Return what `worldclip fetch dataset NAME --show` prints of each dataset of the catalog."""
+    parts = [f"## {info.title}: `{name}`\n\n```text\n{describe(name)}\n```" for name, info in CATALOG.items()]
+    return "\n\n".join(["# Datasets", *parts]) + "\n"
+
+
 def write_pages(folder: Path) -> None:
-    """Write commands.md and api.md into a folder."""
+    """Write commands.md, api.md and datasets.md into a folder."""
     (folder / "commands.md").write_text(commands_page(), encoding="utf-8")
     (folder / "api.md").write_text(api_page(), encoding="utf-8")
+    (folder / "datasets.md").write_text(datasets_page(), encoding="utf-8")

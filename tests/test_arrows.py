@@ -44,7 +44,6 @@ STAGES = {"pool", "metadata", "match", "balance", "curate", "train", "evaluate",
 # takes the keep decision from curate's public names, so that online and offline curation are one.
 BETWEEN_STAGES = {
     "metadata": {"match.matcher"},
-    "export": {"train.checkpoint"},  # adapters are in the trainer's part of a checkpoint
     "train": {"evaluate", *(f"curate.{name}" for name in curate.__all__)},
 }
 
@@ -136,14 +135,6 @@ def test_modules_make_no_circle():
     TopologicalSorter(below).prepare()  # raises CycleError naming the circle
 
 
-def test_formats_do_not_import_what_loads_them():
-    """A registry hides this circle from the test above: model/load calls the formats by their names."""
-    formats = (SRC / "model" / "formats").glob("*.py")
-    assert [
-        module_of(path) for path in formats if any(f"{name}.".startswith("model.load.") for name in imports(path))
-    ] == []
-
-
 def longest_prefix(name: str, modules: Container[str]) -> str | None:
     """Return the module that holds an imported name."""
     while name not in modules and "." in name:
@@ -153,7 +144,7 @@ def longest_prefix(name: str, modules: Container[str]) -> str | None:
 
 def test_configs_import_only_configs_and_tables():
     """A config looks at no installed package and no source of a stage, lazily neither."""
-    tables = {"language.table", "evaluate.catalog", "model.formats.MODEL_FORMATS"}  # and registries
+    tables = {"language.table", "evaluate.catalog"}  # and registries
     wrong = [
         f"{module_of(path)} -> {name}"
         for path in sorted(SRC.glob("*/config.py"))

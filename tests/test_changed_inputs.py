@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -28,10 +27,9 @@ from stages import QUIET, finish, run_stage
 from tars import wat_of
 from toy import draw_shape
 from worldclip import check
-from worldclip.balance import stage as balance_stage
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.execute.shards import is_marked
+from worldclip.core.execute.shards import reads
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
@@ -64,7 +62,7 @@ class Meddler(LocalExecutor):
                 self.meddle()
             return report
 
-        meddled.reads_input = is_marked(fn, "reads_input")  # type: ignore[attr-defined]
+        meddled.reads_input = reads(fn)  # type: ignore[attr-defined]
         return super().map(meddled if label == self.label else fn, shards, label=label, **options)
 
 
@@ -226,40 +224,6 @@ def test_the_call_after_a_change_is_right(world, tmp_path, change, when):
     label, make = CHANGES[change]
     call, meddle = make(world)
     assert_next_call_is_right(call, label, when, meddle, tmp_path)
-
-
-def test_one_call_is_enough_where_a_shard_changes_while_it_is_indexed(world, tmp_path, capfd):
-    meddler = Meddler(label="index", when="after", meddle=lambda: replace_shard(world))
-    run_until(world, "pool")(tmp_path / "out", meddler)
-    assert "its inputs changed while it ran: 00000.tar" in capfd.readouterr().err
-    run_until(world, "pool")(tmp_path / "fresh", QUIET)
-    assert without_volatile(tmp_path / "out") == without_volatile(tmp_path / "fresh")
-
-
-def test_a_table_of_thresholds_that_changes(world, tmp_path, monkeypatch):
-    table = world / "thresholds.json"
-    lists = ("en", "ar", "th", "zh")
-
-    def write(threshold: int) -> None:
-        table.write_text(json.dumps({"lists": {name: {"threshold": threshold} for name in lists}}))
-
-    write(5)
-    text = (world / "toy.toml").read_text()
-    text = text.replace("tail_fraction = 0.3", f'rule = "table"\nthresholds = "{table}"')
-    (world / "toy.toml").write_text(text)
-    plain = balance_stage.choose_thresholds
-
-    def meddled(*arguments: Any) -> Any:
-        chosen = plain(*arguments)
-        write(2)
-        return chosen
-
-    with monkeypatch.context() as patched:
-        patched.setattr(balance_stage, "choose_thresholds", meddled)
-        run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "out", QUIET)
-    run_until(world, "balance")(tmp_path / "fresh", QUIET)
-    assert without_volatile(tmp_path / "out" / "balance") == without_volatile(tmp_path / "fresh" / "balance")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -26,7 +26,7 @@ from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
 from worldclip.config import SECTIONS, Recipe
 from worldclip.contracts import layout
-from worldclip.core.settings import _Loader
+from worldclip.core.settings import _apply_override, _build
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("examples/*/*.md")])
@@ -125,7 +125,8 @@ def test_flags_in_inline_code_exist(page, capsys):
         words = line.split()
         known = flags_of(" ".join(words[:2]), capsys) or flags_of(words[0], capsys)
         assert known, f"{page_id(page)}: no command in: worldclip {line}"
-        unknown = [flag for flag in re.findall(r"(?<=\s)--[a-z][\w.-]*", f" {line}") if flag not in known]
+        flags = re.findall(r"(?<=\s)--[a-z][\w.-]*", f" {line}")
+        unknown = [flag for flag in flags if not {flag, flag.rpartition(".")[0]} & known]
         assert unknown == [], f"{page_id(page)}: worldclip {line}"
 
 
@@ -221,11 +222,18 @@ def commands(code: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("code", of_language("bash") + of_language("sh"))
 def test_commands_parse(code, monkeypatch, capsys):
-    def parse(*arguments: Any, name: str = "", **values: Any) -> int:
-        command.parse_command(*arguments, **values)
+    def parse(*arguments: Any, **values: Any) -> int:
+        _, called_with = command.parse_command(*arguments, **values)
+        problems: list[str] = []
+        table: dict[str, Any] = {}
+        for override in called_with.get("overrides", ()):
+            _apply_override(table, override, problems, True)
+        _build(Recipe, table, "", problems)
+        assert problems == []
         return 0
 
     monkeypatch.setattr(command, "run_command", parse)
+    monkeypatch.setattr(command, "load_config", lambda cls, *arguments: cls())
     monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
     monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith(("runs/", "RUN")) and path.name != "export")
     for words in commands(code):
@@ -332,7 +340,6 @@ def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code):
         return
     problems = []
     for config in (Recipe, CheckConfig):
-        loader = _Loader()
-        loader.build(config, tables, "")
-        problems.append(loader.problems)
+        problems.append([])
+        _build(config, tables, "", problems[-1])
     assert [] in problems, problems[0]

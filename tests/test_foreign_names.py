@@ -33,26 +33,25 @@ OWN_CALLS = ("os.getpid", "platform.node", "digest", "artifacts.digest")
 CHOSEN_BY = {
     "a stage of recipe.py": """
         cli/stages.py stage, core/artifacts.py stage, export/model_card.py stage,
-        report/__init__.py stage, tools/branch.py stage, tools/status.py stage, core/job.py stage""",
+        tools/branch.py stage, tools/status.py stage, core/job.py stage""",
     "a language or Wikipedia of the table": """
         metadata/counting.py wiki, metadata/dump_files.py wiki,
         contracts/layout.py f'{list_name}.matcher'""",
     "the name of a Shard": """
         contracts/entry_counts.py f'{name}.parquet',
         contracts/layout.py relative.format(name), core/execute/file_groups.py f'{name}{self.suffix}',
-        core/execute/file_groups.py name, curate/caps.py f'{name}.parquet', curate/caps.py f'{group.name}.parquet',
+        core/execute/file_groups.py name, 
         core/shuffle.py f'{name}.arrow', train/pool_join.py f'{name}.parquet',
         core/job_files.py f'{shard_name}.json', metadata/ngrams/runs.py f'{shard_name}.counts',
         metadata/ngrams/runs.py f'{shard_name}.json', plugins/world/build.py f'{shard_name}.jsonl',
         tools/embed.py f'{name}.parquet', tools/embed.py f'{name}.npy'""",
     "of the user's own config, whose names are checked (core/settings.py)": """
         check/against.py name, check/report.py name, check/stage.py part,
-        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name,
-        train/going_back.py name""",
+        core/marks.py path, tools/fetch_dataset.py flags.name, train/distill.py name""",
     "chosen by this code from its own constants": """
         tools/models.py name, contracts/layout.py step, contracts/layout.py f'{unit}.npy',
         core/download.py f'.{part.stem}.source',
-        core/keys.py f'{digest}.npy', curate/sort_keys.py file.name, pool/stage.py name, contracts/layout.py profile,
+        core/keys.py f'{digest}.npy', pool/stage.py name, contracts/layout.py profile,
         contracts/layout.py relative, contracts/layout.py checkpoint.name,
         core/execute/ray.py f'.{uuid.uuid4().hex}.token', core/job.py name, core/job_files.py step,
         evaluate/catalog.py name, evaluate/config.py name, evaluate/datasets/webdataset.py split,
@@ -64,15 +63,14 @@ CHOSEN_BY = {
         plugins/world/build.py item.folder, pool/embedded.py of,
         pool/embedded.py self.of, tools/dedup.py f'{name}.arrow', tools/embed.py kind,
         tools/fetch_dataset.py source.unpack,
-        tools/search.py f'{embedded.of}.faiss', train/checkpoint_writer.py f'{stem}.json',
+        train/checkpoint_writer.py f'{stem}.json',
         train/checkpoint_writer.py f'{stem}.safetensors', train/epoch_counts.py self._share_name(epoch, rank),
         train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
-        train/pool_join.py label, train/pool_join.py f'{label}_groups',
-        train/going_back.py f'{step:09}_{number}'""",
+        train/pool_join.py label, train/pool_join.py f'{label}_groups'""",
     "found by listing that folder": """
         check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
-        evaluate/datasets/folders.py label, export/push.py name,
-        model/load.py checkpoints[0], model/load.py folders[0], tools/embed.py name,
+        evaluate/datasets/folders.py label,
+        tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
     "checked just above, or by its reader": """
         core/safe_path.py name, model/weights.py shard,

@@ -30,7 +30,6 @@ def run(toy_run: Path, tmp_path: Path) -> Path:
     "command",
     [
         "status RUN",
-        "inspect RUN",
         "inspect RUN --key 00000",
         "explore RUN --out OUT",
         "compare RUN RUN",

@@ -10,20 +10,17 @@ import pytest
 
 from chromium import Page, open_page, problems_shown
 from embedded_world import picture
-from evaluated import Forgetful, evaluated
 from made_up_run import write_made_up_run
 from served import static_host
 from serving import serving
 from toy import ToyWorld
 from worldclip import check
 from worldclip.check import CheckConfig
-from worldclip.cli import main
 from worldclip.export import ExportConfig, export_model
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.explorer.explore import explore
 from worldclip.pool.config import PoolConfig
-from worldclip.report import write_report
-from worlds import WordModel
+from worldclip.report import write_evaluation, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +41,7 @@ class Site:
 
     def evaluation(self) -> Place:
         run = write_made_up_run(self.root / "evaluated", picture(0))
-        write_report(run)
-        return (run / "evaluate/report.html").as_uri(), LOADED
+        return write_evaluation(run / "evaluate").as_uri(), LOADED
 
     def explorer(self) -> Place:
         explore(self.run, self.root / "explorer")
@@ -61,11 +57,6 @@ class Site:
         address = self.hosts.enter_context(serving(self.embedded))
         return f"{address}/?q=apple", "document.querySelectorAll('.hit img').length > 10"
 
-    def found(self) -> Place:
-        page = self.root / "found.html"
-        assert main(["search", str(self.embedded / "embedded"), "a red apple", "--html", str(page)]) == 0
-        return page.as_uri(), LOADED
-
     def browser(self) -> Place:
         if list(web_folder.problems()):
             pytest.skip("transformers.js is not there; run: make web")
@@ -75,19 +66,8 @@ class Site:
         address = self.hosts.enter_context(static_host(self.root / "web/web"))
         return f"{address}/index.html", "document.body?.dataset.ready"
 
-    def results(self) -> list[str]:
-        """Return two folders of results."""
-        one = evaluated(WordModel(), self.root / "one")
-        two = evaluated(Forgetful(), self.root / "two")
-        return [str(one), str(two)]
 
-    def comparison(self) -> Place:
-        page = self.root / "comparison.html"
-        assert main(["compare", *self.results(), "--out", str(page)]) == 0
-        return page.as_uri(), LOADED
-
-
-PAGES = ("report", "evaluation", "explorer", "check", "search", "found", "browser", "comparison")
+PAGES = ("report", "evaluation", "explorer", "check", "search", "browser")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def problems_of(world: ToyWorld, run_dir: Path, *overrides: str, until: str | No
 
 
 def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, monkeypatch):
-    for package in ("timm", "peft", "wandb"):
+    for package in ("open_clip", "peft", "wandb"):
         monkeypatch.setitem(sys.modules, package, None)
     problems = problems_of(
         toy_world,
@@ -38,7 +38,7 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         'train.evaluate_datasets=["nope"]',
         'evaluate.datasets=["emoji_base", "photos"]',
         'evaluate.folders.photos="captions:/nowhere"',
-        'export.formats=["huggingface", "timm"]',
+        'export.formats=["huggingface", "open_clip"]',
     )
     expected = (
         "pool.texts: no column or field 'caption'",
@@ -48,7 +48,7 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         'train.evaluate_datasets: unknown dataset "nope"',
         'evaluate.datasets names "emoji_base"',
         "dataset photos: evaluate.folders.photos",
-        f"export to timm needs timm: {install_hint('export')}",
+        f"export to open_clip needs open_clip: {install_hint('export')}",
     )
     assert len(problems) == len(expected)
     for problem, start in zip(problems, expected, strict=True):

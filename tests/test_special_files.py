@@ -99,7 +99,7 @@ def test_readers_refuse_special_files(name, kind, tmp_path):
 
 
 def test_a_picture_that_is_no_file_is_refused(kind, tmp_path):
-    reason = open_image(make(tmp_path / "a.png", kind), allow_urls=False, applies_exif=True)
+    reason = open_image(make(tmp_path / "a.png", kind), applies_exif=True)
     assert str(reason).startswith("cannot be read (")
 
 

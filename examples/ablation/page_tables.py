@@ -21,12 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import contrasts
 from contrasts import Estimate, Measure, Table
-from forest import forest_chart
+from forest import Dot, forest_chart, svg_file
 from hits import Hits, read_hits
 from pilots import accuracies, choose, choose_rates
 from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
-
-from worldclip.report.chart import Dot, svg_file
 
 ENGLISH, OTHERS, ALL = (0,), tuple(range(1, 14)), tuple(range(14))
 IN_WORLDS = {

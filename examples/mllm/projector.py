@@ -1,7 +1,7 @@
 """The lines between a worldclip image tower and a language model, as LLaVA has them (arXiv:2310.03744).
 
-    worldclip export runs/emoji --tower vision
-    python examples/mllm/projector.py runs/emoji/export/vision apple.png
+    worldclip export runs/emoji
+    python examples/mllm/projector.py runs/emoji/export/huggingface apple.png
 
 B images, P patches, W the tower's width, H the language model's width.
 """

@@ -40,10 +40,10 @@ class Recipe(Config):
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def own_problems(self) -> Problems:
-        """Yield weights of texts where no text is drawn, and an export of adapters that are not trained."""
-        if "peft" in self.export.format_names and self.train.lora_rank is None:
-            yield "export.formats", "peft writes LoRA adapters; set train.lora_rank, or leave peft out"
-        if self.pool.text_weights is not None and self.curate.text_policy == "all":
+        """Yield languages of files that are unknown, and weights of texts where no text is drawn."""
+        for key, text in self.metadata.problems_with(self.languages.table):
+            yield f"metadata.{key}", text
+        if self.pool.text_weights and self.curate.text_policy == "all":
             yield (
                 "pool.text_weights",
                 'says which text of an image is drawn, and curate.text_policy = "all" draws none; set "one", '
@@ -54,13 +54,10 @@ class Recipe(Config):
 assert tuple(section.name for section in dataclasses.fields(Recipe)) == SECTIONS
 
 
-def load_recipe(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, is_final: bool = True
-) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe from a TOML file, a run's folder (its recipe.toml), the name of one of ours, or nested dicts.
 
-    Paths in our own recipes are relative to the working directory.  overrides: `section.key=value`.  is_final: as in
-    load_config.
+    Paths in our own recipes are relative to the working directory.  overrides: `section.key=value`.
 
     Raises UserError with every problem: unreadable file, unknown key (with the nearest known one), wrong type, value
     out of range.
@@ -71,7 +68,7 @@ def load_recipe(
         ours = own_recipe(source)
     folder = Path.cwd() if ours else None
     try:
-        recipe: Recipe = load_config(Recipe, ours or source, overrides, folder, is_final=is_final)
+        recipe: Recipe = load_config(Recipe, ours or source, overrides, folder)
     except UserError:
         if not isinstance(source, Mapping) and ours is None:
             _refuse_unknown_name(Path(source))

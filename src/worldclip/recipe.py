@@ -129,7 +129,6 @@ def run_stages(
     from worldclip.core.artifacts import describe_run, write_json
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
-    from worldclip.core.restart import put_back_all
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -157,7 +156,6 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        put_back_all(run_dir)
         with _recorded(recorded or config, context):
             recipe(context)
     return context
@@ -185,17 +183,13 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
 
 @contextmanager
 def _recorded(config: Recipe, context: Run) -> Iterator[None]:
-    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run.
-
-    train.prepare and train.resume_from are requests of this call: kept, they would be obeyed by the next ones.
-    """
+    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run."""
     from worldclip.core.artifacts import write_text
     from worldclip.core.settings import to_toml
 
     path = layout.recipe(context.dir)
     older = path.read_text(encoding="utf-8") if path.exists() else None
-    kept = dataclasses.replace(config, train=dataclasses.replace(config.train, prepare=False, resume_from=None))
-    write_text(path, to_toml(kept))
+    write_text(path, to_toml(config))
     try:
         yield
     except UserError:

@@ -101,13 +101,9 @@ def test_going_back_finds_the_largest_tail_count(counts, threshold):
         ({"english_threshold": 5, "tail_fraction": 0.1}, ["exactly one"]),
         ({"rule": "same_threshold"}, ["only english_threshold"]),
         ({"rule": "same_threshold", "english_threshold": 5, "tail_fraction": 0.1}, ["only english_threshold"]),
-        ({"rule": "table", "english_threshold": 5, "thresholds": {"en": 1}}, ["only thresholds"]),
-        ({"rule": "table"}, ["only thresholds"]),
-        ({"tail_fraction": 0.1, "thresholds": {"en": 1}}, ["exactly one"]),
         ({"english_threshold": 0}, ["balance.english_threshold = 0: must be at least 1"]),
         ({"tail_fraction": 1.5}, ["balance.tail_fraction = 1.5: must be between 0 and 1", "0.06"]),
         ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, ["balance.tail_fractions.sw = -1.0"]),
-        ({"rule": "table", "thresholds": {"sw": 0}}, ["balance.thresholds.sw = 0"]),
         ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold = -1"]),
     ],
 )
@@ -122,8 +118,6 @@ def test_valid_configs_have_no_problems():
         {"english_threshold": 20_000},
         {"tail_fraction": 0.06, "min_threshold": 5, "tail_fractions": {"sw": 0.2}},
         {"rule": "same_threshold", "english_threshold": 3},
-        {"rule": "table", "thresholds": {"en": 3}},
-        {"rule": "table", "thresholds": "runs/a/balance/thresholds.json"},
     ):
         assert BalanceConfig(**values).problems() == []
 
@@ -150,7 +144,6 @@ def test_a_tail_fraction_of_its_own_needs_no_english():
 
 def test_every_other_rule_and_override():
     assert thresholds(rule="same_threshold", english_threshold=7) == {"en": 7, "sw": 7, "zh": None}
-    assert thresholds(rule="table", thresholds={"en": 4, "sw": 5}) == {"en": 4, "sw": 5, "zh": None}
     assert thresholds(english_threshold=10, tail_fractions={"sw": 1.0, "en": 0.04}) == {"en": 3, "sw": 10, "zh": None}
     assert thresholds(english_threshold=10, min_threshold=4) == {"en": 10, "sw": 4, "zh": None}
 
@@ -165,11 +158,6 @@ def test_english_threshold_without_english_suggests_tail_fraction():
     for counts in (counts_of(sw=[1, 2]), counts_of(en=[0, 0], sw=[1, 2])):
         with pytest.raises(UserError, match=r"balance\.tail_fraction instead"):
             thresholds(counts, english_threshold=10)
-
-
-def test_a_table_must_name_every_list_with_matches():
-    with pytest.raises(UserError, match="no threshold for sw"):
-        thresholds(rule="table", thresholds={"en": 4})
 
 
 def test_unreachable_english_threshold_warns():
@@ -226,28 +214,6 @@ def test_the_stage_writes_thresholds_and_probabilities(run):
     head = {"entry": "d", "source": "list", "matches": 90, "prob": float(np.float32(6 / 90))}
     assert report["top_entries"]["en"][0] == head
     assert report["top_entries"]["zh"] == []
-
-
-def test_a_written_thresholds_json_serves_as_a_table(run):
-    finish_balance(run)
-    before = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
-    path = run / "kept.json"
-    (run / "balance" / "thresholds.json").rename(path)
-    finish_balance(run, rule="table", thresholds=str(path))
-    assert artifacts.read_json(run / "balance" / "thresholds.json")["lists"] == before
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["{", "[" * 100_000, '{"lists": []}', '{"lists": {"en": {}}}', '{"lists": {"en": {"threshold": 1e999}}}', None],
-    ids=["cut", "nested", "list", "without a threshold", "infinite", "absent"],
-)
-def test_unreadable_thresholds_file_is_a_user_error(run, content):
-    path = run / "wrong.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=r"balance\.thresholds = .*wrong\.json"):
-        finish_balance(run, rule="table", thresholds=str(path))
 
 
 def test_files_of_removed_languages_are_deleted(run):

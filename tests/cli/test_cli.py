@@ -30,16 +30,14 @@ from worldclip.cli.command import (
     parse_command,
     run_command,
 )
+from worldclip.cli.ending import run_ending
 from worldclip.cli.overview import ANY_MODEL, COMMANDS, RARE, sections
 from worldclip.cli.stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas
-from worldclip.curate.config import CurateConfig
-from worldclip.evaluate.config import EvaluateConfig
-from worldclip.metadata.config import MetadataConfig
 from worldclip.recipe import stage_names
-from worldclip.train.config import TrainConfig, TrainPoolConfig
+from worldclip.train.config import TrainConfig
 
 
 def test_overview_names_every_command_in_aligned_columns(capsys):
@@ -77,7 +75,6 @@ def test_help_of_a_stage_has_the_flags_of_its_config(stage, capsys):
     text = help_of(stage, capsys)
     assert "--workers" in text
     assert not re.search(r"\bSTR\b|\[\[|\{None|TEXT TEXT|\[TEXT", text)
-    assert "--base" not in text  # an argument of the function that is no flag
     for field in dataclasses.fields(getattr(Recipe(), stage)):
         assert f"--{field.name.replace('_', '-')}" in text
 
@@ -99,7 +96,8 @@ def examples_of(item: object) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", COMMANDS.names())
-def test_examples_of_a_command_parse(name):
+def test_examples_of_a_command_parse(name, monkeypatch):
+    monkeypatch.setattr("worldclip.cli.command.load_config", lambda cls, *_: cls())  # folders of examples are not there
     command = COMMANDS.load(name)
     assert isinstance(command, Command)
     words = name.removesuffix(ANY_MODEL).split()
@@ -117,23 +115,18 @@ def test_examples_of_a_stage_parse(stage):
     assert len(examples) == 2
     for example in examples:
         assert example[:2] == ["worldclip", stage]
-        parse_command(Command(run_stage), stage, "", example[2:], config=config, stage=stage, base=Recipe())
+        parse_command(Command(run_stage), stage, "", example[2:], config=config, section=stage, stage=stage)
 
 
-def test_help_of_train_has_every_key_in_one_group(capsys):
-    keys = [key for keys in TrainConfig.TOPICS.values() for key in keys]
+def test_help_of_train_has_a_group_per_table(capsys):
     nested = {
         field.name for field in dataclasses.fields(TrainConfig()) if dataclasses.is_dataclass(field.default_factory)
     }
-    assert len(keys) == len(set(keys))
-    assert set(keys) | nested == {field.name for field in dataclasses.fields(TrainConfig)}
     text = help_of("train", capsys)
-    for group in ("options", *(f"{name} options" for name in (*TrainConfig.TOPICS, *nested))):
+    for group in ("options", *(f"{name} options" for name in ("train", *nested))):
         assert f"\n{group}:\n" in text
-    assert "--model.preset" in text
-    assert "--distill.students" not in text  # a table of configs: flags change its items, but cannot add one
-    assert "--initial-weights PATH" in text
-    assert "--tokenizer.path PATH" in text
+    for flag in ("--model.preset", "--initial-weights PATH", "--tokenizer.path PATH"):
+        assert flag in text
     assert "(default: none)" not in text  # descriptions say what an unset key means
 
 
@@ -250,7 +243,8 @@ def test_query_after_a_flag_with_one_value_keeps_its_comma():
         ("--is_loud", []),
         ("--is-loud=3", ["--is-loud takes no value"]),
         ("--lngs en a.png", ["unknown flag '--lngs'; did you mean --langs?"]),
-        ("--of sound --lngs=en", ["unknown flag '--lngs=en'", "--of 'sound': must be one of images, texts"]),
+        ("--lngs=en --is-loud=3", ["unknown flag '--lngs=en'", "--is-loud takes no value"]),
+        ("--of sound", ["--of 'sound': must be one of"]),
     ],
 )
 def test_all_wrong_flags_are_named_at_once(words, problems):
@@ -311,33 +305,6 @@ def test_described_parameters_of_a_function_become_flags(capsys):
         run_command(command, "double", "Double a number", ["3", "--out", "x", "--names", "a"])
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "flag", "expected"),
-    [
-        ("evaluate", "folders", "--folders a pool:/new", {"a": "pool:/new"}),
-        ("metadata", "lists", "--lists sw /sw", {"yo": "/yo", "sw": "/sw"}),
-        ("metadata", "wordnets", "--wordnets fr /fr", {"en": ("/en", "/more"), "fr": "/fr"}),
-        ("curate", "max_pairs", "--max-pairs 7", 7),
-        ("train", "lr", "--lr 1.0", 1.0),
-    ],
-)
-def test_flag_of_a_table_adds_to_the_table_of_the_recipe(section, key, flag, expected):
-    tables = Recipe(
-        evaluate=EvaluateConfig(folders={"a": "pool:/old"}),
-        metadata=MetadataConfig(lists={"yo": "/yo"}, wordnets={"en": ("/en", "/more")}),
-        curate=CurateConfig(max_pairs={"en": 5}),
-        train=TrainConfig(pool=TrainPoolConfig(roots={"c": "/c"})),
-    )
-    seen: list[Any] = []
-
-    def remember(*, config: Any) -> None:
-        seen.append(config)
-
-    config = getattr(tables, section)
-    assert run_command(Command(remember, lambda *_: ""), "x", "Remember.", flag.split(), config=config) == 0
-    assert seen == [dataclasses.replace(config, **{key: expected})]
-
-
 def test_closed_output_ends_a_command_without_a_message():
     command = [sys.executable, "-m", "worldclip", "train", "--help"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -352,3 +319,12 @@ def test_windows_is_refused_with_a_remedy():
     code = "import sys, importlib.metadata; sys.platform = 'win32'; import worldclip"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: worldclip runs on Linux and macOS, not on Windows; install it in WSL" in done.stderr
+
+
+@pytest.mark.parametrize(("stage", "following"), [("balance", []), ("curate", ["next: worldclip explore"])])
+def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, following, toy_run):
+    done, report, *others = run_ending(toy_run, stage, 200.0)
+    assert done.startswith("done in 3.3 min: ")
+    assert done.endswith(f"; in {toy_run / stage}")
+    assert report == f"report: {toy_run / 'report.html'}"
+    assert [" ".join(line.split()[:3]) for line in others] == following

@@ -37,13 +37,12 @@ OTHER_ARGUMENTS = {
 """Of each command that writes to --out."""
 OUTPUTS = [  # command, its arguments, what names the path
     *((command, f"{others} --out {URL}", "--out") for command, others in OTHER_ARGUMENTS.items()),
-    *(("index", URL, "FOLDER"), ("search", URL, "FOLDER")),
+    ("search", URL, "FOLDER"),
 ]
 OTHERS = [  # folders and files that are read, or written under another name
     ("status", URL, "RUN"),
     ("publish", f"{URL} owner/name", "RUN"),
-    ("inspect", URL, "PATH"),
-    ("estimate", f"run --plot {URL}.svg", "--plot"),
+    ("inspect", f"{URL} --key a", "RUN"),
     ("consolidate", URL, "CHECKPOINT"),
     ("run", f"toy.toml --from-run {URL}", "--from-run"),
     ("match", URL, "recipe"),

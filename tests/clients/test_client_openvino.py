@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("precision", SUFFIXES)
 def test_texts_and_pictures_are_ours(precision, num_rows, exported, clip, tmp_path):
     texts = EQUAL[-num_rows:]
-    ids = clip.require_tokenizer().encode(texts)
+    ids = clip.tokenizer.encode(texts)
     mask = np.arange(ids.lengths.max()) < ids.lengths[:, None]
     pixels = random_pixels(clip.model.config.vision_config.image_size)
     inputs = {"input_ids": ids.padded(), "attention_mask": mask.astype(np.int64), "pixel_values": pixels.numpy()}

@@ -56,7 +56,7 @@ def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
 
 def test_reasons_stand_in_the_order_in_which_they_apply():
     assert [reason.label for reason in REASONS] == [
-        *("left_out", "bad_pair", "duplicate", "no_text", "no_language", "no_match"),
+        *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),
         *("not_valid", "excluded", "sampled_out", "kept"),
     ]
     assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))

@@ -134,8 +134,9 @@ def test_keys_and_captions_of_a_search_stay_in_their_line() -> None:
 
 
 def test_an_inspected_key_stays_in_its_line() -> None:
-    explained: Any = {"key": f"{EVIL}\nx", "shard": "0.tar", "kept": False, "texts": []}
-    explained |= {"not_valid_because": [EVIL], "left_out_because": [f"{EVIL}\n"]}
+    explained: Any = {"key": f"{EVIL}\nx", "shard": "0.tar", "kept": False}
+    text = {"text_idx": 0, "text": None, "place": None, "reason": "bad_pair", "problem": f"{EVIL}\n"}
+    explained |= {"not_valid_because": [EVIL], "texts": [text]}
     lines = key_to_text(explained).split("\n")
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert all(map(_is_clean, lines))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from worldclip.core.errors import InputChanged, StageFailed
+from worldclip.core.errors import InputChanged, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, Shard, reads_input
+from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
 from worldclip.core.execute.shards import read_unchanged
-from worldclip.core.job import MAX_TRIES, Job, Result
+from worldclip.core.job import Job, Result
 
 
 def shard_of(path: Path, text: str = "first") -> Shard:
@@ -36,28 +36,12 @@ def test_a_file_that_changes_or_goes_before_or_during_the_read_is_not_accepted(t
             read_unchanged(function, shard)
 
 
-def test_a_file_that_changes_and_changes_back_is_read_again(tmp_path: Path) -> None:
-    shard = shard_of(tmp_path / "a.tar")
-    original = shutil.copy2(shard.path, tmp_path / "original")
-    contents = ["second", "first"]
-
-    def read_at_a_bad_moment(shard: Shard) -> dict:
-        if contents[0] == "second":
-            Path(shard.path).write_text(contents.pop(0))
-        report = read(shard)
-        if report["text"] == "second":
-            shutil.copy2(original, shard.path)  # with its modification time
-        return report
-
-    assert read_unchanged(read_at_a_bad_moment, shard) == {"text": "first"}
-
-
 def test_an_error_of_a_torn_read_says_that_the_file_changed(tmp_path: Path) -> None:
     def read_torn(shard: Shard) -> dict:
         Path(shard.path).write_text("fi")
         raise ValueError("truncated")
 
-    with pytest.raises(InputChanged, match="changed while it was read"):
+    with pytest.raises(InputChanged, match="changed after it was listed"):
         read_unchanged(read_torn, shard_of(tmp_path / "a.tar"))
 
 
@@ -78,31 +62,26 @@ def test_a_shard_that_changed_has_no_marker(tmp_path: Path, workers: int) -> Non
     assert not (tmp_path / "done").exists()
 
 
-def test_work_is_done_again_until_its_inputs_stay(tmp_path: Path) -> None:
-    source, seen = tmp_path / "list.txt", list[str]()
-    source.write_text("1")
-
-    def job() -> Job:
-        return Job("demo", tmp_path / "demo", {}, lambda: {"list": source.read_text()})
-
-    def work(num_changes: int) -> Result:
-        seen.append(source.read_text())
-        if len(seen) <= num_changes:
-            source.write_text(source.read_text() + "+")
-        return Result(report={"seen": seen[-1]}, counts={})
-
-    assert job().run(lambda: work(1)) == {"seen": "1+"}
-    assert seen == ["1", "1+"]
-    assert job().reason_to_run() is None
-    seen.clear()
-    with pytest.raises(StageFailed, match="list: changed while demo ran, 3 times"):
-        job().run(lambda: work(99))
-    assert len(seen) == MAX_TRIES
-    assert not (tmp_path / "demo" / "manifest.json").exists()
-
-
-def test_work_that_is_not_redone_records_the_inputs_from_before(tmp_path: Path) -> None:
+def test_an_input_that_changes_during_the_work_makes_the_next_call_work_again(tmp_path: Path) -> None:
     inputs = iter("abc")
-    job = Job("demo", tmp_path, {}, lambda: {"pool": next(inputs)}, is_redone=False)
+    job = Job("demo", tmp_path, {}, lambda: {"pool": next(inputs)})
     job.run(lambda: Result(report={}, counts={}))
     assert Job("demo", tmp_path, {}, lambda: {"pool": "b"}).reason_to_run() == "its inputs changed: pool was a, is b"
+
+
+def test_changes_of_a_list_are_named(tmp_path: Path) -> None:
+    files = [InputFile(f"root/{i}.tar", str(tmp_path / f"{i}.tar"), f"{i}.tar") for i in range(4)]
+    for i in range(3):
+        (tmp_path / f"{i}.tar").write_text(f"contents {i}")
+    before = ShardList.of_files(files[:3])
+    before.write(tmp_path / "shards.parquet")
+    assert read_shards(tmp_path / "shards.parquet").record == before.record
+    (tmp_path / "1.tar").write_text("other")
+    (tmp_path / "2.tar").touch()  # with the same contents
+    after = ShardList.of_files(files[1:])
+    changes = {name: (old is None, new is None) for name, old, new in after.changes(before)}
+    assert changes == {"root/0.tar": (False, True), "root/1.tar": (False, False), "root/3.tar": (True, False)}
+    assert "unreadable" in after[-1].fingerprint
+    assert before.record != after.record
+    with pytest.raises(UserError, match="must be UTF-8; rename the file"):
+        ShardList.of_files([InputFile("\udcff.tar", "a.tar", "a.tar")])

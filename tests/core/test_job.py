@@ -14,13 +14,13 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import (
     Change,
-    FilePerShard,
     Job,
     Result,
     Run,
     RunLock,
     changed_inputs,
     changed_keys,
+    files_per_shard,
     remove_stale,
 )
 from worldclip.curate import CurateConfig
@@ -97,14 +97,6 @@ def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
     assert Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": NOT_INSTALLED}}).reason_to_run() is None
     newer = Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.15"}})
     assert newer.reason_to_run() == "its inputs changed: emoji was 2.14, is 2.15"
-
-
-def test_inputs_are_read_before_and_after_the_work(tmp_path: Path) -> None:
-    calls = []
-    job = Job("demo", tmp_path, {}, lambda: {"pool": calls.append("read")})
-    job.run(no_work)
-    job.reason_to_run()
-    assert calls == ["read", "read"]
 
 
 def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
@@ -275,9 +267,10 @@ def test_changes_are_named_with_their_values() -> None:
 def test_files_of_shards_are_kept_by_name(tmp_path: Path) -> None:
     write_in(tmp_path, "t/a/x.tar.parquet", "t/b.tar.parquet", "t/old.tar.parquet", "t/b.tar.json", "t/b.tar")
     write_in(tmp_path, "done/t/b.tar.json", "done/t/old.tar.json", "whole/x/y.npy")
-    names = frozenset(["a/x.tar", "b.tar"])
-    tables, markers = FilePerShard(tmp_path / "t", names, ".parquet"), FilePerShard(tmp_path / "done/t", names, ".json")
-    remove_stale(tmp_path, [tables, markers, tmp_path / "whole"])
+    names = ["a/x.tar", "b.tar"]
+    tables = files_per_shard(tmp_path / "t", names, ".parquet")
+    markers = files_per_shard(tmp_path / "done/t", names, ".json")
+    remove_stale(tmp_path, [*tables, *markers, tmp_path / "whole"])
     assert files_of(tmp_path) == {"done/t/b.tar.json", "t/a/x.tar.parquet", "t/b.tar.parquet", "whole/x/y.npy"}
 
 

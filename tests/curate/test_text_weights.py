@@ -11,15 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from test_curate import check_report, read_kept
 
-from plain_recipe import LISTS, NUM_ALT, make_recipe, make_shards, plain_run, run_stages, write_pool
+from plain_recipe import LISTS, make_recipe, make_shards, plain_run, run_stages, write_pool
 from stages import why_run
 from tars import sample, shard_of, write_tar
 from worldclip import pool
-from worldclip.contracts import layout, schemas
+from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
-from worldclip.core import artifacts
 from worldclip.core.errors import UserError
-from worldclip.curate.candidates import decide_on, read_matched
+from worldclip.curate.candidates import decide_on
 from worldclip.curate.curator import Curator
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
@@ -31,8 +30,8 @@ SHARDS = make_shards(seed=5)
 TEXTS = ["json:alt", "json:caption"]
 
 
-def recipe_of(pool_folder: Path, weights: dict[str, float] | None, **curate: object):
-    return make_recipe(pool_folder, pool={"texts": TEXTS, "text_weights": weights}, curate=curate)
+def recipe_of(pool_folder: Path, weights: list[float] | None, **curate: object):
+    return make_recipe(pool_folder, pool={"texts": TEXTS, "text_weights": weights or []}, curate=curate)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +45,14 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weighed(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of weights 0.3 and 0.7 up to curate."""
     run_dir = tmp_path_factory.mktemp("weighed")
-    run_stages(recipe_of(pool_folder, {"alt": 0.3, "caption": 0.7}), run_dir)
+    run_stages(recipe_of(pool_folder, [0.3, 0.7]), run_dir)
     return run_dir
 
 
 # the stages
 
 
-@pytest.mark.parametrize(
-    "weights", [{"alt": 0.3, "caption": 0.7}, {"alt": 0, "caption": 2}, {"json:alt": 1, "json:caption": 0}]
-)
+@pytest.mark.parametrize("weights", [[0.3, 0.7], [2, 0.001]])
 def test_the_stages_agree_with_plain_python(pool_folder, tmp_path, weights):
     recipe = recipe_of(pool_folder, weights, exclude=["th"])
     reports = run_stages(recipe, tmp_path)
@@ -63,10 +60,8 @@ def test_the_stages_agree_with_plain_python(pool_folder, tmp_path, weights):
     for name, rows in expected.kept.items():
         assert read_kept(tmp_path, name) == rows
     check_report(reports["curate"], expected.report)
-    estimated = estimate.estimate(tmp_path, tail_fractions=[recipe.balance.tail_fraction])["candidates"][0]["total"]
+    estimated = estimate.estimate(tmp_path, tail_fraction=[recipe.balance.tail_fraction])["candidates"][0]["total"]
     assert estimated["expected_pairs"] == pytest.approx(reports["curate"]["total"]["expected_pairs"])
-    places = {int(idx >= NUM_ALT) for rows in expected.kept.values() for _, idx, *_ in rows}
-    assert places == {i for i, weight in enumerate(weights.values()) if weight}
 
 
 def test_weights_change_no_count_and_redo_curate_alone(pool_folder, weighed, tmp_path):
@@ -84,7 +79,7 @@ def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
     run = open_run(weighed)
     work, curator = online_work(run), Curator(weighed)
     explored = read_pairs(run, work, pool.shards(run), sorted(LISTS))
-    assert work.place_weights == (0.3, 0.7)
+    assert work.text_weights == (0.3, 0.7)
     for shard in layout.matched_shards(weighed):
         _, candidates, keep_prob = work.read(shard)
         for epoch in (0, 3):
@@ -101,17 +96,6 @@ def test_later_epochs_inspect_and_explorer_follow_the_same_draw(weighed):
             assert {text["place"] for text in explained["texts"]} <= {"json:alt", "json:caption"}
         keys = [key for key in explored.by_key if explored.shard_of_key[key] == shard]
         assert kept == {(key, row[0]) for key in keys for row in explored.by_key[key] if row[REASON] == Reason.KEPT}
-
-
-def test_weights_for_texts_of_an_older_match_are_refused(pool_folder, weighed, tmp_path):
-    path = tmp_path / "match/texts/0.tar.parquet"
-    shard = layout.matched_shards(weighed)[0]
-    table = artifacts.read_table(layout.match_texts(weighed, shard), schemas.MATCH_TEXTS)
-    path.parent.mkdir(parents=True)
-    pq.write_table(table.drop_columns(["place"]), path)
-    assert read_matched(tmp_path, "0.tar", None).num_rows == table.num_rows
-    with pytest.raises(UserError, match=r"matched by an older version.*run .* --from match"):
-        read_matched(tmp_path, "0.tar", (0.3, 0.7))
 
 
 # the pool
@@ -133,33 +117,18 @@ def test_all_formats_tell_places_alike(tmp_path):
 
 def test_the_txt_of_a_tar_is_a_place(tmp_path):
     write_tar(tmp_path / "0.tar", [*sample("a", "alt text", {"caption": ["c", "d"]}), *sample("b", "alone", {})])
-    config = PoolConfig(path="p", texts=("json:caption", "txt"), text_weights={"txt": 0.3, "caption": 0.7})
+    config = PoolConfig(path="p", texts=("json:caption", "txt"))
     texts = pool.read_texts(shard_of(tmp_path / "0.tar"), config)
     assert texts.text.to_pylist() == ["c", "d", "alt text", "alone"]
     assert texts.place.tolist() == [0, 0, 1, 1]
-    assert config.place_weights == (0.7, 0.3)
 
 
-@pytest.mark.parametrize(
-    ("texts", "weights", "problem"),
-    [
-        (TEXTS, {"alt": 1, "captoin": 2}, "pool.text_weights.captoin = 2.0: is no place of pool.texts"),
-        (TEXTS, {"alt": 1}, "pool.text_weights: lacks caption"),
-        (TEXTS, {"alt": -1, "caption": 2}, "pool.text_weights.alt = -1.0: must be a number, 0 or more"),
-        (TEXTS, {"alt": 1, "caption": float("nan")}, "pool.text_weights.caption = NaN: must be a number, 0 or more"),
-        (TEXTS, {"alt": 0, "caption": 0}, "pool.text_weights: is 0 for all places"),
-        (TEXTS, {"alt": 1, "json:alt": 1, "caption": 1}, 'names "alt" twice'),
-        ([*TEXTS, "alt"], {"alt": 1, "caption": 1}, 'names "alt" twice'),
-        ([], {"alt": 1}, "needs pool.texts"),
-        (TEXTS, {}, "lacks alt, caption"),
-    ],
-)
-def test_weights_that_mean_nothing_are_refused(texts, weights, problem):
-    with pytest.raises(UserError) as caught:
-        make_recipe(Path("p"), pool={"texts": texts, "text_weights": weights})
-    assert problem in str(caught.value)
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [-1, 2], [0, 1], [1, float("nan")]])
+def test_weights_that_mean_nothing_are_refused(weights):
+    with pytest.raises(UserError, match=r"pool\.text_weights: must"):
+        recipe_of(Path("p"), weights)
 
 
 def test_weights_need_a_draw():
     with pytest.raises(UserError, match='= "all" draws none'):
-        recipe_of(Path("p"), {"alt": 1, "caption": 1}, text_policy="all")
+        recipe_of(Path("p"), [1, 1], text_policy="all")

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import worldclip
 from toy import draw_shape, write_tar
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
-from worldclip.model.formats import timm_folder
 from worldclip.model.tokenizer import load_tokenizer, train_tokenizer
 from worldclip.train.train_state import load_initial_weights
 
@@ -107,11 +105,3 @@ def test_initial_weights_with_another_tokenizer_are_an_error(tmp_path):
     other = train_tokenizer(["another text of other words"] * 20, vocab_size=80, context_length=16)
     with pytest.raises(UserError, match=r"of another tokenizer; set train\.tokenizer\.path = '.*weights'"):
         load_initial_weights(own, str(tmp_path / "weights"), other)
-
-
-def test_an_image_tower_is_no_initial_weights(tmp_path):
-    pytest.importorskip("timm")
-    own = save_model(tmp_path / "weights")
-    timm_folder.write(worldclip.load(tmp_path / "weights", device="cpu"), tmp_path / "timm")
-    with pytest.raises(UserError, match="an image tower without a text tower; name a whole CLIP"):
-        load_initial_weights(own, str(tmp_path / "timm"), load_tokenizer(tmp_path / "weights", 16))

@@ -16,7 +16,7 @@ from transformers import MetaClip2VisionModel
 
 import worldclip
 from miniature import write_files
-from model_folders import load_error, save_tiny
+from model_folders import save_tiny
 from stages import finish, job_of
 from worldclip import cli, export
 from worldclip.config import load_recipe
@@ -27,7 +27,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
 from worldclip.export import ExportConfig
 from worldclip.model import sample_inputs
-from worldclip.model.formats import MODEL_FORMATS, huggingface_folder
+from worldclip.model.formats import huggingface_folder, open_clip_folder
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -64,23 +64,22 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
 
 
-@pytest.mark.parametrize("name", ["huggingface", "open_clip", "timm"])
+@pytest.mark.parametrize("name", ["huggingface", "open_clip"])
 def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
     run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
-    # an unchanged Hugging Face checkpoint is copied
-    module, function = (huggingface_folder, "copy") if name == "huggingface" else (MODEL_FORMATS.load(name), "write")
-    plain = getattr(module, function)
+    module = {"huggingface": huggingface_folder, "open_clip": open_clip_folder}[name]
+    plain = module.write
 
     def spoil(source, folder, *precisions):
         plain(source, folder, *precisions)
         file = next(folder.glob("*.safetensors"))
         weights = load_file(file)
-        key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj", "head.weight")))
+        key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj")))
         weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
         save_file(weights, file, {"format": "pt"})
 
-    monkeypatch.setattr(module, function, spoil)
+    monkeypatch.setattr(module, "write", spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
         run_export(run_dir, formats=[name])
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
@@ -123,10 +122,9 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     assert job_of("export", config, run_dir).inputs["corpus"]
 
 
-def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_dir):
-    report = run_export(run_dir, tower="vision")
-    assert list(report["formats"]) == ["vision"]
-    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "vision").eval()
+def test_plain_transformers_reads_the_image_tower_of_a_whole_folder(run_dir):
+    run_export(run_dir)
+    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "huggingface").eval()
     pixels = torch.randn(2, 3, 32, 32)
     clip = worldclip.load(run_dir, device="cpu")
     with torch.inference_mode():
@@ -134,19 +132,22 @@ def test_image_tower_alone_gives_its_patch_features_in_plain_transformers(run_di
         whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert hidden_states[-2][:, 1:].shape == (2, 16, 64)
     torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
-    assert "MetaClip2VisionModel; it has no embeddings" in load_error(run_dir / "export" / "vision")
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
     stored = load_recipe({**RECIPE, "pool": {"path": str(tmp_path / "tars")}, "export": {"formats": ["open_clip"]}})
     artifacts.write_text(run_dir / "recipe.toml", to_toml(stored))
-    assert cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), "--formats", "huggingface", "timm"]) == 0
+    assert (
+        cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), "--formats", "huggingface", "open_clip"])
+        == 0
+    )
     exported = tmp_path / "first" / "huggingface"
+    assert f"publish a folder of {exported.parent} with: hf upload OWNER/NAME FOLDER" in capsys.readouterr().err
     assert "# my_run: a CLIP for 2 languages" in (exported / "README.md").read_text()
     published = load_recipe(exported / "recipe.toml")
     assert published.pool.path == str(exported / "tars")  # relative in the file
     assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "report.json", "timm"]
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "open_clip", "report.json"]
 
     for _ in range(2):  # an export of ours may be replaced
         assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
@@ -165,9 +166,9 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
 
 
 def test_exported_model_is_no_run(run_dir, tmp_path):
-    run_export(run_dir, formats=["timm"])
+    run_export(run_dir, formats=["open_clip"])
     artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe(RECIPE)))
-    folder = run_dir / "export" / "timm"
+    folder = run_dir / "export" / "open_clip"
     shutil.copy(run_dir / "recipe.toml", folder)
     assert (layout.is_run(run_dir), layout.is_run(folder)) == (True, False)
     with pytest.raises(UserError, match=r"is an exported model, not a run; give .*recipe\.toml"):

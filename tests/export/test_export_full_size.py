@@ -89,26 +89,16 @@ save_file(to_theirs(open_clip_rules(model.config), model.state_dict()), place / 
     "open_clip": """
 import open_clip
 model = open_clip.create_model("ViT-H-14-worldwide-quickgelu", pretrained=str(place / "open_clip.safetensors")).eval()
-(place / "open_clip.safetensors").unlink()
 with torch.inference_mode():
     keep("open_clip_image", model.encode_image(pixels))
     keep("open_clip_text", model.encode_text(ids))
 """,
-    "to timm": """
-import transformers
-from safetensors.torch import save_file
-from worldclip.model.tensor_names import timm_rules, to_theirs
-model = transformers.MetaClip2VisionModelWithProjection.from_pretrained(place / "model")
-tower = to_theirs(timm_rules(model.config.num_hidden_layers), model.state_dict())
-tower["head.bias"] = torch.zeros(model.config.projection_dim)
-save_file(tower, place / "timm.safetensors")
-""",
     "timm": """
 import timm
-from safetensors.torch import load_file
-model = timm.create_model("vit_huge_patch14_clip_quickgelu_224", num_classes=1024).eval()
-model.load_state_dict(load_file(place / "timm.safetensors"))
-(place / "timm.safetensors").unlink()
+overlay = {"file": str(place / "open_clip.safetensors"), "num_classes": 1024}
+name = "vit_huge_patch14_clip_quickgelu_224"
+model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1024).eval()
+(place / "open_clip.safetensors").unlink()
 with torch.inference_mode():
     keep("timm_image", model(pixels))
 """,

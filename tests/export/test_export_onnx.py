@@ -335,11 +335,3 @@ def test_missing_precision_is_refused_with_the_available_ones(other):
         assert said in load_error(other, precision=precision)
     with pytest.raises(UserError, match="this needs a model of the Meta CLIP family in torch"):
         _ = worldclip.load(other, precision="int8").model
-
-
-def test_reasons_name_what_an_onnx_folder_lacks_and_not_what_it_has(other):
-    for file in (other / "onnx").glob("text_model*"):
-        file.unlink()
-    said = load_error(other)
-    assert "no onnx/vision_model*.onnx with onnx/text_model*.onnx" in said
-    assert "no config.json with" not in said

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -145,6 +146,7 @@ def digests(folder: Path) -> dict[str, str]:
         parts = name.split("/")
         is_hidden = any(part.startswith(".") for part in parts)
         is_volatile = parts[-1] in VOLATILE_FILES or "tensorboard" in parts or "sums/done" in name
+        is_volatile |= re.search(r"\btrain\.\d+/", f"{name}/") is not None  # a second --from train after a kill
         if is_hidden or path.is_dir() or is_volatile:
             continue
         data = path.read_bytes()
@@ -159,9 +161,6 @@ def _forget_files() -> None:
     for item in gc.get_objects():
         if isinstance(item, functools._lru_cache_wrapper) and item.__module__.startswith("worldclip"):
             item.cache_clear()
-    if files := sys.modules.get("worldclip.pool.shard_files"):
-        files._recent.clear()
-        files._records.clear()
 
 
 def _stable(record: Any) -> Any:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -116,7 +115,6 @@ def _curation(inputs: Path) -> list[Scenario]:
         scenarios.append(Scenario(name=stage, start=before, call=call))
         scenarios.append(Scenario(name=f"{stage} of a changed pool", start=in_order(run_in("old"), before), call=call))
         before = call
-    scenarios += _kept_keys()
     words = _wikipedia(inputs)
     new = run_in("new")
     from_match = run_in("new", from_stage="match")
@@ -133,28 +131,6 @@ def _curation(inputs: Path) -> list[Scenario]:
         Scenario(name="--from-run", start=new, call=branch),
         Scenario(name="metadata of dumps", call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
-    ]
-
-
-def _kept_keys() -> list[Scenario]:
-    """Sort kept keys into one file, and into pieces in place of it."""
-    from kept_keys import hex_keys, write_curated
-    from worldclip.curate import sort_keys
-
-    def sort(file_keys: int) -> Call:
-        def call(folder: Path) -> None:
-            shards, num_kept = write_curated(folder / "run", hex_keys("random", 60), 4, is_new=False)
-            with mock.patch.multiple(sort_keys, GROUP_KEYS=30, RANGE_KEYS=20, FILE_KEYS=file_keys):
-                sort_keys.write_keys(folder / "run", shards, num_kept, QUIET)
-
-        return call
-
-    def write(folder: Path) -> None:
-        write_curated(folder / "run", hex_keys("random", 60), 4)
-
-    return [
-        Scenario(name="kept keys", start=write, call=sort(100)),
-        Scenario(name="kept keys in pieces", start=in_order(write, sort(100)), call=sort(25)),
     ]
 
 
@@ -319,7 +295,7 @@ def _training(inputs: Path) -> list[Scenario]:
     head = recipe.read_text().split("[train]")[0]
     sections = (
         f'[evaluate]\ndatasets = ["shapes"]\nlanguages = ["en"]\ndevice = "cpu"\nfolders = {{shapes = '
-        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip", "timm"]\n'
+        f'"folders:{world}/shapes"}}\n[export]\nformats = ["huggingface", "open_clip"]\n'
     )
     recipe.write_text(f"{head}[train]{TINY}{sections}")
     faster = world / "faster.toml"
@@ -340,7 +316,6 @@ def _training(inputs: Path) -> list[Scenario]:
 def _embedding(inputs: Path) -> list[Scenario]:
     from embedded_world import write_world
     from worldclip.tools.embed import embed
-    from worldclip.tools.search import build_index
 
     world = inputs / "embedded"
     write_world(world)
@@ -357,15 +332,10 @@ def _embedding(inputs: Path) -> list[Scenario]:
 
         return at(pool, target, call)
 
-    def index(library: Any) -> Call:
-        return lambda folder: build_index(folder / "embedded", library, "images")
-
     done = embed_in(world / "pool")
     return [
         Scenario(name="embed", call=done),
         Scenario(name="embed of a changed pool", start=embed_in(old), call=done),
-        Scenario(name="index", start=done, call=index("faiss")),
-        Scenario(name="index --library exact", start=in_order(done, index("faiss")), call=index("exact")),
     ]
 
 

@@ -41,16 +41,9 @@ def run(
 
 
 def contents(folder: Path, without: Collection[str] = ()) -> dict[str, bytes]:
-    """Return the content of every file below `folder` by its relative path; without: names of files and folders.
-
-    The hashes of a pool's files are left out: a file is among them once it has not changed for a while.
-    """
+    """Return the content of every file below `folder` by its path; without: names of files and folders."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    return {
-        name.as_posix(): path.read_bytes()
-        for name, path in files.items()
-        if not name.name.startswith(".stamps.") and not {*without} & {*name.parts}
-    }
+    return {name.as_posix(): path.read_bytes() for name, path in files.items() if not {*without} & {*name.parts}}
 
 
 def modified(folder: Path, pattern: str = "*") -> dict[Path, int]:

@@ -46,7 +46,6 @@ def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     for stage, report in reports.items():
         write_json(run_dir / stage / "report.json", report)
     write_text(run_dir / "train" / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in _log(random)))
-    write_json(run_dir / "estimate.json", _sizes())
     write_json(run_dir / "match" / "manifest.json", {"format_version": 1, "digest": "made up"})
     write_json(run_dir / "run.json", {"versions": {"worldclip": "0.1.0"}, "git_revision": "0123456789abcdef"})
     return run_dir
@@ -85,19 +84,12 @@ def _samples() -> dict[str, list[dict[str, Any]]]:
         entries = [{"entry": "سیب قرمز", "matches": 3000, "prob": 0.25}]
         samples[reason] = [
             {"key": f"{reason}/{n}", "text_idx": 0, "text": f"سیب قرمز {n}", "lang": "fa", "keep_prob": 0.25,
-             "coin": 0.5, "is_over": reason == "excluded" and n == 1, "entries": entries}
+             "coin": 0.5, "entries": entries}
             for n in range(2)
         ]  # fmt: skip
     for reason in ("no_match", "no_language"):
         samples[reason] = [{"key": reason, "text_idx": 0, "text": "?", "lang": "und", "label": "xx", "lang_prob": 0.3}]
     return samples
-
-
-def _sizes() -> dict[str, Any]:
-    total = [1e3, 1e4, 3e4]
-    languages = {lang: [value / (i + 2) for value in total] for i, lang in enumerate(LANGS)}
-    return {"text_policy": "all", "key": "tail_fraction", "values": [0.01, 0.1, 1.0], "total": total,
-            "languages": languages, "match": "made up"}  # fmt: skip
 
 
 def _balance(random: np.random.Generator) -> dict[str, Any]:

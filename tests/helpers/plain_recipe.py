@@ -241,12 +241,11 @@ ORDER = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_val
 
 def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: list, table) -> None:
     config = recipe.curate
-    weight_of_place = list((recipe.pool.text_weights or {"alt": 1, "caption": 1}).values())
+    weight_of_place = recipe.pool.text_weights or (1, 1)
     settled = []
     for reason, key, idx, lang, text, ids in sample:
         if reason == "matched":
             excluded = lang in config.exclude or (config.include and lang not in config.include)
-            excluded = excluded or weight_of_place[idx >= NUM_ALT] == 0
             reason = "not_valid" if not is_valid[key] else "excluded" if excluded else "drawable"
         settled.append((reason, key, idx, lang, text, plain_prob(ids, probs[lang]) if ids else 0.0))
     drawable = [row for row in settled if row[0] == "drawable"]
@@ -254,7 +253,7 @@ def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: lis
         if drawable:
             key = drawable[0][1]
             weights = [1.0] * len(drawable)
-            if recipe.pool.text_weights is not None:
+            if recipe.pool.text_weights:
                 places = [row[2] >= NUM_ALT for row in drawable]
                 weights = [weight_of_place[place] / places.count(place) for place in places]
             point = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * sum(weights)

@@ -160,19 +160,6 @@ def random_open_clip(model_cfg: dict[str, Any]) -> torch.nn.Module:
     return _randomise(open_clip.CLIP(**model_cfg).eval())
 
 
-def save_timm(folder: Path, *, size: int = 28, activation: str = "", **data: Any) -> torch.nn.Module:
-    """Write a folder as timm does, of a random CLIP tower at reduced size; data: of its data configuration."""
-    import timm
-
-    torch.manual_seed(0)
-    sizes = {"img_size": size, "embed_dim": 160, "depth": 2, "num_heads": 2, "num_classes": 48}
-    model = _randomise(timm.create_model(f"vit_huge_patch14_clip{activation}_224", **sizes).eval())
-    model.head.bias.data.zero_()
-    data = {"crop_pct": 1.0, "input_size": (3, size, size), **data}
-    timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=data)
-    return model
-
-
 def _randomise(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Every dataset of the catalog, and one in each further layout, in miniature; docs/datasets.md shows these trees.
+"""Every dataset of the catalog, and one in each further layout, in miniature.
 
 A file is text or bytes, a tar a dict of its members; an image is the word for what it shows.
 """

@@ -21,7 +21,7 @@ from worldclip.core.job import Run
 from worldclip.language import table as languages
 from worldclip.language.config import languages_of
 from worldclip.metadata.config import MetadataConfig
-from worldclip.tools import inspect_metadata
+from worldclip.tools.inspect_run import inspect_entry
 
 KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 
@@ -58,7 +58,7 @@ def test_added_language_goes_from_metadata_to_the_report_in_two_processes(world:
     assert read_json(layout.thresholds(run))["lists"]["kea"]["num_matches"] == 20
     assert "Kabuverdianu" in layout.report_html(run).read_text(encoding="utf-8")
     assert load_recipe(run).languages.add["kea"].row("kea") == languages_of(run).get("kea")
-    assert "Kabuverdianu" in inspect_metadata.inspect(run / "metadata", "kea", "pexe")[1]
+    assert inspect_entry(run, "pexe", "kea")["matches"] == 20
 
 
 def test_another_recipe_does_not_know_the_language(world: Path) -> None:

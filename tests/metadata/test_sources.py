@@ -26,7 +26,6 @@ from worldclip.metadata.source import Inputs, build_entries
 from worldclip.metadata.sources import packages
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code, read_wordnet
 from worldclip.plugins.emoji.build import LANGS
-from worldclip.tools.inspect_metadata import inspect
 
 # --- tab files of the Open Multilingual Wordnet -----------------------------------------------------------------------
 
@@ -317,19 +316,6 @@ def test_entries_of_another_packages_source_come_after_ours_in_every_worker(plug
     with pytest.raises(StageFailed, match=r"terms\.csv: weight of 'tembo'") as failure:
         build(glossary(), tmp_path / "run", TWO)
     assert list(failure.value.failures) == ["sw"]
-
-
-def test_lists_of_a_source_that_is_gone_are_still_shown(
-    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(glossary(), tmp_path / "run", TWO)
-    with monkeypatch.context() as without:
-        without.setattr("worldclip.core.registry.metadata.entry_points", lambda **_: [])
-        with installed(without):
-            _, table = inspect(tmp_path / "run/metadata")
-            _, text = inspect(tmp_path / "run/metadata", "sw", "tembo")
-    assert "glossary" in table
-    assert "from glossary; score: 1.5" in text
 
 
 # --- every real wordnet -----------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_native_decoders_and_pillow_decode_the_same_pixels(name, native, monkeyp
     assert pixels.shape[2:] == (3,)
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
-    image = open_image(PICTURES[name], allow_urls=False, applies_exif=True)
+    image = open_image(PICTURES[name], applies_exif=True)
     np.testing.assert_array_equal(np.asarray(image), pixels)
     monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
     np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
@@ -238,7 +238,7 @@ def test_what_is_no_image_or_a_decompression_bomb_is_refused_before_it_is_unpack
         decode(data)
     assert caught.value.reason == reason
     assert scan_image(data).error == str(caught.value)
-    assert open_image(data, allow_urls=False, applies_exif=True).startswith(said)
+    assert open_image(data, applies_exif=True).startswith(said)
 
 
 def test_heif_without_its_package_is_refused_with_the_extra_to_install(monkeypatch):

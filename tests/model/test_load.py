@@ -13,18 +13,16 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, MetaClip2Model
 
 import worldclip
-from model_folders import edit, load_error, put_in_hub_cache
+from model_folders import load_error, put_in_hub_cache
 from small_models import (
     TEXTS,
     random_open_clip,
     random_pixels,
     reduced_open_clip_config,
-    save_timm,
     save_xlm_v,
     unit,
     write_open_clip_config,
 )
-from worldclip.core.errors import UserError
 from worldclip.model import published
 from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
@@ -148,66 +146,6 @@ def test_half_precision_checkpoints_load_as_float32(dtype, tokenizer_folder, tmp
     clip = worldclip.load(tmp_path / "model.pt", device="cpu", tokenizer=tokenizer_folder)
     theirs.load_state_dict(halve(theirs.state_dict()))
     assert_same_images(clip, theirs.encode_image)
-
-
-def test_hugging_face_folder_with_pytorch_model_bin_loads(folder):
-    clip = worldclip.load(folder, device="cpu")
-    (folder / "model.safetensors").unlink()
-    torch.save(clip.model.state_dict(), folder / "pytorch_model.bin")
-    assert_close(worldclip.load(folder, device="cpu").encode_text(TEXTS), clip.encode_text(TEXTS))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("crop_pct", -1),
-        ("crop_pct", 1e-6),
-        ("crop_pct", "0.9"),
-        ("input_size", [3, 10**6, 10**6]),
-        ("input_size", [3, 28]),
-        ("interpolation", "random"),
-        ("mean", ["a", 0, 0]),
-    ],
-)
-def test_data_configuration_of_timm_that_makes_no_transform_is_named(key, value, tmp_path):
-    """A crop of a millionth would resize each image to 28 million pixels a side."""
-    save_timm(tmp_path)
-    edit(tmp_path / "config.json", "pretrained_cfg", **{key: value})
-    with pytest.raises(UserError, match=rf"config\.json: {key} is .*; it must be"):
-        worldclip.load(tmp_path, device="cpu")
-
-
-@pytest.mark.parametrize("activation", ["", "_quickgelu"])
-def test_timm_tower_embeds_like_timm(activation, tmp_path):
-    theirs = save_timm(tmp_path, activation=activation)
-    clip = worldclip.load(tmp_path, device="cpu")
-    assert_same_images(clip, theirs)
-    for call in (lambda: clip.encode_text("a"), lambda: clip.logit_scale):
-        with pytest.raises(ValueError, match="image tower alone"):
-            call()
-
-
-def test_repository_of_timm_loads_as_open_clip_and_its_tower_on_request(tokenizer_folder, tmp_path):
-    save_timm(tmp_path)
-    write_checkpoint(tmp_path, tokenizer_folder, "ViT-H-14-worldwide-quickgelu", "open_clip_model.safetensors")
-    shutil.copytree(tokenizer_folder, tmp_path, dirs_exist_ok=True)
-    theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
-    expected = open_clip_texts(theirs, tokenizer_folder)
-    assert_close(worldclip.load(tmp_path, device="cpu").encode_text(TEXTS), expected)
-    assert worldclip.load(tmp_path, device="cpu", layout="timm").tokenizer is None
-
-
-def test_timm_tower_with_the_wrong_activation_is_refused(tmp_path):
-    save_timm(tmp_path)
-    edit(tmp_path / "config.json", "pretrained_cfg", tag="metaclip2_worldwide")
-    said = load_error(tmp_path)
-    assert "trained with quick_gelu" in said
-    assert "arch='vit_huge_patch14_clip_quickgelu_224'" in said
-    quick, plain = (
-        worldclip.load(tmp_path, device="cpu", arch=f"vit_huge_patch14_clip{name}_224") for name in ("_quickgelu", "")
-    )
-    pixels = random_pixels(28)
-    assert np.abs(quick.backend.encode_pixels(pixels) - plain.backend.encode_pixels(pixels)).max() > 1e-3
 
 
 def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import transformers
 import worldclip
 from model_folders import edit, load_error
 from small_models import save_open_clip, unit, write_open_clip_config
+from worldclip.evaluate import nllb
 from worldclip.model.sample_inputs import images as sample_images
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
@@ -156,26 +157,19 @@ def save_nllb_clip(folder: Path, *, is_legacy: bool = False) -> Any:
 @pytest.mark.parametrize("is_legacy", [False, True])
 def test_texts_of_each_language_are_those_of_open_clip(is_legacy: bool, tmp_path: Path) -> None:
     model = save_nllb_clip(tmp_path, is_legacy=is_legacy)
-    clip = worldclip.load(tmp_path, device="cpu")
+    assert "is an NLLB-CLIP, which must be told the language of each text" in load_error(tmp_path)
+    clip = worldclip.load(tmp_path, device="cpu", tells_language=True)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
-    used = {lang: clip.in_language(lang) for lang in LANGUAGES}  # all at once: none changes another
+    codes = {"en": "eng_Latn", "de": "deu_Latn", "zh": "zho_Hans", "ar": "arb_Arab", "fa": "pes_Arab"}
+    used = {lang: nllb.in_language(clip, lang) for lang in codes}  # all at once: none changes another
     texts = ["a red apple", NLLB_TEXTS[2], ""]
-    for lang in LANGUAGES:
-        tokenizer.tokenizer.src_lang = lang  # set_language alone: transformers 5 goes back to src_lang at each call
+    german = tokenizer.tokenizer.convert_tokens_to_ids("deu_Latn")
+    for lang, code in codes.items():
+        tokenizer.tokenizer.src_lang = code  # set_language alone: transformers 5 goes back to src_lang at each call
         ids = tokenizer(texts)
         assert used[lang].tokenizer.encode(texts).padded().tolist() == ids.tolist()
         np.testing.assert_allclose(used[lang].encode_text(texts), unit(model.encode_text(ids)), atol=2e-6)
-        assert used[lang].language == lang
-        german = clip.tokenizer.languages.ids["deu_Latn"]
         is_once = used[lang].tokenizer.encode(["deu_Latn apple"]).ids.tolist().count(german)
-        assert is_once == (lang == "deu_Latn")  # a language's name in a text stays text
-    assert clip.language == "eng_Latn"
-    np.testing.assert_array_equal(clip.encode_text(NLLB_TEXTS), used["eng_Latn"].encode_text(NLLB_TEXTS))
-
-
-def test_our_codes_mean_the_variety_of_the_table(tmp_path: Path) -> None:
-    save_nllb_clip(tmp_path)
-    for ours, code in {"de": "deu_Latn", "zh": "zho_Hans", "ar": "arb_Arab", "fa": "pes_Arab"}.items():
-        assert worldclip.load(tmp_path, device="cpu", language=ours).language == code
-    said = load_error(tmp_path, language="fr")
-    assert "language = 'fr': the model's tokenizer has no token of this language" in said
+        assert is_once == (lang == "de")  # a language's name in a text stays text
+    assert nllb.in_language(clip, "fr") is clip  # its tokenizer has no token of it
+    np.testing.assert_array_equal(clip.encode_text(NLLB_TEXTS), used["en"].encode_text(NLLB_TEXTS))

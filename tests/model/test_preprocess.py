@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -25,7 +24,6 @@ from small_models import (
     random_open_clip,
     reduced_config,
     reduced_open_clip_config,
-    save_timm,
     save_tokenizer,
     save_xlm_v,
     write_open_clip_config,
@@ -95,37 +93,6 @@ def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, 
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     theirs = torch.stack([transform(image) for image in opened(photographs)]).numpy()
     np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
-
-
-@pytest.mark.parametrize(("size", "crop_mode"), [(224, "center"), (378, "squash")])
-def test_timm_folder_uses_the_transform_of_timm(size, crop_mode, photographs, tmp_path):
-    save_timm(tmp_path, size=size, crop_mode=crop_mode, mean=CLIP_MEAN, std=CLIP_STD)
-    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(again))
-    theirs = torch.stack([transform(image.convert("RGB")) for image in opened(photographs)]).numpy()
-    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
-
-
-def test_crop_and_interpolation_of_timm_are_described_and_exported(tmp_path):
-    save_timm(tmp_path, size=224, crop_pct=0.9, interpolation="bilinear", mean=CLIP_MEAN)
-    clip = worldclip.load(tmp_path, device="cpu")
-    stated = {key: clip.preprocess[key] for key in ("resize", "crop", "interpolation")}
-    assert stated == {"resize": "shortest edge 248", "crop": "central 224 x 224", "interpolation": "bilinear"}
-    facts = preprocess.facts_of(clip.processor)
-    written = timm.data.resolve_data_config(pretrained_cfg=preprocess.to_timm(facts))
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8))
-    again = timm.data.create_transform(**written, is_training=False)
-    assert torch.equal(again(image), clip.processor.transform(image))
-    assert written["crop_pct"] == 0.9
-    hugging_face = preprocess.to_hugging_face(facts)
-    assert (hugging_face.size["shortest_edge"], hugging_face.crop_size["width"]) == (248, 224)
-    assert hugging_face.resample == Image.Resampling.BILINEAR
-    with pytest.raises(UserError, match="into an open_clip folder: resize to shortest edge 248, bilinear"):
-        preprocess.to_open_clip(facts)
-    padded = dataclasses.replace(facts, mode="longest", crop_share=1.0)
-    assert preprocess.to_timm(padded)["crop_mode"] == "border"
-    with pytest.raises(UserError, match="into a Hugging Face folder: resize to longest edge 224"):
-        preprocess.to_hugging_face(padded)
 
 
 def test_the_words_and_the_cache_key_of_the_usual_preprocessing_stay():
@@ -212,9 +179,6 @@ def test_facts_survive_a_round_trip_through_each_library(mode):
     facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
     assert preprocess.facts_of(preprocess.to_hugging_face(facts)) == facts
     assert preprocessing(preprocess.to_open_clip(facts), 28).facts == facts
-    data = timm.data.resolve_data_config(pretrained_cfg=preprocess.to_timm(facts))
-    assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 28, 28), 1.0, "bicubic")
-    assert data["crop_mode"] == ("squash" if mode == "squash" else "center")
 
 
 @pytest.mark.parametrize("one", [0.5, [0.5]])

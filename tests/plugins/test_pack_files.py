@@ -162,12 +162,11 @@ def test_a_file_without_captions_is_named_with_what_is_read(content, problem, tm
     assert not (tmp_path / "tars").exists()
 
 
-def test_a_second_call_writes_only_what_changed(tmp_path, capsys):
+def test_a_second_call_writes_only_what_changed(tmp_path):
     write_images(tmp_path / "photos", *TEXTS)
     write_files(tmp_path, ARRANGEMENTS["imagefolder, CSV"])
     arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars")]
     assert main([*arguments, "--samples-per-tar", "1"]) == 0
-    assert "next: worldclip init" in capsys.readouterr().err
     before = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}
     assert main([*arguments, "--samples-per-tar", "2"]) == 0
     assert {path.name for path in (tmp_path / "tars").glob("*.tar")} == {"000000.tar", "000001.tar"}

@@ -30,8 +30,8 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
-from worldclip.export.push import Pushed, push
-from worldclip.plugins.publish.publish import _files, prepared
+from worldclip.plugins.publish.publish import prepared
+from worldclip.plugins.publish.upload import Uploaded, upload_to_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -173,15 +173,6 @@ def test_credentials_in_the_recipe_are_not_published(run):
     assert "0123456789abcdef" not in text
 
 
-def test_a_list_of_keys_in_pieces_is_published_in_pieces(tmp_path):
-    for number in (1, 0):
-        path = tmp_path / "curate" / layout.key_file(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.zeros(2, "u8,u8"))
-    names = [name for _, name in _files(tmp_path, "tars")]
-    assert names == ["keys/000000.npy", "keys/000001.npy"]
-
-
 def test_mistakes_are_named_together(run, tmp_path):
     with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
         pass
@@ -212,12 +203,12 @@ def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
 
 
 def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
-    push([published(run, "tars")], client_of(hub), is_private=True)
+    upload_to_hub(published(run, "tars"), client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
     before = hub.main("me/pairs")
     assert without_attributes(before) == contents(run / "publish")
-    (pushed,) = push([published(run)], client_of(hub), as_pull_request=True)
-    assert pushed.address == f"{hub.url}/datasets/me/pairs/discussions/1"
+    done = upload_to_hub(published(run), client_of(hub), as_pull_request=True)
+    assert done.address == f"{hub.url}/datasets/me/pairs/discussions/1"
     assert hub.main("me/pairs") == before
     assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
 
@@ -225,23 +216,23 @@ def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
 def test_private_data_is_not_added_to_a_public_dataset(run, hub):
     hub.commit("me/pairs", {"README.md": b"public"})
     with pytest.raises(UserError, match="me/pairs exists and is public"):
-        push([published(run)], client_of(hub), is_private=True)
+        upload_to_hub(published(run), client_of(hub), is_private=True)
     assert hub.main("me/pairs") == {"README.md": b"public"}
 
 
 def test_lists_replace_tars_in_the_dataset(run, hub):
-    push([published(run, "tars")], client_of(hub))
-    (pushed,) = push([published(run)], client_of(hub))
+    upload_to_hub(published(run, "tars"), client_of(hub))
+    done = upload_to_hub(published(run), client_of(hub))
     assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
     tars = {f"data/{path.name}" for path in (run / "curate/tars").glob("*.tar")}
-    assert set(pushed.removed) == {*tars, "pairs.parquet"}
+    assert set(done.removed) == {*tars, "pairs.parquet"}
 
 
 def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub):
     files = {"README.md": b"mine", **{f"data/{i}.csv": b"mine" for i in range(5)}}
     hub.commit("me/pairs", files)
     with pytest.raises(UserError, match=r"would delete: data/0.csv, data/1.csv, data/2.csv and 2 more; choose another"):
-        push([published(run)], client_of(hub))
+        upload_to_hub(published(run), client_of(hub))
     assert hub.main("me/pairs") == files
 
 
@@ -319,12 +310,14 @@ def test_refusal_of_the_hub_says_what_to_do(run):
 
     hub = SimpleNamespace(repo_exists=refuse)
     with pytest.raises(UserError, match=r"not uploaded to me/pairs: the token lacks the permission \(403\)") as error:
-        push([published(run)], hub)
+        upload_to_hub(published(run), hub)
     assert "abc" not in str(error.value)
 
 
 def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch):
-    monkeypatch.setattr("worldclip.export.push.push", lambda *_, **__: pytest.fail("the hub was called"))
+    monkeypatch.setattr(
+        "worldclip.plugins.publish.publish.upload_to_hub", lambda *_, **__: pytest.fail("the hub was called")
+    )
     assert (
         main(["publish", str(run / "curate"), "me/pairs", "--data", "tars", "--license", "cc-by-4.0", "--dry-run"]) == 0
     )
@@ -339,13 +332,13 @@ def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run
     """It would replace the files that are being uploaded to a repository of another kind."""
     refusals = []
 
-    def upload_slowly(uploads, **options):
+    def upload_slowly(upload, **options):
         with pytest.raises(UserError, match="is in use by"):
             published(run, "tars")
-        refusals.append(uploads)
-        return [Pushed(uploads[0], "https://hub/me/pairs", (), has_history=False)]
+        refusals.append(upload)
+        return Uploaded(upload, "https://hub/me/pairs", (), has_history=False)
 
-    monkeypatch.setattr(sys.modules["worldclip.plugins.publish.publish"], "push", upload_slowly)
+    monkeypatch.setattr(sys.modules["worldclip.plugins.publish.publish"], "upload_to_hub", upload_slowly)
     assert main(["publish", str(run), "me/pairs", "--private"]) == 0
     assert len(refusals) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tars import shard_of
 from worldclip import pool
 from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import delimited
 
 URLS = PoolConfig(path="pool", key="url", texts=("caption",))
 BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "caption"))
@@ -59,9 +61,9 @@ def test_bad_rows_are_bad_pairs_that_say_why(tmp_path: Path, suffix: str, delimi
     reasons = [bad["reason"] for bad in pool.read_texts(shard_of(tmp_path / f"0.{suffix}"), URLS).bad]
     assert sorted(reasons) == [
         "its text is not UTF-8",
-        "line 3 has 3 fields, not 2",
-        "line 4 has 1 fields, not 2",
         "no key: url is empty",
+        "row 3 has 3 fields, not 2",
+        "row 4 has 1 fields, not 2",
     ]
 
 
@@ -78,7 +80,7 @@ def test_packed_file_reads_like_the_plain_one_and_a_cut_one_fails(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("0.tsv", b"http://a/1.jpg\tone\n", r'name the 2 columns in pool\.columns, such as \["url", "caption"\]'),
+        ("0.tsv", b"http://a/1.jpg\tone\t1\n", r"name the 3 columns in pool\.columns"),
         ("0.csv", b"", "is empty"),
         ("0.csv", b"url,cap\rtion\nu1,one\n", "no column or field 'caption'"),  # no error of the module csv
     ],
@@ -100,14 +102,46 @@ def test_long_field_is_read_and_leaves_the_limit_of_the_module_csv_as_it_was(tmp
     assert csv.field_size_limit() == limit
 
 
-@pytest.mark.parametrize("delimiter", ["\t", ";"])
-def test_csv_may_be_separated_by_tabs_or_semicolons(tmp_path: Path, delimiter: str) -> None:
-    lines = ["url|caption", 'u1|"red, ""ripe"" apple"', "u2|a cat, a dog"]
-    content = "\n".join(lines).replace("|", delimiter).encode()
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|"])
+def test_the_separator_is_found(tmp_path: Path, delimiter: str) -> None:
+    lines = ["url#caption", 'u1#"red, ""ripe"" apple"', "u2#a cat, a dog"]
+    content = "\n".join(lines).replace("#", delimiter).encode()
     expected = [("u1", 'red, "ripe" apple', "kept"), ("u2", "a cat, a dog", "kept")]
     assert read(tmp_path / "0.csv", content) == expected
     without_header = content.split(b"\n", 1)[1].replace(b"red, ", b"red ")
     assert read(tmp_path / "1.csv", without_header, BARE)[0] == ("u1", 'red "ripe" apple', "kept")
+    assert read(tmp_path / "0.tsv", content)[1] == ("u2", "a cat, a dog", "kept")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_columns_without_a_header_are_known_by_the_url(tmp_path: Path, order: tuple[int, int]) -> None:
+    """CC12M has the address first, CC3M the caption."""
+    rows = [("http://a/1.jpg", "one"), ("http://a/2.jpg", "two")]
+    content = "".join(f"{row[order[0]]}\t{row[order[1]]}\n" for row in rows).encode()
+    assert read(tmp_path / "0.tsv", content) == [(*row, "kept") for row in rows]
+
+
+PIECES = [b'"', b",", b"\n", b"\r\n", b"\r", b'""', b"a", b"007", b" ", b"\xff", b"\0", b"\t", b'x"y', b"NULL"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_arrow_reads_what_python_reads(tmp_path: Path, suffix: str, monkeypatch) -> None:
+    rng = random.Random(1)
+    separator = b"," if suffix == "csv" else b"\t"
+    contents = [b"url%bcaption\n" % separator + b"".join(rng.choices(PIECES, k=12)) for _ in range(2000)]
+
+    def read_all() -> list[object]:
+        found = []
+        for content in contents:
+            try:
+                found.append(read(tmp_path / f"0.{suffix}", content))
+            except BadShard as error:
+                found.append(str(error))
+        return found
+
+    by_arrow = read_all()
+    monkeypatch.setattr(delimited, "_read_by_arrow", lambda *_, **__: None)
+    assert read_all() == by_arrow
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])

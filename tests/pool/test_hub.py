@@ -22,7 +22,6 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(remote, "BUSY_S", 0.0)
-    monkeypatch.setattr(remote, "_patience", remote._Patience())
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with serve_datasets(monkeypatch) as served:
         yield served

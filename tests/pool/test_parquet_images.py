@@ -213,7 +213,7 @@ def test_pool_without_any_bytes_is_said(tmp_path: Path, capsys) -> None:
 
 def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
     path = table_of(tmp_path / "sub.parquet", structs(IMAGES), lang=["en", "de", "en", "de"])
-    config = PoolConfig(path="pool", key="row", where={"lang": "de"})
+    config = PoolConfig(path="pool", key="row", where=(("lang", "=", "de"),))
     texts = pool.read_texts(shard_of(path, "a/0.parquet"), config)
     assert texts.key.to_pylist() == ["a/0.parquet#1", "a/0.parquet#3"]
     index, images = pool.read_images(shard_of(path, "a/0.parquet"), config)

@@ -15,9 +15,9 @@ from pools import pool_recipe, run_pool, write_table
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import pool
+from worldclip.core import inputs
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import shard_list
 from worldclip.pool import shard_files
 from worldclip.pool.config import PoolConfig
 
@@ -93,37 +93,12 @@ def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Pat
     assert not list(run_dir.rglob("*00000*"))
 
 
-@pytest.mark.parametrize("kind", ["folder", "roots", "file"])
-def test_a_part_of_an_indexed_pool_is_not_listed(folder: Path, tmp_path: Path, kind: str, monkeypatch) -> None:
-    write_tar(folder / "00002.tar", sample("000020000", "two"))
-    places = {
-        "folder": {"path": f"{folder}/"},
-        "roots": {"roots": {"b": str(folder / "sub"), "a": str(folder)}},
-        "file": {"path": str(folder / "00002.tar")},
-    }[kind]
-    recipe, run_dir = pool_recipe(**places), tmp_path / "run"
-    run_pool(run_dir, **places)
-    run = context(recipe, run_dir)
-    whole = list(pool.indexed_shards(run))
-    stamps = [shard.stamp for shard in whole]
-    monkeypatch.setattr(shard_files, "_list_pool", lambda *_: pytest.fail("the pool is listed"))
-    monkeypatch.setattr(shard_files, "_recent", {})
-    for number in (2, 3):
-        for first in range(number):
-            part = slice(first, None, number)
-            found = list(pool.indexed_shards(run, part))
-            assert found == whole[part]
-            assert [shard.stamp for shard in found] == stamps[part]
-
-
 def test_a_part_of_the_index_looks_at_its_own_files_only(folder: Path, tmp_path: Path, monkeypatch) -> None:
     recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
     write_tar(folder / "00002.tar", sample("000020000", "two"))
     looked_at = set()
-    fingerprint_of = shard_list.fingerprint_of
-    monkeypatch.setattr(
-        shard_list, "fingerprint_of", lambda path, name: looked_at.add(name) or fingerprint_of(path, name)
-    )
+    fingerprint_of = inputs.fingerprint_of
+    monkeypatch.setattr(inputs, "fingerprint_of", lambda path, name: looked_at.add(name) or fingerprint_of(path, name))
     run = context(recipe, run_dir)
     run.part = slice(0, None, 2)
     pool.index(dataclasses.replace(run, preflight=[]))
@@ -138,7 +113,7 @@ def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: P
     shard = folder / "00001.tar"
     for change in (lambda: write_tar(shard, sample("000010000", "other")), shard.unlink):
         change()
-        with pytest.raises(UserError, match=r"00001\.tar changed after the pool was indexed"):
+        with pytest.raises(UserError, match=r"00001\.tar.* changed after the pool was indexed"):
             pool.indexed_shards(context(recipe, run_dir), part)
 
 
@@ -150,7 +125,6 @@ def test_the_manifest_of_a_pool_does_not_grow_with_its_shards(folder: Path, tmp_
     write_tar(folder / "00002.tar", sample("000020000", "two"))
     assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: 00002.tar (new)"
     (run_dir / "pool" / "shards.parquet").unlink()
-    monkeypatch.setattr(shard_files, "_recent", {})  # as in another process
     assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: shards"
     with pytest.raises(UserError, match=r"shards\.parquet is missing .* run: worldclip run"):
         pool.indexed_shards(context(pool_recipe(path=str(folder)), run_dir))
@@ -281,7 +255,7 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
         run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
 
 
-NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}, {"where": {"x": 1}}]
+NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}]
 
 
 @pytest.mark.parametrize("settings", NO_FIELD)
@@ -298,8 +272,6 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"path": "a", "format": "xml"}, r'pool\.format = "xml": unknown pool format; known: tar'),
-        ({"path": "a", "where": {"w": {"=>": 3}}}, r'pool\.where\.w: unknown comparison "=>"; known: =, !=,'),
-        ({"path": "a", "where": {"w": {"<": "3"}}}, r'pool\.where\.w: "<" compares numbers'),
         ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),
         ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),
     ],

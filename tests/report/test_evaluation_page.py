@@ -1,26 +1,32 @@
-"""The page of an evaluation: languages in order, grids, published numbers; and the page of a comparison."""
+"""The page of an evaluation, in few languages and in many, and the page of a comparison."""
 
 from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from evaluated import caption_files, record, webdataset_files
+from made_up_world import made_up_world
 from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from worldclip.cli import main
+from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.report import task_result
+from worldclip.evaluate.interval import mean_interval
+from worldclip.evaluate.report import held_out_combinations, task_result
 from worldclip.evaluate.stage import _gallery_languages, evaluate_model
+from worldclip.language import table as languages
 from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
 from worldclip.pool.builders import HeldOut, write_held_out
-from worldclip.report import by_language, write_evaluation
-from worldclip.report.by_language import find_language, known_languages, languages_section
+from worldclip.report import balance, by_language, curate, write_evaluation
+from worldclip.report.by_language import find_language, languages_section
 from worldclip.report.evaluate import published_section, results_section
+from worldclip.report.language_map import language_map
 from worlds import WordModel, word_dataset
 
 LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
@@ -50,40 +56,42 @@ def evaluate(tmp_path, monkeypatch):
     return run
 
 
-def test_page_sorts_languages_and_has_means_by_family_and_level(evaluate, tmp_path):
+def test_page_sorts_languages(evaluate, tmp_path):
     about = "Every emoji without a skin tone."
     write_held_out(tmp_path / "out" / "pool", {"emoji_base": HeldOut("names:base", about)})
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
     order = re.findall(r"<code>(\w+)</code>", page[page.index('id="by-language"') :])
     assert order[0] == "en"
     assert set(order[:6]) == set(LANGUAGES)
-    for family, number in (("Indo-European", 2), ("Atlantic-Congo", 1), ("Sino-Tibetan", 1), ("Tai-Kadai", 1)):
-        assert re.search(rf"<td>{family}</td>.*?<small>\({number}\)</small>", page), family
-    assert re.search(r"high <small>\(\d\)</small>", page)
     hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries; Atlantic-Congo, Latin"
     assert re.search(f'title="{hover}"', page)
     assert "http://" not in page
-    assert "<circle" not in page
     assert f"<dt>emoji_base</dt><dd>{about}</dd>" in page
 
 
-def test_more_languages_than_bars_are_dots_with_turned_labels(evaluate, monkeypatch):
+def test_more_languages_than_bars_are_a_map(evaluate, monkeypatch):
     monkeypatch.setattr(by_language, "MAX_BARS", len(LANGUAGES) - 1)
     page = write_evaluation(evaluate(Weak(), "out")).read_text(encoding="utf-8")
-    assert page.count("<circle") == 2 * len(LANGUAGES), "a dot for each language of two tasks"
-    assert len(re.findall(r'<text [^>]*transform="rotate', page)) == 2 * len(LANGUAGES)
-    assert "<title>Swahili sw: " in page
+    assert re.search('<span class="c [a-z0-9-]+" title="Swahili sw: ', page)
+    assert "To find a language" in page
 
 
 def test_language_codes_of_datasets_are_resolved():
     codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
     assert [getattr(find_language(code, INSTALLED), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
-    assert [language.script for language in known_languages(["th", "klingon"], INSTALLED).values()] == ["Thai"]
 
 
-def test_few_languages_make_no_means_by_family_and_no_published_numbers_no_section():
-    _, numbers = sections_of("zeroshot_classification", [record("en", acc1=0.5), record("de", acc1=0.5)])
-    assert "by family" not in numbers
+def test_many_languages_without_chance_are_bars_and_the_last_are_folded(monkeypatch):
+    monkeypatch.setattr(by_language, "MAX_BARS", 2)
+    recalls = {"text_retrieval_recall@1": 0.5, "image_retrieval_recall@1": 0.25}
+    records = [record(lang, **recalls) for lang in ("en", "de", "sw")]
+    _, numbers = sections_of("image_text_retrieval", records)
+    in_sight, _, others = numbers.partition("<summary>1 more languages</summary>")
+    assert in_sight.count('class="l"') == 2
+    assert others.count('class="l"') == 1
+
+
+def test_an_evaluation_without_results_or_published_numbers_has_no_such_sections():
     assert languages_section({}, INSTALLED) is None
     assert published_section({"datasets": {}}) is None
 
@@ -213,3 +221,107 @@ def test_gallery_shows_a_language_of_each_script_english_first() -> None:
     assert len(set(scripts)) == 10
     assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
     assert _gallery_languages([], INSTALLED) == []
+
+
+CODES = sorted(code for code in languages.by_code() if code != "other")
+
+
+def scored(value, chance=0.01, n=100, num_classes=500, low=None):
+    metrics = {"acc1": value / 2, "acc5": value}
+    bounds = [value - 0.05 if low is None else low, value + 0.05]
+    return {"n": n, "metrics": metrics, "chance": {"acc1": chance / 5, "acc5": chance}, "num_classes": num_classes,
+            "interval_95": {"acc5": bounds, "acc1": bounds}}  # fmt: skip
+
+
+def test_cells_are_sorted_and_coloured_by_times_chance():
+    values = {"sw": 0.02, "yo": 0.4, "zu": 1.0, "ig": 0.2, "sn": 0.03, "en": 0.3, "xh": 0.029}
+    records = {lang: scored(value, low=None if lang == "sw" else value) for lang, value in values.items()}
+    families = {**dict.fromkeys(values, "Atlantic-Congo"), "en": "Indo-European"}
+    drawn = language_map(records, "acc5", families, {lang: f"<{lang}>" for lang in values})
+    cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\2</b><small>([\d.,]+×)</small>', drawn)
+    assert cells == [
+        ("step4", "zu", "100×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "3.0×"),
+        ("step0", "xh", "2.9×"), ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
+    ]  # fmt: skip
+    assert "Atlantic-Congo <small>6</small>" in drawn
+    assert "other families <small>1</small>" in drawn  # a family of one has no heading
+
+
+def test_language_without_chance_or_family_has_no_cell():
+    records = {"sw": scored(0.5), "klingon": scored(0.5), "yo": {**scored(0.5), "chance": {}}}
+    drawn = language_map(records, "acc5", {"sw": "Atlantic-Congo", "yo": "Atlantic-Congo"}, dict.fromkeys(records, ""))
+    assert re.findall(r"<b>(\w+)</b>", drawn) == ["sw"]
+    assert language_map({}, "acc5", {}, {}) == ""
+
+
+def test_held_out_pictures_are_beside_the_others():
+    random = np.random.default_rng(0)
+    hits, is_held = random.random(250) < 0.4, np.arange(250) % 10 == 0
+    chance = {"acc1": 1 / 250}
+
+    def of(mask):
+        rows = hits[mask]
+        return {"n": len(rows), "metrics": {"acc1": float(rows.mean())}, "chance": chance,
+                "interval_95": {"acc1": list(mean_interval(rows))}}  # fmt: skip
+
+    whole, held = of(np.ones(250, bool)), of(is_held)
+    other = {**held, "chance": {"acc1": 0.5}}  # among other names: not comparable
+    (result,) = held_out_combinations({"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}})
+    assert list(result["languages"]) == ["sw"]
+    seen = result["languages"]["sw"]["seen"]
+    expected = of(~is_held)
+    assert (seen["n"], seen["metrics"]) == (225, pytest.approx(expected["metrics"]))
+    assert seen["interval_95"]["acc1"] == pytest.approx(expected["interval_95"]["acc1"])
+    assert [group["value"] for group in result["means"]["acc1"]] == [seen["metrics"]["acc1"], held["metrics"]["acc1"]]
+    assert held_out_combinations({"flags": {"sw": whole}}) == []
+
+
+def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):
+    write_json(tmp_path / "report.json", made_up_world())
+    page = write_evaluation(tmp_path).read_text(encoding="utf-8")
+    codes = {lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}
+    assert len(codes) > 300
+    assert 'id="held-out-combinations"' in page
+    assert re.search(r"Mean over \d+ languages, by their codes", page)
+    assert '<th class="n">times chance</th>' in page
+    assert "<td>Atlantic-Congo, Latin, low</td>" in page
+    table = page[page.index("All metrics of zero-shot classification, languages by name") :].partition("</table>")[0]
+    names = re.findall(r"<tr><td>([^<]+) <code>", table)
+    assert len(names) > 300
+    assert names == sorted(names, key=str.casefold)
+    assert len(page) < 2_000_000
+    for forbidden in ("<script", "http://"):
+        assert forbidden not in page
+
+
+def rows_in_sight(body: str) -> int:
+    """Return the number of table rows and bars outside of folded parts."""
+    while (without := re.sub(r"<details>(?:(?!<details>).)*?</details>", "", body, flags=re.DOTALL)) != body:
+        body = without
+    return body.count("<tr") + body.count('class="l"')
+
+
+def test_what_was_kept_shows_the_largest_languages_and_folds_the_others():
+    row = {"pairs_in": 10, "pairs_out": 5, "sampled_out": 5, "expected_pairs": 5.0}
+    report = {"text_policy": "all", "languages": dict.fromkeys(CODES, row), "effect": {}, "samples": {}}
+    first = curate.sections(report, languages.INSTALLED)[0].body
+    assert rows_in_sight(first) == curate.MAX_BARS
+    assert first.count("<code>") == 2 * len(CODES)
+
+
+def test_thresholds_and_head_entries_fold_small_lists():
+    entry = {"entry": "<b>", "source": "pool", "matches": 7, "prob": 0.5}
+    curve = {"rank": [1, 2], "matches": [7, 3], "balanced": [3, 3], "effective_entries": [2.0, 2.0]}
+    lists = {
+        code: {"threshold": 3, "tail_fraction": 0.1, "num_entries": 9, "num_matched_entries": 2, "num_matches": 10 + n}
+        for n, code in enumerate(CODES)
+    }
+    report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(CODES, curve),
+              "top_entries": {code: [entry] * 12 for code in CODES}}  # fmt: skip
+    thresholds, heads = balance.sections(report, languages.INSTALLED)
+    assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
+    assert thresholds.body.count('<td class="n">10.0%</td>') == len(CODES)
+    assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
+    assert "&lt;b&gt;" in heads.body
+    for code in CODES:
+        assert f"<code>{code}</code>" in heads.body

@@ -1,10 +1,9 @@
-"""report.html: one file that opens anywhere, shows every stage, leaves out what has not run, and says what next."""
+"""report.html: one file that opens anywhere, shows every stage, and leaves out what has not run."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,19 +11,15 @@ from pathlib import Path
 import pytest
 
 from made_up_run import LANGS, NAMES, write_made_up_run
-from worldclip.cli import command, main
-from worldclip.config import Recipe
-from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.report import write_report
 from worldclip.report.evaluate import in_turn
-from worldclip.report.next_steps import ORDER, next_steps, sections
 
 VOID = {"meta", "img", "link"}
 HEADINGS = {
     "metadata": ["Entries"],
     "match": ["Match rates"],
-    "balance": ["Balance", "Size against threshold", "Head entries"],
+    "balance": ["Balance", "Head entries"],
     "curate": ["What was kept", "Languages before and after", "Entries before and after", "Examples"],
     "train": ["Training"],
     "evaluate": ["Gallery", "Results", "By language"],
@@ -93,8 +88,7 @@ def change_report(run_dir: Path, stage: str, change) -> None:
 def test_page_shows_every_stage_and_every_language(html, text):
     headings = Page(html).headings
     assert headings[:2] == ["Summary", "Gallery"]
-    assert headings[-1] == "What next"
-    assert sorted(headings[1:-1]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
+    assert sorted(headings[1:]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
     for lang in LANGS:
         assert re.search(rf"\b{lang}\b", text)
     assert "Mean over 14 languages: en es ja ko pt it fr de fa id zh ru tr ar." in text
@@ -128,15 +122,7 @@ def test_page_is_self_contained(html):
 def test_stage_that_has_not_run_is_left_out(copy, stage):
     shutil.rmtree(copy / stage)
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
-    if stage == "match":  # sizes are estimated from matches
-        left.remove("Size against threshold")
-    assert sorted(read_page(copy).headings[1:-1]) == sorted(left)
-
-
-def test_each_stage_has_a_page_of_its_own(html, run_dir):
-    for stage, headings in HEADINGS.items():
-        head = ["Summary"] if stage == "evaluate" else []
-        assert Page((run_dir / stage / "report.html").read_text(encoding="utf-8")).headings == [*head, *headings]
+    assert sorted(read_page(copy).headings[1:]) == sorted(left)
 
 
 def test_empty_run_still_has_a_page(tmp_path):
@@ -193,25 +179,17 @@ def test_unfinished_training_shows_its_curves_and_a_log_without_finite_loss_says
     assert "2 draws met an unusable image (undecodable_image) and were replaced." in text
 
 
-def test_match_rates_by_language_and_by_script(run_dir, text):
+def test_match_rates_by_language(run_dir, text):
     texts = read_json(run_dir / "match" / "report.json")["texts"]
     assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
-    latin = [texts[lang] for lang in ("en", "es", "pt", "it", "fr", "de", "id", "tr")]
-    matched, whole = sum(row["matched"] for row in latin), sum(row["matched"] + row["no_match"] for row in latin)
-    assert re.search(rf"Latn\s+8\s+{whole:,}\s+{matched / whole:.1%}", text)
 
 
 def test_examples_say_why_they_were_kept_or_dropped(html):
     text = "".join(Page(html).text)
-    assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500; over the cap of its language" in text
+    assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500" in text
     assert "its language is excluded" in text
     assert "label xx, probability 0.30" in text
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
-
-
-def test_sizes_estimated_from_other_matches_are_not_shown(copy):
-    write_json(copy / "match" / "manifest.json", {"format_version": 1, "digest": "another"})
-    assert "Size against threshold" not in read_page(copy).headings
 
 
 def test_page_says_what_the_held_out_sets_are(html):
@@ -242,58 +220,3 @@ def test_gallery_shows_right_and_wrong_images_in_turn():
 
     images = [image(key, key.startswith("r")) for key in ("r1", "r2", "r3", "w1")]
     assert [image["key"] for image in in_turn(images)] == ["r1", "w1", "r2", "r3"]
-
-
-# What next: commands that fit the finished stages
-
-
-CURATE = {"samples": {"pairs_out": [{"key": "a b; rm -rf $HOME <b>"}]}}
-
-
-def reports_until(stage):
-    return {name: CURATE if name == "curate" else {} for name in ORDER[: ORDER.index(stage) + 1]}
-
-
-@pytest.mark.parametrize("stage", ORDER)
-def test_every_command_parses(stage, monkeypatch, capsys):
-    def parse(*arguments, **values):
-        command.parse_command(*arguments, **values)
-        return 0
-
-    monkeypatch.setattr(command, "run_command", parse)
-    monkeypatch.setattr("worldclip.config.load_config", lambda *arguments, **options: Recipe())
-    monkeypatch.setattr(layout, "is_run", lambda path: str(path).startswith("runs/"))
-    for step in next_steps(Path("runs/my run"), reports_until(stage)):
-        name, *words = shlex.split(step.command)
-        assert name == "worldclip"
-        assert main(words) == 0, (step.command, capsys.readouterr().err)
-
-
-def test_commands_fit_the_finished_stages():
-    def verbs(stage):
-        return [shlex.split(step.command)[1] for step in next_steps(Path("runs/a"), reports_until(stage))]
-
-    assert next_steps(Path("runs/a"), {}) == []
-    assert verbs("metadata") == ["run"]
-    assert verbs("match") == ["run", "estimate"]
-    assert verbs("curate") == ["run", "estimate", "explore", "inspect"]
-    uses = ["classify", "embed", "search", "serve", "export"]
-    assert verbs("train") == ["run", "explore", "inspect", *uses]
-    assert verbs("evaluate") == ["explore", "inspect", *uses, "run", "compare"]
-
-
-@pytest.mark.parametrize(("folder", "run"), [("mine", "."), ("mine/curate", "..")])
-def test_a_run_around_the_working_directory_has_pages_beside_it(folder, run, tmp_path, monkeypatch):
-    (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / folder)
-    commands = [shlex.split(step.command) for step in next_steps(Path(run), reports_until("evaluate"))]
-    assert ["worldclip", "explore", run, "--out", str(tmp_path / "mine_explorer")] in commands
-    assert any(str(tmp_path / "mine_seed_1") in words for words in commands)
-
-
-def test_key_of_a_pair_is_one_quoted_word_and_no_markup():
-    steps = next_steps(Path("runs/a"), reports_until("curate"))
-    assert shlex.split(steps[-1].command)[-1] == "a b; rm -rf $HOME <b>"
-    (section,) = sections(Path("runs/a"), reports_until("curate"))
-    assert "<b>" not in section.body
-    assert "&lt;b&gt;" in section.body

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from worldclip.cli import command, main
+from worldclip.cli import main
 from worldclip.core.console import note, progress_bar, say
 from worldclip.language import table
 from worldclip.model.config import ModelConfig
-from worldclip.report.table import Table, columns_of, text_column, to_markdown
-from worldclip.report.terminal import fit_terminal
-from worldclip.tools.list_languages import list_languages, to_text
+from worldclip.report.table import Table, columns_of, text_column, to_text
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.log import Log
@@ -31,40 +28,23 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
 
-def test_wide_table_fits_and_loses_no_cell() -> None:
-    shown = fit_terminal(to_text(list_languages()), 80)
+def test_tables_fit_a_terminal_and_lose_no_cell(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["languages"]) == 0
+    shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    assert "---" not in shown
-    assert "|" not in shown
     words = set(shown.split())
     assert set(table.by_code()) <= words
     assert {label for language in table.all_languages() for label in language.iso639_3} <= words
 
 
-def test_numbers_stay_on_one_line_and_escapes_are_undone() -> None:
-    table = Table([text_column("name"), *columns_of(("count", "share"))], [["a_b|c *", "1,234,567", "99.9%"]])
-    shown = fit_terminal(f"before\n\n{to_markdown(table)}\n\nafter", 80)
-    assert shown == "before\n\nname         count  share\na_b|c *  1,234,567  99.9%\n\nafter"
-
-
-def test_lines_break_between_words_and_never_within_a_flag() -> None:
-    text = "Run it again: worldclip run runs/my_images_of_the_world --until evaluate --dry-run --from-run runs/other"
-    shown = fit_terminal(text, 78)
-    assert shown.split() == text.split()
-    assert len(shown.splitlines()) == 2
-
-
-def test_files_and_pipes_get_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["languages"]) == 0
-    assert capsys.readouterr().out.startswith("| code ")
-
-
-def test_commands_fit_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    assert shutil.get_terminal_size().columns == 80
-    assert main(["languages"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+def test_a_row_is_one_line_of_a_file_and_its_cells_are_no_markup() -> None:
+    rows = [["a_b|c [bold]*", "1,234,567"], ["word " * 50 + "end", "1"]]
+    lines = to_text(Table([text_column("name"), *columns_of(["count"])], rows)).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split() == ["a_b|c", "[bold]*", "1,234,567"]
 
 
 def test_messages_of_a_terminal_are_indented_and_whole(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:

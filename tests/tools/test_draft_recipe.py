@@ -1,16 +1,22 @@
-"""`worldclip init`: a recipe drafted from a pool runs as it is."""
+"""`worldclip init` drafts, at the first try, a recipe that reads the pools that people have and runs as it is."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from miniature import write_files
-from pools import write_parquet, write_table
+from miniature import Files, write_files
+from pools import parquet_of, write_parquet, write_table
+from tars import as_json
 from toy import write_tar
+from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import load_recipe
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import UserError
 from worldclip.tools import draft_recipe
 from worldclip.tools.draft_recipe import draft, init
@@ -37,8 +43,6 @@ def test_file_names_bring_no_language(tmp_path):
     folder = write_table(tmp_path / "pool/0.parquet", {"uid": [str(i) for i in range(16)], "text": texts}).parent
     drafted = draft(str(folder))
     assert drafted["languages"] == {"en": 6}
-    assert drafted["num_file_names"] == 10
-    assert "# 10 more texts are file names (IMG_1465.jpg), in no language." in drafted["recipe"]
 
 
 def test_first_call_says_that_it_compiles(toy_world, monkeypatch, capsys):
@@ -55,10 +59,10 @@ def test_stated_tags_of_one_language_are_one(tmp_path):
 
 
 def test_fields_of_tars_give_commented_lines(tmp_path):
-    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "punsafe": 0.01, "similarity": 0.3, "text": CAPTIONS["en"]}
+    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "text": CAPTIONS["en"]}
     write_tar(tmp_path / "pool/0.tar", [("0.png", b""), ("0.json", json.dumps(fields).encode())])
     recipe = draft(str(tmp_path / "pool"))["recipe"]
-    assert '# where = { "json:NSFW" = "UNLIKELY", "json:punsafe" = { "<" = 0.5 }, "json:similarity"' in recipe
+    assert "where" not in recipe
     assert '# key = "json:url"' in recipe
     assert '# valid_keys = "checked/valid_keys.parquet"' in recipe
 
@@ -121,3 +125,134 @@ def test_damaged_shards_are_skipped_or_named(tmp_path):
     write_table(tmp_path / "pool/1.parquet", {"uid": ["a"], "caption": ["a red apple"]})
     drafted = draft(str(tmp_path / "pool"))
     assert (drafted["key"], drafted["texts"], drafted["num_texts"]) == ("uid", ["caption"], 1)
+
+
+DOG = "a black dog runs over the green field near our house"
+HUND = "ein schwarzer Hund läuft über das grüne Feld hinter dem Haus"
+URLS = ["https://a.example/1.jpg", "https://a.example/2.jpg"]
+IMAGES = [b"\xff\xd8\xff1", b"\xff\xd8\xff2"]
+SCORES = {"similarity": [0.3, 0.2], "punsafe": [0.1, 0.9], "pwatermark": [0.2, 0.3]}
+STATUS = {"status": ["success", "failed_to_download"], "error_message": [None, "404"]}
+
+
+def table(**columns: list[Any]) -> Files:
+    return {"00000.parquet": parquet_of(columns)}
+
+
+def tar(**members: bytes) -> Files:
+    """Return a tar of one sample, suffix -> content."""
+    return {"00000.tar": {f"000000000.{suffix}": content for suffix, content in members.items()}}
+
+
+# What is written; key, texts and lang of the recipe; texts that are kept
+POOLS: dict[str, tuple[Files, str, list[str], str | None, list[str]]] = {
+    "img2dataset webdataset": (
+        tar(jpg=IMAGES[0], txt=DOG.encode(), json=as_json({"url": URLS[0], "NSFW": "NSFW"})),
+        "member", [], None, [DOG],
+    ),
+    "img2dataset parquet": (
+        table(url=URLS, key=["000000000", "000000001"], caption=[DOG, HUND], jpg=[IMAGES[0], None], **STATUS),
+        "key", ["caption"], None, [DOG],
+    ),
+    "LAION-400M": (
+        table(SAMPLE_ID=[1, 2], URL=URLS, TEXT=[DOG, HUND], NSFW=["UNLIKELY", "NSFW"], similarity=[0.3, 0.4]),
+        "URL", ["TEXT"], None, [DOG, HUND],
+    ),
+    "LAION-5B": (table(URL=URLS, TEXT=[DOG, HUND], hash=[1, 2], **SCORES), "URL", ["TEXT"], None, [DOG, HUND]),
+    "LAION-5B in many languages": (
+        table(URL=URLS, TEXT=[DOG, HUND], LANGUAGE=["en", "de"], **SCORES), "URL", ["TEXT"], "LANGUAGE", [DOG, HUND],
+    ),
+    "re-LAION": (table(url=URLS, caption=[DOG, HUND], key=["a", "b"], **SCORES), "key", ["caption"], None, [DOG, HUND]),
+    "CommonPool": (
+        table(uid=["a", "b"], url=URLS, text=[DOG, HUND], clip_b32_similarity_score=[0.3, 0.2], sha256=["x", "y"]),
+        "uid", ["text"], None, [DOG, HUND],
+    ),
+    "Recap-DataComp": (
+        table(url=URLS, re_caption=[DOG, HUND], org_caption=["dog", "Hund"], key=["0", "0"], re_clip_score=[0.3, 0.3]),
+        "url", ["re_caption", "org_caption"], None, [DOG, "dog", HUND, "Hund"],
+    ),
+    "CC12M": ({"cc12m.tsv": f"{URLS[0]}\t{DOG}\n{URLS[1]}\t{HUND}\n"}, "url", ["caption"], None, [DOG, HUND]),
+    "CC3M": ({"Train_GCC.tsv": f"{DOG}\t{URLS[0]}\n{HUND}\t{URLS[1]}\n"}, "url", ["caption"], None, [DOG, HUND]),
+    "open_clip's table": (
+        {"train.csv": f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"}, "row", ["title"], None, [DOG, HUND],
+    ),
+    "a spreadsheet": (
+        {"alt.csv": f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'},
+        "url", ["alt_text"], None, [DOG, HUND],
+    ),
+    "lists of captions": (
+        table(image=IMAGES, captions=[[DOG, "dog"], [HUND]], sentids=[[1, 2], [3]]),
+        "row", ["captions"], None, [DOG, "dog", HUND],
+    ),
+    "captions under another name": (
+        table(id=["a", "b"], llava_caption=[DOG, HUND], width=[1, 2]), "id", ["llava_caption"], None, [DOG, HUND],
+    ),
+    "tars with captions under another name": (
+        tar(jpg=IMAGES[0], json=as_json({"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
+    ),
+    "imagefolder with captions under another name": (
+        table(file_name=["1.jpg", "2.jpg"], llava_caption=[DOG, HUND]),
+        "file_name", ["llava_caption"], None, [DOG, HUND],
+    ),
+    "imagefolder": (
+        {"metadata.jsonl": json.dumps({"file_name": "1.jpg", "text": DOG})},
+        "file_name", ["text"], None, [DOG],
+    ),
+}  # fmt: skip
+
+
+def kept_texts(folder: Path) -> list[str]:
+    recipe = load_recipe(folder.parent / "r.toml")
+    read = [pool.read_texts(shard, recipe.pool) for shard in pool.list_shards(recipe.pool)]
+    return [
+        str(text) for texts in read for text in texts.text.filter(pa.array(texts.reason == Reason.KEPT)).to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
+    files, key, texts, lang, expected = POOLS[name]
+    folder = write_files(tmp_path / "pool", files)
+    init(str(folder), out=tmp_path / "r.toml")
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.key, list(config.texts), config.lang) == (key, texts, lang)
+    assert kept_texts(folder) == expected
+
+
+def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
+    folder = write_files(tmp_path / "pool", POOLS["LAION-5B"][0])
+    recipe = tmp_path / "r.toml"
+    init(str(folder), out=recipe)
+    recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
+    config = load_recipe(recipe).pool
+    assert config.where
+    (shard,) = pool.list_shards(config)
+    assert pool.read_texts(shard, config).text.to_pylist() == [DOG]
+
+
+def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
+    folder = write_files(tmp_path / "pool", {"0.tsv": f"1\tde\t{HUND}\n2\ten\t{DOG}\n"})
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml")]) == 2
+    assert "give --texts" in capsys.readouterr().err
+    flags = ["--columns", "n,lang,said", "--key", "n", "--texts", "said", "--lang", "lang"]
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml"), *flags]) == 0
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.columns, config.key, config.texts, config.lang) == (("n", "lang", "said"), "n", ("said",), "lang")
+    assert kept_texts(folder) == [HUND, DOG]
+    assert load_recipe(tmp_path / "r.toml").languages.codes == ("de", "en")
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("00000.tfrecord", "only .tfrecord files"),
+        ("captions.json", "only .json files"),
+        ("a/1.jpg", "worldclip pool pack FOLDER --out TARS"),
+    ],
+)
+def test_what_is_no_pool_is_named_as_what_it_is(file, problem, tmp_path):
+    write_files(tmp_path / "pool", {file: "{}"})
+    with pytest.raises(UserError, match=problem) as caught:
+        draft(str(tmp_path / "pool"))
+    assert "repair" not in str(caught.value)
+    assert "Latin" not in str(caught.value)

@@ -11,6 +11,7 @@ import pytest
 
 from served import Server, server
 from tars import tar_of, zip_of
+from worldclip.cli import main
 from worldclip.core.download import Broken, Client
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.evaluate.datasets import captions, webdataset
@@ -156,3 +157,8 @@ def test_dataset_that_cannot_be_fetched_is_an_error(server, tmp_path):
         run(server, "hateful_memes", tmp_path)
     with pytest.raises(StageFailed, match="404"):
         run(server, "pets", tmp_path)
+
+
+def test_folder_or_show_is_asked_for(capsys):
+    assert main(["fetch", "dataset", "cars"]) == 2
+    assert "--out is not set" in capsys.readouterr().err

@@ -164,10 +164,9 @@ def test_file_that_did_not_come_whole_is_sent_again(server, tmp_path, monkeypatc
     assert (tmp_path / DUMP_FILE).read_bytes() == DUMP
 
 
-@pytest.mark.parametrize("connections", [1, 2])
-def test_parallel_downloads_do_not_exceed_connections(server, tmp_path, connections):
-    assert run(server, tmp_path, connections=connections)["files"] == 4
-    assert max(server.at_once) <= connections
+def test_no_more_than_two_files_are_downloaded_in_parallel(server, tmp_path):
+    assert run(server, tmp_path)["files"] == 4
+    assert max(server.at_once) <= 2
 
 
 def test_busy_server_is_given_up_after_max_tries(server, tmp_path):
@@ -225,10 +224,10 @@ def test_page_view_days_are_ten_apart_and_hours_evenly_spread(tmp_path):
 
 
 def test_invalid_options_are_reported_together(tmp_path):
-    config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25, connections=0)
+    config = FetchConfig(langs=("xx",), date="yesterday", base_url="ftp://x", pageview_hours=25)
     with pytest.raises(UserError) as caught:
         fetch_metadata(context(recipe(Path()), Path()), config)
-    assert all(flag in str(caught.value) for flag in ("--langs", "--date", "--base-url", "--pageview-hours", "--conn"))
+    assert all(flag in str(caught.value) for flag in ("--langs", "--date", "--base-url", "--pageview-hours"))
     with pytest.raises(UserError, match=r"metadata\.dumps is not set"):
         fetch_metadata(context(entry_lists.recipe(["sw"]), Path()), FetchConfig())
 

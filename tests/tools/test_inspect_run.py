@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miniature import write_files
 from plain_recipe import LISTS, make_run, make_shards
 from worldclip import curate
-from worldclip.contracts import schemas
+from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.tools.explain_text import entry_to_text, key_to_text
-from worldclip.tools.inspect_run import inspect_entry, inspect_key, inspect_path
+from worldclip.tools.inspect_run import inspect_entry, inspect_key
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
 
@@ -95,19 +94,9 @@ def test_unknown_entry_or_list_suggests_similar_names(run):
         inspect_entry(run, "red", "fr")
 
 
-def test_inspect_path_describes_files(run, tmp_path):
-    name = min(SHARDS)
-    table = inspect_path(run / "curate" / f"{name}.parquet", num_rows=2)
-    assert table["format"] == "curated"
-    assert list(table["columns"]) == schemas.CURATED.names
-    assert len(table["first"]) == 2
-    assert inspect_path(run / "balance" / "en.npy")["dtype"] == "float32"
-    assert "lists" in inspect_path(run / "balance" / "thresholds.json")["record"]
-    assert inspect_path(run / "balance")["manifest"]["counts"]["lists"] == len(LISTS)
-    np.save(tmp_path / "one.npy", np.float32(3))
-    assert inspect_path(tmp_path / "one.npy")["first"] == [3.0]
-    broken = {"a.parquet": b"PAR1 no", "a.npy": b"no array", "a.json": b"{", "latin.json": b'"caf\xe9"'}
-    write_files(tmp_path, broken)
-    for wrong in (tmp_path, tmp_path / "absent.json", *(tmp_path / name for name in broken)):
-        with pytest.raises(UserError):
-            inspect_path(wrong)
+def test_a_key_or_an_entry_is_asked_for(run, capsys):
+    for flags in ([], ["--key", "a", "--entry", "b"]):
+        assert main(["inspect", str(run), *flags]) == 2
+        assert "give --key or --entry" in capsys.readouterr().err
+    assert main(["inspect", str(run), "--entry", LISTS["en"][0]]) == 0
+    assert "of en (entry 0, list)" in capsys.readouterr().out

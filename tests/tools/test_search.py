@@ -1,14 +1,10 @@
-"""Exact search equals sorting all products, an index gives the same scores, and the page shows the pictures."""
+"""Exact search equals sorting all products."""
 
 from __future__ import annotations
 
-import base64
-import html
-import importlib.util
 import json
 import os
 import pickle
-import re
 import resource
 import shutil
 from pathlib import Path
@@ -23,11 +19,11 @@ from embedded_world import PER_SHARD, SHARDS, key_of, picture
 from stages import QUIET
 from worldclip.cli import main
 from worldclip.contracts.schemas import IMAGE_PLACES
-from worldclip.core.artifacts import read_table, write_array, write_manifest, write_table
+from worldclip.core.artifacts import write_array, write_manifest, write_table
 from worldclip.core.errors import UserError
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
-from worldclip.tools.search import build_index, nearest, open_embedded, search
+from worldclip.tools.search import nearest, open_embedded, search
 
 
 def plain(parts, query_QD, top) -> np.ndarray:
@@ -78,64 +74,10 @@ def test_image_query_finds_itself_and_texts_can_be_searched(world, tmp_path):
     assert result["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def same_hits(actual, expected) -> None:
-    """Compare rows exactly, and scores up to rounding, which depends on the block size."""
-    for one, other in zip(actual, expected, strict=True):
-        assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in other["hits"]]
-        scores = [[hit["score"] for hit in result["hits"]] for result in (one, other)]
-        np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
-
-
 @pytest.fixture
 def folder(world, tmp_path) -> Path:
     """Return a copy of the embedded folder, to change; as somebody else might send it."""
     return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
-
-
-def test_index_gives_exact_scores_and_is_refused_when_outdated(folder):
-    pytest.importorskip("faiss")
-    exact = search(folder, ["一只猫", "a dog"], top=5)
-    report = build_index(folder, "faiss")
-    assert report["recall_at_10"] > 0.9
-    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)  # so few rows are all candidates
-    record = json.loads((folder / "index/images.json").read_text())
-    (folder / "index/images.json").write_text(json.dumps({**record, "embedded": "another"}))
-    with pytest.raises(UserError, match="is of an older embedding; build it again"):
-        search(folder, ["a"])
-    same_hits(search(folder, ["一只猫", "a dog"], top=5, exact=True), exact)
-    build_index(folder, "exact")
-    assert not (folder / "index/images.faiss").exists()
-    same_hits(search(folder, ["一只猫", "a dog"], top=5), exact)
-
-
-def test_index_is_used_if_present(folder, monkeypatch):
-    faiss = pytest.importorskip("faiss")
-    build_index(folder, "faiss")
-    paths = []
-    plain_read = faiss.read_index
-    monkeypatch.setattr(faiss, "read_index", lambda path: paths.append(path) or plain_read(path))
-    search(folder, ["a"])
-    assert paths == [str(folder / "index/images.faiss")]
-
-
-def test_hnsw_finds_most_of_the_nearest_of_many(tmp_path):
-    """Run the same code on random rows."""
-    pytest.importorskip("faiss")
-    random = np.random.default_rng(0)
-    parts = [random.normal(size=(size, 16)).astype(np.float32) for size in (700, 0, 1300)]
-    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-    (tmp_path / "images").mkdir()
-    for number, part in enumerate(parts):
-        np.save(tmp_path / f"images/{number}.tar.npy", part)
-    inputs = {"images": {f"{number}.tar": {} for number in range(3)}}
-    write_manifest(tmp_path, config={"of": ["images"]}, inputs=inputs, counts={})
-    assert build_index(tmp_path, "faiss")["recall_at_10"] > 0.9
-    embedded = open_embedded(tmp_path)
-    query = parts[2][::100]
-    ids, scores = of_search._approximate(embedded, of_search._open_index(embedded), query, 10)
-    exact_ids, exact_scores = nearest(parts, query, 10)
-    assert (ids == exact_ids).mean() > 0.9
-    np.testing.assert_allclose(scores[:, 0], exact_scores[:, 0], atol=1e-6)
 
 
 def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
@@ -155,105 +97,6 @@ def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_pa
         search(folder, ["a"], model=moved)
 
 
-def test_contact_sheet_embeds_its_pictures_and_escapes_texts(world, tmp_path, capsys):
-    page = tmp_path / "sheet.html"
-    arguments = ["search", str(world / "embedded"), "<b>一只猫</b>", "a dog", "--top", "4", "--html", str(page)]
-    assert main([*arguments, "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
-    text = page.read_text(encoding="utf-8")
-    assert "<b>一只猫" not in text
-    assert "&lt;b&gt;一只猫" in text
-    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', text)) == 8
-    assert not re.findall(r'(?:src|href)="(?!data:|#|file:///)', text)
-    assert 'class="caption"' in text, "the folder holds the images' texts too"
-    for result in results:
-        for hit in result["hits"]:
-            assert hit["key"] in text
-    assert main([*arguments, "--of", "texts"]) == 0
-    assert "a red apple" in page.read_text(encoding="utf-8")
-
-
-def test_contact_sheet_shows_the_picture_that_was_searched_for(world, tmp_path):
-    page, query = tmp_path / "sheet.html", tmp_path / "query.png"
-    query.write_bytes(picture(3))
-    assert main(["search", str(world / "embedded"), "--images", str(query), "--top", "2", "--html", str(page)]) == 0
-    text = page.read_text(encoding="utf-8")
-    assert text.count("<img ") == 3
-    assert text.index('class="query"') < text.index('class="hit"')
-    assert len(re.findall(r'href="file:///[^"]*\.tar"', text)) == 2
-
-
-@pytest.mark.parametrize("word", ["javascript:alert(1)", "<script>alert(1)</script>", '/gone/"x" onload="1'])
-def test_contact_sheet_takes_no_markup_and_no_link_from_the_pool(world, tmp_path, word):
-    from worldclip.tools.contact_sheet import write_contact_sheet
-
-    embedded = open_embedded(world / "embedded")
-    hit = {"score": 0.5, "shard": embedded.shards[0], "key": word, "text": word, "file": word, "offset": 0, "size": 5}
-    write_contact_sheet(tmp_path / "sheet.html", [{"query": word, "hits": [hit]}], embedded, {word: tmp_path})
-    text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
-    assert html.escape(word) in text
-    assert "<script" not in text
-    assert not re.findall(r'href="(?!#|data:,")', text)  # the page's own empty icon
-    assert not re.findall(r'<[^>]*"x"', text)
-
-
-def sheet_of(world: Path, folder: Path) -> str:
-    """Return the contact sheet of all images of an embedded folder, as text."""
-    search(folder, ["a dog"], top=50, model=world / "model", html=folder.parent / "sheet.html")
-    return (folder.parent / "sheet.html").read_text(encoding="utf-8")
-
-
-def test_contact_sheet_names_unreadable_pictures(world, tmp_path):
-    pool = shutil.copytree(world / "pool", tmp_path / "pool")
-    embed(world / "model", pool, tmp_path / "embedded", executor=QUIET)
-    (pool / "00001.tar").unlink()
-    text = sheet_of(world, tmp_path / "embedded")
-    assert "cannot be read (No such file or directory)" in text
-    assert text.count("data:image/png;base64,") == (SHARDS - 1) * (PER_SHARD - 1)
-
-
-def change_places(folder: Path, **values) -> None:
-    """Set columns of images/00000.tar.parquet to one value each."""
-    (path,) = (folder / "images").glob("00000*.parquet")
-    table = read_table(path, IMAGE_PLACES)
-    columns = {name: [values.get(name, old)] * len(table) if name in values else old
-               for name, old in zip(table.column_names, table.columns, strict=True)}  # fmt: skip
-    write_table(path, pa.table(columns), IMAGE_PLACES)
-
-
-def test_contact_sheet_shows_no_file_outside_of_the_pool(world, folder, tmp_path):
-    (tmp_path / "secret.png").write_bytes(picture(1))
-    (tmp_path / "secret.txt").write_text("hunter2")
-    size = (tmp_path / "secret.png").stat().st_size
-    names = (
-        tmp_path / "secret.png",
-        tmp_path / "secret.txt",
-        world / "pool/../pool/00000.tar",
-        world / "pool/00001.tar",
-    )
-    for name in names:
-        change_places(folder, file=str(name), offset=0, size=size)
-        text = sheet_of(world, folder)
-        assert text.count("does not lie in the pool that the folder names") == PER_SHARD - 1
-        assert "hunter2" not in text
-        assert base64.b64encode(picture(1)).decode()[:100] not in text
-
-
-def test_contact_sheet_fetches_nothing(world, folder, monkeypatch):
-    import fsspec
-
-    def fail(*arguments, **_):
-        raise AssertionError(f"fetched {arguments}")
-
-    monkeypatch.setattr(fsspec, "url_to_fs", fail)
-    change_places(folder, file="http://127.0.0.1:9/00000.tar", offset=0, size=10)
-    assert "does not lie in the pool" in sheet_of(world, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for roots, said in (({"": "http://127.0.0.1:9"}, "images are not fetched"), ({}, "does not say where its pool is")):
-        (folder / "manifest.json").write_text(json.dumps(manifest | {"pool_roots": roots}))
-        assert said in sheet_of(world, folder)
-
-
 def test_shards_of_the_manifest_outside_of_the_folder_are_refused(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["inputs"]["images"] = {"../../x": {"path": "../../x", "size": 1}}
@@ -270,7 +113,7 @@ def test_damaged_embeddings_are_named(folder, content):
         open_embedded(folder)
 
 
-def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path):
+def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
     folder, num_shards, dim = tmp_path / "embedded", 100, 48
     rows = np.eye(dim, dtype=np.float32)[:2]
     places = {"key": ["a", "b"], "file": ["f", "f"], "offset": [0, 1], "size": [1, 1]}
@@ -287,8 +130,6 @@ def test_more_shards_than_open_files_can_be_searched_and_indexed(world, tmp_path
         assert ids.tolist() == [[1, 3, 5]]
         assert embedded.take(np.arange(0, 200, 7)).shape == (29, dim)
         assert [row["shard"] for row in embedded.rows(ids[0])] == names[:3]
-        if importlib.util.find_spec("faiss") is not None:
-            assert build_index(folder, "faiss")["rows"] == 2 * num_shards
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
@@ -308,9 +149,7 @@ def test_user_errors_of_a_search(world, tmp_path, capfd):
         (["search", embedded, "a", "--top", "0"], "top = 0"),
         (["search", embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
         (["search", embedded, "--images", "https://example.org/a.png"], "is a URL"),
-        (["search", embedded, "a", "--html", "sheet.png"], "html = 'sheet.png': must name a page"),
         (["search", str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),
-        (["index", str(tmp_path / "none")], "give a folder that `worldclip embed"),
     ):
         assert main(arguments) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments

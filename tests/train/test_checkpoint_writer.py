@@ -171,7 +171,6 @@ def test_each_file_of_a_sharded_checkpoint_is_opened_once(tmp_path, monkeypatch)
     for name in rows_of(0):
         assert reader.read(name)[:, 0].tolist() == [0, 0, 1, 1]
         assert reader.read(name, slice(1, 3))[:, 0].tolist() == [0, 1]
-        assert reader.read(name, slice(1, None, 2))[:, 0].tolist() == [0, 1]
     assert len(opened) == 2
 
 
@@ -198,17 +197,6 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
     path.write_bytes(damaged)
     consolidate(tmp_path)
     assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"
-
-
-@pytest.mark.parametrize("num_readers", [1, 2, 3, 7])
-def test_rows_that_ranks_hold_in_turns_are_read_by_any_number_of_ranks(tmp_path, num_readers):
-    table = torch.arange(20).reshape(10, 2)
-    in_turns = [LocalTensor(table[rank::3].contiguous(), (10, 2), rank, stride=3) for rank in range(3)]
-    write_sharded(tmp_path, [{"rows.a": local} for local in in_turns])
-    reader = CheckpointReader(tmp_path)
-    assert torch.equal(reader.read("rows.a"), table)
-    for rank in range(num_readers):
-        assert torch.equal(reader.read("rows.a", slice(rank, 10, num_readers)), table[rank::num_readers])
 
 
 def test_missing_rows_are_named(tmp_path):

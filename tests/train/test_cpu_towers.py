@@ -16,7 +16,6 @@ BF16 = {"precision": "bf16"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "siglip": {"loss": "siglip"},
-    "rows": {"token_table": "rows"},
     "patch dropout": {"patch_dropout": 0.5},
     "lora": {"lora_rank": 4},
     "frozen": {"freeze": ("vision",)},

@@ -80,3 +80,9 @@ def test_neighbouring_ranges_of_a_file_are_merged():
     reads, read_of = plan.merge_ranges(file, offset, size, 60)
     assert reads.tolist() == [[0, 0, 135], [1, 0, 10], [1, 500, 510]]
     assert read_of.tolist() == [1, 0, 0, 2, 0]
+
+
+def test_skipped_stretches_are_left_out_of_the_plan():
+    stretches = ((5, 9), (9, 10), (20, 25))
+    positions = np.concatenate([plan.skip(plan.batch_positions(step, 4), stretches) for step in range(6)])
+    assert positions.tolist() == [n for n in range(34) if n not in {5, 6, 7, 8, 9, 20, 21, 22, 23, 24}]

@@ -33,7 +33,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.pool.row_groups import ROW_BITS
-from worldclip.train.pool_join import image_shards, join_images, joined_shards, read_places
+from worldclip.train.pool_join import image_shards, join_images, read_places
 from worldclip.train.stage import plan_lines
 
 NUM_KEYS = 24
@@ -157,19 +157,6 @@ def test_online_curation_joins_the_keys_of_all_epochs(world) -> None:
     assert joined_keys("offline") == {"u0", "u12"}
 
 
-def test_training_pool_that_changes_while_it_is_joined_is_named(world, tmp_path) -> None:
-    _, recipe, _ = world
-    joined = image_shards(recipe.train)
-    assert [tar.name for tar in joined_shards(recipe.train, joined)] == [tar.name for tar in joined]
-    (tmp_path / "tars/00000.tar").rename(tmp_path / "tars/00002.tar")
-    with pytest.raises(UserError, match=r"00000\.tar, 00002\.tar changed while it was joined"):
-        joined_shards(recipe.train, joined)
-    (tmp_path / "tars/00002.tar").rename(tmp_path / "tars/00000.tar")
-    write_tar(tmp_path / "tars/00001.tar", members_of("a", "u1", image_bytes(1)))
-    with pytest.raises(UserError, match=r"train\.pool: 00001\.tar changed while"):
-        joined_shards(recipe.train, joined)
-
-
 @pytest.mark.parametrize(
     ("folder", "message"),
     [("tables", r"train\.pool: 000\.parquet holds no images"), ("none", r"train\.pool\.path.*no such folder")],
@@ -220,7 +207,7 @@ def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, mon
 def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
     run, recipe, _ = world
     join(run, recipe)
-    images = joined_shards(recipe.train, image_shards(recipe.train))
+    images = image_shards(recipe.train)
     model = ModelConfig(preset="tiny", image_size=32)
     loader = make_loader(run, recipe, global_batch_size=11, images=images, model=model, crop_scale_min=1.0)
     kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]

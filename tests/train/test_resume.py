@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import random
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from calls import before, calls_of, fail_at
 from on_ranks import Rank, run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
 from trainings import losses, result_bytes, steps_of, train, train_until
-from worldclip.contracts.layout import checkpoints, latest_checkpoint
+from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.model import clip
@@ -156,6 +158,63 @@ def test_a_changed_config_is_an_error_that_names_the_key(whole):
     assert result_bytes(whole) == before
 
 
+def remove_after(run_dir: Path, step: int) -> None:
+    for checkpoint in checkpoints(run_dir / "train"):
+        if step_of(checkpoint) > step:
+            shutil.rmtree(checkpoint)
+
+
+def test_after_checkpoints_are_removed_training_goes_on_at_another_rate_without_a_stretch(tmp_path, capfd):
+    """The change is recorded once, and interruptions after it end with the same bytes."""
+    changed = {"keep_last": 99, "lr": 1e-3, "skip_samples": [[10 * 16, 11 * 16]]}
+    run_dirs = [tmp_path / name / "run" for name in ("whole", "changed", "interrupted")]
+    for run_dir in run_dirs:
+        train(run_dir, keep_last=99)
+    for run_dir in run_dirs[1:]:
+        remove_after(run_dir, 10)
+    train(run_dirs[1], **changed)
+    said = capfd.readouterr().err
+    assert "from step 10 on train.lr was 0.002, is 0.001" in said
+    assert re.search(r"learning rate 0\.000708, was 0\.00142", said)
+    train_until(7, run_dirs[2], **changed)
+    train(run_dirs[2], **changed)
+    assert result_bytes(run_dirs[2]) == result_bytes(run_dirs[1]) != result_bytes(run_dirs[0])
+    record = artifacts.read_json(run_dirs[2] / "train/config.json")
+    assert record["config"]["train"]["lr"] == 1e-3
+    keys = {"train.lr": [2e-3, 1e-3], "train.skip_samples": [None, [[160, 176]]]}
+    assert record["changes"] == [{"from_step": 10, "keys": keys}]
+    assert losses(run_dirs[1])[10] == losses(run_dirs[0])[10]
+    assert losses(run_dirs[1])[20] != losses(run_dirs[0])[20]
+
+
+def test_a_finished_run_trains_longer_as_if_stopped_before(whole, tmp_path):
+    longer = tmp_path / "run"
+    train(longer, broken={4})
+    report = train(longer, samples_seen=30 * 16)
+    assert (report["steps"], report["samples_seen"]) == (30, 480)
+    assert losses(longer)[20] == losses(whole)[20]
+    assert artifacts.read_json(longer / "train/config.json")["schedule"]["num_steps"] == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"lr": 1e-3},
+            "train.lr was 0.002, is 0.001: 384 samples are seen already; raise train.samples_seen",
+        ),
+        ({"samples_seen": 20 * 16}, "384 samples are seen already"),
+        ({"samples_seen": 480, "skip_samples": [[8, 16]]}, "samples before 384 are seen already; change only later"),
+        ({"samples_seen": 480, "beta2": 0.98}, "train.beta2 was 0.95, is 0.98"),
+    ],
+)
+def test_a_change_without_a_step_to_come_is_refused_and_changes_nothing(whole, changes, message):
+    before = artifacts.read_json(whole / "train/config.json")
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(whole, **changes)
+    assert artifacts.read_json(whole / "train/config.json") == before
+
+
 def test_keys_that_do_not_affect_weights_may_change(whole):
     free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
     train(whole, keep_last=5, **free)
@@ -238,7 +297,7 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
     updates: set[int] = set()
     spoil_losses({1, 3, 4})
     monkeypatch.setattr(loop, "launch_step", launch_step)
-    report = train(tmp_path / "run", samples_seen=6 * 16, ema_decay=0.5, max_grad_norm=0.1)
+    report = train(tmp_path / "run", samples_seen=6 * 16, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
     assert updates == {0, 1, 2, 3}

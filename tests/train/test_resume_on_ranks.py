@@ -21,7 +21,7 @@ from on_ranks import LATE_S, run_on_ranks, start_ranks
 from small_world import TRAIN, write_shapes, write_world
 from worldclip.contracts.layout import checkpoints, latest_checkpoint
 from worldclip.train.checkpoint import consolidate, read_state
-from worldclip.train.log import read_log, slowest_of
+from worldclip.train.log import read_log
 from worldclip.train.signals import SIGNALS
 
 STEPS = 400
@@ -84,12 +84,9 @@ def test_a_run_resumed_at_another_world_size_sees_the_same_pairs(tmp_path):
             assert np.linalg.norm(weights[name] - tensor) < TOLERANCE * np.linalg.norm(tensor) + 1e-6, name
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, pytest.param({"token_table": "rows", "accum_steps": 2}, id="rows", marks=pytest.mark.slow)]
-)
-def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path, keys):
+def test_four_ranks_under_ddp_end_with_the_same_bytes_after_a_restart(tmp_path):
     """Sums of four numbers depend on their order: DDP's buckets must be the same in each step of each start."""
-    steps = {"samples_seen": 6 * 16, "checkpoint_every_samples": 3 * 16, "evaluate_every_samples": 0, **keys}
+    steps = {"samples_seen": 6 * 16, "checkpoint_every_samples": 3 * 16, "evaluate_every_samples": 0}
     run_dir = make_world(tmp_path, **steps, warmup_samples=16, keep_last=9)
     run_on_ranks("train", tmp_path, 4)
     assert counted_shards(tmp_path) == [[0], [1], [2], []], "each rank counts a share of the epoch's pairs"
@@ -113,36 +110,16 @@ def collectives_per_step(folder: Path, rank: int) -> list[Counter[str]]:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_the_log_names_the_slowest_rank_without_a_collective_more(tmp_path, parallel):
+def test_the_log_names_the_slowest_host_without_a_collective_more(tmp_path, parallel):
     num_pairs = 12 * 16
     settings = {"samples_seen": num_pairs, "checkpoint_every_samples": num_pairs, "evaluate_every_samples": 0}
     run_dir = make_world(tmp_path, **settings, parallel=parallel)
     run_on_ranks("train_late", tmp_path, 2)
     records = read_log(run_dir / "train" / "log.jsonl")
-    assert [record["slowest_rank"] for record in records] == [1, 1]
-    assert min(record["slowest_rank_lag_s"] for record in records) > LATE_S / 2
+    assert [record["slowest_host"] for record in records] == ["late", "late"]
+    assert all(LATE_S < record["slowest_s"] < 10 * LATE_S for record in records)
     if parallel == "ddp":
         assert collectives_per_step(tmp_path, 0) == [EXPECTED_COLLECTIVES] * 11
-
-
-def test_the_lag_of_the_slowest_rank_is_a_mean_over_steps():
-    rank, lag_s = slowest_of([(1.0, 5.0, 0.0), (2.0, 1.0, 3.0)])
-    assert rank == 1  # although rank 2 was last in the second step
-    assert lag_s == pytest.approx(6 / 2 - (3 / 2 + 3 / 2) / 2)
-
-
-@pytest.mark.parametrize("parallel", ["ddp", pytest.param("hsdp", marks=pytest.mark.slow)])
-def test_a_run_whose_ranks_hold_different_weights_stops_before_the_checkpoint(tmp_path, parallel):
-    """One bit of one rank's weights flips."""
-    steps = {"samples_seen": 8 * 16, "checkpoint_every_samples": 4 * 16, "evaluate_every_samples": 0}
-    run_dir = make_world(tmp_path, **steps, warmup_samples=16, parallel=parallel)
-    processes = start_ranks("train_disturbed", tmp_path, 2)
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1], errors
-    for error in errors:
-        assert "step 4: ranks hold different copies of the same tensors, and no checkpoint is written" in error
-        assert "rank 1 differs from rank 0 in " in error
-    assert not checkpoints(run_dir / "train")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Options of training in whole runs: evaluation, EMA, sparse rows, initial weights, logs, held-out pairs, garbage."""
+"""Options of training in whole runs: evaluation, initial weights, logs, held-out pairs, garbage."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import json
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import worldclip
 from calls import before
 from small_world import TRAIN, picture, write_shapes
 from tars import write_tar
 from trainings import forget_checkpoints, losses, result_bytes, steps_of, stored, train, train_until
-from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.contracts.layout import best_checkpoint, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.evaluate import engine
 from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.train import garbage, loop
-from worldclip.train.log import QUIET_STEPS, WINDOW_STEPS, SpikeWatch, read_log
+from worldclip.train.log import read_log
 from worldclip.train.start import split_shards
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
@@ -41,11 +39,6 @@ def run(run_dir, **changes):
 def plain_run(tmp_path_factory):
     """Return the folder of a run without options, with a checkpoint of every step."""
     return run(tmp_path_factory.mktemp("plain") / "run", **EVERY_STEP)
-
-
-def weights_of(run_dir, name):
-    """Return a tensor of each checkpoint."""
-    return [load_file(folder / "model.safetensors")[name] for folder in checkpoints(run_dir / "train")]
 
 
 SCORES = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3}  # of steps; of equal ones the earlier is the best
@@ -131,29 +124,6 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     assert steps_of(train_dir) == steps_of(expected_dir)
 
 
-def test_the_checkpoint_folder_contains_the_ema(tmp_path, plain_run):
-    """Compute the EMA by hand from the weights of each step; a resumed run continues weights and EMA."""
-    run_dir = run(tmp_path / "run", ema_decay=0.75, **EVERY_STEP)
-    name = "visual_projection.weight"
-    ema, raw = weights_of(run_dir, name), weights_of(plain_run, name)
-    assert torch.equal(stored(run_dir)[1][f"weights.{name}"], raw[-1])
-    for step in range(1, 12):
-        expected = 0.75 * ema[step - 1] + 0.25 * raw[step]
-        torch.testing.assert_close(ema[step], expected, rtol=1e-5, atol=1e-7)
-    forget_checkpoints(run_dir, 5)
-    run(run_dir, ema_decay=0.75, **EVERY_STEP)
-    assert torch.equal(stored(run_dir)[0][name], ema[-1])
-
-
-def test_the_sparse_embedding_resumes_to_the_same_bytes(tmp_path):
-    run_dir = run(tmp_path / "run", token_table="rows", **EVERY_STEP)
-    whole = result_bytes(run_dir)
-    forget_checkpoints(run_dir, 5)
-    run(run_dir, token_table="rows", **EVERY_STEP)
-    assert result_bytes(run_dir) == whole
-    assert worldclip.load(run_dir).encode_text(["a red bar"]).shape == (1, 16)
-
-
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
@@ -222,20 +192,6 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
     assert calls[-1] == ("finish",)
 
 
-def test_trackio_gets_every_curve_in_one_run_for_all_resumed_parts(tmp_path, monkeypatch):
-    """Read what the real library stored on this machine."""
-    pytest.importorskip("trackio")  # it asks for an older Pillow than ours, so that it is in no extra of `make test`
-    from trackio.sqlite_storage import SQLiteStorage
-
-    run_in_two_parts(tmp_path / "run", trackio="tests")
-    name = (tmp_path / "run/train/trackio_id").read_text()
-    assert SQLiteStorage.get_runs("tests").count(name) == 1
-    records = SQLiteStorage.get_logs("tests", name)
-    logged = {key: record["step"] for record in records for key in record}
-    assert set(logged) >= CURVES
-    assert logged["loss"] == 20
-
-
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_loss(tmp_path):
     plain = run(tmp_path / "plain" / "run", patch_dropout=0.5)
@@ -245,16 +201,14 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(
-    "changes", [{}, {"precision": "bf16", "compile": True}, {"token_table": "rows", "accum_steps": 2}]
-)
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "compile": True}, {"accum_steps": 2}])
 def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
     gpu = run(tmp_path / "run", device="cuda", **changes)
     assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)
 
 
-# held-out pairs, and a loss that jumps
+# held-out pairs
 
 HELD_OUT = {"validation_shards": 1, "samples_seen": 10 * 16}
 
@@ -270,7 +224,7 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
         split_shards(shards, 20)
 
 
-@pytest.mark.parametrize("changes", [{"token_table": "rows"}, {"accum_steps": 2, "patch_dropout": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
     run_dirs = [tmp_path / name / "run" for name in ("never", "often")]
     reports = [
@@ -291,22 +245,6 @@ def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path,
 def test_held_out_pairs_must_fill_a_batch(tmp_path):
     with pytest.raises(UserError, match="they hold 24 pairs, fewer than a batch of 32; hold out more"):
         train(tmp_path / "run", validation_shards=1, validate_every_samples=64, global_batch_size=32)
-
-
-def test_a_spike_is_said_once_with_what_to_do():
-    watch = SpikeWatch()
-    losses = 2 + 0.1 * np.random.default_rng(0).standard_normal(3 * WINDOW_STEPS)
-    assert not [step for step, loss in enumerate(losses) if watch.add(step, loss)]
-    first = len(losses)
-    messages = [watch.add(first + n, 3.5) for n in range(QUIET_STEPS // 2)]
-    assert "WARNING: the loss of step 3000 is 3.5000" in messages[0]
-    assert "--resume-from STEP" in messages[0]
-    assert not any(messages[1:])
-
-
-def test_the_first_steps_are_no_spikes():
-    watch = SpikeWatch()
-    assert not any(watch.add(step, loss) for step, loss in enumerate([1.0, 9.0, *[1.0] * 50, 9.0]))
 
 
 # garbage: collected at the same steps on every rank

@@ -5,21 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from worldclip.core.settings import AtLeast, Between, Config, Place, Problems
+from worldclip.core.settings import AtLeast, Between, Config, Problems
 
 _TAIL_FRACTION = Between(0, 1, "the paper uses 0.06")
 _THRESHOLD = AtLeast(1, "matches per entry")
-# What each rule takes, in words and as the sets of keys that may be set.
-_TAKES = {
-    "tail_fraction": "exactly one of english_threshold (for example 20000) and tail_fraction (0.06)",
-    "same_threshold": "only english_threshold, the threshold of every entry list",
-    "table": "only thresholds, the threshold of each entry list",
-}
-_KEY_SETS = {
-    "tail_fraction": (["english_threshold"], ["tail_fraction"]),
-    "same_threshold": (["english_threshold"],),
-    "table": (["thresholds"],),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,25 +17,26 @@ class BalanceConfig(Config):
 
     Examples:
         worldclip balance runs/my_images --tail-fraction 0.06
-        worldclip balance runs/my_images --tail-fractions sw 0.3
+        worldclip balance runs/my_images --tail-fractions.sw 0.3
     """
 
-    rule: Literal["tail_fraction", "same_threshold", "table"] = "tail_fraction"
-    """How thresholds are set: tail_fraction (every list has the same tail fraction), same_threshold (English's for all)
-    or table (`thresholds`)."""
+    rule: Literal["tail_fraction", "same_threshold"] = "tail_fraction"
+    """How thresholds are set: tail_fraction (every list has the same tail fraction) or same_threshold (English's for
+    all)."""
     english_threshold: Annotated[int | None, _THRESHOLD] = None
     """Threshold of the English list, in matches per entry; t_en in arXiv:2507.22062, algorithm 1."""
     tail_fraction: Annotated[float | None, _TAIL_FRACTION] = None
     """Share of matches on tail entries, the same in every list; p in arXiv:2507.22062, where it is 0.06."""
     tail_fractions: Annotated[dict[str, float], _TAIL_FRACTION] = field(default_factory=dict)
     """Tail fraction of single languages, under any rule."""
-    thresholds: Annotated[dict[str, int] | str | None, _THRESHOLD, Place()] = None
-    """Under rule table: the threshold of each list, or the path of a thresholds.json."""
     min_threshold: Annotated[int, AtLeast(0, "matches per entry, 0 for no minimum")] = 0
     """Lower limit of every threshold; 0 as in the reference."""
 
     def own_problems(self) -> Problems:
         """Yield a rule whose keys are not set, or set with others."""
-        keys = [key for key in ("english_threshold", "tail_fraction", "thresholds") if getattr(self, key) is not None]
-        if keys not in _KEY_SETS[self.rule]:
-            yield "rule", f"set {_TAKES[self.rule]}; now set: {', '.join(keys) or 'none'}"
+        has_threshold, has_fraction = self.english_threshold is not None, self.tail_fraction is not None
+        if self.rule == "same_threshold" and (has_fraction or not has_threshold):
+            yield "rule", "set only english_threshold, the threshold of every entry list"
+        elif has_threshold == has_fraction:
+            now = "both" if has_fraction else "none"
+            yield "rule", f"set exactly one of english_threshold (for example 20000) and tail_fraction; now set: {now}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import entry_probs
-from worldclip.balance.thresholds import choose_thresholds, find_warnings, read_threshold_table, thresholds_record
+from worldclip.balance.thresholds import choose_thresholds, find_warnings, thresholds_record
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import effective_entries, sum_shards
 from worldclip.contracts.records import HeadTailCurve, TopEntry
@@ -29,11 +29,7 @@ def balance(run: Run) -> None:
 
 
 def _inputs(run: Run) -> Record:
-    inputs = {"match": artifacts.require_manifest(run.dir, "match")["digest"]}
-    thresholds = run.section(BalanceConfig).thresholds
-    if isinstance(thresholds, str):
-        inputs["thresholds"] = read_threshold_table(thresholds)
-    return inputs
+    return {"match": artifacts.require_manifest(run.dir, "match")["digest"]}
 
 
 def _balance(run: Run, job: Job) -> Result:

@@ -6,14 +6,12 @@ A *list* is what entry ids refer to: a language's own entries, or `merged` or `e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction, threshold_for
 from worldclip.contracts.records import Thresholds
-from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.match.config import EntryLists
 
@@ -31,14 +29,11 @@ def choose_thresholds(
         raise UserError(f"balance.tail_fractions: the run has no list {', '.join(unknown)}; its lists are {names}")
     takes_english, shared_fraction = apply_english_threshold(counts, config, entry_lists)
     matched = [name for name in counts if counts[name].any()]
-    table = _read_complete_table(config, matched) if config.rule == "table" else {}
     thresholds: dict[str, int | None] = dict.fromkeys(counts)
     for name in matched:
         fraction = config.tail_fractions.get(name)
         if fraction is not None:
             threshold = threshold_for(counts[name], fraction)
-        elif config.rule == "table":
-            threshold = table[name]
         elif name in takes_english:
             assert config.english_threshold is not None
             threshold = config.english_threshold
@@ -68,36 +63,6 @@ def apply_english_threshold(
             "fraction, but no English entry has a match; set balance.tail_fraction instead (0.06 in the paper)"
         )
     return ["en"], tail_fraction(counts["en"], config.english_threshold)
-
-
-def _read_complete_table(config: BalanceConfig, matched: list[str]) -> dict[str, int]:
-    """Return list -> threshold of rule table.  Raises UserError if a list with matches is missing."""
-    assert config.thresholds is not None  # BalanceConfig.problems
-    table = read_threshold_table(config.thresholds)
-    missing = [name for name in matched if name not in table and name not in config.tail_fractions]
-    if missing:
-        raise UserError(
-            f"balance.thresholds: no threshold for {', '.join(missing)}, which have matches; add them, or choose "
-            "another balance.rule"
-        )
-    return table
-
-
-def read_threshold_table(source: dict[str, int] | str) -> dict[str, int]:
-    """Return list -> threshold from a table in the recipe, or from the thresholds.json that it names."""
-    if isinstance(source, dict):
-        return source
-    try:
-        rows = artifacts.read_json(Path(source))["lists"]
-        return {name: int(row["threshold"]) for name, row in rows.items() if row["threshold"] is not None}
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    raise UserError(
-        f"balance.thresholds = {source!r}: not a readable thresholds.json ({reason}); name RUN/balance/thresholds.json "
-        "of a finished run, or write a table of list = threshold"
-    )
 
 
 def find_warnings(counts: Mapping[str, np.ndarray], config: BalanceConfig, entry_lists: EntryLists) -> list[str]:

@@ -23,7 +23,7 @@ from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.image_names import SUFFIXES, image_files
 from worldclip.core.inputs import is_remote
 from worldclip.core.regular_file import read_regular
@@ -42,7 +42,6 @@ def hashes_path(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.name}.parquet"
 
 
-@repeatable
 @reads_input
 def scan_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, model: str | None) -> Report:
     """Write a row of IMAGE_HASHES for each pair of the shard, with the rule that removes it by itself, if any.

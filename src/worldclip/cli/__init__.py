@@ -8,6 +8,7 @@ overview stays fast.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -156,7 +157,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
         from worldclip.config import load_recipe
 
         section = getattr(load_recipe(arguments[0]), words)
-    return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, name=name, config=section)
+    return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, config=section)
 
 
 def _names_model(rest: Sequence[str]) -> bool:
@@ -166,9 +167,9 @@ def _names_model(rest: Sequence[str]) -> bool:
     source = Path(rest[0])
     if not layout.is_run(source):
         return True
-    from worldclip.cli.flags import values_of
-
-    out = next(map(Path, values_of("--out", rest)), None)
+    following = [words[1] for words in itertools.pairwise(rest) if words[0] == "--out"]
+    following += [word.removeprefix("--out=") for word in rest if word.startswith("--out=")]
+    out = next(map(Path, following), None)
     return out is not None and out.resolve() != source.resolve() and not layout.is_run(out)
 
 

@@ -2,7 +2,7 @@
 
 A description is `name: text` at the beginning of a docstring's line, or in SHARED.  A parameter without one is no flag.
 Required parameters are positional arguments, except `out` and keyword-only ones.  A parameter `config`, a dataclass,
-gives a flag per field.
+gives a flag per field, which is an override of its key as --set is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import dataclasses
 import inspect
 import json
 import re
-import shutil
-import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,11 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from worldclip.cli.ending import command_ending
-from worldclip.cli.flags import REQUIRED, Flag, parse_flags
+from worldclip.cli.flags import REQUIRED, Flag, Given, help_text, parse_flags, read_values
 from worldclip.core.command import Command as Command
 from worldclip.core.command import Flags as Flags
-from worldclip.core.console import note
 from worldclip.core.docstrings import field_docstrings
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
@@ -33,7 +28,7 @@ from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, Metavar, Place
 from worldclip.core.printable import printable
 from worldclip.core.redact import redact, redact_record
-from worldclip.core.settings import fields_of, options_of, section_name, with_absolute_places, with_value
+from worldclip.core.settings import fields_of, is_marked, load_config, options_of, section_name, to_dict
 
 JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
 EXECUTOR = Flag(
@@ -50,34 +45,26 @@ WRITTEN = ("out", "folder", "html")
 """Parameters that are written to, and thus local paths, whatever their type."""
 
 SHARED = {
-    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip, timm or ONNX, a checkpoint file, or a hub id.",
-    "layout": "Layout to read from a folder that holds a model in two layouts.",
+    "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
     "arch": "Architecture of a bare checkpoint file: a published name, or the path of an open_clip configuration.",
     "tokenizer": "Tokenizer (folder or hub id) for a checkpoint without one.",
     "precision": "Precision: fp32, fp16, bf16 or auto (bf16 where the device has hardware for it) in torch; of an ONNX "
     "folder fp32, fp16 or int8.",
-    "image_tower": "CLIP whose images a text tower was aligned with: a folder or hub id.",
-    "language": "Language of the texts for NLLB-CLIP: deu_Latn or de.",
     "device": "auto, cpu, cuda, cuda:N or mps.",
-    "allow_urls": "Accept URLs (http, https) as images.",
     "pool": "Folder of the pool, a run, or a .toml file with a [pool] section.",
     "shards": "Process only slice I of N of the shards (for job arrays). Rerun without --shards to finish.",
     "recipe": "Recipe (.toml), name of one that comes with worldclip (emoji), or folder of a run.",
-    "push": "Hub repository to upload to; further formats go to OWNER/NAME-<format>.",
     "key": "Key of a pair: member, json:FIELD or a column (default: the run's or the .toml file's, else member).",
 }
 
 
-def run_command(
-    command: Command, words: str, summary: str, arguments: Sequence[str], *, name: str = "", **options: Any
-) -> int:
-    """Parse the arguments, call the function, and print its result and the ending; return exit code 0.
+def run_command(command: Command, words: str, summary: str, arguments: Sequence[str], **options: Any) -> int:
+    """Parse the arguments, call the function, and print its result; return exit code 0.
 
-    words: the command as typed.  name: of the item in the registry.  options: of `parse_command`.
+    words: the command as typed.  options: of `parse_command`.
 
     Raises UserError for wrong flags.
     """
-    started_at = time.perf_counter()
     flags, values = parse_command(command, words, summary, arguments, **options)
     if "executor" in inspect.signature(command.function).parameters:
         is_default = (flags.executor, flags.workers) == ("local", None)
@@ -89,19 +76,8 @@ def run_command(
         record = redact_record(json.loads(json.dumps(result, default=str)))
         print(printable(json.dumps(record, ensure_ascii=False)))
     elif text:
-        print(_for_output(printable(redact(text))))
-    for line in command_ending(name, flags, time.perf_counter() - started_at):
-        note(line)
+        print(printable(redact(text)))
     return 0
-
-
-def _for_output(text: str) -> str:
-    """Return a result as it is, for files and pipes; on a terminal fitted to its width."""
-    if not sys.stdout.isatty():
-        return text
-    from worldclip.report.terminal import fit_terminal
-
-    return fit_terminal(text, shutil.get_terminal_size().columns)
 
 
 def parse_command(
@@ -112,30 +88,49 @@ def parse_command(
     *,
     without: Collection[str] = (),
     config: Any = None,
+    section: str = "",
     **values: Any,
 ) -> tuple[Flags, dict[str, Any]]:
     """Return the flags, and the arguments of the function but its executor.
 
     without: parameters that are no flags here.  config: defaults of the flags that the parameter `config` makes.
+    section: of a stage, whose function takes `overrides` of the recipe in place of a config.
     values: further arguments of the function.
+
+    Prints the help and raises SystemExit for -h or --help.
     """
     if config is None:
         hint = typing.get_type_hints(command.function).get("config")
         config = hint() if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     flags = [flag for flag in flags_of(command, config) if flag.key not in {*without, *values}]
-    summary += examples_text(command.function) or examples_text(type(config))
-    given = parse_flags(flags, summary, arguments, f"worldclip {words}", command.remedy_of)
-    parsed = {flag.key: given.get(flag.key, flag.default) for flag in flags}
-    if problems := [*_url_problems(flags, parsed), *_kind_problems(flags, parsed)]:
+    prog = f"worldclip {words}"
+    if {"-h", "--help"} & {*arguments}:
+        summary += examples_text(command.function) or examples_text(type(config))
+        print(help_text(flags, summary, prog))
+        raise SystemExit(0)
+    given = parse_flags(flags, arguments, prog, command.remedy_of)
+    plain = [one for one in given if not one.flag.is_key]
+    parameter_flags = [flag for flag in flags if not flag.is_key]
+    parsed = {flag.key: flag.default for flag in parameter_flags}
+    parsed |= read_values(plain, f"; {prog} --help lists the flags")
+    if problems := [*_url_problems(parameter_flags, parsed), *_kind_problems(parameter_flags, parsed)]:
         raise UserError(problems)
     parameters = inspect.signature(command.function).parameters
     values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
-    if config is not None:
-        for key, value in given.items():
-            if key.startswith("config."):
-                config = with_value(config, key.split(".")[1:], value)
-        values["config"] = with_absolute_places(config)
+    if section:
+        values["overrides"] = list(_overrides(given, f"{section}."))
+    elif config is not None:
+        values["config"] = load_config(type(config), to_dict(config), list(_overrides(given)))
     return SimpleNamespace(**parsed), values
+
+
+def _overrides(given: Sequence[Given], prefix: str = "") -> Iterator[str]:
+    """Yield each key that --set or the flag of a key sets, in their order: the last one wins."""
+    for flag, name, words in given:
+        if flag.is_key:
+            yield f"{prefix}{flag.override(name, words)}"
+        elif prefix and flag.key == "set":
+            yield words[0]
 
 
 def flags_of(command: Command, config: Any) -> list[Flag]:
@@ -185,40 +180,20 @@ def _metavar(flag: Flag) -> str:
     return f"{name.removesuffix('S')} {'[...]' if flag.is_positional else '...'}"
 
 
-def config_flags(config: Any, prefix: str = "config", group: str = "", about: str = "") -> list[Flag]:
-    """Return a flag per field of a config: those of a topic, then those of each config in it, as groups of the help.
-
-    A table of configs has flags for its items; none adds an item.  about: description of the group.
-    """
-    fields = fields_of(config.__class__)
+def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[Flag]:
+    """Return a flag per field of a config, then those of each config in it as groups of the help."""
     descriptions = field_docstrings(type(config))
-    nested: dict[str, Any] = {}
-    plain: dict[str, Any] = {}
-    for field, (hint, _) in fields.items():
-        value = getattr(config, field)
+    group = group or section_name(type(config))
+    flags, nested = [], []
+    for field, (hint, marks) in fields_of(config.__class__).items():
+        value, key = getattr(config, field), f"{prefix}.{field}"
         if dataclasses.is_dataclass(value):
-            nested[field] = value
-        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, typing.get_args(hint))):
-            nested |= {f"{field}.{name}": item for name, item in value.items()}
-        else:
-            plain[field] = value
-    topics = {group: plain} if group else getattr(config, "TOPICS", {section_name(type(config)): plain})
-    flags = [
-        _field_flag(*fields[name], key=f"{prefix}.{name}", help=descriptions[name], default=plain[name], group=topic)
-        for topic, names in topics.items()
-        for name in names
-    ]
-    for name, value in nested.items():
-        owner, _, item = name.partition(".")
-        own_about = "" if item else inspect.getdoc(value) or ""
-        flags += config_flags(value, f"{prefix}.{name}", group or owner.replace("_", "-"), about or own_about)
-    return [dataclasses.replace(flag, group_help=flag.group_help or about) for flag in flags]
-
-
-def _field_flag(hint: Any, marks: tuple[Any, ...], **options: Any) -> Flag:
-    if typing.get_origin(hint) is tuple and not any(isinstance(mark, Place) for mark in marks):
-        marks = (*marks, Commas())  # lists of a config are codes and names, or paths
-    return Flag(hint=hint, marks=marks, has_negation=hint is bool, **options)
+            nested += config_flags(value, key, field.replace("_", "-"))
+            continue
+        if typing.get_origin(hint) is tuple and not is_marked(marks, Place):
+            marks = (*marks, Commas())  # lists of a config are codes and names, or paths
+        flags.append(Flag(key=key, hint=hint, marks=marks, help=descriptions[field], default=value, group=group))
+    return [*flags, *nested]
 
 
 def _url_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:

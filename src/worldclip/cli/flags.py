@@ -1,33 +1,29 @@
-"""Parse flags with argparse: lists with commas or spaces, tables as pairs, and every problem in one sentence.
+"""Split the words of a command into flags and positional arguments, and print the help.
 
-argparse splits the words and prints the help.  Values are read here, so that a message names flag, value and remedy.
+A flag's words are read by the type of its key (core/settings.convert), as values of TOML and of --set are.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
 import difflib
-import itertools
+import json
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
 from worldclip.core.registry import ItemOf
-from worldclip.core.settings import options_of
+from worldclip.core.settings import Text, convert, describe, is_marked, options_of
 
 REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
+WIDTH, INDENT = 100, 26  # columns of the help; those before a description
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: "{true,false}"}
-_TYPE_NAMES = {int: "a whole number", float: "a number"}
-_NONE = ("none", "None")
-_BOOLS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +39,12 @@ class Flag:
     default: Any = REQUIRED
     metavar: str = ""
     group: str = OPTIONS
-    group_help: str = ""
     is_positional: bool = False
-    has_negation: bool = False
-    """Whether a bool has the flag --no-NAME, too."""
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it sets a key of a config, as --set does."""
+        return self.key.startswith("config.")
 
     @property
     def word(self) -> str:
@@ -55,14 +53,9 @@ class Flag:
         return self.metavar if self.is_positional else f"--{name}"
 
     @property
-    def words(self) -> list[str]:
-        """All that the user may type: `--x`, and `--no-x` where it has a negation."""
-        return [self.word, f"--no-{self.word[2:]}"] if self.has_negation else [self.word]
-
-    @property
     def label(self) -> str:
         """The flag with the name of its value."""
-        return self.word if self.is_positional else f"{self.word} {self.value_name}"
+        return self.word if self.is_positional or self.is_switch else f"{self.word} {self.value_name}"
 
     @property
     def kinds(self) -> list[Any]:
@@ -70,18 +63,24 @@ class Flag:
         return [kind for kind in options_of(self.hint) if kind is not type(None)]
 
     @property
+    def element(self) -> Any:
+        """Return the type of the values of a list, None for another flag."""
+        lists = [kind for kind in self.kinds if typing.get_origin(kind) is tuple]
+        return typing.get_args(lists[0])[0] if lists else None
+
+    @property
     def is_many(self) -> bool:
         """Return whether the flag takes any number of words."""
-        return any(typing.get_origin(kind) in (tuple, dict) for kind in self.kinds) and not self.has(Repeated)
+        return self.element is not None and not is_marked(self.marks, Repeated)
+
+    @property
+    def is_switch(self) -> bool:
+        """Return whether the flag takes no word."""
+        return self.hint is bool and not self.is_key
 
     @property
     def takes_commas(self) -> bool:
-        elements = [typing.get_args(kind)[0] for kind in self.kinds if typing.get_origin(kind) is tuple]
-        return self.has(Commas) or any(typing.get_origin(element) is Literal for element in elements)
-
-    def has(self, mark: type) -> bool:
-        """Return whether the flag has a mark."""
-        return any(isinstance(item, mark) for item in self.marks)
+        return is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal
 
     @property
     def value_name(self) -> str:
@@ -89,7 +88,7 @@ class Flag:
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
             choices = "{" + ",".join(items.names()) + "}"
             return f"{choices} ..." if self.is_many else choices
-        text = "PATH" if self.has(Place) else "TEXT"
+        text = "PATH" if is_marked(self.marks, Place) else "TEXT"
         return self.metavar or "|".join(map(_name_of_type, self.kinds)).replace("TEXT", text)
 
     @property
@@ -98,142 +97,152 @@ class Flag:
         if self.default is REQUIRED:
             return f"{self.help} (required)"
         has_no_default = self.default is None or self.default in ((), {}, "") or "(default: " in self.help
-        if has_no_default or (self.hint is bool and not self.has_negation):
+        if has_no_default or self.is_switch:
             return self.help  # the description says what an unset flag means
         values = self.default if isinstance(self.default, tuple) else (self.default,)
         shown = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
         return f"{self.help} (default: {' '.join(shown)})"
 
-    def read(self, words: list[str]) -> Any:
-        """Return the value that the words say.  Raises ValueError with the word and the remedy."""
-        if type(None) in options_of(self.hint) and len(words) == 1 and words[0] in _NONE:
-            return None
+    def read(self, words: Sequence[str]) -> Any:
+        """Return the value of a parameter.  Raises TypeError."""
+        if self.is_switch:
+            return True
         if self.takes_commas:
             words = [name for word in words for name in word.split(",") if name]
-        problems = []
-        for kind in self.kinds:
-            try:
-                return _read(words, kind)
-            except ValueError as error:
-                problems.append(str(error))
-        raise ValueError("; or ".join(problems))
+        if self.element is not None:
+            return tuple(_read_word(word, self.element) for word in words)
+        return _read_word(words[0], self.hint)
+
+    def override(self, name: str, words: Sequence[str]) -> str:
+        """Return what sets a key of a config, `key=value`; name: the flag as typed, with the item of a table."""
+        key = self.key.removeprefix("config.") + name[len(self.word) :]
+        if not words:
+            return f"{key}={'[]' if self.is_many else 'true'}"
+        if is_marked(self.marks, Place) and len(words) > 1:  # paths may hold commas
+            return f"{key}={json.dumps(words, ensure_ascii=False)}"
+        return f"{key}={','.join(words)}"
+
+
+def _read_word(word: str, hint: Any) -> Any:
+    """Return a word as a value of a parameter's type.  Raises TypeError."""
+    options = options_of(hint)
+    if type(None) in options and word in ("none", "None"):
+        return None
+    if str in options:
+        return word
+    return Path(word) if Path in options else convert(Text(word), hint)
+
+
+class Given(NamedTuple):
+    """A flag of the command line."""
+
+    flag: Flag
+    name: str
+    """As typed: `--folders.pets`, an item of the table `--folders`."""
+    words: Sequence[str]
 
 
 def parse_flags(
     flags: Sequence[Flag],
-    summary: str,
     arguments: Sequence[str],
     prog: str,
     remedy_of: Callable[[str], str] | None = None,
-) -> dict[str, Any]:
-    """Return key -> value of the flags that are given; remedy_of: of core.command.Command.
+) -> list[Given]:
+    """Return the flags and positional arguments that are given, in their order.
 
-    Prints the help and raises SystemExit for -h or --help.  Raises UserError with each wrong flag and its remedy.
+    remedy_of: of core.command.Command.  Raises UserError with each wrong flag and its remedy.
     """
-    if {"-h", "--help"} & {*arguments}:
-        print(help_text(flags, summary, prog))
-        raise SystemExit(0)
-    refuse_blanks(arguments)
     pointer = f"; {prog} --help lists the flags"
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in flags:
-        if not flag.is_positional:
-            parser.add_argument(flag.word, dest=flag.key, default=argparse.SUPPRESS, **_parsing(flag))
-    try:
-        namespace, rest = parser.parse_known_args([_with_hyphens(word) for word in arguments])
-    except argparse.ArgumentError as error:
-        name = (error.argument_name or "").partition("/")[0]
-        state = "has no value; give one" if "expected" in error.message else "takes no value"
-        raise UserError(f"{name} {state}{pointer}") from error
-    words = vars(namespace)
-    problems = list(_assign(rest, flags, words, pointer, remedy_of))
-    missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in words]
-    problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
-    values = {}
-    for flag in flags:
-        if flag.key in words:
-            try:
-                values[flag.key] = words[flag.key] if flag.hint is bool else flag.read(words[flag.key])
-            except ValueError as error:
-                problems.append(f"{flag.word} {error}{pointer}")
-    if problems:
-        raise UserError(problems)
-    return values
-
-
-def refuse_blanks(arguments: Sequence[str]) -> None:
-    """Raise UserError for each --set KEY VALUE, which is two words in place of one."""
-    triples = zip(arguments, arguments[1:], arguments[2:], strict=False)
-    problems = [
-        f"--set {key} {value}: has a blank in place of =; write --set {key}={value.removeprefix('=')}"
-        for word, key, value in triples
-        if word == "--set" and "=" not in key and not _is_flag(value)
-    ]
-    if problems:
-        raise UserError(problems)
-
-
-def _parsing(flag: Flag) -> dict[str, Any]:
-    """Return how argparse collects the words of a flag."""
-    if flag.hint is bool:
-        return {"action": argparse.BooleanOptionalAction if flag.has_negation else "store_true"}
-    if flag.has(Repeated):
-        return {"action": "append"}
-    return {"nargs": "*" if flag.is_many else 1}
-
-
-def _with_hyphens(word: str) -> str:
-    """Return --from_run as --from-run; values stay."""
-    name, equals, value = word.partition("=")
-    return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
-
-
-def _assign(
-    rest: Sequence[str],
-    flags: Sequence[Flag],
-    words: dict[str, list[str]],
-    pointer: str,
-    remedy_of: Callable[[str], str] | None,
-) -> Iterator[str]:
-    """Give the words that belong to no flag to the positional arguments; yield a problem for each word too many."""
-    known = [word for flag in flags if not flag.is_positional for word in flag.words]
-    free = []
-    for previous, word in itertools.pairwise(["", *rest]):
-        if _is_flag(word):
-            name = word.partition("=")[0]
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = remedy_of(name) if remedy_of is not None else ""
-            yield f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}"
-        elif not _is_flag(previous) or "=" in previous:  # else the value of an unknown flag
+    problems: list[str] = []
+    given: list[Given] = []
+    free: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not _is_flag(word):
             free.append(word)
-    for flag in flags:
-        if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
-            number = len(free) if flag.is_many else 1
-            words[flag.key] = free[:number]
-            free = free[number:]
-    yield from (f"unknown argument {word!r}{pointer}" for word in free)
+            continue
+        name, equals, value = word.partition("=")
+        flag = _find(flags, name)
+        most = 1 if flag is None or not flag.is_many else len(words)
+        if flag is not None and flag.is_switch:
+            most = 0
+        if flag is not None and flag.hint is bool and flag.is_key and words[:1] not in (["true"], ["false"]):
+            most = 0
+        values = [value] if equals else _take(words, most)
+        if flag is None:
+            near = difflib.get_close_matches(name, [item.word for item in flags if not item.is_positional], n=1)
+            remedy = remedy_of(name) if remedy_of is not None else ""
+            problems.append(f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}")
+        elif flag.is_switch and equals:
+            problems.append(f"{flag.word} takes no value{pointer}")
+        elif flag.metavar == "KEY=VALUE" and "=" not in "".join(values):
+            problems.append(f"{' '.join([word, *values])}: must be KEY=VALUE, without blanks{pointer}")
+        elif not values and most == 1:
+            problems.append(f"{flag.word} has no value; give one{pointer}")
+        else:
+            given.append(Given(flag, _with_hyphens(name), values))
+    given += _assign(free, flags)
+    problems += [f"unknown argument {word!r}{pointer}" for word in free]
+    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one.flag is flag for one in given)]
+    problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
+    if problems:
+        raise UserError(problems)
+    return given
 
 
 def _is_flag(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit()
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Breaks lines between words only: argparse's own breaks --dry-run after its second hyphen."""
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(_wrap_line(line, width) for line in text.split("\n"))
+def _with_hyphens(name: str) -> str:
+    """Return --from_run as --from-run; the name of an item, after the last dot, stays."""
+    table, dot, item = name.rpartition(".")
+    return f"{table.replace('_', '-')}{dot}{item}" if dot else name.replace("_", "-")
 
 
-def _wrap_line(line: str, width: int) -> str:
-    """Return a line of a description cut between words; what follows an indented line is indented further."""
-    margin = line[: len(line) - len(line.lstrip())]
-    hang = f"{margin}    " if margin else ""
-    lines = textwrap.wrap(line, width, subsequent_indent=hang, break_on_hyphens=False, break_long_words=False)
-    return "\n".join(lines)
+def _take(words: list[str], most: int) -> list[str]:
+    """Take the next words that are no flags."""
+    taken: list[str] = []
+    while words and len(taken) < most and not _is_flag(words[0]):
+        taken.append(words.pop(0))
+    return taken
+
+
+def _find(flags: Sequence[Flag], name: str) -> Flag | None:
+    """Return the flag of a name, or the one of the table whose item it names."""
+    hyphened = name.replace("_", "-")
+    for flag in flags:
+        if not flag.is_positional and flag.word == hyphened:
+            return flag
+    tables = [flag for flag in flags if any(typing.get_origin(kind) is dict for kind in flag.kinds)]
+    return next((flag for flag in tables if hyphened.startswith(f"{flag.word}.")), None)
+
+
+def _assign(free: list[str], flags: Sequence[Flag]) -> Iterator[Given]:
+    """Take the words that belong to no flag for the positional arguments, in their order."""
+    for flag in flags:
+        if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
+            number = len(free) if flag.is_many else 1
+            yield Given(flag, flag.word, free[:number])
+            del free[:number]
+
+
+def read_values(given: Sequence[Given], pointer: str) -> dict[str, Any]:
+    """Return key -> value of the parameters that are given, the last one of each.  Raises UserError."""
+    values: dict[str, Any] = {}
+    problems = []
+    for flag, _, words in given:
+        try:
+            value = flag.read(words)
+        except TypeError:
+            problems.append(f"{flag.word} {' '.join(words)!r}: must be {describe(flag.element or flag.hint)}{pointer}")
+            continue
+        is_repeated = is_marked(flag.marks, Repeated) and flag.key in values
+        values[flag.key] = (*values[flag.key], *value) if is_repeated else value
+    if problems:
+        raise UserError(problems)
+    return values
 
 
 def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
@@ -242,20 +251,30 @@ def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
     positional = [
         flag.metavar if flag.default is REQUIRED else f"[{flag.metavar}]" for flag in flags if flag.is_positional
     ]
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=" ".join([prog, *positional, *required, "[OPTIONS]"]),
-        description=summary,
-        formatter_class=_HelpFormatter,
-    )
-    titles: dict[str, Any] = {OPTIONS: parser}
-    for flag in flags:
-        if flag.group not in titles:
-            titles[flag.group] = parser.add_argument_group(f"{flag.group} options", flag.group_help or None)
-        names = [flag.key] if flag.is_positional else flag.words
-        how = {"action": "store_true"} if flag.hint is bool else {"metavar": flag.value_name}
-        titles[flag.group].add_argument(*names, help=flag.full_help.replace("%", "%%"), **how)
-    return parser.format_help().rstrip("\n")
+    lines = [f"usage: {' '.join([prog, *positional, *required, '[OPTIONS]'])}", ""]
+    lines += [piece for line in summary.split("\n") for piece in _wrap(line)]
+    for group in dict.fromkeys(flag.group for flag in flags):
+        lines += ["", f"{group}:" if group == OPTIONS else f"{group} options:"]
+        for flag in flags:
+            if flag.group == group:
+                lines += _described(flag)
+    return "\n".join(lines)
+
+
+def _wrap(line: str, first: str = "", margin: str = "") -> list[str]:
+    """Return a line cut between words only; what follows an indented line is indented further."""
+    own = line[: len(line) - len(line.lstrip())]
+    after = margin or (f"{own}    " if own else "")
+    options: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
+    return textwrap.wrap(line, WIDTH, initial_indent=first, subsequent_indent=after, **options) or [""]
+
+
+def _described(flag: Flag) -> list[str]:
+    head, margin = f"  {flag.label}", " " * INDENT
+    lines = _wrap(" ".join(flag.full_help.split()), margin, margin)
+    if len(head) < INDENT - 1:
+        return [head.ljust(INDENT) + lines[0].lstrip(), *lines[1:]]
+    return [head, *lines]
 
 
 def _name_of_type(kind: Any) -> str:
@@ -266,50 +285,5 @@ def _name_of_type(kind: Any) -> str:
     if origin is tuple:
         return f"{_name_of_type(arguments[0])} ..."
     if origin is dict:
-        return f"NAME {_METAVARS.get(arguments[1], 'VALUE')} ..."
-    return _METAVARS[kind]
-
-
-def _read(words: Sequence[str], kind: Any) -> Any:
-    """Return the words of a flag as a value of a type.  Raises ValueError with the remedy."""
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        return tuple(_read_value(word, arguments[0]) for word in words)
-    if typing.get_origin(kind) is dict:
-        if len(words) % 2:
-            raise ValueError(f"{words[-1]!r}: a name without a value; give pairs, NAME VALUE")
-        return {name: _read_value(word, arguments[1]) for name, word in zip(words[::2], words[1::2], strict=True)}
-    if len(words) != 1:
-        raise ValueError(f"{' '.join(words)!r}: must be one value")
-    return _read_value(words[0], kind)
-
-
-def _read_value(word: str, kind: Any) -> Any:
-    """Return a word of the command line as str, int, float, bool, Path, choice, or the first of a union that fits.
-
-    Raises ValueError with the remedy.
-    """
-    *others, kind = options_of(kind)
-    for option in others:
-        with contextlib.suppress(ValueError):
-            return _read_value(word, option)
-    if typing.get_origin(kind) is tuple:
-        return tuple(_read_value(part, typing.get_args(kind)[0]) for part in word.split(","))
-    if kind is bool or typing.get_origin(kind) is Literal:
-        choices = _BOOLS if kind is bool else {str(choice): choice for choice in typing.get_args(kind)}
-        if word not in choices:
-            must = "true or false" if kind is bool else f"one of {', '.join(choices)}"
-            raise ValueError(f"{word!r}: must be {must}")
-        return choices[word]
-    try:
-        return kind(word)
-    except ValueError as error:
-        raise ValueError(f"{word!r}: must be {_TYPE_NAMES[kind]}") from error
-
-
-def values_of(flag: str, arguments: Sequence[str]) -> Iterator[str]:
-    """Yield the values of a flag that takes one value, before all flags are parsed."""
-    for word, following in itertools.pairwise([*arguments, ""]):
-        name, equals, value = word.partition("=")
-        if name == flag:
-            yield value if equals else following
+        return "{name=value,...}"
+    return _METAVARS.get(kind, "VALUE")

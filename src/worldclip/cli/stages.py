@@ -1,36 +1,31 @@
 """Commands that take a recipe: run, each stage, fetch metadata.
 
-The flags of a stage's command are the fields of its config, with the recipe's values as defaults.
+The flags of a stage's command are the fields of its config: each is an override of the recipe, as --set is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.cli import command
 from worldclip.cli.ending import run_ending
-from worldclip.cli.flags import refuse_blanks, values_of
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
-from worldclip.core.command import Command, PushFlag, SetFlag, ShardsFlag, read_slice
-from worldclip.core.console import note, say
+from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
+from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import Run
 from worldclip.core.marks import Metavar
-from worldclip.core.settings import overridden_keys, to_dict
 from worldclip.evaluate.config import NO_DATASET
-from worldclip.export.push import check_push
 from worldclip.recipe import STEPS, run_folder, run_stages, stage_names, walk
 from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
-from worldclip.tools.models import push_exports
 from worldclip.train.launch import is_helper_rank
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
@@ -119,117 +114,53 @@ def run_stage(
     recipe: str,
     *,
     stage: str,
-    base: Recipe,
+    overrides: Sequence[str],
     out: str | None = None,
     set: SetFlag = (),
     shards: ShardsFlag = None,
-    push: PushFlag = None,
     dry_run: bool = False,
-    measure: bool = False,
     executor: Executor,
-    config: Any,
 ) -> tuple[Any, str]:
     """Run one stage; return its report and, of evaluate, the table of results.
 
-    The recipe `base`, with the overrides of `set`, holds the defaults of `config`.  Raises UserError where --set and a
-    flag give one key different values.
+    The `overrides` of the recipe are --set and the flags of the stage's keys; the last one of a key wins.
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
-    dry_run: train: print what would run, the model's size, memory and hours, and stop; export: with --push, print what
-        would be uploaded, and upload nothing.
-    measure: with --dry-run: also time ten steps on this machine, on made-up pairs, and say the hours.
+    dry_run: print what would run, the model's size, memory and hours, and stop.
     """
     started_at = time.perf_counter()
-    if stage == "export":
-        check_push(push, dry_run=dry_run)
-    flagged = dataclasses.replace(base, **{stage: config})
-    if problems := [*_contradictions(set, base, flagged), *flagged.problems()]:
-        raise UserError(problems)
-    if stage == "evaluate" and not flagged.evaluate.dataset_names:
+    config = load_recipe(recipe, overrides)
+    if stage == "evaluate" and not config.evaluate.dataset_names:
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
     if stage == "train" and dry_run:
-        planned = _planned(run_stages(flagged, run_dir, [stage], executor=executor, dry_run=True))
-        if measure:
-            from worldclip.train.measure import measure as measure_steps
-
-            planned["measured"] = measure_steps(flagged.train, run_dir)
-            say("train", planned["measured"])
-        return planned, ""
-    if measure:
-        raise UserError("--measure is part of a plan; add --dry-run")
+        return _planned(run_stages(config, run_dir, [stage], executor=executor, dry_run=True)), ""
     part = read_slice(shards) if shards else None
     recorded = None
     if stage == "export":  # one of many: its flags are no part of the run, and the next call does not repeat them
-        recorded = dataclasses.replace(flagged, export=load_recipe(recipe, is_final=False).export)
-    run_stages(flagged, run_dir, [stage], executor=executor, part=part, recorded=recorded)
-    if push:
-        push_exports(layout.exported(run_dir), push, dry_run)
+        recorded = dataclasses.replace(config, export=load_recipe(recipe).export)
+    run_stages(config, run_dir, [stage], executor=executor, part=part, recorded=recorded)
     return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage], started_at)
-
-
-def _contradictions(overrides: Sequence[str], base: Recipe, flagged: Recipe) -> Iterator[str]:
-    """Yield a problem for each key to which --set and a flag give different values; flags may add items to a table."""
-    before, after = to_dict(base), to_dict(flagged)
-    for key in dict.fromkeys(key for override in overrides for key in overridden_keys(override)):
-        by_set, by_flag = _value_at(before, key), _value_at(after, key)
-        is_table = isinstance(by_set, dict) and isinstance(by_flag, dict)
-        is_kept = by_set.items() <= by_flag.items() if is_table else by_set == by_flag
-        if not is_kept:
-            values = f"--set says {_to_word(by_set)}, {_flag_of(base, key)} says {_to_word(by_flag)}"
-            yield f"{'.'.join(key)}: {values}; leave out one of the two"
-
-
-def _value_at(table: Any, key: Sequence[str]) -> Any:
-    """Return the value of a dotted key in nested tables; None where it is unset."""
-    for name in key:
-        table = table.get(name) if isinstance(table, dict) else None
-    return table
-
-
-def _to_word(value: Any) -> str:
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _flag_of(recipe: Recipe, key: Sequence[str]) -> str:
-    """Return the flag that sets a key of a stage: that of the whole table for one of its items."""
-    name = ".".join(["config", *key[1:]])
-    flags = command.config_flags(getattr(recipe, key[0]))
-    return next((flag.word for flag in flags if f"{name}.".startswith(f"{flag.key}.")), f"--{'.'.join(key[1:])}")
 
 
 STAGES_WITH = {
     "shards": ("pool", "match", "curate"),
-    "push": ("export",),
-    "dry_run": ("train", "export"),
-    "measure": ("train",),
+    "dry_run": ("train",),
 }
 
 
 def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
-    """Run the command of a stage; return exit code 0.
-
-    Flags change what --set leaves, wherever the two stand.
-    """
-    base = _recipe_of(stage, arguments)
+    """Run the command of a stage; return exit code 0."""
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
     summary = next(step.help for step in STEPS if step.stage == stage)
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
-    config = getattr(base, stage)
+    config = getattr(Recipe(), stage)
     return command.run_command(
         Command(run_stage), stage, summary + see_also(stage), arguments,
-        without=without, config=config, stage=stage, base=base,
+        without=without, config=config, section=stage, stage=stage,
     )  # fmt: skip
-
-
-def _recipe_of(stage: str, arguments: Sequence[str]) -> Recipe:
-    """Return the recipe with its overrides, whose values are the flags' defaults."""
-    if not arguments or {"-h", "--help"} & {*arguments}:
-        return Recipe()
-    if arguments[0].startswith("-"):
-        raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
-    refuse_blanks(arguments)
-    return load_recipe(arguments[0], list(values_of("--set", arguments)), is_final=False)
 
 
 def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:

@@ -1,9 +1,7 @@
 """How many texts each entry occurs in: the sparse counts of one shard, and their exact sum over all shards.
 
 Counts are uint64, so neither the number of workers nor the order of shards changes a sum.  A few shards are added up
-by this process.  Very many are added up in two maps: first groups of shards, each by one worker into an array of all
-lists end to end, then ranges of entries, each by one worker over all groups.  This process then reads only as many
-numbers as there are entries.
+by this process, very many in groups, each by one worker into an array of all lists end to end.
 """
 
 from __future__ import annotations
@@ -19,12 +17,13 @@ import pyarrow as pa
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import codes_of, list_buffers, names_of, seal
-from worldclip.core.execute import Executor, FileGroups, Report, Shard, equal_starts, files_of, repeatable
+from worldclip.core.execute import Executor, Report, Shard
+from worldclip.core.inputs import size_and_time
 from worldclip.core.job import remove_stale
 from worldclip.kernels.compiled import compiled
 
-GROUP_SIZE = 2048  # shards added up by one worker; up to this many shards are added up by this process
-RANGE_SIZE = 2**18  # entries added up over all groups by one worker
+GROUP_SIZE = 2048  # up to this many shards are added up by this process
+MAX_GROUPS = 64  # arrays of all entries that this process adds up
 
 
 # one shard
@@ -135,50 +134,36 @@ def sum_shards(
 ) -> dict[str, np.ndarray]:
     """Return `sum_counts` of the count files `root`/<shard>.parquet; shards: names.
 
-    With more files than one group, sums of groups and ranges go to `folder`.  A group is added up again only if one of
-    its files changed.
+    With more than GROUP_SIZE files, sums of at most MAX_GROUPS groups go to `folder`.  A group is added up again only
+    if one of its files changed.
     """
     if len(shards) <= GROUP_SIZE:
         remove_stale(folder, [])
         return sum_counts(num_entries, (root / f"{name}.parquet" for name in shards))
     lists = dict(num_entries)
-    groups = FileGroups(root, shards, ".parquet", equal_starts(len(shards), GROUP_SIZE))
+    size = max(GROUP_SIZE, -(-len(shards) // MAX_GROUPS))
+    groups = []
+    for start in range(0, len(shards), size):
+        names = [f"{name}.parquet" for name in shards[start : start + size]]
+        files = [[name, *size_and_time(f"{root}/{name}")] for name in names]
+        groups.append(Shard(name=f"{start:06}", path=str(root), fingerprint={"files": files}))
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
-    executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder, "groups"), key=lists)
-    groups_digest = groups.digest()
-    ranges = [
-        Shard(name=f"{start:012}", path="", fingerprint={"groups": groups_digest, "size": RANGE_SIZE})
-        for start in range(0, sum(lists.values()), RANGE_SIZE)
-    ]
-    group_paths = [layout.unit_array(folder, "groups", name) for name in groups.unit_names()]
-    range_paths = [layout.unit_array(folder, "ranges", part.name) for part in ranges]
-    add_range = functools.partial(_add_range, groups=group_paths, folder=folder)
-    executor.map(add_range, ranges, label="sum", done_dir=layout.done_dir(folder, "ranges"), key=lists)
-    markers = [layout.marker(folder, name, "groups") for name in groups.unit_names()]
-    markers += [layout.marker(folder, part.name, "ranges") for part in ranges]
-    remove_stale(folder, [*group_paths, *range_paths, *markers])
-    return _split(np.concatenate([np.load(path) for path in range_paths]), lists)
+    executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder), key=lists)
+    sums = [folder / f"{group.name}.npy" for group in groups]
+    remove_stale(folder, [*sums, *(layout.marker(folder, group.name) for group in groups)])
+    total: np.ndarray = np.zeros(sum(lists.values()), np.uint64)
+    for path in sums:
+        total += np.load(path, mmap_mode="r", allow_pickle=False)
+    return _split(total, lists)
 
 
-@repeatable
 def _add_group(group: Shard, *, num_entries: Mapping[str, int], folder: Path) -> Report:
     """Write the sum of a group's files, all lists end to end, in the smallest unsigned type that holds it."""
-    total = _add_files(num_entries, files_of(group))
+    files = group.fingerprint["files"]
+    total = _add_files(num_entries, (Path(group.path) / name for name, *_ in files))
     smallest = np.min_scalar_type(int(total.max(initial=0)))
-    artifacts.write_array(layout.unit_array(folder, "groups", group.name), total.astype(smallest))
-    return {"shards": len(group.fingerprint["files"])}
-
-
-@repeatable
-def _add_range(part: Shard, *, groups: Sequence[Path], folder: Path) -> Report:
-    """Write the sum over all groups of the entries from int(part.name) on."""
-    start = int(part.name)
-    rows = slice(start, start + part.fingerprint["size"])
-    total: np.ndarray = np.load(groups[0], mmap_mode="r", allow_pickle=False)[rows].astype(np.uint64)
-    for group in groups[1:]:
-        total += np.load(group, mmap_mode="r", allow_pickle=False)[rows]
-    artifacts.write_array(layout.unit_array(folder, "ranges", part.name), total)
-    return {"entries": len(total)}
+    artifacts.write_array(folder / f"{group.name}.npy", total.astype(smallest))
+    return {"shards": len(files)}
 
 
 # how varied

@@ -36,11 +36,9 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
-stamps = _path_of(".stamps.{}.parquet")  # hashes of a pool's files under their stamps, core/execute/shard_list.py
 run_record = _path("run.json")  # what made the run: versions and git revision
 branched = _path("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
-report_html = _path("report.html")  # report of RUN, of RUN/<stage>, or of any job's folder
-estimates = _path("estimate.json")  # what other thresholds would keep, as the report shows it
+report_html = _path("report.html")  # report of RUN, or of any job's folder
 
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
 built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
@@ -66,7 +64,7 @@ curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
 all_curated_counts = _path("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
-key_work = _path("curate/.work/keys")  # sorted groups and ranges of the kept keys, while they are sorted
+kept_keys = _path("curate/keys.npy")  # the kept keys, DataComp's sorted u8,u8; none where a key is no 128-bit hex
 curate_readme = _path("curate/README.md")  # tells `datasets` which files are the list
 entry_sums = _path("curate/.work/sums")  # matches per entry of the kept texts over all shards
 exported = _path("export")  # folder of one folder per format
@@ -131,17 +129,6 @@ def _shards_in(folder: Path) -> list[str]:
 def unit_array(folder: Path, step: str, unit: str) -> Path:
     """Return the array that a unit of work leaves for the next step; step: groups or ranges, of files or values."""
     return folder / step / f"{unit}.npy"
-
-
-def key_file(number: int | None) -> str:
-    """Return the name in RUN/curate of the kept keys, DataComp's sorted u8,u8; number: of one of several files."""
-    return "keys.npy" if number is None else f"keys/{number:06}.npy"
-
-
-def curated_keys(run_dir: Path) -> list[Path]:
-    """Return the files of the kept keys: keys.npy, or keys/<number>.npy in their order; none where there is no list."""
-    folder = stage_dir(run_dir, "curate")
-    return [*folder.glob("keys.npy"), *sorted(folder.glob("keys/*.npy"))]
 
 
 def step_folder(train_dir: Path, step: int) -> Path:

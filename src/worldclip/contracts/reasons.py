@@ -16,18 +16,17 @@ class Reason(IntEnum):
     meaning: str
 
     # settled by the pool's reader
-    LEFT_OUT = 0, "s9", "left out: does not fulfil pool.where"
-    BAD_PAIR = 1, "bad", "bad pair: unreadable"
-    DUPLICATE = 2, "s8", "duplicate key"
-    NO_TEXT = 3, "s7", "no text"
+    BAD_PAIR = 0, "bad", "bad pair: unreadable"
+    DUPLICATE = 1, "s8", "duplicate key"
+    NO_TEXT = 2, "s7", "no text"
     # settled by match
-    NO_LANGUAGE = 4, "s5", "no language: its language has no entry list in this run"
-    NO_MATCH = 5, "s4", "no match: contains no entry of its language"
+    NO_LANGUAGE = 3, "s5", "no language: its language has no entry list in this run"
+    NO_MATCH = 4, "s4", "no match: contains no entry of its language"
     # settled by curate
-    NOT_VALID = 6, "s3", "not valid: not among the valid keys, or denied"
-    EXCLUDED = 7, "s6", "excluded: its language is excluded or over its cap, or its text has weight 0"
-    SAMPLED_OUT = 8, "s2", "sampled out: its entries are frequent"
-    KEPT = 9, "s1", "kept"
+    NOT_VALID = 5, "s3", "not valid: not among the valid keys, or denied"
+    EXCLUDED = 6, "s6", "excluded: its language is excluded"
+    SAMPLED_OUT = 7, "s2", "sampled out: its entries are frequent"
+    KEPT = 8, "s1", "kept"
 
     def __new__(cls, code: int, colour: str, meaning: str) -> Reason:
         reason = int.__new__(cls, code)
@@ -38,7 +37,7 @@ class Reason(IntEnum):
 
     @property
     def label(self) -> str:
-        """The reason's name: left_out, ..., kept."""
+        """The reason's name: bad_pair, ..., kept."""
         return self.name.lower()
 
     @property

@@ -144,7 +144,7 @@ class Cap(TypedDict):
     """A language over its cap."""
 
     max_pairs: int | None
-    bound: float  # its pairs stay where coin / keep_prob is below this
+    factor: float  # on the probabilities of its texts
 
 
 class SampledCurve(TypedDict):
@@ -175,7 +175,6 @@ class CurateSample(TypedDict):
     lang: str
     keep_prob: float
     coin: float
-    is_over: bool  # whether a cap leaves it out
     list: str
     entries: list[SampleEntry]
 
@@ -196,20 +195,6 @@ class CurateReport(TypedDict):
     samples: Samples
     tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
     parquet: NotRequired[dict[str, int]]  # {rows}
-
-
-# estimate
-
-
-class SizeCurve(TypedDict):
-    """RUN/estimate.json: expected pairs over the range of one balance key."""
-
-    text_policy: str
-    key: str
-    values: list[float]
-    total: list[float]
-    languages: dict[str, list[float]]
-    match: str  # digest of the matches that this is about
 
 
 # evaluate
@@ -305,8 +290,6 @@ class TaskResult(TypedDict):
     """Whether metrics are shares, shown in percent, and not distances."""
     plotted: NotRequired[str]
     """The metric that is plotted by language."""
-    groups: NotRequired[dict[str, list[LanguageGroup]]]
-    """{what the languages have in common: means of the plotted metric}; only for tasks that are averaged."""
 
 
 class DatasetResult(TypedDict):

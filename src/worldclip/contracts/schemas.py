@@ -22,7 +22,6 @@ MATCH_TEXTS = table_schema(
     entry_ids=pa.large_list(pa.int32()),
 )
 MATCH_COUNTS = table_schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
-CAP_NUMBERS = table_schema("cap_numbers", lang=_CATEGORY, number=pa.float64())
 IMAGE_PLACES = table_schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
 CURATED = table_schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()

@@ -10,7 +10,6 @@ from worldclip.core.errors import UserError
 NUM_LABELS = 3  # labels of texts without a language of the run that a line names
 
 WORDS = {
-    Reason.LEFT_OUT: "left out by pool.where",
     Reason.BAD_PAIR: "unreadable",
     Reason.DUPLICATE: "with a repeated key",
     Reason.NO_TEXT: "without text",
@@ -21,16 +20,15 @@ WORDS = {
     Reason.SAMPLED_OUT: "sampled out",
 }
 REMEDIES = {
-    Reason.LEFT_OUT: "see pool.where; unset, rows of img2dataset's tables must have status success",
     Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json must be objects",
     Reason.DUPLICATE: "pool.key does not tell the pairs apart; set it to a field or column that does",
     Reason.NO_TEXT: "set pool.texts to where the captions are: txt, json:FIELD or a column",
     Reason.NO_LANGUAGE: "add the languages to languages.codes, send labels to a list by match.merge_labels, or lower "
     "match.min_lang_prob if it is set",
-    Reason.NO_MATCH: "compare the lists with the texts: worldclip inspect RUN/metadata",
+    Reason.NO_MATCH: "compare the texts with the lists, RUN/metadata/LANG.parquet",
     Reason.NOT_VALID: "pool.valid_keys and pool.deny_keys must hold keys as pool.key makes them",
-    Reason.EXCLUDED: "see curate.include, curate.exclude and curate.max_pairs",
-    Reason.SAMPLED_OUT: "the thresholds are too low: worldclip estimate RUN",
+    Reason.EXCLUDED: "see curate.include and curate.exclude",
+    Reason.SAMPLED_OUT: "the thresholds or curate.max_pairs are too low: worldclip estimate RUN",
 }
 
 

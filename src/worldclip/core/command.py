@@ -15,7 +15,6 @@ from worldclip.core.marks import Metavar, Repeated
 Flags = Any  # the parsed flags: an object with an attribute per flag
 
 ShardsFlag = Annotated[str | None, Metavar("I/N")]
-PushFlag = Annotated[str | None, Metavar("OWNER/NAME")]
 SetFlag = Annotated[Sequence[str], Metavar("KEY=VALUE"), Repeated()]
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-DELIMITERS = ("\t", ",", ";")  # tried in this order: a tab within a field is rarer than a comma
+DELIMITERS = ("\t", ",", ";", "|")  # tried in this order: a tab within a field is rarer than a comma
 MAX_FIELD_CHARS = 1 << 30
 ROWS_AT_ONCE = 1_000
 _FIELD_LIMIT = threading.Lock()  # the limit of the module csv is one for the whole process

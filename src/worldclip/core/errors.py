@@ -35,12 +35,12 @@ class BadShard(RuntimeError):
         super().__init__(redact(reason))
 
 
-class InputChanged(BadShard):
-    """An input that is not the one that was listed; the work is done again (core/job.py)."""
-
-
 class Unreadable(BadShard):
-    """A shard that a store does not let us read now, which says nothing about its contents."""
+    """A shard that cannot be read now, which says nothing about its contents."""
+
+
+class InputChanged(Unreadable):
+    """An input that is not the one that was listed; the next call works on the new one."""
 
 
 class WorkStopped(RuntimeError):

@@ -1,8 +1,7 @@
 """Identify input files, local or at a URL, and notice one that changes while it is read.
 
 A *fingerprint* is recorded in manifests and markers.  A *stamp* is what the file system says of a file at this moment:
-every write, rename and change of the modification time moves it.  Hashing 400,000 small files takes hours of one core,
-so that RUN/.stamps.*.parquet keep the hash of each under its stamp (core/execute/shard_list.py).
+every write, rename and change of the modification time moves it.
 """
 
 from __future__ import annotations
@@ -47,6 +46,11 @@ def stamp_of(path: str) -> Stamp:
         return ()
 
 
+def size_and_time(path: str) -> Stamp:
+    """Return the size and the modification time, which machines that share a file system agree on; () as `stamp_of`."""
+    return stamp_of(path)[2:4]
+
+
 def stamp_of_stat(stat: os.stat_result) -> Stamp:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -71,7 +75,7 @@ def fingerprint_of(path: str, name: str) -> Json:
         return {"path": name, "unreadable": explain(error)}
 
 
-@functools.lru_cache(maxsize=2**14)
+@functools.lru_cache(maxsize=2**20)
 def _fingerprint_local(path: str, stamp: Stamp) -> Json:
     """Hash the contents once per process; the stamp is an argument so that a changed file is hashed again."""
     return fingerprint(Path(path), Path(path).parent)
@@ -86,9 +90,15 @@ def _fingerprint_remote(url: str, name: str) -> Json:
     return {"path": name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
 
 
-def forget_listing(url: str) -> None:
-    """Let the next question about a remote file go to its server: fsspec answers from the last listing otherwise."""
+def fingerprint_now(url: str, listed: Json) -> Json:
+    """Return the fingerprint of a remote file as its server says it at this moment; `listed`: an earlier one.
+
+    A file at a commit of the hub does not change, and nobody is asked.
+    """
+    if is_pinned(url):
+        return listed
     import fsspec
 
     files, place = fsspec.url_to_fs(url)
-    files.invalidate_cache(place)
+    files.invalidate_cache(place)  # fsspec answers from the last listing otherwise
+    return fingerprint_of(url, listed["path"])

@@ -8,6 +8,7 @@ and `embed` are all jobs.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from worldclip.core import job_files, restart
+from worldclip.core import job_files
 from worldclip.core.artifacts import (
     MANIFEST,
     Json,
@@ -30,17 +31,16 @@ from worldclip.core.artifacts import (
 )
 from worldclip.core.changes import NUM_NAMED, Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
-from worldclip.core.errors import StageFailed, UserError, naming
+from worldclip.core.errors import UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
 from worldclip.core.preflight import problems_of
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
-from worldclip.core.stale_files import FilePerShard as FilePerShard
+from worldclip.core.stale_files import files_per_shard as files_per_shard
 from worldclip.core.stale_files import remove_stale as remove_stale
 
 ALL_SHARDS = slice(None)
-MAX_TRIES = 3  # attempts while inputs change during the work
 STAGE_ABOVE = "a stage above it runs"  # why a stage would run, in a dry run
 _ASKED_FOR = "asked for by --from"
 Record: TypeAlias = Mapping[str, Any]  # JSON-able
@@ -54,7 +54,7 @@ class Result:
 
     report: Record  # written as report.json
     counts: Record  # the manifest's counts
-    outputs: Sequence[Path | FilePerShard] | None = None
+    outputs: Sequence[str | Path] | None = None
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
     manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
@@ -68,7 +68,6 @@ class Job:
     folder: Path
     config: Record
     read_inputs: Callable[[], Record]
-    is_redone: bool = True  # do the work again if its inputs changed meanwhile; False: the next call says so
     changes: Callable[[Record, Record], list[Change]] = field(default_factory=lambda: changed_inputs)
     """Names what changed between two records of the inputs."""
 
@@ -99,48 +98,20 @@ class Job:
         return manifest is not None and not changed_keys(manifest["config"], self.config)
 
     def run(self, work: Callable[[], Result]) -> Report:
-        """Do the work, remove stale files, write report.json, and the manifest last.
+        """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
 
-        Raises StageFailed if shards failed, or if the inputs do not stop changing.
+        The manifest has the inputs from before the work: of one that changed meanwhile the next call works again.
         """
         self.inputs  # noqa: B018  known before the work
         (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
-        result = self._settle(work)
+        with naming(self.folder):
+            result = work()
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
         record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
         write_manifest(self.folder, **record, job=self.name, **result.manifest)
         return dict(result.report)
-
-    def _settle(self, work: Callable[[], Result]) -> Result:
-        """Do the work until its inputs are the same before and after; shards that did not change stay finished."""
-        changes: list[Change] = []
-        for _ in range(MAX_TRIES):
-            result, failure = None, None
-            try:
-                with naming(self.folder):
-                    result = work()
-            except StageFailed as error:  # a shard may be unreadable only while it is replaced
-                failure = error
-            changes = self._changes_meanwhile() if self.is_redone else []
-            if not changes and failure is not None:
-                raise failure
-            if not changes:
-                assert result is not None
-                return result
-            say(self.name, f"its inputs changed while it ran: {name_changes(changes)}")
-        raise StageFailed(
-            self.name,
-            {change.name: f"changed while {self.name} ran, {MAX_TRIES} times" for change in changes},
-            "wait until nothing writes to these files, then run the same command",
-        )
-
-    def _changes_meanwhile(self) -> list[Change]:
-        """Read the inputs again; return what changed."""
-        before = self.inputs
-        del self.inputs
-        return self.changes(before, self.inputs)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work under the folder's lock unless it is finished and unchanged; return the report."""
@@ -170,7 +141,6 @@ class Run:
     is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
-    _aside: Path | None = None  # folder of the current stage's earlier result, under --from
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
@@ -194,7 +164,7 @@ class Run:
         value = self.sections.get(section_name(cls), {})
         if isinstance(value, cls):
             return value
-        config: _Config = load_config(cls, value, folder=self.folder, section_of=self.section)
+        config: _Config = load_config(cls, value, folder=self.folder)
         return config
 
     def deciding(self, output: str) -> Json:
@@ -207,13 +177,12 @@ class Run:
         name: str,
         inputs: Callable[[Run], Record],
         config: Record | None = None,
-        is_redone: bool = True,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
     ) -> Job:
         """Return the job of a stage; the arguments are those of `stage`."""
         keys = self.deciding(name) if config is None else config
         compare = changed_inputs if changes is None else partial(changes, self)
-        return Job(name, self.dir / name, keys, lambda: inputs(self), is_redone, compare)
+        return Job(name, self.dir / name, keys, lambda: inputs(self), compare)
 
     @property
     def part_or_all(self) -> slice:
@@ -236,21 +205,19 @@ class Run:
         check: Callable[[Run, Job], object] | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
-        is_redone: bool = True,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
-        is_set_aside: bool = False,
+        keeps_older: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
         packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
-        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  is_redone,
-        changes: of Job.  is_set_aside: a restart begins with an empty folder, and the older one is put back if `work`
-        raises UserError before it calls `accept`.
+        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  changes: of
+        Job.  keeps_older: a restart renames the older folder, instead of removing it.
         """
         if not self.asks_for(name):
             return False
-        job = self.job(name, inputs, config, is_redone, changes)
+        job = self.job(name, inputs, config, changes)
         if self.preflight is not None:
             if needs is not None and (name in self.restarted or not job.is_finished_under_config()):
                 self.preflight += needs(self)
@@ -274,39 +241,29 @@ class Run:
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         if name in self.restarted:
-            self._take_back(job.folder, is_set_aside)
-        try:
-            self.reports[name] = job.run(lambda: work(self, job))
-        except UserError:
-            if self._aside is not None:
-                restart.put_back(self._aside)
-                self._aside = None
-            raise
+            self._take_back(job.folder, keeps_older)
+        self.reports[name] = job.run(lambda: work(self, job))
         self.accept()
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
         if self.after_stage is not None:
             self.after_stage(self.dir)
         return True
 
-    def _take_back(self, folder: Path, is_set_aside: bool) -> None:
-        """Take back the older result of a restarted stage whose checks have passed; with the first one all manifests.
-
-        The first restarted stage starts empty, and those whose older result is set aside.
-        """
+    def _take_back(self, folder: Path, keeps_older: bool) -> None:
+        """Take back the older result of a restarted stage whose checks have passed; with the first all manifests."""
         is_first, self._is_taken_back = not self._is_taken_back, True
-        if is_set_aside:
-            self._aside = restart.set_aside(folder)
+        if keeps_older and folder.exists():
+            older = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.{n}")).exists())
+            os.replace(folder, older)
+            say(folder.name, f"the older one is now {older}; remove it, or rename it back")
         if is_first:
             for stage in self.restarted:
                 (self.dir / stage / MANIFEST).unlink(missing_ok=True)
             remove(folder)
 
     def accept(self) -> None:
-        """Let the stage that runs replace its older result: nothing of its recipe can be refused any more."""
+        """Let RUN/recipe.toml keep the recipe of this call: nothing of it can be refused any more."""
         self.is_accepted = True
-        if self._aside is not None:
-            remove(self._aside)
-            self._aside = None
 
     def _say_plan(
         self,

@@ -7,7 +7,7 @@ group of its registry and in the syntax of entry points, `name = module:object`:
     items of other packages   [project.entry-points."worldclip.pool_formats"] in their pyproject.toml
 
 Names are read without importing any item.  Imports the standard library only, so that configs may use it.  An item of
-another package that cannot be imported stops only what names it; `worldclip doctor` lists such items.
+another package that cannot be imported stops only what names it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,10 @@ from typing import Any, NamedTuple
 from worldclip.core.console import say
 from worldclip.core.docstrings import module_docstrings
 from worldclip.core.errors import UserError, first_line
-from worldclip.core.preflight import problems_of
 from worldclip.core.toml_files import suggest
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
-# Attributes of the items of a group.  An item of another package that lacks one stops only the recipes that name it.
-_ATTRIBUTES = {
-    "worldclip.pool_builders": ("requires", "HELD_OUT", "OUTPUTS", "option_problems", "problems", "inputs", "build"),
-    "worldclip.pool_formats": ("name", "suffixes", "read_texts"),
-    "worldclip.metadata_sources": ("add", "reads"),
-    "worldclip.dataset_layouts": ("load",),
-    "worldclip.model_formats": ("requires",),
-}
 
 
 class Origin(NamedTuple):
@@ -60,7 +51,7 @@ class Requirement(NamedTuple):
 
 
 class BrokenItem(UserError):
-    """An item of another package whose module cannot be imported or lacks the item, or which is incomplete."""
+    """An item of another package whose module cannot be imported or lacks the item."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +83,7 @@ class Registry:
         origin = _origins(self.group)[name][0]
         try:
             module = importlib.import_module(origin.module)
-            item = getattr(module, origin.attribute) if origin.attribute else module
-            if missing := [name for name in _ATTRIBUTES.get(self.group, ()) if not hasattr(item, name)]:
-                raise AttributeError(f"it lacks {', '.join(missing)}")
-            return item
+            return getattr(module, origin.attribute) if origin.attribute else module
         except (Exception, SystemExit) as error:  # whatever the module of another package does at its import
             if origin.package == OWN_PACKAGE:
                 raise
@@ -157,18 +145,6 @@ class ItemOf:
             if name not in self.also and (problem := self.registry.problem(str(name))):
                 return f'"{name}": {problem}' if values is value else problem
         return None
-
-
-def problems_of_packages() -> Iterator[str]:
-    """Import all items of other packages; yield a problem for each that cannot be used."""
-    for group in sorted(metadata.entry_points().groups):
-        if not group.startswith(f"{OWN_PACKAGE}."):
-            continue
-        kind = group.removeprefix(f"{OWN_PACKAGE}.").removesuffix("s").replace("_", " ")
-        registry = Registry(kind, group)
-        for name, origins in registry.origins().items():
-            if any(origin.package != OWN_PACKAGE for origin in origins):
-                yield from problems_of(registry.load, name)
 
 
 @functools.cache

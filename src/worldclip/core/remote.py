@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, TypeVar, cast
 
-from worldclip.core.hub_errors import explain, is_busy
+from worldclip.core.hub_errors import is_busy
+from worldclip.core.retry import retry
 
 WHOLE_BYTES = 32 * 2**20  # a larger file is read by ranges: its images or its other columns are not asked for
 KEPT_BYTES = 2**20  # largest range that is kept: a footer is read several times, a column once
 BUSY_S = 300.0  # a store that refuses requests for so long fails the shard
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 T = TypeVar("T")
 
@@ -94,39 +92,11 @@ def kept(url: str, size: int | None) -> Iterator[None]:
     if size is None:
         yield
         return
-    _kept[url] = _take_ahead(url) or KeptFile(url, size)
+    _kept[url] = KeptFile(url, size)
     try:
         yield
     finally:
         _kept.pop(url, None)  # another thread may have worked on the same file
-
-
-_ahead: dict[str, tuple[KeptFile, threading.Thread]] = {}
-
-
-def read_ahead(url: str, size: int | None) -> None:
-    """Begin to read a small file that `kept` asks for next, in a thread; an error comes when it is read again."""
-    if size is None or size > WHOLE_BYTES or not _patience.left_s:  # a store that stays busy is not asked ahead
-        return
-    if len(_ahead) > 1:  # one is read next; others are left of a task that was given up
-        _ahead.clear()
-    file = KeptFile(url, size)
-    thread = threading.Thread(target=_read_whole, args=(file,), daemon=True)
-    _ahead[url] = (file, thread)
-    thread.start()
-
-
-def _read_whole(file: KeptFile) -> None:
-    with contextlib.suppress(Exception):
-        file.read(0, file.size)
-
-
-def _take_ahead(url: str) -> KeptFile | None:
-    if url not in _ahead:
-        return None
-    file, thread = _ahead.pop(url)
-    thread.join()
-    return file
 
 
 def kept_file(url: str) -> KeptFile | None:
@@ -145,52 +115,6 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     return content[start:stop] if len(content) > stop - start else content
 
 
-# --- a busy store -----------------------------------------------------------------------------------------------------
-
-
-class _Patience:
-    """How long this process has waited for a busy store since it last said so, and how long it goes on."""
-
-    def __init__(self) -> None:
-        self.left_s = BUSY_S
-        self.waited_s = 0.0
-        self.reason = ""
-
-
-_patience = _Patience()
-
-
 def patiently(request: Callable[[], T]) -> T:
-    """Return request(); repeat it while a store is busy.
-
-    Raises its error after BUSY_S seconds.  Then no request waits until one succeeds: all shards would wait in turn.
-    """
-    started_at = time.monotonic()
-    wait_s = FIRST_WAIT_S
-    while True:
-        try:
-            answer = request()
-        except Exception as error:
-            waited_s = time.monotonic() - started_at
-            if not is_busy(error):
-                raise
-            if waited_s + wait_s > _patience.left_s:
-                _patience.left_s = 0.0
-                raise
-            _patience.reason = explain(error)
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-        else:
-            _patience.left_s = BUSY_S
-            if wait_s > FIRST_WAIT_S:
-                _patience.waited_s += time.monotonic() - started_at
-            return answer
-
-
-def take_wait() -> str | None:
-    """Return how long this process has waited for a busy store since the last call, and why; None if it has not."""
-    if not _patience.waited_s:
-        return None
-    wait = f"waited {_patience.waited_s:,.0f} s for the store: {_patience.reason}"
-    _patience.waited_s = 0.0
-    return wait
+    """Return request(); repeat it while a store is busy.  Raises its error after BUSY_S seconds."""
+    return retry(request, BUSY_S, is_busy)

@@ -6,16 +6,14 @@ a field (core/marks.py).  Imports the standard library only, so that a command's
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,14 +28,11 @@ from worldclip.core.redact import has_credential
 from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
 from worldclip.core.toml_files import SECTIONS as SECTIONS
-from worldclip.core.toml_files import Table, nearest, suggest
+from worldclip.core.toml_files import Table, suggest
 from worldclip.core.toml_files import read_sections as read_sections
 from worldclip.core.toml_files import read_toml as read_toml
 
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
-
-
-SectionOf = Callable[[type], Any]  # the class of a section's config -> that section of a recipe
 
 
 class Config:
@@ -48,22 +43,11 @@ class Config:
 
     def problems(self) -> list[str]:
         """Return every problem, each with key, value and remedy; empty where the config is valid."""
-        return list(_iter_problems(self, _prefix(type(self)), frozenset(), _sections_in(self)))
+        return list(_iter_problems(self, _prefix(type(self))))
 
     def own_problems(self) -> Problems:
         """Yield the problems that no mark states: keys that contradict each other, files that do not exist."""
         return iter(())
-
-    def problems_with_others(self, section_of: SectionOf) -> Problems:
-        """Yield the problems of this section with others of its recipe; section_of: returns one by its class."""
-        return iter(())
-
-
-def _sections_in(config: Any) -> SectionOf | None:
-    """Return how a whole recipe finds its sections; None for a config that is none."""
-    if section_name(type(config)):
-        return None
-    return lambda cls: getattr(config, section_name(cls))
 
 
 def section_name(cls: type) -> str:
@@ -111,34 +95,24 @@ def options_of(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
-    """Return a config, or a table, with another value at a path of names; a table keeps its other items."""
-    name, *rest = path
-    is_table = isinstance(config, dict)
-    old = config[name] if is_table else getattr(config, name)
-    if rest:
-        value = with_value(old, rest, value)
-    elif isinstance(old, dict) and isinstance(value, dict):
-        value = {**old, **value}
-    return {**config, name: value} if is_table else dataclasses.replace(config, **{name: value})
-
-
-def with_absolute_places(config: Any) -> Any:
-    """Return a config whose paths (Place) are absolute: relative ones start at the working directory."""
-    fields = fields_of(config.__class__).items()
-    values = {name: _with_absolute_places(getattr(config, name), marks) for name, (_, marks) in fields}
+def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
+    """Return a config whose paths (Place) are absolute: relative ones start at `folder` (default: the working one)."""
+    folder = folder or Path.cwd()
+    values = {}
+    for name, (_, marks) in fields_of(config.__class__).items():
+        value = getattr(config, name)
+        if isinstance(value, dict):
+            value = {item: with_absolute_places(v, folder) if is_config(v) else v for item, v in value.items()}
+        elif is_config(value):
+            value = with_absolute_places(value, folder)
+        places = [mark for mark in marks if isinstance(mark, Place)]
+        values[name] = places[0].resolve(value, folder) if places else value
     return dataclasses.replace(config, **values)
 
 
-def _with_absolute_places(value: Any, marks: Sequence[Any]) -> Any:
-    if dataclasses.is_dataclass(value):
-        return with_absolute_places(value)
-    if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
-        return {name: with_absolute_places(item) for name, item in value.items()}
-    for mark in marks:
-        if isinstance(mark, Place):
-            value = mark.resolve(value, Path.cwd())
-    return value
+def is_config(value: Any) -> bool:
+    """Return whether a value is a config: an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -149,54 +123,29 @@ def load_config(
     source: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     folder: Path | None = None,
-    *,
-    is_final: bool = True,
-    section_of: SectionOf | None = None,
 ) -> Any:
     """Load a config class from a TOML file, a run's folder or nested dicts, with `key=value` overrides.
 
     Relative paths in a TOML file are relative to `folder`, by default its own (Place), those of overrides to the
-    working directory; all become absolute.  Raises UserError with every problem.  Keys of one section that depend on
-    each other are compared only where all of its keys are known and of the right type: a misspelled key is reported
-    without its consequences.
-    is_final: False for values that flags may still replace: only unknown keys and wrong types are problems, and the
-    caller asks for `problems` afterwards.
-    section_of: returns another section of the recipe, by its class, where `cls` is one section of it.
+    working directory; all become absolute.  Raises UserError with every unknown key and wrong type; where there is
+    none, with every value that is out of range and all contradictions.
     """
-    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
-    loader = _Loader()
+    values = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
     if folder is None and not isinstance(source, Mapping) and os.path.isfile(source):
         folder = Path(source).parent
+    problems: list[str] = []
+    config: Config = _build(cls, values, _prefix(cls), problems)
     if folder is not None:
-        _resolve_places(cls, values, folder)
-    for override in overrides:
-        _apply_override(values, override, loader.problems, _has_only_sections(cls))
-        name, _, text = override.partition("=")
-        loader.words[f"{_prefix(cls)}{name.strip()}"] = text.strip()
-    config: Config = loader.build(cls, values, _prefix(cls))
+        config = with_absolute_places(config, folder)
     if overrides:
-        config = with_absolute_places(config)
-    problems = [
-        *loader.problems,
-        *_iter_problems(config, _prefix(cls), loader.broken, section_of or _sections_in(config)),
-    ]
-    if loader.problems or (problems and is_final):
+        values = to_dict(config)
+        for override in overrides:
+            _apply_override(values, override, problems, _has_only_sections(cls))
+        config = with_absolute_places(_build(cls, values, _prefix(cls), problems))
+    problems = problems or list(_iter_problems(config, _prefix(cls)))
+    if problems:
         raise UserError(problems)
     return config
-
-
-def _resolve_places(cls: type, values: Table, folder: Path) -> None:
-    """Make the relative paths of a TOML file absolute, in place; values of a wrong type stay for the loader."""
-    for name, (hint, marks) in fields_of(cls).items():
-        value = values.get(name)
-        configs = [option for option in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(option)]
-        if configs and isinstance(value, dict):
-            tables = [value] if hint in configs else [item for item in value.values() if isinstance(item, dict)]
-            for table in tables:
-                _resolve_places(typing.cast(type, configs[0]), table, folder)
-        for mark in marks:
-            if isinstance(mark, Place) and value is not None:
-                values[name] = mark.resolve(value, folder)
 
 
 def _has_only_sections(cls: type) -> bool:
@@ -208,7 +157,6 @@ def _apply_override(values: Table, override: str, problems: list[str], in_sectio
     if not separator or (in_sections and "." not in name):
         problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
         return
-    value = _toml_value(text)
     *sections, key = name.strip().split(".")
     table = values
     for section in sections:
@@ -216,121 +164,98 @@ def _apply_override(values: Table, override: str, problems: list[str], in_sectio
         if not isinstance(table, dict):
             problems.append(f"--set {override!r}: {section} is a value, not a section")
             return
-    if value == "none":
+    value = _toml_value(text)
+    if text.strip() == "none":
         table.pop(key, None)  # TOML has no null: `none` resets a key to its default
     else:
-        table[key] = value
+        table[key] = value if isinstance(value, dict) else Text(text.strip())
 
 
-def overridden_keys(override: str) -> list[tuple[str, ...]]:
-    """Return the keys that an override sets, as their parts: of an inline table, those of its items."""
-    name, _, text = override.partition("=")
-    return _leaves(tuple(name.strip().split(".")), _toml_value(text))
-
-
-def _leaves(key: tuple[str, ...], value: Any) -> list[tuple[str, ...]]:
-    if not isinstance(value, Mapping) or not value:
-        return [key]
-    return [leaf for name, item in value.items() for leaf in _leaves((*key, name), item)]
-
-
-def _toml_value(text: str) -> Any:
-    """Return the value that `text` is in TOML, else a bare word: --set match.profile=unicode."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return _Bare(text)
-
-
-def _is_list(hint: Any) -> bool:
-    """Return whether a field is a list, and no plain string either."""
-    options = options_of(hint)
-    return any(typing.get_origin(option) is tuple for option in options) and str not in options
-
-
-class _Bare(str):
-    """The text of an override that is not TOML: a string, or the items of a list with commas between them."""
+class Text(str):
+    """A value as it is typed, by --set or a flag; the type of its key says what it is."""
 
     __slots__ = ()
 
-    def items(self) -> list[str]:
-        return [item.strip() for item in self.split(",") if item.strip()]
+
+def _toml_value(text: str) -> Any:
+    """Return the value that a text is in TOML, None where it is none, such as a bare word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None
 
 
-class _Loader:
-    """Builds configs from nested dicts; collects problems and the prefixes of broken sections."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self.broken: set[str] = set()
-        self.words: dict[str, str] = {}  # values of overrides as typed, by key
-
-    def build(self, cls: Any, values: Any, prefix: str) -> Any:
-        """Return a config of `values`; keys with a problem keep their default."""
-        arguments = {}
-        if not isinstance(values, Mapping):
-            section = prefix.removesuffix(".")
-            self._report(prefix, _message(section, values, f"must be a section, [{section}]"))
-            values = {}
-        for key, value in values.items():
-            if key not in fields_of(cls):
-                kind = "section" if _has_only_sections(cls) else "key"
-                self._report(prefix, f"unknown {kind} {prefix}{key}; {suggest(key, fields_of(cls))}")
-                self.broken.update(f"{prefix}{name}." for name in nearest(key, fields_of(cls)))  # the section meant
-                continue
-            hint, marks = fields_of(cls)[key]
-            if isinstance(value, _Bare) and value.items() and _is_list(hint):
-                has_paths = any(isinstance(mark, Place) for mark in marks)  # paths may hold commas
-                items = [str(value)] if has_paths else value.items()
-                value = [_toml_value(item) for item in items]
-                self.words |= {f"{prefix}{key}[{number}]": item for number, item in enumerate(items)}
-            try:
-                arguments[key] = self.convert(value, hint, f"{prefix}{key}")
-            except (TypeError, OverflowError):  # an integer too large for float
-                self._report(prefix, _message(f"{prefix}{key}", value, f"must be {_describe(hint)}"))
-        return cls(**arguments)
-
-    def convert(self, value: Any, hint: Any, key: str) -> Any:
-        """Convert a TOML value to a type: str, int, float, bool, Literal, union, tuple[X, ...], dict[str, X], a config.
-
-        An override of a string may look like a number or a date: --set pool.path=2024.  Raises TypeError for a value of
-        another type.
-        """
+def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+    """Return a config of nested dicts; keys with a problem, which is added to `problems`, keep their default."""
+    if not isinstance(values, Mapping):
+        section = prefix.removesuffix(".")
+        problems.append(_message(section, values, f"must be a section, [{section}]"))
+        values = {}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields_of(cls):
+            kind = "section" if _has_only_sections(cls) else "key"
+            problems.append(f"unknown {kind} {prefix}{key}; {suggest(key, fields_of(cls))}")
+            continue
+        hint, marks = fields_of(cls)[key]
         try:
-            return self._convert(value, hint, key)
+            arguments[key] = convert(value, hint, f"{prefix}{key}", problems, has_paths=is_marked(marks, Place))
+        except (TypeError, OverflowError):  # an integer too large for float
+            problems.append(_message(f"{prefix}{key}", value, f"must be {describe(hint)}"))
+    return cls(**arguments)
+
+
+def is_marked(marks: Sequence[Any], kind: type) -> bool:
+    """Return whether one of the marks is of a kind."""
+    return any(isinstance(mark, kind) for mark in marks)
+
+
+def convert(value: Any, hint: Any, key: str = "", problems: list[str] | None = None, *, has_paths: bool = False) -> Any:
+    """Convert a value of TOML, or a Text, to a type: str, int, float, bool, Literal, union, list, table or config.
+
+    key: of the value, for `problems` of configs in it.  has_paths: a path may hold commas, at which a Text is no list.
+    Raises TypeError for a value of another type.
+    """
+    origin, args, options = typing.get_origin(hint), typing.get_args(hint), options_of(hint)
+    if isinstance(value, Text):
+        return _convert_text(value, hint, key, problems, has_paths=has_paths)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{key}.", [] if problems is None else problems)
+    if len(options) > 1:
+        for option in options:
+            try:
+                return convert(value, option, key, problems)
+            except TypeError:
+                continue
+    elif origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return args[args.index(value)]
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(convert(item, args[0], key, problems) for item in value)
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {str(name): convert(item, args[1], f"{key}.{name}", problems) for name, item in value.items()}
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError(value)
+
+
+def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *, has_paths: bool) -> Any:
+    """Convert what is typed: as TOML if that is of the type, else as a bare word, else as a list with commas."""
+    for value in (_toml_value(text), str(text)):
+        try:
+            if value is not None:
+                return convert(value, hint, key, problems)
         except TypeError:
-            if key in self.words and str in options_of(hint):
-                return self.words[key]
-            raise
-
-    def _convert(self, value: Any, hint: Any, key: str) -> Any:
-        origin, args, options = typing.get_origin(hint), typing.get_args(hint), options_of(hint)
-        if dataclasses.is_dataclass(hint):
-            return self.build(hint, value, f"{key}.")
-        if len(options) > 1:
-            for option in options:
-                try:
-                    return self._convert(value, option, key)
-                except TypeError:
-                    continue
-        elif origin is Literal:
-            if value in args and not isinstance(value, bool):
-                return args[args.index(value)]  # a plain string, whatever `value` is
-        elif origin is tuple:
-            if isinstance(value, list | tuple):
-                return tuple(self.convert(item, args[0], f"{key}[{number}]") for number, item in enumerate(value))
-        elif origin is dict:
-            if isinstance(value, Mapping):
-                return {str(name): self.convert(item, args[1], f"{key}.{name}") for name, item in value.items()}
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-            return str(value) if isinstance(value, _Bare) else value
-        raise TypeError(value)
-
-    def _report(self, prefix: str, problem: str) -> None:
-        self.problems.append(problem)
-        self.broken.add(prefix)
+            continue
+    for option in options_of(hint):
+        if typing.get_origin(option) is tuple and text:
+            items = [text] if has_paths else [item.strip() for item in text.split(",") if item.strip()]
+            return tuple(convert(Text(item), typing.get_args(option)[0], key, problems) for item in items)
+    raise TypeError(text)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -343,8 +268,8 @@ _CREDENTIAL = (
 _UNSAFE = "must not be empty, begin with / or contain .."
 
 
-def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: SectionOf | None) -> Iterator[str]:
-    """Yield violated bounds, then the config's own problems unless it, or a config in it, is `broken`."""
+def _iter_problems(config: Any, prefix: str) -> Iterator[str]:
+    """Yield violated bounds, then the config's own problems unless a name in it is unknown."""
     are_choices_valid = True
     for name, (hint, marks) in fields_of(config.__class__).items():
         value = getattr(config, name)
@@ -355,18 +280,15 @@ def _iter_problems(config: Any, prefix: str, broken: Set[str], section_of: Secti
         items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
         for key, item in items.items():
             if isinstance(item, Config):
-                yield from _iter_problems(item, f"{prefix}{key}.", broken, section_of)
+                yield from _iter_problems(item, f"{prefix}{key}.")
             elif text := _violation(hint, marks, item):
                 yield _message(f"{prefix}{key}", item, text)
-                names_no_item = any(isinstance(mark, ItemOf) and mark.violation(item) for mark in marks)
-                are_choices_valid &= typing.get_origin(hint) is not Literal and not names_no_item
-    if are_choices_valid and not any(place.startswith(prefix) for place in broken):
-        with_others = config.problems_with_others(section_of) if section_of is not None else ()
-        for key, text in itertools.chain(config.own_problems(), with_others):
-            name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
-            value = getattr(config, name, None)
-            value = value.get(item) if isinstance(value, dict) else value
-            yield _message(f"{prefix}{key}".removesuffix("."), value, text)
+                are_choices_valid &= typing.get_origin(hint) is not Literal and not is_marked(marks, ItemOf)
+    for key, text in config.own_problems() if are_choices_valid else ():
+        name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
+        value = getattr(config, name, None)
+        value = value.get(item) if isinstance(value, dict) else value
+        yield _message(f"{prefix}{key}".removesuffix("."), value, text)
 
 
 def value_problem(cls: type, key: str, value: Any) -> str | None:
@@ -375,9 +297,9 @@ def value_problem(cls: type, key: str, value: Any) -> str | None:
         return f"unknown key; {suggest(key, fields_of(cls))}"
     hint, marks = fields_of(cls)[key]
     try:
-        return _violation(hint, marks, _Loader().convert(value, hint, key))
+        return _violation(hint, marks, convert(value, hint, key))
     except (TypeError, OverflowError):
-        return f"must be {_describe(hint)}"
+        return f"must be {describe(hint)}"
 
 
 def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
@@ -385,16 +307,9 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
     if value is None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        return f"must be {_describe(hint)}"
-    if not _fits(value):
-        return "must have at most 64 bits, as TOML's integers"
+        return f"must be {describe(hint)}"
     violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
     return next(filter(None, violations), None)
-
-
-def _fits(value: Any) -> bool:
-    """Return whether an integer, or each of those in a list, has at most 64 bits."""
-    return all(map(_fits, value)) if isinstance(value, tuple) else not isinstance(value, int) or abs(value) < 2**63
 
 
 def _message(key: str, value: Any, text: str) -> str:
@@ -408,17 +323,18 @@ def _message(key: str, value: Any, text: str) -> str:
 _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
+    """Return what a value of a type is, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     options = [option for option in options_of(hint) if option is not type(None)]
     if options != [hint]:
-        return " or ".join(map(_describe, options))
+        return " or ".join(map(describe, options))
     if origin is Literal:
         return f"one of {', '.join(json.dumps(option) for option in args)}"
     if origin is tuple:
-        return f"a list, each {_describe(args[0])}"
+        return f"a list, each {describe(args[0])}"
     if origin is dict:
-        return f"a table of name = {_describe(args[1])}"
+        return f"a table of name = {describe(args[1])}"
     if dataclasses.is_dataclass(hint):
         return f"a table of {', '.join(field.name for field in dataclasses.fields(hint))}"
     return _WORDS.get(hint, str(hint))

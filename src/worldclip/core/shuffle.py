@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
-from worldclip.core.execute import Executor, Report, Shard, repeatable
+from worldclip.core.execute import Executor, Report, Shard
 
 ROWS_PER_RANGE = 4_000_000  # rows in memory at once: under 1 GiB with keys of 100 bytes
 MAX_OPENS = 200_000  # opened files, some 10 s: above it they are merged in groups first
@@ -101,7 +101,6 @@ def merge_groups(
     return groups
 
 
-@repeatable
 def _merge_group(group: Shard, *, folder: Path, column: str, bounds: Sequence[int | None]) -> Report:
     paths = [folder / f"{name}.arrow" for name in group.fingerprint["members"]]
     merge(Path(group.path), paths, column, bounds, group.fingerprint["first"])

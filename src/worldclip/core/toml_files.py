@@ -12,6 +12,7 @@ from typing import Any
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.regular_file import NotRegular, read_regular
+from worldclip.core.safe_path import is_safe_name
 
 Table = dict[str, Any]  # a TOML table
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
@@ -19,7 +20,34 @@ SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "trai
 
 
 def read_toml(path: Path) -> Table:
-    """Read the tables of a TOML file, or of a run's recipe.toml.  Raises UserError where there is none."""
+    """Read the tables of a TOML file, or of a run's recipe.toml.
+
+    `base = "other.toml"` in its first lines, a file next to it, gives the keys that it does not set itself.  Raises
+    UserError where there is no file.
+    """
+    tables = _parse(path)
+    if "base" not in tables:
+        return tables
+    name = tables.pop("base")
+    if not is_safe_name(name) or "/" in name:
+        raise UserError(f'{path}: base = {name!r}: must be the name of a recipe in the same folder, as in "emoji.toml"')
+    file = (path if path.is_dir() else path.parent) / name
+    base = _parse(file)
+    if "base" in base:
+        raise UserError(f"{path}: base = {name!r}: {file} has a base itself; give the whole recipe")
+    return _merge(base, tables)
+
+
+def _merge(base: Table, tables: Table) -> Table:
+    """Return the keys of both, table by table; those of `tables` win."""
+    merged = {**base, **tables}
+    for name in base.keys() & tables.keys():
+        if isinstance(base[name], dict) and isinstance(tables[name], dict):
+            merged[name] = _merge(base[name], tables[name])
+    return merged
+
+
+def _parse(path: Path) -> Table:
     file = job_files.recipe(path) if path.is_dir() else path
     if path.is_dir() and file.exists() and not job_files.is_run(path):
         raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")

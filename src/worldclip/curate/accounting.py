@@ -1,6 +1,6 @@
 """Counts of what happened to every pair, per language: texts under text_policy all, keys under one.
 
-pairs_in = left_out + bad_pair + duplicate + no_text + no_language + no_match
+pairs_in = bad_pair + duplicate + no_text + no_language + no_match
            + not_valid + excluded + sampled_out + pairs_out
 """
 
@@ -27,8 +27,7 @@ def count_reasons(
     """Count the candidates of a shard by language and reason, in the unit of the policy.
 
     Under `one` a key counts under the language of its drawn text, else of its first matched text, and its expected
-    pairs are the mean keep_prob of its drawable texts, weighted as they are drawn.  expected_pairs leaves caps aside:
-    they are about all shards.
+    pairs are the mean keep_prob of its drawable texts, weighted as they are drawn.
     """
     reason = decision.reason_T(candidates)
     if text_policy == "all":

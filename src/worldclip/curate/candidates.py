@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.coin import hash_keys, uniform_of_hashes
-from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, draw_weights, keep_prob_of_rows
@@ -40,7 +38,7 @@ class Candidates:
     text_idx_T: np.ndarray
     lang_T: np.ndarray  # positions in lang_names
     lang_names: list[str]
-    is_excluded_T: np.ndarray  # True: in an excluded language, or from a place of weight 0
+    is_excluded_T: np.ndarray  # True: in an excluded language
     draw_weight_T: np.ndarray  # see decide.draw_weights
 
     @property
@@ -50,7 +48,7 @@ class Candidates:
 
     @property
     def drawable_T(self) -> np.ndarray:
-        """Texts that may be kept: of a valid key, in a language that is not excluded, from a place with a weight."""
+        """Texts that may be kept: of a valid key, in a language that is not excluded."""
         is_drawable: np.ndarray = self.is_valid_T & ~self.is_excluded_T
         return is_drawable
 
@@ -69,11 +67,10 @@ class Decision:
 
     kept_T: np.ndarray
     drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
-    is_over_T: np.ndarray  # texts that their coin would keep and a cap leaves out
 
     def reason_T(self, candidates: Candidates) -> np.ndarray:
         """Return (T,) int8 codes of reasons; under text_policy one they hold for drawn and undrawable texts."""
-        conditions = [~candidates.is_valid_T, candidates.is_excluded_T | self.is_over_T, self.kept_T]
+        conditions = [~candidates.is_valid_T, candidates.is_excluded_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
         return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
 
@@ -86,8 +83,8 @@ class CurateWork:
     config: CurateConfig
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
-    place_weights: tuple[float, ...] | None = None  # see PoolConfig.place_weights
-    bounds: Mapping[str, float] = field(default_factory=dict)  # bound of each language over its cap, see curate/caps.py
+    text_weights: tuple[float, ...] = ()  # of [pool]
+    factors: Mapping[str, float] = field(default_factory=dict)  # of each language over its cap, see curate/caps.py
     is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:
@@ -102,16 +99,23 @@ class CurateWork:
 
         with_texts: all columns of the table, not only those that decide.
         """
-        table = read_matched(self.run_dir, shard, self.place_weights, with_texts=with_texts)
-        return table, self._candidates(table, shard), text_probs(table, self.entry_probs)
+        table = read_matched(self.run_dir, shard, self.text_weights, with_texts=with_texts)
+        candidates = self._candidates(table, shard)
+        return table, candidates, self.keep_probs(table, candidates)
+
+    def keep_probs(self, table: pa.Table, candidates: Candidates) -> np.ndarray:
+        """Return each text's keep probability under the caps, (T,) float64."""
+        factor_of_lang = np.array([self.factors.get(name, 1.0) for name in candidates.lang_names])
+        probs: np.ndarray = text_probs(table, self.entry_probs) * factor_of_lang[candidates.lang_T]
+        return probs
 
     def drawable_keys(self, shard: str) -> pa.Array:
         """Return the keys of a shard that some epoch may keep, each once."""
-        candidates = self._candidates(read_matched(self.run_dir, shard, self.place_weights), shard)
+        candidates = self._candidates(read_matched(self.run_dir, shard, self.text_weights), shard)
         return candidates.keys_K.filter(pa.array(candidates.is_valid_K))
 
     def _candidates(self, table: pa.Table, shard: str) -> Candidates:
-        return find_candidates(table, self.config, self.key_lists, shard, self.place_weights)
+        return find_candidates(table, self.config, self.key_lists, shard, self.text_weights)
 
 
 @functools.cache
@@ -122,20 +126,13 @@ def _load_probs(run_dir: Path, list_name: str, balance_digest: str, is_mapped: b
 
 
 def read_matched(
-    run_dir: Path, shard: str, place_weights: Sequence[float] | None, *, with_texts: bool = False
+    run_dir: Path, shard: str, text_weights: Sequence[float] = (), *, with_texts: bool = False
 ) -> pa.Table:
-    """Return the matched texts of a shard: the columns that decide, or all of them.
-
-    Raises UserError if the texts are weighed by place and an older version matched them, which did not write places.
-    """
-    path = layout.match_texts(run_dir, shard)
-    places = () if place_weights is None else ("place",)
-    if places and "place" not in pq.read_schema(path).names:
-        raise UserError(
-            f"pool.text_weights: {path} was matched by an older version, which did not write where texts are from. "
-            f"Match again: worldclip run {run_dir} --from match"
-        )
-    return artifacts.read_table(path, schemas.MATCH_TEXTS, None if with_texts else (*DECIDING_COLUMNS, *places))
+    """Return the matched texts of a shard: the columns that decide, or all of them."""
+    columns = (*DECIDING_COLUMNS, "place") if text_weights else DECIDING_COLUMNS
+    return artifacts.read_table(
+        layout.match_texts(run_dir, shard), schemas.MATCH_TEXTS, None if with_texts else columns
+    )
 
 
 def find_candidates(
@@ -143,20 +140,19 @@ def find_candidates(
     config: CurateConfig,
     key_lists: Sequence[keys.KeyList],
     shard: str,
-    place_weights: Sequence[float] | None = None,
+    text_weights: Sequence[float] = (),
 ) -> Candidates:
-    """Group rows (key, text_idx, lang; with place_weights place) of RUN/match/texts/<shard> by key."""
+    """Group rows (key, text_idx, lang; with text_weights place) of RUN/match/texts/<shard> by key."""
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)
     first_keys = key_column.take(pa.array(starts[:-1]))
     is_valid = keys.is_valid(first_keys, key_lists, shard)
     lang, lang_names = codes_of(table.column("lang"))
     is_excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)[lang]
-    place = None
-    if place_weights is not None:
-        place = table.column("place").to_numpy()
-        is_excluded |= (np.asarray(place_weights) == 0)[place]
     is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
+    weights = is_drawable.astype(np.float64)
+    if text_weights:
+        weights = draw_weights(starts, is_drawable, table.column("place").to_numpy(), text_weights)
     return Candidates(
         keys_K=first_keys,
         hashes_K=hash_keys(first_keys),
@@ -166,7 +162,7 @@ def find_candidates(
         lang_T=lang,
         lang_names=lang_names,
         is_excluded_T=is_excluded,
-        draw_weight_T=draw_weights(starts, is_drawable, place, place_weights),
+        draw_weight_T=weights,
     )
 
 
@@ -188,17 +184,8 @@ def text_probs(table: pa.Table, entry_probs: EntryProbs) -> np.ndarray:
     return probs
 
 
-def decide_on(
-    candidates: Candidates,
-    keep_prob: np.ndarray,
-    config: CurateConfig,
-    bounds: Mapping[str, float] | None = None,
-    epoch: int = 0,
-) -> Decision:
-    """Decide which candidates are kept in `epoch`, under the recipe's policy, seed and caps.
-
-    keep_prob: (T,) float64.  bounds: of languages over their cap, see curate/caps.py; None leaves caps aside.
-    """
+def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0) -> Decision:
+    """Decide which candidates are kept in `epoch`, under the recipe's policy and seed; keep_prob: (T,) float64."""
     kept, drawn = decide(
         config.text_policy,
         candidates.hashes_K,
@@ -209,13 +196,7 @@ def decide_on(
         seed=config.seed,
         epoch=epoch,
     )
-    is_over = np.zeros(len(kept), np.bool_)
-    if bounds:
-        rows = np.flatnonzero(kept)
-        bound_of_lang = np.array([bounds.get(name, np.inf) for name in candidates.lang_names])
-        coins = candidates.coins_T(config.seed, epoch)[rows]
-        is_over[rows] = coins / keep_prob[rows] >= bound_of_lang[candidates.lang_T[rows]]
-    return Decision(kept_T=kept & ~is_over, drawn_K=drawn, is_over_T=is_over)
+    return Decision(kept_T=kept, drawn_K=drawn)
 
 
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:

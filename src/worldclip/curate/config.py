@@ -28,8 +28,8 @@ class CurateConfig(Config):
     max_pairs: Annotated[
         int | dict[str, int] | None, AtLeast(1, "pairs of a language; to drop a language, add it to curate.exclude")
     ] = None
-    """Maximum number of pairs kept per language: one number, or a table of language = pairs.  The hash chooses them, so
-    that a language is thinned evenly.  Unset: no maximum."""
+    """About how many pairs of a language are kept at most: one number, or a table of language = pairs.  One factor
+    lowers all probabilities of a language, so that it is thinned evenly.  Unset: no maximum."""
     write: Annotated[Literal["list", "tars", "parquet"], Decides("curate.files")] = "list"
     """list: write keys and texts of the kept pairs; tars: also write the samples as new tars in RUN/curate/tars;
     parquet: also write the rows of a Parquet pool, with all columns, to RUN/curate/parquet, for img2dataset."""

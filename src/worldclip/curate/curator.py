@@ -10,7 +10,7 @@ import pyarrow as pa
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings
-from worldclip.core.coin import hash_keys, uniform_of_hashes
+from worldclip.core.coin import hash_keys
 from worldclip.core.keys import KeyTable
 from worldclip.curate.decide import decide
 from worldclip.curate.stage import online_work, refuse_outdated
@@ -24,7 +24,7 @@ class Curator:
         key_idx, text_idx = curator.keep(batch_of_keys, epoch=3)
 
     Epoch 0 is exactly the list in RUN/curate, unless another `seed` is given.  Under curate.max_pairs the stage curate
-    must be finished, since it finds the bounds; a language then has about so many pairs in other epochs.
+    must be finished, since it finds the factors.
     """
 
     text_policy: str
@@ -32,7 +32,7 @@ class Curator:
     num_repeated_keys: int  # keys in more than one shard; their texts in the first of these shards, by name, are used
 
     def __init__(self, run: str | Path, seed: int | None = None) -> None:
-        """Read RUN/match/texts and RUN/balance once.  Memory: about 60 bytes and the key itself per key.
+        """Read RUN/match/texts and RUN/balance once.  Memory: about 70 bytes and the key itself per key.
 
         seed: of the keep decisions (default: curate.seed of the recipe).
         """
@@ -43,13 +43,11 @@ class Curator:
         work = online_work(context)
         self.text_policy = work.config.text_policy
         self.seed = work.config.seed if seed is None else seed
-        self._has_caps = bool(work.bounds)
         keys: list[pa.Array] = []
         num_texts = [np.zeros(1, np.int64)]
         text_idx = [np.zeros(0, np.int32)]
         probs = [np.zeros(0, np.float64)]
         weights = [np.zeros(0, np.float64)]
-        bounds = [np.zeros(0, np.float64)]
         for shard in layout.matched_shards(run_dir):
             _, candidates, keep_prob = work.read(shard)
             drawable = candidates.drawable_T
@@ -59,19 +57,14 @@ class Curator:
             num_texts.append(num_drawable[has_drawable])
             text_idx.append(candidates.text_idx_T[drawable])
             probs.append(keep_prob[drawable])
-            if work.place_weights is not None:
-                weights.append(candidates.draw_weight_T[drawable])
-            if self._has_caps:
-                bound_of_lang = np.array([work.bounds.get(name, np.inf) for name in candidates.lang_names])
-                bounds.append(bound_of_lang[candidates.lang_T[drawable]])
+            weights.append(candidates.draw_weight_T[drawable])
         all_keys = pa.chunked_array(keys, pa.large_string())
         self._table = KeyTable(all_keys)
         self._hashes = hash_keys(all_keys)
         self._starts = np.cumsum(np.concatenate(num_texts))
         self._text_idx = np.concatenate(text_idx)
         self._keep_prob = np.concatenate(probs)
-        self._draw_weight = np.concatenate(weights) if work.place_weights is not None else None
-        self._bound = np.concatenate(bounds)
+        self._draw_weight = np.concatenate(weights)
         self.num_repeated_keys = self._table.num_repeated
 
     def keep(self, keys: Strings, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,9 +82,6 @@ class Curator:
         text_idx = self._text_idx[rows]
         keep_prob = self._keep_prob[rows]
         hashes = self._hashes[group]
-        weight = np.ones(len(rows)) if self._draw_weight is None else self._draw_weight[rows]
-        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weight, keep_prob, seed=self.seed, epoch=epoch)
-        if self._has_caps:
-            coins = uniform_of_hashes(np.repeat(hashes, num_texts), text_idx, self.seed, epoch)
-            kept[kept] = coins[kept] / keep_prob[kept] < self._bound[rows][kept]
+        weights = self._draw_weight[rows]
+        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weights, keep_prob, seed=self.seed, epoch=epoch)
         return np.repeat(key_idx, num_texts)[kept], text_idx[kept]

@@ -104,7 +104,7 @@ def decide(
     """Return which texts are kept in `epoch`: (kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
 
     hashes: XXH64 of the keys.  draw_weight: of each text among those of its key (`draw_weights`), or bool; 0 for a text
-    whose key is not valid, whose language is excluded or whose place has weight 0.
+    whose key is not valid or whose language is excluded.
     """
     kept = np.zeros(len(text_idx_T), np.bool_)
     drawn = np.full(len(hashes_K), -1, np.int64)
@@ -117,16 +117,13 @@ def decide(
 
 
 def draw_weights(
-    starts_K1: np.ndarray, drawable_T: np.ndarray, place_T: np.ndarray | None, place_weights: Sequence[float] | None
+    starts_K1: np.ndarray, drawable_T: np.ndarray, place_T: np.ndarray, text_weights: Sequence[float]
 ) -> np.ndarray:
     """Return how much each text weighs in the draw among those of its key, (T,) float64; 0 where it is not drawable.
 
-    place: (T,) positions in place_weights.  A place's weight is shared evenly by the key's drawable texts from it.
-    Without place_weights every drawable text weighs 1.
+    place: (T,) positions in text_weights.  A place's weight is shared evenly by the key's drawable texts from it.
     """
-    if place_weights is None or place_T is None:
-        return drawable_T.astype(np.float64)
-    weights = np.asarray(place_weights, np.float64)
+    weights = np.asarray(text_weights, np.float64)
     key_of_text = np.repeat(np.arange(len(starts_K1) - 1), np.diff(starts_K1))
     group = key_of_text * len(weights) + place_T
     num_drawable = np.bincount(group, drawable_T)[group] if len(group) else np.zeros(0)

@@ -62,7 +62,6 @@ def sample_shard(
             "lang": candidates.lang_names[candidates.lang_T[row]],
             "keep_prob": float(keep_prob[row]),
             "coin": float(coins[row]),
-            "is_over": bool(decision.is_over_T[row]),
             "list": list_name,
             "entries": [{"entry_id": int(ids[i]), "prob": float(probs[i])} for i in best],
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +27,15 @@ from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, repeatable
-from worldclip.core.job import FilePerShard, Job, Record, Result, Run
+from worldclip.core.execute import Report, Shard
+from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
 from worldclip.curate.candidates import CurateWork, decide_on
-from worldclip.curate.caps import find_bounds, read_bounds
+from worldclip.curate.caps import find_factors, read_factors
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.samples import merge_samples, sample_shard
-from worldclip.curate.sort_keys import write_keys
+from worldclip.curate.subset_file import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
@@ -97,26 +96,25 @@ def _curate(run: Run, job: Job) -> Result:
     shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)
     settled: LanguageCounts = {}
-    num_kept = array("q")
     for shard_report in reports:
         add_counts(settled, shard_report["languages"])
-        num_kept.append(sum(row[Reason.KEPT.column] for row in shard_report["languages"].values()))
     languages, total = account_for_all(accounting, settled, config)
     if not total["pairs_out"]:  # older files may hold pairs that a new deny list names
-        for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir), *layout.curated_keys(run.dir)):
+        for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir)):
             artifacts.remove(path)
+        layout.kept_keys(run.dir).unlink(missing_ok=True)
     _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     dropped_samples: dict[str, Sequence[UnmatchedSample | BadText]] = {
         Reason.BAD_PAIR.column: accounting["bad"],
         **accounting["samples"],
     }
-    key_files, num_keys = write_keys(run.dir, shards, num_kept if config.write_keys else [], run.executor)
+    num_keys = write_keys(run.dir, shards if config.write_keys else [])
     report: CurateReport = {
         "text_policy": config.text_policy,
         "languages": languages,
         "total": total,
-        "caps": {lang: {"max_pairs": config.cap_of(lang), "bound": bound} for lang, bound in work.bounds.items()},
+        "caps": {lang: {"max_pairs": config.cap_of(lang), "factor": factor} for lang, factor in work.factors.items()},
         "num_keys_in_list": num_keys,
         "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
@@ -140,7 +138,7 @@ def _curate(run: Run, job: Job) -> Result:
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
-        outputs=[*key_files, *_outputs(run.dir, config, shards)],
+        outputs=[layout.kept_keys(run.dir), *_outputs(run.dir, config, shards)],
     )
 
 
@@ -160,34 +158,33 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
     folder = layout.curate_work(run.dir)
     work = curate_work(run)
-    keys.sort_lists(work.key_lists)  # done by match, unless an older version did match
+    keys.sort_lists(work.key_lists)  # done by match, unless the list is new
     key = {"config": run.deciding("curate.list"), "inputs": _inputs(run)}
     if work.config.max_pairs is not None:
-        work = curate_work(run, find_bounds(work, folder / "caps", shards, run.executor, key))
+        work = curate_work(run, find_factors(work, folder / "caps", shards, run.executor, key))
     reports = run.executor.map(
         functools.partial(curate_shard, work=work),
         shards,
         label="curate",
         done_dir=layout.done_dir(folder),
-        key={**key, "bounds": dict(work.bounds)},
+        key={**key, "factors": dict(work.factors)},
     )
     return work, reports
 
 
-def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[Path | FilePerShard]:
+def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> list[str | Path]:
     hidden = layout.curate_work(run_dir)
-    names = frozenset(shard.name for shard in shards)
-    outputs: list[Path | FilePerShard] = [
+    names = [shard.name for shard in shards]
+    outputs: list[str | Path] = [
         layout.data_card(run_dir),
         layout.curate_readme(run_dir),
         layout.entry_sums(run_dir),
-        FilePerShard(layout.done_dir(hidden), names, ".json"),
-        FilePerShard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
-        FilePerShard(layout.all_curated_counts(run_dir), names, ".parquet"),
+        *files_per_shard(layout.done_dir(hidden), names, ".json"),
+        *files_per_shard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
+        *files_per_shard(layout.all_curated_counts(run_dir), names, ".parquet"),
     ]
     if config.max_pairs is not None:
-        outputs.append(FilePerShard(layout.done_dir(hidden / "caps"), names, ".json"))
-        outputs.append(FilePerShard(hidden / "caps", names, ".parquet"))
+        outputs += files_per_shard(layout.done_dir(hidden / "caps"), names, ".json")
     if config.write == "tars":
         outputs.append(layout.curated_tars(run_dir))
     if config.write == "parquet":
@@ -195,21 +192,21 @@ def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> li
     return outputs
 
 
-def curate_work(run: Run, bounds: Mapping[str, float] | None = None) -> CurateWork:
-    """Return all that a worker must know; bounds: of languages over their cap."""
+def curate_work(run: Run, factors: Mapping[str, float] | None = None) -> CurateWork:
+    """Return all that a worker must know; factors: of languages over their cap."""
     return CurateWork(
         run_dir=run.dir,
         config=run.section(CurateConfig),
         key_lists=pool.key_lists(run),
         balance_digest=artifacts.require_manifest(run.dir, "balance")["digest"],
-        place_weights=run.section(PoolConfig).place_weights,
-        bounds=bounds or {},
+        text_weights=run.section(PoolConfig).text_weights,
+        factors=factors or {},
     )
 
 
 def online_work(run: Run) -> CurateWork:
     """Return what the decision of later epochs needs: `curate_work` with the caps that the stage found."""
-    return curate_work(run, read_bounds(run.dir, run.section(CurateConfig)))
+    return curate_work(run, read_factors(run.dir, run.section(CurateConfig)))
 
 
 def _check(run: Run, job: Job) -> None:
@@ -249,11 +246,10 @@ def _check(run: Run, job: Job) -> None:
         raise UserError(problems)
 
 
-@repeatable
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     """Write the pairs of a shard that are kept in epoch 0 and how often they hold each entry; count the others."""
     table, candidates, keep_prob = work.read(shard.name, with_texts=True)
-    decision = decide_on(candidates, keep_prob, work.config, work.bounds)
+    decision = decide_on(candidates, keep_prob, work.config)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(decision.kept_T))
     artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, schemas.CURATED)
     artifacts.write_table(layout.curated_counts(work.run_dir, shard.name), count_entries(curated), schemas.MATCH_COUNTS)

@@ -22,14 +22,14 @@ class EvaluateConfig(Config):
     """Datasets to evaluate on, and how.
 
     Examples:
-        worldclip evaluate runs/my_images --datasets mine --folders mine folders:photos
+        worldclip evaluate runs/my_images --datasets mine --folders.mine folders:photos
         worldclip evaluate runs/my_images --out results --suite multilingual --data ~/data
     """
 
     datasets: tuple[str, ...] = ()
     """Datasets: `emoji_tone`, `emoji_base` (held out by the emoji pool), `world_tone`, `world_base`, `world_flags`,
     `world_flags_held`, `world_stamps`, `world_photos` (by the world pool), names in evaluate.folders or in the catalog
-    (docs/datasets.md)."""
+    (`worldclip fetch dataset NAME --show`)."""
     suite: str = ""
     """Add all datasets of a suite: imagenet, slip26, datacomp38, multilingual, geography, or paper (all)."""
     data: Annotated[str, Decides(), Place()] = ""
@@ -37,7 +37,7 @@ class EvaluateConfig(Config):
     allow_missing: Annotated[bool, Decides()] = False
     """Skip datasets of the suite that are not in evaluate.data; the table names them."""
     folders: Annotated[dict[str, str], Place(prefix_until=":")] = field(default_factory=dict)
-    """Datasets in folders, `name = "layout:path"`; docs/datasets.md describes the layouts."""
+    """Datasets in folders, `name = "layout:path"`; docs/6_evaluate.md has the layouts."""
     classes: Literal["folder", "slip"] | None = None
     """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
     Unset: slip under the paper's protocol, else folder."""
@@ -132,5 +132,5 @@ class EvaluateConfig(Config):
             yield (
                 "data",
                 f"lacks {', '.join(missing)}; fetch them (worldclip fetch dataset NAME --out {self.data}, or by hand "
-                "as docs/datasets.md says), or set evaluate.allow_missing to skip those of a suite",
+                "as the same command says with --show), or set evaluate.allow_missing to skip those of a suite",
             )

@@ -15,7 +15,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, digest, write_array, write_json_lines
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import safe_join
-from worldclip.core.same_name import refuse_equal_names
+from worldclip.evaluate import nllb
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
 from worldclip.evaluate.tasks import Dataset, NoneDecoded, Score, Task
 from worldclip.language.table import INSTALLED
@@ -24,7 +24,6 @@ from worldclip.report.results import ResultRecord
 
 PROTOCOL_VERSION = 4  # protocol behind the numbers; records of another version are evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
-LANGUAGES_KEPT = 2  # whose features stay in memory: a sweep goes language by language, and compares with a pivot
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
 MAX_PROGRESS_LINES = 20  # per evaluation, however many datasets and languages
@@ -37,38 +36,26 @@ Pair = tuple[Dataset, str]
 class TextFeatures:
     """Texts -> features; a text that is still in memory is not encoded again.
 
-    A model that is told the language of a text (NLLB-CLIP) has other features per language: `in_language` gives them.
+    NLLB-CLIP, which is told the language of a text, has other features per language: `in_language` gives them.
     """
 
-    def __init__(self, model: Model, batch_size: int, root: TextFeatures | None = None) -> None:
-        """root: the features that `in_language` made these from."""
+    def __init__(self, model: Model, batch_size: int) -> None:
         self._model = model
         self._batch_size = batch_size
         self._features: dict[str, np.ndarray] = {}
-        self.root = root or self
-        """The features in the model's default language."""
-        self._in_languages: dict[str, TextFeatures] = {}  # the last used ones, of the root only
+        self._told: tuple[str, TextFeatures] | None = None  # the last language
 
     def in_language(self, lang: str) -> TextFeatures:
-        """Return the text features for a language; the root's if the model reads no language, or not this one."""
-        if not is_told_language(self._model):
+        """Return the text features for a language; these if the model is told none."""
+        if not nllb.is_told_language(self._model):
             return self
-        held = self.root._in_languages
-        features = held.pop(lang, None)
-        if features is None:
-            try:
-                model = self._model.in_language(lang)  # type: ignore[attr-defined]
-            except UserError:
-                return self.root
-            features = TextFeatures(model, self._batch_size, self.root)
-            while len(held) >= LANGUAGES_KEPT:
-                del held[next(iter(held))]
-        held[lang] = features  # at the end: the last used one
-        return features
+        if self._told is None or self._told[0] != lang:
+            self._told = lang, TextFeatures(nllb.in_language(self._model, lang), self._batch_size)
+        return self._told[1]
 
     def encode_of(self, pairs: Sequence[Pair]) -> None:
         """Encode the texts of several languages together; a model that is told the language encodes them later."""
-        if not is_told_language(self._model):
+        if not nllb.is_told_language(self._model):
             self.encode(texts_of(pairs))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -86,22 +73,6 @@ class TextFeatures:
             batch = missing[start : start + self._batch_size]
             features = np.asarray(self._model.encode_text(batch), np.float32)
             self._features.update(zip(batch, features, strict=True))
-
-
-def is_told_language(model: Model) -> bool:
-    """Return whether the features of a text depend on the language that the model is told."""
-    return getattr(model, "language", None) is not None
-
-
-def languages_untold(model: Model, languages: Sequence[str]) -> list[str]:
-    """Return the languages that such a model does not know: their texts are told to be in its default language."""
-    unknown = []
-    for lang in languages if is_told_language(model) else ():
-        try:
-            model.in_language(lang)  # type: ignore[attr-defined]
-        except UserError:
-            unknown.append(lang)
-    return unknown
 
 
 def evaluate(
@@ -125,7 +96,6 @@ def evaluate(
     a call without it takes the records of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
-    refuse_equal_names(lambda: [dataset.name for dataset in datasets], results_path.parent)
     model_id = identify(model, model_id)
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
     records = by_digest(record for path in [results_path, *slices] for record in read_results(path))
@@ -141,9 +111,6 @@ def evaluate(
         if cache is not None:
             folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
-    if untold := languages_untold(model, list(dict.fromkeys(lang for _, lang in pairs))):
-        default = getattr(model, "language", "")
-        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language, {default}")
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
     num_done = 0
@@ -196,7 +163,7 @@ def identify(model: Model, model_id: Json) -> Json:
     The digest of a model that is told languages differs from that of the same files under one language for all texts.
     """
     rule = "told, the pivot of a comparison too"  # records of an earlier rule are evaluated again
-    told = {"model_digest": digest([model_id.get("model_digest"), rule])} if is_told_language(model) else {}
+    told = {"model_digest": digest([model_id.get("model_digest"), rule])} if nllb.is_told_language(model) else {}
     return {**model_id, "preprocess": preprocess_of(model), **told}
 
 

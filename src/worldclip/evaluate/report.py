@@ -1,4 +1,4 @@
-"""Each task in report.json: its numbers by language, the few that summarise it, groups of languages."""
+"""Each task in report.json: its numbers by language, and the few that summarise it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,16 @@ from worldclip.contracts.records import Headline, HeldOut, LanguageGroup, Langua
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
-from worldclip.language.table import INSTALLED, Languages
-from worldclip.report.by_language import MIN_LANGUAGES, known_languages
-from worldclip.report.metrics import CLASSIFICATION, task_info, top_metric
+from worldclip.report.metrics import task_info
 from worldclip.report.results import ResultRecord, groups_to_average, is_averaged, mean_over_languages
 
 PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a dataset's own
 HELD = "_held"  # a dataset of this ending asks for a part of the pictures of the dataset without it
-NUM_NAMES = {"3,000 names or more": 3_000, "1,000 to 3,000 names": 1_000, "200 to 1,000 names": 200,
-             "fewer than 200 names": 0}  # fmt: skip
-"""Group of languages: the least number of class names in it."""
 LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
-def task_result(
-    dataset: str, task: str, records: Mapping[str, ResultRecord], languages: Languages = INSTALLED
-) -> TaskResult:
-    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it.
-
-    languages: of the recipe.
-    """
+def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> TaskResult:
+    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
     info = task_info(task)
     mean = mean_over_languages(list(records.values()))
     headlines: list[Headline] = []
@@ -45,9 +35,6 @@ def task_result(
     }
     if info.metrics:
         result["plotted"] = info.metrics[0]
-        if result["is_averaged"] and info.is_share:
-            metric = top_metric(mean["metrics"]) if task == CLASSIFICATION else info.metrics[0]
-            result["groups"] = group_languages(records, metric, languages)
     return result
 
 
@@ -92,63 +79,6 @@ def _catalog_metrics(dataset: str) -> tuple[str, ...]:
     return CATALOG[dataset].metrics if dataset in CATALOG else ()
 
 
-# --- groups of languages ----------------------------------------------------------------------------------------------
-
-
-def group_languages(
-    records: Mapping[str, ResultRecord], metric: str, languages: Languages = INSTALLED
-) -> dict[str, list[LanguageGroup]]:
-    """Return {what they have in common: [group]} of the languages with `metric` that are in the table of languages.
-
-    Empty if there are fewer than MIN_LANGUAGES of them.  Groups are in the order of their sizes; levels of resources
-    and numbers of names in their own.
-    """
-    known = known_languages([lang for lang, record in records.items() if metric in record["metrics"]], languages)
-    if len(known) < MIN_LANGUAGES:
-        return {}
-    levels = {lang: row.resource_level for lang, row in known.items()}
-    scripts = {lang: row.script for lang, row in known.items()}
-    families = {lang: row.family or "none" for lang, row in known.items()}
-    groups = {
-        "all": _group(records, metric, dict.fromkeys(known, "all languages")),
-        "resource level": _group(records, metric, levels, LEVELS),
-        "script": _group(records, metric, scripts),
-        "family": _group(records, metric, families),
-    }
-    if all("num_classes" in records[lang] for lang in known):
-        sizes = {}
-        for lang in known:
-            num_classes = records[lang]["num_classes"]
-            sizes[lang] = next(name for name, least in NUM_NAMES.items() if num_classes >= least)
-        groups["number of names"] = _group(records, metric, sizes, tuple(NUM_NAMES))
-    return groups
-
-
-def _group(
-    records: Mapping[str, ResultRecord], metric: str, group_of: Mapping[str, str], order: Sequence[str] = ()
-) -> list[LanguageGroup]:
-    """Return the mean of each group.  order: of the groups' names (default: the largest group first)."""
-    members: dict[str, dict[str, ResultRecord]] = {}
-    for lang, name in group_of.items():
-        members.setdefault(name, {})[lang] = records[lang]
-    names = [name for name in order if name in members]
-    names = names or sorted(members, key=lambda name: (-len(members[name]), name))
-    return [_mean_of(name, members[name], metric) for name in names]
-
-
-def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> LanguageGroup:
-    values = [record["metrics"][metric] for record in records.values()]
-    num_queries = [record["n"] for record in records.values()]
-    chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
-    return {
-        "name": name,
-        "languages": list(records),
-        "value": float(np.mean(values)),
-        "interval_95": list(mean_of_shares_interval(values, num_queries)),
-        "chance": float(np.mean(chances)) if len(chances) == len(values) else None,
-    }
-
-
 # --- combinations held out of training --------------------------------------------------------------------------------
 
 
@@ -180,6 +110,19 @@ def _means(langs: Mapping[str, SharedQueries], metric: str) -> list[LanguageGrou
     seen = {lang: dict(pair["seen"]) for lang, pair in langs.items()}
     held = {lang: dict(pair["held"]) for lang, pair in langs.items()}
     return [_mean_of("seen", seen, metric), _mean_of("held out", held, metric)]
+
+
+def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> LanguageGroup:
+    values = [record["metrics"][metric] for record in records.values()]
+    num_queries = [record["n"] for record in records.values()]
+    chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
+    return {
+        "name": name,
+        "languages": list(records),
+        "value": float(np.mean(values)),
+        "interval_95": list(mean_of_shares_interval(values, num_queries)),
+        "chance": float(np.mean(chances)) if len(chances) == len(values) else None,
+    }
 
 
 def _without(whole: ResultRecord, part: ResultRecord) -> LanguageResult:

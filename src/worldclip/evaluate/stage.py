@@ -46,15 +46,13 @@ class Sweep:
     """The folder with the emoji pool."""
     languages: Languages = INSTALLED
     """Of the recipe."""
-    image_tower: str | None = None
-    """Of worldclip.load, for a text tower."""
 
     def load_model(self) -> Model:
         """Return the model, which turns images into pixels as the config says."""
         from worldclip.model.load import load
 
         rule = self.config.preprocess_rule
-        return load(self.source, device=self.config.device, image_tower=self.image_tower, preprocess=rule)
+        return load(self.source, device=self.config.device, preprocess=rule, tells_language=True)
 
 
 def evaluate(run: Run) -> None:
@@ -128,14 +126,13 @@ def evaluate_model(
     out: Path,
     *,
     part: tuple[int, int] | None = None,
-    image_tower: str | None = None,
 ) -> Json:
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
     emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
-    run by its best checkpoint, a hub id by its commit.  image_tower: as in worldclip.load, for a text tower.  An
-    interrupted call resumes.  part: (I, N): measure only slice I of N, and return {}; a call without it finishes.
+    run by its best checkpoint, a hub id by its commit.  An interrupted call resumes.  part: (I, N): measure only slice
+    I of N, and return {}; a call without it finishes.
     Raises UserError with all problems of `config`.
     """
     if problems := [*config.problems(), *_missing_of_probes(config)]:
@@ -147,15 +144,13 @@ def evaluate_model(
     languages = languages_of(pool_dir)
     loaded = _load_before_work(config, pool_dir, languages)
     path, source_digest = _identify(source)
-    if image_tower is not None:
-        source_digest = digest([source_digest, _identify(image_tower)[1]])
     model_id = {"model": str(source), "model_digest": source_digest}
-    sweep = Sweep(path, model_id, config, pool_dir, languages, image_tower)
+    sweep = Sweep(path, model_id, config, pool_dir, languages)
     return _measure(sweep, loaded, out, part=part)
 
 
 def _identify(source: str | Path) -> tuple[Path, str]:
-    """Return the path of a model, downloaded if needed, and the digest of its files or commit and of its base model."""
+    """Return the path of a model, downloaded if needed, and the digest of its files or commit."""
     from worldclip.model.load import find
 
     path = best_checkpoint(Path(source)) or Path(source)
@@ -214,10 +209,7 @@ def _measure(
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
-                "tasks": {
-                    task: report.task_result(dataset.name, task, by_lang, sweep.languages)
-                    for task, by_lang in tasks.items()
-                },
+                "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
             }
             wanted = [lang for lang in dataset.languages if not langs or lang in langs]
             shown_langs = _gallery_languages(wanted, sweep.languages)

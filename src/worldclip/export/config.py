@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from worldclip.core.registry import ItemOf
 from worldclip.core.settings import Config, NotEmpty, Place, Problems
-from worldclip.model.formats import MODEL_FORMATS
 
+Format = Literal["huggingface", "open_clip", "onnx", "web"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -21,12 +20,8 @@ class ExportConfig(Config):
         worldclip export runs/my_images --formats web --embedded embedded
     """
 
-    formats: Annotated[tuple[str, ...], ItemOf(MODEL_FORMATS), NotEmpty("for example huggingface")] = ("huggingface",)
-    """Formats to write, each into RUN/export/<format>; timm takes only the image tower, web is a page for browsers,
-    peft only the LoRA adapters of train.lora_rank; text is never
-    written, only loaded."""
-    tower: Literal["both", "vision"] = "both"
-    """vision: write only RUN/export/vision, the image tower for transformers' MetaClip2VisionModel (MLLMs load it)."""
+    formats: Annotated[tuple[Format, ...], NotEmpty("for example huggingface")] = ("huggingface",)
+    """Formats to write, each into RUN/export/<format>; web is a page for browsers."""
     onnx_precisions: Annotated[tuple[Precision, ...], NotEmpty("fp32, fp16, int8")] = ("fp32", "fp16", "int8")
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
     embedded: Annotated[str, Place()] = ""
@@ -34,13 +29,7 @@ class ExportConfig(Config):
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: Annotated[tuple[str, ...], Place()] = ()
-    """Texts that decide which rows are used: .txt (one per line) or .parquet (columns text and, for texts of several
-    languages, lang).  Default: the run's own matched texts."""
-
-    @property
-    def format_names(self) -> tuple[str, ...]:
-        """Return the formats to write; the image tower is one of its own."""
-        return ("vision",) if self.tower == "vision" else self.formats
+    """Texts that decide which rows are used: .txt files, one text per line.  Default: the run's own matched texts."""
 
     def own_problems(self) -> Problems:
         """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""
@@ -49,5 +38,5 @@ class ExportConfig(Config):
         if self.corpus and not self.languages:
             yield "corpus", "has no effect without export.languages; set the languages to keep"
         for name in self.corpus:
-            if not name.endswith((".txt", ".parquet")):
-                yield "corpus", f'unknown kind of file "{name}"; a corpus is .txt or .parquet'
+            if not name.endswith(".txt"):
+                yield "corpus", f'unknown kind of file "{name}"; a corpus is a .txt, one text per line'

@@ -2,63 +2,137 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
+from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
 from worldclip.core.settings import read_toml
-from worldclip.export import card_results
-from worldclip.model.formats.interface import CardFacts
 from worldclip.model.load import hub_id
+from worldclip.report.metrics import CLASSIFICATION, metric_name
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
+
+TAGS = ["clip", "metaclip_2", "multilingual", "worldclip"]
+ORIGIN = "exported by worldclip, an open implementation of the Meta CLIP 2 recipe (arXiv:2507.22062)."
+ABOUT = f"A CLIP that embeds images and texts of all its languages in one space, {ORIGIN}"
+ABOUT_PAGE = (
+    f"A page that runs a CLIP in the browser, {ORIGIN} Texts in its languages find pictures, a picture finds names; "
+    "nothing is sent anywhere."
+)
+LIBRARIES = {"huggingface": "transformers", "open_clip": "open_clip", "onnx": "transformers.js"}
+USE = {
+    "huggingface": """from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="THIS FOLDER")
+classify("apple.png", candidate_labels=["red apple", "赤いリンゴ"], hypothesis_template="{}")""",
+    "open_clip": """import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")
+texts = model.encode_text(tokenizer(["red apple", "赤いリンゴ"]), normalize=True)""",
+    "onnx": """import worldclip
+
+clip = worldclip.load("THIS FOLDER", precision="int8")
+clip.classify("apple.png", ["red apple", "赤いリンゴ"])""",
+    "web": """import functools, http.server
+
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="THIS FOLDER")
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler).serve_forever()  # http://127.0.0.1:8000""",
+}
+INTENDED = (
+    "Intended use: search and sorting of pictures by texts in the languages above, zero-shot classification with names "
+    "of your choice, research. Not intended: decisions about people, and other languages. The biases of the pool's "
+    "pictures and texts are in the model; this training neither measures nor removes them."
+)
+LICENCE = (
+    "Licence: worldclip states none for these weights (`license: unknown`). Their publisher chooses one, with regard "
+    "to the licences of the sources below."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The content of a card in addition to the lines of its format."""
+    """The content of a card in addition to what its format says."""
 
     title: str
     languages: Sequence[str]
     body: Sequence[str] = ()
     results: Sequence[Record] = ()
-    """Records of evaluate; cards of image towers and of pages have none."""
+    """Records of evaluate; the cards of pages have none."""
 
 
-def render(card: Card, facts: CardFacts, report: Record) -> str:
-    """Return README.md of an export; facts: of its format.  report: what its check measured."""
-    is_tower = facts.is_image_tower
-    about_model = [
-        f"library_name: {facts.library}",
-        f"pipeline_tag: {'image-feature-extraction' if is_tower else 'zero-shot-image-classification'}",
-        "license: unknown",
-        *(() if is_tower else card_results.model_index(card.title, card.results)),
-    ]
-    about_space = [f"title: {json.dumps(card.title)}", "sdk: static", "app_file: index.html"]
-    languages = ["language:", *(f"- {json.dumps(code)}" for code in card.languages)] if card.languages else []
+def render(card: Card, name: str, report: Record) -> str:
+    """Return README.md of an export; name: of its format.  report: what its check measured."""
     lines = [
         "---",
-        *(about_space if facts.is_page else about_model),
-        "tags: [clip, metaclip_2, multilingual, worldclip]",
-        *([] if facts.is_page else languages),
+        _front_matter(card, name).to_yaml(),
         "---",
         f"# {card.title}",
         "",
-        facts.about,
+        ABOUT_PAGE if name == "web" else ABOUT,
         "",
         "```python",
-        *facts.use,
+        USE[name],
         "```",
         "",
-        f"Checked against the source model {facts.checked(report)}.",
+        f"Checked against the source model: {', '.join(_measured(report))}.",
         *card.body,
     ]
     return "\n".join([*lines, ""])
+
+
+def _front_matter(card: Card, name: str) -> Any:
+    """Return the data that the hub reads: of a page those of a Space, else of a model with its results."""
+    cards = require("huggingface_hub", extra="train")
+    if name == "web":
+        return cards.SpaceCardData(title=card.title, sdk="static", app_file="index.html", tags=TAGS)
+    results = [result for record in card.results for result in _results(record)]
+    return cards.ModelCardData(
+        language=list(card.languages) or None,
+        library_name=LIBRARIES[name],
+        pipeline_tag="zero-shot-image-classification",
+        license="unknown",
+        tags=TAGS,
+        **({"model_name": card.title, "eval_results": results} if results else {}),
+    )
+
+
+def _results(record: Record) -> Iterator[Any]:
+    """Yield the metrics of a record that know their chance, in percent as in table.md."""
+    cards = require("huggingface_hub", extra="train")
+    is_classification = record["task"] == CLASSIFICATION
+    for metric in record["chance"]:
+        if metric not in record["metrics"]:
+            continue
+        value = record["metrics"][metric]
+        yield cards.EvalResult(
+            task_type="zero-shot-image-classification" if is_classification else record["task"].replace("_", "-"),
+            dataset_type=record["dataset"],
+            dataset_name=f"{record['dataset']} ({record['lang']})",
+            dataset_config=record["lang"],
+            metric_type=metric,
+            metric_name=metric_name(metric),
+            metric_value=round(100 * value, 2 if value < 0.01 else 1),
+        )
+
+
+def _measured(report: Record) -> Iterator[str]:
+    """Yield what `compare` measured, as text."""
+    if "max_difference" in report:
+        yield f"embeddings differ by at most {report['max_difference']:.1e} in any element"
+    for precision, value in report.get("checked", {}).items():
+        kind = "largest difference" if precision == "fp32" else "smallest cosine"
+        yield f"{precision} in onnxruntime: {kind} {value:.2g}"
+    if "joint_bytes" in report:
+        yield f"`onnx/model*.onnx`, both encoders in one graph, take {report['joint_bytes']:,} bytes"
+    if "page_bytes" in report:
+        yield f"the first search loads {report['page_bytes']['first search']:,} bytes"
 
 
 def of_run(run_dir: Path, checkpoint: Path) -> Card:
@@ -78,7 +152,7 @@ def of_run(run_dir: Path, checkpoint: Path) -> Card:
         "Recipe": summary,
         "Training pairs": _pairs(curated, _read_report(run_dir, "train").get("seen", {})),
         "Results": _read_text(layout.results_table(run_dir)),
-        "Use, limits and licence": card_results.limits(results, codes),
+        "Use, limits and licence": f"{INTENDED}\n\n{LICENCE}",
         "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
         "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
-from worldclip.core.errors import UserError, is_no_memory
+from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.export.config import ExportConfig
 from worldclip.model.clip import count_parameters
@@ -39,7 +39,7 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
 
     Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
     """
-    tokenizer = clip.require_tokenizer()
+    tokenizer = clip.tokenizer
     spec = _unigram_spec(tokenizer)
     corpus = sorted(set(texts))
     if not corpus:
@@ -69,71 +69,31 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     }
 
 
-def outside(clip: Clip, pruned: Clip, texts: Sequence[str]) -> list[Report]:
-    """Report per text that may not be in the corpus: tokens before and after, unknown ones, and the cosine."""
-    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
-    cosines = (clip.encode_text(texts) * pruned.encode_text(texts)).sum(axis=1)
-    rows = []
-    for text, cosine in zip(texts, cosines, strict=True):
-        ids = after.encode([text]).ids
-        rows.append(
-            {
-                "text": text[:40],
-                "tokens_before": len(before.encode([text]).ids),
-                "tokens_after": len(ids),
-                "unknown": int((ids == after.hf.unk_token_id).sum()),
-                "cosine": round(float(cosine), 4),
-            }
-        )
-    return rows
+def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str]) -> Iterator[str]:
+    """Yield the texts that decide which rows are used: the lines of export.corpus, by default a run's matched texts.
 
-
-def read_corpus(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[str]:
-    """Yield the non-empty texts of .txt files (one per line) and .parquet files (column text).
-
-    A column lang, where a Parquet file has one, selects the languages.
+    run_dir: None for other models.
     """
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"the corpus {path} does not exist")
+    for name in config.corpus:
         try:
-            yield from (_lines(path) if path.suffix == ".txt" else _column(path, languages))
-        except pa.ArrowNotImplementedError as error:
-            raise UserError(f"the corpus {path}: its columns text and lang must be text ({error})") from error
-        except (UnicodeDecodeError, pa.ArrowInvalid, OSError) as error:
-            if is_no_memory(error):
-                raise
-            kind = "UTF-8" if path.suffix == ".txt" else "Parquet"
-            raise UserError(f"the corpus {path} is not {kind} ({error}); write it again") from error
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
-        texts = (line.rstrip("\n") for line in file)
-        yield from (text for text in texts if text)
-
-
-def _column(path: Path, languages: Sequence[str]) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
-        columns = [name for name in ("text", "lang") if name in file.schema_arrow.names]
-        if "text" not in columns:
-            raise UserError(f"{path} has no column text; its columns are {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(columns=columns):
-            column = pc.cast(batch.column("text"), "string")
-            if "lang" in columns:
-                langs = pc.cast(batch.column("lang"), "string")
-                column = column.filter(pc.is_in(langs, pc.cast(list(languages), "string")))
-            yield from (text for text in column.to_pylist() if text)
-
-
-def corpus_of(config: ExportConfig, run_dir: Path | None) -> list[Path]:
-    """Return the files of export.corpus, by default those of a run's matched texts.  run_dir: None for other models."""
-    paths = [Path(name) for name in config.corpus]
-    if not paths and run_dir is not None:
-        paths = [layout.match_texts(run_dir, shard) for shard in layout.matched_shards(run_dir)]
+            yield from filter(None, Path(name).read_text(encoding="utf-8").split("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the corpus {name} is not a UTF-8 text file ({error}); write it again") from error
+    if config.corpus:
+        return
+    paths = run_texts(run_dir)
     if not paths:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
-    return paths
+    for path in paths:
+        table = pq.read_table(path, columns=["text", "lang"])
+        is_kept = pc.is_in(pc.cast(table["lang"], "string"), pa.array(list(languages)))
+        yield from filter(None, table["text"].filter(is_kept).to_pylist())
+
+
+def run_texts(run_dir: Path | None) -> list[Path]:
+    """Return the files of a run's matched texts; none for another model."""
+    shards = [] if run_dir is None else layout.matched_shards(run_dir)
+    return [layout.match_texts(run_dir, shard) for shard in shards if run_dir is not None]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -196,12 +156,12 @@ def _prune_model(model: Any, kept: np.ndarray, tokenizer: Tokenizer) -> Any:
     state = dict(model.state_dict())
     table = state[TOKEN_TABLE]
     state[TOKEN_TABLE] = table[torch.from_numpy(kept).to(table.device)].clone()
-    return build(transformers.MetaClip2Model, config, state).to(model.device)
+    return build(config, state).to(model.device)
 
 
 def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) -> None:
     """Raise UserError unless all token ids are the old ones renumbered, and embeddings of a sample are equal."""
-    before, after = clip.require_tokenizer(), pruned.require_tokenizer()
+    before, after = clip.tokenizer, pruned.tokenizer
     for batch in _batches(corpus):
         old, new = before.encode(batch), after.encode(batch)
         if np.array_equal(old.offsets, new.offsets) and np.array_equal(kept[new.ids], old.ids):
@@ -221,18 +181,12 @@ def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) ->
 
 def card_lines(report: Report, languages: Sequence[str]) -> list[str]:
     """Return the section of the model card on the pruned vocabulary."""
-    lines = [
+    return [
         "",
         "## Vocabulary",
         "",
         f"Reduced to {', '.join(languages)}: {report['rows_after']:,} of {report['rows_before']:,} token rows, "
         f"{report['parameters_after']:,} of {report['parameters_before']:,} parameters. {report['texts_proven']:,} "
-        "texts of the corpus have the token ids of the whole model, renumbered. Other texts fall into smaller pieces:",
-        "",
-        "| text | tokens before | after | unknown | cosine |",
-        "|---|---:|---:|---:|---:|",
+        "texts of the corpus have the token ids of the whole model, renumbered. Other texts fall into smaller pieces, "
+        "or have unknown ones.",
     ]
-    for row in report.get("outside", []):
-        cells = (row["text"], row["tokens_before"], row["tokens_after"], row["unknown"], row["cosine"])
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return lines

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import best_checkpoint, is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
+from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages
@@ -22,11 +25,19 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
-from worldclip.model import sample_inputs
-from worldclip.model.formats import MODEL_FORMATS, huggingface_folder, written_formats
-from worldclip.model.formats.interface import TORCH, LoadOptions, Writer
+from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
+
+# The page of format web needs tools above this room, so formats are imported by name.
+MODULES = {
+    "huggingface": "worldclip.model.formats.huggingface_folder",
+    "open_clip": "worldclip.model.formats.open_clip_folder",
+    "onnx": "worldclip.model.formats.onnx_folder",
+    "web": "worldclip.plugins.browser.web_folder",
+}
+_ONNX = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
+PACKAGES = {"huggingface": (), "open_clip": ("open_clip",), "onnx": _ONNX, "web": _ONNX}
 
 
 def export(run: Run) -> None:
@@ -49,15 +60,10 @@ def _check(run: Run, job: Job) -> None:
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
     """Yield why formats cannot be written in this installation."""
-    for name in config.format_names:
-        item = MODEL_FORMATS.load(name)
-        if name not in written_formats():
-            yield f"export.formats: {name} can be loaded, not written"
-            continue
-        if item.requires != TORCH:
-            yield from missing_packages(f"export to {name}", item.requires.modules, extra=item.requires.extra)
-        if hasattr(item, "problems"):
-            yield from item.problems()
+    for name in config.formats:
+        yield from missing_packages(f"export to {name}", PACKAGES[name], extra="export")
+        if name == "web":
+            yield from import_module(MODULES[name]).problems()
 
 
 def _inputs(run: Run) -> Report:
@@ -70,7 +76,7 @@ def _inputs(run: Run) -> Report:
         "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
     }
     if config.languages:
-        corpus = prune_vocabulary.corpus_of(config, run.dir)
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run.dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
@@ -84,7 +90,7 @@ def _export_run(run: Run, job: Job) -> Result:
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    written = _export(source, clip, job.folder, config, card, codes, run.dir)
+    written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 
@@ -93,13 +99,12 @@ def export_model(
     out: str | Path,
     config: ExportConfig | None = None,
     *,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
 ) -> Report:
     """Export any model that `worldclip.load` takes to OUT/<format>; returns the report.
 
-    Of a run, the best checkpoint is exported, with the run's model card and recipe.  layout, arch, tokenizer as in
+    Of a run, the best checkpoint is exported, with the run's model card and recipe.  arch, tokenizer as in
     worldclip.load.  Raises UserError where the configuration has problems, a folder of others would be replaced, or
     what was written differs when loaded.
     """
@@ -108,17 +113,17 @@ def export_model(
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
-    problems += [] if problems else _folders_of_others(Path(out), config.format_names)
+    problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
-    recognised = model_load.find(source, layout)
+    recognised = model_load.find(source)
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
         card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
     else:
         card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
-    written = _export(recognised, clip, Path(out), config, card, _codes(config, languages), run_dir)
+    written = _export(clip, Path(out), config, card, _codes(config, languages), run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -134,7 +139,6 @@ def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def _export(
-    source: model_load.Source,
     clip: Clip,
     out: Path,
     config: ExportConfig,
@@ -144,41 +148,34 @@ def _export(
 ) -> Report:
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
-    names = config.format_names
-    writers = {name: _writer(name, source.path, clip, config) for name in names}
+    names = config.formats
+    writers = {name: _writer(name, clip, config) for name in names}
     if codes:
-        whole = clip
-        texts = prune_vocabulary.read_corpus(prune_vocabulary.corpus_of(config, run_dir), codes)
-        clip, vocabulary = prune_vocabulary.prune(whole, texts)
-        vocabulary["outside"] = prune_vocabulary.outside(whole, clip, [text for text in sample_inputs.TEXTS if text])
+        clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    needs_text = [name for name in names if not MODEL_FORMATS.load(name).CARD.is_image_tower]
-    if clip.tokenizer is None and needs_text:
-        raise UserError(
-            f"{source.path} is an image tower alone; export it to timm or vision, not to {', '.join(needs_text)}"
-        )
     for name in names:
         with _aside(out / name) as folder:
-            # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
-            if name == source.layout == "huggingface" and not codes:
-                huggingface_folder.copy(source.path, folder, clip)
-            else:
-                writers[name].write(clip, folder, config.onnx_precisions)
+            writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
-            artifacts.write_text(folder / "README.md", cards.render(card, MODEL_FORMATS.load(name).CARD, checked))
+            artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if run_dir is not None and recipe_of(run_dir).exists():
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
+    say(
+        "export",
+        f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
+        "--private does not change a repository that exists)",
+    )
     return report
 
 
-def _writer(name: str, source: Path, clip: Clip, config: ExportConfig) -> Writer:
-    item = MODEL_FORMATS.load(name)
-    writer: Writer = item.writer(source, clip, config.embedded) if hasattr(item, "writer") else item
-    return writer
+def _writer(name: str, clip: Clip, config: ExportConfig) -> Any:
+    """Return what writes and compares a format.  Raises UserError where another model embedded the page's pool."""
+    module = import_module(MODULES[name])
+    return module.writer(clip, config.embedded) if name == "web" else module
 
 
 def _codes(config: ExportConfig, languages: Languages) -> list[str]:

@@ -33,7 +33,6 @@ MAX_CHARS = 300  # characters per sample
 def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> Report:
     """Return the report of a shard; languages: of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
-    _count_left_out(report, pool_texts.num_left_out)
     report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
     report["samples"] = {
         reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
@@ -46,17 +45,6 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
         are_words = identify.are_words(texts, labels, matched.lang_prob[rows])
     report["labels_of_words"] = dict(Counter(labels[are_words].tolist()))
     return report
-
-
-def _count_left_out(report: Report, number: int) -> None:
-    """Add the pairs that pool.where leaves out, each one text and one key without a language."""
-    if not number:
-        return
-    for name in ("pairs", "num_keys"):
-        report[name] += number
-    for table in ("texts", "keys"):
-        counts = {Reason.LEFT_OUT.label: number, **report[table].get(UNDETERMINED, {})}
-        report[table] = dict(sorted({**report[table], UNDETERMINED: counts}.items()))
 
 
 def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, languages: Sequence[str]) -> Report:

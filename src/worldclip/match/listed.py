@@ -12,7 +12,7 @@ from worldclip import pool
 from worldclip.core import keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.job import Run
 from worldclip.core.keys import KeyList
 from worldclip.pool.config import PoolConfig
@@ -53,7 +53,6 @@ def _sum(reports: Iterable[Report], key_lists: Sequence[KeyList]) -> np.ndarray:
     return sum((np.array(report["listed"]) for report in reports), np.zeros(len(key_lists), np.int64))
 
 
-@repeatable
 @reads_input
 def count_in_pool(shard: Shard, *, config: PoolConfig, key_lists: Sequence[KeyList]) -> Report:
     """Count the keys of a shard, with and without a match, that each list names."""

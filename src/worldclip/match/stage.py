@@ -27,8 +27,8 @@ from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, mark_done, reads_input, repeatable
-from worldclip.core.job import FilePerShard, Job, Record, Result, Run
+from worldclip.core.execute import Report, Shard, mark_done, reads_input
+from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
@@ -221,14 +221,12 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
     return {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
 
 
-def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[FilePerShard]:
-    names = frozenset(shard.name for shard in shards)
+def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[str]:
+    names = [shard.name for shard in shards]
     tables = (layout.matched_texts(run_dir), layout.all_match_counts(run_dir))
     done_dirs = (_done_dir(run_dir, part) for part in ("texts", "counts"))
-    return [
-        *(FilePerShard(folder, names, ".parquet") for folder in tables),
-        *(FilePerShard(folder, names, ".json") for folder in done_dirs),
-    ]
+    outputs = [path for folder in tables for path in files_per_shard(folder, names, ".parquet")]
+    return outputs + [path for folder in done_dirs for path in files_per_shard(folder, names, ".json")]
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:
@@ -236,7 +234,6 @@ def _done_dir(run_dir: Path, part: str) -> Path:
     return layout.done_dir(layout.stage_dir(run_dir, "match"), part)
 
 
-@repeatable
 @reads_input
 def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> Report:
     """Write RUN/match/texts/<shard>.parquet, the texts with a match; return what became of every text.
@@ -253,7 +250,6 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
     return report_texts(shard, pool_texts, matched, work.rules.languages)
 
 
-@repeatable
 def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
     columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]

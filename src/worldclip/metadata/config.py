@@ -20,11 +20,9 @@ from worldclip.core.settings import (
     NotEmpty,
     Place,
     Problems,
-    SectionOf,
     value_problem,
 )
-from worldclip.language.config import LanguagesConfig
-from worldclip.language.table import how_to_know
+from worldclip.language.table import Languages, how_to_know
 
 METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
 PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title")
@@ -180,9 +178,8 @@ class MetadataConfig(Config):
             if not _may_be_file(file):
                 yield f"lists.{lang}", "no such file; set a file, or an address"
 
-    def problems_with_others(self, section_of: SectionOf) -> Problems:
+    def problems_with(self, languages: Languages) -> Problems:
         """Yield files of languages and Wikipedias that [languages] does not know, and those of whole lists."""
-        languages = section_of(LanguagesConfig).table
         lists = {} if isinstance(self.lists, str) else self.lists
         for key, files in (("wordnets", self.wordnets), ("lists", lists)):
             for lang in files:

@@ -18,7 +18,7 @@ from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
-from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.job import Run
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
@@ -100,7 +100,6 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     return paths
 
 
-@repeatable
 @reads_input
 def count_shard(
     shard: Shard, *, folder: Path, config: PoolConfig, rules: LanguageRules, codes: Container[str]

@@ -1,4 +1,4 @@
-"""Open images of any kind as RGB PIL images: paths, PIL images, bytes of files, arrays, and URLs on request."""
+"""Open images of any kind as RGB PIL images: paths, PIL images, bytes of files, arrays."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.artifacts import versions
-from worldclip.core.download import Broken, Client
 from worldclip.core.regular_file import read_regular
 from worldclip.model.decode import BOMB, UNDECODABLE, BadImage, decode, pixels_of
 
@@ -38,15 +36,13 @@ def to_pillow(pixels: np.ndarray) -> Image:
     return PillowImage.fromarray(pixels)
 
 
-def open_image(
-    image: Any, *, allow_urls: bool, applies_exif: bool, prepare: Callable[[np.ndarray], Any] = to_pillow
-) -> Any:
+def open_image(image: Any, *, applies_exif: bool, prepare: Callable[[np.ndarray], Any] = to_pillow) -> Any:
     """Return what `prepare` makes of (height, width, 3) uint8 RGB, or the reason why an image cannot be used.
 
     applies_exif: turn the image upright as its EXIF orientation says; False: leave it as it is stored.
     """
     try:
-        pixels = _pixels(image, allow_urls, applies_exif)
+        pixels = _pixels(image, applies_exif)
     except BadImage as error:
         return f"{_MEANING[error.reason]} ({error.detail})"
     except ValueError as error:
@@ -57,12 +53,12 @@ def open_image(
 _MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
 
 
-def _pixels(image: Any, allow_urls: bool, applies_exif: bool) -> np.ndarray:
+def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
     """Return (height, width, 3) uint8.  Raises BadImage, and ValueError for what is no image file at all."""
     from PIL import Image as PillowImage
 
     if isinstance(image, str) and image.startswith(URL_STARTS):
-        return decode(_download(image, allow_urls), applies_exif=applies_exif)
+        raise ValueError("is a URL; download it and give the file")
     if isinstance(image, np.ndarray):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype != np.uint8 or not is_image or image.size == 0:
@@ -91,12 +87,3 @@ def _read(path: Path) -> bytes:
         raise ValueError("is a directory; name the image files in it") from error
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
-
-
-def _download(url: str, allow_urls: bool) -> bytes:
-    if not allow_urls:
-        raise ValueError("is a URL; download it and give the file, or set allow_urls")
-    try:
-        return Client(user_agent=f"worldclip/{versions()['worldclip']}").read(url)
-    except Broken as error:
-        raise ValueError(str(error).removeprefix(f"{url}: ")) from error

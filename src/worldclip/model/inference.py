@@ -10,7 +10,6 @@ N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.model import preprocess
 from worldclip.model.images import as_list, open_image, to_pillow
-from worldclip.model.labels import Templates, label_features, label_sentences, probabilities
+from worldclip.model.labels import label_features, label_sentences, probabilities
 from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
 
@@ -37,7 +36,6 @@ IMAGE_BATCH = 64  # images per forward pass
 GPU_IMAGE_BATCH = 256  # the same on a GPU
 TEXT_BLOCK = 8192  # texts that are tokenised together and sorted by length
 TEXT_BATCH = 64  # texts of similar length per forward pass
-IMAGE_TOWER_ONLY = "the model is an image tower alone; load the whole model to embed texts or to classify"
 
 Batch: TypeAlias = tuple[Any, list[int], dict[int, str]]
 """(pixels as the tower reads them, their rows, reasons of the unusable images by row); pixels None without any."""
@@ -59,7 +57,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TorchBackend:
-    """A MetaClip2Model, or a MetaClip2VisionModelWithProjection, which has no text tower."""
+    """A MetaClip2Model."""
 
     model: Any
 
@@ -69,7 +67,6 @@ class TorchBackend:
 
     @property
     def logit_scale(self) -> float:
-        self._require_text_tower()
         return float(self.model.logit_scale.detach().exp().item())
 
     def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
@@ -80,12 +77,7 @@ class TorchBackend:
     def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         from worldclip.model.forward import embed_tokens
 
-        self._require_text_tower()
         return embed_tokens(self.model, tokens, num_chunks).cpu().numpy()
-
-    def _require_text_tower(self) -> None:
-        if not hasattr(self.model, "text_model"):
-            raise UserError(IMAGE_TOWER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +86,7 @@ class Clip:
 
     backend: Backend
     tokenizer: Any
-    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family; None for a bare image tower."""
+    """A model.tokenizer.Tokenizer, or what encodes texts like one for another family."""
     processor: Any
     """The source's own preprocessing or the reference's, called as Hugging Face's image processors are."""
     applies_exif: bool = True
@@ -124,45 +116,25 @@ class Clip:
         """The factor of cosines in a softmax."""
         return np.float32(self.backend.logit_scale)
 
-    @property
-    def language(self) -> str | None:
-        """FLORES code of the language that the text tower is told (NLLB-CLIP); None where it is told none."""
-        languages = getattr(self.tokenizer, "languages", None)
-        return None if languages is None else str(languages.language)
-
-    def in_language(self, lang: str) -> Clip:
-        """Return the model for texts of a language (`deu_Latn` or `de`); itself where the text tower is told none.
-
-        Raises UserError for a language that the tokenizer does not know.
-        """
-        if self.language is None:
-            return self
-        languages = self.tokenizer.languages.in_language(lang)
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, languages=languages))
-
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""
         model = getattr(self.backend, "model", None)
-        facts = [f"{self.embed_dim} dimensions"]
-        if self.tokenizer is not None:
-            facts.append(f"{self.tokenizer.context_length} tokens")
+        facts = [f"{self.embed_dim} dimensions", f"{self.tokenizer.context_length} tokens"]
         if model is not None:
             weights = next(model.parameters())
             facts.append(f"{sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters")
             facts.append(f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}")
         return f"Clip({type(model or self.backend).__name__}, {', '.join(facts)})"
 
-    def encode_image(
-        self, images: Any, *, allow_urls: bool = False, batch_size: int | None = None, progress: bool = False
-    ) -> np.ndarray:
+    def encode_image(self, images: Any, *, batch_size: int | None = None, progress: bool = False) -> np.ndarray:
         """Return (N, D) embeddings of images.
 
         images: paths, PIL images, bytes of image files and (height, width[, 3]) uint8 arrays, in any mix.
-        allow_urls: also http and https URLs, which are refused otherwise.  batch_size: images per forward pass (None:
-        64, on a GPU 256).  progress: show a bar.  Raises UserError that names every image that cannot be used.
+        batch_size: images per forward pass (None: 64, on a GPU 256).  progress: show a bar.  Raises UserError that
+        names every image that cannot be used.
         """
         images = as_list(images)
-        features_ND, reasons = self.encode_each(images, allow_urls=allow_urls, batch_size=batch_size, progress=progress)
+        features_ND, reasons = self.encode_each(images, batch_size=batch_size, progress=progress)
         if reasons:
             names = {row: str(image) for row, image in enumerate(images) if isinstance(image, str | Path)}
             raise UserError([f"{names.get(row, f'image {row}')}: {reason}" for row, reason in reasons.items()])
@@ -172,7 +144,6 @@ class Clip:
         self,
         images: Sequence[Any],
         *,
-        allow_urls: bool = False,
         batch_size: int | None = None,
         progress: bool = False,
     ) -> tuple[np.ndarray, dict[int, str]]:
@@ -183,7 +154,7 @@ class Clip:
         features_ND = np.full((len(images), self.embed_dim), np.nan, np.float32)
         all_reasons: dict[int, str] = {}
         with progress_bar("images", len(images), is_shown=progress) as advance:
-            for pixels, rows, reasons in self._batches(images, allow_urls, batch_size):
+            for pixels, rows, reasons in self._batches(images, batch_size):
                 all_reasons |= reasons
                 if pixels is not None:
                     features_ND[rows] = self.backend.encode_pixels(pixels)
@@ -195,14 +166,14 @@ class Clip:
         model = getattr(self.backend, "model", None)
         return "cpu" if model is None else str(next(model.parameters()).device)
 
-    def _batches(self, images: Sequence[Any], allow_urls: bool, batch_size: int) -> Iterator[Batch]:
+    def _batches(self, images: Sequence[Any], batch_size: int) -> Iterator[Batch]:
         """Yield batches of preprocessed images, each image decoded, resized and cropped in one of a thread per core.
 
         The next batch is prepared while the caller runs the tower, unless the tower takes the same cores: its threads
         wait for each other after every operation, and thus for each one that shares its core with a decoder.
         """
         prepare_one, join = self._preparation()
-        open_one = partial(open_image, allow_urls=allow_urls, applies_exif=self.applies_exif, prepare=prepare_one)
+        open_one = partial(open_image, applies_exif=self.applies_exif, prepare=prepare_one)
 
         def prepare(start: int) -> Batch:
             opened = dict(enumerate(threads.map(open_one, images[start : start + batch_size]), start))
@@ -212,7 +183,7 @@ class Clip:
 
         starts = range(0, len(images), batch_size)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
-            if self._device() == "cpu" and not allow_urls:  # a download leaves the cores free
+            if self._device() == "cpu":
                 yield from map(prepare, starts)
             else:
                 yield from _one_ahead(prepare, starts)
@@ -238,57 +209,38 @@ class Clip:
         context are truncated.  Raises ValueError for a lone surrogate.
         """
         _check_batch_size(batch_size)
-        tokenizer = self.require_tokenizer()
         texts = [texts] if isinstance(texts, str) else list(texts)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         with progress_bar("texts", len(texts), is_shown=progress) as advance:
             for start in range(0, len(texts), TEXT_BLOCK):
-                tokens = tokenizer.encode(texts[start : start + TEXT_BLOCK])
+                tokens = self.tokenizer.encode(texts[start : start + TEXT_BLOCK])
                 features.append(self.backend.encode_tokens(tokens, num_chunks=-(-len(tokens) // batch_size)))
                 advance(len(tokens))
         return np.concatenate(features)
 
-    def encode_labels(
-        self, labels: Sequence[str], templates: Templates = ("{}",), langs: str | Sequence[str] | None = None
-    ) -> np.ndarray:
+    def encode_labels(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Return (M, D) rows of a zero-shot classifier: per label the mean over its templates, of unit length.
 
-        langs: where templates are by language, the language of all labels, or of each.  Raises UserError for templates
-        without a place for the label, and for languages without templates.
+        Raises UserError for templates without a place for the label.
         """
-        self.require_tokenizer()
         labels = [labels] if isinstance(labels, str) else list(labels)
-        sentences = label_sentences(labels, templates, langs)
+        sentences = label_sentences(labels, templates)
         features_SD = self.encode_text([sentence for group in sentences for sentence in group])
         return label_features(features_SD, sentences)
 
-    def similarity(self, images: Any, texts: Any, *, allow_urls: bool = False) -> np.ndarray:
+    def similarity(self, images: Any, texts: Any) -> np.ndarray:
         """Return (N, M) float32 cosines, -1 to 1, of each image with each text."""
         text_MD = self.encode_text(texts)
-        score_NM: np.ndarray = self.encode_image(images, allow_urls=allow_urls) @ text_MD.T
+        score_NM: np.ndarray = self.encode_image(images) @ text_MD.T
         return score_NM
 
-    def classify(
-        self,
-        images: Any,
-        labels: Sequence[str],
-        templates: Templates = ("{}",),
-        langs: str | Sequence[str] | None = None,
-        *,
-        allow_urls: bool = False,
-    ) -> np.ndarray:
+    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Return (N, M) float32 probabilities of the labels for each image; rows sum to 1.
 
-        labels, templates, langs as in encode_labels.
+        labels, templates as in encode_labels.
         """
-        label_MD = self.encode_labels(labels, templates, langs)
-        return probabilities(self.encode_image(images, allow_urls=allow_urls), label_MD, self.logit_scale)
-
-    def require_tokenizer(self) -> Any:
-        """Return the tokenizer.  Raises UserError for a bare image tower."""
-        if self.tokenizer is None:
-            raise UserError(IMAGE_TOWER_ONLY)
-        return self.tokenizer
+        label_MD = self.encode_labels(labels, templates)
+        return probabilities(self.encode_image(images), label_MD, self.logit_scale)
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -1,16 +1,13 @@
-"""Load a CLIP from anything that holds one, recognised by the files that are there.
+"""Load a CLIP from anything that holds one, recognised by the files that are there, in this order.
 
     run           train/step_*                                       its best checkpoint, else its newest
-    huggingface   config.json of a metaclip_2 model and its weights
     open_clip     open_clip_config.json and weights, or one .pt, .pth, .bin, .safetensors (the MetaCLIP reference's too)
-    timm          config.json with timm's `architecture`: an image tower
-    text          a text tower that was aligned with another CLIP's images: Sentence Transformers' modules, or M-CLIP
-    peft          adapter_config.json and adapter_model.safetensors: LoRA adapters, merged into the model that they name
-    onnx          vision_model*.onnx and text_model*.onnx in onnx/
+    onnx          vision_model*.onnx and text_model*.onnx in onnx/, without model*.safetensors
+    huggingface   config.json with a model_type, and its weights
 
 The source decides on the preprocessing (preprocess = "source"): a Hugging Face folder by its own processor, an
-open_clip folder by its open_clip_config.json, timm's by its config.json, a bare checkpoint by open_clip's default for a
-local file, which is the reference's transform.  `reference` is the paper's, whatever the source states.
+open_clip folder by its open_clip_config.json, a bare checkpoint by open_clip's default for a local file, which is the
+reference's transform.  `reference` is the paper's, whatever the source states.
 """
 
 from __future__ import annotations
@@ -27,71 +24,65 @@ from worldclip.core.errors import UserError, first_line, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.clip import pick_device
-from worldclip.model.formats import MODEL_FORMATS, readable_formats
+from worldclip.model.formats import huggingface_folder, onnx_folder, open_clip_folder
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
-from worldclip.model.records import check_folder
 
 if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
+MAX_LISTED = 5  # names of a folder's files in an error message
 
 
 def load(
     source: str | Path,
     device: str = "auto",
     *,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
-    language: str | None = None,
     preprocess: Rule = "source",
+    tells_language: bool = False,
 ) -> Clip:
-    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, a timm or ONNX folder.
+    """Load a run, a checkpoint folder, a Hugging Face folder or hub id, an open_clip checkpoint, an ONNX folder.
 
-    device: auto, cpu, cuda, cuda:N or mps.  layout: which model of a folder that holds it in two layouts.  arch: what a
-    bare file does not say: a published name (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
+    device: auto, cpu, cuda, cuda:N or mps.  arch: what a bare file does not say: a published name
+    (`ViT-H-14-worldwide-quickgelu`), or the path of an open_clip file.
     tokenizer: a folder or hub id, for weights without one.  precision: fp32, fp16 or bf16 in torch; auto is bf16
     where the device has hardware for it, else fp32 (model/precision.py); of an ONNX folder fp32, fp16
-    or int8.  image_tower: folder or hub id of the CLIP whose images a text tower was aligned with (Sentence
-    Transformers' multilingual CLIP, M-CLIP).  language: of the texts, for NLLB-CLIP, which is told it: `deu_Latn` or
-    `de`; Clip.in_language changes it.
+    or int8.
     preprocess: source (what the folder states) or reference (the paper's: bicubic, shortest side, central square, EXIF
-    orientation ignored).
+    orientation ignored).  tells_language: the caller tells NLLB-CLIP the language of each text, as evaluate does.
 
-    Raises UserError where the source holds no model, with the reason per layout, or several, with their names.
+    Raises UserError where the source holds no model, and for NLLB-CLIP without tells_language.
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
-    found = find(source, layout, precision)
+    found = find(source, precision)
     options = LoadOptions(
         device=device,
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
         precision=choose_precision(precision, found, device),
-        image_tower=None if image_tower is None else str(image_tower),
-        language=language,
+        tells_language=tells_language,
     )
     clip = read(found, options)
     if preprocess == "source":
         return clip
-    is_numpy = isinstance(getattr(clip.backend, "images", clip.backend), OnnxBackend)
+    is_numpy = isinstance(clip.backend, OnnxBackend)
     return dataclasses.replace(clip, processor=reference(clip.processor, is_numpy=is_numpy), applies_exif=False)
 
 
 def choose_precision(precision: str | None, source: Source, device: str) -> str | None:
-    """Return what `auto` stands for: bf16 or fp32 by the device, None for a source whose precision is not chosen so."""
+    """Return what `auto` stands for: bf16 or fp32 by the device; None for an ONNX folder."""
     if precision != AUTO:
         return precision
-    used = readable_formats()[source.layout]
-    if missing_of(source, LoadOptions(device=device)) or not used.has_torch_weights or "precision" not in used.OPTIONS:
+    if source.layout == "onnx" or missing_of(source, LoadOptions(device=device)):
         return None
     return pick_precision(pick_device(device))
 
@@ -111,13 +102,13 @@ class Source:
     """A folder, or a single checkpoint file, and its layout."""
 
     layout: str
+    """huggingface, open_clip or onnx."""
     path: Path
 
     def digest(self) -> str:
         """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
 
         Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
-        Of adapters, also what decides the embeddings of their base model.
         """
         if self.path.is_file():
             return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
@@ -127,118 +118,74 @@ class Source:
             files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
             files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
             fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
-        base_of = getattr(MODEL_FORMATS.load(self.layout), "base_of", None)
-        if base_of is not None:
-            fingerprints.append(find(base_of(self.path)).digest())
         return artifacts.digest(fingerprints)
 
 
 def read(source: Source, options: LoadOptions) -> Clip:
     """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
-    formats = readable_formats()
-    used = formats[source.layout]
     problems = missing_of(source, options)
-    for name in ("arch", "tokenizer", "precision", "image_tower"):
-        value = getattr(options, name)
-        if value is not None and name not in used.OPTIONS:
-            layouts = ", ".join(layout for layout, module in formats.items() if name in module.OPTIONS)
-            problems.append(
-                f"{name} = {value!r}: not used for the layout {source.layout!r} (only for {layouts}); omit it"
-            )
+    if options.arch is not None and source.layout != "open_clip":
+        problems.append(f"arch = {options.arch!r}: only used for open_clip checkpoints; omit it")
     if problems:
         raise UserError(problems)
-    dtype = torch_dtype(options.precision) if options.precision is not None and used.has_torch_weights else None
-    clip = used.read(source.path, dataclasses.replace(options, load_base=_load_base))
+    if source.layout == "onnx":
+        return onnx_folder.read(source.path, options)
+    dtype = None if options.precision is None else torch_dtype(options.precision)
+    read_folder = open_clip_folder.read if source.layout == "open_clip" else huggingface_folder.read
+    clip = read_folder(source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
-    if options.language is None:
-        return clip
-    if clip.language is None:
-        raise UserError(f"language = {options.language!r}: this model is not told the language of a text; omit it")
-    return clip.in_language(options.language)
-
-
-def _load_base(name: str, options: LoadOptions) -> Clip:
-    """Load the model that adapters are added to.  Raises UserError where it holds adapters itself."""
-    source = find(name)
-    if hasattr(MODEL_FORMATS.load(source.layout), "base_of"):
-        raise UserError(f"the base model {name} holds adapters itself; export it to huggingface first")
-    return read(source, options)
+    if getattr(clip.tokenizer, "nllb", None) is not None and not options.tells_language:
+        raise UserError(
+            f"{source.path} is an NLLB-CLIP, which must be told the language of each text; only worldclip evaluate does"
+        )
+    return clip
 
 
 def missing_of(source: Source, options: LoadOptions) -> list[str]:
     """Return a problem for each extra that a source needs and that is not installed."""
+    needs = {
+        "huggingface": (TORCH,),
+        "open_clip": (TORCH, open_clip_folder.REQUIRES),
+        "onnx": onnx_folder.needs(source.path, options),
+    }
     name = f"a model in the layout {source.layout!r}"
-    item = MODEL_FORMATS.load(source.layout)
-    needs = item.needs(source.path, options) if hasattr(item, "needs") else dict.fromkeys((TORCH, item.requires))
-    return [problem for item in needs for problem in missing_packages(name, item.modules, extra=item.extra)]
+    requirements = needs[source.layout]
+    return [problem for item in requirements for problem in missing_packages(name, item.modules, extra=item.extra)]
 
 
-def find(source: str | Path, layout: str | None = None, precision: str | None = None) -> Source:
+def find(source: str | Path, precision: str | None = None) -> Source:
     """Recognise a source; a hub repository is downloaded, of an ONNX one only the encoders of `precision`.
 
-    Raises UserError where it is nothing that worldclip loads, or holds a model in two layouts.
+    Raises UserError where it is nothing that worldclip loads.
     """
     if not isinstance(source, str | os.PathLike) or not str(source):
         raise UserError(f"model {source!r}: must be a path or a hub id, for example runs/emoji or owner/name")
-    formats = readable_formats()
-    if layout is not None and layout not in formats:
-        raise UserError(f"layout = {layout!r}: must be one of {', '.join(formats)}")
     path = _local_path(source, None if precision == AUTO else precision)
-    if path.is_dir():
-        check_folder(best_checkpoint(path) or path)
     if path.is_file():
         if path.suffix not in weights.SUFFIXES:
             raise UserError(f"{path} is not a checkpoint; checkpoint files end in {', '.join(weights.SUFFIXES)}")
         return Source("open_clip", path)
-    checkpoint = best_checkpoint(path)
-    if checkpoint is not None:
-        return Source("huggingface", checkpoint)
-    missing = {name: module.missing(path) for name, module in formats.items()}
-    candidates = [name for name in formats if missing[name] is None]
-    if layout is not None:
-        if layout not in candidates:
-            raise UserError(f"layout = {layout!r}: {path} has {missing[layout]}")
-        return Source(layout, path)
-    candidates = [name for name in candidates if formats[name].yields_to not in candidates]
-    if not candidates:
-        raise UserError(_reasons(path, missing))
-    if len(candidates) > 1:
-        raise UserError(
-            f"{path} holds a model in the layouts {' and '.join(candidates)}; say which: layout={candidates[0]!r}"
-        )
-    return Source(candidates[0], path)
-
-
-def _reasons(path: Path, missing: dict[str, str | None]) -> list[str]:
-    """Return why a folder is not a model in any layout, and what to do."""
-    checkpoints = sorted(file.name for file in path.glob("*") if file.suffix in weights.SUFFIXES)
-    if checkpoints:
-        remedy = (
-            f"it holds {', '.join(checkpoints[:3])}; load the file and say what it is: "
-            f"worldclip.load({str(path / checkpoints[0])!r}, arch=...)"
-        )
-    elif folders := _model_folders(path):
-        remedy = f"it holds a model in {', '.join(folders[:3])}; load that folder: {str(path / folders[0])!r}"
-    else:
-        remedy = f"if it is a run, train it first: worldclip train {path}"
-    return [
-        f"{path} is not a model that worldclip loads; {remedy}",
-        "not a run: no train/step_*",
-        *(f"not in the layout {layout!r}: {reason}" for layout, reason in missing.items()),
-    ]
-
-
-def _model_folders(path: Path) -> list[str]:
-    """Return the folders below, such as 0_CLIPModel of Sentence Transformers, that hold a model in some layout."""
-    formats = readable_formats().values()
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
-    return [folder.name for folder in folders if any(module.missing(folder) is None for module in formats)]
+    path = best_checkpoint(path) or path
+    weights.refuse_foreign_code(path)
+    if (path / open_clip_folder.CONFIG_FILE).exists():
+        return Source("open_clip", path)
+    if (path / "onnx").is_dir() and not any(path.glob("model*.safetensors")):
+        return Source("onnx", path)
+    if "model_type" in huggingface_folder.read_config_json(path):
+        return Source("huggingface", path)
+    names = sorted(item.name for item in path.iterdir())
+    listed = ", ".join(names[:MAX_LISTED]) or "nothing"
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    raise UserError(
+        f"{path} is not a model: give a run (train it first: worldclip train {path}), a folder of Hugging Face, "
+        f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}{more}"
+    )
 
 
 def _local_path(source: str | Path, precision: str | None) -> Path:
     """Return the path itself, or the local copy of a hub repository, downloaded if needed."""
-    path = Path(str(source).removeprefix("local-dir:"))  # open_clip and timm write folders and hub ids with prefixes
+    path = Path(str(source).removeprefix("local-dir:"))  # open_clip writes folders and hub ids with prefixes
     if path.exists():
         return path
     name = None if isinstance(source, Path) else hub_id(source)
@@ -286,8 +233,8 @@ def _download(hub_id: str, precision: str) -> Path:
 
 def _weights_of(folder: Path, precision: str) -> list[str]:
     """Return the patterns of the weights to download, by a repository's small files."""
-    for item in readable_formats().values():
-        patterns = item.hub_weights(folder, precision) if hasattr(item, "hub_weights") else None
-        if patterns is not None:
-            return list(patterns)
+    if (folder / open_clip_folder.CONFIG_FILE).exists():
+        return list(open_clip_folder.WEIGHT_FILES)
+    if onnx_folder.SCALE in huggingface_folder.read_config_json(folder):  # only our ONNX folders have it there
+        return [f"{path.relative_to(folder).as_posix()}*" for path in onnx_folder.encoders(folder, precision)]
     return ["model*.safetensors"]

@@ -9,7 +9,6 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,11 +27,8 @@ if TYPE_CHECKING:
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
-FILTERS = {name: number for number, name in _FILTERS.items()}
 Mode = Literal["shortest", "squash", "longest"]
 """The resized side: the short one, both, or the long one, after which the short one is padded."""
-TIMM_MODES: dict[Mode, str] = {"shortest": "center", "squash": "squash", "longest": "border"}
-_NOT_WRITTEN = "the image transform cannot be written into {}: resize to {}, {}; export without this format"
 
 Rule = Literal["source", "reference"]
 """The preprocessing of the model's source, or the paper's."""
@@ -41,7 +37,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Resize to `resized`, central square of `size`, pixels in [0, 1] less `mean` over `std`.
+    """Resize to `size`, take the central square, then pixels in [0, 1] less `mean` over `std`.
 
     Keys of caches use the repr, together with `describe`, which names the other facts.
     """
@@ -51,12 +47,6 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = field(default="bicubic", repr=False)
-    crop_share: float = field(default=1.0, repr=False)
-    """Side of the central square as a share of the resized side: timm's crop_pct."""
-
-    @property
-    def resized(self) -> int:
-        return math.floor(self.size / self.crop_share)  # timm's rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +133,13 @@ def describe(processor: Any, *, applies_exif: bool) -> Report:
 def _edges(facts: Preprocess) -> Report:
     """Return what the image is resized to, as Hugging Face's processors hold it."""
     if facts.mode == "squash":
-        return {"height": facts.resized, "width": facts.resized}
-    return {f"{facts.mode}_edge": facts.resized}
+        return {"height": facts.size, "width": facts.size}
+    return {f"{facts.mode}_edge": facts.size}
 
 
 def _crop_of_facts(facts: Preprocess) -> Report:
     """Return the central crop, {} where it is the whole image."""
-    if facts.mode == "squash" and facts.resized == facts.size:
-        return {}
-    return {"height": facts.size, "width": facts.size}
+    return {} if facts.mode == "squash" else {"height": facts.size, "width": facts.size}
 
 
 def _crop_of(processor: Any) -> Report:
@@ -250,14 +238,12 @@ def _in_torch(pixels: Callable[[Any], np.ndarray], image: Any) -> torch.Tensor:
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
-    """Return Hugging Face's processor.  Raises UserError for a resize of the long side, which it does not pad."""
-    if facts.mode == "longest":
-        raise UserError(_NOT_WRITTEN.format("a Hugging Face folder", _in_words(_edges(facts)), facts.interpolation))
+    """Return Hugging Face's processor of a model of our family."""
     processor: CLIPImageProcessor = require_transformers().CLIPImageProcessor(
         size=_edges(facts),
         do_center_crop=bool(_crop_of_facts(facts)),
         crop_size={"height": facts.size, "width": facts.size},
-        resample=FILTERS[facts.interpolation],
+        resample=BICUBIC,
         image_mean=list(facts.mean),
         image_std=list(facts.std),
     )
@@ -265,19 +251,5 @@ def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
 
 
 def to_open_clip(facts: Preprocess) -> Report:
-    """Return preprocess_cfg of open_clip_config.json.  Raises UserError for what models of this family do not have."""
-    if facts.mode == "longest" or facts.resized != facts.size or facts.interpolation != "bicubic":
-        raise UserError(_NOT_WRITTEN.format("an open_clip folder", _in_words(_edges(facts)), facts.interpolation))
+    """Return preprocess_cfg of open_clip_config.json, for a model of our family."""
     return {"mean": list(facts.mean), "std": list(facts.std), "interpolation": "bicubic", "resize_mode": facts.mode}
-
-
-def to_timm(facts: Preprocess) -> Report:
-    """Return the data keys of timm's pretrained_cfg."""
-    return {
-        "input_size": (3, facts.size, facts.size),
-        "mean": facts.mean,
-        "std": facts.std,
-        "interpolation": facts.interpolation,
-        "crop_pct": facts.crop_share,
-        "crop_mode": TIMM_MODES[facts.mode],
-    }

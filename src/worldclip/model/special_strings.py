@@ -83,14 +83,9 @@ def _key(special: str) -> str:
     return min(special, key=lambda char: (char not in string.punctuation, char.isalnum()))
 
 
-def normaliser_of(hf: Any) -> Any:
-    """Return the normaliser of a tokenizer of transformers, None where it has none."""
-    return getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None)
-
-
 def stages_of(hf: Any) -> tuple[Stage, ...]:
     """Return the stages of a tokenizer of transformers: its normaliser, if it has one."""
-    normaliser = normaliser_of(hf)
+    normaliser = getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None)
     return () if normaliser is None else (normaliser.normalize_str,)
 
 

@@ -1,7 +1,7 @@
-"""Map the tensors of a MetaClip2Model to other libraries' names and back: one table per library, read both ways.
+"""Map the tensors of a MetaClip2Model to open_clip's names and back: one table, read both ways.
 
-Hugging Face (ours) keeps q, k and v apart and projections as (out, in).  open_clip and timm fuse q, k and v, and
-open_clip keeps projections as (in, out).
+Hugging Face (ours) keeps q, k and v apart and projections as (out, in).  open_clip fuses q, k and v, and keeps
+projections as (in, out).
 """
 
 from __future__ import annotations
@@ -28,20 +28,16 @@ class Rule:
     """One tensor, or several that theirs concatenates along dimension 0 (q, k, v)."""
     theirs: str
     is_transposed: bool = False
-    leading_ones: int = 0
-    """Number of leading dimensions of size 1 in theirs."""
 
     def to_theirs(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
         parts = [state[name] for name in self.ours]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        whole = whole.T if self.is_transposed else whole
-        return whole.reshape((1,) * self.leading_ones + tuple(whole.shape)).contiguous()
+        return (whole.T if self.is_transposed else whole).contiguous()
 
     def to_ours(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        whole = tensor.reshape(tensor.shape[self.leading_ones :])
-        whole = whole.T if self.is_transposed else whole
+        whole = tensor.T if self.is_transposed else tensor
         parts = whole.chunk(len(self.ours)) if len(self.ours) > 1 else (whole,)
         return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
 
@@ -63,44 +59,26 @@ def open_clip_rules(config: MetaClip2Config) -> list[Rule]:
         Rule((f"{text}embeddings.token_embedding.weight",), "token_embedding.weight"),
         Rule((f"{text}embeddings.position_embedding.weight",), "positional_embedding"),
         *_pair(f"{text}final_layer_norm", "ln_final"),
-        *_blocks(vision, vision_config.num_hidden_layers, "visual.transformer.resblocks", _OPEN_CLIP_BLOCK),
-        *_blocks(text, text_config.num_hidden_layers, "transformer.resblocks", _OPEN_CLIP_BLOCK),
+        *_blocks(vision, vision_config.num_hidden_layers, "visual.transformer.resblocks"),
+        *_blocks(text, text_config.num_hidden_layers, "transformer.resblocks"),
     ]
 
 
-def timm_rules(num_layers: int) -> list[Rule]:
-    """Return the rules of the image tower, its projection as timm's head.
-
-    timm's head.bias has no rule: a CLIP projection has no bias, so readers and writers handle it themselves.
-    """
-    vision = "vision_model."
-    return [
-        Rule(("visual_projection.weight",), "head.weight"),
-        Rule((f"{vision}embeddings.class_embedding",), "cls_token", leading_ones=2),
-        Rule((f"{vision}embeddings.patch_embedding.weight",), "patch_embed.proj.weight"),
-        Rule((f"{vision}embeddings.position_embedding.weight",), "pos_embed", leading_ones=1),
-        *_pair(f"{vision}pre_layrnorm", "norm_pre"),
-        *_pair(f"{vision}post_layernorm", "norm"),
-        *_blocks(vision, num_layers, "blocks", _TIMM_BLOCK),
-    ]
-
-
-# Names within one transformer block, in one order for all libraries.  Theirs begin with the fused q, k, v, up to
-# `weight` or `bias`; ours name these three apart.
+# Names within one transformer block, in one order.  Theirs begin with the fused q, k, v, up to `weight` or `bias`; ours
+# name these three apart.
 _BLOCK = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
 _OPEN_CLIP_BLOCK = ("attn.in_proj_", "attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")
-_TIMM_BLOCK = ("attn.qkv.", "attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2")
 
 
-def _blocks(tower: str, num_layers: int, prefix: str, theirs: Sequence[str]) -> list[Rule]:
+def _blocks(tower: str, num_layers: int, prefix: str) -> list[Rule]:
     """Return the rules of all transformer blocks of a tower; `prefix` is theirs."""
     rules = []
     for i in range(num_layers):
         ours = f"{tower}encoder.layers.{i}"
         for kind in ("weight", "bias"):
             qkv = tuple(f"{ours}.self_attn.{name}_proj.{kind}" for name in "qkv")
-            rules.append(Rule(qkv, f"{prefix}.{i}.{theirs[0]}{kind}"))
-        for our_name, their_name in zip(_BLOCK, theirs[1:], strict=True):
+            rules.append(Rule(qkv, f"{prefix}.{i}.{_OPEN_CLIP_BLOCK[0]}{kind}"))
+        for our_name, their_name in zip(_BLOCK, _OPEN_CLIP_BLOCK[1:], strict=True):
             rules += _pair(f"{ours}.{our_name}", f"{prefix}.{i}.{their_name}")
     return rules
 

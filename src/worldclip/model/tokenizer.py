@@ -19,7 +19,7 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, is_no_memory, require
-from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
+from worldclip.model.records import library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
 
@@ -190,7 +190,6 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     problem, remedy = f"{str(source)!r} does not load as a tokenizer", "train.tokenizer.path takes a folder or a hub id"
     with tokenizer_faults(source), library_faults(problem, remedy):
         tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
-    check_normaliser(tokenizer, source)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer
 

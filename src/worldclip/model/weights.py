@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import UserError, first_line, is_no_memory, require
-from worldclip.core.regular_file import NotRegular, read_regular
+from worldclip.core.regular_file import NotRegular, read_regular, what_is
 from worldclip.core.safe_path import is_safe_name
 
 if TYPE_CHECKING:
@@ -39,14 +39,6 @@ def read_json_config(path: Path) -> dict[str, Any]:
 def read_optional_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration, {} where there is no file.  Raises UserError as read_json_config."""
     return read_json_config(path) if path.exists() else {}
-
-
-def read_json_objects(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON list of objects in a file.  Raises UserError where it holds anything else, or NaN."""
-    records = _read_json(path)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path} holds no JSON list of objects; copy or download it again")
-    return records
 
 
 def require_values(record: Mapping[str, Any], kinds: Mapping[str, str], where: str | Path) -> None:
@@ -135,15 +127,18 @@ _FOREIGN = {
     "experts_implementation": "names a kernel, which is code from the net",
 }
 MAX_LAYERS = 512  # a tower is built before its tensors are compared with the files
+_LAYERS = ("num_hidden_layers", "layers")
 _ADAPTER = "adapter_config.json"
 
 
 def refuse_foreign_code(folder: Path) -> None:
-    """Raise UserError for a folder whose records name other code or another model.
+    """Raise UserError for a folder whose records name other code, another model or towers of absurd size.
 
     Code that `auto_map` names is never run: trust_remote_code is False wherever transformers reads a folder.
     """
-    problems = []
+    files = [*folder.glob("*"), *folder.glob("onnx/*")]
+    if problems := [f"{path} {kind}" for path in sorted(files) if (kind := what_is(path))]:  # a FIFO has no end
+        raise UserError(problems)
     if (folder / _ADAPTER).exists():
         problems.append(
             f"{folder / _ADAPTER}: is an adapter, whose base model would be loaded from elsewhere; merge it into the "
@@ -155,6 +150,11 @@ def refuse_foreign_code(folder: Path) -> None:
             f"{path}: {key} = {value!r:.100} {_FOREIGN[key]}; remove it"
             for key, value in _iter_items(record)
             if key in _FOREIGN and value not in (None, "eager", "sdpa", "flex_attention", "flash_attention_2")
+        ]
+        problems += [
+            f"{path}: {key} is {value}; a tower has 1 to {MAX_LAYERS} layers"
+            for key, value in _iter_items(record)
+            if key in _LAYERS and isinstance(value, int) and not 1 <= value <= MAX_LAYERS
         ]
     if problems:
         raise UserError(problems)

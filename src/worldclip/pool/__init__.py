@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import rows_of_keys as rows_of_keys
     from worldclip.pool.shard_files import list_shards as list_shards
-    from worldclip.pool.shard_files import recall_shards as recall_shards
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import key_lists as key_lists

@@ -3,7 +3,7 @@
 A builder writes a pool of tars and, next to it, evaluation folders of what it holds out:
 
     RUN/pool/pairs/*.tar      the pool
-    RUN/pool/<set>/           a held-out set: an evaluation folder in any layout of docs/datasets.md
+    RUN/pool/<set>/           a held-out set: an evaluation folder in any layout of docs/6_evaluate.md
     RUN/pool/held_out.json    {dataset: {"location": "layout:<set>", "about": one sentence}}
 """
 

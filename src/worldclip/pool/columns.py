@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.records import DEFAULT_FIELDS
 
 ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # field separators of CSV files
 NO_PAIR = "it holds no pair"
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 
@@ -31,7 +35,9 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     problems += [missing_column("pool.texts", name, names) for name in columns if name not in names]
     if config.lang is not None and bare(config.lang) not in names:
         problems.append(missing_column("pool.lang", bare(config.lang), names))
-    problems += where_problems(names, config)
+    problems += [
+        missing_column("pool.where", name, names) for name, *_ in conditions(names, config) if name not in names
+    ]
     if not columns:
         columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
         if not columns:
@@ -40,19 +46,8 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
                 f" {_join(names)}"
             )
     if problems:
-        raise WrongColumns([*problems, *separator_problems(names)])
+        raise WrongColumns(problems)
     return key, columns
-
-
-def separator_problems(names: Sequence[str]) -> Iterator[str]:
-    """Yield what to do where the names of columns hold a mark that usually separates them."""
-    for mark, name in SEPARATORS.items():
-        if any(mark in column for column in names):
-            yield (
-                f"the names of the columns hold {name}: {' '.join(map(repr, names))}; separate the fields by tabs in a"
-                " .tsv, by commas, tabs or semicolons only in a .csv"
-            )
-            return
 
 
 def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str], lang: str | None = None) -> None:
@@ -61,7 +56,6 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str],
     names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
     """
     problems = [] if config.key == "member" else key_problems(names, bare(config.key), has_rows=False)
-    problems += where_problems(names, config)
     if texts and not any(bare(name) in names for name in texts):
         problems += [missing_column("pool.texts", bare(name), names) for name in texts]
     if lang is not None and bare(lang) not in names:
@@ -81,9 +75,23 @@ def key_problems(names: Sequence[str], key: str, *, has_rows: bool = True) -> li
     return [] if key in names or (key == ROW and has_rows) else [missing_column("pool.key", key, names)]
 
 
-def where_problems(names: Sequence[str], config: PoolConfig) -> list[str]:
-    """Return which columns of pool.where a shard with the columns `names` lacks."""
-    return [missing_column("pool.where", bare(name), names) for name in config.where or {} if bare(name) not in names]
+def conditions(names: Sequence[str], config: PoolConfig) -> Sequence[Any]:
+    """Return pool.where; unset: for img2dataset's tables, which list failed downloads too, that it succeeded."""
+    if config.where is None and {"status", "error_message"} <= set(names):
+        return [("status", "=", "success")]
+    return config.where or ()
+
+
+def rows_where(table: pa.Table, where: Sequence[Any]) -> np.ndarray:
+    """Return the numbers of the rows that fulfil all conditions, (n,) int64.  Raises WrongColumns for another type."""
+    try:
+        wanted = pq.filters_to_expression(list(where))
+        numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
+        return np.asarray(numbered.filter(wanted)[""])
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise WrongColumns(
+            f"pool.where: {error}; compare numbers with numbers, texts with texts (CSV and TSV hold only texts)"
+        ) from error
 
 
 def missing_column(setting: str, name: str, names: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
-_Condition = _Operand | tuple[_Operand, ...] | dict[str, _Operand]
 POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
 POOL_FORMATS = Registry("pool format", "worldclip.pool_formats")
-COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
+COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,18 +54,17 @@ class PoolConfig(Config):
     texts: Annotated[tuple[str, ...], Decides("match")] = ()
     """Where the texts of a pair are, in this order: `txt` or `json:FIELD` in tars, or columns; each holds a text or a
     list of texts.  Default: the first that exists of txt, texts, text, caption, TEXT."""
-    text_weights: Annotated[dict[str, float] | None, Decides("curate")] = None
-    """How often each place of `texts` gives the text that is drawn for an image, as place = weight, under
-    curate.text_policy = "one": a place is drawn by weight among those with a matched text, then one of its texts.
-    0: never.  Unset: every text alike."""
+    text_weights: Annotated[tuple[float, ...], Decides("curate")] = ()
+    """How often each place of `texts` gives the text that is drawn for an image, under curate.text_policy = "one": a
+    place is drawn by weight among those with a matched text, then one of its texts.  Unset: every text alike."""
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
     image_field: Annotated[str | None, Decides("pool", "curate")] = None
     """Column of a Parquet pool that holds the images, needed if several do: binary, or a struct with `bytes`."""
-    where: Annotated[dict[str, _Condition] | None, Decides("pool", "match")] = None
-    """Which rows are pairs: column (or `json:FIELD`) = value, list of values, or comparisons such as {">=" = 200}; all
-    must hold.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
+    where: Annotated[tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...] | None, Decides("pool", "match")] = None
+    """Which rows of a table are pairs, as pyarrow's filters: [[column, comparison, value], ...]; all must hold.  Unset:
+    rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
     """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
     keys.npy.  Unset: all keys."""
@@ -93,40 +91,12 @@ class PoolConfig(Config):
         of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
         return {**self.identity, **of_texts, "texts": list(self.texts)}
 
-    @property
-    def place_weights(self) -> tuple[float, ...] | None:
-        """The weight of each place of `texts`, in their order; None if text_weights is not set."""
-        if self.text_weights is None:
-            return None
-        weights = {bare(place): weight for place, weight in self.text_weights.items()}
-        return tuple(weights[bare(place)] for place in self.texts)
-
-    def _weight_problems(self) -> Problems:
-        """Yield weights that are not one number, 0 or more, for each place of `texts`."""
-        if self.text_weights is None:
-            return
-        places = [bare(place) for place in self.texts]
-        weighed = [bare(place) for place in self.text_weights]
-        listed = ", ".join(places)
-        if not places:
-            yield "text_weights", "needs pool.texts, the places that it weighs"
-            return
-        for names, key in ((places, "texts"), (weighed, "text_weights")):
-            for name in sorted({name for name in names if names.count(name) > 1}):
-                yield key, f'names "{name}" twice, so that pool.text_weights cannot tell them apart; remove one'
-        for place, weight in self.text_weights.items():
-            if bare(place) not in places:
-                yield f"text_weights.{place}", f"is no place of pool.texts; its places are {listed}"
-            if not 0 <= weight < math.inf:
-                yield f"text_weights.{place}", "must be a number, 0 or more (0: no text of this place is drawn)"
-        if missing := [name for name in places if name not in weighed]:
-            yield "text_weights", f"lacks {', '.join(missing)}; give each place of pool.texts a weight"
-        if not any(self.text_weights.values()):
-            yield "text_weights", "is 0 for all places, so that no text could be drawn; raise one"
-
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
-        yield from self._weight_problems()
+        if self.text_weights and len(self.text_weights) != len(self.texts):
+            yield "text_weights", "must hold one weight for each place of pool.texts"
+        if not all(0 < weight < math.inf for weight in self.text_weights):
+            yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
         sources = {"path": self.path, "roots": self.roots, "build": self.build}
         keys = [key for key, value in sources.items() if value]
         if len(keys) != 1:
@@ -140,12 +110,11 @@ class PoolConfig(Config):
             yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
         if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
-        for name, condition in (self.where or {}).items():
-            for compare, operand in condition.items() if isinstance(condition, dict) else ():
-                if compare not in COMPARISONS:
-                    yield f"where.{name}", f'unknown comparison "{compare}"; known: {", ".join(COMPARISONS)}'
-                elif compare[0] in "<>" and (isinstance(operand, str | bool)):
-                    yield f"where.{name}", f'"{compare}" compares numbers'
+        for condition in self.where or ():
+            if len(condition) != 3 or condition[1] not in COMPARISONS:
+                yield "where", f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
+            elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
+                yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
         if self.lang is not None and not bare(self.lang):
             yield "lang", 'must be "json:FIELD" or the name of a column'
         for name in self.roots:

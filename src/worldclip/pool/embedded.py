@@ -22,7 +22,6 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import safe_join
 from worldclip.model import sample_inputs
-from worldclip.pool.files import file_in_pool
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
@@ -76,24 +75,9 @@ class Embedded:
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def image_file(self, row: Report) -> Path:
-        """Return the local file of a row's image, as the manifest's pool and shards have it, see file_in_pool."""
-        roots = self.manifest.get("pool_roots", {})
-        is_image_file = "files" in self.manifest["inputs"][self.of][row["shard"]]
-        name = row["key"] if is_image_file else row["shard"]
-        root_name = "" if "" in roots else name.partition("/")[0]
-        own_name = name.removeprefix(f"{root_name}/") if root_name else name
-        return file_in_pool(roots.get(root_name), own_name, row["file"])
-
     def _read_rows(self, s: int) -> pa.Table:
-        """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
-        path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
         schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
-        table = _read_columns(path, schema)
-        has_null = any(column.null_count for column in table.columns)
-        if len(table) != len(self.parts[s]) or has_null or table.schema.types != schema.types:
-            raise UserError(f"{path} does not fit its .npy; embed the pool again")
-        return table
+        return _read_columns(safe_join(self.folder / self.of, f"{self.shards[s]}.parquet"), schema)
 
     def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:
         """Return {(shard, key): texts} of images, where the folder holds the texts of their shards too.
@@ -179,6 +163,6 @@ def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
 
 
 def embed_sample_inputs(clip: Clip) -> np.ndarray:
-    """Return (1 + texts, D) embeddings of a fixed image and, where there is a text tower, fixed texts."""
-    texts = [] if clip.tokenizer is None else [clip.encode_text([text for text in sample_inputs.TEXTS if text])]
-    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), *texts])
+    """Return (1 + texts, D) embeddings of a fixed image and fixed texts."""
+    texts = [text for text in sample_inputs.TEXTS if text]
+    return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), clip.encode_text(texts)])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import fsspec
-
 from worldclip.core import image_names
-from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute.shard_list import InputFile, KnownFiles, ShardList
-from worldclip.core.inputs import is_remote
+from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.job import ALL_SHARDS
 from worldclip.pool import hub
 from worldclip.pool.config import POOL_FORMATS, PoolConfig
@@ -23,31 +18,9 @@ from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
 from worldclip.pool.listing import list_files
 
-NUM_RECENT = 2  # lists of a pool that a process keeps: the present one, and one from before its files changed
 NUM_SAID = 5  # names of what is left out, in one message; the report has all
 LOOSE_IMAGES = "a pool with images is tars; write them: worldclip pool pack FOLDER --out TARS"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
-_recent: dict[str, list[ShardList]] = {}
-"""Lists by the section of the recipe, the newest last.  Files whose stamps did not move are not hashed again."""
-_records: dict[str, Path] = {}
-"""By section where the hashes of an earlier process are."""
-
-
-def recall_shards(record: Path, setting: str = "pool") -> None:
-    """Let `list_shards` take hashes from what `write_stamps` wrote, if anything; setting: of `list_shards`."""
-    _records[setting] = record
-
-
-def recent_list(record: Json) -> ShardList | None:
-    """Return a list that this process has made lately by its `record`, None if it is not known."""
-    return next((shards for lists in _recent.values() for shards in lists if shards.record == record), None)
-
-
-def _known(setting: str) -> KnownFiles | None:
-    if lists := _recent.get(setting):
-        return KnownFiles.of(lists[-1])
-    return KnownFiles.read(_records[setting]) if setting in _records else None
 
 
 def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> ShardList:
@@ -58,47 +31,12 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     files, skipped = _list_pool(pool, setting)
     if skipped:
         _say_skipped(setting, tuple(skipped.items()))
-    if part != ALL_SHARDS:
-        return ShardList.of_files(files[part], _known(setting))
-    lists = _recent.setdefault(setting, [])
-    latest = lists[-1] if lists else None
-    if latest is None or not latest.is_still(files):  # else one list is enough in memory
-        latest = ShardList.of_files(files, _known(setting))
-        lists[:] = [*lists, latest][-NUM_RECENT:]
-    return latest  # another thread may have added one since
+    return ShardList.of_files(files[part])
 
 
 def left_out(pool: PoolConfig) -> dict[str, str]:
     """Return what is left out of a pool's shards, by name with the reason."""
     return _list_pool(pool, "pool")[1]
-
-
-def shards_of_names(pool: PoolConfig, names: Sequence[tuple[str, str]]) -> ShardList:
-    """Return shards that were listed before, as they are now, without a list of the others.
-
-    names: of each shard, and of its file below the root.  Only a dataset of the hub is listed, at its present commit.
-    """
-    roots = _roots(pool)
-    if any(map(hub.is_dataset, roots.values())):
-        wanted = {name for name, _ in names}
-        files = [file for file in _list_pool(pool, "pool")[0] if file.name in wanted]
-    else:
-        files = [
-            InputFile(name, _path_in(roots[name.removesuffix(file)], file), file)
-            for name, file in names
-            if name.removesuffix(file) in roots
-        ]
-    return ShardList.of_files(files, _known("pool"))
-
-
-def _path_in(root: str, file: str) -> str:
-    """Return the path or URL of a file below a root, as `list_files` does; a root may be the file itself."""
-    if not is_remote(root):
-        return str(Path(root)) if os.path.isfile(root) else os.path.join(str(Path(root)), file)
-    files, place = fsspec.url_to_fs(root)
-    place = place.rstrip("/")
-    is_file = place == file or place.endswith(f"/{file}")
-    return str(files.unstrip_protocol(place if is_file else f"{place}/{file}"))
 
 
 def _roots(pool: PoolConfig) -> dict[str, str]:

@@ -8,17 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_INDEX
-from worldclip.contracts.summary import REMEDIES
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input, repeatable
-from worldclip.core.execute.shard_list import ShardList, read_part, read_shards, write_stamps
+from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
+from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import ALL_SHARDS, FilePerShard, Job, Record, Result, Run
+from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
@@ -29,7 +27,7 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.read import holds_images, index_of
-from worldclip.pool.shard_files import left_out, list_shards, recall_shards, recent_list, shards_of_names
+from worldclip.pool.shard_files import left_out, list_shards
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -62,7 +60,6 @@ def shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
 
     Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    recall_shards(layout.stamps(run.dir, "pool"))
     return list_shards(_located(run), part=part)
 
 
@@ -75,26 +72,16 @@ def _located(run: Run) -> PoolConfig:
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     """Return `shards` as the pool's index has them: what later stages read.
 
-    A part is taken from RUN/pool/shards.parquet: the pool is not listed, and only the files of the part are looked at.
-
     Raises UserError that names shards which changed after the index was written, and if there is no index.
     """
     indexed = artifacts.require_manifest(run.dir, "pool")["inputs"].get("shards")
+    found = shards(run, part)
     if indexed is None:  # a pool that the run builds has only itself as input
-        return shards(run, part)
+        return found
     table = layout.pool_shards(run.dir)
     if not table.exists():
         raise UserError(f"{table} is missing (an older worldclip wrote this index); run: worldclip run {run.dir}")
-    if part == ALL_SHARDS:
-        found = shards(run)
-        is_same = found.record == indexed
-        changed = [] if is_same else [name for name, *_ in found.changes(read_shards(table))]
-    else:
-        recall_shards(layout.stamps(run.dir, "pool"))
-        rows = read_part(table, part)
-        found = shards_of_names(_located(run), [(name, fingerprint["path"]) for name, fingerprint in rows])
-        pairs = zip(rows, found, strict=True)
-        changed = [name for (name, fingerprint), shard in pairs if fingerprint != shard.fingerprint]
+    changed = [name for name, *_ in found.changes(read_shards(table)[part])]
     if changed:
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
@@ -134,18 +121,15 @@ def _inputs(run: Run) -> Record:
 
 
 def _changes(run: Run, old: Record, new: Record) -> list[Change]:
-    """Return each shard that changed; of lists that are not known any more, that they did."""
+    """Return each shard that changed, by the list of the index; without it, that the list did."""
     before, after = old.get("shards"), new.get("shards")
     if before == after or before is None or after is None:
         return changed_inputs(old, new)
-    older, newer = recent_list(before), recent_list(after)
     table = layout.pool_shards(run.dir)
-    if older is None and table.exists():
-        written = read_shards(table)
-        older = written if written.record == before else None
-    if older is None or newer is None:
+    older = read_shards(table) if table.exists() else None
+    if older is None or older.record != before:
         return [Change("shards", before, after, is_value=False)]
-    return [Change(*change, is_value=False) for change in newer.changes(older)]
+    return [Change(*change, is_value=False) for change in shards(run).changes(older)]
 
 
 def _index_pool(run: Run, job: Job) -> Result:
@@ -160,7 +144,10 @@ def _index_pool(run: Run, job: Job) -> Result:
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0 and totals["left_out"]:
-        raise UserError(f"all {totals['left_out']:,} pairs are left out by pool.where; {REMEDIES[Reason.LEFT_OUT]}")
+        raise UserError(
+            f"all {totals['left_out']:,} rows are left out by pool.where; unset, those of img2dataset's tables need "
+            "status success"
+        )
     if counts["samples"] == 0:
         raise UserError(
             f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
@@ -174,13 +161,12 @@ def _index_pool(run: Run, job: Job) -> Result:
         why = "the pool's samples have no image members, or its image column no bytes"
         no_key = "" if config.key == "member" else f"; or pool.key = {config.key!r} holds no string or integer"
         say("pool", f"no pair has an image: {why}{no_key}")
-    write_stamps(layout.stamps(run.dir, "pool"), pool_shards)
     pool_shards.write(layout.pool_shards(run.dir))
-    names = frozenset(pool_shards.names())
-    own: list[Path | FilePerShard] = [
+    names = pool_shards.names()
+    own: list[str | Path] = [
         layout.pool_shards(run.dir),
-        FilePerShard(job.folder / "index", names, ".parquet"),
-        FilePerShard(layout.done_dir(job.folder, "index"), names, ".json"),
+        *files_per_shard(job.folder / "index", names, ".parquet"),
+        *files_per_shard(layout.done_dir(job.folder, "index"), names, ".json"),
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
     return Result(report=report | counts, counts=counts, outputs=own, manifest={"source": config.place})
@@ -238,6 +224,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
     """
     if pool.image_field is not None and not any(shard.name.endswith(PARQUET.suffixes) for shard in shards):
         raise UserError("pool.image_field: only Parquet files have columns of images; remove it")
+    if pool.where and shards and shards[0].name.endswith(".tar"):
+        raise UserError("pool.where: only tables have rows to choose; list the keys of tars in pool.valid_keys")
     first: WrongColumns | None = None
     for shard in shards:
         pool_format = format_of(shard.name)
@@ -254,7 +242,6 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
         raise UserError(first.problems)
 
 
-@repeatable
 @reads_input
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
     """Write where the image of each pair is; return INDEX_COUNTS."""

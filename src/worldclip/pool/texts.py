@@ -49,8 +49,6 @@ class PoolTexts:
     """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
     details: dict[int, str]
     """Why a text is bad, by row."""
-    num_left_out: int = 0
-    """Pairs that pool.where leaves out; they have no row here."""
 
     @property
     def bad(self) -> list[BadText]:
@@ -71,7 +69,6 @@ def pool_texts(
     details: dict[int, str],
     lang: pa.StringArray | None = None,
     place: np.ndarray | None = None,
-    num_left_out: int = 0,
 ) -> PoolTexts:
     """Give each text the first reason that applies.
 
@@ -94,7 +91,6 @@ def pool_texts(
         reason=reason,
         lang=lang,
         details=details,
-        num_left_out=num_left_out,
     )
 
 

@@ -1,4 +1,4 @@
-"""report.html of a run and of each stage: self-contained pages, drawn only from the stages' report.json."""
+"""report.html of a run and of an evaluation: self-contained pages, drawn only from the stages' report.json."""
 
 from __future__ import annotations
 
@@ -8,42 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import SizeCurve
-from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.artifacts import read_json
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
-from worldclip.report import balance, curate, evaluate, match, metadata, next_steps, train
+from worldclip.report import balance, curate, evaluate, match, metadata, train
 from worldclip.report.page import Card, Section, cards, write_page
 
-STAGES = next_steps.ORDER  # those with a part of the page
+STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
 FIRST_GROUP = "Model"
 GROUPS = {FIRST_GROUP: ("evaluate", "train"), "Pairs": ("curate",), "Entries": ("balance", "match", "metadata")}
 """Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write RUN/report.html, and RUN/<stage>/report.html of each stage that has one; return the former's path.
-
-    Stages that have not run are left out.
-    """
+    """Write RUN/report.html, without the stages that have not run; return its path."""
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
-    by_stage = _sections(run_dir, reports, log, languages_of(run_dir))
-    title = f"Run {run_dir.resolve().name}"
-    subtitle = _subtitle(run_dir)
-    for stage, sections in by_stage.items():
-        if sections and (run_dir / stage).is_dir():
-            head = [evaluate.summary_section(reports[stage])] if stage == "evaluate" else []
-            write_page(run_dir / stage / "report.html", f"{title}: {stage}", subtitle, [*head, *sections])
+    by_stage = _sections(reports, log, languages_of(run_dir))
     parts: list[Section] = []
     for group, stages in GROUPS.items():
         members = [section for stage in stages for section in by_stage.get(stage, [])]
         if group == FIRST_GROUP:
             members = [_summary(reports, log), *members]
         parts += [dataclasses.replace(section, group=group) for section in members]
-    parts += [dataclasses.replace(section, group=FIRST_GROUP) for section in next_steps.sections(run_dir, reports)]
-    return write_page(layout.report_html(run_dir), title, subtitle, parts)
+    title = f"Run {run_dir.resolve().name}"
+    return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
 
 
 def write_evaluation(folder: Path) -> Path:
@@ -54,29 +44,19 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _sections(
-    run_dir: Path, reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
+    reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
 ) -> dict[str, list[Section]]:
     """Return the parts of each stage, the last stage first: results are what a reader comes for."""
     sections_of: dict[str, Callable[[Any], list[Section]]] = {
         "evaluate": lambda report: evaluate.sections(report, languages),
         "train": lambda report: train.sections(report, log),
         "curate": lambda report: curate.sections(report, languages),
-        "balance": lambda report: balance.sections(report, _read_sizes(run_dir), languages),
+        "balance": lambda report: balance.sections(report, languages),
         "match": lambda report: match.sections(report, languages),
         "metadata": lambda report: metadata.sections(report, languages),
     }
     has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
     return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
-
-
-def _read_sizes(run_dir: Path) -> SizeCurve | None:
-    """Return RUN/estimate.json if it is about the present matches."""
-    path = layout.estimates(run_dir)
-    manifest = read_manifest(layout.stage_dir(run_dir, "match"))
-    if manifest is None or not path.exists():
-        return None
-    sizes: SizeCurve = read_json(path)
-    return sizes if sizes["match"] == manifest["digest"] else None
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section:

@@ -1,18 +1,17 @@
-"""Head-tail curves before and after balancing, thresholds, head entries, and size against threshold."""
+"""Head-tail curves before and after balancing, thresholds, and head entries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldclip.contracts.records import BalanceReport, HeadTailCurve, SizeCurve, TopEntry
+from worldclip.contracts.records import BalanceReport, HeadTailCurve, TopEntry
 from worldclip.language.table import Languages
-from worldclip.report.chart import Line, line_chart, svg_file
+from worldclip.report.chart import Line, line_chart
 from worldclip.report.html import Html, join, tag
-from worldclip.report.numbers import count, percent, unit
+from worldclip.report.numbers import count, percent
 from worldclip.report.page import (
     Section,
-    code,
     figure,
     first_and_more,
     folded,
@@ -32,15 +31,11 @@ CURVE_PX = (290, 200)  # width, height
 MAX_HEADS = 40  # lists with a table of head entries
 OPEN_LISTS = 4  # lists whose head entries are in sight, the others are folded
 HEAD_ENTRIES = 10  # entries per list
-SIZE_CHART_PX = (640, 320)  # width and height of the file
-SIZE_ON_PAGE_PX = (400, 240)  # legible on a telephone too
-LANG_COLOURS = ("var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)", "var(--s6)", "var(--s7)")  # largest languages
 
 
-def sections(report: BalanceReport, sizes: SizeCurve | None, languages: Languages) -> list[Section]:
-    """Return thresholds with curves, size against threshold where it has been estimated, and head entries."""
-    size = [_size_section(sizes)] if sizes else []
-    return [_thresholds(report, languages), *size, _head_entries(report, languages)]
+def sections(report: BalanceReport, languages: Languages) -> list[Section]:
+    """Return thresholds with curves, and head entries."""
+    return [_thresholds(report, languages), _head_entries(report, languages)]
 
 
 def _thresholds(report: BalanceReport, languages: Languages) -> Section:
@@ -87,34 +82,6 @@ def _curve(name: str, curve: HeadTailCurve, threshold: int, languages: Languages
 def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -> Html:
     """Return a small chart of matches by an entry's rank."""
     return line_chart(lines, x_label="rank of the entry", y_label="matches", log=True, rules=rules, size_px=CURVE_PX)
-
-
-def _size_section(sizes: SizeCurve) -> Section:
-    lead = join([f"Expected {unit(sizes['text_policy'])} at other values of ", code(f"balance.{sizes['key']}"), "."])
-    names = legend((line.colour, line.name) for line in _size_lines(sizes))
-    return Section("Size against threshold", lead, names + _size_chart(sizes, SIZE_ON_PAGE_PX))
-
-
-def size_svg(sizes: SizeCurve) -> str:
-    """Return size against threshold as an .svg file of its own."""
-    names = [(line.colour, line.name) for line in _size_lines(sizes)]
-    title = f"Expected {unit(sizes['text_policy'])} by balance.{sizes['key']}"
-    return svg_file(_size_chart(sizes, SIZE_CHART_PX), title, names, size_px=SIZE_CHART_PX)
-
-
-def _size_lines(sizes: SizeCurve) -> list[Line]:
-    by_lang: Mapping[str, Sequence[float]] = sizes["languages"]
-    largest = sorted(by_lang, key=lambda lang: -max(by_lang[lang]))
-    lines = [Line(name="all", x=sizes["values"], y=sizes["total"])]
-    for lang, colour in zip(largest, LANG_COLOURS, strict=False):
-        lines.append(Line(name=lang, x=sizes["values"], y=by_lang[lang], colour=colour))
-    return lines
-
-
-def _size_chart(sizes: SizeCurve, size_px: tuple[int, int]) -> Html:
-    x_label = sizes["key"].replace("_", " ")
-    y_label = f"expected {unit(sizes['text_policy'])}"
-    return line_chart(_size_lines(sizes), x_label=x_label, y_label=y_label, log=True, size_px=size_px)
 
 
 def _head_entries(report: BalanceReport, languages: Languages) -> Section:

@@ -1,36 +1,26 @@
-"""Results by language: bars or a sorted plot, means by family, script and resource level, and every number."""
+"""Results by language: bars, or a map of many languages, and every number."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from worldclip.contracts.records import DatasetResult, LanguageResult, Mean, TaskResult
 from worldclip.language.scripts import script_name
 from worldclip.language.table import OTHER, Language, Languages, scheme_of
-from worldclip.report.chart import Dot, dot_chart
 from worldclip.report.html import Html, join, tag
-from worldclip.report.language_map import group_bars, language_map
+from worldclip.report.language_map import language_map
 from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent, times
-from worldclip.report.page import Bar, Section, bars, figure, folded, lang_name, language_column, legend
+from worldclip.report.page import Bar, Section, bars, first_and_more, folded, lang_name, language_column, legend
 from worldclip.report.results import long_table, pivot
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-MIN_LANGUAGES = 3  # fewer make no means by family
-MAX_BARS = 40  # languages shown as bars; more are dots of one chart
+MAX_BARS = 40  # languages shown as bars; more are cells of a map
 MAX_NAMED_LANGUAGES = 30  # languages of a mean that are named in sight
 MAX_PARTS = 16  # rows of a dataset's parts that stay unfolded
 SCORE_COLOURS = {"acc1": "var(--s1)", "acc5": "var(--s8)"}
-LEVEL_COLOURS = {"high": "var(--s1)", "mid": "var(--s4)", "low": "var(--s2)"}
-NO_LEVEL_COLOUR = "var(--s7)"  # colour of codes that are not in the table of languages
-MAX_SCRIPTS = 6  # columns of the grid; the others are taken together
-MAX_FAMILIES = 14  # rows of the grid; the others are taken together
-MAX_NAMED = 20  # languages in a cell's hover text
-SHADE_PCT = 60  # strength of a cell's colour at 100%, so that its text stays readable
-ALL = "all"
 FIND = (
     "To find a language: the table of all metrics below lists them by name, with family, script and resource level. "
     "A browser's own search (Ctrl+F) opens it."
@@ -91,53 +81,41 @@ def main_metric(task: str, result: TaskResult) -> str:
 
 
 def _by_language(task: str, result: TaskResult, languages: Languages) -> Html:
-    """Return a task's main metric: bars of languages, or a plot of many; then means over groups of languages."""
+    """Return a task's main metric: a map of many languages, else bars."""
     metric = main_metric(task, result)
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
     if not records:
         return Html()
     by_value = sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
-    known = known_languages([lang for lang, _ in by_value], languages)
     shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
-    parts = [tag("h4", task_name(task), " ", tag("small", shown))]
-    groups = result.get("groups", {})
-    in_groups: list[Html] = []
-    if len(records) <= MAX_BARS:
-        parts.append(_bars(metric, by_value, languages))
-        summary = f"{metric_name(metric)} by family, script and resource level"
-        if groups:
-            in_groups.append(group_bars(groups))
-    else:
-        hovers = {lang: _hover(lang, metric, record, languages) for lang, record in by_value}
-        families = {lang: language.family for lang, language in known.items()}
-        parts.append(language_map(dict(by_value), metric, families, hovers))
-        parts.append(tag("p", FIND, class_="lead"))
-        parts.append(group_bars(groups))
-        parts.append(_plot(metric, by_value, languages))
-        summary = f"{metric_name(metric)} by family and script"
-    if len(known) >= MIN_LANGUAGES:
-        rows = [(language, records[lang]["metrics"][metric]) for lang, language in known.items()]
-        parts.append(folded(summary, to_html(_grid(rows)), *in_groups))
-    return join(parts)
+    heading = tag("h4", task_name(task), " ", tag("small", shown))
+    if len(records) > MAX_BARS and (cells := _map(metric, by_value, languages)):
+        return join([heading, cells, tag("p", FIND, class_="lead")])
+    rows = [_bar(lang, metric, record, languages) for lang, record in by_value]
+    return heading + first_and_more(rows, MAX_BARS, "more languages", bars)
 
 
-def _bars(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
-    """Return a bar per language: top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
-    rows = []
-    for lang, record in records:
-        value = record["metrics"][metric]
-        first = record["metrics"]["acc1"] if metric == "acc5" else value
-        hover = _hover(lang, metric, record, languages)
-        rows.append(
-            Bar(
-                label=lang_name(lang, languages),
-                parts=[(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)],
-                note=f"{percent(first)} · {percent(value)}" if metric == "acc5" else percent(value),
-                interval=record["interval_95"].get(metric),
-                mark=record["chance"].get(metric),
-            )
-        )
-    return bars(rows)
+def _map(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
+    hovers = {lang: _hover(lang, metric, record, languages) for lang, record in records}
+    families = {}
+    for lang in hovers:
+        if language := find_language(lang, languages):
+            families[lang] = language.family
+    return language_map(dict(records), metric, families, hovers)
+
+
+def _bar(lang: str, metric: str, record: LanguageResult, languages: Languages) -> Bar:
+    """Return top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
+    value = record["metrics"][metric]
+    first = record["metrics"]["acc1"] if metric == "acc5" else value
+    hover = _hover(lang, metric, record, languages)
+    return Bar(
+        label=lang_name(lang, languages),
+        parts=[(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)],
+        note=f"{percent(first)} · {percent(value)}" if metric == "acc5" else percent(value),
+        interval=record["interval_95"].get(metric),
+        mark=record["chance"].get(metric),
+    )
 
 
 def _hover(lang: str, metric: str, record: LanguageResult, languages: Languages) -> str:
@@ -155,32 +133,6 @@ def _hover(lang: str, metric: str, record: LanguageResult, languages: Languages)
 
 def _family_and_script(language: Language) -> str:
     return f"{language.family or 'no family'}, {script_name(language.script)}"
-
-
-def _plot(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
-    """Return a dot per language, coloured by resource level."""
-    dots = [_dot(lang, metric, record, languages) for lang, record in records]
-    used = {dot.colour for dot in dots}
-    levels = [(colour, f"{level} resource") for level, colour in LEVEL_COLOURS.items()]
-    levels.append((NO_LEVEL_COLOUR, "unknown level"))
-    title = metric_name(metric)
-    chart = dot_chart(dots, y_label=f"{title}, %", x_label="languages, best first")
-    remark = f"%, {len(records)} languages; a short rule is chance"
-    return figure(title, remark, legend(level for level in levels if level[0] in used) + chart)
-
-
-def _dot(lang: str, metric: str, record: LanguageResult, languages: Languages) -> Dot:
-    language = find_language(lang, languages)
-    bounds = record["interval_95"].get(metric)
-    chance = record["chance"].get(metric)
-    return Dot(
-        label=lang,
-        hover=_hover(lang, metric, record, languages),
-        y=100 * record["metrics"][metric],
-        interval=(100 * bounds[0], 100 * bounds[1]) if bounds else None,
-        chance=None if chance is None else 100 * chance,
-        colour=LEVEL_COLOURS[language.resource_level] if language else NO_LEVEL_COLOUR,
-    )
 
 
 def _parts(task: TaskResult) -> Html:
@@ -255,54 +207,9 @@ def _chance_and_multiple(record: LanguageResult | Mean, metric: str) -> list[flo
     return [chance, multiple]
 
 
-def known_languages(codes: Iterable[str], languages: Languages) -> dict[str, Language]:
-    """Return the languages of the table among `codes`; datasets' own codes (deu_Latn, zh_yue) are resolved."""
-    languages_of = {code: find_language(code, languages) for code in codes}
-    return {code: language for code, language in languages_of.items() if language is not None}
-
-
 def find_language(code: str, languages: Languages) -> Language | None:
     """Return the language of a code of ours, of Wikipedia or of FLORES; None if it is unknown."""
     lang = languages.by_wikipedia().get(code, OTHER)
     if lang == OTHER and scheme_of(code) == "glotlid":
         lang = languages.from_lid(code, "glotlid")
     return None if lang == OTHER else languages.get(lang)
-
-
-def _grid(rows: Sequence[tuple[Language, float]]) -> Table:
-    """Return means by family (rows) and script (columns), the most frequent first."""
-    families = _group_rare([language.family for language, _ in rows], MAX_FAMILIES, "other families")
-    scripts = _group_rare([script_name(language.script) for language, _ in rows], MAX_SCRIPTS, "other scripts")
-    cells: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
-    for language, value in rows:
-        family = families[language.family]
-        script = scripts[script_name(language.script)]
-        for place in ((family, script), (family, ALL), (ALL, script), (ALL, ALL)):
-            cells[place].append((language.name, value))
-    row_names = [*dict.fromkeys(families.values()), ALL]
-    column_names = [*dict.fromkeys(scripts.values()), ALL]
-    body = []
-    for family in row_names:
-        in_scripts = [cells.get((family, script)) for script in column_names]
-        body.append([family, *map(_grid_cell, in_scripts)])
-    return Table([text_column("family"), *columns_of(column_names)], body, totals=[len(row_names) - 1])
-
-
-def _group_rare(names: Sequence[str], limit: int, rest: str) -> dict[str, str]:
-    """Map the `limit` most frequent names to themselves and the others to `rest`, in order of frequency."""
-    frequency = Counter(names)
-    ordered = sorted(frequency, key=lambda name: (-frequency[name], name))
-    if len(ordered) == limit + 1:  # a group of one saves no room
-        limit += 1
-    return {name: name if i < limit else rest for i, name in enumerate(ordered)}
-
-
-def _grid_cell(values: Sequence[tuple[str, float]] | None) -> Html | None:
-    if values is None:
-        return None
-    mean = sum(value for _, value in values) / len(values)
-    best = sorted(values, key=lambda item: -item[1])[:MAX_NAMED]
-    hover = ", ".join(f"{name} {percent(value)}" for name, value in best)
-    shade = f"background:color-mix(in srgb,var(--s1) {SHADE_PCT * mean:.0f}%,transparent)"
-    number = tag("small", f"({len(values)})")
-    return tag("span", percent(mean), " ", number, class_="shade", style=shade, title=hover)

@@ -1,4 +1,4 @@
-"""Line and dot charts as inline SVG.  Colours are variables of the page, so that charts follow light and dark."""
+"""Line charts as inline SVG.  Colours are variables of the page, so that charts follow light and dark."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ MARGIN_LEFT = 44  # pixels
 MARGIN_RIGHT = 10
 MARGIN_TOP = 10
 MARGIN_BOTTOM = 34
-LABELLED_MARGIN_BOTTOM = 58  # below a dot chart whose labels are turned
-DOT_CHART_PX = (900, 300)
-MAX_LABELS = 45  # labels of a dot chart; more would overlap
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
-LEGEND_ROW = 18  # pixels of an entry in a chart's own file
-LEGEND_COLUMN = 150
 MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this factor
-SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 @functools.cache
@@ -42,19 +36,6 @@ class Line:
     colour: str = "var(--s1)"
     is_below: bool = False
     """Whether a later curve may lie on this one: it is drawn broader, so that both are seen."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dot:
-    """A value with its 95% interval and chance, where known."""
-
-    label: str
-    """Short, below the axis."""
-    hover: str
-    y: float
-    interval: tuple[float, float] | None = None
-    chance: float | None = None
-    colour: str = "var(--s1)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +70,10 @@ class Axis:
         return [i * step for i in range(first, last + 1)]
 
 
-def axis_over(values: Sequence[float], *, log: bool = False, from_zero: bool = False) -> Axis:
+def axis_over(values: Sequence[float], *, log: bool = False) -> Axis:
     """Return an axis that holds all of `values` and is never of zero length."""
     usable = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
     low, high = min(usable), max(usable)
-    if from_zero:
-        low = min(low, 0.0)
     margin = max(0.5, abs(low) / 1000)  # 0.5 is nothing to a number of 17 digits
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - margin, high + margin)
@@ -111,7 +90,6 @@ class _Frame:
     width: int
     height: int
     y_axis: Axis
-    margin_bottom: int = MARGIN_BOTTOM
 
     @property
     def right(self) -> int:
@@ -119,7 +97,7 @@ class _Frame:
 
     @property
     def bottom(self) -> int:
-        return self.height - self.margin_bottom
+        return self.height - MARGIN_BOTTOM
 
     def y(self, value: float) -> float:
         return MARGIN_TOP + (1 - self.y_axis.share(value)) * (self.bottom - MARGIN_TOP)
@@ -129,7 +107,7 @@ class _Frame:
         y = f"{self.y(value):.1f}"
         return tag("line", *children, x1=MARGIN_LEFT, x2=self.right, y1=y, y2=y, **attributes)
 
-    def svg(self, label: str, x_label: str, marks: Sequence[Html], class_: str | None = None) -> Html:
+    def svg(self, label: str, x_label: str, marks: Sequence[Html]) -> Html:
         """Return the chart: grid and tick labels, the marks, the name of the x axis."""
         grid = []
         for value in self.y_axis.ticks():
@@ -139,7 +117,7 @@ class _Frame:
         x_name = tag("text", x_label, x=self.right, y=self.height - 3, text_anchor="end")
         box = f"0 0 {self.width} {self.height}"
         widest = f"max-width:{MAX_SCALE * self.width:.0f}px"
-        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, class_=class_, style=widest)
+        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, style=widest)
 
 
 def line_chart(
@@ -182,71 +160,3 @@ def line_chart(
         marks.append(tag("path", tag("title", line.name), class_=name, d=path, stroke=line.colour))
     names = ", ".join(line.name for line in lines)
     return frame.svg(f"{y_label} by {x_label}: {names}", x_label, marks)
-
-
-def dot_chart(dots: Sequence[Dot], *, y_label: str, x_label: str) -> Html:
-    """Draw values side by side, on an axis that has 0.  Up to MAX_LABELS of them are labelled."""
-    is_labelled = len(dots) <= MAX_LABELS
-    ends = [value for dot in dots for value in (dot.y, *(dot.interval or ()))]
-    width, height = DOT_CHART_PX
-    frame = _Frame(
-        width=width,
-        height=height,
-        y_axis=axis_over(ends, from_zero=True),
-        margin_bottom=LABELLED_MARGIN_BOTTOM if is_labelled else MARGIN_BOTTOM,
-    )
-    step = (frame.right - MARGIN_LEFT) / len(dots)
-    marks = []
-    for i, dot in enumerate(dots):
-        x = MARGIN_LEFT + (i + 0.5) * step
-        parts = [tag("title", dot.hover), *_dot_marks(frame, dot, x, step)]
-        if is_labelled:
-            y = frame.bottom + 14
-            parts.append(tag("text", dot.label, x=f"{x:.1f}", y=y, transform=f"rotate(-50 {x:.1f} {y})"))
-        marks.append(tag("g", *parts))
-    return frame.svg(f"{y_label} by {x_label}", x_label, marks, class_="wide")
-
-
-def _dot_marks(frame: _Frame, dot: Dot, x: float, step: float) -> list[Html]:
-    """Draw the interval, chance and the dot itself at `x`; step: pixels per dot."""
-    parts = []
-    if dot.interval is not None:
-        low, high = (f"{frame.y(bound):.1f}" for bound in dot.interval)
-        at = f"{x:.1f}"
-        parts.append(tag("line", x1=at, x2=at, y1=low, y2=high, stroke=dot.colour, opacity=".4"))
-    if dot.chance is not None:
-        y = f"{frame.y(dot.chance):.1f}"
-        half = min(5.0, 0.4 * step)
-        parts.append(tag("line", x1=f"{x - half:.1f}", x2=f"{x + half:.1f}", y1=y, y2=y, stroke="var(--ink)"))
-    radius = min(4.5, max(2.2, 0.3 * step))
-    circle = {"cx": f"{x:.1f}", "cy": f"{frame.y(dot.y):.1f}", "r": f"{radius:.1f}"}
-    return [*parts, tag("circle", **circle, fill=dot.colour)]
-
-
-def svg_file(chart: Html, title: str, legend: Sequence[tuple[str, str]], size_px: tuple[int, int]) -> str:
-    """Return a chart as an .svg file of its own, with a title above it and a legend below.
-
-    legend: (colour, name) of each line.  size_px: the chart's.
-    """
-    width, height = size_px
-    per_row = max(1, width // LEGEND_COLUMN)
-    entries = []
-    for i, (colour, name) in enumerate(legend):
-        x = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row)
-        y = height + LEGEND_ROW * (2 + i // per_row)
-        entries.append(tag("rect", x=x, y=y - 9, width=10, height=10, fill=colour))
-        entries.append(tag("text", name, x=x + 16, y=y))
-    total = height + LEGEND_ROW * (2 + math.ceil(len(legend) / per_row))
-    body = tag(
-        "svg",
-        tag("style", chart_style()),
-        tag("rect", width="100%", height="100%", fill="var(--paper)"),
-        tag("text", title, x=MARGIN_LEFT, y=LEGEND_ROW - 4),
-        tag("svg", chart, y=LEGEND_ROW, width=width, height=height),
-        *entries,
-        xmlns=SVG_NAMESPACE,
-        viewBox=f"0 0 {width} {total}",
-        width=width,
-        height=total,
-    )
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'

@@ -170,7 +170,7 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
             rows.append([row["lang"], text, _why(reason, row), row["key"]])
         if rows:
             heading = reason.label.replace("_", " ").capitalize()
-            parts += [tag("h3", heading), to_html(Table(columns, rows, has_long_texts=True))]
+            parts += [tag("h3", heading), to_html(Table(columns, rows))]
     if unreadable := samples.get(Reason.BAD_PAIR.column):
         table = Table(
             [text_column("why"), text_column("key", code)], [[row["reason"], row["key"]] for row in unreadable]
@@ -185,10 +185,9 @@ def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
         return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
     if reason == Reason.NO_MATCH:
         return "contains no entry of its list"
-    if reason == Reason.EXCLUDED and not sample["is_over"]:
+    if reason == Reason.EXCLUDED:
         return "its language is excluded"
     lang = sample["lang"]
     entries = [words(entry["entry"], lang) + f" ({count(entry['matches'])})" for entry in sample["entries"]]
     decision = f": keep probability {sample['keep_prob']:.3f}, coin {sample['coin']:.3f}"
-    over = "; over the cap of its language" if sample["is_over"] else ""
-    return tag("span", join(entries, ", "), decision, over)
+    return tag("span", join(entries, ", "), decision)

@@ -11,6 +11,7 @@ from worldclip.contracts.records import (
     GalleryImage,
     Headline,
     HeldOut,
+    LanguageGroup,
     PublishedRow,
     SharedQueries,
     TaskResult,
@@ -18,9 +19,8 @@ from worldclip.contracts.records import (
 from worldclip.language.table import Languages
 from worldclip.report.by_language import languages_section, number_of
 from worldclip.report.html import Html, html, join, tag
-from worldclip.report.language_map import group_bar
 from worldclip.report.metrics import CLASSIFICATION, metric_name, task_name, top_metric
-from worldclip.report.numbers import count, interval, percent
+from worldclip.report.numbers import count, interval, percent, times
 from worldclip.report.page import (
     Bar,
     Card,
@@ -168,7 +168,22 @@ def _held_out(result: HeldOut, languages: Languages) -> Html:
     if len(rows) > MAX_HELD_ROWS:
         numbers = folded("In numbers", numbers)
     heading = tag("h3", result["dataset"], " ", tag("small", f"{name}, {len(rows)} languages"))
-    return join([heading, bars(group_bar(group, largest) for group in groups), numbers])
+    return join([heading, bars(_mean_bar(group, largest) for group in groups), numbers])
+
+
+def _mean_bar(group: LanguageGroup, scale: float) -> Bar:
+    """Return a mean over languages as a bar.  scale: the value of a full bar."""
+    name, value, chance = group["name"], group["value"], group["chance"]
+    multiple = f" · {times(value / chance)}" if chance else ""
+    low, high = group["interval_95"]
+    hover = f"{name}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
+    return Bar(
+        label=join([name, tag("small", f"({count(len(group['languages']))})")], " "),
+        parts=[(value / scale, "var(--s1)", hover)],
+        note=f"{percent(value)}{multiple}",
+        interval=(low / scale, high / scale),
+        mark=chance / scale if chance is not None else None,
+    )
 
 
 def _held_out_cells(lang: str, pair: SharedQueries, metric: str) -> list[Any]:

@@ -14,12 +14,12 @@ THUMBNAIL_PX = 192
 _MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 
 
-def data_uri(content: bytes, max_px: int = THUMBNAIL_PX) -> str:
-    """Return an image file as a data: URI, shrunk to `max_px` where it is larger than MAX_BYTES.
+def data_uri(content: bytes) -> str:
+    """Return an image file as a data: URI, shrunk to THUMBNAIL_PX where it is larger than MAX_BYTES.
 
     Raises BadImage (a ValueError) for a file that cannot be decoded.
     """
-    content = shrink(content, max_px) if len(content) > MAX_BYTES else content
+    content = shrink(content) if len(content) > MAX_BYTES else content
     return f"data:image/{_kind_of(content) or 'octet-stream'};base64,{base64.b64encode(content).decode()}"
 
 

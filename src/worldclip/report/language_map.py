@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldclip.contracts.records import LanguageGroup, LanguageResult
-from worldclip.language.scripts import script_name
-from worldclip.report.html import Html, join, tag
-from worldclip.report.numbers import count, percent, times
-from worldclip.report.page import Bar, bars, folded
+from worldclip.contracts.records import LanguageResult
+from worldclip.report.html import Html, tag
+from worldclip.report.numbers import count, times
 
 # Steps of one colour, lighter to darker: they differ in lightness, so that they do without hue.  The darkest turns its
 # text, see page.css.
 STEPS = (3.0, 10.0, 30.0, 100.0)
 STEP_NAMES = ("below 3×", "3 to 10×", "10 to 30×", "30 to 100×", "100× or more")
 MIN_MEMBERS = 3  # languages of a family with a heading of its own
-MAX_GROUPS = 12  # bars of one grouping in sight; more are folded
 OTHER_FAMILIES = "other families"
-GROUPINGS = ("all", "number of names", "resource level", "script", "family")
 
 
 def language_map(
@@ -49,8 +45,7 @@ def language_map(
     parts = [cells_of(family, large[family]) for family in largest_first]
     if others:
         parts.append(cells_of(OTHER_FAMILIES, others))
-    legend = step_legend("times chance:", STEP_NAMES, "the 95% interval holds chance")
-    return legend + tag("div", *parts, class_="languages") if parts else Html()
+    return _legend() + tag("div", *parts, class_="languages") if parts else Html()
 
 
 def _cell(lang: str, record: LanguageResult, metric: str, hover: str) -> Html:
@@ -59,55 +54,13 @@ def _cell(lang: str, record: LanguageResult, metric: str, hover: str) -> Html:
     ratio = record["metrics"][metric] / chance
     bounds = record["interval_95"].get(metric)
     is_chance = bounds is not None and bounds[0] <= chance
-    return cell(lang, times(ratio), "at-chance" if is_chance else f"step{step_of(ratio, STEPS)}", hover)
+    step = sum(ratio >= bound for bound in STEPS)
+    class_ = "c at-chance" if is_chance else f"c step{step}"
+    return tag("span", tag("b", lang), tag("small", times(ratio)), class_=class_, title=hover)
 
 
-def cell(lang: str, number: str, class_: str, hover: str) -> Html:
-    """Return a small cell with a language's code and a number.  class_: `step0` to `step4`, or `at-chance`."""
-    return tag("span", tag("b", lang), tag("small", number), class_=f"c {class_}", title=hover)
-
-
-def step_of(value: float, steps: Sequence[float]) -> int:
-    """Return the step of a value: how many of the rising bounds `steps` it reaches."""
-    return sum(value >= step for step in steps)
-
-
-def step_legend(title: str, names: Sequence[str], dashed: str) -> Html:
-    """Explain the colours of cells: names of the steps, and of the cells with a dashed border."""
-    items = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(names)]
-    items.append(tag("span", tag("i", class_="at-chance"), dashed))
-    return tag("p", tag("span", title), *items, class_="legend map-legend")
-
-
-def group_bars(groups: Mapping[str, Sequence[LanguageGroup]]) -> Html:
-    """Return the means of groups of languages with interval and chance, on one scale."""
-    tops = [max(group["value"], group["interval_95"][1]) for members in groups.values() for group in members]
-    scale = max(tops, default=1.0) or 1.0
-    parts = []
-    for grouping in (name for name in GROUPINGS if groups.get(name)):
-        name_of = script_name if grouping == "script" else str
-        rows = [group_bar(group, scale, name_of(group["name"])) for group in groups[grouping]]
-        if grouping == "all":
-            parts.append(bars(rows))
-        elif len(rows) > MAX_GROUPS:
-            parts.append(folded(f"by {grouping}, {len(rows)} groups", bars(rows)))
-        elif len(rows) > 1:  # one group says what `all` says
-            parts += [tag("h5", f"by {grouping}"), bars(rows)]
-    return join(parts)
-
-
-def group_bar(group: LanguageGroup, scale: float, name: str = "") -> Bar:
-    """Return the mean of a group as a bar.  scale: the value of a full bar; name: default: the group's."""
-    name = name or group["name"]
-    value = group["value"]
-    chance = group["chance"]
-    multiple = f" · {times(value / chance)}" if chance else ""
-    low, high = group["interval_95"]
-    hover = f"{name}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
-    return Bar(
-        label=join([name, tag("small", f"({count(len(group['languages']))})")], " "),
-        parts=[(value / scale, "var(--s1)", hover)],
-        note=f"{percent(value)}{multiple}",
-        interval=(low / scale, high / scale),
-        mark=chance / scale if chance is not None else None,
-    )
+def _legend() -> Html:
+    """Explain the colours of cells, and their dashed border."""
+    items = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
+    items.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
+    return tag("p", tag("span", "times chance:"), *items, class_="legend map-legend")

@@ -175,12 +175,6 @@ def language_name(lang: str, languages: Languages) -> str:
     return row.name if row else NO_LANGUAGE_NAMES.get(lang, "")
 
 
-def language_label(lang: str, languages: Languages) -> str:
-    """Return a language's English name and its code as plain text, for hover texts and sentences."""
-    row = languages.by_code().get(lang)
-    return f"{row.name} {lang}" if row else lang
-
-
 def lang_name(lang: str, languages: Languages) -> Html:
     """Return a language's English name with its code; a code outside the recipe's languages has no name."""
     name = language_name(lang, languages)

@@ -1,4 +1,4 @@
-"""A table is described once and written as HTML, Markdown or CSV.  Cells are data, never markup."""
+"""A table is described once and written as HTML, Markdown, CSV or text.  Cells are data, never markup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +21,7 @@ _MARKDOWN_SPECIAL = re.compile(
     """,
     re.VERBOSE,
 )
-STACKED_COLUMNS = range(5, 13)  # fewer fit on a narrow screen; page.css has titles of so many
+FILE_WIDTH = 1000  # characters of a line where output is no terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
     totals: Collection[int] = ()
     """Rows set apart: sums and means."""
-    has_long_texts: bool = False
-    """Whether a cell holds sentences, so that few columns do not fit on a narrow screen either."""
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which every cell is None."""
@@ -63,35 +62,22 @@ class Table:
         for row in self.rows:
             is_used = [used or cell is not None for used, cell in zip(is_used, row, strict=True)]
         rows = [list(itertools.compress(row, is_used)) for row in self.rows]
-        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals, self.has_long_texts)
+        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals)
 
 
 def to_html(table: Table) -> Html:
-    """Return a <table> that scrolls sideways on its own, without its empty columns.
-
-    On narrow screens each row of a table with many columns or long texts becomes a block of lines, title and value
-    (page.css), for which the table carries its titles as --c1, --c2, ...  A keyboard scrolls the others.
-    """
+    """Return a <table> that scrolls sideways on its own, by keyboard too, without its empty columns."""
     table = table.without_empty_columns() if table.rows else table
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
     body = []
     for number, row in enumerate(table.rows):
         cells = [tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)]
         body.append(tag("tr", *cells, class_="total" if number in table.totals else None))
-    attributes = {}
-    if table.has_long_texts or len(table.columns) in STACKED_COLUMNS:
-        titles = (f"--c{i}:'{_css_text(column.title)}'" for i, column in enumerate(table.columns, 1))
-        attributes = {"class_": "stack", "style": ";".join(titles)}
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="scroll", tabindex=0)
-
-
-def _css_text(text: str) -> str:
-    """Return text for a string of CSS in single quotes."""
-    return re.sub(r"[^\w %.,()*-]", lambda match: f"\\{ord(match[0]):x} ", text)
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll", tabindex=0)
 
 
 def to_markdown(table: Table) -> str:
-    """Return a Markdown table whose source is aligned too, for terminals; totals are bold."""
+    """Return a Markdown table whose source is aligned too; totals are bold."""
     lines = [list(map(_markdown, texts)) for texts in _texts(table)]
     for number in table.totals:
         lines[1 + number][0] = f"**{lines[1 + number][0]}**"
@@ -119,6 +105,25 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow(["" if value is None else value for _, value in _cells(table, row)])
     return file.getvalue()
+
+
+def to_text(table: Table) -> str:
+    """Return columns that fit the terminal, where long cells take several lines; in a file each row is one line."""
+    from rich import table as rich_table
+    from rich.console import Console
+    from rich.text import Text
+
+    drawn = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in table.columns:
+        is_number = column.align == "right"
+        drawn.add_column(Text(column.title), justify=column.align, no_wrap=is_number, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(_text(column, value)) for column, value in _cells(table, row)))
+    width = shutil.get_terminal_size((FILE_WIDTH, 1)).columns
+    console = Console(width=width, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def _texts(table: Table) -> Iterator[list[str]]:

@@ -30,7 +30,7 @@ from worldclip.core import shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import write_artifact
 from worldclip.core.command import Command
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input, repeatable
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.pool.config import PoolConfig
@@ -122,7 +122,6 @@ def keys_path(folder: Path, shard: Shard) -> Path:
     return folder / "keys" / f"{shard.name}.arrow"
 
 
-@repeatable
 @reads_input
 def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the shard's keys, each once, with their rows, for `find_copies` to read."""
@@ -132,7 +131,6 @@ def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
     return {"pairs": pairs, "no_identity": num_without, "repeated_in_shard": num_repeated, "keys": len(keys)}
 
 
-@repeatable
 def find_copies(unit: Shard, *, paths: Sequence[Path], num_ranges: int) -> Report:
     """Write the copies among the keys of one range of hashes: key, row, and the positions shard and first_shard."""
     rows = shuffle.read_range(paths, int(unit.name), num_ranges)

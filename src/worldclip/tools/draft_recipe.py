@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypedDict, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,54 +23,62 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
+from worldclip.core.job import Report
 from worldclip.core.marks import Commas
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import ROW, missing_column, separator_problems
+from worldclip.pool.columns import ROW, missing_column
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import PoolFormat, TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.formats.delimited import DelimitedFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, find_pool, key_column, name_columns, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.005  # share of texts that puts a language into the recipe; below are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
-NUM_RECORDS = 100  # whose fields are listed
 
 
 _Read = TypeVar("_Read")
 
 
-class Draft(TypedDict):
-    """A drafted recipe and what it was drafted from."""
+RECIPE = """\
+# Drafted from {num_texts:,} texts of {shards:,} {format} shards.
+#   worldclip run THIS_FILE --until curate   builds the lists, matches, balances and keeps pairs
 
-    recipe: str
-    """TOML."""
-    format: str
-    shards: int
-    has_images: bool
-    key: str
-    texts: list[str]
-    lang: str | None
-    columns: list[str]
-    """Columns of a table, fields of the .json of tars."""
-    known_as: str
-    """Which dataset has these columns; empty for a table that is not known."""
-    num_texts: int
-    """Texts that were identified."""
-    num_file_names: int
-    """Further texts that are file names (IMG_1465.jpg), which are in no language."""
-    languages: dict[str, int]
-    """Number of these texts by language, most frequent first."""
-    without_words: list[str]
-    """Languages of the recipe for which the package wordfreq has no list; CLDR may have names in them."""
+[pool]
+{pool}
+# valid_keys = "checked/valid_keys.parquet" # of: worldclip pool check THIS_FILE --out checked
+
+[languages]
+{found}
+codes = {codes}
+
+[metadata]
+# a start, from packages; WordNets and Wikipedia give better lists (docs/1_metadata.md)
+sources = ["number", "wordfreq", "cldr", "emoji"]
+{lists}
+[match]
+profile = "unicode"
+
+[balance]
+tail_fraction = 0.06 # the paper's; `worldclip estimate RUN` shows what other values keep
+"""
+TRAINING = """
+[curate]
+# write = "tars" # also copy the kept samples
+
+[train]
+samples_seen = 1_000_000
+global_batch_size = 256
+
+[train.model]
+preset = "vit_b32" # docs/5_train.md; `worldclip train THIS_FILE --dry-run` says what it needs
+"""
 
 
 def init(
@@ -81,7 +89,7 @@ def init(
     texts: Annotated[Sequence[str], Commas()] = (),
     columns: Annotated[Sequence[str], Commas()] = (),
     lang: str | None = None,
-) -> Draft:
+) -> Report:
     """Look at a pool, write a commented recipe for it, and say what is missing.
 
     source: folder, file or URL of the pool: tars, Parquet, JSONL, CSV or TSV.
@@ -117,23 +125,26 @@ def draft(
     texts: Sequence[str] = (),
     columns: Sequence[str] = (),
     lang: str | None = None,
-) -> Draft:
+) -> Report:
     """Return a recipe for a pool, from a thousand of its texts; arguments are those of `init`.
+
+    Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
+    tars), num_texts (that were identified), languages (number of these texts by language, most frequent first),
+    without_words (languages of the recipe for which the package wordfreq has no list).
 
     Raises UserError for a pool that cannot be read.
     """
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
     pool_format = format_of(shards[0].name)
-    config = PoolConfig(path=path, columns=tuple(columns) or _names_of_columns(shards, pool_format))
-    names = _read_first(shards, lambda shard: _field_names(shard, pool_format, config))
+    config = PoolConfig(path=path, columns=tuple(columns))
+    names = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
     _check_names(names, key, lang)
-    known = find_pool(names) if isinstance(pool_format, TableFormat) else None
+    usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
+    if pool_format.is_table:
+        usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
     config = dataclasses.replace(
-        config,
-        key=key or _key(names, pool_format, known),
-        texts=tuple(texts) or _texts(names, pool_format, known),
-        lang=lang or (known.lang if known else None),
+        config, key=key or usual.key, texts=tuple(texts) or usual.texts, lang=lang or usual.lang
     )
     sample, problems = _sample_texts(shards, config)
     if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
@@ -143,14 +154,12 @@ def draft(
         where = "; ".join(dict.fromkeys(problems)) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
         raise UserError(f"{source}: {where}; {'or ' * bool(problems)}give --texts, where the texts of a pair are")
     with_words = [(text, label) for text, label in sample if label or not _FILE_NAME.fullmatch(text.strip())]
-    num_file_names = len(sample) - len(with_words)
     sample = with_words or sample
     by_language = _count_languages(sample)
     codes = [
         code for code, count in by_language.items() if count >= MIN_SHARE * len(sample) and code != languages.OTHER
     ]
-    drafted: Draft = {
-        "recipe": "",
+    drafted: Report = {
         "format": pool_format.name,
         "shards": len(shards),
         "has_images": holds_images(shards, config)
@@ -159,14 +168,11 @@ def draft(
         "texts": list(config.texts),
         "lang": config.lang,
         "columns": names,
-        "known_as": known.name if known else "",
         "num_texts": len(sample),
-        "num_file_names": num_file_names,
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
-    drafted["recipe"] = _to_toml(drafted, config, codes)
-    return drafted
+    return {"recipe": _to_toml(drafted, config, codes), **drafted}
 
 
 def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> None:
@@ -175,8 +181,6 @@ def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> Non
     problems = [
         missing_column(flag, bare(name), names) for flag, name in named if name is not None and bare(name) not in names
     ]
-    if len(names) == 1:
-        problems += separator_problems(names)
     if problems:
         raise UserError(problems)
 
@@ -190,34 +194,6 @@ def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Rea
         except BadShard as error:
             problems.append(f"{shard.path}: {error}")
     raise UserError(problems)
-
-
-def _names_of_columns(shards: Sequence[Shard], pool_format: PoolFormat) -> tuple[str, ...]:
-    """Return names for the columns of CSV and TSV files without a header; empty for other files."""
-    if not isinstance(pool_format, DelimitedFormat):
-        return ()
-    return name_columns(_read_first(shards, pool_format.first_line)) or ()
-
-
-def _field_names(shard: Shard, pool_format: PoolFormat, config: PoolConfig) -> list[str]:
-    if isinstance(pool_format, TableFormat):
-        return list(pool_format.field_names(shard, config))
-    _, records = pool_format.read_records(shard, config, None)
-    return list(dict.fromkeys(name for record in records[:NUM_RECORDS] if isinstance(record, dict) for name in record))
-
-
-def _key(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> str:
-    if not isinstance(pool_format, TableFormat):
-        return "member"
-    return known.key if known else key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
-
-
-def _texts(names: Sequence[str], pool_format: PoolFormat, known: KnownPool | None) -> tuple[str, ...]:
-    """Return the places of the texts; empty where the pool's default finds them."""
-    if not isinstance(pool_format, TableFormat):
-        return ()
-    of_known = [name for name in known.texts if name in names] if known else []
-    return tuple(of_known) or text_columns(names)
 
 
 def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:
@@ -252,89 +228,61 @@ def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]
     return dict(Counter(codes).most_common())
 
 
-def _to_toml(drafted: Draft, config: PoolConfig, codes: Sequence[str]) -> str:
+def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
-    columns = ", ".join(map(_toml, drafted["columns"]))
-    lines = [
-        f"# Drafted from {drafted['num_texts']:,} texts of {drafted['shards']:,} {drafted['format']} shards.",
-        "#   worldclip run THIS_FILE --until curate   builds the lists, matches, balances and keeps pairs",
-        "",
-        "[pool]",
-        f"path = {_toml(config.path or '')}",
-    ]
+    lists = [f'# lists.{code} = "{code}.txt"\n' for code in drafted["without_words"]]
+    if lists:
+        names = ", ".join(drafted["without_words"])
+        lists.insert(
+            0, f"# wordfreq has no words of these languages, CLDR at most names: set a file of each ({names})\n"
+        )
+    recipe = RECIPE.format(
+        num_texts=drafted["num_texts"],
+        shards=drafted["shards"],
+        format=drafted["format"],
+        pool="\n".join(_pool_lines(drafted, config)),
+        found=_comment(f"found: {', '.join(shares)}. Without this key all languages are used."),
+        codes=_toml(codes),
+        lists="".join(lists),
+    )
+    return recipe + TRAINING if drafted["has_images"] else recipe
+
+
+def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
+    lines = [f"path = {_toml(config.path or '')}"]
     if config.columns:
         lines.append(f"columns = {_toml(config.columns)}")
-    if drafted["key"] != "member":
-        known_as = f", as {drafted['known_as']} has them" if drafted["known_as"] else ""
-        lines += [*_comment(f"key identifies a pair; the columns are {columns}{known_as}")]
-        lines.append(f"key = {_toml(drafted['key'])}")
-    if drafted["texts"]:
-        lines.append(f"texts = {_toml(drafted['texts'])}")
-    if drafted["lang"]:
-        lines.append(f"lang = {_toml(drafted['lang'])}")
+    if config.key != "member":
+        columns = ", ".join(map(_toml, drafted["columns"]))
+        lines += [_comment(f"key identifies a pair; the columns are {columns}"), f"key = {_toml(config.key)}"]
+    if config.texts:
+        lines.append(f"texts = {_toml(config.texts)}")
+    if config.lang:
+        lines.append(f"lang = {_toml(config.lang)}")
     lines += _filters(drafted)
     if drafted["format"] == "tar" and (name := next((name for name in TAR_KEYS if name in drafted["columns"]), None)):
         lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
-    lines.append('# valid_keys = "checked/valid_keys.parquet" # of: worldclip pool check THIS_FILE --out checked')
-    lines += ["", "[languages]"]
-    lines += _comment(f"found: {', '.join(shares)}. Without this key all languages are used.")
-    if drafted["num_file_names"]:
-        lines += _comment(f"{drafted['num_file_names']:,} more texts are file names (IMG_1465.jpg), in no language.")
-    lines += [
-        f"codes = {_toml(codes)}",
-        "",
-        "[metadata]",
-        "# a start, from packages; WordNets and Wikipedia give better lists (docs/1_metadata.md)",
-        'sources = ["number", "wordfreq", "cldr", "emoji"]',
-    ]
-    if absent := drafted["without_words"]:
-        names = ", ".join(absent)
-        lines += _comment(f"wordfreq has no words of {names}, CLDR at most names: set a file of each.")
-        lines += [f'# lists.{code} = "{code}.txt"' for code in absent]
-    lines += [
-        "",
-        "[match]",
-        'profile = "unicode"',
-        "",
-        "[balance]",
-        "tail_fraction = 0.06 # the paper's; `worldclip estimate RUN` shows what other values keep",
-    ]
-    if drafted["has_images"]:
-        lines += [
-            "",
-            "[curate]",
-            '# write = "tars" # also copy the kept samples',
-            "",
-            "[train]",
-            "samples_seen = 1_000_000",
-            "global_batch_size = 256",
-            "",
-            "[train.model]",
-            'preset = "vit_b32" # docs/5_train.md; `worldclip train THIS_FILE --dry-run` says what it needs',
-        ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _filters(drafted: Draft) -> list[str]:
-    """Return a line, commented, that leaves out pairs by fields that usually say which."""
-    prefix = "json:" if drafted["format"] == "tar" else ""
-    found = [(name, condition) for name, condition in FILTERS.items() if name in drafted["columns"]]
-    if not found:
+def _filters(drafted: Report) -> list[str]:
+    """Return a line, commented, that leaves out rows of a table by columns that usually say which."""
+    found = [condition for condition in FILTERS if condition[0] in drafted["columns"]]
+    if not found or drafted["format"] == "tar":
         return []
-    conditions = ", ".join(f"{_toml(prefix + name)} = {condition}" for name, condition in found)
-    return [f"# where = {{ {conditions} }} # only these rows are pairs; a missing value fulfils no condition"]
+    return [f"# where = {json.dumps(found)} # only these rows are pairs; a missing value fulfils no condition"]
 
 
-def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+def _comment(text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _toml(value: str | Sequence[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def to_text(drafted: Draft, path: Path) -> str:
+def to_text(drafted: Report, path: Path) -> str:
     """Return what was found and what is missing."""
     counts = ", ".join(f"{code} {count:,}" for code, count in list(drafted["languages"].items())[:12])
     images = "with images" if drafted["has_images"] else "without images: it can be curated, not trained on"

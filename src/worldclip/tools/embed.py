@@ -34,7 +34,7 @@ from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, repeatable, usable_cores
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.curate.stage import refuse_outdated
@@ -46,10 +46,8 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import TableFormat
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
-from worldclip.pool.stage import root as pool_root
 from worldclip.tools.known_pools import key_column
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -68,19 +66,16 @@ def embed(
     *,
     of: Sequence[Of] = (),
     key: str | None = None,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
     precision: str | None = None,
-    image_tower: str | Path | None = None,
-    language: str | None = None,
     device: str = "auto",
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    layout, arch, tokenizer, precision, image_tower, language and device are as in worldclip.load, key replaces
+    arch, tokenizer, precision and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
@@ -95,14 +90,9 @@ def embed(
         worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
-    source = model_load.find(model, layout, precision)
+    source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
-    # Of a text tower; absent where unset, so that folders of earlier versions stay as they are.
-    if image_tower is not None:  # search finds a folder from anywhere by its absolute path
-        loading["image_tower"] = str(Path(image_tower).resolve() if Path(image_tower).exists() else image_tower)
-    if language is not None:
-        loading["language"] = language
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
@@ -115,9 +105,6 @@ def embed(
     model_id = _identity(model, source) | loading
     config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
     _check_out(folder, pool_config)
-    roots = pool_config.roots or {"": pool_root(run)}
-    pool_roots = {name: path if is_remote(path) else str(Path(path).resolve()) for name, path in roots.items()}
-
     if vectors_in_table:
         config["vectors_in_table"] = True
     if "images" in kinds:
@@ -137,7 +124,7 @@ def embed(
             threads = max(1, usable_cores() // num_parallel)
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"pool_roots": pool_roots, "source": pool_config.place})
+            return dataclasses.replace(result, manifest={"source": pool_config.place})
         finally:
             load_here.cache_clear()
 
@@ -161,7 +148,7 @@ def _with_usual_key(run: Run) -> Run:
     try:
         shard = pools.shards(run)[0]
         pool_format = format_of(shard.name)
-        if not isinstance(pool_format, TableFormat):
+        if not pool_format.is_table:
             return run
         names = pool_format.field_names(shard, config)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
@@ -262,7 +249,6 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-@repeatable
 @reads_input
 def embed_images(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
@@ -320,7 +306,6 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
     return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
 
 
-@repeatable
 @reads_input
 def embed_texts(
     shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False

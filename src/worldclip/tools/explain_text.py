@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
-
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.records import TopEntry
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
@@ -14,62 +11,7 @@ NOT_DRAWN = "not_drawn"  # no reason of a pair, but of a text: another text of i
 MAX_ENTRIES = 10  # entries of a text that are listed
 
 
-class EntryRow(TopEntry):
-    """An entry and what a match of it is worth."""
-
-    entry_id: int
-
-
-class ExplainedText(TypedDict):
-    """A text of a key; keys are present as far as the text got."""
-
-    text_idx: int
-    text: str | None
-    place: str | None
-    """The place of pool.texts that it was read from; None if pool.texts is not set."""
-    reason: str
-    """A name of contracts.reasons, or `not_drawn` under text_policy one."""
-    problem: NotRequired[str]
-    """Why it is unreadable."""
-    lid_label: NotRequired[str]
-    lang_prob: NotRequired[float]
-    lang: NotRequired[str]
-    entries: NotRequired[list[EntryRow]]
-    keep_prob: NotRequired[float]
-    coin: NotRequired[float]
-    cap: NotRequired[int | None]
-    """The cap that excludes it."""
-
-
-class ExplainedKey(TypedDict):
-    """Everything that decided on a key of the pool."""
-
-    key: str
-    shard: str
-    text_policy: str
-    is_valid: bool
-    not_valid_because: NotRequired[list[str]]
-    left_out_because: NotRequired[list[str]]
-    """The conditions of pool.where that it does not fulfil, with its values."""
-    draw: NotRequired[dict[str, float]]
-    """Which text was drawn under text_policy one: coin, among, share (of the draws that give this text), text_idx."""
-    kept: bool
-    texts: list[ExplainedText]
-
-
-class ExplainedEntry(EntryRow):
-    """An entry of a list, its place and some texts that it matched."""
-
-    lang: str
-    threshold: int | None
-    is_head: bool
-    rank: int
-    """1 is the most frequent."""
-    samples: list[Report]
-    """key, text_idx, text."""
-
-
-def key_to_text(explained: ExplainedKey) -> str:
+def key_to_text(explained: Report) -> str:
     """Return what inspect_key explains as lines of text."""
     lines = [f"{one_line(explained['key'])} in {one_line(explained['shard'])}: {verdict(explained)}"]
     lines += [f"  {one_line(line)}" for line in explained.get("not_valid_because", ())]
@@ -79,15 +21,12 @@ def key_to_text(explained: ExplainedKey) -> str:
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
     has_places = len({text["place"] for text in explained["texts"]}) > 1
     for text in explained["texts"]:
-        if text["reason"] != Reason.LEFT_OUT.label:
-            lines += _text_lines(text, has_places)
+        lines += _text_lines(text, has_places)
     return "\n".join(lines)
 
 
-def verdict(explained: ExplainedKey) -> str:
+def verdict(explained: Report) -> str:
     """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
-    if "left_out_because" in explained:
-        return f"dropped: left out by pool.where ({one_line('; '.join(explained['left_out_because']))})"
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
     reason = Reason[text["reason"].upper()]
@@ -96,8 +35,6 @@ def verdict(explained: ExplainedKey) -> str:
     if reason is Reason.SAMPLED_OUT:
         numbers = f"its draw {text['coin']:.4f} is above its probability {text['keep_prob']:.4f}"
         return f"dropped: {numbers}; {_strongest(text)}"
-    if reason is Reason.EXCLUDED and text.get("cap") is not None:
-        return f"dropped: over the cap of {text['cap']:,} pairs of {text['lang']}"
     if reason is Reason.BAD_PAIR:
         return f"dropped: unreadable, {one_line(text['problem'])}; {REMEDIES[reason]}"
     if reason is Reason.NO_LANGUAGE:
@@ -107,16 +44,15 @@ def verdict(explained: ExplainedKey) -> str:
     return f"dropped: {reason.meaning.partition(': ')[2] or reason.meaning}"
 
 
-def _strongest(text: ExplainedText) -> str:
+def _strongest(text: Report) -> str:
     """Name the entry that is worth most."""
     best = max(text["entries"], key=lambda entry: entry["prob"])
     return f"strongest entry {best['entry']!r} ({best['matches']:,} matches, {best['prob']:.4f})"
 
 
-def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
+def _text_lines(text: Report, has_places: bool) -> list[str]:
     place = f" ({text['place']})" if has_places else ""
-    over = f" (over the cap of {text['cap']:,} pairs)" if text.get("cap") is not None else ""
-    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}{over}"]
+    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}"]
     if "problem" in text:
         lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:
@@ -135,7 +71,7 @@ def _text_lines(text: ExplainedText, has_places: bool) -> list[str]:
     return lines
 
 
-def entry_to_text(explained: ExplainedEntry) -> str:
+def entry_to_text(explained: Report) -> str:
     """Return what inspect_entry explains as lines of text."""
     threshold = f"{explained['threshold']:,}" if explained["threshold"] is not None else "none (no match in this list)"
     return "\n".join(

@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldclip.core.artifacts import read_json, versions, write_json
-from worldclip.core.command import Command
+from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import UnsafeName, is_safe_name, safe_join
-from worldclip.evaluate.catalog import CATALOG, read_csv
+from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
+from worldclip.evaluate.config import LAYOUTS
 
 HUB = "https://huggingface.co"
 RECORD = "fetched.json"
@@ -47,12 +48,19 @@ class Source:
 
 
 def fetch_dataset(
-    name: str, out: Path, *, mirror: str = "", with_train: bool = False, pause: Callable[[float], None] = time.sleep
-) -> dict[str, int]:
+    name: str,
+    out: Path | None = None,
+    *,
+    show: bool = False,
+    mirror: str = "",
+    with_train: bool = False,
+    pause: Callable[[float], None] = time.sleep,
+) -> dict[str, int] | str:
     """Fetch dataset `name` into out/name; return numbers of files and bytes fetched, and of files there already.
 
-    name: name in the catalog (docs/datasets.md).
+    name: name in the catalog; an unknown one is an error that lists all.
     out: folder of datasets; the files go into OUT/NAME.
+    show: print source, licence, metric and folder of the dataset; fetch nothing.
     mirror: server that holds the files of HOST under /HOST/ (default: the sources themselves).
     with_train: fetch the train split too, for linear probes.
 
@@ -61,10 +69,14 @@ def fetch_dataset(
 
     Examples:
         worldclip fetch dataset imagenet1k --out data
-        worldclip fetch dataset xm3600 --out data
+        worldclip fetch dataset xm3600 --show
     """
     if name not in CATALOG:
         raise UserError(f"unknown dataset {name!r}; the catalog has {', '.join(CATALOG)}")
+    if show:
+        return describe(name)
+    if out is None:
+        raise UserError("--out is not set; set it to the folder of datasets, or give --show")
     folder = safe_join(out, name)
     client = Client(user_agent=f"worldclip/{versions()['worldclip']}", pause=pause)
     try:
@@ -109,8 +121,28 @@ def list_sources(name: str, client: Client, mirror: str = "", with_train: bool =
         return [source for source in files if with_train or not source.path.startswith("train/")]
     raise UserError(
         f"{name} has no source that a program may fetch from ({info.address}; licence: {info.licence}); "
-        f"by hand: {info.by_hand}; docs/datasets.md shows the folder"
+        f"by hand: {info.by_hand}; worldclip fetch dataset {name} --show describes the folder"
     )
+
+
+def describe(name: str) -> str:
+    """Return what one must know of a dataset: source, licence, languages, metric, how to get it, and its folder."""
+    info = CATALOG[name]
+    lines = {
+        "dataset": info.title,
+        "source": f"{info.source}, {info.address}",
+        "licence": info.licence,
+        "languages": "English" if info.languages == "1" else info.languages,
+        "metric": ", ".join(info.metrics),
+        "suites": ", ".join(suite for suite, names in SUITES.items() if name in names),
+        "fetch": f"worldclip fetch dataset {name} --out DATA" if name in names_to_fetch() else "",
+        "by hand": info.by_hand,
+        "names": "OpenAI's of ImageNet with their 80 templates" if info.classes == "imagenet" else "",
+        "each .npy": ", ".join(info.fields),
+        "layout": info.layout,
+    }
+    facts = "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
+    return f"{facts}\n\n{(LAYOUTS.load(info.layout).__doc__ or '').strip()}"
 
 
 def names_to_fetch() -> Sequence[str]:
@@ -196,11 +228,17 @@ def _unpack(archive: Path, folder: Path) -> Path:
     raise Broken(f"{archive.name} holds no files; try again later, or another mirror")
 
 
+def _to_text(counts: Mapping[str, int] | str, flags: Flags) -> str:
+    if isinstance(counts, str):
+        return counts
+    return fetched_text(counts, flags.out / flags.name)
+
+
 def fetched_text(counts: Mapping[str, int], folder: Path) -> str:
     """Return what was fetched into a folder, as one line."""
     numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
     return f"{folder}: {numbers}"
 
 
-FETCH_DATASET = Command(fetch_dataset, lambda counts, flags: fetched_text(counts, flags.out / flags.name))
+FETCH_DATASET = Command(fetch_dataset, _to_text)
 """Download an evaluation dataset into the layout that `worldclip evaluate` reads."""

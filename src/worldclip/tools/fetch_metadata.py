@@ -19,6 +19,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Run
 from worldclip.core.local_path import url_problem
 from worldclip.core.safe_path import safe_join
+from worldclip.core.settings import Config
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
@@ -27,13 +28,14 @@ from worldclip.metadata.lists import find_lists
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
+CONNECTIONS = 2  # files downloaded in parallel; Wikimedia asks for few
 DAYS_APART = 10  # 37 days ten days apart cover a year, with all seasons and weekdays
 
 _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FetchConfig:
+class FetchConfig(Config):
     """The downloads: files, server, pauses between requests."""
 
     langs: tuple[str, ...] = ()
@@ -46,12 +48,10 @@ class FetchConfig:
     """Number of days of page views, ten days apart, before the date of the dumps; 0: none."""
     pageview_hours: int = 24
     """Number of hours of each of these days; one hour of all Wikipedias is about 50 MB."""
-    connections: int = 2
-    """Number of files downloaded in parallel; Wikimedia asks for few."""
     contact: str = ""
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
-    def problems(self, languages: Languages) -> list[str]:
+    def problems_with(self, languages: Languages) -> list[str]:
         """Return what is wrong; languages: of the recipe."""
         problems = [
             f"--langs has {lang!r}: unknown language; {how_to_know(lang)}"
@@ -66,8 +66,6 @@ class FetchConfig:
             problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
         if self.pageview_days < 0:
             problems.append(f"--pageview-days {self.pageview_days}: must be at least 0")
-        if self.connections < 1:
-            problems.append(f"--connections {self.connections}: must be at least 1")
         return problems
 
 
@@ -77,7 +75,7 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     Files that exist are skipped.  Raises UserError for invalid options, and at the end StageFailed naming the files
     that could not be downloaded.
     """
-    problems = config.problems(run.section(LanguagesConfig).table)
+    problems = config.problems_with(run.section(LanguagesConfig).table)
     metadata = run.section(MetadataConfig)
     if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
@@ -91,19 +89,19 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     downloads, failures = plan(client, folder, run, config)
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
-    fetched = _fetch_all(client, todo, config.connections, failures)
+    fetched = _fetch_all(client, todo, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
 
 
-def _fetch_all(client: Client, todo: Sequence[Download], connections: int, failures: dict[str, str]) -> list[int]:
+def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str]) -> list[int]:
     """Return the bytes of each downloaded file; a failure is added to `failures`, and the others continue.
 
     Ctrl-C and a full disk stop all downloads; partial files stay and are resumed by the next call.
     """
     fetched = []
-    with ThreadPoolExecutor(connections) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         futures = {download.path.name: pool.submit(client.fetch, download) for download in todo}
         try:
             for name, future in futures.items():

@@ -1,13 +1,10 @@
-"""Explain a run: why a pair was kept or dropped, what an entry is worth, what a file holds."""
+"""Explain a run: why a pair was kept or dropped, what an entry is worth."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import json
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,50 +18,40 @@ from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
-from worldclip.core.errors import UserError, is_no_memory
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
-from worldclip.core.marks import Metavar
-from worldclip.curate.caps import read_bounds
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import draw_row, keep_prob
-from worldclip.curate.stage import curate_work
+from worldclip.curate.decide import draw_row, draw_weights, keep_prob
+from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import match_pool_texts
-from worldclip.pool.conditions import unfulfilled
 from worldclip.pool.config import PoolConfig
-from worldclip.tools import inspect_metadata, status
-from worldclip.tools.explain_text import (
-    NOT_DRAWN,
-    EntryRow,
-    ExplainedEntry,
-    ExplainedKey,
-    ExplainedText,
-    entry_to_text,
-    key_to_text,
-)
+from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash
 NEAR_AMONG = 200_000  # entries searched for similar names
 
 
-def inspect_key(run: str | Path, key: str) -> ExplainedKey:
+def inspect_key(run: str | Path, key: str) -> Report:
     """Explain what was decided on a key: its texts, their languages, entries, probabilities and coins.
 
     Reads and matches the key's shard again.  Raises UserError if the pool lacks the key.
+
+    Keys: key, shard, text_policy, is_valid, kept, texts; where they apply not_valid_because, left_out_because (the
+    conditions of pool.where that it does not fulfil) and draw (of text_policy one: coin, among, share of the draws that
+    give this text, text_idx).  Of each text, as far as it got: text_idx, text, place (of pool.texts), reason (a name of
+    contracts.reasons, or not_drawn), problem, lid_label, lang_prob, lang, entries, keep_prob, coin, cap.
     """
     context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
     config = context.section(CurateConfig)
-    bounds = read_bounds(context.dir, config)
     key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
-    if shard is None:
-        return _explain_left_out(context, key)
     texts = _explain_texts(context, shard, key)
     is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
-    explained: ExplainedKey = {
+    explained: Report = {
         "key": key,
         "shard": shard.name,
         "text_policy": config.text_policy,
@@ -75,25 +62,23 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
     if not is_valid:
         explained["not_valid_because"] = why_not_valid(key, key_lists, shard.name)
     pool_config = context.section(PoolConfig)
-    weight_of_place: dict[str | None, float] = {}
-    if pool_config.place_weights is not None:
-        weight_of_place.update(zip(pool_config.texts, pool_config.place_weights, strict=True))
     drawable = []
     for text in texts:
         if text["reason"] != Reason.KEPT.label:
             continue
         if not is_valid:
             text["reason"] = Reason.NOT_VALID.label
-        elif config.is_excluded(text["lang"]) or weight_of_place.get(text["place"]) == 0:
+        elif config.is_excluded(text["lang"]):
             text["reason"] = Reason.EXCLUDED.label
         else:
             drawable.append(text)
     if config.text_policy == "one" and drawable:
         draw_coin = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
-        num_of_place = Counter(text["place"] for text in drawable)
         weights = np.ones(len(drawable))
-        if weight_of_place:
-            weights[:] = [weight_of_place[text["place"]] / num_of_place[text["place"]] for text in drawable]
+        if pool_config.text_weights:
+            places = np.array([pool_config.texts.index(str(text["place"])) for text in drawable])
+            is_drawable = np.ones(len(drawable), np.bool_)
+            weights = draw_weights(np.array([0, len(drawable)]), is_drawable, places, pool_config.text_weights)
         row = draw_row(weights, 0, len(drawable), draw_coin)
         drawn = drawable[row]
         explained["draw"] = {
@@ -109,42 +94,16 @@ def inspect_key(run: str | Path, key: str) -> ExplainedKey:
         text["coin"] = coin.uniform(key, text["text_idx"], config.seed, 0)
         if text["coin"] >= text["keep_prob"]:
             text["reason"] = Reason.SAMPLED_OUT.label
-        elif text["coin"] / text["keep_prob"] >= bounds.get(text["lang"], np.inf):
-            text["reason"] = Reason.EXCLUDED.label
-            text["cap"] = config.cap_of(text["lang"])
         else:
             text["reason"] = Reason.KEPT.label
             explained["kept"] = True
     return explained
 
 
-def _explain_left_out(run: Run, key: str) -> ExplainedKey:
-    """Explain a key that pool.where leaves out.  Raises UserError if the pool lacks the key."""
-    config = run.section(PoolConfig)
-    shards = pool.shards(run)
-    everything = dataclasses.replace(config, where={})
-    for shard in shards:
-        all_keys, records = pool.read_records(shard, everything, None)
-        if key in all_keys:
-            text: ExplainedText = {"text_idx": 0, "text": None, "place": None, "reason": Reason.LEFT_OUT.label}
-            return {
-                "key": key,
-                "shard": shard.name,
-                "text_policy": run.section(CurateConfig).text_policy,
-                "is_valid": True,
-                "left_out_because": unfulfilled(records[all_keys.index(key)], config),
-                "kept": False,
-                "texts": [text],
-            }
-    first_keys = pool.read_keys(shards[0], config)[0]
-    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
-
-
-def _find_shard(run: Run, key: str) -> Shard | None:
+def _find_shard(run: Run, key: str) -> Shard:
     """Return the shard that holds `key`: by the kept pairs, the image index, the matched texts, else reading the pool.
 
-    Of several, one that keeps it.  None for a key that is in no shard, or that pool.where leaves out.
+    Of several, one that keeps it.  Raises UserError for a key that is in no shard, or that pool.where leaves out.
     """
     config = run.section(PoolConfig)
     shards = pool.shards(run)
@@ -157,23 +116,25 @@ def _find_shard(run: Run, key: str) -> Shard | None:
     for shard in shards:
         if _contains(pool.read_texts(shard, config).key, key):
             return shard
-    return None
+    first_keys = pool.read_keys(shards[0], config)[0]
+    example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
 
 
 def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
     return bool(pc.any(pc.equal(column, key)).as_py())
 
 
-def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
+def _explain_texts(run: Run, shard: Shard, key: str) -> list[Report]:
     """Match the texts of one key again; those with a match have reason `kept`, for curate to settle."""
     work = match_work(run)
-    entry_probs = curate_work(run).entry_probs
+    deciding = online_work(run)
     pool_texts = pool.read_texts(shard, work.pool)
     matched = match_pool_texts(pool_texts, work)
     texts = []
     for row in np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)):
         reason = REASONS[matched.reason[row]]
-        text: ExplainedText = {
+        text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
             "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
@@ -190,12 +151,13 @@ def _explain_texts(run: Run, shard: Shard, key: str) -> list[ExplainedText]:
             list_name = work.match.entry_lists.list_of(text["lang"])
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]
             text["entries"] = _describe_entries(run.dir, list_name, ids)
-            text["keep_prob"] = float(keep_prob(ids, [0, len(ids)], entry_probs(list_name))[0])
+            prob = float(keep_prob(ids, [0, len(ids)], deciding.entry_probs(list_name))[0])
+            text["keep_prob"] = prob * deciding.factors.get(text["lang"], 1.0)
         texts.append(text)
     return texts
 
 
-def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[EntryRow]:
+def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> list[Report]:
     """Return a row for each of these entries of one list."""
     table = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
@@ -212,7 +174,7 @@ def _describe_entries(run_dir: Path, list_name: str, entry_ids: np.ndarray) -> l
     ]
 
 
-def inspect_entry(run: str | Path, entry: str, lang: str) -> ExplainedEntry:
+def inspect_entry(run: str | Path, entry: str, lang: str) -> Report:
     """Explain how often an entry matched, whether it is head or tail, and show some texts that it matched.
 
     lang: the list, a language of the run (or `merged`).  Raises UserError for an unknown list or entry.
@@ -256,88 +218,24 @@ def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[Report]:
     return samples
 
 
-def inspect_path(path: str | Path, num_rows: int = 5) -> Report:
-    """Describe a file of a run: kind, format, size, schema and first rows, without reading all of it.
-
-    Takes Parquet, .npy and .json; of a folder it returns the manifest.  Raises UserError for anything else.
-    """
-    path = Path(path)
-    if path.is_dir():
-        manifest = artifacts.read_manifest(path)
-        if manifest is None:
-            raise UserError(f"{path}: no {artifacts.MANIFEST} in it; give a file or the folder of a finished stage")
-        return {"path": str(path), "kind": "stage", "manifest": manifest}
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give a file of a run or the folder of a finished stage")
-    if path.suffix == ".parquet":
-        return {"path": str(path), "kind": "parquet", **_describe_parquet(path, num_rows)}
-    try:
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            shape = {"dtype": str(array.dtype), "shape": list(array.shape)}
-            return {"path": str(path), "kind": "npy", **shape, "first": np.atleast_1d(array)[:num_rows].tolist()}
-        if path.suffix == ".json":
-            return {"path": str(path), "kind": "json", "record": artifacts.read_json(path)}
-    except (ValueError, EOFError, RecursionError) as error:  # no array, no JSON, no UTF-8
-        raise UserError(f"{path}: not readable as {path.suffix} ({error}); write it again") from error
-    raise UserError(f"{path}: unknown kind of file; give a .parquet, .npy or .json, or the folder of a finished stage")
-
-
-def _describe_parquet(path: Path, num_rows: int) -> Report:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        if is_no_memory(error):
-            raise
-        raise UserError(f"{path}: not readable as Parquet ({error}); write it again") from error
-    with file:
-        metadata = file.schema_arrow.metadata or {}
-        first = next(file.iter_batches(batch_size=num_rows), None)
-        return {
-            "format": metadata.get(b"worldclip.format", b"").decode() or None,
-            "version": metadata.get(b"worldclip.version", b"").decode() or None,
-            "num_rows": file.metadata.num_rows,
-            "columns": {field.name: str(field.type) for field in file.schema_arrow},
-            "first": first.to_pylist() if first is not None else [],
-        }
-
-
 @Command
-def inspect(
-    path: Path,
-    *,
-    key: str | None = None,
-    entry: str | None = None,
-    find: Annotated[str | None, Metavar("WORD")] = None,
-    lang: str | None = None,
-) -> tuple[Any, str]:
-    """Explain why a pair was kept or dropped and where an entry is from; show a file.
+def inspect(run: Path, *, key: str | None = None, entry: str | None = None, lang: str = "en") -> tuple[Any, str]:
+    """Explain why a pair was kept or dropped, or what an entry is worth.
 
-    path: folder of a run (also with --key or --entry), its metadata folder (also with --lang and --find), or
-        a file.
+    run: folder of a run.
     key: key of a pair: why it was kept or dropped.
-    entry: an entry, with --lang: how often it matched, and its probability.
-    find: an entry of RUN/metadata, with --lang: why it is in the list, and its rank.
-    lang: language of the entry (default for --entry: en).
+    entry: an entry: how often it matched, and its probability.
+    lang: list of the entry, a language of the run.
 
     Examples:
         worldclip inspect runs/my_images --key 00000/000123
         worldclip inspect runs/my_images --entry car --lang en
     """
-    if inspect_metadata.is_metadata(path) and key is None and entry is None:
-        return inspect_metadata.inspect(path, lang, find)
-    if find is not None:
-        raise UserError("--find is for a folder of lists: worldclip inspect RUN/metadata --lang sw --find simba")
-    if key is not None and entry is not None:
-        raise UserError("--key and --entry exclude each other; leave out one")
+    if (key is None) == (entry is None):
+        raise UserError("give --key or --entry, one of them; worldclip status RUN says what each stage has done")
     if key is not None:
-        explained_key = inspect_key(path, key)
+        explained_key = inspect_key(run, key)
         return explained_key, key_to_text(explained_key)
-    if entry is not None:
-        explained_entry = inspect_entry(path, entry, lang or "en")
-        return explained_entry, entry_to_text(explained_entry)
-    if (path / "recipe.toml").is_file():
-        run_status = status.status(path)
-        return run_status, status.to_text(run_status)
-    record = inspect_path(path)
-    return record, json.dumps(record, ensure_ascii=False, indent=1, default=str)
+    assert entry is not None
+    explained_entry = inspect_entry(run, entry, lang)
+    return explained_entry, entry_to_text(explained_entry)

@@ -16,7 +16,6 @@ from worldclip.pool.records import DEFAULT_FIELDS
 class KnownPool(NamedTuple):
     """A table that is known by its columns."""
 
-    name: str
     columns: tuple[str, ...]
     """Columns that it has, and that together tell it from the others."""
     key: str
@@ -27,21 +26,12 @@ class KnownPool(NamedTuple):
 
 # Columns are those of the cards and papers of each dataset.
 KNOWN_POOLS = (
-    KnownPool("Recap-DataComp", ("re_caption", "org_caption"), "url", ("re_caption", "org_caption")),
-    KnownPool("PixelProse", ("vlm_caption", "original_caption"), "uid", ("vlm_caption", "original_caption")),
-    KnownPool("CommonPool", ("uid", "url", "text", "clip_b32_similarity_score"), "uid", ("text",)),
-    KnownPool("LAION with languages", ("URL", "TEXT", "LANGUAGE"), "URL", ("TEXT",), "LANGUAGE"),
-    KnownPool("LAION", ("URL", "TEXT"), "URL", ("TEXT",)),
-    KnownPool(
-        "WIT",
-        ("language", "image_url", "caption_reference_description"),
-        ROW,  # an image has a row per page and language
-        ("caption_reference_description", "caption_alt_text_description", "caption_attribution_description"),
-        "language",
-    ),
-    KnownPool("CommonCatalog", ("blip2_caption", "photoid"), "photoid", ("blip2_caption", "caption")),
-    KnownPool("img2dataset", ("key", "caption", "status"), "key", ("caption",)),
-    KnownPool("imagefolder", ("file_name",), "file_name", ("text", "texts", "caption", "captions")),
+    KnownPool(("re_caption", "org_caption"), "url", ("re_caption", "org_caption")),  # Recap-DataComp
+    KnownPool(("uid", "url", "text", "clip_b32_similarity_score"), "uid", ("text",)),  # CommonPool
+    KnownPool(("URL", "TEXT", "LANGUAGE"), "URL", ("TEXT",), "LANGUAGE"),  # LAION with languages
+    KnownPool(("URL", "TEXT"), "URL", ("TEXT",)),  # LAION
+    KnownPool(("key", "caption", "status"), "key", ("caption",)),  # img2dataset
+    KnownPool(("file_name",), "file_name", ("text", "texts", "caption", "captions")),  # imagefolder
 )
 
 TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "title", "sentences")
@@ -50,21 +40,25 @@ TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
 TAR_KEYS = ("uid", "url", "URL")
 """Fields of a tar's .json that identify a pair in any download of a pool."""
-FILTERS = {
-    "NSFW": '"UNLIKELY"',
-    "nsfw": '"UNLIKELY"',
-    "punsafe": '{ "<" = 0.5 }',
-    "pwatermark": '{ "<" = 0.8 }',
-    "similarity": '{ ">=" = 0.28 }',
-    "clip_l14_similarity_score": '{ ">=" = 0.2 }',
-    "clip_b32_similarity_score": '{ ">=" = 0.28 }',
-}
-"""Fields that often say which pairs to leave out, and a usual condition for pool.where."""
+FILTERS = (
+    ("NSFW", "=", "UNLIKELY"),
+    ("nsfw", "=", "UNLIKELY"),
+    ("punsafe", "<", 0.5),
+    ("pwatermark", "<", 0.8),
+    ("similarity", ">=", 0.28),
+    ("clip_l14_similarity_score", ">=", 0.2),
+    ("clip_b32_similarity_score", ">=", 0.28),
+)
+"""Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
-def find_pool(columns: Sequence[str]) -> KnownPool | None:
-    """Return the known pool with these columns; None for another table."""
-    return next((known for known in KNOWN_POOLS if set(known.columns) <= set(columns)), None)
+def describe_table(columns: Sequence[str], *, has_rows: bool) -> KnownPool:
+    """Return key, texts and language of a table: those of the known pool with these columns, else by usual names."""
+    for known in KNOWN_POOLS:
+        if set(known.columns) <= set(columns):
+            texts = tuple(name for name in known.texts if name in columns)
+            return known._replace(texts=texts or text_columns(columns))
+    return KnownPool((), key_column(columns, has_rows=has_rows), text_columns(columns))
 
 
 def key_column(columns: Sequence[str], *, has_rows: bool) -> str:
@@ -79,14 +73,3 @@ def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
     usual = [by_lower[name.lower()] for name in TEXT_NAMES if name.lower() in by_lower]
     partly = [name for part in TEXT_PARTS for name in columns if part in name.lower()]
     return tuple([*usual, *partly][:1])
-
-
-def name_columns(first_row: Sequence[str]) -> tuple[str, ...] | None:
-    """Return names for the two columns of a table without a header, known by a URL: CC12M's, or CC3M's order.
-
-    None for a first row that is a header, or has another number of columns.
-    """
-    is_url = ["://" in field for field in first_row]
-    if len(first_row) != 2 or sum(is_url) != 1:
-        return None
-    return ("url", "caption") if is_url[0] else ("caption", "url")

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 from worldclip.core.command import Command
+from worldclip.core.job import Report
 from worldclip.language.table import INSTALLED
-from worldclip.report.table import Table, text_column, to_markdown
+from worldclip.report import table
 
 
-class LanguageRow(TypedDict):
-    """A language of language/table.csv."""
-
-    code: str
-    name: str
-    script: str
-    labels: list[str]
-    """Of lid.176, GlotLID and OpenLID."""
-    wikipedia: list[str]
-    sources: list[str]
-    """Sources of entries besides its Wikipedias: wordfreq, cldr, wordnet."""
-
-
-def list_languages() -> list[LanguageRow]:
+def list_languages() -> list[Report]:
     """List the languages that worldclip knows.
 
     Examples:
@@ -43,15 +30,11 @@ def list_languages() -> list[LanguageRow]:
     ]
 
 
-def to_text(rows: Sequence[LanguageRow]) -> str:
-    """Return the languages as a table."""
+def _to_text(rows: Sequence[Report]) -> str:
     titles = ("code", "name", "script", "LID labels", "Wikipedias", "sources besides Wikipedia")
-    cells = [
-        [row["code"], row["name"], row["script"], *map(" ".join, (row["labels"], row["wikipedia"], row["sources"]))]
-        for row in rows
-    ]
-    return to_markdown(Table([text_column(title) for title in titles], cells))
+    cells = [[value if isinstance(value, str) else " ".join(value) for value in row.values()] for row in rows]
+    return table.to_text(table.Table([table.text_column(title) for title in titles], cells))
 
 
-LANGUAGES = Command(list_languages, lambda rows, flags: to_text(rows))
+LANGUAGES = Command(list_languages, lambda rows, flags: _to_text(rows))
 """List the languages with their codes, labels and sources of entries."""

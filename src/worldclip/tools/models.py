@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir
-from worldclip.core.artifacts import read_json
-from worldclip.core.command import Command, PushFlag, ShardsFlag, read_slice
+from worldclip.core.command import Command, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
-from worldclip.core.marks import Commas, Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
-from worldclip.export.push import check_push
 
 
 @Command
@@ -26,15 +23,9 @@ def classify(
     *,
     labels: Sequence[str],
     templates: Sequence[str] = (),
-    prompts: Annotated[str | None, Metavar("JSON")] = None,
-    langs: Annotated[Sequence[str], Commas()] = (),
-    allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    image_tower: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Print the probabilities of labels for images.
@@ -42,37 +33,27 @@ def classify(
     images: image files.
     labels: words or sentences to choose from, in any language.
     templates: sentences around a label, {} is the label (default: only the label).
-    prompts: JSON file of templates by language, {"de": ["ein Foto von {}", ...], ...}; needs --langs.
-    langs: language of all labels, or one per label.
 
     Examples:
         worldclip classify runs/emoji a.jpg --labels cat dog
         worldclip classify facebook/metaclip-2-worldwide-b32 a.jpg --labels Katze Hund
     """
-    from worldclip.model.labels import read_templates
     from worldclip.model.load import load
 
     if not images:
         raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
     if problems := list(_label_problems(labels)):
         raise UserError(problems)
-    if prompts is not None and templates:
-        raise UserError("--templates and --prompts are both set; set one of them")
     if len(labels) == 1 and "," in labels[0]:
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
-    used = templates or ("{}",) if prompts is None else read_templates(Path(prompts))
     clip = load(
         model,
         device,
-        layout=layout,
         arch=arch,
         tokenizer=tokenizer,
         precision=precision,
-        image_tower=image_tower,
-        language=language,
     )
-    codes = langs[0] if len(langs) == 1 else langs or None
-    scores = clip.classify(list(images), list(labels), used, codes, allow_urls=allow_urls)
+    scores = clip.classify(list(images), list(labels), templates or ("{}",))
     rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
     lines = []
     for image, row in zip(images, rows, strict=True):
@@ -91,9 +72,7 @@ def _label_problems(labels: Sequence[str]) -> Iterator[str]:
 
 
 @Command
-def evaluate(
-    model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None, image_tower: str | None = None
-) -> tuple[Any, str]:
+def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
@@ -103,7 +82,7 @@ def evaluate(
         rerun without --shards to finish.
 
     Examples:
-        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders mine folders:photos
+        worldclip evaluate facebook/metaclip-2-worldwide-b32 --out results --datasets mine --folders.mine folders:photos
         worldclip evaluate runs/emoji --out results --suite multilingual --data data
     """
     from worldclip.evaluate.stage import evaluate_model
@@ -113,7 +92,7 @@ def evaluate(
     if shards is not None:
         every = read_slice(shards)
         part = every.start + 1, every.step
-    report = evaluate_model(model, config, out, part=part, image_tower=image_tower)
+    report = evaluate_model(model, config, out, part=part)
     if part is not None:
         note(f"slice {shards} measured. Rerun without --shards to finish.")
         return report, ""
@@ -122,18 +101,17 @@ def evaluate(
 
 
 @Command
-def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any, str]:
+def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     """Compare evaluations query by query, with confidence intervals over images and seeds.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
-    out: page to write (.html).
 
     Examples:
         worldclip compare runs/a runs/b
-        worldclip compare runs/a_0 runs/a_1 runs/b_0 --out comparison.html
+        worldclip compare runs/a_0 runs/a_1 runs/b_0 > comparison.md
     """
     from worldclip.evaluate.compare import compare, trained_precisions
-    from worldclip.evaluate.comparison_page import comparison_text, write_comparison
+    from worldclip.evaluate.comparison_table import comparison_text
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
@@ -142,8 +120,6 @@ def compare_runs(runs: Sequence[Path], *, out: Path | None = None) -> tuple[Any,
     if len(precisions) > 1:
         groups = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in precisions.items())
         note(f"these runs were trained in different precisions, which seeds do not explain: {groups}")
-    if out is not None:
-        write_comparison(out, comparison)
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,
@@ -158,18 +134,14 @@ def export(
     out: Path,
     *,
     config: ExportConfig,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
-    push: PushFlag = None,
-    dry_run: bool = False,
 ) -> tuple[Any, str]:
     """Export any model to the formats of other libraries.
 
     Of a run, the formats are by default those of its recipe.
 
     out: folder to write, with one folder per format.
-    dry_run: with --push: print what would be uploaded, and upload nothing.
 
     Examples:
         worldclip export runs/emoji --out exports --formats onnx
@@ -177,29 +149,12 @@ def export(
     """
     from worldclip.export import export_model
 
-    check_push(push, dry_run=dry_run)
-    report = export_model(model, out, config, layout=layout, arch=arch, tokenizer=tokenizer)
+    report = export_model(model, out, config, arch=arch, tokenizer=tokenizer)
     lines = []
     for name, facts in report["formats"].items():
         checks = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "bytes" and value is not None)
         lines.append(f"{out / name}: {facts['bytes']:,} bytes, {checks}")
-    if push:
-        push_exports(out, push, dry_run)
     return report, "\n".join(lines)
-
-
-def push_exports(out: Path, repository: str, dry_run: bool) -> None:
-    """Upload the formats of an export to the hub, or with `dry_run` list their files only."""
-    from worldclip.export.push import plan, push
-
-    uploads = plan([out / name for name in read_json(out / "report.json")["formats"]], repository)
-    for upload in uploads:
-        note("\n".join(upload.lines()))
-    if dry_run:
-        note("dry run: nothing was uploaded")
-        return
-    for pushed in push(uploads):
-        note("\n".join(pushed.lines()))
 
 
 @Command

@@ -1,15 +1,15 @@
 """RUN/train/step_<9 digits>: a Hugging Face folder, plus trainer/ with what a resumed run needs.
 
-    model.safetensors               the weights; under train.ema_decay their EMA
-    trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>; with an EMA also weights.<parameter>
+    model.safetensors               the weights
+    trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>
         (train.lora_rank)           also adapter.<parameter>, and base.<parameter>: what the adapters are added to
-    trainer/adapter_config.json     under train.lora_rank, as peft reads it
+    adapters/                       under train.lora_rank: what learns, as peft reads it
     trainer/state.json              step, samples seen, counters; no generator state, since training uses none
     trainer/files.json              size and SHA-256 of every other file
 
 Several ranks write an equal share of the bytes each, and nothing is gathered:
 
-    trainer/shards/00003_of_00008.safetensors   rank 3's rows of weights, exp_avg, exp_avg_sq, ema
+    trainer/shards/00003_of_00008.safetensors   rank 3's rows of weights, exp_avg, exp_avg_sq
     trainer/shards/index.json                   which file holds which rows of each tensor
 
 and `consolidate` makes model.safetensors from the shards.  Rows that several ranks hold (all of them under DDP, those
@@ -25,9 +25,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import best_of, checkpoints, step_of
@@ -52,8 +50,6 @@ class ShardRows(TypedDict):
     file: str
     first_row: int
     num_rows: int
-    stride: NotRequired[int]
-    """From each of these rows to the next; 1 if absent."""
 
 
 class ShardedTensor(TypedDict):
@@ -79,19 +75,14 @@ class CheckpointReader:
         if (folder / INDEX).exists():
             self.tensors = read_json(folder / INDEX)
             return
-        stored = list(self._open(OPTIMIZER).keys())
-        has_ema = any(name.startswith("weights.") and name != "weights.logit_bias" for name in stored)
-        kind = "ema" if has_ema else "weights"
-        self.tensors = {name: (OPTIMIZER, name) for name in stored} | {
-            f"{kind}.{name}": (MODEL, name)
-            for name in self._open(MODEL).keys()  # noqa: SIM118
-        }
+        self.tensors = {name: (OPTIMIZER, name) for name in self._open(OPTIMIZER).keys()}  # noqa: SIM118
+        self.tensors |= {f"weights.{name}": (MODEL, name) for name in self._open(MODEL).keys()}  # noqa: SIM118
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
-        """Return a tensor, or some rows of it.  Raises UserError if the checkpoint lacks it, or some of the rows."""
+        """Return a tensor, or consecutive rows of it.  Raises UserError if the checkpoint lacks some of them."""
         import torch
 
         entry = self.tensors.get(name)
@@ -105,14 +96,12 @@ class CheckpointReader:
         wanted = range(shape[0])[rows or slice(None)]
         whole, num_read = torch.zeros((len(wanted), *shape[1:])), 0
         for piece in pieces:
-            source, target = _rows_in_common(piece, wanted)
-            if len(source):
-                first = int(source[0])
-                part = self._read_rows(f"{SHARDS}/{piece['file']}", name, slice(first, int(source[-1]) + 1))
-                if not num_read:
-                    whole = whole.to(part.dtype)
-                whole[target] = part[source - first]
-                num_read += len(source)
+            first = piece["first_row"]
+            start, stop = max(wanted.start, first), min(wanted.stop, first + piece["num_rows"])
+            if start < stop:
+                part = self._read_rows(f"{SHARDS}/{piece['file']}", name, slice(start - first, stop - first))
+                whole[start - wanted.start : stop - wanted.start] = part
+                num_read += stop - start
         if num_read != len(wanted):
             raise UserError(f"{self.folder}: {num_read} of {len(wanted)} rows of {name}; the checkpoint is incomplete")
         return whole
@@ -130,16 +119,7 @@ class CheckpointReader:
             tensor: torch.Tensor = opened.get_tensor(name)
             return tensor
         part: torch.Tensor = opened.get_slice(name)[rows.start : rows.stop]
-        part = part[:: rows.step]  # safetensors reads no strides
         return part
-
-
-def _rows_in_common(piece: ShardRows, wanted: range) -> tuple[np.ndarray, np.ndarray]:
-    """Return int64 (rows of the piece, as numbered in its file; their places in `wanted`)."""
-    held = piece["first_row"] + piece.get("stride", 1) * np.arange(piece["num_rows"])
-    place, remainder = np.divmod(held - wanted.start, wanted.step)
-    source = np.flatnonzero((remainder == 0) & (place >= 0) & (place < len(wanted)))
-    return source, place[source]
 
 
 def find_corruption(folder: Path) -> str | None:
@@ -203,9 +183,9 @@ def flush_to_disk(path: Path) -> None:
 
 
 def names_in_model(names: Iterable[str]) -> dict[str, str]:
-    """Map each tensor of model.safetensors to its name there: the EMA if there is one, and never SigLIP's bias."""
-    kind = "ema." if any(name.startswith("ema.") for name in names) else "weights."
-    return {name: name.removeprefix(kind) for name in names if name.startswith(kind) and name != f"{kind}logit_bias"}
+    """Map each tensor of model.safetensors to its name there: all weights but SigLIP's bias."""
+    weights = [name for name in names if name.startswith("weights.") and name != "weights.logit_bias"]
+    return {name: name.removeprefix("weights.") for name in weights}
 
 
 def write_digests(folder: Path, digests: Digests) -> None:

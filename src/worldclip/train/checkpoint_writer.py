@@ -52,8 +52,6 @@ class LocalTensor:
     """Shape of the whole tensor."""
     first_row: int
     """The row of the whole tensor that is the first of `tensor`."""
-    stride: int = 1
-    """From each row of `tensor` to the next, in rows of the whole tensor."""
 
     @property
     def num_rows(self) -> int:
@@ -62,7 +60,7 @@ class LocalTensor:
     def rows(self, start: int, stop: int) -> LocalTensor:
         """Return rows [start, stop) of these.  Memory is shared."""
         tensor = self.tensor[start:stop] if self.shape else self.tensor
-        return dataclasses.replace(self, tensor=tensor, first_row=self.first_row + start * self.stride)
+        return dataclasses.replace(self, tensor=tensor, first_row=self.first_row + start)
 
     def copy(self) -> LocalTensor:
         """Copy the tensor to the CPU."""
@@ -256,17 +254,11 @@ def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
         path.unlink(missing_ok=True)  # makes room for the note on a full disk
         write_json(folder / f"{stem}.json", {_FAILED: str(error)})
         raise
-    held = {
-        name: ShardedTensor(shape=list(local.shape), pieces=[_piece(path, local)]) for name, local in tensors.items()
-    }
+    held = {}
+    for name, local in tensors.items():
+        piece = ShardRows(file=path.name, first_row=local.first_row, num_rows=local.num_rows)
+        held[name] = ShardedTensor(shape=list(local.shape), pieces=[piece])
     write_json(folder / f"{stem}.json", {"tensors": held, "digest": digest})
-
-
-def _piece(path: Path, local: LocalTensor) -> ShardRows:
-    piece = ShardRows(file=path.name, first_row=local.first_row, num_rows=local.num_rows)
-    if local.stride != 1:
-        piece["stride"] = local.stride
-    return piece
 
 
 def _write_index(folder: Path, world: World, deadline: float, is_closing: threading.Event) -> Digests:

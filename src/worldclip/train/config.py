@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Place, Problems
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
-LOSS_CHUNK_ROWS = 256  # rows of logits at a time (train/loss.py); smaller chunks are bound by memory bandwidth
-
-_Share = Annotated[float, Between(0, 1, "0 for none", below=True)]
 _DECAY = Between(0, 1, below=True)
 
 
@@ -129,25 +125,6 @@ class TrainConfig(Config):
         worldclip train runs/my_images --model.preset vit_b32 --samples-seen 1000000
     """
 
-    TOPICS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "length": ("samples_seen", "global_batch_size", "accum_steps", "loss"),
-        "optimizer": (
-            *("lr", "warmup_samples", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm", "ema_decay"),
-            *("initial_weights", "freeze", "lora_rank", "token_table"),
-        ),
-        "data": (
-            *("seed", "skip_samples", "augment", "crop_scale_min", "patch_dropout", "curation", "shuffle_shards"),
-            *("num_streams", "scaled_decode", "decode_threads"),
-        ),
-        "device": ("device", "precision", "parallel", "activation_checkpointing", "compile"),
-        "checkpoint": (
-            *("checkpoint_every_samples", "checkpoint_every_minutes", "keep_last", "keep_every_samples"),
-            *("validate_every_samples", "validation_shards"),
-            *("prepare", "resume_from", "evaluate_every_samples", "evaluate_datasets", "wandb", "trackio"),
-        ),
-    }
-    """Groups of the help -> their keys."""
-
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -161,7 +138,7 @@ class TrainConfig(Config):
     hardware: Annotated[HardwareConfig, Decides()] = field(default_factory=HardwareConfig)
     """The hardware that --dry-run plans for."""
     samples_seen: Annotated[int, AtLeast(1, "image-text pairs")] = 170_000
-    """Image-text pairs seen in total, rounded to whole batches."""
+    """Image-text pairs seen in total, rounded to whole batches; may change at a resume."""
     global_batch_size: Annotated[int, AtLeast(2, "pairs per step; a contrastive loss needs two")] = 256
     """Pairs per step, over all processes."""
     accum_steps: Annotated[int, AtLeast(1, "parts of a batch"), Decides()] = 1
@@ -170,7 +147,7 @@ class TrainConfig(Config):
     loss: Literal["contrastive", "siglip"] = "contrastive"
     """contrastive: softmax over the global batch, as in the recipe; siglip: a sigmoid per pair."""
     lr: Annotated[float, Above(0)] = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate; may change at a resume."""
     warmup_samples: Annotated[int, AtLeast(0, "samples, 0 for no warm-up")] = 10_000
     """Samples of linear warm-up (under train.scale, the English run's), then cosine decay to 0."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.1
@@ -183,8 +160,6 @@ class TrainConfig(Config):
     """AdamW's epsilon."""
     max_grad_norm: Annotated[float, AtLeast(0, "0 for no clipping")] = 0.0
     """Maximum norm of the gradient; larger ones are scaled down to it.  0, as in the recipe: no clipping."""
-    ema_decay: _Share = 0.0
-    """Decay of an exponential moving average of the weights, which checkpoints then hold; 0: no average."""
     initial_weights: Annotated[str | None, Place(or_name=True)] = None
     """Run, Hugging Face folder or hub id to start from.  Unset: random weights."""
     freeze: tuple[Literal["vision", "text"], ...] = ()
@@ -192,10 +167,7 @@ class TrainConfig(Config):
     lora_rank: Annotated[int | None, AtLeast(1, "the rank of the adapters; unset it for none")] = None
     """Rank of LoRA adapters in the towers outside `freeze` (package peft): the towers' weights stay fixed, adapters and
     projections learn.  Needs initial_weights.  Unset: no adapters."""
-    token_table: Literal["dense", "rows"] = "dense"
-    """dense: AdamW on the whole token table; rows: the same rule, applied to a row when a batch has its token, and the
-    table sharded over processes."""
-    patch_dropout: _Share = 0.0
+    patch_dropout: Annotated[float, Between(0, 1, "0 for none", below=True)] = 0.0
     """Share of an image's patches that a step drops, chosen by the hash; 0, as in the recipe: none."""
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], Decides()] = "ddp"
     """With several processes (torchrun): each holds the whole model (ddp), a shard of weights and moments (fsdp), or a
@@ -214,7 +186,8 @@ class TrainConfig(Config):
     seed: int = 0
     """Seed of the initial weights, the order of pairs and the crops."""
     skip_samples: tuple[tuple[int, int], ...] | None = None
-    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Unset: none."""
+    """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Those after the
+    samples seen may change at a resume.  Unset: none."""
     augment: Literal["crop", "drawings"] = "crop"
     """crop: RandomResizedCrop, as in the recipe; drawings: also rotate, shrink and recolour a quarter of the images,
     for small pools of drawings on plain backgrounds."""
@@ -239,13 +212,6 @@ class TrainConfig(Config):
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
-    prepare: Annotated[bool, Decides()] = False
-    """Do what precedes the first step, and stop: list and join the images, make the tokenizer, count the pairs of an
-    epoch.  It needs no GPU, and leaves the batch size under train.scale to the first start.  A request of one call."""
-    resume_from: Annotated[int | None, AtLeast(1, "the step of a checkpoint"), Decides()] = None
-    """Go back to the checkpoint of this step and set newer ones aside; lr, beta1, beta2, eps, weight_decay,
-    max_grad_norm, seed and skip_samples may differ from then on.  A request of one call, which RUN/recipe.toml does not
-    keep.  Unset: resume from the newest."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
     """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
     validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0
@@ -256,8 +222,6 @@ class TrainConfig(Config):
     """Datasets of these evaluations (default: evaluate.datasets)."""
     wandb: Annotated[str | None, Decides()] = None
     """Weights & Biases project to log to as well (package wandb).  Unset: none."""
-    trackio: Annotated[str | None, Decides()] = None
-    """trackio project to log to as well (package trackio).  Unset: none."""
 
     def recomputed_blocks(self, num_blocks: int) -> int:
         """Return how many blocks, from the first on, a tower of num_blocks recomputes in the backward pass."""
@@ -283,21 +247,6 @@ class TrainConfig(Config):
             yield "validate_every_samples", "needs pairs that are held out; set train.validation_shards"
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
-        if self.token_table == "rows" and self.ema_decay:
-            yield "ema_decay", 'cannot be used with token_table = "rows", which keeps no average; unset one of the two'
-        if self.token_table == "rows" and self.beta1**2 >= self.beta2:
-            yield (
-                "beta1",
-                f'must be below the square root of beta2, {self.beta2**0.5:.3f}, with token_table = "rows": else a '
-                'row without a gradient never comes to rest; lower it or set token_table = "dense"',
-            )
-        if self.token_table == "rows" and self.lr * self.weight_decay >= 1:
-            yield "lr", f"times weight_decay is {self.lr * self.weight_decay:g}, must be below 1; lower it"
-        if self.token_table == "rows" and "text" in self.freeze:
-            yield (
-                "freeze",
-                '"text" cannot be used with token_table = "rows", which trains the table; unset one of the two',
-            )
 
     def _skip_problems(self) -> Problems:
         """Yield that stretches are no pairs, overlap or do not ascend."""
@@ -315,14 +264,5 @@ class TrainConfig(Config):
             yield "lora_rank", "adapters need a trained model to adapt; set train.initial_weights, or unset lora_rank"
         if not self.adapted_towers:
             yield "freeze", "leaves no tower to train.lora_rank; name one tower at most"
-        sizes = self.model.architecture()
-        widths = {"vision": sizes.vision_width, "text": sizes.text_width}
-        for tower in self.adapted_towers:
-            if self.lora_rank > widths[tower]:
-                yield "lora_rank", f"must be at most {widths[tower]}, the width of the {tower} tower"
-        if self.token_table == "rows":
-            yield "token_table", 'cannot be used with train.lora_rank, which keeps the token table fixed; set "dense"'
-        if self.ema_decay:
-            yield "ema_decay", "cannot be used with train.lora_rank, whose adapters have no average; set 0"
         if self.parallel != "ddp":
             yield "parallel", 'cannot be used with train.lora_rank, whose weights are not sharded; set "ddp"'

@@ -1,4 +1,4 @@
-"""The device that a rank trains on: its peak rate, its memory, its clock."""
+"""The device that a rank trains on: its peak rate, its memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import ctypes
 import os
 import resource
 import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,9 +20,6 @@ PEAK_FLOPS = {
     "L40S": (3.62e14, 9.16e13),
     "L4": (1.21e14, 3.03e13),
 }
-# Cores wanted beyond those there are: threads wait at every operation for one that shares a core
-# (benchmarks/results/busy_machine.md).
-BUSY_CORES = 0.5
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
@@ -42,31 +36,6 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         if model in words:
             return bf16 if precision == "bf16" else fp32
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A point in a device's work; on a GPU it passes when the work that was queued before it is done."""
-
-    clock_s: float
-    event: torch.cuda.Event | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> Moment:
-        """Return the end of the work queued so far; on the CPU the present."""
-        if device.type != "cuda":
-            return cls(time.perf_counter(), None)
-        import torch
-
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return cls(time.perf_counter(), event)
-
-    def seconds_since(self, earlier: Moment) -> float:
-        """Return the seconds between two moments of one device that have both passed."""
-        if self.event is None or earlier.event is None:
-            return self.clock_s - earlier.clock_s
-        return float(earlier.event.elapsed_time(self.event) / 1000)
 
 
 def device_memory_bytes(device: torch.device) -> int:
@@ -87,39 +56,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def busy_machine(threads: int) -> str | None:
-    """Return a message where threads of this process must share cores with other processes."""
-    others = cores_of_others() if threads > 1 else None
-    cores = os.cpu_count() or 1
-    if others is None or threads + others < cores + BUSY_CORES:
-        return None
-    free = max(1, int(cores - others))
-    return (
-        f"other processes use {others:.1f} of this machine's {cores} cores, and {threads} threads that wait for each "
-        f"other lose up to two thirds of their speed; OMP_NUM_THREADS={free} trains faster next to them"
-    )
-
-
-def cores_of_others(seconds: float = 0.2) -> float | None:
-    """Return how many cores other processes use, watched for `seconds`; None where the system does not say.
-
-    Linux says it.  This process must do nothing meanwhile.
-    """
-    try:
-        before = _busy_s()
-        time.sleep(seconds)
-        return (_busy_s() - before) / seconds
-    except (OSError, ValueError):
-        return None
-
-
-def _busy_s() -> float:
-    """Return the seconds for which all cores together have computed since the start of the machine."""
-    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-    user, nice, system, _idle, _wait, *interrupts = map(int, line.split()[1:])
-    return (user + nice + system + sum(interrupts[:2])) / os.sysconf("SC_CLK_TCK")
 
 
 def keep_freed_memory() -> bool:

@@ -9,7 +9,6 @@ B pairs, S image side, E embed_dim of the teacher.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from worldclip.train.distributed import World
 from worldclip.train.dual_encoder import TEXT_CHUNKS
 from worldclip.train.loader import Batch
 from worldclip.train.step import Features, train_step
-from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state, write_folder
+from worldclip.train.train_state import TrainState, copy_to_cpu, create_train_state, folder_writer
 
 
 def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision: str) -> Features:
@@ -40,7 +39,7 @@ def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision:
     pixels = resize(batch.images.to(device), facts.size).float() / 255
     mean = torch.tensor(facts.mean, device=device)[:, None, None]
     std = torch.tensor(facts.std, device=device)[:, None, None]
-    tokens = clip.require_tokenizer().encode(batch.texts)
+    tokens = clip.tokenizer.encode(batch.texts)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         image_BE = clip.backend.encode_pixels((pixels - mean) / std)
         text_BE = clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)
@@ -79,7 +78,7 @@ class Student:
 
     def save(self, step: int, samples_seen: int) -> None:
         """Write a checkpoint and wait until it is complete: it must exist before the run's own of the same step."""
-        write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
+        write_model = folder_writer(self.state, self.tokenizer)
         counters = {"samples_seen": samples_seen, "updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row}
         self.writer.start(step, copy_to_cpu(self.state), counters, write_model)
         self.writer.wait()

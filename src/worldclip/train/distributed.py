@@ -5,8 +5,7 @@ input without communication.
 
 There are two process groups.  The default one moves the tensors of a step: if a rank hangs, the others end after
 STEP_TIMEOUT, with NCCL's record of what they waited for.  The other one, gloo, has barriers and records: there ranks
-wait SAVE_TIMEOUT for a save, and hours while rank 0 matches or joins a large pool, evaluates, or writes the last
-weights.
+wait hours while rank 0 matches or joins a large pool, evaluates, or writes the last weights.
 """
 
 from __future__ import annotations
@@ -28,10 +27,8 @@ from worldclip.model.clip import pick_device
 
 Record = TypeVar("Record")
 
-FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=10)  # longest exchange of a tensor while torch.compile may compile
-STEP_TIMEOUT = datetime.timedelta(minutes=5)  # ... after the first step
-SAVE_TIMEOUT = datetime.timedelta(minutes=30)  # longest barrier or record while the loop runs
-LONG_TIMEOUT = datetime.timedelta(hours=12)  # ... before it and in an evaluation; a rank that dies is noticed at once
+STEP_TIMEOUT = datetime.timedelta(minutes=10)  # longest exchange of a tensor; torch.compile takes minutes
+LONG_TIMEOUT = datetime.timedelta(hours=12)  # longest barrier or record; a rank that dies is noticed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +79,11 @@ def connected_ranks(device: str) -> Iterator[World]:
         long_waits = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
         assert isinstance(long_waits, dist.ProcessGroup)  # a rank outside of the group would get a number
         world = replace(world, long_waits=long_waits)
-        limit_steps(world, FIRST_STEP_TIMEOUT)
+        dist.distributed_c10d._set_pg_timeout(STEP_TIMEOUT)  # the ranks have met
     yield world
     barrier(world)
     if world.size > 1:
         dist.destroy_process_group()
-
-
-def limit_steps(world: World, timeout: datetime.timedelta) -> None:
-    """Let exchanges of tensors that begin from now on take `timeout` at most, in the groups of a mesh too."""
-    if world.size == 1:
-        return
-    groups = dist.distributed_c10d._world.pg_map
-    for group in groups:
-        if group is not world.long_waits:
-            dist.distributed_c10d._set_pg_timeout(timeout, group)
-
-
-@contextmanager
-def limited_waits(world: World, timeout: datetime.timedelta) -> Iterator[None]:
-    """Let barriers and records inside take `timeout` at most; afterwards the limit of before holds again."""
-    if world.long_waits is None:
-        yield
-        return
-    before = world.long_waits._get_backend(torch.device("cpu")).options._timeout
-    dist.distributed_c10d._set_pg_timeout(timeout, world.long_waits)
-    yield
-    dist.distributed_c10d._set_pg_timeout(before, world.long_waits)
 
 
 def pick_rank_device(name: str, world: World) -> torch.device:
@@ -130,7 +105,7 @@ def rank_cores() -> int:
 
 
 def barrier(world: World) -> None:
-    """Wait until all ranks are here, as long as `limited_waits` says, else LONG_TIMEOUT."""
+    """Wait until all ranks are here, at most LONG_TIMEOUT."""
     if world.size > 1:
         dist.barrier(world.long_waits)
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, InputChanged, Unreadable
 from worldclip.core.execute import Shard
-from worldclip.core.execute.shards import other_fingerprint
-from worldclip.core.inputs import Stamp, is_remote, stamp_of
+from worldclip.core.inputs import Stamp, fingerprint_of, is_remote, stamp_of
 from worldclip.pool.files import StampedFile, read_stamped
 from worldclip.pool.row_groups import RowGroups
 
@@ -130,12 +129,23 @@ class ImageFiles:
         if is_remote(shard.path):
             if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
                 return
-            is_same = "size" not in other_fingerprint(shard)  # a server that does not answer is asked again later
+            is_same = _is_same_at_url(shard)
             self._checked_at[i] = time.monotonic()
         else:
             is_same = stamp == self._stamps[i]
-            if not is_same and shard.present_fingerprint() == shard.fingerprint and shard.present_stamp() == stamp:
+            if not is_same and fingerprint_of(shard.path, shard.fingerprint["path"]) == shard.fingerprint:
                 self._stamps[i] = stamp
                 is_same = True
         if not is_same:
             raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
+
+
+def _is_same_at_url(shard: Shard) -> bool:
+    """Return whether a file at a URL is the listed one; a server that does not answer is asked again later."""
+    try:
+        shard.refuse_changed()
+    except InputChanged:
+        return False
+    except Unreadable:
+        return True
+    return True

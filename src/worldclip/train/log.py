@@ -1,20 +1,17 @@
-"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard; Weights & Biases and trackio if the recipe says.
+"""Logs of training: progress bar, log.jsonl, seen.jsonl, TensorBoard; Weights & Biases if the recipe says.
 
 A resumed run first removes the records after the step that it resumes from.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,15 +29,10 @@ from worldclip.train.schedule import Schedule
 
 LOG_EVERY_STEPS = 10
 LOGS = ("log.jsonl", "seen.jsonl", "validation.jsonl")
-CURVES = (  # keys of a record that TensorBoard, Weights & Biases and trackio draw
+CURVES = (  # keys of a record that TensorBoard and Weights & Biases draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
-    *("slowest_rank_lag_s", "flop_utilisation", "memory_bytes"),
+    *("slowest_s", "flop_utilisation", "memory_bytes"),
 )
-# A spike is a loss far above its recent mean.
-WINDOW_STEPS = 1_000
-MIN_STEPS = 100  # before that, mean and deviation say little
-NUM_DEVIATIONS = 6.0
-QUIET_STEPS = 100  # steps without another message: one message per spike
 
 
 class Log:
@@ -54,17 +46,18 @@ class Log:
         first_step: int,
         device: torch.device,
         world: World,
+        hosts: Sequence[str] = ("",),
     ) -> None:
+        """hosts: of each rank."""
         self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
-        self.device, self.num_devices, self.is_silent = device, world.size, not world.is_first
+        self.device, self.hosts, self.num_devices, self.is_silent = device, hosts, world.size, not world.is_first
         self._summary = ""
-        self._spikes = SpikeWatch()
         self._reset_speed()
 
     def _reset_speed(self) -> None:
         self._elapsed_s = self._wait_s = 0.0
         self._steps = self._tokens = self._unreadable = 0
-        self._busy_times: list[Sequence[float]] = []
+        self._busy_s = [0.0] * self.num_devices
 
     def __enter__(self) -> Log:
         console = Console(stderr=True)
@@ -85,11 +78,7 @@ class Log:
 
         self._lines = {name: Lines(self.train_dir / name, self.first_step) for name in LOGS}
         self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
-        self._trackers = []
-        if self.config.wandb is not None:
-            self._trackers.append(_start_wandb(self.config.wandb, self.train_dir))
-        if self.config.trackio is not None:
-            self._trackers.append(_start_trackio(self.config.trackio, self.train_dir))
+        self._wandb = None if self.config.wandb is None else _start_wandb(self.config.wandb, self.train_dir)
         self._bar.start()
         return self
 
@@ -101,29 +90,23 @@ class Log:
             self._board.close()
         for lines in self._lines.values():
             lines.close()
-        for tracker in self._trackers:
-            tracker.finish()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def add_step(
         self, step_s: float, wait_s: float, num_tokens: int, num_unreadable: int = 0, busy_s: Sequence[float] = ()
     ) -> None:
         """Count a step's time, the part of it spent waiting for data, tokens and unreadable images of this rank.
 
-        busy_s: how long each rank took before the first exchange of a step; all zeros or empty: unknown.
+        busy_s: how long each rank took before its first exchange with others; empty: there are none.
         """
         self._elapsed_s += step_s
         self._wait_s += wait_s
         self._steps += 1
         self._tokens += num_tokens
         self._unreadable += num_unreadable
-        if any(busy_s):
-            self._busy_times.append(busy_s)
-
-    def watch_loss(self, step: int, loss: float) -> None:
-        """Warn of a finite loss that jumps."""
-        message = self._spikes.add(step, loss)
-        if message is not None and not self.is_silent:
-            say("train", message)
+        if busy_s:
+            self._busy_s = [total + seconds for total, seconds in zip(self._busy_s, busy_s, strict=True)]
 
     def is_due(self, step: int) -> bool:
         """Return whether this step gets a record."""
@@ -140,13 +123,14 @@ class Log:
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
         peak = peak_flops(self.device, self.config.precision)
         wait_fraction = self._wait_s / self._elapsed_s
-        slowest_rank, lag_s = slowest_of(self._busy_times) if self._busy_times else (None, None)
+        slowest_s, slowest_host = max(zip(self._busy_s, self.hosts, strict=True))
+        has_ranks = self.num_devices > 1
         record = {
             **step_record,
             "samples_per_s": pairs / self._elapsed_s,
             "data_wait_fraction": wait_fraction,
-            "slowest_rank": slowest_rank,
-            "slowest_rank_lag_s": lag_s,
+            "slowest_s": slowest_s / self._steps if has_ranks else None,
+            "slowest_host": slowest_host if has_ranks else None,
             "flop_utilisation": flops / self._elapsed_s / (peak * self.num_devices) if peak else None,
             "unreadable_fraction": self._unreadable * self.num_devices / pairs,
             "memory_bytes": peak_memory_bytes(self.device),
@@ -202,62 +186,16 @@ class Log:
         except OSError as error:  # it writes in a thread, which has ended
             say("train", f"WARNING: TensorBoard gets nothing more from this call ({error})")
             self._board = None
-        for tracker in self._trackers:
-            tracker.log(values, step=step)
-
-
-class SpikeWatch:
-    """The losses of the last WINDOW_STEPS steps."""
-
-    def __init__(self) -> None:
-        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
-        self._quiet_until = 0
-
-    def add(self, step: int, loss: float) -> str | None:
-        """Add a finite loss.  Return a message if it is far above those before, unless one came shortly before."""
-        recent = np.array(self._losses)
-        self._losses.append(loss)
-        if len(recent) < MIN_STEPS or step < self._quiet_until:
-            return None
-        mean, deviation = recent.mean(), recent.std()
-        if loss <= mean + NUM_DEVIATIONS * deviation:
-            return None
-        self._quiet_until = step + QUIET_STEPS
-        return (
-            f"WARNING: the loss of step {step} is {loss:.4f}, {NUM_DEVIATIONS:.0f} deviations ({deviation:.4f}) above "
-            f"the mean of the last {len(recent):,} steps ({mean:.4f}). If it stays there, go back: worldclip train RUN "
-            "--resume-from STEP, with a lower train.lr or with train.skip_samples"
-        )
-
-
-def slowest_of(busy_times: Sequence[Sequence[float]]) -> tuple[int, float]:
-    """Return the rank that took longest over all steps, and by how many seconds per step longer than the others' mean.
-
-    busy_times: for each step the seconds of two or more ranks.
-    """
-    means = [sum(times) / len(busy_times) for times in zip(*busy_times, strict=True)]
-    slowest = max(means)
-    others = (sum(means) - slowest) / (len(means) - 1)
-    return means.index(slowest), slowest - others
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
 
 
 def _start_wandb(project: str, train_dir: Path) -> Any:
     wandb = require("wandb", extra="wandb")
-    return wandb.init(project=project, dir=str(train_dir), id=_run_id(train_dir / "wandb_id"), resume="allow")
-
-
-def _start_trackio(project: str, train_dir: Path) -> Any:
-    """Return a run that logs to a database on this machine, or where trackio's environment variables say."""
-    trackio = require("trackio", extra="trackio")
-    with contextlib.redirect_stdout(sys.stderr):  # it says where it logs
-        return trackio.init(project=project, name=_run_id(train_dir / "trackio_id"), resume="allow", embed=False)
-
-
-def _run_id(path: Path) -> str:
-    """Return the id in a file, drawn at the first call: resumed parts log to the same run."""
-    if not path.exists():
+    path = train_dir / "wandb_id"
+    if not path.exists():  # resumed parts log to the same run
         write_text(path, secrets.token_hex(8))
-    return path.read_text("utf-8")
+    return wandb.init(project=project, dir=str(train_dir), id=path.read_text("utf-8"), resume="allow")
 
 
 class Lines:

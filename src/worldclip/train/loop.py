@@ -6,8 +6,8 @@ learning rate from the step, and no random generator is used.  All ranks run the
 
 from __future__ import annotations
 
-import functools
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,16 +29,12 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import Moment, busy_machine, device_memory_bytes, keep_freed_memory, peak_flops
+from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
 from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
 from worldclip.train.distributed import (
-    LONG_TIMEOUT,
-    SAVE_TIMEOUT,
-    STEP_TIMEOUT,
     World,
     barrier,
-    limit_steps,
-    limited_waits,
+    gather_records,
     pick_rank_device,
 )
 from worldclip.train.garbage import collect_at, collected_by_step
@@ -46,13 +42,12 @@ from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import RankCounts, read_progress
-from worldclip.train.replicas import require_equal_replicas
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
 from worldclip.train.signals import TERMINATED, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import LaunchedStep, Requests, StepResult, assign_buckets, launch_step, validation_loss
-from worldclip.train.train_state import copy_to_cpu, create_train_state, write_folder
+from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10
@@ -73,8 +68,6 @@ class PendingStep:
     num_tokens: int
     num_unreadable: int
     """Images of this rank's batch that could not be read, and were replaced."""
-    start: Moment
-    """The moment at which this rank was done with the step before."""
 
 
 class Trainer:
@@ -99,17 +92,16 @@ class Trainer:
         self.progress = read_progress(start.checkpoint, world, self.device)
         if world.is_first:
             say("train", self._describe())
-            if self.device.type == "cpu" and (message := busy_machine(torch.get_num_threads())) is not None:
-                say("train", message)
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
-        self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world)
+        hosts = gather_records(socket.gethostname(), world)
+        self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world, hosts)
         self.counts = RankCounts()
         self.students: list[Student] = []
         self.pending: deque[PendingStep] = deque()
         self.samples_saved = self.progress.step * self.schedule.global_batch_size
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
         self.started_at = 0.0  # time.perf_counter when the step before was done
-        self.busy_s = 0.0
+        self.idle_since = 0.0  # ... and all that follows it
 
     def open_loader(self, run: Run, start: Start) -> Loader:
         """Return the loader of the pairs to train on; benchmarks/gpu_check.py has another one."""
@@ -156,24 +148,15 @@ class Trainer:
         if accept is not None:
             accept()
         self.saved_at = time.monotonic()
-        is_saved_within = limited_waits(self.world, SAVE_TIMEOUT)
-        with (
-            is_saved_within,
-            closing(self.writer),
-            catch_signals() as exit_code_of_signal,
-            self.log,
-            collected_by_step(),
-        ):
+        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
                 self._evaluate()
-            self.started_at = time.perf_counter()
-            self.idle_since = Moment.now(self.device)
+            self.started_at = self.idle_since = time.perf_counter()
             for batch in self._batches(first_step):
                 if self.progress.step == first_step:
                     self._assign_buckets(batch)
                 self._take_step(batch, exit_code_of_signal)
-                if self.progress.step == first_step + 1:
-                    limit_steps(self.world, STEP_TIMEOUT)
+                self.idle_since = time.perf_counter()
             self.writer.wait()
             barrier(self.world)
 
@@ -223,7 +206,6 @@ class Trainer:
             self.started_at = time.perf_counter()
         if requests.exit_code and not is_last:
             self._exit(requests.exit_code)
-        self.idle_since = Moment.now(self.device)  # ranks wait for each other in a save
 
     def _first_checkpoint_step(self) -> int:
         """Return the step of the first checkpoint by samples seen, or of the last step."""
@@ -239,7 +221,6 @@ class Trainer:
         loss = validation_loss(self.state, self.validation.batches(0, num_batches))
         self.log.write_validation(step, step * batch_size, loss)
         self.started_at = time.perf_counter()
-        self.idle_since = Moment.now(self.device)
 
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
@@ -252,12 +233,8 @@ class Trainer:
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
         launched = self._step(batch, lr, requests)
         self.counts.add(batch)
-        self.pending.append(
-            PendingStep(
-                launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE], start=self.idle_since
-            )
-        )
-        self.idle_since = Moment.now(self.device)
+        num_tokens, num_unreadable = len(batch.tokens.ids), batch.bad.counts[UNREADABLE]
+        self.pending.append(PendingStep(launched, lr, wait_s, num_tokens, num_unreadable))
 
     def _read_steps(self, num_left: int) -> Requests:
         """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
@@ -274,9 +251,6 @@ class Trainer:
             self.progress.add_step(result, step_s)
             wait_s = min(step.wait_s, step_s)
             self.log.add_step(step_s, wait_s, step.num_tokens, step.num_unreadable, result.busy_s)
-            self.busy_s = step.launched.arrived.seconds_since(step.start)
-            if result.is_applied:
-                self.log.watch_loss(self.progress.step, result.loss)
             self._log_step(result, step.lr)
             self._stop_if_diverged()
             requests = result.requests
@@ -285,9 +259,9 @@ class Trainer:
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
         """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
         if self.teacher is None:
-            return launch_step(self.state, batch, lr, requests=requests, busy_s=self.busy_s)
+            return launch_step(self.state, batch, lr, requests=requests, idle_since=self.idle_since)
         teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, requests, self.busy_s)
+        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, requests, self.idle_since)
         for student in self.students:
             student.step(batch, lr, teacher_features)
         return launched
@@ -333,8 +307,6 @@ class Trainer:
         """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
         progress = self.progress
         self.saved_at = time.monotonic()
-        for state in (self.state, *(student.state for student in self.students)):
-            require_equal_replicas(state, progress.step)
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable
@@ -343,7 +315,7 @@ class Trainer:
             student.save(progress.step, samples)
         record = progress.to_record()
         record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
-        write_model = functools.partial(write_folder, state=self.state, tokenizer=self.tokenizer)
+        write_model = folder_writer(self.state, self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
         self.log.say_saved(progress.step, progress.elapsed_s)
@@ -373,10 +345,9 @@ class Trainer:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
         barrier(self.world)
-        with limited_waits(self.world, LONG_TIMEOUT):
-            if self.world.is_first:
-                self._score_checkpoint()
-            barrier(self.world)
+        if self.world.is_first:
+            self._score_checkpoint()
+        barrier(self.world)
 
     def _score_checkpoint(self) -> None:
         step = self.progress.step

@@ -4,13 +4,15 @@ Every linear layer of the blocks of an adapted tower computes (W + B A) x + b: W
 drawn from the seed, B (outputs, rank) begins at zero.  The projections after the towers learn in full; the logit scale
 stays fixed, since peft's files have no place for it.
 
-A checkpoint holds W + B A as the weights, so that everything which reads checkpoints needs no peft.  W itself cannot be
-recovered from the sum to the bit: it is stored along with the adapters, for the run that resumes.
+A checkpoint holds W + B A as the weights, so that everything which reads checkpoints needs no peft; step_*/adapters is
+what learns, as peft reads it.  W itself cannot be recovered from the sum to the bit: trainer/ has it, for the run that
+resumes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,9 @@ from worldclip.train.config import TrainConfig
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
+FOLDER = "adapters"  # of a checkpoint
 ADAPTER_NAME = "default"  # peft's own
+PREFIX = "base_model.model."  # of peft's names
 PROJECTIONS = ("visual_projection", "text_projection")
 _LAYERS = r"\.encoder\.layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
@@ -60,6 +64,20 @@ def add_adapters(clip: MetaClip2Model, config: TrainConfig) -> None:
 def adapted_layers(clip: torch.nn.Module) -> dict[str, Any]:
     """Return the layers that have an adapter, by the names of their weights in the Hugging Face folder."""
     return {f"{name}.weight": layer for name, layer in clip.named_modules() if hasattr(layer, "lora_A")}
+
+
+def copy_adapters(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of what learns, adapters and projections, by the names in peft's files."""
+    learning = ((name, parameter) for name, parameter in clip.named_parameters() if parameter.requires_grad)
+    return {f"{PREFIX}{stored_name(name)}": value.detach().to("cpu", copy=True) for name, value in learning}
+
+
+def write_adapters(folder: Path, adapters: Mapping[str, torch.Tensor], config: TrainConfig) -> None:
+    """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: from copy_adapters."""
+    from safetensors.torch import save_file
+
+    adapter_config(config).save_pretrained(folder)
+    save_file(dict(adapters), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def stored_name(name: str) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from worldclip.train.config import LOSS_CHUNK_ROWS
 from worldclip.train.distributed import ALONE, Gathering, World, gather_rows, reduce_scatter_rows, start_gathering
 
+LOSS_CHUNK_ROWS = 256  # rows of logits at a time; smaller chunks are bound by memory bandwidth
 ChunkLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """(logits_CG, own_C: the matching column of each row, slice of the rows) -> sum of the rows' losses.  It replaces the
 logits in place by the derivative of that sum."""

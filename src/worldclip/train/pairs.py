@@ -124,7 +124,7 @@ class PairSource:
         if self.work is None:
             return read_curated(self.run_dir, shard, ("key",))["key"]
         table, candidates, keep_prob = self.work.read(shard.name)
-        decision = decide_on(candidates, keep_prob, self.work.config, self.work.bounds, epoch)
+        decision = decide_on(candidates, keep_prob, self.work.config, epoch)
         return table["key"].filter(pa.array(decision.kept_T))
 
     def _read(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
@@ -147,7 +147,7 @@ class PairSource:
     def _decide(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         assert self.work is not None
         candidates, keep_prob, pairs, has_image = self._candidates(shard_idx)
-        kept = decide_on(candidates, keep_prob, self.work.config, self.work.bounds, epoch).kept_T
+        kept = decide_on(candidates, keep_prob, self.work.config, epoch).kept_T
         return pairs.take(np.flatnonzero(kept[has_image])), int((kept & ~has_image).sum())
 
     def _join_images(self, table: pa.Table, shard_idx: int) -> tuple[Pairs, np.ndarray]:

@@ -28,7 +28,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts, shuffle
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, reads_input, repeatable
+from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
@@ -52,19 +52,6 @@ def image_shards(config: TrainConfig) -> ShardList | None:
     if not pool.holds_images(shards, images):
         raise UserError(f"train.pool: {shards[0].name} holds no images; name tars, or Parquet files with images")
     return shards
-
-
-def joined_shards(config: TrainConfig, joined: Sequence[Shard]) -> ShardList | None:
-    """Return `image_shards`, which were `joined`.  Raises UserError that names those that changed meanwhile."""
-    images = image_shards(config)
-    now = images or ()
-    changed = sorted({tar.name for tar in now} ^ {tar.name for tar in joined})
-    if not changed:
-        pairs = zip(now, joined, strict=True)
-        changed = [tar.name for tar, before in pairs if tar.fingerprint != before.fingerprint]
-    if changed:
-        raise UserError(f"train.pool: {', '.join(changed[:5])} changed while it was joined; run the same command again")
-    return images
 
 
 def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Shard]) -> None:
@@ -156,7 +143,6 @@ def _path(folder: Path, part: str, shard: Shard) -> Path:
     return folder / part / f"{shard.name}.arrow"
 
 
-@repeatable
 @reads_input
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the keys of a tar and where their images are."""
@@ -165,7 +151,6 @@ def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     return {"pairs": len(table)}
 
 
-@repeatable
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork | None) -> Report:
     """Write the kept keys of a shard; with `work` those that any epoch may keep."""
     keys = read_curated(run_dir, shard, ["key"])["key"].unique() if work is None else work.drawable_keys(shard.name)
@@ -173,7 +158,6 @@ def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork |
     return {"pairs": len(keys)}
 
 
-@repeatable
 def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], num_ranges: int, folder: Path) -> Report:
     """Join one range of hashes: write key, shard, file (as positions), offset, size of kept keys with an image."""
     image, wanted = (shuffle.read_range(paths, int(unit.name), num_ranges) for paths in (images, kept))
@@ -188,7 +172,6 @@ def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], n
     return {"pairs": len(wanted)}
 
 
-@repeatable
 def _write_places(group: Shard, *, ranges: Sequence[Path], tars: Sequence[str], folder: Path) -> Report:
     """Write RUN/train/join/places of a group of shards from all ranges.  tars: names of the tars."""
     first, names = group.fingerprint["first"], group.fingerprint["shards"]

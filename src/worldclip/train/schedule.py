@@ -37,8 +37,7 @@ class Schedule:
 def trained_precision(run_dir: Path) -> Precision | None:
     """Return the precision that a run trains in since its first start; before it, that of the run of --from-run."""
     path = layout.train_dir(run_dir) / "config.json"
-    schedule = read_json(path)["schedule"] if path.exists() else None
-    return branched_precision(run_dir) if schedule is None else Schedule(**schedule).precision
+    return Schedule(**read_json(path)["schedule"]).precision if path.exists() else branched_precision(run_dir)
 
 
 def branched_precision(run_dir: Path) -> Precision | None:

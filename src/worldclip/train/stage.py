@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from worldclip import pool
 from worldclip.contracts import layout
-from worldclip.contracts.layout import checkpoints
+from worldclip.contracts.layout import checkpoints, step_of
 from worldclip.core import artifacts
-from worldclip.core.changes import Change, changed_keys
+from worldclip.core.changes import Change, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
-from worldclip.core.execute.shard_list import write_stamps
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
@@ -29,13 +30,14 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old_of_run
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
-from worldclip.train.pool_join import image_shards, join_images, joined_shards, require_images
-from worldclip.train.schedule import Schedule, branched_precision, check_batch, plan_schedule
+from worldclip.train.pool_join import image_shards, join_images, require_images
+from worldclip.train.schedule import Schedule, branched_precision, check_batch, learning_rate, plan_schedule
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
     from worldclip.train.start import Start
 
+CHANGEABLE = ("train.lr", "train.samples_seen", "train.skip_samples")  # at a resume; config.json notes each change
 REMOTE_STREAMS = 64  # smallest default number of streams of an object store
 STREAMS_PER_RANK = 6  # ... with many ranks
 
@@ -50,15 +52,6 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
-    if run.section(TrainConfig).resume_from is not None and not run.is_dry:
-        from worldclip.train.going_back import go_back
-
-        go_back(run, _config(run))
-        run.is_accepted = True
-    if run.section(TrainConfig).prepare and not run.is_dry:
-        _prepare_only(run)
-        run.is_accepted = True
-        return
     has_run = run.stage(
         "train",
         inputs=_inputs,
@@ -67,8 +60,7 @@ def train(run: Run) -> None:
         needs=_needs,
         check=_check,
         plan=plan_lines,
-        is_redone=False,  # checkpoints are not trained again because a file changed since
-        is_set_aside=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
+        keeps_older=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
@@ -91,10 +83,10 @@ def plan_lines(run: Run) -> Iterator[str]:
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
     path = layout.train_dir(run.dir) / "config.json"
-    is_going_back = config.resume_from is not None
-    if not is_going_back and "train" not in run.restarted:
+    if "train" not in run.restarted:
         changes = changed_keys(artifacts.read_json(path)["config"], _config(run)) if path.exists() else []
-        yield from _refused_changes(run.dir, [*changes, *_changes_above(run)])
+        fixed = [change for change in changes if change.name not in CHANGEABLE]
+        yield from _refused_changes(run.dir, [*fixed, *_changes_above(run)])
     if run.preflight is None and config.hardware.devices is not None:
         return  # a plan for other machines
     absent = list(missing_packages("train", extra="train"))
@@ -102,15 +94,9 @@ def _needs(run: Run) -> Iterator[str]:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
     if config.wandb:
         yield from missing_packages("train.wandb", ("wandb",), extra="wandb")
-    if config.trackio:
-        yield from missing_packages("train.trackio", ("trackio",), extra="trackio")
     if absent:
         yield from absent
         return
-    if is_going_back:
-        from worldclip.train.going_back import going_back_problems
-
-        yield from going_back_problems(run, _config(run))
     yield from device_problems("train", config.device)
     if config.evaluate_every_samples:
         from worldclip.train.scores import config_of_scores
@@ -140,7 +126,7 @@ def streams_of(run: Run) -> int:
         return 0
     path = layout.train_dir(run.dir) / "config.json"
     record = artifacts.read_json(path) if path.exists() and "train" not in run.restarted else None
-    if record is not None and record["schedule"] is not None:
+    if record is not None:
         recorded: int = record["config"]["train"]["num_streams"]
         return recorded
     return max(REMOTE_STREAMS, STREAMS_PER_RANK * num_ranks())
@@ -149,7 +135,6 @@ def streams_of(run: Run) -> int:
 def _inputs(run: Run) -> Report:
     """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
     config = run.section(TrainConfig)
-    pool.recall_shards(layout.stamps(run.dir, "train.pool"), "train.pool")
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": require_current(run),
@@ -194,14 +179,10 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
 
     config = run.section(TrainConfig)
     indexed, images = pool.indexed_shards(run), image_shards(config)
-    write_stamps(layout.stamps(run.dir, "pool"), indexed)
     shards = list(indexed)  # the loader asks for each many times
     require_images(config, run.section(PoolConfig), shards)
     if images is not None:
         join_images(run, shards, images)
-        images = joined_shards(config, images)
-        assert images is not None
-        write_stamps(layout.stamps(run.dir, "train.pool"), images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
     start = Start(
         schedule=schedule,
@@ -211,29 +192,6 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
         images=None if images is None else list(images),
     )
     return start, tokenizer
-
-
-def _prepare_only(run: Run) -> None:
-    """Do once, on one process, what precedes the first step: train.prepare.  Records no schedule.
-
-    Raises UserError under torchrun.
-    """
-    require("torch", extra="train")
-    from worldclip.train.distributed import ALONE
-    from worldclip.train.start import create_loader
-
-    if num_ranks() > 1:
-        raise UserError("train.prepare = true: one process prepares for all; run it without torchrun")
-    config = run.section(TrainConfig)
-    job = run.job("train", _inputs, _config(run), is_redone=False)
-    if job.reason_to_run() is None:
-        say("train", "is finished and unchanged")
-        return
-    if _find_record(run, job) is None:
-        _write_record(job, None, is_empty=True)
-    start, tokenizer = _find_start(run, plan_schedule(config, run.dir, 1))
-    loader = create_loader(run, start, tokenizer, ALONE, pin_memory=False)
-    say("train", f"is prepared: {loader.epoch_length:,} pairs per epoch, {loader.num_without_image:,} without an image")
 
 
 def _changes_above(run: Run) -> Iterator[str]:
@@ -252,8 +210,7 @@ def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str
     remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
     return [
         *map(str, changes),
-        f"{remedy}; undo it, go back to one of them with --resume-from STEP (for some keys), restart with --from "
-        "train, or choose another --out",
+        f"{remedy}; undo it, restart with --from train, or choose another --out",
     ]
 
 
@@ -291,27 +248,26 @@ def _check(run: Run, job: Job) -> None:
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
     job.inputs  # noqa: B018  raises UserError where a stage above is unfinished or out of date
-    is_going_back = run.is_dry and run.section(TrainConfig).resume_from is not None
-    record = None if is_going_back or "train" in run.restarted else _find_record(run, job)
+    record = None if "train" in run.restarted else _find_record(run, job)
     _find_schedule(run, record, num_ranks())
 
 
 def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
     """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
 
-    record: config.json of the training that goes on; without a schedule in it the one that the recipe asks for counts.
+    record: config.json of the training that goes on; None: the schedule that the recipe asks for counts.
     """
     config = run.section(TrainConfig)
-    recorded = record and record["schedule"]
-    schedule = Schedule(**recorded) if recorded else plan_schedule(config, run.dir, world_size)
+    schedule = Schedule(**record["schedule"]) if record else plan_schedule(config, run.dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
     return schedule
 
 
 def _find_record(run: Run, job: Job) -> Report | None:
-    """Return config.json of RUN/train if it is of the present config and inputs; its schedule is null after --prepare.
+    """Return config.json of the training that goes on; None: it begins.
 
-    Raises UserError if there are checkpoints of another config or other inputs.
+    Changes of CHANGEABLE keys are noted in it.  Raises UserError if there are checkpoints of another config or other
+    inputs.
     """
     path = job.folder / "config.json"
     if not path.exists():
@@ -321,23 +277,74 @@ def _find_record(run: Run, job: Job) -> Report | None:
             )
         return None
     record: Report = artifacts.read_json(path)
-    if record["schedule"] is None:  # written by --prepare: the first start decides the number of streams and the batch
-        record["config"]["train"]["num_streams"] = job.config["train"]["num_streams"]
     changes = changed_keys(record["config"], job.config)
-    changes += changed_keys(record["inputs"], job.inputs, "input")
-    if problems := _refused_changes(run.dir, changes):
+    fixed = [change for change in changes if change.name not in CHANGEABLE]
+    fixed += changed_keys(record["inputs"], job.inputs, "input")
+    if problems := _refused_changes(run.dir, fixed):
         raise UserError(problems)
-    return None if changes else record
+    if not changes and not fixed:
+        return record
+    steps = [step_of(checkpoint) for checkpoint in checkpoints(job.folder)]
+    return _note_changes(run, record, changes, steps[-1]) if steps else None
+
+
+def _note_changes(run: Run, record: Report, changes: Sequence[Change], step: int) -> Report:
+    """Return config.json with changed keys and their schedule, from the checkpoint of `step` on.
+
+    Raises UserError where no step is left, and for a change among the samples that were seen.
+    """
+    from worldclip.train.plan import skip
+
+    config, schedule = run.section(TrainConfig), Schedule(**record["schedule"])
+    if not config.scale.is_set:
+        num_steps = max(1, round(config.samples_seen / schedule.global_batch_size))
+        schedule = replace(schedule, samples_seen=config.samples_seen, num_steps=num_steps)
+    samples = step * schedule.global_batch_size
+    if step >= schedule.num_steps:
+        raise UserError(
+            f"{name_changes(changes)}: {samples:,} samples are seen already; raise train.samples_seen, or remove the "
+            "checkpoints after the step from which the change is to apply"
+        )
+    for change in changes:
+        if change.name == "train.skip_samples":
+            old, new = ({tuple(stretch) for stretch in stretches or ()} for stretches in (change.old, change.new))
+            position = int(skip(np.array([samples]), sorted(old))[0])
+            if any(first < position for first, _ in old ^ new):
+                raise UserError(f"{change}: samples before {position} are seen already; change only later stretches")
+    noted = {"from_step": step, "keys": {change.name: [change.old, change.new] for change in changes}}
+    values = {"config": _config(run), "schedule": asdict(schedule), "changes": [*record.get("changes", []), noted]}
+    return {**record, **values}
+
+
+def _apply_changes(job: Job, record: Report) -> None:
+    """Write config.json if it notes changes, and print them with the learning rate that they lead to."""
+    older = artifacts.read_json(job.folder / "config.json")
+    if older == record:
+        return
+    artifacts.write_json(job.folder / "config.json", record)
+    step, keys = record["changes"][-1]["from_step"], record["changes"][-1]["keys"]
+    before, now = (_learning_rate(values, step) for values in (older, record))
+    changed = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in keys.items())
+    say("train", f"from step {step} on {changed}; learning rate {now:.3g}, was {before:.3g}")
+
+
+def _learning_rate(record: Report, step: int) -> float:
+    schedule = Schedule(**record["schedule"])
+    return learning_rate(step, schedule.num_steps, schedule.warmup_steps, record["config"]["train"]["lr"])
 
 
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     """Create RUN/train, or check that its checkpoints come from the same config and inputs; return the schedule."""
     record = _find_record(run, job)
     schedule = _find_schedule(run, record, world_size)
-    if record is not None and record["schedule"] is not None:
+    if record is not None:
+        _apply_changes(job, record)
         return schedule
     schedule = _with_precision(schedule, run)
-    _write_record(job, asdict(schedule), is_empty=record is None)
+    artifacts.remove(job.folder)
+    artifacts.write_json(
+        job.folder / "config.json", {"config": job.config, "inputs": job.inputs, "schedule": asdict(schedule)}
+    )
     if run.section(TrainConfig).scale.is_set:
         say(
             "train",
@@ -362,11 +369,3 @@ def _with_precision(schedule: Schedule, run: Run) -> Schedule:
     reason = f"has {hardware}" if hardware else "has no instructions for bfloat16 that gain"
     say("train", f"train.precision = auto: {schedule.precision}, since this {device.type} {reason}")
     return schedule
-
-
-def _write_record(job: Job, schedule: Report | None, *, is_empty: bool) -> None:
-    """Write config.json.  is_empty: after removing all that RUN/train holds."""
-    if is_empty:
-        artifacts.remove(job.folder)
-    record = {"config": job.config, "inputs": job.inputs, "schedule": schedule}
-    artifacts.write_json(job.folder / "config.json", record)

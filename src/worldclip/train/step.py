@@ -7,6 +7,7 @@ D embed_dim.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from torch.distributed.tensor import DTensor
 
 from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
-from worldclip.train.device import Moment
 from worldclip.train.distributed import all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import LOSSES, distillation_loss
@@ -61,7 +61,7 @@ class StepResult:
     requests: Requests
     """Of any rank."""
     busy_s: tuple[float, ...]
-    """By rank, the seconds that it stated to launch_step; of one process empty."""
+    """By rank, the seconds before its first exchange with others; of one process empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,17 @@ class LaunchedStep:
     """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
     copied: torch.cuda.Event | None
     """Comes after the copy of the numbers; None: they are there."""
-    arrived: Moment
-    """Before the step's first exchange with other ranks."""
 
     @classmethod
-    def of(cls, numbers: torch.Tensor, arrived: Moment) -> LaunchedStep:
+    def of(cls, numbers: torch.Tensor) -> LaunchedStep:
         """Start to copy the numbers from their device."""
         if numbers.device.type != "cuda":
-            return cls(numbers.cpu(), None, arrived)
+            return cls(numbers.cpu(), None)
         pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         pinned.copy_(numbers, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        return cls(pinned, copied, arrived)
+        return cls(pinned, copied)
 
     def read(self) -> StepResult:
         """Wait for the numbers and return them."""
@@ -106,31 +104,26 @@ def launch_step(
     lr: float,
     teacher_features: Features | None = None,
     requests: Requests = Requests(),
-    busy_s: float = 0.0,
+    idle_since: float | None = None,
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
-    That is decided on the device: nothing here waits for it, unless the token embedding is sparse or the optimizer is
-    not fused (mps).  teacher_features: a teacher's features of the same pairs, for distillation.  busy_s: how long this
-    rank took before the first exchange of an earlier step; all ranks learn it from the result.
+    That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
+    teacher_features: a teacher's features of the same pairs, for distillation.  idle_since: time.perf_counter when this
+    rank was done with the step before; all ranks learn how long it took from there to the first exchange.
     """
-    arrived = Moment.now(state.device)
+    arrived_at = time.perf_counter()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.fetch(batch.tokens.ids)
     loss, features_done = _backward(state, batch, teacher_features)
-    # with FSDP or sparse rows the forward pass exchanges weights
-    if state.config.parallel == "ddp" and state.sparse_embedding is None:
-        arrived = features_done
-    others = _average_scalars(state, loss, requests, busy_s)
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.collect_gradients()
+    if state.config.parallel == "ddp":  # with FSDP the forward pass exchanges weights
+        arrived_at = features_done
+    others = _average_scalars(state, loss, requests, arrived_at - (idle_since or arrived_at))
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
     numbers = torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale])
-    return LaunchedStep.of(torch.cat([numbers, others]), arrived)
+    return LaunchedStep.of(torch.cat([numbers, others]))
 
 
 @torch.no_grad()
@@ -138,8 +131,6 @@ def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
     """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
     losses = []
     for batch in batches:
-        if state.sparse_embedding is not None:
-            state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
         parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
         image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
         loss = _compute_loss(state, (image_BD, text_BD), None)
@@ -157,8 +148,6 @@ def assign_buckets(state: TrainState, batch: Batch) -> None:
     """
     if state.config.parallel != "ddp" or state.world.size < 3:  # the sums of two ranks have one order
         return
-    if state.sparse_embedding is not None:
-        state.sparse_embedding.fetch(batch.tokens.ids, is_update_next=False)
     inputs = (batch.inputs or split_batch(batch, state.config.accum_steps))[0]
     features = state.wrapped(*inputs)
     gathering = state.model.take_all_images()
@@ -183,13 +172,13 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
     return loss + distill.weight * taught
 
 
-def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, Moment]:
+def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, float]:
     """Fill .grad and return this rank's loss, detached, and when its features were computed."""
     if state.config.accum_steps > 1:
         return _accumulate_gradients(state, batch, teacher_features)
     (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
     features = state.wrapped(*inputs)
-    features_done = Moment.now(state.device)
+    features_done = time.perf_counter()
     loss = _compute_loss(state, features, teacher_features)
     loss.backward()
     return loss.detach(), features_done
@@ -197,7 +186,7 @@ def _backward(state: TrainState, batch: Batch, teacher_features: Features | None
 
 def _accumulate_gradients(
     state: TrainState, batch: Batch, teacher_features: Features | None
-) -> tuple[torch.Tensor, Moment]:
+) -> tuple[torch.Tensor, float]:
     """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return as _backward does.
 
     Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
@@ -210,7 +199,7 @@ def _accumulate_gradients(
     with torch.no_grad():
         cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    features_done = Moment.now(state.device)
+    features_done = time.perf_counter()
     loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
     loss.backward()
     assert image_BD.grad is not None
@@ -271,21 +260,15 @@ def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests, 
 def _gradient_norm(state: TrainState) -> torch.Tensor:
     """Return the Euclidean norm of the global batch's gradient over all trained parameters, a scalar on the device.
 
-    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart, and knows nothing of the sparse
-    embedding's shards.  The squares of the sharded ones are therefore summed over ranks here; under HSDP every machine
-    has a copy of FSDP's shards.
+    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart.  The squares of the sharded ones are
+    therefore summed over ranks here; under HSDP every machine has a copy of FSDP's shards.
     """
     grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
-    rows = state.sparse_embedding.grad if state.sparse_embedding is not None else None
-    if not sharded and rows is None:
+    if not sharded:
         return torch.nn.utils.get_total_norm(grads)
     num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
-    square = torch.zeros((), device=state.device)
-    if sharded:
-        square += torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
-    if rows is not None:
-        square += torch.nn.utils.get_total_norm([rows]) ** 2
+    square = torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
     all_reduce(square, state.world)
     replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
     if replicated:
@@ -295,7 +278,7 @@ def _gradient_norm(state: TrainState) -> torch.Tensor:
 
 @torch.no_grad()
 def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: torch.Tensor) -> None:
-    """Clip gradients, step the optimizer, clamp the logit scale, update the EMA; all without effect unless is_finite.
+    """Clip gradients, step the optimizer, clamp the logit scale; all without effect unless is_finite.
 
     Fused AdamW reads `found_inf` on the device, as torch.amp's GradScaler sets it; it then keeps weights, moments and
     its count of steps.
@@ -304,8 +287,8 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     if not optimizer.defaults["fused"] and not is_finite:
         return
     max_norm = state.config.max_grad_norm
-    clip_factor = (max_norm / grad_norm).clamp(max=1) if max_norm > 0 else torch.ones_like(grad_norm)
     if max_norm > 0:
+        clip_factor = (max_norm / grad_norm).clamp(max=1)
         grads = [local_tensor(p.grad) for p in state.model.parameters() if p.grad is not None]
         torch._foreach_mul_(grads, clip_factor)
     for group in optimizer.param_groups:
@@ -313,10 +296,6 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     if optimizer.defaults["fused"]:
         optimizer.found_inf = (~is_finite).float()
     optimizer.step()
-    if state.sparse_embedding is not None and is_finite:  # fetching rows waits for the device anyway
-        state.sparse_embedding.update(lr, float(clip_factor))
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     state.model.renew_copies()
-    if state.ema is not None:
-        state.ema.update(is_finite)

@@ -1,10 +1,10 @@
-"""The state that a step changes: model, its DDP or FSDP wrapper, optimizer, EMA; created fresh or from a checkpoint."""
+"""The state that a step changes: model, its DDP or FSDP wrapper, optimizer; created fresh or from a checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.model.clip import (
     create_empty_model,
@@ -35,37 +34,15 @@ from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, gather_records, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
-from worldclip.train.lora import adapter_config, add_adapters, is_adapter, merged_weights
+from worldclip.train.lora import FOLDER as ADAPTERS
+from worldclip.train.lora import add_adapters, copy_adapters, is_adapter, merged_weights, write_adapters
 from worldclip.train.loss import LOSSES
-from worldclip.train.sparse_embedding import NAME as TOKEN_EMBEDDING
-from worldclip.train.sparse_embedding import SparseEmbedding, replace_token_embedding
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
-HeldTensors = dict[str, LocalTensor]
-"""By their names in a checkpoint.  Memory is shared with the model and its optimizer."""
-
-
-class Ema:
-    """Exponential moving average of the weights: ema = decay * ema + (1 - decay) * weights after each update.
-
-    It averages over about the last 1 / (1 - decay) updates.  Under FSDP each rank holds the EMA of its own shard.
-    """
-
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
-        self.decay = decay
-        self._parameters = list(parameters.values())
-        self.shadow = {name: local_tensor(parameter.detach()).clone() for name, parameter in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, is_applied: torch.Tensor) -> None:
-        """Move the EMA towards the present weights, unless the step did not change them.  is_applied: bool scalar."""
-        share = is_applied.float() * (1 - self.decay)
-        weights = [local_tensor(parameter.detach()) for parameter in self._parameters]  # FSDP may have moved them
-        torch._foreach_lerp_(list(self.shadow.values()), weights, [share] * len(weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +56,6 @@ class TrainState:
     wrapped: torch.nn.Module
     """The model as DDP or FSDP runs it; on one rank the model itself."""
     optimizer: torch.optim.Optimizer
-    sparse_embedding: SparseEmbedding | None = None
-    """The token embedding under train.token_table = "rows"."""
-    ema: Ema | None = None
 
 
 def create_train_state(
@@ -120,7 +94,6 @@ def create_train_state(
         model.to(device)
     for name in config.freeze:
         (clip.vision_model if name == "vision" else clip.text_model).requires_grad_(False)
-    sparse_embedding = replace_token_embedding(clip, world, config, device) if config.token_table == "rows" else None
     clip.train()
     if config.activation_checkpointing:
         _recompute_blocks(clip, config)
@@ -140,8 +113,6 @@ def create_train_state(
         model=model,
         wrapped=wrapped,
         optimizer=create_optimizer(model, config),
-        sparse_embedding=sparse_embedding,
-        ema=Ema(model.checkpoint_parameters(), config.ema_decay) if config.ema_decay else None,
     )
     if checkpoint is not None:
         restore(state, CheckpointReader(checkpoint))
@@ -185,14 +156,12 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
 def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenizer) -> None:
     """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
 
-    tokenizer: the run's.  Raises UserError for an image tower without texts; if shapes differ, or the heads or the
+    tokenizer: the run's.  Raises UserError if shapes differ, or the heads or the
     activation, which shapes do not show; and if the source's tokenizer has other pieces: rows of its token table would
     stand for other pieces here.
     """
     clip = load(source, device="cpu")
     other: Any = clip.model
-    if clip.tokenizer is None:
-        raise UserError(f"train.initial_weights = {source!r}: an image tower without a text tower; name a whole CLIP")
     weights, own_weights = other.state_dict(), model.state_dict()
     side = patches_per_side(own_weights[POSITIONS])
     if side is not None and patches_per_side(weights[POSITIONS]) is not None:
@@ -283,6 +252,19 @@ def _machines_and_ranks(world: World) -> tuple[int, int]:
 # to and from a checkpoint
 
 
+def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    """Return a function for another thread: `write_folder`, with LoRA also the present adapters."""
+    if state.config.lora_rank is None:
+        return functools.partial(write_folder, state=state, tokenizer=tokenizer)
+    adapters = copy_adapters(state.model.clip)
+
+    def write(folder: Path) -> None:
+        write_folder(folder, state, tokenizer)
+        write_adapters(folder / ADAPTERS, adapters, state.config)
+
+    return write
+
+
 def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     """Write everything of a Hugging Face folder but the weights: configuration, tokenizer, preprocessing."""
     config = copy.deepcopy(state.model.clip.config)
@@ -291,66 +273,40 @@ def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder)
     image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
     write_sentence_modules(folder)
-    if state.config.lora_rank is not None:
-        adapter_config(state.config).save_pretrained(layout.trainer_dir(folder))
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
-    """Return copies of this rank's share of weights, moments and EMA, which later steps do not change.
+    """Return copies of this rank's share of weights and moments, which later steps do not change.
 
-    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>, ema.<parameter>, and what the sparse
-    embedding and its IdleUpdates call their state: rows.<embedding>, idle_drift.<embedding>, ...  What several ranks
-    hold is cut among them, so that each row is copied once.
+    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>.  What several ranks hold is cut among them,
+    so that each row is copied once: all under DDP, under HSDP the shards, of which every machine has a copy.
 
     With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
     adapters.
     """
-    world = state.world
-    replicated, sharded, own = held_tensors(state)
-    num_copies = world.size // sharding_ranks(state.config.parallel, world).size
-    copy_index = world.rank // (world.size // num_copies)
-    share = cut_share(replicated, world.rank, world.size) | cut_share(sharded, copy_index, num_copies) | own
-    return {name: local.copy() for name, local in share.items() if local.num_rows}
-
-
-def held_tensors(state: TrainState) -> tuple[HeldTensors, HeldTensors, HeldTensors]:
-    """Return (tensors that every rank holds, rows of FSDP's shard, rows that no other rank holds).
-
-    Under HSDP every machine has a copy of the shards.
-    """
-    replicated: HeldTensors = {}
-    sharded: HeldTensors = {}
-    own: HeldTensors = {}
-    sharding = sharding_ranks(state.config.parallel, state.world)
-    optimizer_state = state.optimizer.state
+    world, sharding = state.world, sharding_ranks(state.config.parallel, state.world)
+    replicated: dict[str, LocalTensor] = {}
+    sharded: dict[str, LocalTensor] = {}
     merged = dict(merged_weights(state.model.clip))
     for name, parameter in state.model.checkpoint_parameters().items():
         kinds = {"adapter" if is_adapter(name) else "weights": parameter.detach()}
         if name in merged:
             kinds = {"weights": merged[name], "base": parameter.detach()}
-        if parameter in optimizer_state:
-            kinds |= {moment: optimizer_state[parameter][moment] for moment in MOMENTS}
-        if state.ema is not None:
-            kinds["ema"] = state.ema.shadow[name]
+        if parameter in state.optimizer.state:
+            kinds |= {moment: state.optimizer.state[parameter][moment] for moment in MOMENTS}
         is_sharded = isinstance(parameter, DTensor)
         first_row = shard_rows(len(parameter), sharding)[0] if is_sharded else 0
         tensors = sharded if is_sharded else replicated
         for kind, tensor in kinds.items():
             tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
-    embedding = state.sparse_embedding
-    if embedding is not None:
-        first_row, stride = embedding.own_rows.start, embedding.own_rows.step
-        for kind, tensor in [*embedding.state().items(), ("weights", embedding.present_weight())]:
-            shape = (embedding.num_rows, *tensor.shape[1:])
-            own[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, shape, first_row, stride)
-        for kind, tensor in embedding.idle.state().items():
-            replicated[f"{kind}.{TOKEN_EMBEDDING}"] = LocalTensor(tensor, tuple(tensor.shape), 0)
-    return replicated, sharded, own
+    share = cut_share(replicated, world.rank, world.size)
+    share |= cut_share(sharded, world.rank // sharding.size, world.size // sharding.size)
+    return {name: local.copy() for name, local in share.items() if local.num_rows}
 
 
 @torch.no_grad()
 def restore(state: TrainState, reader: CheckpointReader) -> None:
-    """Fill weights, moments and EMA, whatever the world size that wrote them.  Every rank must call this.
+    """Fill weights and moments, whatever the world size that wrote them.  Every rank must call this.
 
     Each tensor or row is read from the disk by the ranks that need it.  Under FSDP a rank reads its own rows; under
     HSDP each machine reads them once.  Under DDP rank 0 reads for all, and sends what it has read.
@@ -383,12 +339,3 @@ def restore(state: TrainState, reader: CheckpointReader) -> None:
             # fused AdamW keeps its step count on the parameter's device, the others on the CPU
             step = torch.tensor(float(reader.updates), device=parameter.device if is_fused else "cpu")
             state.optimizer.state[parameter] = {"step": step, **moments}
-    if state.ema is not None:
-        for name, tensor in state.ema.shadow.items():
-            fill(tensor, "ema", name)
-    embedding = state.sparse_embedding
-    if embedding is not None:  # this rank's rows, and the history of updates that all ranks share
-        for kind, tensor in embedding.state().items():
-            tensor.copy_(reader.read(f"{kind}.{TOKEN_EMBEDDING}", embedding.own_rows))
-        idle = {kind: reader.read(f"{kind}.{TOKEN_EMBEDDING}") for kind in embedding.idle.state()}
-        embedding.idle.restore(reader.updates, idle)

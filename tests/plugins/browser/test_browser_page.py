@@ -126,10 +126,9 @@ def test_a_folder_of_another_model_is_refused(embedded_world, clip, tmp_path):
     shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
     probe = np.load(embedded_world / "embedded" / "probe.npy")
     np.save(tmp_path / "embedded" / "probe.npy", -probe)
-    source = embedded_world / "model"
-    assert set(web_folder.writer(source, clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
+    assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
-        web_folder.writer(source, clip, str(tmp_path / "embedded"))
+        web_folder.writer(clip, str(tmp_path / "embedded"))
 
 
 def test_an_embedded_folder_without_the_page_is_a_mistake():

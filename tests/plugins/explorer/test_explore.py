@@ -36,7 +36,7 @@ def test_every_value_of_the_slider_is_what_estimate_gives(explored):
     assert slider["key"] == "tail_fraction"
     assert len(slider["values"]) == 41
     assert slider["values"][slider["own"]] == 0.3
-    candidates = estimate(explored.run, tail_fractions=slider["values"])["candidates"]
+    candidates = estimate(explored.run, tail_fraction=slider["values"])["candidates"]
     for i, candidate in enumerate(candidates):
         assert slider["total"][i] == candidate["total"]["expected_pairs"]
         for number, language in enumerate(run["languages"]):
@@ -163,7 +163,7 @@ def test_a_recipe_with_an_english_threshold_has_a_slider_on_it(explored, tmp_pat
     slider = slider_record(tmp_path, ["en", "th"], ["en", "th"])
     assert slider["key"] == "english_threshold"
     assert slider["values"][slider["own"]] == 12
-    candidates = estimate(tmp_path, thresholds=slider["values"])["candidates"]
+    candidates = estimate(tmp_path, threshold=slider["values"])["candidates"]
     assert slider["total"] == [candidate["total"]["expected_pairs"] for candidate in candidates]
     assert slider["thresholds"][0] == slider["values"]
 

@@ -125,9 +125,7 @@ class LargeAnswers:
 
     name = "model"
     collections: Mapping[str, Any] = {}
-    clip = SimpleNamespace(
-        embed_dim=1024, require_tokenizer=lambda: SimpleNamespace(encode=lambda texts: SimpleNamespace(ids=[]))
-    )
+    clip = SimpleNamespace(embed_dim=1024, tokenizer=SimpleNamespace(encode=lambda texts: SimpleNamespace(ids=[])))
 
     async def embed(self, items):
         return np.zeros((len(items), self.clip.embed_dim), np.float32)

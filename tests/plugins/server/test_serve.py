@@ -119,7 +119,7 @@ def test_combined_queries_are_one_search_for_their_mean(address, world, clip):
     queries = ["a red apple", data_url(picture(3))]
     data = post(address, "search", {"input": queries, "top": 4, "combine": True}).json()["data"]
     mean = (clip.encode_text(["a red apple"]) + clip.encode_image([picture(3)]))[0]
-    embedded = open_collections(world / "embedded", clip, "model")["images"].embedded
+    embedded = open_collections(world / "embedded", clip, "model")["images"]
     scores = np.concatenate([part[:] for part in embedded.parts]) @ (mean / np.linalg.norm(mean))
     assert [hit["id"] for hit in data[0]["hits"]] == np.argsort(-scores)[:4].tolist()
 

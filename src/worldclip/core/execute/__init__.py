@@ -1,26 +1,16 @@
 """Map one pure function over shards: finished shards are skipped, a failed shard is listed and the others finish.
 
-The work runs in processes of this machine (local.py) or on a Ray cluster (ray.py), with the same result.
+One loop (loop.py) has processes of this machine (local.py) or a Ray cluster (ray.py) do the work, with the same result.
 """
 
 # ruff: noqa: F401  the names that others import from here
 from __future__ import annotations
 
 from worldclip.core.errors import UserError
-from worldclip.core.execute.file_groups import FileGroups, equal_starts, files_of, group_starts
 from worldclip.core.execute.local import LocalExecutor, usable_cores
+from worldclip.core.execute.loop import Executor, Reports
 from worldclip.core.execute.ray import RayExecutor
-from worldclip.core.execute.shards import (
-    Executor,
-    Report,
-    Reports,
-    Shard,
-    add_counts,
-    are_done,
-    mark_done,
-    reads_input,
-    repeatable,
-)
+from worldclip.core.execute.shards import Report, Shard, add_counts, are_done, mark_done, reads_input
 from worldclip.core.preflight import require_packages
 
 

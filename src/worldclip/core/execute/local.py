@@ -6,33 +6,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
-from worldclip.core.execute.groups import GroupDone, GroupSizes, run_group, take_group
-from worldclip.core.execute.shards import (
-    MAX_TRIES,
-    Outcome,
-    Report,
-    Reports,
-    Shard,
-    ShardQueue,
-    ShardWork,
-    cause_of_death,
-    lost_worker,
-    map_shards,
-)
+from worldclip.core.execute.loop import Reports, map_shards, run_shards
+from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
 
 QUEUED_PER_WORKER = 2  # one shard runs and one waits, so that no worker waits for this process
+LOST = "memory ran out, which the system ends processes for (use fewer --workers), or a library crashed on its contents"
 
 
 @dataclass(kw_only=True)
@@ -50,79 +37,63 @@ class LocalExecutor:
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Reports:
         """Do as Executor.map."""
-        work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
-        return map_shards(self._run, work, shards, label, self.quiet)
+        return map_shards(self._run, fn, shards, label=label, done_dir=done_dir, key=key, quiet=self.quiet)
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
-        if min(self.workers, len(todo)) <= 1:
-            yield from _run_here(work, ShardQueue(todo))
+        num_workers = min(self.workers, len(todo))
+        if num_workers == 1:
+            yield from ((shard.name, work.run(shard)) for shard in todo)
             return
-        queue, tries = ShardQueue(todo), Counter[str]()
-        while queue:
-            yield from self._run_until_broken(work, queue, tries)
-
-    def _run_until_broken(
-        self, work: ShardWork, queue: ShardQueue, tries: Counter[str]
-    ) -> Iterator[tuple[str, Outcome]]:
-        """Run until the queue is empty or a worker dies, which ends all workers; their shards are queued again."""
-        num_workers = min(self.workers, len(queue))
-        is_broken = False
-        running: dict[Future[GroupDone], tuple[Shard, ...]] = {}
-        sizes = GroupSizes()
-        lost: list[str] = []
-        workers: set[BaseProcess] = set()
-        others = set(multiprocessing.active_children())
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent)
+        processes = _Processes(work, num_workers)
         try:
-            while running or (queue and not is_broken):
-                while queue and not is_broken:
-                    # A shard whose worker died runs by itself: if it kills a worker again, no other shard suffers.
-                    if len(running) >= (1 if tries[queue.peek().name] else QUEUED_PER_WORKER * num_workers):
-                        break
-                    group = take_group(queue, tries, sizes.of_next(queue.peek(), num_workers, len(queue)))
-                    try:
-                        with interrupts_held_back():
-                            running[pool.submit(run_group, work, group)] = group
-                    except BrokenProcessPool:
-                        is_broken = True
-                        tries.subtract(shard.name for shard in group)
-                        for shard in group:
-                            queue.append(shard)
-                workers.update(multiprocessing.active_children())
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    group = running.pop(future)
-                    if not isinstance(future.exception(), BrokenProcessPool):
-                        sizes.add(future.result())
-                        yield from zip((shard.name for shard in group), future.result().outcomes, strict=True)
-                        for shard in group:
-                            del tries[shard.name]
-                        continue
-                    is_broken = True
-                    for shard in group:
-                        if tries[shard.name] < MAX_TRIES:
-                            queue.append(shard)
-                        else:
-                            lost.append(shard.name)
+            yield from run_shards(todo, processes)
         except KeyboardInterrupt:
-            for worker in {*multiprocessing.active_children()} - others:
-                worker.terminate()
+            processes.terminate()
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        # A shard that lost a worker runs by itself, so that the exit code, known after shutdown, is its worker's.
-        for name in lost:
-            yield name, lost_worker(cause_of_death(worker.exitcode for worker in workers))
+            processes.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_here(work: ShardWork, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
-    sizes = GroupSizes()
-    while queue:
-        group = take_group(queue, Counter(), sizes.of_next(queue.peek(), 1, len(queue)))
-        done = run_group(work, group)
-        sizes.add(done)
-        yield from zip((shard.name for shard in group), done.outcomes, strict=True)
+class _Processes:
+    """Workers in a pool, which ends when one of them dies; then a new pool begins."""
+
+    def __init__(self, work: ShardWork, num_workers: int) -> None:
+        self._work = work
+        self._num_workers = num_workers
+        self._others = set(multiprocessing.active_children())
+        self.pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._num_workers, mp_context=context, initializer=end_with_parent)
+
+    def num_at_once(self, *, is_retry: bool) -> int:
+        """A shard whose worker died runs by itself: if it kills a worker again, no other shard suffers."""
+        return 1 if is_retry else QUEUED_PER_WORKER * self._num_workers
+
+    def submit(self, shard: Shard) -> Future[Outcome]:
+        try:
+            with interrupts_held_back():
+                return self.pool.submit(self._work.run, shard)
+        except BrokenProcessPool as error:
+            lost: Future[Outcome] = Future()
+            lost.set_exception(error)
+            return lost
+
+    def wait(self, futures: Sequence[Future[Outcome]]) -> Sequence[Future[Outcome]]:
+        done, _ = wait(futures, return_when=FIRST_COMPLETED)
+        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+            self.pool.shutdown(wait=True)  # all shards of the pool have ended then
+            self.pool = self._start()
+            return futures
+        return list(done)
+
+    def loss(self, error: Exception) -> str | None:
+        return LOST if isinstance(error, BrokenProcessPool) else None
+
+    def terminate(self) -> None:
+        for worker in {*multiprocessing.active_children()} - self._others:
+            worker.terminate()
 
 
 @contextmanager

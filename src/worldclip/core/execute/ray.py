@@ -1,55 +1,34 @@
 """Run shards on a Ray cluster: the same functions over the same shards, for the same bytes.
 
 The nodes share the directories that the work reads and writes, at the same paths, and have the same worldclip.  Ray
-starts tasks and reports lost ones; this module decides what to retry and what to start twice.
-
-A driver starts some hundred tasks a second whatever they do, so a task takes several short shards (groups.py).
+starts tasks and reports lost ones; the loop decides what to try again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import statistics
+import socket
 import threading
-import time
 import uuid
-from array import array
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from worldclip.core.artifacts import Json, digest
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, first_line, require
-from worldclip.core.execute.groups import GroupDone, GroupSizes, run_group, take_group
-from worldclip.core.execute.ray_nodes import NODE_ID, Nodes, check_port
-from worldclip.core.execute.shards import (
-    MAX_TRIES,
-    Chosen,
-    Failure,
-    Outcome,
-    Report,
-    Reports,
-    Shard,
-    ShardQueue,
-    ShardWork,
-    is_marked,
-    lost_worker,
-    map_shards,
-)
+from worldclip.core.execute.loop import Reports, map_shards, run_shards
+from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
 
 VERSION = version("worldclip")
 QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
-POLL_S = 1.0  # interval of the search for late shards and new nodes while no task ends
-LATE_MEDIANS, LATE_S = 5, 60.0  # a shard is late after so many median durations, and after so many seconds
+POLL_S = 1.0  # longest wait for a task before the CPUs of the cluster are counted again
 CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
-LOCAL_STARTS = 3
-TASKS_PER_S = 350  # limit of task starts, half of the possible rate (benchmarks/results/scale.md)
+CONNECT_S = 10.0  # timeout of the check that a cluster listens
 OBJECT_STORE_BYTES = 128 * 2**20  # size in a Ray started here: only functions and reports pass through it
 
 
@@ -73,152 +52,74 @@ class RayExecutor:
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Reports:
         """Do as Executor.map.  Raises UserError if no cluster answers, or its nodes do not share `done_dir`."""
-        work = ShardWork(fn=fn, done_dir=done_dir.absolute(), key=digest(key))
-        return map_shards(partial(self._run, label), work, shards, label, self.quiet)
+        done_dir = done_dir.absolute()
+        return map_shards(self._run, fn, shards, label=label, done_dir=done_dir, key=key, quiet=self.quiet)
 
-    def _run(self, label: str, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         ray = connect(self.address, self.workers)
         with _place(work.done_dir) as place:
-            nodes = Nodes(ray, label)
-            tasks = _Tasks(ray, work, place)
+            tasks = _Tasks(ray, work, place, self.workers)
             try:
                 # by falling size: a large shard that starts last would delay the end
-                sizes = array("q", (shard.fingerprint.get("size") or 0 for shard in todo))
-                by_size = array("q", sorted(range(len(sizes)), key=lambda row: -sizes[row]))
-                yield from self._run_tasks(nodes, tasks, ShardQueue(Chosen(todo, by_size)))
-                nodes.say_losses()
+                by_size = sorted(todo, key=lambda shard: -(shard.fingerprint.get("size") or 0))
+                yield from run_shards(by_size, tasks)
             finally:
-                if not nodes.is_headless:  # nobody is left who could cancel
-                    tasks.cancel_all()
-
-    def _run_tasks(self, nodes: Nodes, tasks: _Tasks, queue: ShardQueue) -> Iterator[tuple[str, Outcome]]:
-        tries: Counter[str] = Counter()
-        while queue or tasks.running:
-            nodes.look()
-            cpus = max(1, nodes.num_cpus)
-            max_tasks = min(cpus, self.workers) if self.workers else QUEUED_PER_CPU * cpus
-            while queue and len(tasks.running) < max_tasks:
-                num_shards = tasks.sizes.of_next(queue.peek(), cpus, len(queue), least_s=cpus / TASKS_PER_S)
-                tasks.start(take_group(queue, tries, num_shards))
-            if not queue and len(tasks.running) < min(cpus, max_tasks):
-                tasks.copy_late_tasks()
-            for shards, outcome in tasks.wait():
-                if not isinstance(outcome, LostTask):
-                    yield from zip((shard.name for shard in shards), outcome, strict=True)
-                    for shard in shards:
-                        del tries[shard.name]
-                    continue
-                for shard in shards:
-                    if tries[shard.name] < MAX_TRIES:
-                        queue.append(shard)
-                        if outcome.node is not None:
-                            nodes.count_again(outcome.node)
-                    else:
-                        yield shard.name, lost_worker(outcome.cause)
-
-
-class _Task(NamedTuple):
-    shards: tuple[Shard, ...]
-    started_at: float
-
-
-class LostTask(NamedTuple):
-    """A task whose worker or node was lost, and why, see lost_worker."""
-
-    cause: str
-    node: str | None = None  # id of the node that was lost with it, "" if it is not known
+                tasks.cancel()
 
 
 class _Tasks:
-    """The tasks now in Ray: at most two for the same shards, of which the first outcome counts."""
+    """The tasks now in Ray."""
 
-    def __init__(self, ray: Any, work: ShardWork, place: _Place) -> None:
-        self.running: dict[Any, _Task] = {}  # keys are ObjectRefs
-        self._ray, self._may_repeat = ray, is_marked(work.fn, "is_repeatable")
+    def __init__(self, ray: Any, work: ShardWork, place: _Place, workers: int | None) -> None:
+        self._ray = ray
         self._work = ray.put(work)  # sent once, not with each task
         self._place = place
-        # a task that is lost is started again by RayExecutor: Ray itself would try for ever after a lack of memory
+        self._workers = workers
+        # a task that is lost is started again by the loop: Ray itself would try for ever after a lack of memory
         self._task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(run_on_node)
-        self._copied: set[str] = set()  # first shards of the tasks that were started twice
-        self._cancelled: list[Any] = []
-        self._durations_s: deque[float] = deque(maxlen=1000)  # durations of tasks, time in the queue included
-        self.sizes = GroupSizes()
+        self._refs: dict[Future[Outcome], Any] = {}  # a task is cancelled by its ObjectRef: Future.cancel stops nothing
+        self._count_cpus()
 
-    def start(self, shards: tuple[Shard, ...]) -> None:
-        self.running[self._task.remote(self._work, shards, self._place)] = _Task(shards, time.monotonic())
+    def _count_cpus(self) -> None:
+        self._num_cpus = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
-    def copy_late_tasks(self) -> None:
-        """Start a second task for each that takes far longer than others did; call while CPUs are idle."""
-        if not self._may_repeat or not self._durations_s:
-            return
-        late_s = max(LATE_S, LATE_MEDIANS * statistics.median(self._durations_s))
-        copies = Counter(task.shards[0].name for task in self.running.values())
-        now = time.monotonic()
-        for task in list(self.running.values()):
-            name = task.shards[0].name
-            if copies[name] == 1 and now - task.started_at > late_s:
-                self._copied.add(name)
-                self.start(task.shards)
+    def num_at_once(self, *, is_retry: bool) -> int:
+        return min(self._num_cpus, self._workers) if self._workers else QUEUED_PER_CPU * self._num_cpus
 
-    def wait(self) -> list[tuple[tuple[Shard, ...], list[Outcome] | LostTask]]:
-        """Wait until a task ends, at most POLL_S; returns the shards of those that ended with their outcomes."""
-        ready, _ = self._ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
-        ready, _ = self._ray.wait(list(self.running), num_returns=len(self.running), timeout=0) if ready else ([], [])
-        ended = []
-        for ref in ready:
-            task = self.running.pop(ref, None)
-            if task is None:  # its copy was faster
-                continue
-            done = self._result(ref)
-            others = self._copies_of(task)
-            if others and not (isinstance(done, GroupDone) and _all_succeeded(done)):  # the other copy may succeed
-                continue
-            for other in others:
-                del self.running[other]
-                self._cancel(other)
-            self._durations_s.append(time.monotonic() - task.started_at)
-            if isinstance(done, GroupDone):
-                self.sizes.add(done)
-            ended.append((task.shards, done.outcomes if isinstance(done, GroupDone) else done))
-        return ended
+    def submit(self, shard: Shard) -> Future[Outcome]:
+        ref = self._task.remote(self._work, shard, self._place)
+        future: Future[Outcome] = ref.future()
+        self._refs[future] = ref
+        return future
 
-    def _copies_of(self, task: _Task) -> list[Any]:
-        """Return the ObjectRefs of the running tasks for the same shards."""
-        name = task.shards[0].name
-        if name not in self._copied:
-            return []
-        return [other for other, its in self.running.items() if its.shards[0].name == name]
+    def wait(self, futures: Sequence[Future[Outcome]]) -> Sequence[Future[Outcome]]:
+        done, _ = wait(futures, POLL_S, FIRST_COMPLETED)
+        if not done:
+            self._count_cpus()
+        for future in done:
+            del self._refs[future]
+        return list(done)
 
-    def _result(self, ref: Any) -> GroupDone | LostTask:
+    def loss(self, error: Exception) -> str | None:
         errors = self._ray.exceptions
-        try:
-            done: GroupDone = self._ray.get(ref)
-        except errors.OutOfMemoryError:
-            return LostTask("ended by Ray because the node's memory ran out; use fewer --workers")
-        except (errors.NodeDiedError, errors.ObjectLostError) as error:
-            node = NODE_ID.search(str(error))
-            return LostTask("with its node; see the node's logs", node[1] if node is not None else "")
-        except errors.WorkerCrashedError:  # Ray's error does not say by which signal
-            return LostTask("by a signal: a crash of a library on its contents, or memory that ran out; see Ray's logs")
-        except errors.RayTaskError as error:  # fatal: every shard would fail in the same way
+        if isinstance(error, errors.RayTaskError):  # every shard would fail in the same way
             raise error.cause from error
-        return done
+        if isinstance(error, errors.OutOfMemoryError):
+            return "Ray ended it because the node's memory ran out; use fewer --workers"
+        if isinstance(error, errors.NodeDiedError | errors.ObjectLostError):
+            return "its node went; see the node's logs"
+        if isinstance(error, errors.WorkerCrashedError):
+            return "memory ran out, or a library crashed on its contents; see Ray's logs"
+        return None
 
-    def _cancel(self, ref: Any) -> None:
-        self._ray.cancel(ref)
-        self._cancelled.append(ref)
-
-    def cancel_all(self) -> None:
+    def cancel(self) -> None:
         """Cancel the running tasks, then kill those that do not end, so that nothing writes after this call."""
-        for ref in list(self.running):
-            self._cancel(ref)
-        left = self._cancelled
-        if left:
-            _, left = self._ray.wait(left, num_returns=len(left), timeout=CANCEL_S)
-        for ref in left:
-            self._ray.cancel(ref, force=True)
-        if left:
-            self._ray.wait(left, num_returns=len(left), timeout=CANCEL_S)
+        left = list(self._refs.values())
+        for force in (False, True):
+            for ref in left:
+                self._ray.cancel(ref, force=force)
+            if left:
+                _, left = self._ray.wait(left, num_returns=len(left), timeout=CANCEL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,28 +135,19 @@ class _Place:
         node = os.uname().nodename
         if self.version != VERSION:
             raise UserError(f"node {node} has worldclip {VERSION}, this process {self.version}; use one version")
-        if not self.token.exists():
-            raise UserError(
-                f"node {node} does not see {self.token.parent}; all nodes of the cluster must share the run's folder "
-                "at the same path"
-            )
-        try:
-            os.chdir(self.folder)
-        except OSError as error:
-            raise UserError(
-                f"node {node} has no folder {self.folder} ({error.strerror}); run worldclip from a folder that all "
-                "nodes have"
-            ) from error
+        for path in (self.token, self.folder):
+            if not path.exists():
+                raise UserError(
+                    f"node {node} does not see {path}; all nodes of the cluster must share the run's folder and the "
+                    "working directory at the same paths"
+                )
+        os.chdir(self.folder)
 
 
-def _all_succeeded(done: GroupDone) -> bool:
-    return not any(isinstance(outcome, Failure) for outcome in done.outcomes)
-
-
-def run_on_node(work: ShardWork, shards: Sequence[Shard], place: _Place) -> GroupDone:
-    """Run one task on a node."""
+def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
+    """Work on one shard on a node.  One that an earlier try has finished is not done again."""
     place.enter()
-    return run_group(work, shards)
+    return {"pairs": 0} if work.is_finished(shard) else work.run(shard)
 
 
 @contextmanager
@@ -295,19 +187,16 @@ def connect(address: str | None, workers: int | None) -> Any:
     return ray
 
 
-def _init(ray: Any, address: str, options: Json) -> None:
-    """Start or join Ray; retry a local start, which Ray gives up after 30 s and a busy machine may exceed.
+def check_port(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
-    SIGTERM keeps its handler: Ray's would exit with code 15 and no word.
-    """
+
+def _init(ray: Any, address: str, options: Json) -> None:
+    """Start or join Ray.  SIGTERM keeps its handler: Ray's would exit with code 15 and no word."""
     before = signal.getsignal(signal.SIGTERM)
-    for tries_left in reversed(range(LOCAL_STARTS if address == "local" else 1)):
-        try:
-            ray.init(address=address, **options)
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)
-            return
-        except Exception as error:
-            if not tries_left or "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
+    ray.init(address=address, **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

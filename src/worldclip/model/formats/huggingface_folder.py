@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,48 +13,23 @@ from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
-from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.records import library_faults
-from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
 
 if TYPE_CHECKING:
     import torch
 
 FAMILY = "metaclip_2"
-OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
-requires = TORCH
-has_torch_weights, yields_to = True, "text"  # a text tower has a config.json, too
-CARD = CardFacts(
-    library="transformers",
-    use=(
-        "from transformers import pipeline",
-        "",
-        'classify = pipeline("zero-shot-image-classification", model="THIS FOLDER")',
-        'classify("apple.png", candidate_labels=["red apple", "赤いリンゴ"], hypothesis_template="{}")',
-    ),
-    checked=largest_difference("transformers"),
-    files=(*TEXT_FILES, "*.safetensors"),
-)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
-PICKLE = "pytorch_model.bin"
 # the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
 # they refuse the folder, where their own CLIPModel would build OpenAI's model around these weights
 _SENTENCE_TRANSFORMERS = "sentence_transformers.sentence_transformer.modules"
 
 
-def missing(folder: Path) -> str | None:
-    """Return what the folder lacks to be a Hugging Face folder; weights may lack where there are no ONNX encoders."""
-    if read_config_json(folder).get("model_type") is None:
-        return "no config.json with a model_type"
-    has_weights = weights.safetensors_shapes(folder) is not None or bool(weights.weight_files(folder, PICKLE))
-    if not has_weights and (folder / "onnx").is_dir():
-        return "no model.safetensors beside the ONNX encoders"
-    return None
-
-
 def read_config_json(folder: Path) -> Report:
-    """Return the folder's config.json, which Hugging Face and timm both write; {} where there is none."""
+    """Return the folder's config.json, {} where there is none."""
     return weights.read_optional_config(folder / "config.json")
 
 
@@ -80,9 +54,7 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 
 
 def _read_config(folder: Path) -> Any:
-    weights.refuse_foreign_code(folder)
-    for name in ("model.safetensors", PICKLE):
-        weights.weight_files(folder, name)  # refuses an index that names tensors elsewhere
+    weights.weight_files(folder, "model.safetensors")  # refuses an index that names tensors elsewhere
     try:
         config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers checks sizes by dividing, too
@@ -96,12 +68,6 @@ def _read_config(folder: Path) -> Any:
         else:
             reason = f"does not load as a Hugging Face model ({error})"
         raise UserError(f"{folder} {reason}") from error
-    if config.model_type == "metaclip_2_vision_model":
-        raise UserError(f"{folder} holds an image tower for transformers' MetaClip2VisionModel; it has no embeddings")
-    for tower in (getattr(config, "vision_config", None), getattr(config, "text_config", None)):
-        layers = getattr(tower, "num_hidden_layers", 1)
-        if not isinstance(layers, int) or not 1 <= layers <= weights.MAX_LAYERS:
-            raise UserError(f"{folder}: a tower has {layers} layers; at most {weights.MAX_LAYERS}")
     vars(config).pop("auto_map", None)  # names code of its own, and would be saved with the model
     return config
 
@@ -124,25 +90,21 @@ def _read_model(folder: Path, config: Any) -> Any:
         expected = tensor_names.shapes(transformers.MetaClip2Model(config).state_dict())
     ignore = ("position_ids",)  # a buffer that older transformers saved
     shapes = weights.safetensors_shapes(folder)
-    if shapes is not None:
-        tensor_names.check_tensors(str(folder), shapes, expected, ignore)
-        # maps the file, reads it once
-        return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
-    files = weights.weight_files(folder, PICKLE)
-    if not files:
+    if shapes is None:
         is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # written by several processes
         remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
-    state = {name: tensor for file in files for name, tensor in weights.read_state(file).items()}
-    tensor_names.check_tensors(str(folder), tensor_names.shapes(state), expected, ignore)
-    return build(transformers.MetaClip2Model, config, {name: state[name].float() for name in expected})
+    tensor_names.check_tensors(str(folder), shapes, expected, ignore)
+    # maps the file, reads it once
+    return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
 
 
-def build(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Return a transformers model with exactly these tensors."""
+def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Return a MetaClip2Model with exactly these tensors."""
     import torch
 
-    model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
+    create = require_transformers().MetaClip2Model.from_pretrained
+    model = create(None, config=config, state_dict=state, dtype=torch.float32).eval()
     assert tensor_names.shapes(model.state_dict()) == tensor_names.shapes(state)
     return model
 
@@ -198,43 +160,6 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     write_sentence_modules(folder)
 
 
-def copy(checkpoint: Path, folder: Path, clip: Clip) -> None:
-    """Copy a checkpoint's weights byte for byte, without the trainer's state; clip: the checkpoint, loaded.
-
-    The tokenizer's maximum length becomes the model's context, since transformers truncates by it, and the end token
-    that config.json may lack is added.  Code does not go along, nor the names by which a library would load code:
-    Sentence Transformers 5 trusts the modules.json of a local folder.
-    """
-    target = folder.resolve()
-
-    def without(source: str, names: list[str]) -> set[str]:
-        holders = {name for name in names if target.is_relative_to(Path(source, name).resolve())}  # --out in it
-        return shutil.ignore_patterns(layout.TRAINER, "*.py", "modules.json")(source, names) | holders
-
-    shutil.copytree(checkpoint, folder, ignore=without, dirs_exist_ok=True)
-    tokenizer = clip.require_tokenizer()
-    if Path(tokenizer.hf.name_or_path) == checkpoint:
-        adapt_tokenizer_config(folder, tokenizer.context_length)
-    else:  # worldclip.load was given another tokenizer
-        tokenizer.save(folder)
-    record = read_config_json(folder)
-    text_config = record.setdefault("text_config", {})
-    if text_config.get("eos_token_id") is None:
-        text_config["eos_token_id"] = tokenizer.eos_id
-        write_json(folder / "config.json", record)
-    _remove_auto_maps(folder)
-    write_sentence_modules(folder)
-
-
-def _remove_auto_maps(folder: Path) -> None:
-    """Remove the key by which transformers' records name classes of a repository's own code."""
-    for path in folder.glob("*config.json"):
-        record = weights.read_json_config(path)
-        if "auto_map" in record:
-            del record["auto_map"]
-            write_json(path, record)
-
-
 def write_sentence_modules(folder: Path) -> None:
     """Write modules.json: Sentence Transformers (5.4 and later) then gives normalised embeddings of both modalities."""
     modules = [
@@ -245,7 +170,7 @@ def write_sentence_modules(folder: Path) -> None:
 
 
 def write_tokenizer_and_processor(clip: Clip, folder: Path) -> None:
-    clip.require_tokenizer().save(folder)
+    clip.tokenizer.save(folder)
     preprocess.to_hugging_face(preprocess.facts_of(clip.processor)).save_pretrained(folder)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError, first_line, is_no_memory
-from worldclip.core.job import Record, Report
+from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs, weights
 from worldclip.model.formats import onnx_graphs
@@ -27,7 +27,7 @@ from worldclip.model.formats.huggingface_folder import (
     read_parts,
     write_tokenizer_and_processor,
 )
-from worldclip.model.formats.interface import TEXT_FILES, TORCH, CardFacts, LoadOptions
+from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend, attention_mask, open_session
 from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, SUFFIXES, TEXT, check_file, model_path
 from worldclip.model.formats.onnx_joint import write_joint
@@ -35,17 +35,9 @@ from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
 from worldclip.model.tokenizer import Tokens
 
-OPTIONS: tuple[str, ...] = ("tokenizer", "precision")
-requires = Requirement(("onnx", "onnx_ir", "onnxscript", "onnxruntime"), extra="export")
-has_torch_weights, yields_to = False, ""
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # smallest cosine of embeddings with the model's
 JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images and texts of joint graphs
-_SCALE = "logit_scale"  # key of config.json
-
-
-def missing(folder: Path) -> str | None:
-    """Return what the folder lacks to be such a folder."""
-    return None if _precisions(folder) else f"no {FOLDER}/{IMAGE}*.onnx with {FOLDER}/{TEXT}*.onnx"
+SCALE = "logit_scale"  # key of config.json
 
 
 def _precisions(folder: Path) -> list[str]:
@@ -60,14 +52,8 @@ def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
     return (plain,) if are_plain(path, options) else (TORCH, Requirement(("onnxruntime",), extra="export"))
 
 
-def hub_weights(folder: Path, precision: str) -> list[str] | None:
-    """Return the patterns of both encoders, None where config.json has no logit scale: only `write` puts it there."""
-    if _SCALE not in read_config_json(folder):
-        return None
-    return [f"{path.relative_to(folder).as_posix()}*" for path in _encoders(folder, precision)]
-
-
-def _encoders(folder: Path, precision: str) -> list[Path]:
+def encoders(folder: Path, precision: str) -> list[Path]:
+    """Return the files of both encoders in a precision."""
     if precision not in SUFFIXES:
         raise UserError(f"precision = {precision!r}: ONNX encoders have one of {', '.join(SUFFIXES)}")
     return [model_path(folder, tower, precision) for tower in (IMAGE, TEXT)]
@@ -78,14 +64,14 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if options.device not in ("auto", "cpu"):
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     precision = options.precision or "fp32"
-    files = _encoders(path, precision)
+    files = encoders(path, precision)
     if precision not in _precisions(path):
         raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(_precisions(path))}")
     _, tokenizer, processor = (read_plain_parts if are_plain(path, options) else read_parts)(path, options)
     record = read_config_json(path)
-    weights.require_values(record, {_SCALE: weights.POSITIVE}, path / "config.json")
+    weights.require_values(record, {SCALE: weights.POSITIVE}, path / "config.json")
     image, text = map(open_session, files)
-    return Clip(OnnxBackend(image, text, float(record[_SCALE])), tokenizer, processor)
+    return Clip(OnnxBackend(image, text, float(record[SCALE])), tokenizer, processor)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> None:
@@ -95,7 +81,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: boo
     """
     clip.model.config.save_pretrained(folder)
     config_path = folder / "config.json"
-    write_json(config_path, {**read_json(config_path), _SCALE: clip.backend.logit_scale})
+    write_json(config_path, {**read_json(config_path), SCALE: clip.backend.logit_scale})
     write_tokenizer_and_processor(clip, folder)
     (folder / FOLDER).mkdir()
     for tower in (IMAGE, TEXT):
@@ -112,15 +98,15 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
     size; they hold small weights a second time.
     Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.
     """
-    tokens = clip.require_tokenizer().encode(sample_inputs.TEXTS)
+    tokens = clip.tokenizer.encode(sample_inputs.TEXTS)
     pixels = sample_inputs.pixels(clip)
     expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
     checked: dict[str, float] = {}
     for precision in precisions:
         for name in (IMAGE, TEXT, JOINT) if has_joint else (IMAGE, TEXT):
             check_file(model_path(folder, name, precision))
-        encoders = read(folder, LoadOptions(device="cpu", precision=precision)).backend
-        embeds = (encoders.encode_pixels(pixels), encoders.encode_tokens(tokens, num_chunks=len(tokens)))
+        backend = read(folder, LoadOptions(device="cpu", precision=precision)).backend
+        embeds = (backend.encode_pixels(pixels), backend.encode_tokens(tokens, num_chunks=len(tokens)))
         pairs = list(zip(embeds, expected, strict=True))
         if has_joint:
             pairs += _run_joint(model_path(folder, JOINT, precision), pixels.numpy(), tokens, expected)
@@ -169,26 +155,3 @@ def _run_joint(
             ) from error
         yield image_BD, expected[0][images]
         yield text_BD, expected[1][texts]
-
-
-def _checked(report: Record) -> str:
-    """Return what the card says of `compare`."""
-    kinds = dict.fromkeys(report["checked"], "smallest cosine") | {"fp32": "largest difference"}
-    measured = ", ".join(f"{key}: {kinds[key]} {value:.2g}" for key, value in report["checked"].items())
-    return (
-        f"in onnxruntime ({measured}); `onnx/model*.onnx`, both encoders in one graph, take "
-        f"{report['joint_bytes']:,} bytes"
-    )
-
-
-CARD = CardFacts(
-    library="transformers.js",
-    use=(
-        "import worldclip",
-        "",
-        'clip = worldclip.load("THIS FOLDER", precision="int8")',
-        'clip.classify("apple.png", ["red apple", "赤いリンゴ"])',
-    ),
-    checked=_checked,
-    files=(*TEXT_FILES, "*.onnx", "*.onnx_data", "onnx/*"),
-)

@@ -20,7 +20,7 @@ from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
-from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
+from worldclip.model.records import library_faults, tokenizer_faults
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -99,7 +99,6 @@ class PlainTokenizer:
             library_faults(f"{file} does not load as a tokenizer", "copy or download it again"),
         ):
             self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        check_normaliser(self, file)
         self.backend_tokenizer.no_padding()
         named = weights.read_optional_config(folder / "special_tokens_map.json")
         named |= weights.read_optional_config(folder / "tokenizer_config.json")

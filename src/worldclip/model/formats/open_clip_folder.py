@@ -1,7 +1,6 @@
 """open_clip's folders and checkpoints, which the MetaCLIP reference writes too: open_clip_config.json and weights.
 
-A written folder loads as `local-dir:FOLDER` at any size.  Where open_clip has a built-in configuration of the same
-model, its weights load under that name too.
+A written folder loads as `local-dir:FOLDER` at any size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from worldclip.model.clip import build_config, check_tokenizer, model_config, pi
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
-from worldclip.model.formats.interface import TEXT_FILES, CardFacts, LoadOptions, largest_difference
+from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import require_transformers
@@ -28,21 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config, MetaClip2Model
 
-OPTIONS: tuple[str, ...] = ("arch", "tokenizer", "precision")
-requires = Requirement(("open_clip",), extra="export")
-has_torch_weights, yields_to = True, ""
-CARD = CardFacts(
-    library="open_clip",
-    use=(
-        "import open_clip",
-        "",
-        'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")',
-        'tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")',
-        'texts = model.encode_text(tokenizer(["red apple", "赤いリンゴ"]), normalize=True)',
-    ),
-    checked=largest_difference("open_clip"),
-    files=(*TEXT_FILES, "*.safetensors"),
-)
+REQUIRES = Requirement(("open_clip",), extra="export")
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # in the order in which open_clip looks for weights in a folder
@@ -56,26 +41,9 @@ WEIGHT_FILES = (
 # open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
 _VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 _TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-_SIZES = {
-    "embed_dim": weights.COUNT,
-    **{f"vision_cfg.{key}": weights.COUNT for key in _VISION_DEFAULTS},
-    **{f"text_cfg.{key}": weights.COUNT for key in (*_TEXT_DEFAULTS, "vocab_size", "eos_id")},
-    **dict.fromkeys(("vision_cfg.mlp_ratio", "text_cfg.mlp_ratio"), weights.POSITIVE),
-}
-# Tensors whose shapes tell the published models apart, and their numbers of dimensions.
-_TELLING = {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "token_embedding.weight": 2}
 # The keys of a model of this family.  Any other key changes what open_clip builds.
 _TOP_KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 _TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name"}
-
-
-def missing(folder: Path) -> str | None:
-    return None if (folder / CONFIG_FILE).exists() else f"no {CONFIG_FILE}"
-
-
-def hub_weights(folder: Path, precision: str) -> tuple[str, ...] | None:
-    """Return the patterns of the weights, None where the repository is not open_clip's."""
-    return WEIGHT_FILES if missing(folder) is None else None
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
@@ -87,7 +55,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
             raise UserError(f"{path} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
         folder, file = path, files[0]
     state = weights.read_state(file)
-    record = _find_config(folder, file, state, options.arch)
+    table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
+    record = _find_config(folder, file, options.arch, None if table is None else len(table))
     text_cfg = record["model_cfg"]["text_cfg"]
     if not is_of_family(record["model_cfg"]):
         return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, text_cfg, state, options)
@@ -101,51 +70,35 @@ def read(path: Path, options: LoadOptions) -> Clip:
         config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
         check_tokenizer(config, tokenizer)
         model: Any = _to_model(state, config, str(file))
-    processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
+        processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 
 
-def _find_config(folder: Path, file: Path, state: Mapping[str, torch.Tensor], arch: str | None) -> Report:
-    """Return the configuration that `arch` names, the one next to the file, or the only one that fits its tensors."""
-    if arch is not None and Path(arch).is_file():
-        return read_config(Path(arch))
+def _find_config(folder: Path, file: Path, arch: str | None, num_ids: int | None) -> Report:
+    """Return the configuration that `arch` names, else the one next to the file; num_ids: as in named_config."""
     if arch is not None:
-        table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
-        return named_config(arch, None if table is None else len(table))
+        return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch, num_ids)
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
-    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
-    if absent := [name for name, ndim in _TELLING.items() if name not in state or state[name].ndim != ndim]:
-        raise UserError(
-            f"{file} is not an open_clip checkpoint of this family: it has no {', '.join(absent)}, or of another rank"
-        )
-    names = fitting_names(state)
-    if not names:
-        raise UserError(
-            f"{file} has the shapes of no published model; give its configuration: arch='PATH/{CONFIG_FILE}'"
-        )
-    if len(names) > 1:
-        raise UserError(
-            f"{file} may be {' or '.join(names)}: equal shapes, different activations; say which: arch={names[0]!r}"
-        )
-    return named_config(names[0])
+    raise UserError(
+        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_known_names()}"
+    )
+
+
+def _known_names() -> str:
+    return ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
 
 
 def read_config(path: Path) -> Report:
     """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them.
 
-    Raises UserError where an object is missing, or a size of a model of this family is no number.
+    Raises UserError where an object is missing.
     """
     record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
     record = {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
     objects = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg")
     weights.require_values(record, dict.fromkeys(objects, weights.OBJECT), path)
-    model_cfg = record["model_cfg"]
-    if is_of_family(model_cfg):
-        vision = {**_VISION_DEFAULTS, **model_cfg["vision_cfg"]}
-        text = {**_TEXT_DEFAULTS, **model_cfg["text_cfg"]}
-        weights.require_values({**model_cfg, "vision_cfg": vision, "text_cfg": text}, _SIZES, path)
     return record
 
 
@@ -168,26 +121,8 @@ def named_config(name: str, num_ids: int | None = None) -> Report:
     open_clip = require("open_clip", extra="export")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
-        known = ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
-        raise UserError(f"unknown architecture {name!r}; those of this family: {known}")
+        raise UserError(f"unknown architecture {name!r}; those of this family: {_known_names()}")
     return {"model_cfg": model_cfg, "preprocess_cfg": {}}
-
-
-def fitting_names(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of published models whose tensors have these shapes."""
-    width, _, _, patch_size = state["visual.conv1.weight"].shape
-    num_patches = state["visual.positional_embedding"].shape[0] - 1
-    image_size = round(num_patches**0.5) * patch_size
-    vocab_size = state["token_embedding.weight"].shape[0]
-    names = []
-    for row in published.FAMILY:
-        sizes = row.model_config().architecture()
-        has_same_sizes = (sizes.patch_size, sizes.vision_width, sizes.image_size) == (patch_size, width, image_size)
-        if has_same_sizes and row.tokenizer.vocab_size == vocab_size:
-            names.append(row.open_clip or row.name)
-    if "ViT-H-14-worldwide-quickgelu" in names:
-        names.append("ViT-H-14-worldwide")  # the same shapes with gelu, which open_clip builds under this name
-    return names
 
 
 def to_hugging_face_config(model_cfg: Mapping[str, Any], pad_id: int = 1) -> MetaClip2Config:
@@ -271,27 +206,6 @@ def _mlp_ratio(tower: Any) -> dict[str, float]:
     return {"mlp_ratio": next(ratio for ratio in ratios if int(width * ratio) == mlp_width)}
 
 
-def own_name(model_cfg: Mapping[str, Any]) -> str | None:
-    """Return the name of the built-in configuration that builds the same model, None where there is none."""
-    open_clip = require("open_clip", extra="export")
-    wanted = _comparable(model_cfg)
-    names: Sequence[str] = open_clip.list_models()
-    for name in names:
-        if "worldwide" in name and _comparable(open_clip.get_model_config(name)) == wanted:
-            return name
-    return None
-
-
-def _comparable(model_cfg: Mapping[str, Any]) -> Report:
-    """Return a configuration by what it builds: with defaults, MLPs by width, without the tokenizer's name."""
-    comparable: Report = {**model_cfg, "quick_gelu": bool(model_cfg.get("quick_gelu"))}
-    for key, defaults in (("vision_cfg", _VISION_DEFAULTS), ("text_cfg", _TEXT_DEFAULTS)):
-        tower = {**defaults, **model_cfg[key]}
-        tower["mlp_width"] = _mlp_width(tower)
-        comparable[key] = {name: tower[name] for name in tower if name not in ("mlp_ratio", "hf_tokenizer_name")}
-    return comparable
-
-
 def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
     """Return a MetaClip2Model of open_clip's tensors, float32 on the CPU.
 
@@ -308,7 +222,7 @@ def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where:
         expected = tensor_names.to_theirs(rules, transformers.MetaClip2Model(config).state_dict())
     ignore = ("attn_mask",)  # the causal mask, a buffer
     tensor_names.check_tensors(where, tensor_names.shapes(state), tensor_names.shapes(expected), ignore)
-    model: MetaClip2Model = build(transformers.MetaClip2Model, config, tensor_names.to_ours(rules, state))
+    model: MetaClip2Model = build(config, tensor_names.to_ours(rules, state))
     return model
 
 
@@ -338,7 +252,7 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     config = clip.model.config
     state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
     save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
-    clip.require_tokenizer().save(folder)
+    clip.tokenizer.save(folder)
     record = {
         # open_clip reads the tokenizer from the folder itself; a name, any name, says that it is Hugging Face's
         "model_cfg": from_hugging_face_config(config, tokenizer_name="."),
@@ -348,16 +262,12 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
 
 
 def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
-    """Compare with open_clip's model of the folder, and under its built-in name where it has one."""
+    """Compare with open_clip's model of the folder."""
     open_clip = require("open_clip", extra="export")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(sample_inputs.TEXTS))
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    differences = [_difference(clip, model.eval(), tokens)]
-    name = own_name(read_config(folder / CONFIG_FILE)["model_cfg"])
-    if name is not None:
-        model = open_clip.create_model(name, pretrained=str(folder / WEIGHTS_FILE))
-        differences.append(_difference(clip, model.eval(), tokens))
-    return {"max_difference": sample_inputs.require_close(max(differences), "open_clip"), "own_name": name}
+    difference = _difference(clip, model.eval(), tokens)
+    return {"max_difference": sample_inputs.require_close(difference, "open_clip")}
 
 
 def _difference(clip: Clip, model: Any, tokens: Any) -> float:

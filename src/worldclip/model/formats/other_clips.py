@@ -8,7 +8,6 @@ B a batch, D embed_dim, S image side, T tokens.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from worldclip.core.errors import UserError, is_no_memory, require
 from worldclip.model import weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.formats.language_tokens import LanguageTokens
-from worldclip.model.inference import Backend, Clip
+from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.records import check_normaliser, library_faults, tokenizer_faults
+from worldclip.model.records import library_faults, tokenizer_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -56,8 +54,8 @@ class OtherTokenizer:
     pad_id: int
     context_length: int
     specials: SpecialStrings
-    languages: LanguageTokens | None = None
-    """Of a tokenizer that writes the language of a text before it."""
+    nllb: Any = None
+    """The tokenizer of transformers if it writes the token of one language for all texts (evaluate/nllb.py)."""
 
     def encode(self, texts: Any) -> Tokens:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
@@ -65,26 +63,33 @@ class OtherTokenizer:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
         with tokenizer_faults("texts"):
             rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
-        tokens = Tokens.of(rows, self.pad_id)
-        if self.languages is not None:
-            tokens = dataclasses.replace(tokens, ids=self.languages.put(tokens.ids))
-        return tokens
+        return Tokens.of(rows, self.pad_id)
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower:
-    """A text tower as a function of padded ids and their mask."""
+class OtherBackend:
+    """The towers of another family."""
 
     model: Any
-    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     embed_dim: int
+    run_images: Callable[[torch.Tensor], torch.Tensor]
+    """Map normalised pixels to features."""
+    run_texts: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Map padded ids and their mask to features."""
     padded_length: int | None = None
     """Length to which every text is padded; None: that of its chunk."""
     pads_left: bool = False
     is_causal: bool = False
-    """Whether it is OpenAI's, of Meta CLIP 2's blocks.  Its feature is the last token, so no text is padded."""
+    """Whether the text tower has the blocks of Meta CLIP 2, as OpenAI's.  The last token is its feature: no padding."""
 
-    def encode(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
+    @property
+    def logit_scale(self) -> float:
+        return math.exp(float(self.model.logit_scale.detach()))
+
+    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
+        return _unit(self.model, self.run_images, pixels_B3SS)
+
+    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
         """Return (B, D) float32 of unit length; texts run in chunks of similar length."""
         import torch
 
@@ -103,51 +108,8 @@ class TextTower:
                     [np.roll(ids_T, width - n) for ids_T, n in zip(ids_BT, tokens.lengths[rows], strict=True)]
                 )
                 mask_BT = mask_BT[:, ::-1].copy()
-            features_BD[rows] = _unit(self.model, self.run, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
+            features_BD[rows] = _unit(self.model, self.run_texts, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
         return features_BD
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTower:
-    """An image tower as a function of pixels, and the scale of its model's logits."""
-
-    model: Any
-    run: Callable[[torch.Tensor], torch.Tensor]
-
-    @property
-    def logit_scale(self) -> float:
-        return math.exp(float(self.model.logit_scale.detach()))
-
-    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        """Return (B, D) float32 of unit length."""
-        return _unit(self.model, self.run, pixels_B3SS)
-
-
-@dataclass(frozen=True, slots=True)
-class OtherBackend:
-    """Two towers of another family, or the images of one model and the texts of another."""
-
-    images: ImageTower | Backend
-    texts: TextTower
-
-    @property
-    def model(self) -> Any:
-        """The model of both towers, or of the texts."""
-        return self.texts.model
-
-    @property
-    def embed_dim(self) -> int:
-        return self.texts.embed_dim
-
-    @property
-    def logit_scale(self) -> float:
-        return self.images.logit_scale
-
-    def encode_pixels(self, pixels_B3SS: torch.Tensor) -> np.ndarray:
-        return self.images.encode_pixels(pixels_B3SS)
-
-    def encode_tokens(self, tokens: Tokens, num_chunks: int) -> np.ndarray:
-        return self.texts.encode(tokens, num_chunks)
 
 
 def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> np.ndarray:
@@ -168,47 +130,46 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
         raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads {known}")
     transformers = require_transformers()
     with library_faults(f"{folder} does not load as a {config.model_type} model"):
-        model = read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
+        model = _read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         hf = load_hugging_face(options.tokenizer or folder)
         context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
         embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
     if config.model_type == "siglip" and _is_gemma(hf):
-        lower_case(hf)
+        _lower_case(hf)
     is_padded = config.model_type in PADDED
     is_clip = config.model_type == "clip"
 
-    def text_tower(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def run_texts(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         mask = None if is_padded else mask_BT.long()
         return _pooled(model.get_text_features(input_ids=ids_BT, attention_mask=mask))
 
-    def image_tower(pixels_B3SS: torch.Tensor) -> torch.Tensor:
+    def run_images(pixels_B3SS: torch.Tensor) -> torch.Tensor:
         if is_clip:  # its blocks are those of Meta CLIP 2
             from worldclip.model.forward import embed_pixels
 
             return embed_pixels(model, pixels_B3SS)
         return _pooled(model.get_image_features(pixel_values=pixels_B3SS))
 
-    texts = TextTower(
-        model,
-        text_tower,
+    backend = OtherBackend(
+        model.to(pick_device(options.device)),
         embed_dim,
+        run_images,
+        run_texts,
         context_length if is_padded else None,
         pads_left=is_padded and hf.padding_side == "left",
         is_causal=is_clip and _pools_last_token(config.text_config, hf),
     )
-    model.to(pick_device(options.device))
-    return Clip(OtherBackend(ImageTower(model, image_tower), texts), tokenizer_of(hf, context_length), processor)
+    return Clip(backend, tokenizer_of(hf, context_length), processor)
 
 
-def read_whole(model_class: Any, folder: Path, unused: tuple[str, ...] = (), **options: Any) -> Any:
-    """Return transformers' model of a folder in float32.  unused: beginnings of names of tensors that nothing reads.
+def _read_whole(model_class: Any, folder: Path) -> Any:
+    """Return transformers' model of a folder in float32.
 
     Raises UserError where tensors are missing or of another size: transformers would draw them at random.
     """
-    model, report = model_class.from_pretrained(folder, dtype="float32", output_loading_info=True, **options)
-    missing = [name for name in report["missing_keys"] if not name.endswith(OLD_BUFFER)]
-    lost = sorted(name for name in missing if not name.startswith(unused))
+    model, report = model_class.from_pretrained(folder, dtype="float32", output_loading_info=True)
+    lost = sorted(name for name in report["missing_keys"] if not name.endswith(OLD_BUFFER))
     lost += sorted(str(name) for name in report["mismatched_keys"])
     if lost:
         raise UserError(
@@ -239,7 +200,7 @@ def _is_gemma(hf: Any) -> bool:
     return any(name.removesuffix("Fast") in GEMMA for name in names)
 
 
-def lower_case(hf: Any) -> None:
+def _lower_case(hf: Any) -> None:
     """Let a tokenizer lower texts' case first, unless it does."""
     from tokenizers import normalizers
 
@@ -266,7 +227,8 @@ def tokenizer_of(hf: Any, context_length: int) -> OtherTokenizer:
     specials = SpecialStrings(
         map(str, hf.all_special_tokens), stages_of(hf), gives_special=lambda text: count(text) > count("a")
     )
-    return OtherTokenizer(to_ids, hf.pad_token_id, context_length, specials)
+    nllb = hf if hasattr(hf, "set_src_lang_special_tokens") else None
+    return OtherTokenizer(to_ids, hf.pad_token_id, context_length, specials, nllb)
 
 
 def read_open_clip(
@@ -293,9 +255,14 @@ def read_open_clip(
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
     interpolation = "bilinear" if settings.interpolation == "bilinear" else "bicubic"  # of `random` too
     facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std, interpolation)
-    texts = TextTower(model, lambda ids_BT, mask_BT: model.encode_text(ids_BT), embed_dim, tokenizer.context_length)
-    images = ImageTower(model.to(pick_device(options.device)), model.encode_image)
-    return Clip(OtherBackend(images, texts), tokenizer, PerImage(transform, facts))
+    backend = OtherBackend(
+        model.to(pick_device(options.device)),
+        embed_dim,
+        model.encode_image,
+        lambda ids_BT, mask_BT: model.encode_text(ids_BT),
+        tokenizer.context_length,
+    )
+    return Clip(backend, tokenizer, PerImage(transform, facts))
 
 
 def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
@@ -342,9 +309,8 @@ def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any
         if name is not None:
             own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
-    check_normaliser(hf, source)
     names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
     specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)
-    languages = None if hf is None else LanguageTokens.of(hf)
-    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, languages)
+    nllb = hf if hasattr(hf, "set_src_lang_special_tokens") else None
+    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, nllb)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ import numpy as np
 from worldclip.core.artifacts import write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.job import Record, Report
+from worldclip.core.job import Report
 from worldclip.language.identify import identify_codes
 from worldclip.model.decode import BadImage
 from worldclip.model.formats import onnx_folder
-from worldclip.model.formats.interface import CardFacts, about
 from worldclip.model.inference import Clip
 from worldclip.plugins.style import search_style
 from worldclip.pool.embedded import Embedded
@@ -45,8 +44,6 @@ MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it hold
 PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' names
-
-requires = onnx_folder.requires
 
 
 def problems() -> Iterator[str]:
@@ -69,7 +66,7 @@ def precision_of(precisions: Sequence[str]) -> str:
     return next(name for name in ("int8", "fp16", "fp32") if name in precisions)
 
 
-def writer(source: Path, clip: Clip, embedded: str) -> WebFolder:
+def writer(clip: Clip, embedded: str) -> WebFolder:
     """Return the writer of a page that searches `embedded`.  Raises UserError where another model embedded it."""
     kinds = open_kinds(embedded, clip, "the exported model", "give the folder of this model") if embedded else {}
     return WebFolder(kinds)
@@ -97,7 +94,7 @@ class WebFolder:
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
         write_text(folder / "page.css", search_style())
-        specials = clip.require_tokenizer().special_strings
+        specials = clip.tokenizer.special_strings
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,
@@ -169,7 +166,7 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     is_shown = np.zeros(len(rows), bool)
     records: list[list[str]] = []
     for i, row in enumerate(rows):
-        thumbnail = _thumbnail(embedded, dict(row))
+        thumbnail = _thumbnail(row)
         if thumbnail is None:
             continue
         content, extension = thumbnail
@@ -188,10 +185,10 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     return len(records)
 
 
-def _thumbnail(embedded: Embedded, row: dict[str, Any]) -> tuple[bytes, str] | None:
+def _thumbnail(row: Mapping[str, Any]) -> tuple[bytes, str] | None:
     """Return a small picture and its extension; None for one that is gone or cannot be decoded."""
     try:
-        content, kind = thumbnail(read_member(embedded.image_file(row), row["offset"], row["size"]))
+        content, kind = thumbnail(read_member(row["file"], row["offset"], row["size"]))
     except (BadShard, BadImage, UserError, OSError):
         return None
     return content, "jpg" if kind == "jpeg" else kind
@@ -219,26 +216,3 @@ def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
     levels_ND = np.rint(rows_ND * (127 / np.abs(rows_ND).max(axis=1, keepdims=True)))
     scales_N = 1 / np.linalg.norm(levels_ND, axis=1)
     path.write_bytes(scales_N.astype("<f4").tobytes() + levels_ND.astype(np.int8).tobytes())
-
-
-def _checked(report: Record) -> str:
-    """Return what the card says of `compare`."""
-    measured = ", ".join(f"{key}: {value:.2g}" for key, value in report["checked"].items())
-    return f"in onnxruntime ({measured}); the first search loads {report['page_bytes']['first search']:,} bytes"
-
-
-CARD = CardFacts(
-    library="transformers.js",
-    use=(
-        "import functools, http.server",
-        "",
-        'handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="THIS FOLDER")',
-        'http.server.ThreadingHTTPServer(("127.0.0.1", 8000), handler).serve_forever()  # http://127.0.0.1:8000',
-    ),
-    checked=_checked,
-    about=about("A page that runs a CLIP in the browser")
-    + " Texts in its languages find pictures, a picture finds names; nothing is sent anywhere.",
-    files=("*.html", "*.css", "*.js", "*.json", "*.bin", "js/*", "model/*", "pictures/*"),
-    is_page=True,
-    arrays=("pictures.bin", "names.bin"),
-)

@@ -37,7 +37,6 @@ from worldclip.core.execute import (
     Shard,
     add_counts,
     reads_input,
-    repeatable,
     usable_cores,
 )
 from worldclip.core.inputs import is_remote
@@ -149,7 +148,6 @@ def links_path(out: Path, shard: Shard) -> Path:
     return out / "parts" / f"{shard.name}.links"
 
 
-@repeatable
 @reads_input
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""

@@ -31,7 +31,7 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
     chosen: pa.Table | None = None
     for shard in layout.matched_shards(work.run_dir):
         table, candidates, keep_prob = work.read(shard, with_texts=True)
-        decision = decide_on(candidates, keep_prob, work.config, work.bounds)
+        decision = decide_on(candidates, keep_prob, work.config)
         reason = reasons_of(candidates, decision, work.config.text_policy)
         more = {
             "keep_prob": keep_prob,

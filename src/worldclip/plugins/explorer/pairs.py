@@ -19,7 +19,7 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core import coin, keys
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
-from worldclip.curate.candidates import CurateWork, decide_on, find_candidates, text_probs
+from worldclip.curate.candidates import CurateWork, decide_on, find_candidates
 from worldclip.match.stage import match_work
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.plugins.explorer.chunks import Chunks
@@ -68,9 +68,9 @@ def _rows_of_shard(
     table = matched_table(pool_texts, matched, matching)
     for name in ("lang", "entries_lang"):  # the artifact's columns
         table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
-    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.place_weights)
-    probs = text_probs(table, work.entry_probs)
-    decision = decide_on(candidates, probs, work.config, work.bounds)
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.text_weights)
+    probs = work.keep_probs(table, candidates)
+    decision = decide_on(candidates, probs, work.config)
     rows = np.flatnonzero(matched.reason == Reason.KEPT)
     reason = matched.reason.copy()
     reason[rows] = reasons_of(candidates, decision, work.config.text_policy)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.contracts.entry_counts import effective_entries
-from worldclip.tools.estimate import LanguageEstimate, MatchedRun
+from worldclip.tools.estimate import MatchedRun
 
 NUM_VALUES = 41
 
@@ -23,7 +23,7 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
     own_value = getattr(matched.balance, matched.key)
     values = slider_values(matched, own_value)
     candidates = matched.estimate_values(values)
-    none: LanguageEstimate = {"pairs_in": 0, "pairs_matched": 0, "expected_pairs": 0.0}
+    none = {"pairs_in": 0, "pairs_matched": 0, "expected_pairs": 0.0}
     list_of_lang = matched.list_of_lang
     thresholds: dict[str, list[int | None]] = {
         list_of_lang[lang]: [candidate["languages"].get(lang, none).get("threshold") for candidate in candidates]

@@ -2,7 +2,7 @@
 
 RUN/publish/README.md        the card: languages, licence, sizes, thresholds, what was removed and why
 RUN/publish/croissant.json   the same for machines (mlcommons.org/croissant/1.0)
-RUN/publish/keys.npy         the kept keys, where all are 128-bit hex; very many are in several files, keys/
+RUN/publish/keys.npy         the kept keys, where all are 128-bit hex
 RUN/publish/data/            the lists, or the tars, of RUN/curate as hard links; or Parquet with the images inside
 RUN/publish/pairs.parquet    with tars: which image has which text
 """
@@ -25,12 +25,12 @@ from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
 from worldclip.core.regular_file import what_is
 from worldclip.curate.stage import require_current
-from worldclip.export.push import Upload, check_repository, list_files, push
 from worldclip.language.config import languages_of, open_run
 from worldclip.language.table import Languages
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
 from worldclip.plugins.publish.tables import write_images, write_members
+from worldclip.plugins.publish.upload import Upload, check_repository, list_files, upload_to_hub
 from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars", "parquet"]
@@ -46,7 +46,6 @@ SIZE_CLASSES = {
     10_000_000_000: "1B<n<10B",
 }
 LARGEST = "n>1T"
-OWN_FILES = ("data/*", "keys.npy", "keys/*", "pairs.parquet")  # patterns of the files of earlier uploads
 
 
 @Command
@@ -82,9 +81,9 @@ def publish(
         record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files)}
         if dry_run:
             return record | {"addresses": [], "removed": []}, "\n".join([*lines, "dry run: nothing was uploaded"])
-        (pushed,) = push([upload], is_private=private, as_pull_request=pull_request)
-    record |= {"addresses": [pushed.address], "removed": list(pushed.removed)}
-    return record, "\n".join([*lines, *pushed.lines()])
+        done = upload_to_hub(upload, is_private=private, as_pull_request=pull_request)
+    record |= {"addresses": [done.address], "removed": list(done.removed)}
+    return record, "\n".join([*lines, *done.lines()])
 
 
 @contextlib.contextmanager
@@ -102,7 +101,7 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
 
 def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
     """Raise UserError that names all that is wrong with the arguments of a call."""
-    problems = problems_of(check_repository, repository, "OWNER/NAME")
+    problems = problems_of(check_repository, repository)
     if not layout.is_run(run_dir):
         problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
@@ -140,7 +139,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
             artifacts.replace_folder(aside, folder)
     finally:
         artifacts.remove(aside)
-    return Upload(folder, repository, list_files(folder), OWN_FILES, kind="dataset")
+    return Upload(folder, repository, list_files(folder))
 
 
 def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:
@@ -192,8 +191,8 @@ def _tars(run_dir: Path) -> list[Path]:
 
 def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
     """Return (file of RUN/curate, its name in the dataset)."""
-    curated = layout.stage_dir(run_dir, "curate")
-    keys = [(path, path.relative_to(curated).as_posix()) for path in layout.curated_keys(run_dir)]
+    path = layout.kept_keys(run_dir)
+    keys = [(path, path.name)] if path.exists() else []
     if data != "list":
         suffix = ".tar" if data == "tars" else ".parquet"
         return [*keys, *((path, f"data/{path.stem}{suffix}") for path in _tars(run_dir))]

@@ -282,7 +282,7 @@ class _Api:
 
         def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
-            tokens = len(self._service.clip.require_tokenizer().encode(texts).ids) if texts else 0
+            tokens = len(self._service.clip.tokenizer.encode(texts).ids) if texts else 0
             data = [
                 {"object": "embedding", "index": i, "embedding": _base64(row) if form == "base64" else row.tolist()}
                 for i, row in enumerate(rows)
@@ -389,7 +389,7 @@ class _Api:
 
     def _facts(self) -> dict[str, Any]:
         """Return what the page says of the server; nothing of the pictures themselves."""
-        counts = {of: len(collection.embedded) for of, collection in self._service.collections.items()}
+        counts = {of: len(embedded) for of, embedded in self._service.collections.items()}
         return {"model": self._service.name, "counts": counts, "body_bytes": self._limits.body_bytes}
 
     async def picture(self, request: Request) -> Response:

@@ -14,10 +14,10 @@ from worldclip.core.preflight import require_packages
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.tools.search import open_kinds, open_ranking
+from worldclip.tools.search import open_kinds
 
 if TYPE_CHECKING:  # the help of the command needs no package of the extra `serve`
-    from worldclip.plugins.server.service import Collection
+    from worldclip.pool.embedded import Embedded
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -31,12 +31,9 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
-    layout: str | None = None,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = None,
-    image_tower: str | None = None,
-    language: str | None = None,
     device: str = "auto",
 ) -> None:
     """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
@@ -68,14 +65,10 @@ def serve(
         clip = model_load.load(
             model,
             device,
-            layout=layout,
             arch=arch,
             tokenizer=tokenizer,
             precision=precision,
-            image_tower=image_tower,
-            language=language,
         )
-        clip.require_tokenizer()
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
@@ -97,14 +90,9 @@ def serve(
     say("serve", "stopped; the requests under way were answered")
 
 
-def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, Collection]:
+def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, Embedded]:
     """Return what a folder holds, images first.  Raises UserError where another model embedded it."""
-    from worldclip.plugins.server.service import Collection
-
-    if folder is None:
-        return {}
-    opened = open_kinds(folder, clip, model, "serve that one")
-    return {of: Collection(embedded, open_ranking(embedded)) for of, embedded in opened.items()}
+    return {} if folder is None else open_kinds(folder, clip, model, "serve that one")
 
 
 def _name(model: str) -> str:

@@ -10,12 +10,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
@@ -27,7 +25,7 @@ from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
 from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
-from worldclip.tools.search import FEW_QUERIES, Ranking
+from worldclip.tools.search import FEW_QUERIES, nearest
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
 PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB
@@ -44,14 +42,6 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
-    """The images or the texts of an embedded folder, and how they are searched."""
-
-    embedded: Embedded
-    ranking: Ranking
-
-
-@dataclass(frozen=True, slots=True)
 class Hits:
     """The nearest rows of one query, best first."""
 
@@ -63,7 +53,7 @@ class Service:
     """One model, and the folders that it embedded, by `images` and `texts`."""
 
     def __init__(
-        self, clip: Clip, name: str, collections: dict[str, Collection], limits: Limits, metrics: Metrics
+        self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits, metrics: Metrics
     ) -> None:
         self.clip, self.name, self.collections = clip, name, collections
         self._encoding: SharedBatches[str | Picture, np.ndarray | str] = SharedBatches(
@@ -73,8 +63,8 @@ class Service:
             on_batch=metrics.batch_items.observe,
         )
         self._searches = {
-            of: SharedBatches(functools.partial(_search, collection), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
-            for of, collection in collections.items()
+            of: SharedBatches(functools.partial(_search, embedded), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
+            for of, embedded in collections.items()
         }
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
@@ -85,15 +75,10 @@ class Service:
             searches.close()
 
     def problems(self) -> list[str]:
-        """Return what keeps the server from searching and showing pictures: folders that are gone."""
-        folders = sorted({collection.embedded.folder for collection in self.collections.values()})
+        """Return what keeps the server from searching: folders that are gone."""
+        folders = sorted({embedded.folder for embedded in self.collections.values()})
         gone = [folder.name for folder in folders if not folder.is_dir()]
-        problems = [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
-        if "images" in self.collections:
-            roots = self.collections["images"].embedded.manifest.get("pool_roots", {}).values()
-            missing = [Path(root).name for root in roots if not is_remote(root) and not Path(root).exists()]
-            problems += [f"the pool {name!r} of the pictures is gone; put it back" for name in missing]
-        return problems
+        return [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
 
     def _require_folders(self, error: Exception) -> None:
         """Raise ApiError where a folder that is gone explains an error."""
@@ -122,7 +107,7 @@ class Service:
         queries = [Query(vector, top) for vector in query_QD]
         try:
             all_hits: list[Hits] = await _answers(self._searches[of], queries)
-            return await asyncio.to_thread(self._describe, self.collections[of].embedded, all_hits)
+            return await asyncio.to_thread(self._describe, self.collections[of], all_hits)
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
             raise
@@ -164,15 +149,15 @@ class Service:
 
     def picture(self, row_id: int) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
-        embedded, row = self._row("images", row_id)
+        _, row = self._row("images", row_id)
         try:
-            return read_member(embedded.image_file(dict(row)), row["offset"], row["size"])
+            return read_member(row["file"], row["offset"], row["size"])
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
             raise ApiError(404, f"the picture of row {row_id} cannot be read") from error
 
     def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
-        embedded = self.collections[of].embedded if of in self.collections else None
+        embedded = self.collections.get(of)
         if embedded is None or not 0 <= row_id < len(embedded):
             raise ApiError(404, f"no row {row_id} of {of} here")
         try:
@@ -224,10 +209,10 @@ def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int,
         yield group
 
 
-def _search(collection: Collection, queries: Sequence[Query]) -> list[Hits]:
+def _search(embedded: Embedded, queries: Sequence[Query]) -> list[Hits]:
     """Search for all queries in one pass over the rows; each gets as many results as it asked for."""
     most = max(query.top for query in queries)
-    ids, scores = collection.ranking(np.stack([query.vector for query in queries]), most)
+    ids, scores = nearest(embedded.parts, np.stack([query.vector for query in queries]), most)
     return [Hits(ids[i, : query.top], scores[i, : query.top]) for i, query in enumerate(queries)]
 
 

@@ -11,7 +11,7 @@ from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.columns import WrongColumns, key_problems
 from worldclip.pool.config import PoolConfig, bare
-from worldclip.pool.records import NUM_PROBED, KeyedRecords, field_names
+from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts
 
 # pairs; images; members of a tar that belong to no sample; rows that pool.where leaves out
@@ -19,15 +19,20 @@ INDEX_COUNTS = ("pairs", "images", "ignored_members", "left_out")
 
 
 class PoolFormat(ABC):
-    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable."""
+    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable.
+
+    Images are the business of formats that override `holds_images`, `index_images` and `read_images`.
+    """
 
     name: str
     """Value of `pool.format`."""
     suffixes: tuple[str, ...]
+    is_table = True
+    """Whether pool.key names a column; False: the samples of a tar have keys of their own."""
 
-    @abstractmethod
     def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
         """Return whether shards like this one hold images; not every pair must have one."""
+        return False
 
     @abstractmethod
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
@@ -44,9 +49,9 @@ class PoolFormat(ABC):
         fields: None reads all that JSON can hold.
         """
 
+    @abstractmethod
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         """Return the columns of a table, or the fields of the first records."""
-        return field_names(self.read_records(shard, config, None)[1][:NUM_PROBED])
 
     @abstractmethod
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
@@ -55,33 +60,16 @@ class PoolFormat(ABC):
         Raises another BadShard where it has neither columns nor pairs, which tells nothing of the recipe.
         """
 
-    @abstractmethod
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         """Raise WrongColumns if the head of the shard does not have what pool.key names."""
+        names = self.field_names(shard, config)
+        if names and (problems := key_problems(names, bare(config.key))):
+            raise WrongColumns(problems)
 
     @abstractmethod
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         """Return where the first image of each pair is (schema POOL_INDEX), and INDEX_COUNTS."""
 
-    @abstractmethod
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
         """Return the index as `index_images` does and the images in the same order; the shard is read once."""
-
-
-class TableFormat(PoolFormat):
-    """A format of rows, without images unless it overrides the methods that read them."""
-
-    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
-        return False
-
-    @abstractmethod
-    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
-        """Return the columns of a table, or the fields of the first records."""
-
-    def check_key(self, shard: Shard, config: PoolConfig) -> None:
-        names = self.field_names(shard, config)
-        if names and (problems := key_problems(names, bare(config.key))):
-            raise WrongColumns(problems)
-
-    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
         return POOL_INDEX.empty_table(), iter(())

@@ -18,10 +18,17 @@ from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.pool import texts as pool_texts
-from worldclip.pool.columns import ROW, WrongColumns, choose_columns, key_problems
-from worldclip.pool.conditions import conditions, rows_of
+from worldclip.pool.columns import (
+    ROW,
+    WrongColumns,
+    choose_columns,
+    conditions,
+    key_problems,
+    missing_column,
+    rows_where,
+)
 from worldclip.pool.config import PoolConfig, bare
-from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
@@ -38,7 +45,7 @@ class Rows(NamedTuple):
     """Rows that pool.where leaves out."""
 
 
-class ColumnsFormat(TableFormat):
+class ColumnsFormat(PoolFormat):
     """A format that gives a table of columns."""
 
     @abstractmethod
@@ -72,7 +79,6 @@ class ColumnsFormat(TableFormat):
             details,
             lang=None if lang is None else _languages(lang, table.column(lang), keys.has_key, pair_of_text),
             place=place,
-            num_left_out=rows.num_left_out,
         )
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
@@ -96,8 +102,8 @@ class ColumnsFormat(TableFormat):
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         names = self.field_names(shard, config)
         num_left_out = 0
-        if wanted := conditions(config, names):
-            rows = self._rows(shard, config, [wanted[0].field])
+        if where := conditions(names, config):
+            rows = self._rows(shard, config, [where[0][0]])
             num_pairs, num_left_out = rows.table.num_rows, rows.num_left_out
         else:
             num_pairs = self.count_rows(shard, config)
@@ -118,21 +124,19 @@ class ColumnsFormat(TableFormat):
         """Return the pairs with the columns `names`: rows that pool.where keeps, and rows that cannot be read."""
         all_names = self.field_names(shard, config)
         names = [name for name in names if name != ROW or name in all_names]
-        if repeated := sorted({name for name in names if list(all_names).count(name) > 1}):
+        where = conditions(all_names, config)
+        compared = [name for name, *_ in where]
+        if missing := [missing_column("pool.where", name, all_names) for name in compared if name not in all_names]:
+            raise WrongColumns(missing)
+        if repeated := sorted({name for name in (*names, *compared) if list(all_names).count(name) > 1}):
             raise BadShard(f"has several columns of one name: {', '.join(repeated)}")
-        wanted = conditions(config, all_names)
-        missing = [one.field for one in wanted if one.field not in all_names]
-        if missing:
-            raise WrongColumns([f"pool.where: no column {name!r}" for name in missing])
-        table, bad = self.read_columns(shard, config, list(dict.fromkeys([*names, *(one.field for one in wanted)])))
-        numbers = np.arange(table.num_rows + len(bad))
-        if wanted:
-            kept = rows_of(table, wanted)
+        table, bad = self.read_columns(shard, config, list(dict.fromkeys([*names, *compared])))
+        numbers, num_left_out = np.arange(table.num_rows + len(bad)), 0
+        if where:
+            kept = rows_where(table.select(list(dict.fromkeys(compared))), where)
             numbers = np.concatenate([kept, numbers[table.num_rows :]])
             num_left_out = table.num_rows - len(kept)
             table = table.take(pa.array(kept))
-        else:
-            num_left_out = 0
         table = table.select(list(dict.fromkeys(names)))
         if bad:
             nulls = [pa.nulls(len(bad), kind) for kind in table.schema.types]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from worldclip.contracts.schemas import POOL_INDEX
@@ -12,25 +12,23 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.unpack import unpack_bytes
 from worldclip.pool import records
-from worldclip.pool.columns import NO_PAIR, check_fields, choose_columns
-from worldclip.pool.conditions import conditions, fulfils
+from worldclip.pool.columns import NO_PAIR, WrongColumns, check_fields, choose_columns, rows_where
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import read_bytes
-from worldclip.pool.formats.base import TableFormat
+from worldclip.pool.formats.base import PoolFormat
 from worldclip.pool.texts import PairKeys, PoolTexts, row_names
 
 
-class JsonlFormat(TableFormat):
+class JsonlFormat(PoolFormat):
     name = "jsonl"
     suffixes = (".jsonl", ".jsonl.gz")
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        rows, num_left_out = _pairs(shard, config)
+        rows, _ = _pairs(shard, config)
         keys = _keys(shard, rows, config)
         fields = tuple(bare(name) for name in config.texts)
         lang = None if config.lang is None else bare(config.lang)
-        texts = records.texts_of_records(rows, keys, fields, lambda pair: None, lang)  # a line has no .txt
-        return dataclasses.replace(texts, num_left_out=num_left_out)
+        return records.texts_of_records(rows, keys, fields, lambda pair: None, lang)  # a line has no .txt
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _keys(shard, _pairs(shard, config)[0], config)
@@ -69,8 +67,16 @@ def read_lines(shard: Shard) -> list[records.Record]:
 def _pairs(shard: Shard, config: PoolConfig) -> tuple[list[records.Record], int]:
     """Return (the records that are pairs, how many pool.where leaves out); an unreadable line is a bad pair."""
     lines = read_lines(shard)
-    wanted = conditions(config)
-    rows = [row for row in lines if isinstance(row, str) or fulfils(row, wanted)]
+    if not config.where:
+        return lines, 0
+    objects = [line if isinstance(line, dict) else {} for line in lines]
+    try:
+        table = pa.table({name: [row.get(name) for row in objects] for name, *_ in config.where})
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise WrongColumns(f"pool.where: a field holds values of several types ({error})") from error
+    is_pair = np.array([isinstance(line, str) for line in lines], bool)
+    is_pair[rows_where(table, config.where)] = True
+    rows = [line for line, is_row in zip(lines, is_pair, strict=True) if is_row]
     return rows, len(lines) - len(rows)
 
 

@@ -7,7 +7,6 @@ to no sample.  This is how webdataset groups members, except that webdataset rai
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,7 +22,6 @@ from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool import records, texts
 from worldclip.pool.columns import NO_PAIR, check_fields
-from worldclip.pool.conditions import conditions, fulfils
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import FileBytes, gather
 from worldclip.pool.formats.base import PoolFormat
@@ -54,29 +52,29 @@ def image_suffix(name: str, content: bytes) -> str:
 class TarFormat(PoolFormat):
     name = "tar"
     suffixes = (".tar",)
+    is_table = False
 
     def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
         return True
 
     def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        samples = open_samples(shard, config)
+        samples = read_samples(shard)
         keys = samples.keys(config.key)
         if config.key == "member" and config.lang is None and _needs_no_json(samples, config.texts):
-            return dataclasses.replace(_texts_of_txt(samples, keys), num_left_out=samples.num_left_out)
+            return _texts_of_txt(samples, keys)
         fields = tuple(None if place == "txt" else bare(place) for place in config.texts)
         lang = None if config.lang is None else bare(config.lang)
-        found = records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
-        return dataclasses.replace(found, num_left_out=samples.num_left_out)
+        return records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
 
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        return open_samples(shard, config).keys(config.key)
+        return read_samples(shard).keys(config.key)
 
     def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
-        samples = open_samples(shard, config)
+        samples = read_samples(shard)
         return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
-        return open_samples(shard, config).field_names()
+        return read_samples(shard).field_names()
 
     def check_columns(self, shard: Shard, config: PoolConfig) -> None:
         samples = read_samples(shard)
@@ -88,16 +86,16 @@ class TarFormat(PoolFormat):
 
     def check_key(self, shard: Shard, config: PoolConfig) -> None:
         if config.key != "member":  # a stem needs no look into the tar
-            samples = open_samples(shard, config)
+            samples = read_samples(shard)
             if not len(samples):
                 raise BadShard(NO_PAIR)
             check_fields(samples.field_names(), config, texts=())
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        return _index(open_samples(shard, config), config)
+        return _index(read_samples(shard), config)
 
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        samples = open_samples(shard, config)
+        samples = read_samples(shard)
         index, _ = _index(samples, config)
         places = zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True)
         return index, (samples.file.read(offset, size) for offset, size in places)
@@ -122,8 +120,6 @@ class Samples:
     json: np.ndarray
     num_ignored: int
     """Members that belong to no sample."""
-    num_left_out: int = 0
-    """Samples that pool.where leaves out."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -195,27 +191,6 @@ def read_samples(shard: Shard) -> Samples:
     return samples
 
 
-def open_samples(shard: Shard, config: PoolConfig) -> Samples:
-    """Return the samples of a tar that are pairs by pool.where; one whose .json cannot be read has a problem."""
-    samples = read_samples(shard)
-    wanted = conditions(config)
-    if not wanted:
-        return samples
-    rows = samples.read_records()
-    is_pair = np.array([isinstance(row, str) or fulfils(row, wanted) for row in rows], bool)
-    problems = {sample: row for sample, row in enumerate(rows) if isinstance(row, str)} | samples.problems
-    position = np.cumsum(is_pair) - 1
-    return dataclasses.replace(
-        samples,
-        stem_keys=samples.stem_keys.filter(pa.array(is_pair)),
-        problems={int(position[sample]): problem for sample, problem in problems.items() if is_pair[sample]},
-        image=samples.image[is_pair],
-        txt=samples.txt[is_pair],
-        json=samples.json[is_pair],
-        num_left_out=int((~is_pair).sum()),
-    )
-
-
 def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
     keys, has_key, _ = samples.keys(config.key)
     is_indexed = has_key & ~texts.find_duplicates(keys, has_key) & (samples.image != NO_MEMBER)
@@ -228,7 +203,7 @@ def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
         "size": samples.members.sizes[members],
     }
     counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
-    counts["left_out"] = samples.num_left_out
+    counts["left_out"] = 0
     return pa.table(index), counts
 
 

@@ -1,0 +1,147 @@
+"""The loop over the shards of a map, the same for processes of this machine and for tasks on a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+from worldclip.core.artifacts import digest, read_json
+from worldclip.core.console import progress_bar, say_detail
+from worldclip.core.errors import StageFailed
+from worldclip.core.execute.shards import Failure, Outcome, Report, Shard, ShardWork
+
+RETRY = "run the same command: only they are tried again"
+NUM_NAMED = 10  # damaged files that a message names
+MAX_TRIES = 3  # attempts per shard whose worker was lost, for example out of memory
+
+
+class Executor(Protocol):
+    """Maps a function over shards: every executor has the same order, reports and failures."""
+
+    def map(
+        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
+    ) -> Sequence[Report]:
+        """Run fn over `shards`; returns the reports in shard order.  Raises StageFailed at the end if shards failed.
+
+        fn is pure except for its output files and can be pickled.  key: a JSON-able record of all that the output
+        depends on besides the shard (config, upstream digests).  `pairs` in a report feeds the progress bar.
+        """
+        ...
+
+
+class Workers(Protocol):
+    """Processes that work on shards, somewhere."""
+
+    def num_at_once(self, *, is_retry: bool) -> int:
+        """Return how many shards may be with the workers; is_retry: the next one has lost a worker before."""
+        ...
+
+    def submit(self, shard: Shard) -> Future[Outcome]:
+        """Begin with a shard; the future raises for a lost worker, and what would fail every shard."""
+        ...
+
+    def wait(self, futures: Sequence[Future[Outcome]]) -> Sequence[Future[Outcome]]:
+        """Wait for some time until a shard has ended; return those that have."""
+        ...
+
+    def loss(self, error: Exception) -> str | None:
+        """Return why a worker ended while it had a shard, by the error of its future; None for any other error."""
+        ...
+
+
+def run_shards(todo: Sequence[Shard], workers: Workers) -> Iterator[tuple[str, Outcome]]:
+    """Yield (name, outcome) of each shard as it ends; those that lose their worker run again, after all others."""
+    queue = deque(todo)
+    tries: Counter[str] = Counter()
+    running: dict[Future[Outcome], Shard] = {}
+    while queue or running:
+        while queue and len(running) < workers.num_at_once(is_retry=queue[0].name in tries):
+            shard = queue.popleft()
+            running[workers.submit(shard)] = shard
+        for future in workers.wait(list(running)):
+            shard = running.pop(future)
+            try:
+                yield shard.name, future.result()
+            except Exception as error:
+                if (loss := workers.loss(error)) is None:
+                    raise
+                tries[shard.name] += 1
+                if tries[shard.name] < MAX_TRIES:
+                    queue.append(shard)
+                else:
+                    yield shard.name, Failure(f"its worker process was lost {MAX_TRIES} times: {loss}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reports(Sequence[Report]):
+    """Reports of finished shards, in shard order, each read from its marker on access.
+
+    Reports of a million shards do not fit into memory: iterate once, before the markers are removed.
+    """
+
+    work: ShardWork
+    shards: Sequence[Shard]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, at: int) -> Report: ...
+    @overload
+    def __getitem__(self, at: slice) -> Reports: ...
+    def __getitem__(self, at: int | slice) -> Report | Reports:
+        if isinstance(at, slice):
+            return Reports(self.work, self.shards[at])
+        report: Report = read_json(self.work.marker_path(self.shards[at]))["report"]
+        return report
+
+
+def map_shards(
+    run: Callable[[ShardWork, Sequence[Shard]], Iterator[tuple[str, Outcome]]],
+    fn: Callable[[Shard], Report],
+    shards: Sequence[Shard],
+    *,
+    label: str,
+    done_dir: Path,
+    key: Any,
+    quiet: bool,
+) -> Reports:
+    """Do as Executor.map; `run` yields (name, outcome) of the unfinished shards in any order."""
+    work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
+    todo = [shard for shard in shards if not work.is_finished(shard)]
+    failures: dict[str, Failure] = {}
+    is_shown = bool(shards) and not quiet and sys.stderr.isatty()
+    with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
+        pairs, started_at = 0, time.perf_counter()
+        for name, outcome in run(work, todo) if todo else ():
+            if isinstance(outcome, Failure):
+                failures[name] = outcome
+                say_detail(label, f"{name}: {outcome.reason}")
+            else:
+                say_detail(label, f"{name} is done")
+                pairs += int(outcome["pairs"])
+            rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
+            advance(1, f"shards{rate}")
+    if failures:
+        raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, _remedy(failures))
+    return Reports(work, shards)
+
+
+def _remedy(failures: Mapping[str, Failure]) -> str:
+    """Return what to do; only files that their reader calls bad are to be removed."""
+    damaged = sorted(name for name, failure in failures.items() if failure.is_damage)
+    if len(damaged) == len(failures):
+        return f"repair or remove these files, then {RETRY}"
+    if not damaged:
+        return f"keep these files: the errors above do not say that they are damaged; act on the errors, then {RETRY}"
+    more = f" and {len(damaged) - NUM_NAMED} more" if len(damaged) > NUM_NAMED else ""
+    return (
+        f"repair or remove {', '.join(damaged[:NUM_NAMED])}{more}; keep the others, whose errors do not say that they "
+        f"are damaged; then {RETRY}"
+    )

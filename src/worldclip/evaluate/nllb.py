@@ -1,0 +1,52 @@
+"""Tell NLLB-CLIP (arXiv:2309.01859) the language of each text: its tokenizer writes one language's token for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from worldclip.language.table import INSTALLED
+
+_CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")  # FLORES: deu_Latn
+_STANDARD = {"ar": "arb_Arab"}  # of several codes of one list; elsewhere the script and the order of the table decide
+
+
+def is_told_language(model: Any) -> bool:
+    """Return whether the features of a text depend on the language that the model is told."""
+    return getattr(getattr(model, "tokenizer", None), "nllb", None) is not None
+
+
+def in_language(model: Any, lang: str) -> Any:
+    """Return the model for texts of a language; itself if it is told none, or its tokenizer has no token of it."""
+    if not is_told_language(model):
+        return model
+    tokenizer, hf = model.tokenizer, model.tokenizer.nllb
+    # versions of transformers list languages under different names
+    names = dict.fromkeys([*map(str, hf.all_special_tokens), *map(str, hf.added_tokens_decoder.values())])
+    ids = {name: hf.convert_tokens_to_ids(name) for name in names if _CODE.fullmatch(name)}
+    code = _code_of(lang, list(ids))
+    if code is None:
+        return model
+    written = {token for token in hf("a")["input_ids"] if token in ids.values()}
+
+    def to_ids(texts: list[str]) -> list[list[int]]:
+        return [[ids[code] if token in written else token for token in row] for row in tokenizer.to_ids(texts)]
+
+    return dataclasses.replace(model, tokenizer=dataclasses.replace(tokenizer, to_ids=to_ids))
+
+
+def _code_of(lang: str, codes: list[str]) -> str | None:
+    """Return the code of a language of ours among those of a tokenizer."""
+    if lang not in INSTALLED.by_code():
+        return None
+    row = INSTALLED.get(lang)
+    found = [code for code in codes if INSTALLED.from_lid(code, scheme="glotlid") == lang]
+    if _STANDARD.get(lang) in found:
+        return _STANDARD[lang]
+
+    def preference(code: str) -> tuple[bool, int]:
+        iso, _, script = code.partition("_")
+        return script != row.script, row.iso639_3.index(iso) if iso in row.iso639_3 else len(row.iso639_3)
+
+    return min(found, key=preference, default=None)
