@@ -309,7 +309,7 @@ def test_refusal_of_the_hub_says_what_to_do(run):
         raise hub_errors.HfHubHTTPError("403 for https://huggingface.co/api?token=abc", response=response)
 
     hub = SimpleNamespace(repo_exists=refuse)
-    with pytest.raises(UserError, match=r"not uploaded to me/pairs: the token lacks the permission \(403\)") as error:
+    with pytest.raises(UserError, match=r"not uploaded to me/pairs: access denied \(403\)") as error:
         upload_to_hub(published(run), hub)
     assert "abc" not in str(error.value)
 
