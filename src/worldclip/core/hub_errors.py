@@ -58,8 +58,8 @@ def _answer_of(error: BaseException) -> tuple[int, str] | None:
     if isinstance(response, Mapping):  # parsed by botocore
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 400)
         return status, str(response.get("Error", {}).get("Code") or status)
-    status = getattr(response, "status_code", None)
-    return None if status is None else (int(status), str(status))
+    number = getattr(response, "status_code", None)
+    return None if number is None else (int(number), str(number))
 
 
 def _reason(error: BaseException, status: int, code: str) -> str:
