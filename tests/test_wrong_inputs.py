@@ -70,7 +70,7 @@ WRONG: list[tuple[str, str]] = [
     ("train R --model.preset huge", 'train.model.preset = "huge"'),
     ("evaluate R --suite everything", "must be one of imagenet"),
     ("evaluate R --datasets imagnet", 'did you mean "imagenetv2"?'),
-    ("export R --formats onnx,zip", "--formats 'zip': must be one of huggingface, open_clip, onnx, web"),
+    ("export R --formats onnx,zip", 'each one of "huggingface", "open_clip", "onnx", "web"'),
     ("run R --until evaluat", "unknown stage"),
     ("run R --from pol", "unknown stage"),
     ("run R --from-run N", "N"),
