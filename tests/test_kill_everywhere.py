@@ -52,7 +52,7 @@ FURTHER_SCENARIOS = {
 KILLED_ELSEWHERE = {
     "fetch metadata": "tools/test_fetch_metadata.py",
     "fetch dataset": "tools/test_fetch_dataset.py",
-    "fetch cldr": "plugins/world/test_fetch_cldr.py",
+    "fetch cldr": "plugins/test_world.py",
 }
 # They write one file aside and rename it (artifacts.write_artifact), or nothing.
 ONE_FILE_OR_NONE = {

@@ -84,7 +84,7 @@ UNTRIED = {
     "fetch cldr": "needs the network; the standard library alone downloads",
     "fetch dataset": "needs the network; the standard library alone downloads",
     "fetch metadata": "needs the network; the standard library alone downloads",
-    "pool wat": "reads WARC files by code of ours; tests/tools/test_wat.py",
+    "pool wat": "reads WARC files by code of ours; tests/plugins/test_crawl.py",
 }
 DEVELOPERS = {"dev", "docs"}
 IMPORTED_AS = {

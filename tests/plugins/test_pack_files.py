@@ -1,7 +1,5 @@
 """`worldclip pool pack`: image files of every usual arrangement become tars that a recipe reads."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from pathlib import Path
@@ -37,7 +35,6 @@ def conversation(file: str, text: str) -> dict[str, Any]:
     return {"image": file, "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
 
 
-ROWS = [{"file_name": file, "text": text} for file, text in TEXTS.items()]
 IMAGES = [{"id": number, "file_name": file} for number, file in enumerate(TEXTS)]
 ANNOTATIONS = [{"id": 7, "image_id": number, "caption": text} for number, text in enumerate(TEXTS.values())]
 ARRANGEMENTS = {  # files next to the folder of the images, or in it; captions.json is named on the command line
@@ -106,19 +103,6 @@ def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
     assert counts == {"no_image": 1, "no_text": 1, "not_unicode": 1, "unsafe_name": 3, "not_an_image": 1}
 
 
-def test_a_text_next_to_an_image_that_is_not_utf_8_costs_only_its_pair(tmp_path, capsys):
-    write_images(tmp_path, "a.png", "b.png", "c.png")
-    for name, content in {
-        "a.txt": "ein Hündchen".encode("latin-1"),
-        "b.txt": "猫".encode(),
-        "c.txt": b"\xff\xfea",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-    assert main(["pool", "pack", str(tmp_path), "--out", str(tmp_path / "tars")]) == 0
-    assert "left out: not_unicode 2" in capsys.readouterr().out
-    assert read_pairs(tmp_path, None)[0] == [("b.png", ("猫",))]
-
-
 def test_files_next_to_the_images_that_are_none_are_named_by_suffix(tmp_path, capsys):
     write_images(tmp_path, "a.png", "b.HEIC")
     write_files(tmp_path, {"a.txt": "a dog", "b.txt": "a cat", "b.json": "{}", "b.mov": "", ".DS_Store": ""})
@@ -126,20 +110,6 @@ def test_files_next_to_the_images_that_are_none_are_named_by_suffix(tmp_path, ca
     said = capsys.readouterr()
     assert "left out 1 .mov\n" in said.err
     assert "2 pairs" in said.out
-
-
-def test_a_caption_in_jsonl_may_hold_line_separators(tmp_path):
-    text = "a dog\u2028and\u0085a cat\x7f"
-    write_images(tmp_path, "a.png")
-    record = json.dumps({"file_name": "a.png", "text": text}, ensure_ascii=False)
-    (tmp_path / "metadata.jsonl").write_bytes(f"{record}\r\n\r\n".encode())
-    assert read_pairs(tmp_path, None)[0] == [("a.png", (text,))]
-
-
-def test_a_folder_of_tars_is_said_to_hold_no_images(tmp_path):
-    write_files(tmp_path / "my_images", {"00000.tar": b"\0" * 1024})
-    with pytest.raises(UserError, match=r"my_images: gives no pair \(no images in it\)"):
-        pack_files(tmp_path / "my_images", tmp_path / "tars", executor=QUIET)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,13 @@
 """What a run curated as a dataset of the hub: the folder, its card, its Croissant record, the upload."""
 
-from __future__ import annotations
-
 import dataclasses
-import errno
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +26,7 @@ from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
 from worldclip.plugins.publish.publish import prepared
-from worldclip.plugins.publish.upload import Uploaded, upload_to_hub
+from worldclip.plugins.publish.upload import upload_to_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -136,43 +131,6 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     assert dict(upload.files)["README.md"] == len(text.encode())
 
 
-def test_published_again_has_nothing_of_the_last_time(run):
-    published(run, "tars")
-    tars = sorted((run / "publish/data").glob("*.tar"))
-    assert [rows_of_tar(tar) for tar in tars] == [
-        rows_of_tar(tar) for tar in sorted((run / "curate/tars").glob("*.tar"))
-    ]
-    published(run)
-    assert not list((run / "publish").rglob("*.tar"))
-    assert front_matter(run)["license"] == "unknown"
-
-
-def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(run, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    published(run)
-    before = contents(run / "publish")
-    monkeypatch.setattr("worldclip.plugins.publish.publish.link_file", full)
-    with pytest.raises(OSError, match="No space left") as error:
-        published(run)
-    assert Path(error.value.filename).parent == run
-    assert not (run / ".publish.new").exists()
-    assert contents(run / "publish") == before
-
-
-def test_credentials_in_the_recipe_are_not_published(run):
-    card = run / "curate/DATA_CARD.md"
-    before = card.read_text(encoding="utf-8")
-    secret = "s3://bucket/keys.npy?X-Amz-Signature=0123456789abcdef"
-    card.write_text(f"{before}\n- `pool.valid_keys`: {secret}\n", encoding="utf-8")
-    published(run)
-    card.write_text(before, encoding="utf-8")
-    text = (run / "publish/README.md").read_text(encoding="utf-8")
-    assert "X-Amz-Signature=***" in text
-    assert "0123456789abcdef" not in text
-
-
 def test_mistakes_are_named_together(run, tmp_path):
     with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
         pass
@@ -185,24 +143,6 @@ def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("name", "data"), [("DATA_CARD.md", "list"), ("part0/00000.tar.parquet", "list"), ("tars/000001.tar", "tars")]
-)
-def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
-    run_dir = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("publish", ".lock"))
-    fifo = run_dir / "curate" / name
-    fifo.unlink()
-    os.mkfifo(fifo)
-    with pytest.raises(UserError) as caught:
-        published(run_dir, data)
-    assert caught.value.problems == [
-        f"{fifo} is a device, FIFO or socket, not a file; remove it, then: "
-        f"worldclip run {run_dir} --from curate --until curate"
-    ]
-    assert not (run_dir / "publish").exists()
-
-
 def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     upload_to_hub(published(run, "tars"), client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
@@ -212,13 +152,6 @@ def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     assert done.address == f"{hub.url}/datasets/me/pairs/discussions/1"
     assert hub.main("me/pairs") == before
     assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
-
-
-def test_private_data_is_not_added_to_a_public_dataset(run, hub):
-    hub.commit("me/pairs", {"README.md": b"public"})
-    with pytest.raises(UserError, match="me/pairs exists and is public"):
-        upload_to_hub(published(run), client_of(hub), is_private=True)
-    assert hub.main("me/pairs") == {"README.md": b"public"}
 
 
 def test_lists_replace_tars_in_the_dataset(run, hub):
@@ -298,50 +231,6 @@ def run_as_a_reader(command: str, hub) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_of_the_test"}
     subprocess.run(command, shell=True, check=True, env=environment)
-
-
-def test_refusal_of_the_hub_says_what_to_do(run):
-    hub_errors = pytest.importorskip("huggingface_hub.errors", reason="huggingface_hub is not installed")
-    import httpx2
-
-    response = httpx2.Response(403, headers={}, request=httpx2.Request("POST", "https://huggingface.co/api?token=abc"))
-
-    def refuse(*_, **__):
-        raise hub_errors.HfHubHTTPError("403 for https://huggingface.co/api?token=abc", response=response)
-
-    hub = SimpleNamespace(repo_exists=refuse)
-    with pytest.raises(UserError, match=r"not uploaded to me/pairs: access denied \(403\)") as error:
-        upload_to_hub(published(run), hub)
-    assert "abc" not in str(error.value)
-
-
-def test_dry_run_lists_the_files_and_uploads_nothing(run, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "worldclip.plugins.publish.publish.upload_to_hub", lambda *_, **__: pytest.fail("the hub was called")
-    )
-    assert (
-        main(["publish", str(run / "curate"), "me/pairs", "--data", "tars", "--license", "cc-by-4.0", "--dry-run"]) == 0
-    )
-    output = capsys.readouterr().out
-    assert "-> dataset me/pairs: " in output
-    assert "croissant.json" in output
-    assert "data/000000.tar" in output
-    assert "nothing was uploaded" in output
-
-
-def test_a_second_call_waits_for_nobody_and_is_refused_until_the_upload_ends(run, monkeypatch):
-    """It would replace the files that are being uploaded to a repository of another kind."""
-    refusals = []
-
-    def upload_slowly(upload, **options):
-        with pytest.raises(UserError, match="is in use by"):
-            published(run, "tars")
-        refusals.append(upload)
-        return Uploaded(upload, "https://hub/me/pairs", (), has_history=False)
-
-    monkeypatch.setattr(sys.modules["worldclip.plugins.publish.publish"], "upload_to_hub", upload_slowly)
-    assert main(["publish", str(run), "me/pairs", "--private"]) == 0
-    assert len(refusals) == 1
 
 
 def test_no_folder_of_the_machine_is_published(tmp_path):

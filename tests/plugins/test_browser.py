@@ -1,7 +1,5 @@
 """The exported page runs the model in headless Chromium, offline, and finds what `worldclip search` finds."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re
@@ -90,14 +88,6 @@ def test_the_page_and_its_pictures_work_when_the_host_is_gone(embedded_world):
 
 
 @pytest.mark.slow
-def test_a_page_from_disk_says_what_to_run(embedded_world):
-    folder, _ = export_web(embedded_world, "int8")
-    with open_page() as page:
-        page.open(folder / "index.html", "document.querySelector('#state.bad')")
-        assert "python -m http.server" in page.run("document.querySelector('#state').textContent")
-
-
-@pytest.mark.slow
 def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
     folder, _ = export_web(embedded_world, "int8")
     pictures = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
@@ -129,7 +119,3 @@ def test_a_folder_of_another_model_is_refused(embedded_world, clip, tmp_path):
     assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
         web_folder.writer(clip, str(tmp_path / "embedded"))
-
-
-def test_an_embedded_folder_without_the_page_is_a_mistake():
-    assert any("has no effect without the format web" in problem for problem in ExportConfig(embedded="x").problems())

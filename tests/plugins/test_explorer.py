@@ -1,0 +1,332 @@
+"""The explorer: its numbers are the run's, its scripts match as the package does, its page opens from disk."""
+
+import itertools
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import worldclip
+from chromium import Page, open_page
+from plain_recipe import make_run, make_shards, write_metadata
+from programs import output_of
+from toy import build_toy_world, draw_shape, write_tar
+from worldclip.balance.formulas import entry_probs
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
+from worldclip.core.coin import uniform
+from worldclip.core.errors import UserError
+from worldclip.curate import decide, read_curated
+from worldclip.language.profiles import PROFILES, normalise
+from worldclip.match.matcher.matcher import Matcher
+from worldclip.plugins.explorer import lists
+from worldclip.plugins.explorer.chunks import Chunks
+from worldclip.plugins.explorer.explore import PAGE, explore
+from worldclip.tools.estimate import estimate
+from worldclip.tools.inspect_run import inspect_key
+
+PLANTED = [
+    "a photo of <script>window.planted = 1</script> red",
+    'a photo of <img src=x onerror="window.planted = 2"> green',
+    "a photo of [blue](javascript:window.planted=3) javascript:alert(1)",
+    "a photo of <b>bold</b> __proto__ \u2028 ]]> --> </script> star",
+]
+ENTRIES = ["<b>bold</b>", "javascript", "__proto__", "constructor", "photo"]
+
+
+class Explored(NamedTuple):
+    """A run and the folder of its explorer."""
+
+    run: Path
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """Made once for all tests; do not change it."""
+    folder = tmp_path_factory.mktemp("explored")
+    world = build_toy_world(folder / "world")
+    with (folder / "world/lists/en.txt").open("a", encoding="utf-8") as file:
+        file.write("\n".join(ENTRIES) + "\n")
+    picture = draw_shape(0, np.array([9, 9, 9], np.uint8), 0)
+    members = []
+    for n, text in enumerate(PLANTED):
+        members.append((f"<i>{n}.png", picture if n else b"this is no picture"))
+        members.append((f"<i>{n}.json", json.dumps({"texts": [text], "lang_truth": ["en"]}).encode()))
+    frequent = [json.dumps({"texts": [f"one photo, number {n}"]}) for n in range(20)]
+    members += [(f"plain{n}.json", record.encode()) for n, record in enumerate(frequent)]
+    members.append(("broken.png", picture))
+    members.append(("broken.json", b'{"texts": ["a photo of \xff\xfe red"]}'))
+    write_tar(world.pool / "00003.tar", members)
+    run = worldclip.run(str(world.recipe), out=folder / "run", until="curate")
+    explore(run, folder / "explorer")
+    return Explored(Path(run), folder / "explorer")
+
+
+def read_chunk(folder: Path, name: str):
+    text = (folder / "data" / f"{name}.js").read_text(encoding="utf-8")
+    return json.loads(re.fullmatch(rf'receiveChunk\("{name}",(.*)\)\n', text, re.DOTALL)[1])
+
+
+def test_every_value_of_the_slider_is_what_estimate_gives(explored):
+    slider, run = read_chunk(explored.folder, "slider"), read_chunk(explored.folder, "run")
+    assert slider["key"] == "tail_fraction"
+    assert len(slider["values"]) == 41
+    assert slider["values"][slider["own"]] == 0.3
+    candidates = estimate(explored.run, tail_fraction=slider["values"])["candidates"]
+    for i, candidate in enumerate(candidates):
+        assert slider["total"][i] == candidate["total"]["expected_pairs"]
+        for number, language in enumerate(run["languages"]):
+            row = candidate["languages"][language["code"]]
+            assert slider["expected"][number][i] == row["expected_pairs"]
+            if language["list"] >= 0:
+                assert slider["thresholds"][language["list"]][i] == row["threshold"]
+
+
+def test_examples_are_kept_exactly_where_the_run_kept_them(explored):
+    kept = {
+        (row["key"], row["text_idx"]): row["keep_prob"]
+        for path in sorted((explored.run / "curate").glob("*.parquet"))
+        for row in read_curated(explored.run, path.name.removesuffix(".parquet")).to_pylist()
+    }
+    run = read_chunk(explored.folder, "run")
+    is_kept = [name for name, *_ in run["reasons"]].index("kept")
+    seen = set()
+    for number in range(len(run["languages"])):
+        for key, text_idx, _, _, reason, keep_prob, coin, *_ in read_chunk(explored.folder, f"examples/{number}")[
+            "examples"
+        ]:
+            seen.add(reason)
+            if keep_prob is None:  # a text without a match
+                assert run["reasons"][reason][0] in ("no_match", "no_language", "no_text", "bad_pair")
+                continue
+            assert ((key, text_idx) in kept) == (reason == is_kept) == (coin < keep_prob)
+            assert kept.get((key, text_idx), keep_prob) == keep_prob
+    assert len(seen) >= 3
+
+
+def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
+    out = tmp_path / "explorer"
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    keys = sorted({f"{Path(name).parent}/{stem}" for name, samples in shards.items() for stem, _ in samples})
+    denied, removed, valid = keys[:5], keys[5:10], keys[10:]
+    pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
+    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), schemas.VALID_KEYS)
+    rows = [{"key": key, "shard": "0", "rule": "near_duplicate"} for key in removed]
+    table = pa.Table.from_pylist([{**dict.fromkeys(schemas.REMOVED.names), **row} for row in rows], schemas.REMOVED)
+    artifacts.write_table(tmp_path / "removed.parquet", table, schemas.REMOVED)
+    lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
+    explore(make_run(tmp_path, shards, pool=lists), out)
+    content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
+    assert [key for key in keys if f'"{key}"' in content] == valid
+    assert str(tmp_path) not in content + (out / "manifest.json").read_text(encoding="utf-8")
+    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5]]
+
+
+def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no explorer"):
+        explore(explored.run, tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    out = tmp_path / "explorer"
+    explore(explored.run, out)
+    (out / "data/old.js").write_text("")
+    again = explore(explored.run, out)
+    assert (out / "data/old.js").exists()  # nothing has changed
+    manifest = artifacts.read_json(out / "manifest.json")
+    artifacts.write_json(out / "manifest.json", {**manifest, "inputs": {}})
+    assert explore(explored.run, out) == again
+    assert not (out / "data/old.js").exists()
+
+
+@pytest.mark.parametrize(
+    "curate", [{"text_policy": "one"}, {"text_policy": "all"}, {"text_policy": "all", "max_pairs": 20}]
+)
+def test_every_key_is_explained_as_inspect_explains_it(curate, tmp_path):
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    run = make_run(tmp_path, shards, curate={**curate, "exclude": ["ar"]})
+    explore(run, tmp_path / "explorer")
+    reasons = [name for name, *_ in read_chunk(tmp_path / "explorer", "run")["reasons"]]
+    chunks = [
+        read_chunk(tmp_path / "explorer", f"pairs/{path.stem}") for path in (tmp_path / "explorer/data/pairs").iterdir()
+    ]
+    seen = set()
+    for key, _, texts in itertools.chain(*chunks):
+        explained = inspect_key(run, key)["texts"]
+        assert len(texts) == len(explained)
+        for (text_idx, text, label, _, _, reason, keep_prob), wanted in zip(texts, explained, strict=True):
+            name = "not_drawn" if reason < 0 else reasons[reason]
+            seen.add(name)
+            assert (text_idx, text, name) == (wanted["text_idx"], wanted["text"], wanted["reason"])
+            assert keep_prob == wanted.get("keep_prob")
+            assert label == wanted.get("lid_label", label)
+    assert {"duplicate", "no_language", "excluded", "kept", "sampled_out"} <= seen
+    assert ("not_drawn" in seen) == (curate["text_policy"] == "one")
+
+
+SCRIPT = Path(__file__).with_name("explorer_in_node.js")
+WORDS = """
+a photo of the cat, T-shirt U.S. cat's ok. STRASSE straße İstanbul ǅ ŉ ᾳ ﬁn Кошка КОШКА кошка ёлка λόγος ΛΌΓΟΣ Ελλάδα
+الصورة قطة، كلب می‌رود बिल्ली। कुत्ता क्षि ক্ষি বাংলা தமிழ் மொழி മലയാളം ภาษาไทย ที่นี่ น้ำ ລາວ မြန်မာ ខ្មែរ བོད་ཡིག
+猫咪 照片 一张 ねこ カメラ コーヒー ｶﾞ か\u3099 가방 사진을 한국어 \u1100\u1161\u11a8 e\u0301 q\u0323\u0307
+𠀀 👩‍🍳 ❤️ ½ Ⅳ ១២ ა ბავშვი Ա հայ ሰላም
+"""
+TEXT_WORDS = WORDS.split()
+GLUE = ["", "", " ", " ", "  ", "\t", "\n", "\u3000", "\u200d", ", ", ".", "!", "`", "\x1c", "\ufeff", "—", "、"]
+COUNTS = [0, 1, 5, 40, 2**40]
+THRESHOLD = 5
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def listed(request, tmp_path_factory) -> tuple[str, list[str], Path]:
+    """(profile, entries, explorer with them as list 0 in chunks of 8 entries)."""
+    profile, run, folder = request.param, tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("explorer")
+    draw = random.Random(3)
+    entries = list(dict.fromkeys(make_text(draw, 1 + draw.randrange(3)).strip() for _ in range(400)))
+    entries = [*TEXT_WORDS, *[x for word in TEXT_WORDS for x in word], *entries, "\uff5e", "\U0001f469", "__proto__"]
+    entries = [entry for entry in dict.fromkeys(entries) if normalise(entry, profile) and entry]
+    write_metadata(run, {"x": entries})
+    counts = np.array([COUNTS[i % len(COUNTS)] for i in range(len(entries))], np.uint64)
+    artifacts.write_array(layout.entry_counts(run, "x"), counts)
+    chunks = Chunks(folder)
+    for path in PAGE.glob("*.js"):
+        shutil.copy(path, folder)
+    chunks.write("profile", lists.profile_record(profile))
+    chunk_entries, lists.CHUNK_ENTRIES = lists.CHUNK_ENTRIES, 8
+    try:
+        lists.write_list(chunks, 0, run, "x", threshold=THRESHOLD, profile=profile, max_entries=10**6)
+    finally:
+        lists.CHUNK_ENTRIES = chunk_entries
+    return profile, entries, folder
+
+
+def call_page(folder: Path, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the result of each (function, arguments ...) of the explorer in `folder`; skip the test without Node."""
+    node = shutil.which("node") or pytest.skip("no node on this machine")
+    return json.loads(output_of([node, SCRIPT, folder], stdin=json.dumps(calls)))
+
+
+def make_text(draw: random.Random, num_words: int) -> str:
+    return "".join(draw.choice(TEXT_WORDS) + draw.choice(GLUE) for _ in range(num_words))
+
+
+def test_texts_of_ten_scripts_match_in_the_page_as_the_matcher_says(listed):
+    profile, entries, folder = listed
+    draw = random.Random(4)
+    texts = [make_text(draw, draw.randrange(12)) for _ in range(400)]
+    matcher = Matcher.build(entries, profile.removesuffix("_fold"), fold_case=profile.endswith("_fold"))
+    found = call_page(folder, [("matchText", 0, text) for text in texts])
+    num_matches = 0
+    for text, rows in zip(texts, found, strict=True):
+        ids = matcher.match(text).tolist()
+        assert sorted(row["entry"] for row in rows) == sorted(entries[i] for i in ids), repr(text)
+        for row in rows:
+            assert row["matches"] == COUNTS[entries.index(row["entry"]) % len(COUNTS)]
+        num_matches += len(ids)
+    assert num_matches > 2000
+
+
+def test_the_coin_is_the_run_s(listed):
+    keys = ["000000000", "", "red apple", "1F468-200D", "猫" * 40, "a" * 31, "b" * 32, "c" * 33, "x" * 200]
+    cases = [(key, i, seed, i % 2) for key in keys for i, seed in ((0, 0), (3, 42), (7, 2**63 - 1))]
+    calls = [("uniform", key, i, str(seed), 0, stream) for key, i, seed, stream in cases]
+    wanted = [uniform(key, i, seed, 0, stream) for key, i, seed, stream in cases]
+    assert call_page(listed[2], calls) == wanted
+
+
+def test_probabilities_are_the_run_s(listed):
+    counts = np.array([0, 1, 5, 6, 400, 10**6], np.uint64)
+    probs = entry_probs(counts, THRESHOLD).astype(np.float32)
+    page = call_page(listed[2], [("entryProbability", THRESHOLD, int(number)) for number in counts])
+    assert page == probs.astype(float).tolist()
+    ids = [3, 4, 5]
+    [kept] = call_page(listed[2], [("keepProbability", [page[i] for i in ids])])
+    assert kept == decide.keep_prob(ids, [0, 3], probs)[0]
+
+
+VIEWS = {
+    "overview": "document.querySelector('.slider') && document.querySelector('.curve-place svg')",
+    "language/en": "document.querySelector('.shot')",
+    "language/ar": "document.querySelector('.shot')",
+    "entry/en/red": "document.querySelector('.shot')",
+    "why": "document.querySelector('#text')",
+    "why/broken": "document.querySelector('.note, .shot')",  # bytes that are no UTF-8
+    "labels": "document.querySelector('main h2')",
+    "checked": "document.querySelector('main h2')",
+}
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with open_page() as opened:
+        yield opened
+
+
+def show(page: Page, explored, view: str, until: str = "document.querySelector('main h2')") -> None:
+    page.errors.clear()
+    page.requests.clear()
+    page.open("about:blank")
+    page.open(f"{(explored.folder / 'index.html').as_uri()}#/{view}", until)
+
+
+def text_of(page: Page, selector: str) -> str:
+    return page.run(f"document.querySelector({selector!r}).textContent")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_each_view_opens_from_disk_without_errors_and_without_the_network(page, explored, view):
+    for width, dark in ((1400, False), (400, True)):
+        page.resize(width, 900, dark=dark)
+        show(page, explored, view, VIEWS[view])
+        assert page.errors == []
+        assert not page.is_cut()
+        outside = [url for url in page.requests if not url.startswith((explored.folder.as_uri(), "about:"))]
+        assert outside == []
+
+
+def test_planted_markup_stays_text(page, explored):
+    show(page, explored, "language/en", VIEWS["language/en"])
+    for _ in range(8):
+        page.run("document.querySelectorAll('section > div > button').forEach((button) => button.click())")
+    shown = page.run("document.querySelector('main').textContent")
+    assert "<script>window.planted = 1</script>" in shown
+    assert '<img src=x onerror="window.planted = 2">' in shown
+    assert "javascript:alert(1)" in shown
+    for view in (f"why/{quote('<i>2', safe='')}", f"entry/en/{quote('<b>bold</b>', safe='')}", "entry/en/__proto__"):
+        show(page, explored, view, "document.querySelector('.shot, .note')")
+        assert page.run("document.querySelectorAll('.shot').length") >= 1, view
+    assert page.run("typeof planted") == "undefined"
+    assert page.run("document.querySelectorAll('main script, main i:not([style]), main b:not(.card b)').length") == 0
+    assert page.run("[...document.links].every((link) => link.protocol === 'file:')")
+
+
+def test_the_slider_and_the_views_work_by_keyboard_alone(page, explored):
+    show(page, explored, "overview", VIEWS["overview"])
+    page.press("Tab", 9)
+    assert page.run("document.activeElement.className") == "skip"
+    for _ in range(2):
+        page.press("Tab", 9)
+    assert page.run("document.activeElement.dataset.view") == "why"
+    page.press("Enter", 13, "\r")
+    page.wait("document.querySelector('#key')")
+    assert page.run("document.activeElement.id") == "main"
+    page.press("Tab", 9)
+    page.press("Tab", 9)
+    assert page.run("document.activeElement.id") == "key"
+    page.type("00007")
+    page.press("Enter", 13, "\r")
+    page.wait("document.querySelector('.verdict')")
+    show(page, explored, "overview", VIEWS["overview"])
+    before = text_of(page, "output")
+    page.run("place.focus()")
+    page.press("ArrowRight", 39)
+    assert text_of(page, "output") != before

@@ -1,0 +1,671 @@
+"""The server: answers equal worldclip's own, whatever other clients hold, send or leave behind."""
+
+import asyncio
+import base64
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import uvicorn
+
+from chromium import DROP, open_page
+from embedded_world import BAD, key_of, picture, text_of
+from served import running
+from serving import address as address  # a fixture
+from serving import data_url, post, service_and_app, serving, serving_app
+from small_models import TEXTS
+from worldclip.core.errors import UserError
+from worldclip.plugins.server import connections
+from worldclip.plugins.server import fetch_picture as module
+from worldclip.plugins.server import service as of_service
+from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.batches import SharedBatches
+from worldclip.plugins.server.connections import Server
+from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
+from worldclip.plugins.server.metrics import Metrics
+from worldclip.plugins.server.read_request import Limits, Picture, read_json
+from worldclip.plugins.server.serve import LOCAL_NAMES, serve
+from worldclip.plugins.server.service import Service
+from worldclip.tools.search import search
+
+NUM_CLIENTS = 60
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
+
+
+def error_of(answer) -> str:
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error["message"]
+
+
+@pytest.mark.parametrize("form", ["float", "base64", None])
+def test_openais_client_gets_the_embeddings_of_texts(form, client, clip):
+    texts = [*TEXTS, TEXTS[0]]
+    options = {} if form is None else {"encoding_format": form}
+    answer = client.embeddings.create(model="model", input=texts, **options)
+    rows = [row.embedding for row in answer.data]
+    if form == "base64":
+        rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
+    np.testing.assert_allclose(np.array(rows), clip.encode_text(texts), atol=1e-6)
+    assert [row.index for row in answer.data] == list(range(len(texts)))
+    assert answer.model == "model"
+    assert answer.usage.prompt_tokens == len(clip.tokenizer.encode(texts).ids)
+
+
+def test_texts_and_pictures_are_embedded_in_one_request(client, clip):
+    url = data_url(picture(1))
+    answer = client.embeddings.create(model="model", input=["a red apple", url, {"image": url}, {"text": "data:x"}])
+    rows = np.array([row.embedding for row in answer.data])
+    image = clip.encode_image([picture(1)])[0]
+    np.testing.assert_allclose(rows[1], image, atol=1e-6)
+    np.testing.assert_allclose(rows[2], image, atol=1e-6)
+    np.testing.assert_allclose(rows[[0, 3]], clip.encode_text(["a red apple", "data:x"]), atol=1e-6)
+
+
+def test_classify_gives_the_probabilities_of_worldclip(address, clip):
+    labels, templates = ["red apple", "赤いリンゴ", "قطة"], ["{}", "a photo of {}"]
+    pictures = [picture(1), picture(2)]
+    body = {"input": list(map(data_url, pictures)), "labels": labels, "templates": templates}
+    data = post(address, "classify", body).json()["data"]
+    expected = clip.classify(pictures, labels, templates)
+    for row, probabilities in zip(data, expected, strict=True):
+        scores = {score["label"]: score["score"] for score in row["scores"]}
+        np.testing.assert_allclose([scores[label] for label in labels], probabilities, atol=1e-5)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+
+
+def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(address, world):
+    expected = search(world / "embedded", ["a red apple"], [picture(3)], top=5)
+    data = post(address, "search", {"input": ["a red apple", data_url(picture(3))], "top": 5}).json()["data"]
+    for row, result in zip(data, expected, strict=True):
+        assert [hit["key"] for hit in row["hits"]] == [hit["key"] for hit in result["hits"]]
+        np.testing.assert_allclose(
+            [hit["score"] for hit in row["hits"]], [h["score"] for h in result["hits"]], atol=1e-6
+        )
+    best = data[1]["hits"][0]
+    assert best["key"] == key_of(0, 3)
+    assert best["text"] == text_of(0, 3)
+    assert set(best) == {"id", "score", "shard", "key", "text", "lang", "lang_name"}
+    pair = httpx.get(f"{address}/v1/pairs/images/{best['id']}").json()
+    assert (pair["key"], pair["shard"]) == (key_of(0, 3), "00000.tar")
+    assert [text["text"] for text in pair["texts"]] == [text_of(0, 3)]
+    shown = httpx.get(f"{address}/pictures/{best['id']}")
+    assert shown.content == picture(3)
+    assert shown.headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        ("embeddings", {}, "input is missing"),
+        ("embeddings", {"input": "x", "inputs": "y"}, "unknown parameter inputs"),
+        ("embeddings", {"input": "x", "model": "gpt"}, "'gpt' is not served here"),
+        ("embeddings", {"input": "\ud800"}, "lone surrogate"),
+        ("embeddings", {"input": "x" * 20_001}, "20,001 characters"),
+        ("embeddings", {"input": ["x"] * 2049}, "2,049 items"),
+        ("embeddings", {"input": [data_url(b"")] * 65}, "more than 64 pictures"),
+        ("embeddings", {"input": "data:image/png;base64,%%%"}, "not valid base64"),
+        ("embeddings", {"input": {"image": "/etc/passwd"}}, "--allow-urls is off"),
+        ("embeddings", [1], "must be a JSON object"),
+        ("classify", {"input": data_url(picture(0)), "labels": []}, "labels must be a list"),
+        ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
+        ("search", {"input": ["x", " "]}, "query ' ' is blank; give words"),
+        ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_told_what_is_wrong(path, body, problem, address):
+    answer = post(address, path, body)
+    assert answer.status_code == (404 if "not served" in problem else 400)
+    assert problem in error_of(answer)
+
+
+def test_other_bodies_paths_and_methods_are_errors_of_the_same_shape(address):
+    for content, kind, status in (
+        (b"{", "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b"[" * 100_000, "application/json", 400),
+    ):
+        answer = httpx.post(f"{address}/v1/embeddings", content=content, headers={"Content-Type": kind})
+        assert answer.status_code == status
+        assert error_of(answer)
+    missing = ("/v1/nothing", "/v1/pairs/images/99999", "/pictures/99999", "/static/..%2fapp.py")
+    for path, status in (*((path, 404) for path in missing), ("/pictures/1?px=x", 400)):
+        answer = httpx.get(f"{address}{path}")
+        assert (answer.status_code, bool(error_of(answer))) == (status, True), path
+    assert error_of(httpx.get(f"{address}/v1/embeddings"))
+
+
+def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
+    with serving(world, clip, api_key="secret") as address:
+        for path in ("/v1/models", "/metrics", "/pictures/0", "/v1/pairs/images/0"):
+            assert httpx.get(f"{address}{path}").status_code == 401
+            assert httpx.get(f"{address}{path}", headers={"Authorization": "Bearer secret"}).status_code == 200
+        for path in ("/", "/healthz", "/static/search.js", "/static/page.css"):
+            assert httpx.get(f"{address}{path}").status_code == 200
+        wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
+        with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+            wrong.embeddings.create(model="model", input="a")
+        right = openai.OpenAI(base_url=f"{address}/v1", api_key="secret")
+        assert right.embeddings.create(model="model", input="a").data
+
+
+def test_a_local_server_refuses_foreign_host_names(world, clip):
+    with serving(world, clip, hosts=LOCAL_NAMES | {"127.0.0.2"}) as address:
+        for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]", "[::1]:80", "127.0.0.2:80"):
+            assert httpx.get(f"{address}/healthz", headers={"Host": host}).status_code == 200
+        assert httpx.get(f"{address}/healthz", headers={"Host": "127.0.0.3"}).status_code == 400
+        answer = httpx.get(f"{address}/healthz", headers={"Host": "evil.example:80"})
+        assert answer.status_code == 400
+        assert "evil.example" in error_of(answer)
+
+
+def test_bodies_and_pixels_beyond_the_limits_are_refused(world, clip):
+    limits = Limits(body_bytes=50_000, pixels=1000)
+    with serving(world, clip, limits) as address:
+        assert post(address, "embeddings", {"input": "x" * 60_000}).status_code == 413
+        chunks = iter([b'{"input": "', b"x" * 60_000, b'"}'])
+        answer = httpx.post(f"{address}/v1/embeddings", content=chunks, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert "60 x 40 pixels" in error_of(post(address, "embeddings", {"input": data_url(picture(0))}))
+
+
+def test_a_bad_picture_is_an_error_for_its_request_alone(address, clip):
+    cut = picture(BAD)[:80]  # its header is whole: only the decoder finds out
+
+    async def ask(client, content):
+        return await client.post("/v1/embeddings", json={"input": data_url(content)})
+
+    async def all_at_once():
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, cut if i % 3 == 0 else picture(i)) for i in range(12)))
+
+    answers = asyncio.run(all_at_once())
+    for i, answer in enumerate(answers):
+        if i % 3 == 0:
+            assert answer.status_code == 400
+            assert "input[0]" in error_of(answer)
+        else:
+            np.testing.assert_allclose(
+                answer.json()["data"][0]["embedding"], clip.encode_image([picture(i)])[0], atol=1e-5
+            )
+
+
+def test_concurrent_requests_are_right_and_share_batches(world, clip):
+    pictures = [picture(i) for i in range(8)]
+    urls = list(map(data_url, pictures))
+
+    async def ask(client, i):
+        return await client.post("/v1/embeddings", json={"input": [f"text {i}", urls[i % 8]]})
+
+    async def all_at_once(address):
+        limits = httpx.Limits(max_connections=NUM_CLIENTS)
+        async with httpx.AsyncClient(base_url=address, timeout=240, limits=limits) as client:
+            return await asyncio.gather(*(ask(client, i) for i in range(NUM_CLIENTS)))
+
+    expected = clip.encode_text([f"text {i}" for i in range(NUM_CLIENTS)])
+    images = clip.encode_image(pictures)
+    with serving(world, clip) as address:
+        answers = asyncio.run(all_at_once(address))
+        metrics = httpx.get(f"{address}/metrics").text
+    for i, answer in enumerate(answers):
+        rows = [row["embedding"] for row in answer.json()["data"]]
+        np.testing.assert_allclose(rows, [expected[i], images[i % 8]], atol=1e-5)
+    numbers = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(numbers["worldclip_batch_items_sum"]) == 2 * NUM_CLIENTS
+    assert float(numbers["worldclip_batch_items_count"]) < NUM_CLIENTS / 2
+
+
+def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
+    batches = []
+
+    class Recorder:
+        def encode_each(self, contents):
+            batches.append(len(contents))
+            return np.zeros((len(contents), 4), np.float32), {}
+
+    pictures = [Picture(b"", 30_000_000)] * 4 + [Picture(b"", 120_000_000)] + [Picture(b"", 1)] * 65
+    assert len(of_service.encode(Recorder(), pictures)) == 70
+    assert batches == [3, 1, 1, 64, 1]
+
+
+def hold(service):
+    """Make the model wait; return the events that say it started, and that let it go on."""
+    started, release = threading.Event(), threading.Event()
+    work = service._encoding._work
+
+    def held(items):
+        started.set()
+        release.wait()
+        return work(items)
+
+    service._encoding._work = held
+    return started, release
+
+
+def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip):
+    service, app = service_and_app(clip, Limits(waiting=2))
+    started, release = hold(service)
+
+    async def ask_three():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            def ask(texts):
+                return asyncio.create_task(client.post("/v1/embeddings", json={"input": texts}))
+
+            first = ask(["a"])
+            await asyncio.to_thread(started.wait)
+            second = ask(["b", "c"])
+            while service._encoding.num_waiting < 2:
+                await asyncio.sleep(0.01)
+            third = await ask(["d"])
+            release.set()
+            return await first, await second, third
+
+    first, second, third = asyncio.run(ask_three())
+    assert (first.status_code, second.status_code, third.status_code) == (200, 200, 429)
+    assert int(third.headers["retry-after"]) >= 1
+    assert "try again in" in error_of(third)
+    service.close()
+
+
+def test_sigterm_finishes_what_is_under_way(world, clip):
+    service, app = service_and_app(clip)
+    started, release = hold(service)
+    server = Server(uvicorn.Config(app, port=0, log_level="warning"))
+    answers = []
+
+    def ask_then_stop():
+        while not server.started:
+            pass
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        asking = threading.Thread(target=lambda: answers.append(post(address, "embeddings", {"input": "a red apple"})))
+        asking.start()
+        started.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not server.should_exit:
+            pass
+        release.set()
+        asking.join()
+
+    other = threading.Thread(target=ask_then_stop)
+    other.start()
+    server.run()  # returns: the signal ends the server, not the process
+    other.join()
+    np.testing.assert_allclose(
+        answers[0].json()["data"][0]["embedding"], clip.encode_text(["a red apple"])[0], atol=1e-6
+    )
+
+
+def test_another_model_than_the_folders_is_refused(world, tmp_path):
+    folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
+    np.save(folder / "probe.npy", -np.load(folder / "probe.npy"))
+    with pytest.raises(UserError, match="is not the model that embedded"):
+        serve(str(world / "model"), folder, port=0)
+
+
+def test_a_port_in_use_is_an_error_before_the_model_is_loaded(address):
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"--port {port}: cannot listen there"):
+        serve("no model", port=port)
+
+
+class Panic(BaseException):
+    """A panic of a library in Rust."""
+
+
+class Held:
+    """Work that waits for `release`, and notes its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.started, self.release = threading.Event(), threading.Event()
+
+    def __call__(self, items):
+        self.batches.append(list(items))
+        self.started.set()
+        self.release.wait()
+        for item in items:
+            if isinstance(item, BaseException):
+                raise item
+        return [2 * item for item in items]
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.release.set()
+
+
+def start(held, **limits):
+    batches = SharedBatches(held, **{"max_batch": 4, "max_waiting": 8, **limits})
+    first = batches.submit([0])
+    held.started.wait()  # from here on requests wait
+    return batches, first
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [(ValueError("no number"), ValueError, "no number"), (Panic("no index"), RuntimeError, "Panic: no index")],
+)
+def test_an_error_is_the_answer_of_its_request_alone(error, kind, message, held):
+    batches, _ = start(held)
+    good, bad, also_good = (batches.submit([item]) for item in (1, error, 3))
+    held.release.set()
+    with pytest.raises(kind, match=message):
+        bad.result(10)
+    assert good.result(10) == [2]
+    assert also_good.result(10) == [6]
+
+
+MANY = 40
+HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def connect(address: str, sent: bytes = b"", received_bytes: int | None = None) -> socket.socket:
+    """Return a connection whose kernel takes up to `received_bytes`, None: as many as is usual."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    client = socket.socket()
+    client.settimeout(30)
+    if received_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received_bytes)
+    client.connect((host, int(port)))
+    client.sendall(sent)
+    return client
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Return whether the server ended a connection, without an answer."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_silent_connections_make_room_for_new_ones(world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 8)
+    with serving(world, clip) as address:
+        silent = [connect(address, b"GET /healthz" if i % 2 else b"") for i in range(MANY)]
+        assert httpx.get(f"{address}/healthz", timeout=10).status_code == 200
+        assert all(is_closed(client) for client in silent[: MANY - 8])
+        for client in silent:
+            client.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
+def test_a_head_that_does_not_come_ends_its_connection(sent, world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with serving(world, clip) as address:
+        assert is_closed(connect(address, sent))
+
+
+class LargeAnswers:
+    """A service whose embeddings are 11 MB in base64."""
+
+    name = "model"
+    collections: Mapping[str, Any] = {}
+    clip = SimpleNamespace(embed_dim=1024, tokenizer=SimpleNamespace(encode=lambda texts: SimpleNamespace(ids=[])))
+
+    async def embed(self, items):
+        return np.zeros((len(items), self.clip.embed_dim), np.float32)
+
+    def problems(self):
+        return []
+
+    def close(self):
+        pass
+
+
+LARGE = {"input": ["a"] * 2048, "encoding_format": "base64"}
+LARGE_BODY = json.dumps(LARGE).encode()
+LARGE_REQUEST = f"{HEAD}Content-Length: {len(LARGE_BODY)}\r\n\r\n".encode() + LARGE_BODY
+
+
+def ask_until(address: str, status: int) -> bool:
+    """Return whether the server answers with a status within 20 s."""
+    end = time.monotonic() + 20
+    while post(address, "embeddings", LARGE).status_code != status:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def read_all(client: socket.socket, pause: float = 0.0) -> bytes:
+    content = bytearray()
+    while part := client.recv(2**18):
+        content += part
+        time.sleep(pause)
+    return bytes(content)
+
+
+def test_an_unread_answer_holds_its_bytes_until_the_connection_is_closed(monkeypatch):
+    monkeypatch.setattr(connections, "READ_SECONDS", 1.5)
+    limits = Limits(bytes_in_flight=136 * 2**20)  # 128 MiB to write an answer
+    with serving_app(create_app(LargeAnswers(), limits, Metrics())) as address:
+        client = connect(address, LARGE_REQUEST, received_bytes=2**12)
+        assert ask_until(address, 429)
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert ask_until(address, 200)
+        assert len(read_all(client)) < 10_000_000
+        client.close()
+
+
+@pytest.mark.parametrize("part", [b"[],", b'"",', b"{},", b"1,", b"[["])
+def test_millions_of_values_are_refused_before_they_are_objects(part):
+    content = b"[" + part * (2**25 // len(part))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 16,384 values"):
+        read_json(content, Limits())
+    assert tracemalloc.get_traced_memory()[1] < len(content)
+    tracemalloc.stop()
+
+
+def test_bodies_under_way_hold_the_bytes_that_came(world, clip):
+    with serving(world, clip, Limits(bytes_in_flight=20_000), has_folder=False) as address:
+        client = connect(address, f"{HEAD}Content-Length: 20000\r\n\r\n".encode() + b"{" * 19_000)
+        time.sleep(0.3)
+        assert post(address, "embeddings", {"input": "x" * 2000}).status_code == 429
+        client.close()
+        time.sleep(0.3)
+        assert post(address, "embeddings", {"input": "x" * 2000}).status_code == 200
+
+
+def test_all_addresses_of_a_request_share_one_deadline_and_its_bytes(world, clip):
+    deadlines, rooms = [], []
+
+    def note(address: str, max_bytes: int, deadline: float) -> bytes:
+        deadlines.append(deadline)
+        rooms.append(max_bytes)
+        return picture(5)
+
+    with serving(world, clip, fetch=note) as address:
+        body = {"input": [{"image": f"https://example.org/{i}.png"} for i in range(3)]}
+        rows = post(address, "embeddings", body).json()["data"]
+    assert len(deadlines) == 3
+    assert len(set(deadlines)) == 1
+    assert np.diff(rooms).tolist() == [-len(picture(5))] * 2
+    np.testing.assert_allclose([row["embedding"] for row in rows], clip.encode_image([picture(5)] * 3), atol=1e-6)
+
+
+def test_every_answer_keeps_the_page_to_itself(address):
+    for path in ("/", "/healthz", "/pictures/0", "/nothing"):
+        headers = httpx.get(f"{address}{path}").headers
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+     "::1", "::", "::127.0.0.1", "fec0::1", "3ffe::1", "5f00::1", "fe80::1%eth0",
+     "fd00::1", "::ffff:127.0.0.1", "2002:7f00:0001::", "64:ff9b::7f00:1", "ff02::1"],
+)  # fmt: skip
+def test_addresses_of_private_networks_are_not_public(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"])
+def test_addresses_of_the_internet_are_public(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("http://127.0.0.1/a.png", "no public host answers"),
+        ("http://localhost/a.png", "no public host answers"),
+        ("http://2130706433/a.png", "no public host answers"),
+        ("http://[::1]/a.png", "no public host answers"),
+        ("http://0/a.png", "no public host answers"),
+        ("file:///etc/passwd", "only http:// and https://"),
+        ("ftp://127.0.0.1/a", "only http:// and https://"),
+        ("http://user:secret@127.0.0.1/", "without a user"),
+        ("http:///a.png", "only http:// and https://"),
+    ],
+)
+def test_what_is_not_public_is_refused_before_it_is_connected(address, problem, monkeypatch):
+    monkeypatch.setattr(module.socket, "create_connection", lambda *arguments, **options: pytest.fail("connected"))
+    with pytest.raises(ValueError, match=problem):
+        fetch(address, 1000)
+
+
+@pytest.mark.parametrize("hosts", [("8.8.8.8", "10.0.0.1"), ("10.0.0.1", "8.8.8.8"), ("8.8.8.8", "::1")])
+def test_a_name_with_one_private_address_is_refused_whatever_the_order(hosts, monkeypatch):
+    """Its server could give the public one first, and the private one where a connection is tried again."""
+    monkeypatch.setattr(
+        module.socket,
+        "getaddrinfo",
+        lambda host, port, **options: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts],
+    )
+    monkeypatch.setattr(module.socket, "create_connection", lambda *arguments, **options: pytest.fail("connected"))
+    with pytest.raises(ValueError, match="no public host answers"):
+        fetch("http://mixed.example/a.png", 1000)
+
+
+def fetch(address, max_bytes, seconds=30.0):
+    return fetch_picture(address, max_bytes, time.monotonic() + seconds)
+
+
+@pytest.mark.parametrize("path", ["slow-head", "slow-body"])
+def test_a_server_that_sends_a_byte_now_and_then_ends_at_the_deadline(path, redirecting):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="takes too long"):
+        fetch(f"{redirecting}/{path}", 1000, seconds=0.5)
+    assert time.monotonic() - start < 5
+
+
+@pytest.fixture
+def redirecting(monkeypatch):
+    """Yield the address of a server; its host counts as public, 127.0.0.2 and every other one as they are."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments) -> None: ...
+
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            if name.startswith("to="):
+                self.send_response(302)
+                self.send_header("Location", name[3:])
+                self.end_headers()
+                return
+            if name.startswith("slow"):
+                return self.send_slowly(name)
+            self.send_response(200 if name == "picture" else 404)
+            self.end_headers()
+            self.wfile.write(b"x" * 1000)
+
+        def send_slowly(self, name: str) -> None:
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"A: " if name == "slow-head" else b"\r\n"))
+            with contextlib.suppress(OSError):
+                for _ in range(40):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+
+    server, real = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler), is_public
+    monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1" or real(address))
+    with running(server):
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+def test_a_redirect_is_followed_and_checked_like_the_first_address(redirecting):
+    assert len(fetch(f"{redirecting}/to=/picture", 1000)) == 1000
+    with pytest.raises(ValueError, match="no public host answers"):
+        fetch(f"{redirecting}/to=http://127.0.0.2/picture", 1000)
+    with pytest.raises(ValueError, match="only http:// and https://"):
+        fetch(f"{redirecting}/to=file:///etc/passwd", 1000)
+    with pytest.raises(ValueError, match="more than 5 redirects"):
+        fetch(f"{redirecting}/to={'to=/' * 6}picture", 1000)
+
+
+def test_too_many_bytes_and_other_answers_are_problems(redirecting):
+    with pytest.raises(ValueError, match="more than 999 bytes"):
+        fetch(f"{redirecting}/picture", 999)
+    with pytest.raises(ValueError, match="answered 404"):
+        fetch(f"{redirecting}/other", 1000)
+
+
+HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
+
+
+def caption_all(monkeypatch: pytest.MonkeyPatch, text: str, language: str) -> None:
+    caption = {"text": text, "lang": "en", "lang_name": language}
+    monkeypatch.setattr(Service, "with_language", lambda self, texts: [caption] * len(texts))
+
+
+def test_a_person_searches_by_text_by_picture_and_by_both(world):
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/", "document.querySelector('#facts')?.textContent.includes('pictures')")
+        page.run("document.querySelector('#text').focus()")
+        page.type("赤いリンゴ")
+        page.press("Enter", 13, "\r")
+        page.wait("document.querySelectorAll('.hit').length > 20")
+        assert page.run("document.querySelector('.hit .caption').textContent").startswith("a red apple")
+        assert "q=" in page.run("location.search")
+
+        page.run("document.querySelector('#text').value = ''")
+        page.run(DROP % data_url(picture(3)))
+        page.wait(f"({HITS})[0] === 'Pair {key_of(0, 3)}'")
+        assert page.run("Number(document.querySelector('.hit b').textContent)") == pytest.approx(1, abs=0.002)
+
+        page.run("document.querySelector('#text').focus()")
+        page.type("a red apple")
+        page.press("Enter", 13, "\r")
+        page.wait("document.querySelector('#state').textContent.startsWith('2 queries combined')")
+
+        page.run("document.querySelector('.hit a').click()")
+        page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
+        assert "a red apple" in page.run("document.querySelector('#pair li').textContent")
+        assert page.errors == []
+        assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
+
+
+def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
+    evil = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>"
+    caption_all(monkeypatch, evil, evil)
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/?q=%3Cscript%3Ex%3C/script%3E", "document.querySelectorAll('.hit').length > 20")
+        assert page.run("document.querySelector('.hit .caption').textContent") == evil
+        page.run("document.querySelector('.hit a').click()")
+        page.wait("document.querySelector('#pair').open")
+        assert page.run("document.title") == "Search"
+        assert page.run("document.querySelectorAll('main script, #pair script, .hit img[src=x]').length") == 0

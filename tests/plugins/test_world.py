@@ -1,0 +1,480 @@
+"""The world pool from a part of OpenMoji and small folders in their sources' formats, whole, cut and hostile."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from killed import contents
+from miniature import write_files
+from pools import encode, rows_of_tar
+from served import Server
+from served import server as server  # the fixture
+from stages import QUIET
+from tars import zip_of
+from world_parts import packed, write_appstream, write_fluent, write_json, write_rcc, write_stamps, write_xml
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.preflight import is_installed
+from worldclip.core.safe_path import UnsafeName
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.datasets import load
+from worldclip.plugins.drawings import openmoji_files
+from worldclip.plugins.world import build, gcompris, packages
+from worldclip.plugins.world import fetch_cldr as module
+from worldclip.plugins.world.appstream import read_appstream
+from worldclip.plugins.world.cldr import read_cldr
+from worldclip.plugins.world.commands import pool_world
+from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
+from worldclip.plugins.world.fetch_cldr import fetch_cldr
+from worldclip.plugins.world.gcompris import read_gcompris, read_resources
+from worldclip.plugins.world.parts import Picture, char_of, flag_of
+from worldclip.plugins.world.sets import REQUIRES
+from worldclip.plugins.world.stamps import read_stamps
+
+
+@pytest.fixture(scope="session", autouse=True)
+def extra() -> None:
+    """Skip without the extra `world`."""
+    if missing := [name for name in REQUIRES.modules if not is_installed(name)]:
+        pytest.skip(f"extra world is not installed: {', '.join(missing)}")
+
+
+TONES = ("", "-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
+HANDS = [f"{hand}{tone}" for hand in ("1F44B", "1F44D", "1F44F", "1F64F", "1F4AA", "270B") for tone in TONES]
+FLAGS = [flag_of(code) for code in ("FR", "DE", "JP", "KE", "BR", "IN", "TR", "GE", "FI", "VN", "PE", "CA")]
+OTHERS = ["1F34E", "1F436", "1F30D", "E000"]  # an apple, a dog, the earth; one of OpenMoji's own, without a name
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("parts")
+    apple, dog, hand = char_of("1F34E"), char_of("1F436"), char_of("1F44B-1F3FB")
+    write_xml(root / "cldr", "no", {apple: ("rødt eple", ["eple", "frukt"]), dog: ("hundefjes", ["hund"])})
+    write_xml(root / "cldr", "nn", {apple: ("raudt eple", ["eple"])})
+    write_xml(root / "cldr", "de", {apple: ("roter Apfel", ["Apfel", "Obst"])})
+    write_xml(root / "cldr", "de", {hand: ("winkende Hand: helle Hautfarbe", ["winken"])}, derived=True)
+    write_xml(root / "cldr", "de_CH", {apple: ("roter Öpfel", ["Öpfel", "Obst"])})
+    write_xml(root / "cldr", "xx_nowhere", {apple: ("?", [])})
+    write_json(root / "cldr", "fr", {apple: ("pomme rouge", ["pomme", "France", "Allemagne"])})
+    names = {"1f34e": "red-apple", "1f44b-1f3fb": "waving-light", "1f436": "lost"}
+    fluent = write_fluent(root / "fluent", names, lost="<path")
+    flags = write_fluent(root / "flags", {"x": "fr", "y": "jp-4x3", "z": "lang-de"})
+    return {"cldr": root / "cldr", "fluent": fluent, "flags": flags}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_drawings() -> Iterator[None]:
+    """Let OpenMoji have some 50 drawings."""
+    files = openmoji_files()
+    chosen = {key: files[key] for key in [*HANDS, *FLAGS, *OTHERS] if key in files}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packages, "openmoji_files", lambda: chosen)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, parts) -> Path:
+    out = tmp_path_factory.mktemp("world") / "pool"
+    build.build_world(out, parts, image_px=16, samples_per_shard=20, executor=QUIET)
+    return out
+
+
+def samples(folder: Path) -> dict[str, dict]:
+    return {row["key"]: row for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)}
+
+
+def texts_of(record: dict, lang: str) -> list[str]:
+    return [text for text, code in zip(record["texts"], record["lang_truth"], strict=True) if code == lang]
+
+
+def test_both_drawings_of_an_emoji_have_its_name_first_then_its_keywords(built):
+    pairs = samples(built / "pairs")
+    for key in ("openmoji-1F34E", "fluent-1F34E"):
+        assert texts_of(pairs[key], "no") == ["rødt eple", "eple", "frukt"]
+        assert texts_of(pairs[key], "fr")[:2] == ["pomme rouge", "pomme"]
+    assert pairs["fluent-1F34E"]["licence"] == "MIT"
+    assert pairs["openmoji-1F34E"]["source"] == "openmoji"
+
+
+def test_locale_inherits_from_its_parent_and_region_adds_to_its_language(built):
+    pairs = samples(built / "pairs")
+    assert texts_of(pairs["openmoji-1F34E"], "nn") == ["raudt eple", "eple"]
+    assert texts_of(pairs["openmoji-1F436"], "nn") == ["hundefjes", "hund"]
+    assert texts_of(pairs["openmoji-1F34E"], "de") == ["roter Apfel", "Apfel", "Obst", "roter Öpfel", "Öpfel"]
+
+
+def test_held_out_names_of_territories_are_not_in_training_in_their_language(built):
+    names = read_json(built / "names.json")
+    pairs = samples(built / "pairs")
+    held = names["held_flags"]
+    assert sum(map(len, held.values())) > 20
+    for lang, subjects in held.items():
+        in_lang = {text for record in pairs.values() for text in texts_of(record, lang)}
+        for subject in subjects:
+            assert names["lang"][lang][names["subjects"].index(subject)] not in in_lang
+            assert texts_of(pairs[f"openmoji-{subject}"], lang) == []
+            assert pairs[f"openmoji-{subject}"]["texts"]
+    assert all(len(texts_of(record, "sv")) for key, record in pairs.items() if key.startswith("openmoji-1F1"))
+
+
+def test_held_out_sets_ask_for_what_they_hold_in_languages_that_name_half_of_it(built):
+    names = read_json(built / "names.json")
+    for name in ("world_tone", "world_base", "world_flags"):
+        dataset = load(name, EvaluateConfig(datasets=(name,)), built.parent)
+        subjects = [names["pictures"][key]["subject"] for key in dataset.image_keys]
+        assert "en" in dataset.languages
+        for lang in dataset.languages:
+            name_of = dict(zip(names["subjects"], names["lang"][lang], strict=True))
+            classification, _ = dataset.tasks(lang)
+            expected = [name_of[subject] for subject in subjects if name_of[subject] is not None]
+            assert len(expected) >= len(subjects) / 2
+            assert [classification.class_names[i][0] for i in classification.target] == expected
+    held = load("world_flags_held", EvaluateConfig(datasets=("world_flags_held",)), built.parent)
+    num_territories = sum(record["kind"] == "flag" for key, record in names["pictures"].items() if "openmoji" in key)
+    for lang in held.languages:
+        classification, _ = held.tasks(lang)
+        keys = [held.image_keys[i] for i in classification.image_idx]
+        assert {names["pictures"][key]["subject"] for key in keys} == set(names["held_flags"][lang])
+        assert len(classification.class_names) > num_territories / 2
+
+
+def test_held_out_tone_is_in_no_drawing_of_training(built):
+    pictures = read_json(built / "names.json")["pictures"]
+    held = {record["subject"] for record in pictures.values() if record["split"] == "tone"}
+    assert held
+    assert held == {key.removeprefix("openmoji-") for key in samples(built / "tone")}
+    assert not held & {key.partition("-")[2] for key in samples(built / "pairs")}
+
+
+def test_names_list_kind_source_and_one_name_per_language(built):
+    names = read_json(built / "names.json")
+    apple = names["subjects"].index("1F34E")
+    expected = {"source": "fluent", "kind": "emoji", "licence": "MIT", "subject": "1F34E", "split": "train"}
+    assert names["pictures"]["fluent-1F34E"] == expected
+    assert names["lang"]["nn"][apple] == "raudt eple"
+    assert names["lang"]["sw"][apple] is None
+    assert read_json(built / "keywords.json")["de"]["1F34E"] == ["Apfel", "Obst", "roter Öpfel", "Öpfel"]
+    france = names["subjects"].index(flag_of("FR"))
+    assert names["lang"]["sw"][france] == "Ufaransa"
+    kinds = {record["kind"] for record in names["pictures"].values()}
+    assert kinds == {"emoji", "flag", "toned"}
+
+
+def test_what_is_left_out_is_counted_and_costs_nothing_else(built):
+    counts = read_json(built / "counts.json")
+    assert counts["unknown_locales"] == {"xx_nowhere": 1}
+    assert list(counts["undrawable"]) == ["fluent-1F436"]
+    assert counts["parts"]["openmoji"]["left_out"] == {"no text": 1}
+    assert "fluent-1F436" not in read_json(built / "names.json")["pictures"]
+    assert counts["pairs"]["samples"] == len(samples(built / "pairs"))
+    assert counts["pairs"]["texts"] == sum(len(record["texts"]) for record in samples(built / "pairs").values())
+    assert counts["without_row"]["agq"] > 0
+
+
+def test_two_workers_write_the_same_bytes_and_a_second_call_draws_nothing(built, parts, tmp_path):
+    for _ in range(2):
+        executor = LocalExecutor(workers=2, quiet=True)
+        build.build_world(tmp_path, parts, image_px=16, samples_per_shard=20, executor=executor)
+        first = (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns
+    assert contents(tmp_path) == contents(built)
+    assert (tmp_path / "pairs" / "000000.tar").stat().st_mtime_ns == first
+
+
+def test_part_taken_away_redraws_and_leaves_no_stale_tar(built, parts, tmp_path):
+    build.build_world(tmp_path, parts, image_px=16, samples_per_shard=5, executor=QUIET)
+    build.build_world(tmp_path, {}, image_px=16, samples_per_shard=20, executor=QUIET)
+    assert not [key for key in samples(tmp_path / "pairs") if key.startswith(("fluent", "flags"))]
+    assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 20)
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"photos/mine.jpg": "mine", "README.md": "mine"}, "is not empty and was not written by worldclip"),
+        ({"done/compare/0.json": "", "base/0.tar": "", ".lock": "job pool emoji\n"}, "was written by pool emoji, "),
+    ],
+)
+def test_files_of_others_in_the_folder_stay(files, problem, tmp_path):
+    """Its sets are folders with plain names, in which everything else is removed."""
+    write_files(tmp_path, files)
+    with pytest.raises(UserError, match=problem):
+        pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    assert contents(tmp_path) == {name: content.encode() for name, content in files.items()}
+
+
+def test_the_command_draws_again_into_its_folder_and_that_of_an_earlier_version(tmp_path):
+    for _ in range(2):
+        pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    (tmp_path / ".lock").unlink()
+    report, _ = pool_world.function(tmp_path, image_px=16, executor=QUIET)
+    assert report == read_json(tmp_path / "counts.json")
+
+
+APPLE, DOG = "\U0001f34e", "\U0001f436"
+SUBJECTS = {"1F34E", "1F436"}
+LAUGHS = (
+    '<!DOCTYPE l [<!ENTITY a "aaaaaaaaaa">'
+    + "".join(f'<!ENTITY {new} "{10 * f"&{old};"}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True))
+    + ']><ldml><annotations><annotation cp="\U0001f34e">&i;</annotation></annotations></ldml>'
+)
+"""A billion letters, if entities were read."""
+
+
+def texts(folder: Path) -> dict[tuple[str, str], tuple[str, tuple[str, ...]]]:
+    return {(text.locale, text.subject): (text.name, text.keywords) for text in read_cldr(folder, SUBJECTS).texts}
+
+
+def test_xml_and_json_of_the_same_content_read_alike(tmp_path):
+    annotations = {APPLE: ("red apple", ["apple", "fruit"]), DOG: ("dog face", ["dog"])}
+    write_xml(tmp_path / "xml", "en", annotations)
+    write_json(tmp_path / "json", "en", annotations)
+    assert texts(tmp_path / "xml") == texts(tmp_path / "json")
+    assert texts(tmp_path / "xml")["en", "1F34E"] == ("red apple", ("apple", "fruit"))
+    assert read_cldr(tmp_path / "json", SUBJECTS).version == "48.2.0"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('<?xml version="1.0"?><ldml><annotations><annotation cp="\U0001f34e" type="tts">re', "cannot be read"),
+        ('<!DOCTYPE l [<!ENTITY a "aaa">]><ldml><annotation cp="\U0001f34e">&a;</annotation></ldml>', "entities"),
+        ('<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/hosts">]><ldml>&a;</ldml>', "entities"),
+        (LAUGHS, "entities"),
+        ('<ldml><annotation cp="[\U0001f34e]" tts="red apple">apple; fruit</annotation></ldml>', "CLDR 29 or older"),
+        ("not XML at all", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_bad_xml_is_left_out_with_its_reason_and_others_stay(tmp_path, content, reason):
+    write_xml(tmp_path, "en", {APPLE: ("red apple", [])})
+    (tmp_path / "annotations" / "fr.xml").write_text(content, encoding="utf-8")
+    part = read_cldr(tmp_path, SUBJECTS)
+    assert [text.locale for text in part.texts] == ["en"]
+    ((message, items),) = part.problems.items()
+    assert reason in message
+    assert items == ["annotations/fr.xml"]
+
+
+Image = pytest.importorskip("PIL.Image", reason="extra world is not installed")
+CATALOGUE = """---
+File: DEP-11
+Version: '1.0'
+---
+Type: desktop-application
+ID: org.example.Draw
+Name: {C: Draw, de: Zeichnen}
+Summary: {C: Draw a picture, sr-Latn: Nacrtaj sliku}
+Description:
+  C: >-
+    <p>: not read</p>
+Keywords: {C: [pencil, paper]}
+Icon:
+  cached:
+  - {name: draw_draw.png, width: 64, height: 64}
+  - {name: draw_draw.png, width: 128, height: 128}
+---
+Type: desktop-application
+ID: org.example.NoIcon
+Name: {C: No icon}
+---
+ID: org.example.Broken
+Name: {C: [unclosed
+---
+ID: org.example.Lost
+Name: {C: Lost}
+Icon: {cached: [{name: lost.png, width: 128, height: 128}]}
+"""
+
+
+def png(side: int = 20, mode: str = "RGB") -> bytes:
+    return encode(Image.new(mode, (side, side // 2), "red"))
+
+
+def test_stamp_has_captions_in_its_locales(tmp_path):
+    caption = "An owl.\nde.utf8=Eine Eule.\nsr@latin.utf8=Sova.\nfr.utf8=\n"
+    part = read_stamps(write_stamps(tmp_path, {"birds/owl": caption}, png()))
+    (picture,) = part.pictures
+    assert (picture.kind, picture.file) == ("stamp", "stamps/birds/owl.png")
+    expected = [("en", "An owl."), ("de", "Eine Eule."), ("sr@latin", "Sova.")]
+    assert [(text.locale, text.name) for text in part.texts] == expected
+
+
+@pytest.mark.parametrize("file", [packed(b"x" * 600), (0, b"x" * 600)], ids=["packed", "plain"])
+def test_resource_file_of_too_many_bytes_is_refused(tmp_path, monkeypatch, file):
+    monkeypatch.setattr(gcompris, "MAX_TOTAL_BYTES", 1000)
+    path = write_rcc(tmp_path / "one" / "lang.rcc", {"a.webp": file})
+    assert read_resources(str(path), ()) == {"/a.webp": b"x" * 600}
+    write_rcc(tmp_path / "two" / "lang.rcc", {"a.webp": file, "b.webp": file})
+    with pytest.raises(UserError, match="more than 1,000 bytes"):
+        read_gcompris(tmp_path / "two")
+
+
+def test_icon_has_name_summary_and_keywords(tmp_path):
+    part = read_appstream(write_appstream(tmp_path, CATALOGUE, {"draw_draw.png": png(), "stray.png": png()}))
+    (picture,) = part.pictures
+    assert (picture.kind, picture.file) == ("icon", "draw_draw.png")
+    texts = {text.locale: (text.name, text.keywords) for text in part.texts}
+    assert texts["en"] == ("Draw", ("Draw a picture", "pencil", "paper"))
+    assert texts["de"][0] == "Zeichnen"
+    assert texts["sr-Latn"] == ("", ("Nacrtaj sliku",))
+    assert part.problems["no icon or no name"] == ["org.example.NoIcon"]
+    assert part.problems["no icon in the archive"] == ["org.example.Lost"]
+    assert part.problems["icon of no program"] == ["stray.png"]
+    assert any("cannot be read" in reason for reason in part.problems)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", png()[:40], b"<svg", b'<!DOCTYPE s [<!ENTITY a "x">]><svg'])
+def test_picture_that_will_not_decode_raises_what_the_build_counts(content):
+    with pytest.raises(UNDRAWABLE):
+        draw_file(content, 16)
+
+
+def test_bombs_and_formats_of_no_part_raise_what_the_build_counts():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(UNDRAWABLE, match="pixels"):
+        draw_file(bomb, 16)
+    with pytest.raises(UNDRAWABLE, match="cannot identify"):
+        draw_file(encode(Image.new("RGB", (4, 4)), "TIFF"), 16)
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 8 8">{}</svg>'
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        SVG.format('<image href="{0}" width="8" height="8"/>'),
+        SVG.format("<image xlink:href=' {0}' width='8' height='8'/>"),
+        SVG.format('<filter id="f"><feImage href="{0}"/></filter><rect width="8" height="8" filter="url(#f)"/>'),
+        '<!DOCTYPE svg [<!ENTITY e \'<image hre&#102;="{0}" width="8" height="8"/>\'>]>' + SVG.format("&e;"),
+        "<!DOCTYPE svg [<!ENTITY e '{0}'>]>" + SVG.format('<image href="&e;" width="8" height="8"/>'),
+        SVG.format('<image href="data:image/svg+xml;utf8,{0}" width="8" height="8"/>'),
+    ],
+)
+def test_drawing_that_shows_a_file_of_this_machine_is_refused(drawing, tmp_path):
+    (tmp_path / "own.png").write_bytes(png())
+    with pytest.raises(ValueError, match="links to a file"):
+        draw_file(drawing.replace("{0}", str(tmp_path / "own.png")).encode(), 16)
+
+
+def test_stamp_is_read_below_its_folder_alone(tmp_path):
+    picture = Picture(key="k", subject="k", kind="stamp", part="stamps", file="../secret.png")
+    with pytest.raises(UnsafeName):
+        draw(picture, {"stamps": tmp_path}, 16)
+
+
+@pytest.mark.parametrize("train_on_stamps", [False, True])
+def test_stamps_are_trained_on_only_if_asked_for(tmp_path, monkeypatch, train_on_stamps):
+    files = packages.openmoji_files()
+    monkeypatch.setattr(packages, "openmoji_files", lambda: {"1F34E": files["1F34E"]})
+    stamps = write_stamps(tmp_path / "stamps", {"owl": "An owl.\n", "bad": "Bad.\n"}, png())
+    (stamps / "stamps" / "bad.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    build.build_world(out, {"stamps": stamps}, train_on_stamps=train_on_stamps, image_px=16, executor=QUIET)
+    counts = read_json(out / "counts.json")
+    assert counts["pairs"]["samples"] == (2 if train_on_stamps else 1)
+    assert ("stamps" in counts) is not train_on_stamps
+    assert len(counts["undrawable"]) == 1
+    assert "GPL-2.0" in (out / "README.md").read_text()
+
+
+ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
+DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'
+
+
+@pytest.fixture
+def members(tmp_path) -> dict[str, str | bytes]:
+    """The members of a small archive in CLDR's layout."""
+    for locale, name in (("en", "red apple"), ("de", "roter Apfel")):
+        for is_derived in (False, True):
+            write_xml(tmp_path / "source", locale, {"\U0001f34e": (name, ["fruit"])}, derived=is_derived)
+    paths = sorted((tmp_path / "source").rglob("*.xml"))
+    files = {f"common/{path.relative_to(tmp_path / 'source').as_posix()}": path.read_bytes() for path in paths}
+    other = {"common/main/de.xml": "<ldml/>", "common/annotations/README": "x", "unicode-license.txt": "x"}
+    return {**files, "common/dtd/ldml.dtd": DTD.format("48"), **other}
+
+
+def fetch(server: Server, out: Path, version: str = "48") -> dict[str, int]:
+    return fetch_cldr(out, version=version, mirror=server.url, pause=lambda seconds: None)
+
+
+def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
+    server.files[ARCHIVE] = zip_of(members)
+    out = tmp_path / "cldr"
+    assert fetch(server, out) == {"files": 4, "bytes": len(server.files[ARCHIVE]), "there_already": 0}
+    below = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    derived = [f"annotationsDerived/{lang}.xml" for lang in ("de", "en")]
+    assert below == ["annotations/de.xml", "annotations/en.xml", *derived, "fetched.json", "ldml.dtd"]
+    part = read_cldr(out, {"1F34E"})
+    assert (part.version, len(part.texts), part.problems) == ("48", 2, {})
+    record = read_json(out / "fetched.json")
+    assert (record["version"], record["files"], len(record["sha256"])) == ("48", 4, 64)
+    assert fetch(server, out) == {"files": 0, "bytes": 0, "there_already": 4}
+    assert len(server.requests) == 1
+    with pytest.raises(UserError, match="holds CLDR 48; choose another folder for 47"):
+        fetch(server, out, "47")
+
+
+def damaged(whole: bytes) -> bytes:
+    """Return an archive with zeros in a member's compressed bytes."""
+    start = whole.index(b"common/annotations/de.xml") + 40
+    return whole[:start] + bytes(20) + whole[start + 20 :]
+
+
+Members = dict[str, str | bytes]
+BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
+    "half": (lambda members: zip_of(members)[: len(zip_of(members)) // 2], "not a zip file"),
+    "damaged member": (lambda members: damaged(zip_of(members)), "core-48.zip"),
+    "other version": (lambda members: zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")}), "46, not 48"),
+    "no annotations": (lambda members: zip_of({"common/main/de.xml": "<ldml/>"}), "holds no annotations"),
+    **{
+        name: (lambda members, name=name: zip_of({**members, name: "<ldml/>"}), "no path below")
+        for name in (
+            "../../annotations/evil.xml",
+            "/common/annotations/evil.xml",
+            "common\\annotations\\..\\evil.xml",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path):
+    make, reason = BROKEN[case]
+    server.files[ARCHIVE] = make(members)
+    out = tmp_path / "a" / "cldr"
+    refused_as_broken(server, out, reason)
+    assert not list(tmp_path.rglob("evil.xml"))
+    server.files[ARCHIVE] = zip_of(members)
+    assert fetch(server, out)["files"] == 4
+
+
+def refused_as_broken(server: Server, out: Path, reason: str) -> None:
+    with pytest.raises(StageFailed, match=reason):
+        fetch(server, out)
+    assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
+
+
+def test_annotations_of_others_stay(server, members, tmp_path):
+    server.files[ARCHIVE] = zip_of(members)
+    write_files(tmp_path, {"annotations/instances.json": "of COCO"})
+    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
+        fetch(server, tmp_path)
+    assert not server.requests
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["instances.json"]
+
+
+def test_sizes_are_those_that_come_out(server, members, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
+    server.files[ARCHIVE] = zip_of({**members, "common/annotations/xx.xml": bytes(1_000_000)})
+    refused_as_broken(server, tmp_path / "cldr", "unpacks to more than 10,000 bytes")
+    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
+    refused_as_broken(server, tmp_path / "cldr", "more than 3 members")
