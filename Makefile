@@ -4,7 +4,7 @@ PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepi
 PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
 
-.PHONY: demo world test quick lint slow second oldest clients web docs clean FORCE
+.PHONY: demo world test quick lint slow second clients web docs clean FORCE
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -35,24 +35,36 @@ quick: .venv/dev.stamp
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
-# tests/clients: other software on what worldclip writes, in the newest release of each, and what they write.  A part is
-# one client: `make clients-mteb`.  It takes at most 20 minutes, then it is stopped.  Nothing is installed in .venv: each
-# client has an environment that holds the packages of NEWEST_* and imports all others from .venv, some a second one that
-# imports nothing from there.
-CLIENTS = datasets img2dataset mteb open_clip openvino optimum search sentence_transformers transformers transformers_js
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
+
+# the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
+OLDEST_PYTHON = $(filter-out $(PYTHON),$(lastword $(PYTHONS)))
+SECOND_TESTS = core kernels contracts language metadata match balance curate
+second: $(if $(OLDEST_PYTHON),.second/stamp)
+	$(if $(OLDEST_PYTHON),OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
+		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
+
+.second/stamp: pyproject.toml
+	test -d .second || $(OLDEST_PYTHON) -m venv .second
+	.second/bin/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
+	touch $@
+
+# tests/clients: other software on what worldclip writes, in the newest release of each.  A part is one client:
+# `make clients-mteb`.  Nothing is installed in .venv: each client has an environment that holds the packages of NEWEST_*
+# and imports all others from .venv; some have a second one that imports nothing from there.
 NEWEST_datasets = datasets
 NEWEST_mteb = mteb sentence-transformers
 NEWEST_open_clip = open_clip_torch
 NEWEST_sentence_transformers = sentence-transformers transformers
 NEWEST_transformers = transformers
 OVER_VENV = .clients/over-$*
-clients: $(CLIENTS:%=clients-%)
+clients: $(patsubst tests/clients/test_client_%.py,clients-%,$(wildcard tests/clients/test_client_*.py))
 clients-img2dataset: .clients/img2dataset
-clients-openvino: .clients/openvino
-clients-optimum: .clients/optimum
-clients-search: .clients/search
-clients-sentence_transformers: .clients/transformers-4.57
-clients-transformers: .clients/transformers-4.56 .clients/transformers-4.57
+clients-sentence_transformers clients-transformers: .clients/transformers-4.57
 clients-transformers_js: .clients/node .clients/node-newest
 clients-%: .venv/dev.stamp FORCE
 	$(BIN)/python -m venv --clear $(OVER_VENV)
@@ -60,6 +72,18 @@ clients-%: .venv/dev.stamp FORCE
 		> $$(echo $(OVER_VENV)/lib/python*/site-packages)/venv.pth
 	$(if $(NEWEST_$*),$(OVER_VENV)/bin/python -m pip install -q -U $(NEWEST_$*))
 	OMP_NUM_THREADS=1 $(OVER_VENV)/bin/python -m pytest -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
+
+.clients/%: tests/clients/requirements-%.txt FORCE
+	test -d $@ || $(PYTHON) -m venv $@
+	$@/bin/python -m pip install -q -U -r $<
+
+# transformers.js as web/package.json names it, and as it is today; onnxruntime-node ships its CPU library and would
+# download another one for GPUs; axe-core checks the pages of tests/plugins
+NPM_INSTALL = command -v npm || exit 0; cd $@ && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit
+.clients/node .clients/node-newest: web/package.json FORCE
+	mkdir -p $@
+	$(if $(filter %-newest,$@),,cp $< $@/)
+	$(NPM_INSTALL) $(if $(filter %-newest,$@),@huggingface/transformers@latest,axe-core@4.14.1)
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
 JS = src/worldclip/plugins/browser/js
@@ -78,78 +102,19 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
-# The tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
-SECOND = .second/bin
-OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
-OTHER_PYTHON = $(filter-out $(PYTHON),$(OLDEST_PYTHON))
-SECOND_TESTS = core kernels contracts language metadata match balance curate
-second: $(if $(OTHER_PYTHON),.second/stamp)
-	$(if $(OTHER_PYTHON),OMP_NUM_THREADS=1 $(SECOND)/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
-		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
-
-.second/stamp: pyproject.toml
-	test -d .second || $(OTHER_PYTHON) -m venv .second
-	$(SECOND)/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
-	touch $@
-
-# The tests with the oldest releases that pyproject.toml allows, and the oldest Python
-OLDEST = .oldest/bin
-EXTRAS = metadata pool ray hub demo world train lora eval export serve dev
-oldest: .oldest/stamp
-	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -n auto --dist loadfile
-
-.oldest/stamp: pyproject.toml
-	test -d .oldest || $(OLDEST_PYTHON) -m venv .oldest
-	$(OLDEST)/python -m pip install -q uv
-	$(OLDEST)/uv pip compile -q --resolution lowest-direct $(EXTRAS:%=--extra %) --python $(OLDEST)/python \
-		-o .oldest/requirements.txt pyproject.toml
-	$(OLDEST)/uv pip install -q --python $(OLDEST)/python -r .oldest/requirements.txt
-	$(OLDEST)/uv pip install -q --python $(OLDEST)/python --no-deps -e .
-	touch $@
-
-lint: .venv/dev.stamp
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
-
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/demo.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[demo,train,serve]'
+# extras of each environment
+demo_EXTRAS = demo,train,serve
+world_EXTRAS = world,train
+docs_EXTRAS = serve,docs
+dev_EXTRAS = metadata,pool,ray,demo,world,train,eval,export,serve,docs,dev
+.venv/%.stamp: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[$($*_EXTRAS)]'
 	touch $@
-
-.venv/world.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[world,train]'
-	touch $@
-
-.venv/docs.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[serve,docs]'
-	touch $@
-
-.venv/dev.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[metadata,pool,ray,demo,world,train,eval,export,serve,docs,dev]'
-	touch $@
-
-.clients/%: tests/clients/requirements-%.txt FORCE
-	test -d $@ || $(PYTHON) -m venv $@
-	$@/bin/python -m pip install -q -U -r $<
-
-# onnxruntime-node ships its CPU library and would download another one for GPUs; axe-core checks the pages of tests/plugins
-NPM_INSTALL = ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit
-AXE = axe-core@4.14.1
-.clients/node: web/package.json FORCE
-	mkdir -p $@
-	cp $< $@/
-	if command -v npm; then cd $@ && $(NPM_INSTALL) $(AXE); fi
-
-# transformers.js as it is today, next to the release that web/package.json names
-.clients/node-newest: FORCE
-	mkdir -p $@
-	if command -v npm; then cd $@ && $(NPM_INSTALL) @huggingface/transformers@latest; fi
 
 FORCE:
 
 clean:
-	rm -rf .venv .second .oldest .clients runs build dist *.egg-info src/*.egg-info
+	rm -rf .venv .second .clients runs build dist *.egg-info src/*.egg-info

@@ -1,4 +1,4 @@
-"""transformers 4.56, 4.57 and 5 load our exports, and worldclip loads what each of them writes."""
+"""transformers 4.57 and 5 load our exports, and worldclip loads what each of them writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldclip.model import published
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENTS = ("transformers-4.56", "transformers-4.57", None)
+ENVIRONMENTS = ("transformers-4.57", None)
 TOLERANCE = 1e-5
 
 

@@ -52,7 +52,7 @@ from worldclip.tools.known_pools import key_column
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
-VECTOR = "vector"  # column of the embeddings in a .parquet; LanceDB's default name for one
+VECTOR = "vector"  # column of the embeddings in a .parquet
 NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 # Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
 # less work than that does not pay.

@@ -1,6 +1,6 @@
 """Embed with transformers' own classes: FOLDER TEXTS.json PIXELS.npy IMAGE OUT.npz.
 
-Runs under transformers 4.56, 4.57 and 5.
+Runs under transformers 4.57 and 5.
 """
 
 import functools
