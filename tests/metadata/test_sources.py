@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import entry_lists
-from entry_lists import build, manifest_of, scores, words, write_lines, write_wordnet
-from plugin_package import installed, page_code, write_package
+from entry_lists import build, manifest_of, words, write_lines, write_wordnet
 from served import Server
 from served import server as server  # the fixture
 from tars import tar_of
-from worldclip.config import Recipe, load_recipe
-from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
+from worldclip.config import load_recipe
+from worldclip.core.errors import BadShard, UserError
 from worldclip.language import table as languages
 from worldclip.language.config import AddedLanguage
 from worldclip.language.locale_data import read_own_data
-from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
+from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.source import Inputs, build_entries
 from worldclip.metadata.sources import packages
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code, read_wordnet
@@ -280,42 +277,6 @@ def test_starter_builds_a_list_of_every_language_that_a_package_has(tmp_path: Pa
     records = {record["source"]: record for record in manifest_of(tmp_path / "run")["sources"]["en"]}
     assert records["cldr"]["package"] == "babel"
     assert records["wordfreq"]["licence"] == "CC BY-SA 4.0"
-
-
-# --- a source of another package, as docs/plugins.md shows it ---------------------------------------------------------
-
-TERMS = "lang,term,weight\nsw,7,2\nsw,tembo,1.5\nde,Katze,1\nyo,kìnnìún,3\n"
-TWO = LocalExecutor(workers=2, quiet=True)
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Install the source `glossary`; give the file with its terms."""
-    group = {"worldclip.metadata_sources": "glossary = csv_glossary:GLOSSARY"}
-    package = write_package(tmp_path / "site", "csv_glossary", page_code("csv_glossary.py"), group)
-    (package / "terms.csv").write_text(TERMS, encoding="utf-8")
-    monkeypatch.delitem(sys.modules, "csv_glossary", raising=False)  # of another test, with its file
-    with installed(monkeypatch, package):
-        yield package / "terms.csv"
-
-
-def glossary() -> Recipe:
-    return entry_lists.recipe(["de", "sw"], sources=["number", "glossary"])
-
-
-def test_entries_of_another_packages_source_come_after_ours_in_every_worker(plugin: Path, tmp_path: Path) -> None:
-    assert METADATA_SOURCES.names()[-1] == "glossary"
-    report = build(glossary(), tmp_path / "run", TWO)
-    assert scores(tmp_path / "run", "sw", "glossary") == {"tembo": 1.5}  # 7 is a number already
-    assert report["lists"]["de"]["by_source"] == {"number": 100, "glossary": 1}
-    (record,) = manifest_of(tmp_path / "run")["sources"]["de"]
-    assert (record["source"], record["path"], record["licence"]) == ("glossary", "terms.csv", "CC0 1.0")
-    with pytest.raises(UserError, match=r'"glosary": unknown metadata source; did you mean glossary\?'):
-        entry_lists.recipe(["de"], sources=["glosary"])
-    plugin.write_text(TERMS.replace("1.5", "many"), encoding="utf-8")
-    with pytest.raises(StageFailed, match=r"terms\.csv: weight of 'tembo'") as failure:
-        build(glossary(), tmp_path / "run", TWO)
-    assert list(failure.value.failures) == ["sw"]
 
 
 # --- every real wordnet -----------------------------------------------------------------------------------------------

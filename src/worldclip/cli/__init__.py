@@ -150,7 +150,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
 
     item = COMMANDS.load(name)
     if not isinstance(item, Command):
-        origin = COMMANDS.origins()[name][0]
+        origin = COMMANDS.origins()[name]
         raise UserError(f"command {name!r} of the package {origin.package} is no worldclip.cli.command.Command")
     section = None
     if name.endswith(ANY_MODEL) and arguments and layout.is_run(Path(arguments[0])):

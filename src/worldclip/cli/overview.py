@@ -14,7 +14,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.registry import Registry
 from worldclip.recipe import STEPS, stage_names
 
-COMMANDS = Registry("command", "worldclip.commands")
+COMMANDS = Registry("command", "worldclip.commands", is_open=True)
 ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
 RARE = frozenset({"consolidate", "pool wat", "pool pack", "fetch cldr"})
@@ -29,8 +29,8 @@ REMARKS = {
 def sections() -> dict[str, dict[str, str]]:
     """Return title of a section -> command -> what it does; the stages stand in the first section."""
     by_title: dict[str, dict[str, str]] = {}
-    for name, origins in COMMANDS.origins().items():
-        section = origins[0].section or "Plug-ins"
+    for name, origin in COMMANDS.origins().items():
+        section = origin.section or "Plug-ins"
         title = section + REMARKS.get(section, "")
         by_title.setdefault(title, {})[name] = COMMANDS.summary(name)
     recipe = next(iter(by_title.values()))

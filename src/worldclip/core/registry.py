@@ -1,13 +1,10 @@
-"""Registries: the named items that plug into the recipe, such as pool formats and commands.
+"""Registries: the named items of the recipe, such as pool formats and commands.
 
-An item is one module, or one object of a module, that says everything about itself.  One line registers it, under the
-group of its registry and in the syntax of entry points, `name = module:object`:
+An item is one module, or one object of a module, that says everything about itself.  One line of
+src/worldclip/entry_points.txt registers it, under the group of its registry and in the syntax of entry points,
+`name = module:object`.  Other packages may register pool formats and commands (docs/plugins.md).
 
-    worldclip's own items     src/worldclip/entry_points.txt, read as a file: needs no installation
-    items of other packages   [project.entry-points."worldclip.pool_formats"] in their pyproject.toml
-
-Names are read without importing any item.  Imports the standard library only, so that configs may use it.  An item of
-another package that cannot be imported stops only what names it.
+Names are read without importing any item.  Imports the standard library only, so that configs may use it.
 """
 
 from __future__ import annotations
@@ -15,13 +12,12 @@ from __future__ import annotations
 import configparser
 import functools
 import importlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldclip.core.console import say
 from worldclip.core.docstrings import module_docstrings
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.toml_files import suggest
@@ -47,11 +43,6 @@ class Requirement(NamedTuple):
 
     modules: tuple[str, ...] = ()
     extra: str = ""
-    """Empty for an item of another package, whose own dependencies install them."""
-
-
-class BrokenItem(UserError):
-    """An item of another package whose module cannot be imported or lacks the item."""
 
 
 @dataclass(frozen=True)
@@ -62,66 +53,47 @@ class Registry:
     """The word for an item in messages, for example `pool format`."""
     group: str
     """Group of the entry points, for example `worldclip.pool_formats`."""
+    is_open: bool = False
+    """Whether other packages may register items."""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all items: ours in the order of the file, then those of other packages by name."""
-        return tuple(_origins(self.group))
+        return tuple(self.origins())
 
     def in_order(self, names: Collection[str]) -> list[str]:
         """Return `names` in the order of `names()`; last those that are not registered now, sorted."""
         registered = self.names()
         return [*(name for name in registered if name in names), *sorted(set(names) - set(registered))]
 
-    def origins(self) -> Mapping[str, tuple[Origin, ...]]:
-        """Return where each item is defined; more than one origin is a conflict."""
-        return _origins(self.group)
+    def origins(self) -> Mapping[str, Origin]:
+        """Return where each item is defined."""
+        return _origins(self.group, self.is_open)
 
     def load(self, name: str) -> Any:
-        """Import an item.  Raises UserError for an unknown name and a conflict, BrokenItem for a failing import."""
+        """Import an item.  Raises UserError for an unknown name, and where the module of another package fails."""
         if problem := self.problem(name):
             raise UserError(f"{name!r}: {problem}")
-        origin = _origins(self.group)[name][0]
+        origin = self.origins()[name]
         try:
             module = importlib.import_module(origin.module)
             return getattr(module, origin.attribute) if origin.attribute else module
         except (Exception, SystemExit) as error:  # whatever the module of another package does at its import
             if origin.package == OWN_PACKAGE:
                 raise
-            raise BrokenItem(
+            raise UserError(
                 f"{self.kind} {name!r} of the package {origin.package} cannot be loaded "
                 f"({type(error).__name__}: {first_line(error)}); update or uninstall that package"
             ) from error
 
-    def items(self) -> Iterator[tuple[str, Any]]:
-        """Import all items in the order of `names`; one of another package that cannot be imported is left out, loudly.
-
-        Raises UserError for a name that two packages register.
-        """
-        for name in self.names():
-            try:
-                item = self.load(name)
-            except BrokenItem as error:
-                _warn(str(error))
-            else:
-                yield name, item
-
     def summary(self, name: str) -> str:
         """Return what an item is, in one line: the first of its docstring, read without importing its module."""
-        if problem := self.problem(name):
-            return problem
-        origin = _origins(self.group)[name][0]
+        origin = self.origins()[name]
         docstring = module_docstrings(origin.module).get(origin.attribute, f"({origin.module} has no docstring for it)")
         return docstring.partition("\n")[0].removesuffix(".")
 
     def problem(self, name: str) -> str | None:
         """Return why a name cannot be used, with the nearest known one; None for an item."""
-        origins = _origins(self.group).get(name, ())
-        if len(origins) == 1:
-            return None
-        if origins:
-            packages = ", ".join(sorted(origin.package for origin in origins))
-            return f"{self.kind} registered by {packages}; uninstall all but one"
-        return f"unknown {self.kind}; {suggest(name, self.names())}"
+        return None if name in self.names() else f"unknown {self.kind}; {suggest(name, self.names())}"
 
 
 @dataclass(frozen=True)
@@ -148,18 +120,18 @@ class ItemOf:
 
 
 @functools.cache
-def _warn(problem: str) -> None:
-    """Print a problem once per process."""
-    say("plug-in", f"left out: {problem}")
-
-
-@functools.cache
-def _origins(group: str) -> dict[str, tuple[Origin, ...]]:
-    origins: dict[str, tuple[Origin, ...]] = {name: (origin,) for name, origin in _own(group)}
-    for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
+def _origins(group: str, is_open: bool) -> dict[str, Origin]:
+    """Return the origins of a group's items.  Raises UserError for a name that two packages register."""
+    origins = dict(_own(group))
+    points = metadata.entry_points(group=group) if is_open else ()
+    for point in sorted(points, key=lambda point: point.name):
         package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
-        if package != OWN_PACKAGE:  # an installation's copy of our file may be older than the file
-            origins[point.name] = (*origins.get(point.name, ()), _origin(package, point.value))
+        if package == OWN_PACKAGE:  # an installation's copy of our file may be older than the file
+            continue
+        if point.name in origins:
+            packages = f"{origins[point.name].package} and {package}"
+            raise UserError(f"{group}: {point.name!r} is registered by {packages}; uninstall one of them")
+        origins[point.name] = _origin(package, point.value)
     return origins
 
 

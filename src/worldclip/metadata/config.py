@@ -104,7 +104,7 @@ class MetadataConfig(Config):
         PAPER_SOURCES
     )
     """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, cldr,
-    emoji, pool, then sources of other packages by name.  Default: the paper's five."""
+    emoji, pool.  Default: the paper's five."""
     wordnets: Annotated[dict[str, str | tuple[str, ...]], _FILES, Place(or_name=True)] = field(default_factory=dict)
     """WordNets of each language, one or several: a file of the Open Multilingual Wordnet (.tab, .tab.gz), or a lexicon
     installed in the package wn, e.g. `omw-fr:1.4`."""

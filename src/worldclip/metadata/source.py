@@ -1,4 +1,4 @@
-"""A source of entries, an item of the registry `worldclip.metadata_sources` (docs/plugins.md), and lists made of them.
+"""A source of entries, an item of the registry `worldclip.metadata_sources`, and lists made of them.
 
 A source is a function that appends its entries of a language, with what must be known before it is called.
 """

@@ -12,7 +12,7 @@ from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
 POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
-POOL_FORMATS = Registry("pool format", "worldclip.pool_formats")
+POOL_FORMATS = Registry("pool format", "worldclip.pool_formats", is_open=True)
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
 
 
@@ -129,4 +129,4 @@ def bare(name: str) -> str:
 
 def held_out_names() -> dict[str, str]:
     """Return the held-out sets of all builders: dataset -> the builder's name."""
-    return {name: builder_name for builder_name, builder in POOL_BUILDERS.items() for name in builder.HELD_OUT}
+    return {name: builder for builder in POOL_BUILDERS.names() for name in POOL_BUILDERS.load(builder).HELD_OUT}

@@ -366,3 +366,15 @@ def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_
     assert task.image_idx.tolist() == [0, 0, 1]
     assert set(task.slices) == {"country Kenya", "country Egypt", "lang sw", "lang arz"}
     assert dataset.tasks("en")[0].options[2][3] == "What is it? bee"
+
+
+@pytest.mark.parametrize(
+    ("location", "problem"),
+    [
+        ("geodes:x", "unknown dataset layout; did you mean geode?"),
+        ("geode", 'must be "layout:path", with a layout of babel_imagenet, '),
+    ],
+)
+def test_folder_of_an_unknown_layout_is_a_problem_of_the_config(location, problem):
+    (found,) = EvaluateConfig(folders={"mine": location}).problems()
+    assert found.startswith(f'evaluate.folders.mine = "{location}": {problem}')

@@ -1,6 +1,6 @@
 """Datasets by name.  Each module of this package is one layout of a folder, an item of `worldclip.dataset_layouts`.
 
-A layout is a module whose docstring shows the folder and whose function `load` reads it (docs/plugins.md):
+A layout is a module whose docstring shows the folder and whose function `load` reads it:
 
     def load(name: str, folder: Path) -> Dataset
 

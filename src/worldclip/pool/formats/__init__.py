@@ -11,7 +11,7 @@ from worldclip.pool.formats.base import PoolFormat
 
 def pool_formats() -> tuple[PoolFormat, ...]:
     """Return all formats in the order in which `pool.format = "auto"` looks for shards."""
-    return tuple(pool_format for _, pool_format in POOL_FORMATS.items())
+    return tuple(POOL_FORMATS.load(name) for name in POOL_FORMATS.names())
 
 
 def format_of(name: str) -> PoolFormat:

@@ -1,0 +1,139 @@
+"""The pool format and the command of docs/plugins.md, as packages of others; and the core without any plug-in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pools import write_lines
+from worldclip import pool
+from worldclip.cli import main
+from worldclip.core import registry
+from worldclip.core.errors import BadShard, UserError
+from worldclip.pool.config import POOL_FORMATS, PoolConfig
+
+PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
+WITHOUT_PLUG_INS = """
+import sys
+from worldclip.core import registry
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("worldclip.plugins"):
+            raise ImportError(name + " is blocked in this test")
+
+own = registry._own
+registry._own = lambda group: [item for item in own(group) if "worldclip.plugins" not in item[1].module]
+sys.meta_path.insert(0, Block())
+from worldclip.cli import main
+if __name__ == "__main__":
+    recipe, out = sys.argv[1:]
+    assert main(["run", recipe, "--out", out, "--until", "curate", "--workers", "1"]) == 0
+    assert main(["--help"]) == main(["status", out]) == main(["estimate", out]) == 0
+    assert main(["serve", "model"]) == 2
+"""
+"""The command line of a checkout without the folder of plug-ins and their lines of entry_points.txt."""
+
+
+def write_package(site: Path, name: str, code: str, entry_points: str) -> None:
+    """Write the module `name` and its metadata into `site`, as pip would install them."""
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{name}.py").write_text(code, encoding="utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+
+
+def page_code(file: str) -> str:
+    """Return the code that the page shows for a file."""
+    return PAGE.split(f"\n`{file}`", 1)[1].split("```python\n", 1)[1].split("\n```", 1)[0] + "\n"
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder on the path; its modules and names are forgotten afterwards."""
+    folder, modules = tmp_path / "site", {*sys.modules}
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    registry._origins.cache_clear()
+    yield folder
+    for name in {*sys.modules} - modules:
+        if (folder / f"{name}.py").exists():
+            del sys.modules[name]
+    registry._origins.cache_clear()
+    importlib.invalidate_caches()
+
+
+def test_shards_of_another_packages_format_are_read_and_a_damaged_one_fails_alone(site, tmp_path):
+    write_package(
+        site, "arrow_files", page_code("arrow_files.py"), "[worldclip.pool_formats]\narrow = arrow_files:ARROW"
+    )
+    table = pa.table({"uid": ["a", "b"], "texts": [["a red cat", "eine Katze"], ["x"]]})
+    with pa.ipc.new_file(tmp_path / "0.arrow", table.schema) as file:
+        file.write_table(table)
+    (tmp_path / "1.arrow").write_bytes((tmp_path / "0.arrow").read_bytes()[:-20])
+    config = PoolConfig(path=str(tmp_path), key="uid", texts=("texts",))
+    whole, damaged = pool.list_shards(config)
+    assert pool.read_texts(whole, config).text.to_pylist() == ["a red cat", "eine Katze", "x"]
+    with pytest.raises(BadShard):
+        pool.read_texts(damaged, config)
+
+
+def test_command_of_another_package_is_listed_without_its_import_and_runs(site, tmp_path, capsys):
+    write_package(
+        site, "longest_texts", page_code("longest_texts.py"), "[worldclip.commands]\nlongest = longest_texts:longest"
+    )
+    assert main(["--help"]) == 0
+    assert "List the longest texts of a pool" in capsys.readouterr().out
+    assert "longest_texts" not in sys.modules
+    write_lines(tmp_path / "pool/a.jsonl", [{"uid": text, "text": text} for text in ("a cat", "a red cat", "dog")])
+    call = ["longest", str(tmp_path / "pool"), "--key", "uid"]
+    assert main([*call, "--containing", "dog", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"text": "dog", "chars": 3}]
+    assert main([*call, "--contain", "a"]) == 2
+    assert "unknown flag '--contain'; did you mean --containing?" in capsys.readouterr().err
+    assert main(["longestt", "x"]) == 2
+    assert "did you mean longest?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "raise RuntimeError('no licence file')",
+            "package theirs cannot be loaded (RuntimeError: no licence file)",
+        ),
+        ("import sys; sys.exit('wrong platform')", "(SystemExit: wrong platform)"),
+        ("def", "(SyntaxError: "),
+        ("", "(AttributeError: "),
+        ("longest = 3", "is no worldclip.cli.command.Command"),
+    ],
+)
+def test_a_broken_package_stops_only_its_own_command(code, message, site, capsys):
+    write_package(site, "theirs", code, "[worldclip.commands]\nlongest = theirs:longest")
+    assert main(["--help"]) == main(["languages"]) == 0
+    assert main(["longest", "x"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_packages_with_one_name_are_named(site):
+    write_package(site, "theirs", "", "[worldclip.pool_formats]\ntar = theirs:TAR")
+    with pytest.raises(UserError, match="'tar' is registered by worldclip and theirs; uninstall one of them"):
+        POOL_FORMATS.names()
+
+
+def test_a_recipe_runs_to_curate_where_no_plug_in_can_be_imported(toy_world, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(WITHOUT_PLUG_INS, encoding="utf-8")
+    command = [sys.executable, str(program), str(toy_world.recipe), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "unknown command serve" in done.stderr
+    assert (tmp_path / "run/curate/manifest.json").exists()
