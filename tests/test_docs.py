@@ -6,7 +6,6 @@ README.md, docs/7_export.md and docs/inference.md are also executed, in tests/ex
 from __future__ import annotations
 
 import ast
-import configparser
 import dataclasses
 import importlib
 import inspect
@@ -59,64 +58,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_first_page_and_index_say_what_a_clip_is_in_the_same_words():
-    pages = [read(REPOSITORY / name) for name in ("README.md", "docs/index.md")]
-    sentences = [
-        re.findall(r"^(Find pictures .+|\*\*What is a CLIP\?\*\*(?:.+\n)+?.+beforehand\.)$", page, re.M)
-        for page in pages
-    ]
-    assert len(sentences[0]) == 2
-    assert sentences[0] == sentences[1]
-
-
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/index.md", *(f"docs/start_{x}.md" for x in ("curate", "train", "use"))]
-)
-def test_first_pages_link_their_first_use_of_a_term_to_the_glossary(name):
-    prose = re.sub(
-        r"^```.*?^```|`[^`\n]*`|(?<=\]\()(?!\S*glossary)[^)]*", "", read(REPOSITORY / name), flags=re.M | re.S
-    )
-    for term in ("entr(?:y|ies)", "heads?", "tails?", "pools?"):
-        first = re.search(rf"(?<![\w/.#-]){term}\b(?!\.md)", prose)
-        assert first is None or re.match(r"[^]]*\]\((docs/)?glossary", prose[first.start() :]), f"{name}: {term}"
-
-
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
 def test_paths_in_the_repository_exist(page):
     paths = set(re.findall(r"`((?:src|tests|docs|recipes|benchmarks|examples)/[\w./-]*)`", read(page)))
     paths = {path for path in paths if "NAME" not in path}  # a placeholder for the reader's own
     assert [path for path in sorted(paths) if not (REPOSITORY / path).exists()] == []
-
-
-def test_names_in_the_tables_of_the_tour_stand_in_their_files():
-    rows = re.findall(r"^\|[^|]*\| (`src/[^|]*)\|([^|]*)\|", read(REPOSITORY / "docs" / "tour.md"), re.MULTILINE)
-    assert len(rows) >= 30
-    for where, what in rows:
-        path = REPOSITORY / re.findall(r"`(src/[\w./-]+)`", where)[0]
-        package = REPOSITORY / "src" / "worldclip" / path.relative_to(REPOSITORY / "src" / "worldclip").parts[0]
-        source = "".join(read(file) for file in ([path] if path.is_file() else sorted(path.rglob("*.py"))))
-        for name in re.findall(r"`@?([A-Za-z_]\w*)`", f"{where} {what}"):
-            assert re.search(rf"\b{name}\b", source), f"{path.name} does not hold {name}"
-        for file in re.findall(r"`([\w/]+\.py|[\w/]+/)`", f"{where} {what}"):
-            if not file.startswith("src/"):
-                homes = (path.parent, package, package.parent)
-                assert any((home / file).exists() for home in homes), f"{file} is not in {package.name}"
-
-
-def test_every_registered_item_is_a_module_where_the_tour_says():
-    rows = re.findall(
-        r"^\| [a-z ]+ \| (`src/.*`) \| `(worldclip\.\w+)` \|$", read(REPOSITORY / "docs" / "tour.md"), re.M
-    )
-    folders = {group: re.findall(r"`src/([\w/]+)/`", places) for places, group in rows}
-    items = configparser.ConfigParser(delimiters="=")
-    items.optionxform = str
-    items.read(REPOSITORY / "src" / "worldclip" / "entry_points.txt")
-    assert {".".join(section.split(".")[:2]) for section in items.sections()} == set(folders)
-    for section in items.sections():
-        group = ".".join(section.split(".")[:2])
-        for name, value in items[section].items():
-            module = value.partition(":")[0].replace(".", "/")
-            assert any(module.startswith(f"{folder}/") for folder in folders[group]), f"{name} = {value}"
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
