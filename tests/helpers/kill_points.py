@@ -1,16 +1,18 @@
-"""Kill a command before and after each of its renames and removals; compare what the next call leaves.
+"""Kill a command at each of its renames and removals, or fill the disk there; compare what the next call leaves.
 
     python tests/helpers/kill_points.py --points 200 --seed 7 --seconds 40
 
 Every call that renames, links or removes a file of the scenario's folder is a point.  A child process runs the command
-and kills itself at one point, another child runs the command to its end, and the files are compared with those of a run
-without a kill.  Children are forked from this process, which has imported and compiled everything already.
+and kills itself before or after that call, or finds the disk full there; another child runs the command to its end, and
+the files are compared with those of an unbroken run.  Children are forked from this process, which has imported and
+compiled everything already.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import gc
 import hashlib
@@ -32,7 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CALLS = ("rename", "replace", "link", "symlink", "unlink", "remove", "rmdir")
+WRITES = ("rename", "replace", "link", "symlink")  # calls that a full disk can fail
+CALLS = (*WRITES, "unlink", "remove", "rmdir")
+WHEN = ("before", "after", "full")
+FULL = "No space left on device"
 CHILD_S = 120  # a child that takes longer hangs
 # Names of files and keys of JSON that say when and how fast, not what.
 VOLATILE_FILES = {".lock", "report.html", "run.json", "log.txt", "log.jsonl"}
@@ -40,7 +45,7 @@ VOLATILE_FILES = {".lock", "report.html", "run.json", "log.txt", "log.jsonl"}
 VOLATILE_KEYS = {"elapsed_s", "samples_per_s", "curve", "trainer/state.json"}
 
 Point = tuple[int, str]
-"""Number of the call, from 1 on, and `before` or `after` it."""
+"""Number of the call, from 1 on, and one of WHEN."""
 
 
 def nothing(folder: Path) -> None:
@@ -56,8 +61,6 @@ class Scenario:
     """Fills the empty folder with what is there before the command."""
     call: Callable[[Path], object]
     """Runs the command in the folder."""
-    again: Callable[[Path], object] | None = None
-    """The call after the kill, where it is not the same."""
     is_light: bool = True
     """Whether it takes part in the fast test, if its group does: a call of a few ms."""
 
@@ -68,7 +71,6 @@ class Calls:
     def __init__(self, folder: Path, point: Point | None) -> None:
         self.folder, self.point = os.fspath(folder), point
         self.count = 0
-        self.last = ""
         self._lock = threading.Lock()
         for name in CALLS:
             setattr(os, name, self._counting(name, getattr(os, name)))
@@ -83,6 +85,8 @@ class Calls:
                 number = self.count
             if self.point == (number, "before"):
                 self._die(name, path)
+            if self.point == (number, "full") and name in WRITES:
+                raise OSError(errno.ENOSPC, FULL, os.fspath(path))
             result = plain(path, *arguments, **options)
             if self.point == (number, "after"):
                 self._die(name, path)
@@ -96,7 +100,7 @@ class Calls:
 
 
 def run_in_child(call: Callable[[Path], object], folder: Path, log: Path, point: Point | None = None) -> int | None:
-    """Return the number of calls of a child that runs `call`, None if it was killed.
+    """Return the number of calls of a child that runs `call`, None if it was killed or its disk was full.
 
     Raises RuntimeError with the child's output if it failed or hangs.
     """
@@ -120,7 +124,7 @@ def run_in_child(call: Callable[[Path], object], folder: Path, log: Path, point:
     status = _wait(pid)
     with os.fdopen(read_end) as answer:
         count = answer.read()
-    if os.WIFSIGNALED(status) and point is not None:
+    if point is not None and (os.WIFSIGNALED(status) or (status != 0 and FULL in log.read_text(errors="replace"))):
         return None
     if status != 0:
         raise RuntimeError(f"status {status}:\n{log.read_text(errors='replace')[-3000:]}")
@@ -191,7 +195,7 @@ class Harness:
         count = run_in_child(scenario.call, folder, self.root / "log")
         assert count is not None
         self.expected[scenario.name] = digests(folder)
-        self.points[scenario.name] = list(itertools.product(range(1, count + 1), ("before", "after")))
+        self.points[scenario.name] = list(itertools.product(range(1, count + 1), WHEN))
 
     def _folder(self, scenario: Scenario) -> Path:
         """Return the scenario's folder as it is before the command; always the same path, which files may record."""
@@ -208,7 +212,7 @@ class Harness:
             if run_in_child(scenario.call, folder, log, point) is not None:
                 return None  # threads made fewer calls this time
             killed_at = log.read_text(errors="replace").strip().splitlines()[-1]
-            run_in_child(scenario.again or scenario.call, folder, log)
+            run_in_child(scenario.call, folder, log)
         except RuntimeError as error:
             return f"{name} {point}: {error}"
         found, expected = digests(folder), self.expected[name]
@@ -249,14 +253,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--light", action="store_true", help="only scenarios whose calls take a few ms")
-    parser.add_argument("--only", default="", help="names of scenarios, separated by commas")
     parser.add_argument("--group", default="", help="a group of scenarios (kill_scenarios.MAKERS; default: all)")
     options = parser.parse_args()
     from kill_scenarios import all_scenarios
 
     with tempfile.TemporaryDirectory(prefix="kill_inputs_") as inputs:
         started_at = time.monotonic()
-        scenarios = all_scenarios(Path(inputs), is_light=options.light, group=options.group, only=options.only)
+        scenarios = all_scenarios(Path(inputs), is_light=options.light, group=options.group)
         tried, differences = run(scenarios, options.points, options.seed, options.seconds)
         record = {
             "seed": options.seed,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +29,13 @@ max_pairs = 60
 """
 
 
-def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "", only: str = "") -> list[Scenario]:
-    """Return the scenarios; `inputs` gets what they read.  group: one of MAKERS.  only: names, separated by commas."""
+def all_scenarios(inputs: Path, *, is_light: bool = False, group: str = "") -> list[Scenario]:
+    """Return the scenarios; `inputs` gets what they read.  group: one of MAKERS."""
     groups = [group] if group else LIGHT if is_light else list(MAKERS)
-    names = {name for name in only.split(",") if name}
     scenarios: list[Scenario] = []
     for name in groups:
         scenarios += MAKERS[name](inputs)
-    return [one for one in scenarios if (not names or one.name in names) and (one.is_light or not is_light)]
+    return [one for one in scenarios if one.is_light or not is_light]
 
 
 # --- the world that most commands read --------------------------------------------------------------------------------
@@ -127,7 +124,6 @@ def _curation(inputs: Path) -> list[Scenario]:
         Scenario(name="run", call=new, is_light=False),
         Scenario(name="run of a changed pool", start=run_in("old"), call=new, is_light=False),
         Scenario(name="--from match", start=new, call=from_match),
-        Scenario(name="--from match, then run", start=new, call=from_match, again=new),
         Scenario(name="--from-run", start=new, call=branch),
         Scenario(name="metadata of dumps", call=words["new"]),
         Scenario(name="metadata of other dumps", start=words["old"], call=words["new"]),
@@ -339,29 +335,6 @@ def _embedding(inputs: Path) -> list[Scenario]:
     ]
 
 
-def _web(inputs: Path) -> list[Scenario]:
-    """Return the page for browsers; files in place of transformers.js, which is copied like any other."""
-    from embedded_world import write_world
-    from worldclip.export import ExportConfig, export_model
-    from worldclip.plugins.browser import web_folder
-    from worldclip.tools.embed import embed
-
-    world = inputs / "web"
-    write_world(world)
-    embed(world / "model", world / "pool", world / "embedded", of=("images",), device="cpu", executor=QUIET)
-    library = world / "js"
-    library.mkdir()
-    for name in web_folder.LIBRARIES:
-        (library / name).write_text("// not the library")
-    web_folder.library_folder = lambda: library
-
-    def export(folder: Path) -> None:
-        config = ExportConfig(formats=("web",), onnx_precisions=("fp32",), embedded=str(world / "embedded"))
-        export_model(world / "model", folder / "out", config)
-
-    return [Scenario(name="export to web", call=export)]
-
-
 # --- pools from elsewhere ---------------------------------------------------------------------------------------------
 
 
@@ -398,41 +371,11 @@ def _drawings(inputs: Path) -> list[Scenario]:
     ]
 
 
-SERVED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from fake_hub import serve_hub
-root = Path(sys.argv[2])
-with serve_hub() as hub:
-    hub.commit("o/n", {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()})
-    print(hub.url, flush=True)
-    sys.stdin.read()
-"""
-
-
-def _hub(inputs: Path) -> list[Scenario]:
-    """Return the curation of a dataset of the hub, which another process stands for."""
-    import fsspec
-
-    recipe = toy(inputs / "hub")
-    command = [sys.executable, "-c", SERVED, str(Path(__file__).parent), str(inputs / "hub" / "pool")]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # ends with our pipe
-    assert server.stdout is not None
-    fsspec.config.conf["hf"] = {"endpoint": server.stdout.readline().strip(), "token": "hf_of_the_test"}
-    text = recipe.read_text().replace(str(inputs / "hub" / "pool"), "hf://datasets/o/n")
-    assert "hf://" in text
-    recipe.write_text(text)
-    return [Scenario(name="run of a pool of the hub", call=run(recipe))]
-
-
 MAKERS: dict[str, Callable[[Path], list[Scenario]]] = {
     "curation": _curation,
     "pools": _pools,
     "training": _training,
     "embedding": _embedding,
-    "web": _web,
     "drawings": _drawings,
-    "hub": _hub,
 }
 LIGHT = ["curation", "pools"]
