@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -27,7 +25,6 @@ sys.path.insert(0, str(EXAMPLE))
 import evidence  # noqa: E402
 import hits  # noqa: E402
 import lists  # noqa: E402
-import natural  # noqa: E402
 import plan  # noqa: E402
 import world as the_world  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -100,11 +97,6 @@ def test_concepts_and_others_have_names_and_pictures_of_their_own(world):
     assert drawings.concepts == world.concepts[:600]
 
 
-def test_orders_of_two_languages_are_alike_and_differ(world):
-    ranks = np.argsort(np.argsort(-world.share_LC[[1, 2], :600], axis=1), axis=1)
-    assert 0.3 < np.corrcoef(ranks)[0, 1] < 0.7  # of sums that share one of two equal parts: 0.5
-
-
 def pictures(tars: list[Path]) -> dict[str, bytes]:
     from worldclip.evaluate.datasets.common.images import read_samples, reader
 
@@ -138,14 +130,6 @@ def test_a_texture_says_nothing_about_the_caption(world):
     about = [*the_world.numbers(names, world.seed).T, drawn.lang, drawn.concept, drawn.kind]
     correlation = np.corrcoef(cells.T.astype(float), np.stack(about).astype(float))
     assert abs(correlation[: cells.shape[1], cells.shape[1] :]).max() < 6 / 4_000**0.5
-
-
-def test_photographs_of_training_and_test_are_different_files(shared):
-    folder = shared / "data" / "cifar10"
-    if not folder.exists():
-        pytest.skip("no CIFAR-10 in the folder of real data")
-    assert list(folder.glob("train-*.tar*"))
-    assert not set(folder.glob("train-*.tar*")) & set(folder.glob("test-*.tar*"))
 
 
 # Lists
@@ -202,11 +186,6 @@ def test_english_and_others_are_as_64_to_83(made_up, monkeypatch):
         assert "en" not in others["lang"].to_pylist()
 
 
-def test_caps_give_each_language_its_share():
-    caps = lists.caps_for_shares({"en": 400, "es": 5_000, "ja": 1_000}, {"en": 430, "es": 300, "ja": 270})
-    assert caps == {"en": 400, "es": 279, "ja": 251}
-
-
 # Runs
 
 
@@ -227,51 +206,6 @@ def test_experiments_have_the_runs_that_were_announced():
     assert {training.samples for training in pairs} == {300_000}
     assert {(training.width, training.rate) for training in languages} == {(32, 1e-3), (128, 4e-3)}
     assert {training.rate for training in natural} == {1.2e-3}
-
-
-@pytest.fixture
-def three_runs(monkeypatch, tmp_path):
-    """An experiment of three made-up runs; returns the arguments and the names of the runs started."""
-    runs = [plan.make_training("pairs", arm, 64, 11, CHOICE) for arm in ("raw", "own_t", "merged")]
-    monkeypatch.setattr(evidence, "trainings", lambda experiment, choice: runs)
-    monkeypatch.setattr(evidence, "choose", lambda folder: CHOICE)
-    started = []
-
-    def start(options, name):
-        started.append(name)
-        if name == "pairs_merged_w64_s11" and started.count(name) == 1:
-            return 1
-        hits.write_hits(options.out / f"{name}.npz", hits.Hits(record={"revision": evidence.revision()}, sets={}))
-        return 0
-
-    monkeypatch.setattr(evidence, "start", start)
-    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "hits"), "--parallel", "1"]
-    return ["--experiment", "pairs", *folders], started
-
-
-def test_a_second_call_makes_only_the_runs_without_hits(three_runs):
-    arguments, started = three_runs
-    assert evidence.main(arguments) == 1
-    assert len(started) == 3
-    assert evidence.main(arguments) == 0
-    assert started[3:] == ["pairs_merged_w64_s11"]
-
-
-def test_runs_of_another_revision_are_not_mixed(three_runs, tmp_path, monkeypatch):
-    arguments, _ = three_runs
-    evidence.main(arguments)
-    monkeypatch.setattr(evidence, "revision", lambda: "another")
-    with pytest.raises(SystemExit, match="check it out"):
-        evidence.main(arguments)
-
-
-def test_a_drawing_of_another_artist_belongs_to_the_emoji_of_its_name(tmp_path):
-    icons = {"redapple": {"body": "<circle cx='256' cy='256' r='200'/>"}, "catface": {"body": "<path d='M0 0h9v9z'/>"}}
-    icons["nothingofthekind"] = icons["redapple"]
-    (tmp_path / "icons.json").write_text(json.dumps({"icons": icons, "width": 512, "height": 512}))
-    drawn = natural.draw_artist(tmp_path)
-    assert set(drawn) == {"1F34E", "1F431"}
-    assert Image.open(io.BytesIO(drawn["1F34E"])).convert("L").resize((3, 3)).getpixel((1, 1)) < 50
 
 
 def test_hits_survive_their_file(tmp_path):

@@ -16,7 +16,6 @@ sys.path.insert(0, str(REPOSITORY / "examples" / "ablation"))
 import contrasts  # noqa: E402
 import hits  # noqa: E402
 import page_tables  # noqa: E402
-import pilots  # noqa: E402
 import plan  # noqa: E402
 
 NUM_LANGS, NUM_CONCEPTS, NUM_PICTURES = 14, 610, 20
@@ -67,14 +66,6 @@ def test_the_pooled_residual_is_that_of_least_squares():
     assert deviation == pytest.approx(np.sqrt(((values.ravel() - fitted) ** 2).sum() / 12))
 
 
-def test_with_the_same_concepts_everywhere_their_error_is_that_of_the_mean_gain():
-    table = made_up_table(np.random.default_rng(0), [0, 0.1], 4, concept_sd=0.3, is_shared=True)
-    gains_WC = 100 * (np.stack(table.parts["1"]) - np.stack(table.parts["0"]))
-    found = contrasts.estimate(table, "0", "1", is_log=False)
-    assert found.concept_error == pytest.approx(gains_WC.mean(axis=0).std(ddof=1) / 10)
-    assert found.value == pytest.approx(gains_WC.mean())
-
-
 def test_the_concepts_error_of_a_log_ratio_is_that_of_a_plain_bootstrap():
     random = np.random.default_rng(0)
     table = made_up_table(random, [0, 0.5], 3, concept_sd=0.4, is_shared=True)
@@ -100,16 +91,6 @@ def test_intervals_hold_the_truth(num_worlds, concept_sd):
     assert held_90 / 400 > 0.87
 
 
-def test_a_p_value_is_the_level_whose_interval_ends_at_0():
-    for value in (0.001, 0.02, -0.05):
-        found = contrasts.Estimate(value=value, world_error=0.01, degrees=16, concept_error=0.005, num_concepts=600)
-        ends = found.interval(1 - found.p_value())
-        assert min(abs(end) for end in ends) == pytest.approx(0, abs=1e-9)
-    assert contrasts.Estimate(
-        value=9.0, world_error=0.01, degrees=300, concept_error=0.0, num_concepts=600
-    ).p_value() == pytest.approx(contrasts.MIN_P)
-
-
 def test_holm_steps_down():
     assert contrasts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert contrasts.holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
@@ -130,16 +111,6 @@ def test_verdicts(value, error, said):
     assert contrasts.verdict(found, found.p_value(), is_log=True) == said
     assert contrasts.verdict(found, 1.0, is_log=True) in ("not decided", "no difference")
     assert "no" not in contrasts.verdict(found, found.p_value(), is_log=False).split()
-
-
-def test_the_change_between_two_widths_has_the_errors_of_both():
-    random = np.random.default_rng(0)
-    made = [made_up_table(random, [0, effect, 0.1], 5, 0.03, is_shared=True) for effect in (-0.1, 0.2)]
-    before, after = (contrasts.estimate(table, "0", "1", is_log=True) for table in made)
-    found = contrasts.change(made, "0", "1")
-    assert found.value == pytest.approx(after.value - before.value)
-    assert found.world_error == pytest.approx(np.hypot(before.world_error, after.world_error))
-    assert 8 <= found.degrees <= 16
 
 
 def test_measures_weigh_concepts_and_languages_equally():
@@ -209,43 +180,6 @@ def test_the_script_finds_what_was_put_into_the_hits(folder, capsys):
     assert "9 of 9 runs are missing" in printed
 
 
-def test_an_experiment_that_is_not_complete_has_no_table(folder, tmp_path, capsys):
-    for path in folder.glob("pairs_*.npz"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "pairs_raw_w64_s18.npz").unlink()
-    page_tables.main([str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert "1 of 48 runs are missing" in printed
-    assert "|" not in printed
-
-
-@pytest.mark.parametrize(("at_256", "batch"), [(0.32, 128), (0.34, 256)])
-def test_pilots_decide_rates_and_a_batch_that_is_much_better(tmp_path, capsys, at_256, batch):
-    def write(training, accuracy):
-        bits = np.zeros((NUM_LANGS, 100, 1), bool)
-        bits[:, : round(100 * accuracy)] = True
-        found = hits.HitSet(top1_LCR=bits, top5_LCR=bits, concepts=np.arange(100), kinds=np.zeros(100),
-                            thirds=np.zeros((NUM_LANGS, 100)))  # fmt: skip
-        record = {"pictures": {"test": 1}, "cpu_s": 36.0, "revision": "abcdefghi", "processor": "made up",
-                  "width": training.width, "batch": training.batch, "rate": training.rate,
-                  "samples": training.samples}  # fmt: skip
-        hits.write_hits(tmp_path / f"{training.name}.npz", hits.Hits(record=record, sets={"test": found}))
-
-    best = {32: 4e-3, 64: 1e-3, 128: 2e-3}
-    for training in plan.rate_pilots():
-        write(training, 0.3 if training.rate == best[training.width] else 0.2)
-    assert pilots.choose_rates(tmp_path) == best
-    with pytest.raises(FileNotFoundError):
-        pilots.choose(tmp_path)
-    for training in plan.batch_pilots(best[64]):
-        write(training, {64: 0.3, 256: at_256}[training.batch])
-    assert pilots.choose(tmp_path) == plan.Choice(rates=best, batch=batch)
-    page_tables.main([str(tmp_path)])
-    assert (
-        f"Chosen: 0.004 at width 32, 0.001 at width 64, 0.002 at width 128; batch {batch}." in capsys.readouterr().out
-    )
-
-
 def test_the_page_has_the_tables_and_charts_of_the_hits():
     """After new hits: python examples/ablation/page_tables.py docs/ablation/hits --page docs/ablation.md"""
     docs = REPOSITORY / "docs"
@@ -257,20 +191,3 @@ def test_the_page_has_the_tables_and_charts_of_the_hits():
         drawn = page_tables.chart(experiment, docs / "ablation" / "hits") if experiment != "pilots" else None
         assert (path.read_text(encoding="utf-8") if path.exists() else None) == drawn
         assert (f"(ablation/{experiment}.svg)" in page) == (drawn is not None)
-
-
-def test_a_page_is_renewed_between_its_markers(folder, tmp_path):
-    page = tmp_path / "page.md"
-    markers = [pattern.format("pairs") for pattern in (page_tables.BEGIN, page_tables.END)]
-    page.write_text("before\n{}\nold\n{}\nafter\n".format(*markers), encoding="utf-8")
-    page_tables.main([str(folder), "--page", str(page)])
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{markers[0]}\n48 runs")
-    assert text.endswith(f"{markers[1]}\nafter\n")
-    assert "old" not in text.split("\n")
-    assert page_tables.renew(text, folder) == text
-    with pytest.raises(ValueError):
-        page_tables.renew(f"before\n{markers[0]}\nold\nafter\n", folder)
-    drawn = (folder.parent / "pairs.svg").read_text(encoding="utf-8")
-    assert drawn.count("<circle") == 16
-    assert "own t against raw: English" in drawn
