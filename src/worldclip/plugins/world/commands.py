@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldclip.contracts import layout
-from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
@@ -66,8 +64,7 @@ def pool_world(
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
-        check_own(out, "pool world")
+    check_own(out, "pool world")
     with RunLock(out, owner="pool world"):
         report = build_world(
             out,
