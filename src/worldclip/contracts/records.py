@@ -251,35 +251,6 @@ class Headline(TypedDict):
     n: int | None
 
 
-class LanguageGroup(TypedDict):
-    """The plain mean of one metric over languages with something in common."""
-
-    name: str
-    languages: list[str]
-    value: float
-    interval_95: list[float]
-    """Languages are drawn, and the queries within each."""
-    chance: float | None
-
-
-class SharedQueries(TypedDict):
-    """One language of two datasets, where the second asks for a part of the first one's pictures."""
-
-    seen: LanguageResult
-    held: LanguageResult
-
-
-class HeldOut(TypedDict):
-    """Pictures whose name in a language was held out of training, next to those whose name was in it."""
-
-    dataset: str
-    held: str
-    """Name of the dataset that asks for the held-out ones only."""
-    languages: dict[str, SharedQueries]
-    means: dict[str, list[LanguageGroup]]
-    """{metric: [mean over languages of the seen ones, of the held-out ones]}."""
-
-
 class TaskResult(TypedDict):
     mean: Mean
     languages: dict[str, LanguageResult]
@@ -344,6 +315,7 @@ class EvaluateReport(TypedDict):
     """How images became pixels, and who wins a tie."""
     suite: NotRequired[Record]
     """name, mean over its datasets (None if some are missing), missing."""
-    held_out: NotRequired[list[HeldOut]]
+    held_out: NotRequired[list[Record]]
+    """Rows of evaluate.report.held_out_combinations."""
     published: NotRequired[Record]
     """against, rows: a list of PublishedRow."""
