@@ -125,8 +125,12 @@ class ImageFiles:
         if is_remote(shard.path):
             if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
                 return
-            is_same = _is_same_at_url(shard)
             self._checked_at[i] = time.monotonic()
+            try:
+                shard.refuse_changed()
+                is_same = True
+            except Unreadable as error:  # a server that does not answer is asked again later
+                is_same = not isinstance(error, InputChanged)
         else:
             is_same = stamp == self._stamps[i]
             if not is_same and fingerprint_of(shard.path, shard.fingerprint["path"]) == shard.fingerprint:
@@ -134,14 +138,3 @@ class ImageFiles:
                 is_same = True
         if not is_same:
             raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
-
-
-def _is_same_at_url(shard: Shard) -> bool:
-    """Return whether a file at a URL is the listed one; a server that does not answer is asked again later."""
-    try:
-        shard.refuse_changed()
-    except InputChanged:
-        return False
-    except Unreadable:
-        return True
-    return True
