@@ -265,6 +265,7 @@ def test_every_list_of_a_recipe_is_one_of_names_or_of_paths():
         "deny_keys",
         "corpus",
         "skip_samples",  # pairs of numbers, FIRST,LAST
+        "where",  # lists of three
     }
 
 

@@ -26,8 +26,8 @@ from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.listing import list_shards
 from worldclip.pool.read import holds_images, index_of
-from worldclip.pool.shard_files import left_out, list_shards
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -47,26 +47,15 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def root(run: Run) -> str:
-    """Return the folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
-    config = run.section(PoolConfig)
-    return str(layout.built_pairs(run.dir)) if config.build else config.path or ""
-
-
 def shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return the pool's files, sorted by name: the path below the root, after the root's name if there are several.
+    """Return the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/pairs.
 
     part: which of the sorted files; the others are not opened.
-
-    Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    return list_shards(_located(run), part=part)
-
-
-def _located(run: Run) -> PoolConfig:
-    """Return [pool] with the path of a pool that the run builds."""
     config = run.section(PoolConfig)
-    return config if config.roots else dataclasses.replace(config, path=root(run))
+    if config.build:
+        config = dataclasses.replace(config, path=str(layout.built_pairs(run.dir)))
+    return list_shards(config, part=part)
 
 
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
@@ -103,13 +92,12 @@ def index(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(PoolConfig)
-    places = [config.path or "", *config.roots.values()]
     if builder := builder_of(config):
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
         yield from builder.problems(config)
-    elif any(map(hub.is_dataset, places)):
+    elif any(map(hub.is_dataset, config.paths)):
         yield from missing_packages("pool", extra="hub")
-    elif not any(map(is_remote, places)):  # a listing of a store may take minutes
+    elif not any(map(is_remote, config.paths)):  # a listing of a store may take minutes
         yield from problems_of(lambda: check_names(shards(run, run.part_or_all), config))
 
 
@@ -139,7 +127,6 @@ def _index_pool(run: Run, job: Job) -> Result:
     if builder:
         report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = shards(run)
-    report["skipped"] = left_out(_located(run))
     has_images = holds_images(pool_shards, config)
     totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
@@ -206,13 +193,13 @@ def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_
     if not shards or not shards[0].name.endswith(written):
         return
     place = folder.resolve()
-    for root_of_pool in (pool.path, *pool.roots.values()):
-        if root_of_pool is None or is_remote(root_of_pool) or hub.is_dataset(root_of_pool):
+    for path in pool.paths:
+        if is_remote(path):
             continue
-        top = Path(root_of_pool).resolve()
+        top = Path(path).resolve()
         if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
             raise UserError(
-                f"{folder} is in the pool's folder {root_of_pool}, so the {Path(shards[0].name).suffix} files that are "
+                f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "
                 "written there would be shards of the pool; choose a folder outside (--out)"
             )
 
