@@ -13,7 +13,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
+from worldclip.core.execute import Report, Shard, add_counts, reads_input
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
@@ -41,7 +41,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     if key is None and is_recipe:
         return run
     config = run.section(PoolConfig)
-    config = dataclasses.replace(config, key=config.key if key is None else key)
+    config = dataclasses.replace(config, key=key or config.key)
     if problems := config.problems():
         raise UserError(problems)
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
@@ -67,10 +67,7 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     found = shards(run, part)
     if indexed is None:  # a pool that the run builds has only itself as input
         return found
-    table = layout.pool_shards(run.dir)
-    if not table.exists():
-        raise UserError(f"{table} is missing (an older worldclip wrote this index); run: worldclip run {run.dir}")
-    changed = [name for name, *_ in found.changes(read_shards(table)[part])]
+    changed = [name for name, *_ in found.changes(read_shards(layout.pool_shards(run.dir))[part])]
     if changed:
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
@@ -128,7 +125,7 @@ def _index_pool(run: Run, job: Job) -> Result:
         report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = shards(run)
     has_images = holds_images(pool_shards, config)
-    totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
+    totals = add_counts(_index(run, pool_shards), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0 and totals["left_out"]:
         raise UserError(
@@ -160,8 +157,7 @@ def _index_pool(run: Run, job: Job) -> Result:
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    config = run.section(PoolConfig)
-    return _index(shards(run, part), config, layout.stage_dir(run.dir, "pool"), run.executor)
+    return _index(run, shards(run, part))
 
 
 def _check(run: Run, job: Job) -> None:
@@ -177,11 +173,12 @@ def _check(run: Run, job: Job) -> None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
 
-def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
+def _index(run: Run, shards: Sequence[Shard]) -> Sequence[Report]:
+    pool, folder = run.section(PoolConfig), layout.stage_dir(run.dir, "pool")
     check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     key = {**pool.identity, "counts": INDEX_COUNTS}
-    return executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
+    return run.executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
