@@ -1,15 +1,14 @@
-"""Sets of many keys, sorted once on disk, so that a lookup maps a part of them and holds none.
+"""Sets of many keys, sorted once on disk: workers share the pages of the file, and a lookup reads a few of them.
 
     FILE.npy    (2, n) uint64: two hashes of each key, sorted by the first
 
 128 bits stand for a key: among 10 billion keys, 100 billion others find one of them by mistake with a chance of 3e-18.
-Sorting takes less than 1 GiB, a lookup memory for KEPT_WINDOWS windows, whatever n.
+Sorting takes less than 1 GiB of memory; a lookup maps the file.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,6 @@ from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
 from worldclip.core.spill import BATCH_ROWS, open_database
 
-WINDOW_ROWS = 4_000_000  # 64 MB that are mapped at once
-KEPT_WINDOWS = 4
-# Rows that a window shares with the next: keys with one first hash may stand on both sides of the border.
-OVERLAP_ROWS = 64
 _SEEDS = (0, 1)
 
 
@@ -36,55 +31,22 @@ class SortedKeys:
     """A set of keys in a file of `write_sorted`."""
 
     def __init__(self, path: Path) -> None:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        assert isinstance(mapped, np.memmap)
-        self._path = path
-        self._start = int(mapped.offset)
-        self._num_keys = int(mapped.shape[1])
-        self._first_hashes = np.array(mapped[0, ::WINDOW_ROWS])
-        self._window = functools.lru_cache(maxsize=KEPT_WINDOWS)(self._map_window)
-
-    def __len__(self) -> int:
-        return self._num_keys
+        self._firsts, self._seconds = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def contains(self, keys: Strings) -> np.ndarray:
         """Return whether each key is in the set: (n,) bool."""
         first, second = hash_pairs(keys)
         is_in = np.zeros(len(first), np.bool_)
-        if not self._num_keys or not len(first):
-            return is_in
-        order = np.argsort(first)
-        first, second = first[order], second[order]
-        # `left`: a key whose first hash begins a window may stand at the end of the one before, see OVERLAP_ROWS
-        window_of_key = np.maximum(np.searchsorted(self._first_hashes, first, side="left") - 1, 0)
-        windows, starts = np.unique(window_of_key, return_index=True)
-        stops = np.append(starts[1:], len(first))
-        for window, start, stop in zip(windows.tolist(), starts, stops, strict=True):
-            is_in[order[start:stop]] = _find(self._window(window), first[start:stop], second[start:stop])
+        queries = np.argsort(first)  # neighbours lie on the same pages
+        rows = np.searchsorted(self._firsts, first[queries])
+        while len(queries):  # again only for keys whose first hash other keys have too
+            is_same = rows < len(self._firsts)
+            is_same[is_same] = self._firsts[rows[is_same]] == first[queries[is_same]]
+            queries, rows = queries[is_same], rows[is_same]
+            is_hit = self._seconds[rows] == second[queries]
+            is_in[queries[is_hit]] = True
+            queries, rows = queries[~is_hit], rows[~is_hit] + 1
         return is_in
-
-    def _map_window(self, number: int) -> Sequence[np.ndarray]:
-        """Map the first and the second hashes of a window; the map goes with the arrays."""
-        start = number * WINDOW_ROWS
-        num_rows = min(self._num_keys - start, WINDOW_ROWS + OVERLAP_ROWS)
-        offsets = [self._start + 8 * (row * self._num_keys + start) for row in (0, 1)]
-        return [np.memmap(self._path, np.uint64, "r", offset, (num_rows,)) for offset in offsets]
-
-
-def _find(window: Sequence[np.ndarray], first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return whether each pair of hashes is in the window, (n,) bool; first: rising."""
-    firsts, seconds = window
-    is_found = np.zeros(len(first), np.bool_)
-    queries = np.arange(len(first))
-    rows = np.searchsorted(firsts, first)
-    while len(queries):  # again only for keys whose first hash other keys have too
-        is_same = rows < len(firsts)
-        is_same[is_same] = firsts[rows[is_same]] == first[queries[is_same]]
-        queries, rows = queries[is_same], rows[is_same]
-        is_hit = seconds[rows] == second[queries]
-        is_found[queries[is_hit]] = True
-        queries, rows = queries[~is_hit], rows[~is_hit] + 1
-    return is_found
 
 
 def write_sorted(path: Path, batches: Iterable[Strings]) -> None:
