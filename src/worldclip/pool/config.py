@@ -81,13 +81,12 @@ class PoolConfig(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their keys and the places of their images, for the keys of jobs."""
-        return {name: value for name, value in deciding(self, "pool.index").items() if value != []}
+        return _set_only(deciding(self, "pool.index"))
 
     @property
     def identity_of_texts(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their images and their texts, for the keys of jobs."""
-        of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
-        return {**self.identity, **of_texts, "texts": list(self.texts)}
+        return {**self.identity, **_set_only(deciding(self, "match.texts")), "texts": list(self.texts)}
 
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
@@ -110,6 +109,11 @@ class PoolConfig(Config):
                 yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
         if self.lang is not None and not bare(self.lang):
             yield "lang", 'must be "json:FIELD" or the name of a column'
+
+
+def _set_only(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without empty lists, which are unset ones; an empty `where` takes all rows."""
+    return {name: value for name, value in options.items() if value != [] or name == "where"}
 
 
 def bare(name: str) -> str:
