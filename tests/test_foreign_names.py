@@ -68,7 +68,7 @@ CHOSEN_BY = {
         train/epoch_counts.py self._share_name(epoch, self.world.rank), train/pool_join.py part,
         train/pool_join.py label, train/pool_join.py f'{label}_groups'""",
     "found by listing that folder": """
-        check/images.py name, pool/shard_files.py file, evaluate/datasets/folders.py class_folder,
+        check/images.py name, evaluate/datasets/folders.py class_folder,
         evaluate/datasets/folders.py label,
         tools/embed.py name,
         core/restart.py aside.name.removeprefix('.').removesuffix(_SUFFIX)""",
