@@ -57,7 +57,7 @@ class EvaluationSets:
         datasets = [*held_out_names(), *self.evaluate.folders, *CATALOG]
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=3)
-            remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/datasets.md"
+            remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/6_evaluate.md"
             return f"against_datasets names {name!r}, which is not a dataset of evaluate; {remedy}"
         if name in self.config.against:
             return f"against_datasets and against both name {name!r}; rename one of them"

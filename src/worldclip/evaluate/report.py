@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from worldclip.contracts.records import Headline, HeldOut, LanguageGroup, LanguageResult, SharedQueries, TaskResult
+from worldclip.core.artifacts import Json
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
@@ -19,16 +19,16 @@ HELD = "_held"  # a dataset of this ending asks for a part of the pictures of th
 LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
-def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> TaskResult:
+def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> Json:
     """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
     info = task_info(task)
     mean = mean_over_languages(list(records.values()))
-    headlines: list[Headline] = []
+    headlines: list[Json] = []
     for group in groups_to_average(records):
         headlines += _headlines(dataset, task, group)
-    result: TaskResult = {
+    result: Json = {
         "mean": mean,
-        "languages": {lang: cast(LanguageResult, record) for lang, record in records.items()},
+        "languages": {lang: cast(Json, record) for lang, record in records.items()},
         "headlines": headlines,
         "is_averaged": is_averaged(records),
         "is_share": info.is_share,
@@ -38,7 +38,7 @@ def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) ->
     return result
 
 
-def _headlines(dataset: str, task: str, records: Sequence[ResultRecord]) -> list[Headline]:
+def _headlines(dataset: str, task: str, records: Sequence[ResultRecord]) -> list[Json]:
     """Return the numbers that stand for a task: of its one record, or means over several."""
     mean = mean_over_languages(records)
     metrics = mean["metrics"]
@@ -82,23 +82,23 @@ def _catalog_metrics(dataset: str) -> tuple[str, ...]:
 # --- combinations held out of training --------------------------------------------------------------------------------
 
 
-def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) -> list[HeldOut]:
+def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) -> list[Json]:
     """Return, for each dataset NAME with another NAME_held, both kinds of pictures side by side.
 
     by_lang_of: {dataset: {language: record of zero-shot classification}}.  NAME_held asks for a part of the pictures of
     NAME among the same names, so what NAME has more are the pictures whose name was in training.
     """
-    results: list[HeldOut] = []
+    results: list[Json] = []
     for held, records in by_lang_of.items():
         name = held.removesuffix(HELD)
         if name == held or name not in by_lang_of:
             continue
-        langs: dict[str, SharedQueries] = {}
+        langs: dict[str, Json] = {}
         for lang, record in records.items():
             whole = by_lang_of[name].get(lang)
             # Comparable: among the same names, and with other pictures than the held-out ones.
             if whole is not None and whole["chance"] == record["chance"] and whole["n"] > record["n"]:
-                langs[lang] = {"seen": _without(whole, record), "held": cast(LanguageResult, record)}
+                langs[lang] = {"seen": _without(whole, record), "held": cast(Json, record)}
         if langs:
             metrics = next(iter(langs.values()))["seen"]["metrics"]
             means = {metric: _means(langs, metric) for metric in metrics}
@@ -106,13 +106,13 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) 
     return results
 
 
-def _means(langs: Mapping[str, SharedQueries], metric: str) -> list[LanguageGroup]:
+def _means(langs: Mapping[str, Json], metric: str) -> list[Json]:
     seen = {lang: dict(pair["seen"]) for lang, pair in langs.items()}
     held = {lang: dict(pair["held"]) for lang, pair in langs.items()}
     return [_mean_of("seen", seen, metric), _mean_of("held out", held, metric)]
 
 
-def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> LanguageGroup:
+def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> Json:
     values = [record["metrics"][metric] for record in records.values()]
     num_queries = [record["n"] for record in records.values()]
     chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
@@ -125,7 +125,7 @@ def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> Lan
     }
 
 
-def _without(whole: ResultRecord, part: ResultRecord) -> LanguageResult:
+def _without(whole: ResultRecord, part: ResultRecord) -> Json:
     """Return the record of the queries of `whole` that are not among those of `part`."""
     n = whole["n"] - part["n"]
     metrics = {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldclip.contracts.records import PublishedRow
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
@@ -181,7 +181,7 @@ def of_model(model: str) -> dict[str, Published]:
     return numbers
 
 
-def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
+def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
     """Return a row for each figure that was measured or that `against` has published.
 
     Values are in percent, None where the model has none.  Raises UserError for an unknown model.
@@ -191,7 +191,7 @@ def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
     return [row for row in rows if (row["ours_pct"], row["published_pct"]) != (None, None)]
 
 
-def _published_row(figure: Figure, records: Sequence[ResultRecord], theirs: Published | None) -> PublishedRow:
+def _published_row(figure: Figure, records: Sequence[ResultRecord], theirs: Published | None) -> Json:
     missing: list[str] = []
     if figure.dataset.startswith("suite:"):
         value, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
