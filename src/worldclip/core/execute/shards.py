@@ -65,8 +65,6 @@ class Failure:
     """The reason why a shard failed."""
 
     reason: str
-    is_damage: bool = False
-    """Whether the reader of the shard says that its contents are bad; any other error says nothing about them."""
 
 
 Outcome: TypeAlias = Report | Failure
@@ -96,7 +94,7 @@ class ShardWork:
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error), is_damage=isinstance(error, BadShard) and not isinstance(error, Unreadable))
+            return Failure(_reason(error))
         return {"pairs": report.get("pairs", 0)}
 
     def finish(self, shard: Shard, report: Report) -> None:
