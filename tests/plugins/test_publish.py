@@ -197,8 +197,8 @@ def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
     with pytest.raises(UserError) as caught:
         published(run_dir, data)
     assert caught.value.problems == [
-        f"{fifo} is a device, FIFO or socket, not a file; remove it, then: worldclip run {run_dir} --from curate "
-        "--until curate"
+        f"{fifo} is a device, FIFO or socket, not a file; remove it, then: "
+        f"worldclip run {run_dir} --from curate --until curate"
     ]
     assert not (run_dir / "publish").exists()
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation, in few languages and in many, and the page of a comparison."""
+"""The page of an evaluation, in few languages and in many."""
 
 from __future__ import annotations
 
@@ -159,17 +159,6 @@ def test_published_numbers_are_flagged_and_escaped():
     assert "CVQA &lt;LOCAL&gt;" in body
     assert "<b>-7.4 !</b>" in body
     assert "(secondary)" in body
-
-
-def test_compare_writes_a_page(evaluate, tmp_path, capsys):
-    first, second = evaluate(Weak(), "weak"), evaluate(WordModel(), "strong")
-    assert main(["compare", str(first), str(second), "--out", str(tmp_path / "page.html")]) == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "A star marks differences" in page
-    assert cells(page)[0] == ["dataset", "task", "metric", "weak", "strong", "difference", "95% interval", "chance"]
-    assert cells(page)[1][:3] == ["emoji_base", "zero-shot classification", "top-1"]
-    assert "*</b>" in page
-    assert "| emoji_base | zeroshot_classification" in capsys.readouterr().out
 
 
 def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeypatch, capsys):

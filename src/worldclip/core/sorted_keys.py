@@ -3,7 +3,7 @@
     FILE.npy    (2, n) uint64: two hashes of each key, sorted by the first
 
 128 bits stand for a key: among 10 billion keys, 100 billion others find one of them by mistake with a chance of 3e-18.
-Sorting takes 40 bytes of memory per key.
+Sorting takes less than 1 GiB of memory; a lookup maps the file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from worldclip.core.arrow import Strings
-from worldclip.core.artifacts import write_array
+from worldclip.core.artifacts import write_artifact
 from worldclip.core.coin import hash_keys
+from worldclip.core.spill import BATCH_ROWS, open_database
 
 _SEEDS = (0, 1)
 
@@ -23,12 +25,6 @@ _SEEDS = (0, 1)
 def hash_pairs(keys: Strings) -> np.ndarray:
     """Return two hashes of each key, (2, n) uint64."""
     return np.stack([hash_keys(keys, seed) for seed in _SEEDS])
-
-
-def write_sorted(path: Path, batches: Iterable[Strings]) -> None:
-    """Write the set of all keys in `batches`."""
-    pairs = np.concatenate([np.zeros((2, 0), np.uint64), *map(hash_pairs, batches)], axis=1)
-    write_array(path, pairs[:, np.argsort(pairs[0])])
 
 
 class SortedKeys:
@@ -51,3 +47,27 @@ class SortedKeys:
             is_in[queries[is_hit]] = True
             queries, rows = queries[~is_hit], rows[~is_hit] + 1
         return is_in
+
+
+def write_sorted(path: Path, batches: Iterable[Strings]) -> None:
+    """Write the set of all keys in `batches`."""
+    with open_database(path.with_name(f".{path.name}.sort")) as database:
+        database.execute("CREATE TABLE pairs (first UBIGINT, second UBIGINT)")
+        num_keys = 0
+        for first, second in map(hash_pairs, batches):
+            database.from_arrow(pa.table({"first": first, "second": second})).insert_into("pairs")
+            num_keys += len(first)
+
+        def write(aside: Path) -> None:
+            ordered = database.sql("SELECT first, second FROM pairs ORDER BY first, second")
+            header = {"descr": "<u8", "fortran_order": False, "shape": (2, num_keys)}
+            with open(aside, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                begin, start = file.tell(), 0
+                for batch in ordered.to_arrow_reader(BATCH_ROWS):
+                    for row in (0, 1):
+                        file.seek(begin + 8 * (row * num_keys + start))
+                        file.write(batch.column(row).to_numpy().data)
+                    start += len(batch)
+
+        write_artifact(path, write)

@@ -206,13 +206,12 @@ def published_table(rows: Sequence[Json]) -> Table:
             difference = f"{difference} !"
         source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
         cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
-    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=bold_flagged)]
+    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=_bold_flagged)]
     return Table([text_column("figure"), *numbers, Column("languages"), text_column("source")], cells)
 
 
-def bold_flagged(text: str) -> Html:
-    """Return a number, in bold if it is flagged by `!` or `*`."""
-    return tag("b", text) if text.endswith(("!", "*")) else html(text)
+def _bold_flagged(text: str) -> Html:
+    return tag("b", text) if text.endswith("!") else html(text)
 
 
 # --- gallery ----------------------------------------------------------------------------------------------------------
