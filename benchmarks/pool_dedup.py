@@ -4,7 +4,7 @@
 
 Parquet shards of 100,000 keys of 32 hex digits, a tenth of them drawn from an earlier shard; all read the same files
 and must list as many copies, or the benchmark stops.  Each runs in a process of its own, for CPU time and peak memory
-above what the imports take; ranges are made small, so that there are many.  DuckDB has one thread.  Numbers are medians
+above what the imports take.  DuckDB has one thread.  Numbers are medians
 of ROUNDS, in turns.
 """
 
@@ -46,11 +46,9 @@ def write_pool(folder: Path, num_shards: int) -> None:
 
 def ours(folder: Path, out: Path) -> int:
     from worldclip.config import load_recipe
-    from worldclip.core import shuffle
     from worldclip.core.execute import LocalExecutor
     from worldclip.tools.dedup import dedup
 
-    shuffle.ROWS_PER_RANGE = 250_000
     recipe = load_recipe({"pool": {"path": str(folder), "key": "uid"}, "balance": {"tail_fraction": 0.1}})
     return dedup(recipe.pool, out, executor=LocalExecutor(quiet=True))["copies"]
 

@@ -70,7 +70,7 @@ def read_many(folder: Path, name: str, whole: bytes, read: Callable[[Path], obje
 def whole_recipe(folder: Path) -> bytes:
     recipe = load_recipe(
         {
-            "pool": {"roots": {"a": "s3://bucket/a", "b": "/data/b"}},
+            "pool": {"path": ["s3://bucket/a", "/data/b"]},
             "balance": {"english_threshold": 20_000, "tail_fractions": {"sw": 0.1}},
             "languages": {"codes": ["en", "sw", "th"]},
         }

@@ -134,6 +134,13 @@ def test_truncated_file_has_an_error_and_no_hash(kind: str) -> None:
         assert facts.sha256 == hashlib.sha256(cut).digest()[:16]
 
 
+def test_cut_animation_has_an_error_though_its_first_frame_is_whole() -> None:
+    frames = [photograph(seed, (64, 64)) for seed in range(3)]
+    whole = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert scan_image(whole).hash == scan_image(encode(frames[0], "GIF")).hash
+    assert scan_image(whole[: len(whole) * 7 // 10]).error
+
+
 def test_error_message_is_the_same_in_every_call() -> None:
     assert scan_image(b"no image").error == scan_image(b"no image").error == "undecodable_image: no known image format"
 

@@ -119,16 +119,19 @@ def test_pair_that_another_rule_removes_stays_for_no_group_and_joins_none(tmp_pa
 
 
 def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
-    images = write_images(pool / "eval", other=photograph(77), dark=Image.new("RGB", (50, 50), (9, 9, 9)))
+    dark = Image.new("RGB", (50, 50), (9, 9, 9))
+    images = write_images(pool / "eval", other=photograph(77), dark=dark, silent=photograph(3))
+    (images / ".hidden.png").write_bytes(encode(photograph(1)))
     (images / "bird.jpg").write_bytes(encode(photograph(2, (300, 220)), "JPEG", quality=80))
     run(pool, against={"birds": str(images)})
     rule, name, distance = removed(pool)["c"]
     assert (rule, name) == ("against:birds", "bird.jpg")
     assert distance <= 4
     assert removed(pool)["sub/blank"] == ("against:birds", "dark.png", 0), "a nearly blank image is found by its bytes"
+    assert rules(pool)["silent"] == "no_text", "the first rule that applies"
+    assert "b" in valid_keys(pool)
 
 
-@pytest.mark.slow
 def test_number_of_workers_changes_no_byte(pool: Path, tmp_path: Path) -> None:
     against = {"birds": str(write_images(pool / "eval", bird=photograph(2)))}
     run(pool, against=against)
@@ -205,16 +208,20 @@ def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
 def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path, capsys) -> None:
     for shard in range(2):
         image = encode(photograph(shard))
-        write_tar(tmp_path / f"pool/{shard}.tar", pair("same", image[: None if shard else 60], "a", uid="k"))
+        members = pair("same", image[: None if shard else 60], "a", uid="k")
+        members += pair("silent", encode(photograph(5 + shard)), "a" if shard else "", uid="j")
+        write_tar(tmp_path / f"pool/{shard}.tar", members)
+    run(tmp_path)
+    assert {*removed(tmp_path)} == {"same", "silent"}
     settings: dict[str, Any] = {"pool": {"key": "json:uid"}}
     report = run(tmp_path, **settings)
-    assert valid_keys(tmp_path) == []
-    assert report["counts"]["removed"] == {"removed_elsewhere": 1, "undecodable": 1}
-    assert report["keys_in_several_shards"] == 1
-    assert "1 keys are in several shards; valid_keys cannot tell their pairs apart" in capsys.readouterr().err
+    assert valid_keys(tmp_path) == ["j"], "match drops a pair without a text itself"
+    assert report["counts"]["removed"] == {"no_text": 1, "removed_elsewhere": 1, "undecodable": 1}
+    assert report["keys_in_several_shards"] == 2
+    assert "2 keys are in several shards; valid_keys cannot tell their pairs apart" in capsys.readouterr().err
     (tmp_path / "pool" / "0.tar").unlink()
     run(tmp_path, **settings)
-    assert valid_keys(tmp_path) == ["k"], "what removed it is gone"
+    assert valid_keys(tmp_path) == ["k", "j"], "what removed it is gone"
     assert not list((tmp_path / "out").rglob("0.tar.*")), "rows and marker of a shard that is gone"
 
 
@@ -226,18 +233,33 @@ def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
         assert part in str(raised.value)
 
 
+class MeanColour:
+    """Embeds an image by its mean colour, or all alike: a stand-in for a trained model."""
+
+    def __init__(self, model: str) -> None:
+        self.is_constant = (Path(model) / "model.safetensors").read_bytes() == b"constant"
+
+    def encode_image(self, images: list[bytes]) -> np.ndarray:
+        means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
+        features: np.ndarray = np.array(means, np.float32)
+        return np.ones_like(features) if self.is_constant else features
+
+
 def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class MeanColour:
-        """Embeds an image by its mean colour: a stand-in for a trained model."""
-
-        def encode_image(self, images: list[bytes]) -> np.ndarray:
-            means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
-            return np.array(means, np.float32)
-
-    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour())
-    run(pool, hash="embedding", embedding_model="some/model", radius=4)
+    weights = pool / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"trained")
+    monkeypatch.setattr(hashing, "load_model", MeanColour)
+    config: dict[str, Any] = {"hash": "embedding", "embedding_model": str(weights.parent)}
+    run(pool, **config)
     assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
     assert "c" in valid_keys(pool)
+    weights.write_bytes(b"constant")
+    run(pool, **config)
+    assert valid_keys(pool) == ["sub/a_large"], "other weights hash all images again"
+
+
+def test_embedding_hashes_are_the_signs_of_projections() -> None:
     features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     hashes = hashing.embedding_hashes(np.concatenate([features, 2 * features, -features]))
     assert (hashes[:3] == hashes[3:6]).all()
@@ -268,6 +290,17 @@ def test_check_says_which_texts_many_duplicates_take_with_them(tmp_path: Path, c
     run(tmp_path)
     said = " ".join(capsys.readouterr().err.split())
     assert "2 of 3 images are duplicates and go with all their texts, those in other languages included" in said
+
+
+def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:
+    images = [encode(photograph(n, (24, 18))) for n in range(25)]
+    members = [part for n in range(25 * 13) for part in pair(f"{n:03}", images[n % 25], "a text")]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    assert run(tmp_path, duplicates="bytes")["counts"]["valid"] == 25
+    page = page_of(tmp_path)
+    assert (page.count("<figure"), page.count("<img")) == (24, 24 * 12)
+    assert "24 of 25, chosen by hash" in page
+    assert "12 removed for it; 11 are shown" in page
 
 
 def test_keys_are_never_markup(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ OTHER_ARGUMENTS = {
     "explore": "run",
     **dict.fromkeys(("evaluate MODEL", "export MODEL"), "model"),
     "pool wat": "a.wat.gz",
-    "compare": "run other",
     "embed": "model pool",
     "fetch dataset": "cifar10",
 }

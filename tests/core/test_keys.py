@@ -1,4 +1,4 @@
-"""Keys: tables of them, hex keys of keys.npy, and long lists, sorted once and looked up through maps of parts."""
+"""Keys: tables of them, hex keys of keys.npy, and long lists, sorted once and looked up through a map."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def test_hex_keys_are_datacomps_pairs():
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many ranges and windows for few keys."""
-    for name, value in (("ROWS_PER_RANGE", 100), ("WINDOW_ROWS", 70), ("KEPT_WINDOWS", 2), ("OVERLAP_ROWS", 8)):
-        monkeypatch.setattr(sorted_keys, name, value)
+    """Lists of any length are sorted, in several batches."""
     monkeypatch.setattr(keys, "BATCH_KEYS", 64)
     monkeypatch.setattr(keys, "SORTED_FROM", 1)
 
@@ -62,7 +60,7 @@ def test_the_answers_are_those_of_a_set(small, tmp_path: Path, num_keys: int, se
     rng = random.Random(seed)
     names = [f"{rng.choice(['a', 'é', ''])}{rng.getrandbits(60)}" for _ in range(num_keys)]
     others = [f"b{rng.getrandbits(60)}" for _ in range(300)]
-    write_sorted(tmp_path / "keys.npy", batches([*names, *names[:5]], 64), num_keys)
+    write_sorted(tmp_path / "keys.npy", batches([*names, *names[:5]], 64))
     assert [path.name for path in tmp_path.iterdir()] == ["keys.npy"]
     table = SortedKeys(tmp_path / "keys.npy")
     asked = [*others, *names]
@@ -72,36 +70,21 @@ def test_the_answers_are_those_of_a_set(small, tmp_path: Path, num_keys: int, se
     assert len(table.contains([])) == 0
 
 
-def test_few_files_are_open_where_the_system_allows_few(small, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sorted_keys, "ROWS_PER_RANGE", 1)
-    monkeypatch.setattr(sorted_keys, "raise_file_limit", lambda: None)
-    monkeypatch.setattr(sorted_keys.resource, "getrlimit", lambda kind: (40, 40))
-    opened = []
-    plain = sorted_keys._split_by_range
-    monkeypatch.setattr(sorted_keys, "_split_by_range", lambda *given: opened.append(len(given[0])) or plain(*given))
+def test_the_file_holds_two_rows_of_hashes_sorted_by_the_first(tmp_path: Path) -> None:
     names = [f"key {number}" for number in range(500)]
-    write_sorted(tmp_path / "keys.npy", batches(names, 50), 500)
-    assert opened == [16]
-    assert SortedKeys(tmp_path / "keys.npy").contains(["other", *names]).tolist() == [False] + [True] * 500
-
-
-def test_the_file_holds_two_rows_of_hashes_sorted_by_the_first(small, tmp_path: Path) -> None:
-    names = [f"key {number}" for number in range(500)]
-    for size, about in ((500, 500), (7, 1), (100, 10_000)):
-        write_sorted(tmp_path / f"{size}.npy", batches(names, size), about)
     first, second = hash_pairs(names)
     order = np.argsort(first)
-    for size in (500, 7, 100):
+    for size in (500, 7):
+        write_sorted(tmp_path / f"{size}.npy", batches(names, size))
         assert np.array_equal(np.load(tmp_path / f"{size}.npy"), np.stack([first[order], second[order]]))
 
 
-def test_keys_with_one_first_hash_are_told_apart_by_the_second(small, tmp_path: Path, monkeypatch) -> None:
-    """They may stand on both sides of the border of two windows."""
+def test_keys_with_one_first_hash_are_told_apart_by_the_second(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         sorted_keys, "hash_pairs", lambda names: np.array([[divmod(n, 4) for n in names]], np.uint64)[0].T
     )
     held = [n for n in range(400) if n % 4 != 3]
-    write_sorted(tmp_path / "keys.npy", [held], 0)
+    write_sorted(tmp_path / "keys.npy", [held])
     assert SortedKeys(tmp_path / "keys.npy").contains(range(400)).tolist() == [n % 4 != 3 for n in range(400)]
 
 

@@ -21,21 +21,12 @@ exceptions = pytest.importorskip("botocore.exceptions", reason="botocore is not 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 ANSWERS = [  # code, status, what is wrong, what to do
-    ("NoSuchBucket", 404, "no such bucket", "check its name"),
-    ("NoSuchKey", 404, "no such file", "check the path"),
-    ("404", 404, "no such file", "check the path"),
-    ("AccessDenied", 403, "access denied", "credentials"),
-    ("403", 403, "access denied", "anon"),
-    ("SomethingNew", 403, "access denied", "credentials"),
-    ("ExpiredToken", 400, "invalid or have expired", "renew"),
-    ("InvalidAccessKeyId", 403, "invalid or have expired", "renew"),
-    ("SignatureDoesNotMatch", 403, "invalid or have expired", "renew"),
-    ("RequestTimeTooSkewed", 403, "clock", "set it"),
+    ("NoSuchBucket", 404, "no such bucket", "check the path"),
+    ("404", 404, "no such bucket, folder or file", "check the path"),
+    ("AccessDenied", 403, "access denied", "anon"),
+    ("ExpiredToken", 400, "refused the request", "credentials"),
     ("SlowDown", 503, "too many requests", "fewer workers"),
-    ("503", 503, "too many requests", "later"),
-    ("PermanentRedirect", 301, "another region", "AWS_DEFAULT_REGION"),
-    ("InternalError", 500, "the store failed", "later"),
-    ("SomethingElse", 418, "refused the request", "check"),
+    ("InternalError", 500, "busy", "later"),
 ]
 
 
@@ -59,8 +50,8 @@ def test_answer_of_a_store_is_said_with_a_remedy(code: str, status: int, reason:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (exceptions.NoCredentialsError(), "no valid credentials were found"),
-        (exceptions.ProfileNotFound(profile="mine"), "no valid credentials were found"),
+        (exceptions.NoCredentialsError(), "no credentials were found"),
+        (exceptions.ProfileNotFound(profile="mine"), "no credentials were found"),
         (exceptions.EndpointConnectionError(endpoint_url="http://x?sig=abc"), "cannot be reached"),
         (exceptions.ReadTimeoutError(endpoint_url="http://x?sig=abc"), "cannot be reached"),
     ],
@@ -150,7 +141,7 @@ def test_shard_that_a_store_refuses_says_why(read, code: str, status: int, reaso
 def test_pool_that_a_store_refuses_says_why(code: str, status: int, reason: str, refusing) -> None:
     refusing(code, status)
     with pytest.raises(UserError, match=reason):
-        list_files("s3://bucket/pool", (".tar",))
+        list_files("s3://bucket/pool")
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import zlib
 from collections.abc import Callable
 
 import pytest
@@ -44,22 +43,9 @@ def test_zeros_between_members_of_gzip_are_skipped() -> None:
     assert unpack_bytes(packed, "a.gz") == one + two
 
 
-@pytest.mark.parametrize("name", PACK)
-def test_garbage_behind_the_last_member_is_damage(name: str) -> None:
+def test_garbage_behind_the_last_member_is_damage() -> None:
     with pytest.raises(BadShard, match="damaged"):
-        unpack_bytes(PACK[name](b"a") + b"garbage", name)
-
-
-def test_lack_of_memory_is_no_damage(monkeypatch) -> None:
-    class Full:
-        eof = False
-
-        def decompress(self, data: bytes, most: int) -> bytes:
-            raise zlib.error("Error -4 while decompressing data")  # Z_MEM_ERROR
-
-    monkeypatch.setattr(zlib, "decompressobj", lambda wbits: Full())
-    with pytest.raises(zlib.error):
-        unpack_bytes(gzip.compress(b"text"), "a.gz")
+        unpack_bytes(gzip.compress(b"a") + b"garbage", "a.gz")
 
 
 def test_chunks_are_read_as_lines() -> None:

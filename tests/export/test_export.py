@@ -68,8 +68,9 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
 def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
     run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
-    module = {"huggingface": huggingface_folder, "open_clip": open_clip_folder}[name]
-    plain = module.write
+    # an unchanged Hugging Face checkpoint is copied
+    module, function = (huggingface_folder, "copy") if name == "huggingface" else (open_clip_folder, "write")
+    plain = getattr(module, function)
 
     def spoil(source, folder, *precisions):
         plain(source, folder, *precisions)
@@ -79,7 +80,7 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
         weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
         save_file(weights, file, {"format": "pt"})
 
-    monkeypatch.setattr(module, "write", spoil)
+    monkeypatch.setattr(module, function, spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
         run_export(run_dir, formats=[name])
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
@@ -156,7 +157,7 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     for colour in ("red", "blue"):
         (tmp_path / "pictures" / colour).mkdir(parents=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
-    flags = ["--datasets", "mine", "--folders", "mine", f"folders:{tmp_path / 'pictures'}", "--device", "cpu"]
+    flags = ["--datasets", "mine", "--folders.mine", f"folders:{tmp_path / 'pictures'}", "--device", "cpu"]
     for source in (run_dir, exported):
         out = tmp_path / f"evaluated_{source.name}"
         assert cli.main(["evaluate", str(source), "--out", str(out), *flags]) == 0

@@ -13,7 +13,6 @@ import peft
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import worldclip
@@ -134,9 +133,8 @@ def test_published_folder_is_exported_with_the_context_of_the_model(model_max_le
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 77
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["CLIPModel", "Normalize"]
-    before, after = (load_file(place / "model.safetensors") for place in (source, folder))
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    name = "model.safetensors"
+    assert (folder / name).read_bytes() == (source / name).read_bytes()
 
 
 def test_end_token_that_the_configuration_lacks_is_added_to_the_export(source, tmp_path):

@@ -406,72 +406,6 @@ def train_late(folder: Path) -> None:
     train(folder)
 
 
-WEEK_WRITE_S = 2.0  # in place of half an hour
-
-
-def train_week(folder: Path) -> None:
-    """Run the stage with the faults of faults.json, [step, rank, kind], each once in all starts.
-
-    kill: this process; slow: a step; read: the next image; EIO, full, hang: the next write of this rank's part.
-    """
-    import json
-    import threading
-    import time
-
-    import safetensors
-    import safetensors.torch
-
-    from worldclip.contracts.layout import latest_checkpoint, step_of
-    from worldclip.core.errors import BadShard
-    from worldclip.train import checkpoint_writer, loader, loop
-    from worldclip.train.image_files import ImageFiles
-
-    faults = [
-        fault for fault in json.loads((folder / "faults.json").read_text()) if str(fault[1]) == os.environ["RANK"]
-    ]
-    newest = latest_checkpoint(folder / "run")
-    steps_before = step_of(newest) if newest else 0
-    launched: list[int] = []
-    writes: list[str] = []
-    reads: list[str] = []
-
-    def read(*_: Any) -> None:
-        if reads:
-            reads.pop()
-            raise BadShard("Input/output error")
-
-    def save(*_: Any, **__: Any) -> None:
-        kind = writes.pop() if writes else ""
-        if kind == "hang":
-            threading.Event().wait()
-        if kind == "full":
-            raise OSError(28, "No space left on device", str(folder))
-        if kind == "EIO":
-            raise safetensors.SafetensorError("I/O error: Input/output error (os error 5)")
-
-    def launch(*_: Any, **__: Any) -> None:
-        step = steps_before + len(launched)
-        launched.append(step)
-        for fault_step, rank, kind in faults:
-            done = folder / f"done.{fault_step}.{rank}.{kind}"
-            if step != fault_step or done.exists():
-                continue
-            done.touch()
-            if kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif kind == "slow":
-                time.sleep(2 * LATE_S)
-            else:
-                (reads if kind == "read" else writes).append(kind)
-
-    checkpoint_writer.WRITE_TIMEOUT_S = WEEK_WRITE_S
-    loader.CACHE_BYTES = 0  # else no image is read twice
-    before(setattr, ImageFiles, "_read_once", read)
-    before(setattr, safetensors.torch, "save_file", save)
-    before(setattr, loop, "launch_step", launch)
-    train(folder)
-
-
 COLLECTIVES = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
     *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
@@ -502,6 +436,6 @@ TASKS = {
     function.__name__: function
     for function in (
         *(check_gpu, hang, measure_bandwidth, steps),
-        *(train, train_late, train_week, waits),
+        *(train, train_late, waits),
     )
 }

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import importlib.metadata
 import io
 import random
 import re
 import struct
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
-import torch
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
@@ -28,102 +24,82 @@ from worldclip.model.decode import BOMB, ORIENTATION, UNDECODABLE, BadImage, dec
 from worldclip.model.images import open_image
 
 
-@pytest.fixture(params=["torchvision", "torchcodec"])
-def native(request, monkeypatch):
-    """One of the libraries that decode in C++, chosen whatever the versions are."""
-    decoder = getattr(decoding, f"_{request.param}")()
+def by_pillow(data: bytes, colorspace: str) -> np.ndarray:
+    """Stand for simplejpeg's decoder: RGB as the file is stored, and a ValueError for what it does not take."""
+    image = Image.open(io.BytesIO(data))
+    if image.mode == "CMYK":
+        raise ValueError("colorspace")
+    return np.array(image.convert("RGB"))
+
+
+@pytest.fixture(params=["simplejpeg", "stand-in"])
+def decode_jpeg(request, monkeypatch):
+    """Decode plain JPEGs by the library, and where it is not installed by one that does as it does."""
+    decoder = by_pillow if request.param == "stand-in" else decoding._simplejpeg()
     if decoder is None:
-        pytest.skip(f"{request.param} is not installed, or not built for this torch")
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
+        pytest.skip("simplejpeg is not installed")
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: decoder)
     return decoder
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_native_decoders_and_pillow_decode_the_same_pixels(name, native, monkeypatch):
-    pixels = decode(PICTURES[name])
+def test_simplejpeg_and_pillow_decode_the_same_pixels(name, decode_jpeg, monkeypatch):
+    pixels, stored = decode(PICTURES[name]), decode(PICTURES[name], applies_exif=False)
     assert pixels.dtype == np.uint8
     assert pixels.shape[2:] == (3,)
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
     image = open_image(PICTURES[name], applies_exif=True)
     np.testing.assert_array_equal(np.asarray(image), pixels)
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
     np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
+    np.testing.assert_array_equal(decode(PICTURES[name], applies_exif=False), stored)
     assert scan_image(PICTURES[name]).error is None
 
 
-@pytest.mark.parametrize(
-    ("version", "expected"), [("0.28.1+cpu", "torchvision"), ("0.29.0", "torchcodec"), (None, "torchcodec")]
-)
-def test_torchcodec_decodes_where_torchvision_is_deprecated_or_missing(version, expected, monkeypatch):
-    def find_version(name: str) -> str:
-        if version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
+def test_pictures_on_which_the_libraries_may_differ_are_pillows(monkeypatch):
+    seen: set[bytes] = set()
 
-    calls = []
+    def noted(data: bytes, colorspace: str) -> np.ndarray:
+        seen.add(data)
+        return by_pillow(data, colorspace)
 
-    def decode_image(source: torch.Tensor, *, mode: str, output_dtype: str) -> torch.Tensor:
-        """Stands for torchcodec's: RGB of the file's own depth, turned upright."""
-        calls.append((mode, output_dtype))
-        image = Image.open(io.BytesIO(source.numpy().tobytes()))
-        if image.mode.startswith("I"):
-            return torch.zeros((3, image.height, image.width), dtype=torch.uint16)
-        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
-
-    fake = types.ModuleType("torchcodec.decoders")
-    fake.decode_image = decode_image
-    monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", fake)
-    monkeypatch.setattr(importlib.metadata, "version", find_version)
-    decoder = decoding._native_decoder.__wrapped__()
-    assert decoder.library == expected
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
-    pixels = {name: decode(data) for name, data in PICTURES.items()}
-    assert set(calls) == ({("RGB", "auto")} if expected == "torchcodec" else set())
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
-    for name, data in PICTURES.items():
-        np.testing.assert_array_equal(pixels[name], decode(data), err_msg=name)
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: noted)
+    names = {}
+    for applies_exif in (True, False):
+        seen.clear()
+        for data in PICTURES.values():
+            decode(data, applies_exif=applies_exif)
+        names[applies_exif] = {name for name, data in PICTURES.items() if data in seen}
+    plain = {"jpeg", "jpeg_progressive", "jpeg_444", "jpeg_L", "jpeg_exif_1"}
+    assert names == {True: plain, False: plain | {f"jpeg_exif_{k}" for k in range(2, 9)}}
+    seen.clear()
+    decode(PICTURES["jpeg"], 40)
+    assert not seen, "a scaled JPEG is Pillow's"
+    huge = bytearray(PICTURES["jpeg"])
+    place = huge.index(b"\xff\xc0") + 5
+    huge[place : place + 4] = struct.pack(">HH", 65_500, 65_500)
+    with pytest.raises(BadImage, match=BOMB):
+        decode(bytes(huge))
+    assert not seen, "the size is looked at first"
 
 
-@pytest.mark.parametrize(
-    ("version", "signatures"), [("0.28.0", {b"\xff\xd8\xff", b"\x89PN"}), ("0.29.0", {b"\xff\xd8\xff"})]
-)
-def test_torchvision_gets_no_format_in_which_it_crashes(version, signatures, monkeypatch):
-    """Its decoder finds out by itself what a file is: GIF, WebP and AVIF too."""
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    calls = []
+@pytest.mark.parametrize("wrong", [ValueError("Premature end of JPEG file"), np.zeros((3, 4, 3), np.uint8)])
+def test_what_simplejpeg_refuses_or_sizes_otherwise_is_pillows(wrong, monkeypatch):
+    def decode_otherwise(data: bytes, colorspace: str) -> np.ndarray:
+        if isinstance(wrong, ValueError):
+            raise wrong
+        return wrong
 
-    def decode_image(source: torch.Tensor) -> torch.Tensor:
-        calls.append(source[:3].numpy().tobytes())
-        raise RuntimeError("Pillow shall decide")
-
-    decoder = dataclasses.replace(decoding._torchvision(), decode_image=decode_image)
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: decoder)
-    for data in PICTURES.values():
-        decode(data)
-        for seed in range(5):
-            with contextlib.suppress(BadImage):
-                decode(damage(data[:1000], random.Random(seed)))
-    assert set(calls) == signatures
-
-
-@pytest.mark.parametrize("cause", [ImportError, OSError, RuntimeError])
-def test_a_torchcodec_that_does_not_load_leaves_the_others(cause, monkeypatch):
-    class Broken(types.ModuleType):
-        def __getattr__(self, name: str) -> None:
-            raise cause("libtorchcodec does not load")
-
-    monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", Broken("torchcodec.decoders"))
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.29.0")
-    assert decoding._native_decoder.__wrapped__().library == "torchvision"
+    expected = decode(PICTURES["jpeg"])
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: decode_otherwise)
+    np.testing.assert_array_equal(decode(PICTURES["jpeg"]), expected)
 
 
 def test_missing_pillow_is_no_fault_of_an_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     monkeypatch.setattr(decoding, "_pillow", decoding._pillow.__wrapped__)
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
     for read in (decode, scan_image, decoding.open_image):
         with pytest.raises(MissingPackage, match=re.escape(f"PIL.Image is needed here: {install_hint('pool')}")):
             read(PICTURES["png_RGB"])
@@ -155,7 +131,7 @@ def test_frame_header_at_the_end_of_a_file_is_not_read_beyond_it(marker: int, si
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg_progressive", "jpeg_L", "jpeg_CMYK", "jpeg_exif_6"])
-def test_damaged_jpegs_are_the_same_with_and_without_pillow_reading_the_header(name, monkeypatch):
+def test_damaged_jpegs_are_the_same_with_and_without_simplejpeg(name, monkeypatch):
     def outcome(data: bytes) -> str | bytes:
         try:
             return decode(data).tobytes()
@@ -164,7 +140,7 @@ def test_damaged_jpegs_are_the_same_with_and_without_pillow_reading_the_header(n
 
     damaged = [damage(PICTURES[name], random.Random(seed)) for seed in range(60)]
     fast = list(map(outcome, damaged))
-    monkeypatch.setattr(decoding, "_decode_plain_jpeg", lambda data, min_side: None)
+    monkeypatch.setattr(decoding, "_decode_jpeg", lambda data, size: None)
     assert fast == list(map(outcome, damaged))
 
 
@@ -326,7 +302,7 @@ def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(decoding, "_native_decoder", lambda: None)
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
     monkeypatch.setattr(Image.Image, place, fail)
     monkeypatch.setattr(ImageFile.ImageFile, place, fail)
     for read in (decode, scan_image):

@@ -197,7 +197,8 @@ def test_a_fifo_in_the_place_of_a_file_is_named(name, data, run, tmp_path):
     with pytest.raises(UserError) as caught:
         published(run_dir, data)
     assert caught.value.problems == [
-        f"{fifo} is a FIFO, not a file; remove it, then: worldclip run {run_dir} --from curate --until curate"
+        f"{fifo} is a device, FIFO or socket, not a file; remove it, then: "
+        f"worldclip run {run_dir} --from curate --until curate"
     ]
     assert not (run_dir / "publish").exists()
 
@@ -309,7 +310,7 @@ def test_refusal_of_the_hub_says_what_to_do(run):
         raise hub_errors.HfHubHTTPError("403 for https://huggingface.co/api?token=abc", response=response)
 
     hub = SimpleNamespace(repo_exists=refuse)
-    with pytest.raises(UserError, match=r"not uploaded to me/pairs: the token lacks the permission \(403\)") as error:
+    with pytest.raises(UserError, match=r"not uploaded to me/pairs: access denied \(403\)") as error:
         upload_to_hub(published(run), hub)
     assert "abc" not in str(error.value)
 

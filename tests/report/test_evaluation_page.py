@@ -1,4 +1,4 @@
-"""The page of an evaluation, in few languages and in many, and the page of a comparison."""
+"""The page of an evaluation, in few languages and in many."""
 
 from __future__ import annotations
 

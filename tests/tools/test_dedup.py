@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from pools import write_table
 from stages import QUIET
 from tars import sample, write_tar
 from worldclip.contracts.schemas import DUPLICATES
-from worldclip.core import keys, shuffle
+from worldclip.core import keys, spill
 from worldclip.core.artifacts import read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -86,60 +85,34 @@ def test_list_without_copies_has_no_row_group(tmp_path):
         st.lists(st.one_of(st.none(), st.sampled_from(["", "x", "ü", "𝄞", "a" * 40, "b" * 100]), st.text(max_size=2))),
         min_size=1,
     ),
-    st.integers(1, 40),
 )
-def test_copies_agree_with_plain_implementation(tmp_path_factory, shards, rows_a_range):
+def test_copies_agree_with_plain_implementation(tmp_path_factory, shards):
     folder = tmp_path_factory.mktemp("any")
     shards = {name: [key for key in of if key is None or key.isprintable()] for name, of in shards.items()}
     if not any(shards.values()):
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffle, "ROWS_PER_RANGE", rows_a_range)
-        report = run(folder, shards)
+    report = run(folder, shards)
     assert listed(folder / "out") == plain_copies(shards)
     assert report["pairs"] == sum(map(len, shards.values()))
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
 
 
-def copies_by_sql(folder: Path) -> list[tuple[str, str, str]]:
-    """Return (shard, key, first shard) as DuckDB finds them, in the order of shards and rows."""
-    duckdb = pytest.importorskip("duckdb", reason="needs the extra dev (duckdb)")
-    query = """
-        with keys as (
-            select filename[length($folder) + 2:] as shard, uid, min(file_row_number) as row
-            from read_parquet($folder || '/**/*.parquet', filename = true, file_row_number = true)
-            where uid <> '' group by all
-        ),
-        firsts as (select *, min(shard) over (partition by uid) as first_shard from keys)
-        select shard, uid, first_shard from firsts where shard <> first_shard order by shard, row
-    """
-    return duckdb.execute(query, {"folder": str(folder)}).fetchall()
-
-
-def test_duckdb_finds_the_same_copies(tmp_path):
-    for seed in range(3):
-        folder = tmp_path / str(seed)
-        run(folder, random_shards(seed=10 + seed))
-        assert listed(folder / "out") == copies_by_sql(folder / "pool") != []
-
-
-def test_workers_ranges_and_file_order_do_not_change_bytes(tmp_path, monkeypatch):
+def test_workers_and_file_order_do_not_change_bytes(tmp_path):
     shards = random_shards(seed=1)
     contents = []
-    for number, (workers, rows_a_range) in enumerate([(1, 4_000_000), (2, 50), (1, 7)]):
-        monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", rows_a_range)
+    for number, workers in enumerate((1, 2)):
         names = random.Random(number).sample(list(shards), len(shards))
         folder = write_pool(tmp_path / f"pool{number}", {name: shards[name] for name in names})
         dedup(pool_of(folder), tmp_path / f"out{number}", executor=LocalExecutor(workers=workers, quiet=True))
         contents.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
     assert listed(tmp_path / "out0") == plain_copies(shards)
-    assert contents[1:] == contents[:1] * 2
+    assert contents[0] == contents[1]
 
 
 def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path):
     shards = random_shards(seed=2)
     first = run(tmp_path, shards)
-    read = killed.modified(tmp_path / "out" / "keys", "*.arrow")
+    read = killed.modified(tmp_path / "out" / "keys", "*.parquet")
     assert run(tmp_path, {}) == first
     new = {"000-earlier.parquet": ["3", "4", "new"]}
     run(tmp_path, new)
@@ -174,11 +147,9 @@ def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path):
 _DEDUP = """
 from pathlib import Path
 from worldclip.core.execute import LocalExecutor
-from worldclip.core import shuffle
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
 
-shuffle.ROWS_PER_RANGE = 100
 dedup(PoolConfig(path=sys.argv[3], key="uid"), Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
 """
 
@@ -226,46 +197,14 @@ def test_folder_of_other_files_is_refused(tmp_path):
     assert killed.contents(folder) == before
 
 
-def test_many_shards_are_merged_in_groups_before_the_ranges(tmp_path, monkeypatch):
-    """The same bytes, and no file is opened once per range."""
-    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 20)
-    opened: Counter[str] = Counter()
-    plain = shuffle._read
-    monkeypatch.setattr(shuffle, "_read", lambda path, *rest: opened.update([path.parent.name]) or plain(path, *rest))
-    found = []
-    for seed in (3, 4):
-        shards = random_shards(seed=seed, num_shards=30, num_keys=40)
-        folder = write_pool(tmp_path / f"pool{seed}", shards)
-        for max_opens in (10**9, 0):
-            monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
-            monkeypatch.setattr("worldclip.tools.dedup.SHARDS_PER_GROUP", 4)
-            out = tmp_path / f"out{seed}-{max_opens}"
-            opened.clear()
-            report = dedup(pool_of(folder), out, executor=QUIET)
-            found.append((report, (out / "duplicates.parquet").read_bytes(), opened.total()))
-        assert listed(out) == plain_copies(shards)
-        assert {path.name for path in out.iterdir()} >= {"groups", "copies"}
-        num_ranges = len(list((out / "ranges").iterdir()))
-        assert opened["keys"] < len(shards) * num_ranges / 3
-        assert opened["groups"] == 5 * num_ranges
-    for one_by_one, merged in zip(found[::2], found[1::2], strict=True):
-        assert merged[:2] == one_by_one[:2]
-        assert merged[2] < one_by_one[2]
-
-
-def test_a_changed_shard_is_merged_again_with_its_group_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 50)
-    monkeypatch.setattr(shuffle, "MAX_OPENS", 0)
-    shards = random_shards(seed=5, num_shards=16)
+def test_more_keys_than_fit_in_memory_give_the_same_list(tmp_path, monkeypatch):
+    """What a killed call spilled is removed first, and nothing is left."""
+    shards = {f"{n}.parquet": [f"{(n * 40_000 + i) % 700_000:064}" for i in range(60_000)] for n in range(20)}
+    run(tmp_path, {"0.parquet": ["a"]})
+    left = tmp_path / "out/.spilled/of a killed call"
+    left.parent.mkdir()
+    left.touch()
+    monkeypatch.setattr(spill, "MEMORY", "100MB")
     run(tmp_path, shards)
-    before = killed.modified(tmp_path / "out" / "groups")
-    larger = {"005.parquet": ["3", "4", "new"]}
-    run(tmp_path, larger)
-    after = killed.modified(tmp_path / "out" / "groups")
-    assert [path.name for path in before if before[path] != after[path]] == ["000001.arrow"]
-    assert listed(tmp_path / "out") == plain_copies(shards | larger)
-    monkeypatch.setattr(shuffle, "MAX_OPENS", 10**9)
-    smaller = {"005.parquet": ["3"]}
-    run(tmp_path, smaller)
-    assert not (tmp_path / "out" / "groups").exists(), "what a smaller pool does not need is removed"
-    assert listed(tmp_path / "out") == plain_copies(shards | smaller)
+    assert listed(tmp_path / "out") == plain_copies(shards)
+    assert not left.parent.exists()

@@ -145,6 +145,14 @@ def test_clipping_reports_the_norm_before_clipping(results):
     assert relative_difference(clipped["weight logit_scale"], plain["weight logit_scale"]) > 0
 
 
+def test_a_gradient_below_the_maximum_norm_is_not_scaled():
+    states = [make_state(variant, ALONE) for variant in ({}, {"max_grad_norm": 1e3})]
+    for state in states:
+        train_step(state, make_batch({}, 0, 1), 1e-3)
+    plain, bounded = (state.model.state_dict() for state in states)
+    assert all(torch.equal(plain[name], bounded[name]) for name in plain)
+
+
 @pytest.mark.parametrize("variant", SAVED)
 def test_each_rank_copies_and_writes_its_share_of_a_checkpoint(folder, variant):
     """Of `ddp` too, where every rank holds all of it.  A row of these models has at most 256 bytes, times 4 kinds."""

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import random
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 
 import killed
-from calls import before
 from killed import modified
 from pools import write_parquet
 from small_world import COLOURS, FORMS, TRAIN, finish_curate, picture
@@ -27,12 +25,13 @@ from trainings import make_loader, read, write_matched
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout, schemas
-from worldclip.core import artifacts, shuffle
+from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.pool.row_groups import ROW_BITS
+from worldclip.train import pool_join
 from worldclip.train.pool_join import image_shards, join_images, read_places
 from worldclip.train.stage import plan_lines
 
@@ -167,41 +166,14 @@ def test_a_training_pool_without_images_is_an_error(world, tmp_path, folder, mes
         image_shards(with_files(recipe, tmp_path / folder).train)
 
 
-@pytest.mark.parametrize(
-    ("workers", "rows_per_range", "max_opens"), [(2, 4_000_000, 10**9), (1, 3, 10**9), (1, 3, 0), (2, 5, 0)]
-)
-def test_places_do_not_depend_on_workers_ranges_or_groups(
-    world, monkeypatch, workers, rows_per_range, max_opens
-) -> None:
+def test_places_do_not_depend_on_workers_or_memory(world, monkeypatch) -> None:
     run, recipe, _ = world
     before = join(run, recipe)
     shutil.rmtree(run / "train/join/places")
     shutil.rmtree(run / "train/join/done")
-    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", rows_per_range)
-    monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
-    assert join(run, recipe, LocalExecutor(workers=workers, quiet=True)) == before
-    assert (run / "train" / "join" / "images_groups").exists() == (max_opens == 0)
-
-
-def test_a_large_pool_is_joined_in_groups_and_a_small_one_leaves_none(world, monkeypatch) -> None:
-    """No file of keys is opened once per range, no file of places once per shard; then all fit as they are."""
-    run, recipe, _ = world
-    monkeypatch.setattr(shuffle, "ROWS_PER_RANGE", 3)
-    folder, opened, found = run / "train/join", Counter(), []
-    before(monkeypatch.setattr, shuffle, "_read", lambda path, *_: opened.update(path.relative_to(folder).parts[:1]))
-    for max_opens in (0, 10**9):
-        monkeypatch.setattr(shuffle, "MAX_OPENS", max_opens)
-        shutil.rmtree(folder / "done", ignore_errors=True)
-        opened.clear()
-        places = join(run, recipe)
-        found.append((dict(opened), places, {path.name for path in folder.iterdir()}))
-    (merged, places, folders), (plain_opens, plain_places, plain_folders) = found
-    num_ranges = plain_opens["ranges"] // 2  # each of two shards opens all
-    assert num_ranges > 4
-    assert merged["images_groups"] == 2 * num_ranges < plain_opens["images"]
-    assert merged["ranges_groups"] < plain_opens["ranges"]
-    assert places == plain_places
-    assert folders - plain_folders == {"images_groups", "kept_groups", "ranges_groups"}
+    monkeypatch.setattr(pool_join, "BATCH_ROWS", 5)
+    assert join(run, recipe, LocalExecutor(workers=2, quiet=True)) == before
+    assert not (run / "train/join/.spilled").exists()
 
 
 def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
@@ -244,10 +216,8 @@ from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.core.job import Run
 from worldclip.recipe import sections_of
-from worldclip.core import shuffle
 from worldclip.train.pool_join import image_shards, join_images
 
-shuffle.ROWS_PER_RANGE = 7
 run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
 if not run.exists():
     shutil.copytree(sys.argv[3], run)

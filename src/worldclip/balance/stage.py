@@ -12,8 +12,8 @@ from worldclip.balance.formulas import entry_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings, thresholds_record
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import effective_entries, sum_shards
-from worldclip.contracts.records import HeadTailCurve, TopEntry
 from worldclip.core import artifacts
+from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
@@ -96,7 +96,7 @@ def list_probs(counts: np.ndarray, threshold: int | None) -> np.ndarray:
     return entry_probs(counts, threshold).astype(np.float32)
 
 
-def head_tail_curve(counts: np.ndarray, threshold: int | None) -> HeadTailCurve:
+def head_tail_curve(counts: np.ndarray, threshold: int | None) -> Json:
     """Return matches by rank before and after balancing, at up to CURVE_POINTS ranks.
 
     balanced: min(count, threshold), the matches that an entry's own probability would leave.  Texts that other entries
@@ -114,7 +114,7 @@ def head_tail_curve(counts: np.ndarray, threshold: int | None) -> HeadTailCurve:
     }
 
 
-def _top_entries(run_dir: Path, name: str, counts: np.ndarray, probs: np.ndarray) -> list[TopEntry]:
+def _top_entries(run_dir: Path, name: str, counts: np.ndarray, probs: np.ndarray) -> list[Json]:
     """Return the most frequent entries of a list; ties in the order of the list."""
     order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
     order = order[counts[order] > 0]

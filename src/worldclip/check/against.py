@@ -57,7 +57,7 @@ class EvaluationSets:
         datasets = [*held_out_names(), *self.evaluate.folders, *CATALOG]
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=3)
-            remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/datasets.md"
+            remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/6_evaluate.md"
             return f"against_datasets names {name!r}, which is not a dataset of evaluate; {remedy}"
         if name in self.config.against:
             return f"against_datasets and against both name {name!r}; rename one of them"
@@ -115,12 +115,11 @@ def _read_range(dataset: Dataset, first: int, end: int) -> Iterator[bytes]:
 
 
 def read_references(folder: Path, units: Mapping[str, Sequence[Shard]]) -> pa.Table:
-    """Return the images of all sets that decode (set, key, sha256, hash), by set and key."""
+    """Return the images of all sets (set, key, sha256, hash), by set and key."""
     tables = []
     for name, of_set in units.items():
         for unit in of_set:
-            table = read_table(hashes_path(folder / name, unit), IMAGE_HASHES, ["key", "sha256", "hash", "error"])
+            table = read_table(hashes_path(folder / name, unit), IMAGE_HASHES, ["key", "sha256", "hash"])
             tables.append(table.append_column("set", pa.array([name] * len(table), pa.string())))
-    references = pa.concat_tables(tables)
-    references = references.filter(references["error"].is_null())
-    return references.sort_by([("set", "ascending"), ("key", "ascending")]).combine_chunks()
+    references = pa.concat_tables(tables).sort_by([("set", "ascending"), ("key", "ascending")])
+    return references.combine_chunks()

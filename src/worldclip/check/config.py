@@ -29,7 +29,7 @@ class CheckConfig(Config):
     against: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Decontamination: name = folder of images, tars or Parquet files with images, or one .tar or .parquet."""
     against_datasets: tuple[str, ...] = ()
-    """Decontamination: datasets of `evaluate` by name (docs/datasets.md), their evaluation images only."""
+    """Decontamination: datasets of `evaluate` by name (docs/6_evaluate.md), their evaluation images only."""
     data: Annotated[str, Place()] = ""
     """Folder of these datasets, DATA/<name> (default: evaluate.data of the recipe)."""
     against_radius: Annotated[int | None, _Radius] = None

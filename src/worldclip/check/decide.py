@@ -177,7 +177,6 @@ def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     copies = np.flatnonzero(stays != np.arange(len(members)))
     a, b = rows[members[copies]], rows[members[stays[copies]]]
     distance = np.bitwise_count(pairs.hash[a] ^ pairs.hash[b]).astype(np.int16)
-    distance[~(pairs.has_hash[a] & pairs.has_hash[b])] = 0
     is_same_file = (digests[members[copies]] == digests[members[stays[copies]]]).all(axis=1)
     rules = np.where(is_same_file, BYTE_DUPLICATE, NEAR_DUPLICATE)
     pairs.remove(a, rules, np.array(keys.take(pa.array(stays[copies])).to_pylist(), object), distance)

@@ -112,6 +112,7 @@ def scan_image(data: bytes) -> ImageFacts:
         image = open_image(data)
         with image_faults():
             pixels = image.width * image.height
+            _ = getattr(image, "n_frames", 1)  # walks to the last frame: a cut animation is damaged
             grey_YX = grey_square(image)
     except BadImage as error:
         return ImageFacts(sha256, error=str(error))

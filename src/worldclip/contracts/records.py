@@ -1,4 +1,4 @@
-"""JSON records that match, balance, curate and evaluate write and others read: one definition for both sides.
+"""JSON records that a stage writes and another stage reads: one definition for both sides.
 
 Tables and arrays have their schemas in contracts/schemas.  Counts per reason are named by contracts/reasons.
 """
@@ -6,14 +6,12 @@ Tables and arrays have their schemas in contracts/schemas.  Counts per reason ar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json
+from worldclip.core.artifacts import Json, read_json
 from worldclip.core.errors import UserError
-from worldclip.core.job import Record
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
 
@@ -77,48 +75,14 @@ class MatchReport(MatchAccounting):
 # balance
 
 
-class ListBalance(TypedDict):
-    """One list of entries in RUN/balance/thresholds.json."""
-
-    threshold: int | None  # None for a list without a match
-    tail_fraction: float
-    num_entries: int
-    num_matched_entries: int
-    num_matches: int
-
-
 class Thresholds(TypedDict):
     """RUN/balance/thresholds.json."""
 
     english_threshold: int | None
     tail_fraction: float | None
-    lists: dict[str, ListBalance]
-
-
-class HeadTailCurve(TypedDict):
-    """Matches of a list's entries by rank, 1 = the most frequent entry."""
-
-    rank: list[int]
-    matches: list[int]
-    balanced: list[int]
-    effective_entries: list[float]  # before and after
-
-
-class TopEntry(TypedDict):
-    """A frequent entry."""
-
-    entry: str
-    source: str
-    matches: int
-    prob: float
-
-
-class BalanceReport(Thresholds):
-    """RUN/balance/report.json."""
-
-    warnings: list[str]
-    curves: dict[str, HeadTailCurve]
-    top_entries: dict[str, list[TopEntry]]
+    lists: dict[
+        str, Json
+    ]  # threshold (None without a match), tail_fraction, num_entries, num_matched_entries, num_matches
 
 
 # curate
@@ -140,59 +104,16 @@ class PairCounts(TypedDict):
     expected_pairs: float
 
 
-class Cap(TypedDict):
-    """A language over its cap."""
-
-    max_pairs: int | None
-    factor: float  # on the probabilities of its texts
-
-
-class SampledCurve(TypedDict):
-    """Matches of a list's entries in the pool and among the kept texts, by rank in the pool."""
-
-    rank: list[int]
-    matches: list[float]
-    kept: list[float]
-    effective_entries: list[float]  # before and after
-
-
-class SampleEntry(TypedDict):
-    """An entry of a text that is shown as an example."""
-
-    entry_id: int
-    prob: float
-    entry: NotRequired[str]
-    matches: NotRequired[int]
-
-
-class CurateSample(TypedDict):
-    """A matched text as an example of what was kept or dropped."""
-
-    number: float
-    key: str
-    text_idx: int
-    text: str
-    lang: str
-    keep_prob: float
-    coin: float
-    list: str
-    entries: list[SampleEntry]
-
-
-Samples: TypeAlias = dict[str, Sequence[CurateSample | UnmatchedSample | BadText]]
-"""{column of the reason: examples}."""
-
-
 class CurateReport(TypedDict):
     """RUN/curate/report.json."""
 
     text_policy: str
     languages: dict[str, PairCounts]
     total: PairCounts
-    caps: dict[str, Cap]
+    caps: dict[str, Json]  # {language over its cap: max_pairs, factor}
     num_keys_in_list: int | None  # keys in keys.npy; None without that file
-    effect: dict[str, SampledCurve]  # {list: matches before and after sampling}
-    samples: Samples
+    effect: dict[str, Json]  # {list: matches before and after sampling, by rank}
+    samples: Json  # {column of the reason: examples}
     tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
     parquet: NotRequired[dict[str, int]]  # {rows}
 
@@ -211,111 +132,3 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise UserError(f"{path}:{number} is not a record ({error}); remove the line and rerun") from error
     return records
-
-
-Metrics = dict[str, float]
-
-
-class Slice(TypedDict):
-    """The metrics of a part of a dataset: a country, an income, head or tail."""
-
-    n: int
-    metrics: Metrics
-
-
-class LanguageResult(TypedDict):
-    n: int
-    metrics: Metrics
-    chance: Metrics
-    interval_95: dict[str, list[float]]
-    slices: NotRequired[dict[str, Slice]]
-    num_classes: NotRequired[int]
-
-
-class Mean(TypedDict):
-    """Means over the languages named; metrics of a slice are called slice/metric."""
-
-    languages: list[str]
-    metrics: Metrics
-    chance: Metrics
-
-
-class Headline(TypedDict):
-    """One number that stands for a task."""
-
-    metric: str
-    value: float
-    languages: list[str]
-    interval_95: list[float] | None
-    chance: float | None
-    n: int | None
-
-
-class TaskResult(TypedDict):
-    mean: Mean
-    languages: dict[str, LanguageResult]
-    headlines: list[Headline]
-    is_averaged: bool
-    """Whether the mean over languages is a meaningful number."""
-    is_share: bool
-    """Whether metrics are shares, shown in percent, and not distances."""
-    plotted: NotRequired[str]
-    """The metric that is plotted by language."""
-
-
-class DatasetResult(TypedDict):
-    about: NotRequired[str]
-    """The content of the dataset in one sentence."""
-    num_images: int
-    num_bad_images: int
-    tasks: dict[str, TaskResult]
-
-
-class PublishedRow(TypedDict):
-    """Our number next to a published one, in percent; None for a missing one."""
-
-    figure: NotRequired[str]
-    title: str
-    ours_pct: float | None
-    published_pct: float | None
-    difference_pct: float | None
-    differs: bool
-    """By more than evaluate.suites allows."""
-    languages: NotRequired[list[str]]
-    over: NotRequired[str]
-    """The languages in short."""
-    missing: NotRequired[list[str]]
-    """Datasets of a suite."""
-    source: str | None
-    is_secondary: bool
-    protocol: str
-
-
-class Names(TypedDict):
-    """The right name of an image and the model's best ones: name, score, is_right."""
-
-    truth: str
-    best: Sequence[Record]
-
-
-class GalleryImage(TypedDict):
-    dataset: str
-    key: str
-    image: str  # data: URI
-    names: dict[str, Names]
-
-
-class EvaluateReport(TypedDict):
-    """The part of evaluate's report.json that the page shows."""
-
-    model: str
-    datasets: dict[str, DatasetResult]
-    gallery: list[GalleryImage]
-    protocol: NotRequired[str]
-    """How images became pixels, and who wins a tie."""
-    suite: NotRequired[Record]
-    """name, mean over its datasets (None if some are missing), missing."""
-    held_out: NotRequired[list[Record]]
-    """Rows of evaluate.report.held_out_combinations."""
-    published: NotRequired[Record]
-    """against, rows: a list of PublishedRow."""

@@ -44,4 +44,5 @@ VALID_KEYS = table_schema("valid_keys", key=pa.string())
 REMOVED = table_schema(
     "removed", key=pa.string(), shard=_CATEGORY, rule=_CATEGORY, other_key=pa.string(), distance=pa.int16()
 )
+POOL_KEYS = table_schema("pool_keys", key=pa.string())
 DUPLICATES = table_schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)

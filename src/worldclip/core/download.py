@@ -1,8 +1,7 @@
 """Download files: complete and verified, or not there at all.
 
 A file gets its final name once it is complete and its checksum is right.  Until then it is `<name>.part`, and the next
-call resumes it.  Of a file without a published checksum, `.<name>.source` holds the address and the version (ETag or
-Last-Modified) that the part came from: the rest of another version is never appended.
+call resumes it; one without a published checksum starts anew, since the rest may be of another version.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import errno
 import gzip
 import hashlib
 import http.client
-import json
 import os
 import threading
 import urllib.error
@@ -94,22 +92,18 @@ class Client:
                 problem = _problem_of(part, download)
                 if not problem:
                     os.replace(part, download.path)
-                    _source_file(part).unlink(missing_ok=True)
                     return download.path.stat().st_size
                 part.unlink()
         except OSError as error:
             error.filename = error.filename or str(download.path)  # a failed write does not say where the disk is full
             raise
-        _source_file(part).unlink(missing_ok=True)
         raise Broken(f"{download.url}: {problem}, {MAX_COPIES} times; try again later, or another mirror")
 
-    def _open(self, url: str, start: int, version: str | None = None) -> http.client.HTTPResponse:
-        """Ask for a file from byte `start` on; of another version than `version` the server sends all of it."""
+    def _open(self, url: str, start: int) -> http.client.HTTPResponse:
+        """Ask for a file from byte `start` on."""
         if not url.startswith(("http://", "https://")):  # urllib opens file: too, and a listing may name it
             raise Broken(f"{url}: not an address of the web; only http:// and https:// are fetched")
         headers = {"User-Agent": self.user_agent} | ({"Range": f"bytes={start}-"} if start else {})
-        if start and version:
-            headers["If-Range"] = version
         answer: http.client.HTTPResponse = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
         )
@@ -118,10 +112,11 @@ class Client:
     def _resume(self, download: Download, part: Path) -> None:
         """Append the missing bytes to `part`; a server without support for ranges sends all of them again."""
         url = download.url
-        version = None if download.has_checksum else _version_of_part(part, url)
+        if not download.has_checksum:
+            part.unlink(missing_ok=True)
         start = _size(part)
         try:
-            answer = self._open(url, start, version)
+            answer = self._open(url, start)
         except urllib.error.HTTPError as error:
             if error.code != RANGE_NOT_SATISFIABLE:
                 raise
@@ -132,8 +127,6 @@ class Client:
         with answer:
             is_rest = answer.status == PARTIAL_CONTENT
             start = start if is_rest else 0
-            if not is_rest and not download.has_checksum:
-                _note_source(part, url, answer)
             with open(part, "ab" if is_rest else "wb") as file:
                 # read1 returns what has arrived, so that `stop` works on a slow connection.
                 while chunk := answer.read1(CHUNK_BYTES):
@@ -172,31 +165,6 @@ class Client:
             pause(max(wait_s, 2.0 ** (tries - 1)))
             if self.is_stopped.is_set():
                 raise Broken(f"{url}: stopped; the next call resumes")
-
-
-def _source_file(part: Path) -> Path:
-    return part.with_name(f".{part.stem}.source")
-
-
-def _note_source(part: Path, url: str, answer: http.client.HTTPResponse) -> None:
-    """Write where a part comes from, before its first byte."""
-    tag = answer.headers.get("ETag", "")
-    version = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
-    part.unlink(missing_ok=True)
-    address = hashlib.sha256(url.encode()).hexdigest()  # it may hold a credential
-    _source_file(part).write_text(json.dumps({"address": address, "version": version}), encoding="utf-8")
-
-
-def _version_of_part(part: Path, url: str) -> str | None:
-    """Return the version that a part is of; remove a part that is not known to be of this address."""
-    try:
-        source = json.loads(_source_file(part).read_text(encoding="utf-8"))
-        if source["address"] == hashlib.sha256(url.encode()).hexdigest():
-            return source["version"] or None
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    part.unlink(missing_ok=True)
-    return None
 
 
 def _size(path: Path) -> int:

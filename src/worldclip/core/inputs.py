@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,11 +52,6 @@ def size_and_time(path: str) -> Stamp:
 
 def stamp_of_stat(stat: os.stat_result) -> Stamp:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def stamps_of(paths: Iterable[str]) -> tuple[Stamp, ...]:
-    """Return the stamps of local files: an argument of a cached reader, so that changed files are read again."""
-    return tuple(stamp_of(path) for path in paths)
 
 
 def fingerprint_of(path: str, name: str) -> Json:

@@ -235,7 +235,7 @@ def sort_lists(key_lists: Sequence[KeyList]) -> None:
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                write_sorted(path, _unchanged(key_list), key_list.num_keys)
+                write_sorted(path, _unchanged(key_list))
 
 
 def _unchanged(key_list: KeyList) -> Iterator[Strings]:

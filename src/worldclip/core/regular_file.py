@@ -11,19 +11,14 @@ import os
 import stat
 from pathlib import Path
 
-_KINDS = {
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-}
+NO_FILE = "is a device, FIFO or socket, not a file"
 
 
 class NotRegular(OSError):
     """A device, FIFO or socket in the place of a file."""
 
-    def __init__(self, path: str | Path, kind: str) -> None:
-        super().__init__(errno.EINVAL, f"is {kind}, not a file", str(path))
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(errno.EINVAL, NO_FILE, str(path))
 
 
 def open_regular_fd(path: str | Path) -> int:
@@ -36,7 +31,7 @@ def open_regular_fd(path: str | Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise NotRegular(path, _KINDS.get(stat.S_IFMT(mode), "of another kind"))
+    raise NotRegular(path)
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -52,9 +47,5 @@ def read_regular(path: str | Path) -> bytes:
 
 def what_is(path: str | Path) -> str | None:
     """Return why a path is not a regular file, links followed; None for a file, a folder and what is not there."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return None
-    kind = _KINDS.get(stat.S_IFMT(mode))
-    return None if kind is None else f"is {kind}, not a file"
+    is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return NO_FILE if is_other else None

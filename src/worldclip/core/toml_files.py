@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,32 +66,19 @@ def _parse(path: Path) -> Table:
         raise UserError(f"{file} is not valid TOML: {error}") from error
 
 
-def read_sections(path: Path, elsewhere: Mapping[str, str] = types.MappingProxyType({})) -> Table:
-    """Read the sections of a recipe, a TOML file or a run's recipe.toml.
+def read_sections(path: Path) -> Table:
+    """Read the sections of a recipe, a TOML file or a run's recipe.toml; their keys are checked when one is used.
 
-    Their keys are checked when a section is used.  elsewhere: names that belong to another file, and why.  Raises
-    UserError where there is no file, and for all other sections.
+    Raises UserError where there is no file, and for unknown sections.
     """
     tables = read_toml(path)
-    known = (*SECTIONS, *elsewhere)
-    problems = [
-        f"{path}: {name} {elsewhere[name]}"
-        if name in elsewhere
-        else f"{path}: unknown section {name}; {suggest(name, known if nearest(name, known) else SECTIONS)}"
-        for name in tables
-        if name not in SECTIONS
-    ]
-    if problems:
-        raise UserError(problems)
+    unknown = [name for name in tables if name not in SECTIONS]
+    if unknown:
+        raise UserError([f"{path}: unknown section {name}; {suggest(name, SECTIONS)}" for name in unknown])
     return tables
-
-
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the nearest of the known names, none where no one is near."""
-    return difflib.get_close_matches(name, list(known), n=1)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the remedy for an unknown name: the nearest known one, or all of them."""
-    near = nearest(name, known)
+    near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

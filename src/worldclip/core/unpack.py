@@ -1,86 +1,33 @@
-"""Unpack .gz and .bz2 files that others made, within limits: a few bytes can stand for gigabytes.
-
-- A file unpacks to at most MAX_RATIO times its size.  Texts of every language have a ratio of 3 to 30.
-- A document (a table read whole, a record, a line) takes at most MAX_DOCUMENT_BYTES of memory if its file is smaller
-  than SMALL_FILE_BYTES.  The memory is estimated from bytes and separators, before a parser makes objects of them.
-
-Both limits are read from the environment: WORLDCLIP_MAX_RATIO and WORLDCLIP_MAX_DOCUMENT_BYTES.
-"""
+"""Unpack .gz and .bz2 files that others made, within limits: a few bytes can stand for gigabytes."""
 
 from __future__ import annotations
 
 import bz2
+import gzip
 import io
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from worldclip.core.errors import BadShard, UserError, is_no_memory
+from worldclip.core.errors import BadShard, is_no_memory
 from worldclip.core.regular_file import open_regular
 
-CHUNK_BYTES = 2**20  # read and unpacked at once
+CHUNK_BYTES = 2**20  # unpacked at once
+MAX_RATIO = 1000  # texts of every language have a ratio of 3 to 30
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
 SMALL_FILE_BYTES = 2**22
+# A table that is read whole, a record or a line, of a small file: a parser takes up to 8 bytes for a character, and up
+# to 30 for one of "[],".
+MAX_DOCUMENT_BYTES = 2**27
 MAX_LINE_BYTES = 2**26  # a line or an element; the longest page of a Wikipedia has 2 MiB
-# Upper bounds of what Python's objects take, from measurements: a character of a string takes up to 4 bytes and exists
-# twice for a moment; "[]," makes a list of 56 bytes and a reference; "\n" a row with its record, key and complaint.
-MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_LINE = 8, 80, 400
-_SEPARATORS = (b",", b"[", b"{", b":", b"\t")
-
-
-def _limit(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise UserError(f"environment variable {name} = {text!r}: must be a whole number above 0 (default {default})")
-    return int(text)
-
-
-def max_ratio() -> int:
-    """Return how many times its size a compressed file may unpack to."""
-    return _limit("WORLDCLIP_MAX_RATIO", 1000)
-
-
-def max_document_bytes() -> int:
-    """Return how much memory the contents of a small file, a record or a line may take."""
-    return _limit("WORLDCLIP_MAX_DOCUMENT_BYTES", 2**30)
-
-
-def memory_of(content: bytes) -> int:
-    """Return an upper bound of the memory that the parsed `content` takes: JSON, or a table with separators."""
-    num_values = sum(content.count(separator) for separator in _SEPARATORS)
-    lines = content.count(b"\n") * MEMORY_PER_LINE
-    return len(content) * MEMORY_PER_BYTE + num_values * MEMORY_PER_VALUE + lines
-
-
-def check_document(content: bytes, what: str) -> None:
-    """Raise BadShard if the parsed `content` would take more memory than one document may; what: "line 3", a file."""
-    limit = max_document_bytes()
-    if len(content) * MEMORY_PER_BYTE > limit or memory_of(content) > limit:
-        raise TooLarge(what)
 
 
 class TooLarge(BadShard):
     """A document that would not fit the memory."""
 
     def __init__(self, what: str) -> None:
-        limit = max_document_bytes() / 2**30
-        super().__init__(
-            f"{what} would take more than {limit:.3g} GiB of memory; if it is genuine, raise"
-            " WORLDCLIP_MAX_DOCUMENT_BYTES"
-        )
-
-
-def check_ratio(num_unpacked: int, num_read: int, ratio: int) -> None:
-    """Raise BadShard if the first `num_read` bytes of a compressed file unpack to more than `ratio` times as many."""
-    if num_unpacked > max(FREE_BYTES, ratio * num_read):
-        raise BadShard(f"unpacks to more than {ratio:,} times its size; if it is genuine, raise WORLDCLIP_MAX_RATIO")
-
-
-def is_packed(name: str) -> bool:
-    """Return whether a file's name says that it is compressed."""
-    return name.endswith((".gz", ".bz2"))
+        super().__init__(f"{what} is too large for safety")
 
 
 class Truncated(BadShard):
@@ -90,41 +37,15 @@ class Truncated(BadShard):
         super().__init__("compressed data ends in the middle")
 
 
-class _Stream:
-    """One gzip member or bzip2 stream after the other, unpacked CHUNK_BYTES at a time."""
+def check_document(content: bytes, what: str) -> None:
+    """Raise BadShard if `content` would take too much memory once it is parsed; what: "line 3", a file."""
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise TooLarge(what)
 
-    def __init__(self, is_bz2: bool) -> None:
-        self._is_bz2 = is_bz2
-        self._member = self._begin_member()
 
-    def _begin_member(self) -> Any:
-        return bz2.BZ2Decompressor() if self._is_bz2 else zlib.decompressobj(wbits=31)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the last member has ended."""
-        return bool(self._member.eof)
-
-    def unpack(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes of the file hold.  Raises zlib.error or OSError for damaged data."""
-        while data:
-            if self._member.eof:
-                # gzip allows zeros between its members.
-                data = data if self._is_bz2 else data.lstrip(b"\0")
-                if not data:
-                    return
-                self._member = self._begin_member()
-            yield from self._unpack_member(data)
-            data = self._member.unused_data if self._member.eof else b""
-
-    def _unpack_member(self, data: bytes) -> Iterator[bytes]:
-        member = self._member
-        yield member.decompress(data, CHUNK_BYTES)
-        while self._is_bz2 and not (member.eof or member.needs_input):
-            yield member.decompress(b"", CHUNK_BYTES)
-        # At its end, zlib keeps an unconsumed tail of before, besides the unused data that hold it too.
-        while not self._is_bz2 and member.unconsumed_tail and not member.eof:
-            yield member.decompress(member.unconsumed_tail, CHUNK_BYTES)
+def is_packed(name: str) -> bool:
+    """Return whether a file's name says that it is compressed."""
+    return name.endswith((".gz", ".bz2"))
 
 
 def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes]:
@@ -137,28 +58,23 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
     if not is_packed(name):
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
         return
-    stream = _Stream(name.endswith(".bz2"))
-    limit, ratio = max_document_bytes(), max_ratio()
-    num_read = num_unpacked = memory = 0
+    opened = bz2.BZ2File(file) if name.endswith(".bz2") else gzip.GzipFile(fileobj=file)
+    num_bytes = 0
     try:
-        while data := file.read(CHUNK_BYTES):
-            num_read += len(data)
-            for chunk in stream.unpack(data):
-                num_unpacked += len(chunk)
-                check_ratio(num_unpacked, num_read, ratio)
-                if size is not None and size < SMALL_FILE_BYTES:
-                    memory += memory_of(chunk)
-                    if memory > limit:
-                        raise TooLarge("what it unpacks to")
-                if chunk:
-                    yield chunk
+        while chunk := opened.read1(CHUNK_BYTES):
+            num_bytes += len(chunk)
+            if num_bytes > max(FREE_BYTES, MAX_RATIO * file.tell()):
+                raise BadShard(f"unpacks to more than {MAX_RATIO:,} times its size, too large for safety")
+            if size is not None and size < SMALL_FILE_BYTES and num_bytes > MAX_DOCUMENT_BYTES:
+                raise TooLarge("what it unpacks to")
+            yield chunk
+    except EOFError as error:
+        raise Truncated from error
     except (zlib.error, ValueError, OSError) as error:
         # The bz2 module raises OSError for damaged data, without an errno.
         if is_no_memory(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise BadShard(f"compressed data is damaged ({error})") from error
-    if num_read and not stream.is_whole:
-        raise Truncated
 
 
 def unpack_bytes(content: bytes, name: str) -> bytes:

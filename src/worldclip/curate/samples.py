@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import BadText, CurateSample, Samples, UnmatchedSample
+from worldclip.contracts.records import BadText, UnmatchedSample
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
+from worldclip.core.artifacts import Json
 from worldclip.core.execute import Report
 from worldclip.core.redact import HIDDEN
 from worldclip.curate.candidates import Candidates, Decision, EntryProbs
@@ -37,7 +38,7 @@ def sample_shard(
     decision: Decision,
     config: CurateConfig,
     entry_probs: EntryProbs,
-) -> dict[str, list[CurateSample]]:
+) -> dict[str, list[Json]]:
     """Return {column of the reason: up to NUM_SHOWN examples} of a shard.  table: its RUN/match/texts."""
     reason = decision.reason_T(candidates)
     if config.text_policy == "one":
@@ -49,7 +50,7 @@ def sample_shard(
     code, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
 
-    def sample(number: float, row: int) -> CurateSample:
+    def sample(number: float, row: int) -> Json:
         list_name = list_names[code[row]]
         ids = entry_ids[offsets[row] : offsets[row + 1]]
         probs = entry_probs(list_name)[ids]
@@ -81,18 +82,18 @@ def merge_samples(
     reports: Iterable[Report],
     match_samples: Mapping[str, Sequence[UnmatchedSample | BadText]],
     key_lists: Sequence[keys.KeyList],
-) -> Samples:
+) -> Json:
     """Return {reason: up to NUM_SHOWN examples} of all shards and of match, entries by name.
 
     match_samples: examples of texts that match dropped.
     """
-    merged: dict[str, list[CurateSample]] = {reason.column: [] for reason in SAMPLED}
+    merged: dict[str, list[Json]] = {reason.column: [] for reason in SAMPLED}
     for report in reports:
         for reason in merged:
             candidates = [*merged[reason], *report["samples"][reason]]
             merged[reason] = heapq.nsmallest(NUM_SHOWN, candidates, key=operator.itemgetter("number", "key"))
     _name_entries(run_dir, list(itertools.chain(*merged.values())))
-    shown: Samples = {**merged}
+    shown: Json = {**merged}
     for reason, samples in match_samples.items():
         shown[reason] = [sample for sample in samples[:NUM_SHOWN] if _is_shown(sample, key_lists)]
     return {reason: samples for reason, samples in shown.items() if samples}
@@ -105,7 +106,7 @@ def _is_shown(sample: UnmatchedSample | BadText, key_lists: Sequence[keys.KeyLis
     return bool(keys.is_valid(pa.array([sample["key"]]), key_lists, sample["shard"])[0])
 
 
-def _name_entries(run_dir: Path, samples: Sequence[CurateSample]) -> None:
+def _name_entries(run_dir: Path, samples: Sequence[Json]) -> None:
     """Add each entry's name and matches to its id."""
     for list_name in sorted({sample["list"] for sample in samples}):
         path = layout.entries(run_dir, list_name)

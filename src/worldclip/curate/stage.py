@@ -15,16 +15,10 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import (
-    BadText,
-    CurateReport,
-    PairCounts,
-    SampledCurve,
-    UnmatchedSample,
-    read_accounting,
-)
+from worldclip.contracts.records import BadText, CurateReport, PairCounts, UnmatchedSample, read_accounting
 from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
+from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
@@ -263,7 +257,7 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
 # --- the effect of sampling on entries --------------------------------------------------------------------------------
 
 
-def _sampled_curves(run: Run, num_entries: Mapping[str, int], shards: Sequence[Shard]) -> dict[str, SampledCurve]:
+def _sampled_curves(run: Run, num_entries: Mapping[str, int], shards: Sequence[Shard]) -> dict[str, Json]:
     """Return the curve of each list with a match; num_entries: of each list."""
     names = [shard.name for shard in shards]
     counts, sums = layout.all_curated_counts(run.dir), layout.entry_sums(run.dir)
@@ -276,7 +270,7 @@ def _sampled_curves(run: Run, num_entries: Mapping[str, int], shards: Sequence[S
     return curves
 
 
-def sampled_curve(before: np.ndarray, after: np.ndarray) -> SampledCurve:
+def sampled_curve(before: np.ndarray, after: np.ndarray) -> Json:
     """Return matches by rank in the pool (1 = the most frequent entry), and of the same entries among the kept texts.
 
     before, after: (num_entries,) uint64.  The ranks are split into up to CURVE_POINTS geometric bins; `rank` is the

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldclip.contracts.records import GalleryImage, Names
+from worldclip.core.artifacts import Json
 from worldclip.core.coin import sample_rows
 from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
@@ -21,7 +21,7 @@ MAX_TEXTS = 10_000  # texts per language; larger datasets (ImageNet: 1,000 class
 
 def gallery(
     dataset: Dataset, image_ND: np.ndarray, encode: TextFeatures, languages: Sequence[str], size: int = NUM_IMAGES
-) -> list[GalleryImage]:
+) -> list[Json]:
     """Return `size` images of a dataset with the NUM_NAMES best names in each language.
 
     Half of them are right in the first language (the best name is the image's own), as far as there are enough; the
@@ -39,9 +39,9 @@ def gallery(
     rows = _choose(dataset, first, image_ND, class_CD[first_lang], size)
     image_idx = first.image_idx[rows]
     best = {lang: top(image_ND[image_idx], classes, NUM_NAMES) for lang, classes in class_CD.items()}
-    images: list[GalleryImage] = []
+    images: list[Json] = []
     for i, idx in enumerate(image_idx.tolist()):
-        names: dict[str, Names] = {}
+        names: dict[str, Json] = {}
         for lang, task in tasks.items():
             class_ids, scores = best[lang]
             rows_of_image = np.flatnonzero(task.image_idx == idx)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-from worldclip.contracts.records import Headline, LanguageResult, TaskResult
 from worldclip.core.artifacts import Json
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
@@ -17,16 +16,16 @@ HELD = "_held"  # a dataset of this ending asks for a part of the pictures of th
 LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
-def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> TaskResult:
+def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> Json:
     """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
     info = task_info(task)
     mean = mean_over_languages(list(records.values()))
-    headlines: list[Headline] = []
+    headlines: list[Json] = []
     for group in groups_to_average(records):
         headlines += _headlines(dataset, task, group)
-    result: TaskResult = {
+    result: Json = {
         "mean": mean,
-        "languages": {lang: cast(LanguageResult, record) for lang, record in records.items()},
+        "languages": {lang: cast(Json, record) for lang, record in records.items()},
         "headlines": headlines,
         "is_averaged": is_averaged(records),
         "is_share": info.is_share,
@@ -36,7 +35,7 @@ def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) ->
     return result
 
 
-def _headlines(dataset: str, task: str, records: Sequence[ResultRecord]) -> list[Headline]:
+def _headlines(dataset: str, task: str, records: Sequence[ResultRecord]) -> list[Json]:
     """Return the numbers that stand for a task: of its one record, or means over several."""
     mean = mean_over_languages(records)
     metrics = mean["metrics"]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldclip.contracts.records import PublishedRow
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
@@ -154,7 +154,7 @@ def of_model(model: str) -> dict[str, dict[str, str]]:
     return numbers
 
 
-def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
+def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
     """Return a row for each figure that was measured or that `against` has published.
 
     Values are in percent, None where the model has none.  Raises UserError for an unknown model.
@@ -166,7 +166,7 @@ def beside(records: Sequence[ResultRecord], against: str) -> list[PublishedRow]:
 
 def _published_row(
     figure: Mapping[str, str], records: Sequence[ResultRecord], theirs: Mapping[str, str] | None
-) -> PublishedRow:
+) -> Json:
     missing: list[str] = []
     if figure["dataset"].startswith("suite:"):
         value, missing = suite_mean(figure["dataset"].removeprefix("suite:"), records)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldclip.contracts.records import Mean, PublishedRow
+from worldclip.core.artifacts import Json
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.report import main_metrics
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
@@ -103,7 +103,7 @@ def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any
     return [*ranked[:NUM_EXTREMES], between, *ranked[-NUM_EXTREMES:]]
 
 
-def _languages_of_means(means: Mapping[str, Mean]) -> str:
+def _languages_of_means(means: Mapping[str, Json]) -> str:
     """Name the languages of each mean; "" if each task has one language."""
     if any(LOCAL in mean["languages"] for mean in means.values()):
         return f"`{LOCAL}`: each question in the language it was written in."
@@ -143,7 +143,7 @@ def suite_text(suite: str, records: Sequence[ResultRecord]) -> str:
     return f"{text}\nMean over datasets: {100 * mean:.1f}.\n"
 
 
-def beside_text(rows: Sequence[PublishedRow], against: str) -> str:
+def beside_text(rows: Sequence[Json], against: str) -> str:
     """Return our numbers next to published ones in Markdown; `!` flags a difference over AGREES_WITHIN_PCT."""
     protocols = "\n".join(f"- {row['title']}: {row['protocol']}" for row in rows)
     return (

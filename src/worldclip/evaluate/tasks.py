@@ -16,7 +16,6 @@ from typing import Protocol
 
 import numpy as np
 
-from worldclip.contracts.records import Slice
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
 from worldclip.core.safe_path import is_safe_name
@@ -41,7 +40,7 @@ class Score:
     metrics: dict[str, float]
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    slices: dict[str, Slice] = field(default_factory=dict)
+    slices: dict[str, Json] = field(default_factory=dict)
     more: Json = field(default_factory=dict)
     """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
@@ -296,7 +295,7 @@ def rows_left(is_kept: np.ndarray) -> np.ndarray:
 
 def score_slices(
     masks: Mapping[str, np.ndarray], is_kept: np.ndarray, metrics: Callable[[np.ndarray], dict[str, float]]
-) -> dict[str, Slice]:
+) -> dict[str, Json]:
     """Return the metrics of each part of a task; empty parts are left out.
 
     masks: (n,) bool of each part.  is_kept: (n,) bool, the questions that were scored.  metrics: takes a mask over the

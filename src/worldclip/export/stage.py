@@ -25,6 +25,7 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
+from worldclip.model.formats import huggingface_folder
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
@@ -90,7 +91,7 @@ def _export_run(run: Run, job: Job) -> Result:
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, checkpoint)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    written = _export(clip, job.folder, config, card, codes, run.dir)
+    written = _export(source, clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
 
 
@@ -123,7 +124,7 @@ def export_model(
         card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
     else:
         card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
-    written = _export(clip, Path(out), config, card, _codes(config, languages), run_dir)
+    written = _export(recognised, clip, Path(out), config, card, _codes(config, languages), run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -139,6 +140,7 @@ def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def _export(
+    source: model_load.Source,
     clip: Clip,
     out: Path,
     config: ExportConfig,
@@ -157,7 +159,11 @@ def _export(
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
     for name in names:
         with _aside(out / name) as folder:
-            writers[name].write(clip, folder, config.onnx_precisions)
+            # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
+            if name == source.layout == "huggingface" and not codes:
+                huggingface_folder.copy(source.path, folder, clip)
+            else:
+                writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if run_dir is not None and recipe_of(run_dir).exists():

@@ -1,9 +1,9 @@
 """Decode the bytes of an image to upright RGB pixels: the one place that decides what is an image and what is not.
 
 Training, evaluation, embedding and `pool check` call it, so an image that one of them drops is dropped by all.  Pillow
-decodes, and decides what is damaged.  JPEG and PNG are tried with torchvision or torchcodec first, where
-one is installed: a JPEG takes 0.6 of Pillow's time, with the same pixels (tests/model/test_decode.py compares them).
-A library that ends the process on a damaged file is not used for that format (CRASHES).
+decodes, and decides what is damaged.  A JPEG of RGB or grey levels that EXIF does not turn is tried with simplejpeg
+first, where it is installed: libjpeg-turbo without the interpreter's lock, with the same pixels
+(tests/model/test_decode.py compares them).
 
 - An animation is its first frame.
 - 16-bit levels keep their high byte.
@@ -13,7 +13,6 @@ A library that ends the process on a damaged file is not used for that format (C
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import io
 import re
 import struct
@@ -21,8 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -31,7 +29,6 @@ from worldclip.core.image_names import is_heif, needs_heif
 from worldclip.kernels import jpeg_header
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
 VERSION = 2  # version of the pixels; results of another version are computed again.  2: 16-bit levels, high byte
@@ -54,32 +51,8 @@ MAX_ASPECT = 1000  # longer side / shorter side: a line of 1 x 65,535 pixels wou
 UNDECODABLE, BOMB = "undecodable_image", "decompression_bomb"
 # The formats that are read.  Pillow knows more; one of them (EPS) starts another program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "JPEG2000", "DDS")
-NATIVE_FORMATS = ("JPEG", "PNG")
-TORCHVISION, TORCHCODEC, PILLOW = "torchvision", "torchcodec", "pillow"  # names of their distributions
-TORCHVISION_DEPRECATES = (0, 29)  # its decoders, in favour of torchcodec's
-PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # marks of EXIF, also after the pixels
 ORIENTATION = 0x0112  # EXIF tag
 MAX_DETAIL_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """A format that a library must not decode, since some damaged files end the process there."""
-
-    library: str
-    format: str
-    since: tuple[int, int]
-    """First version that crashes."""
-    observed: str
-    """The observation, with the version."""
-
-
-# tests/model/test_fuzz_decoders.py feeds damaged files to the installed version of each library, in child processes.
-CRASHES = (
-    Crash(
-        TORCHVISION, "PNG", (0, 29), "0.29.2: segmentation fault on a bad filter byte or checksum; 0.28 raises an error"
-    ),
-)
 
 
 class BadImage(ValueError):
@@ -106,7 +79,9 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
             # libjpeg's scaled DCT averages blocks without a full-size image in between.
             image.draft("RGB", (min_side, min_side))
             return pixels_of(image, applies_exif=applies_exif)
-        pixels = _decode_natively(data, image, applies_exif)
+        is_plain = image.format == "JPEG" and image.mode in ("RGB", "L")
+        if is_plain and not (applies_exif and orientation_of(image) != 1):
+            pixels = _decode_jpeg(data, image.size)
         return pixels_of(image, applies_exif=applies_exif) if pixels is None else pixels
 
 
@@ -116,9 +91,6 @@ def _is_scalable(size: tuple[int, int], min_side: int) -> bool:
 
 def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
     """Return the pixels of a JPEG whose header Pillow need not read; None for all others."""
-    decoder = _native_decoder()
-    if decoder is None or "JPEG" not in decoder.formats:
-        return None
     size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
     if (
         not _is_fit(*size)
@@ -126,22 +98,22 @@ def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
         or (min_side is not None and _is_scalable(size, min_side))
     ):
         return None
-    return decoder.decode(data, size)
+    return _decode_jpeg(data, size)
 
 
-def _decode_natively(data: bytes, image: Image, applies_exif: bool) -> np.ndarray | None:
-    """Return the pixels; None where Pillow shall decide: damaged files, animations, 16 bits, some EXIF."""
-    decoder = _native_decoder()
-    if decoder is None or image.format not in decoder.formats or getattr(image, "is_animated", False):
+def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """Return (height, width, 3) uint8 by simplejpeg; None where it is missing or refuses, so that Pillow decides.
+
+    size: (width, height) by the header, within the limits: it is not known to be an image before that.
+    """
+    decode_jpeg = _simplejpeg()
+    if decode_jpeg is None:
         return None
-    if image.format == "PNG" and any(mark in data for mark in PNG_MARKS):
+    try:
+        pixels: np.ndarray = decode_jpeg(data, colorspace="RGB")
+    except ValueError:
         return None
-    if decoder.turns_upright and "exif" in image.info:
-        return None
-    pixels = decoder.decode(data, image.size)
-    if pixels is None:
-        return None
-    return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
+    return pixels if pixels.shape == (*size[::-1], 3) else None
 
 
 class _CutImagesAreRefused:
@@ -349,84 +321,11 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in _pillow().OPEN)
 
 
-@dataclass(frozen=True, slots=True)
-class NativeDecoder:
-    """A decoder in C++, which releases the interpreter's lock."""
-
-    library: str
-    formats: tuple[str, ...]
-    """Those of NATIVE_FORMATS that it decodes without a known crash."""
-    decode_image: Callable[[torch.Tensor], torch.Tensor]
-    """(n,) uint8 bytes of a file -> (3, height, width), uint16 for deeper levels.  Raises RuntimeError."""
-    turns_upright: bool = False
-    """Whether it applies EXIF by itself."""
-
-    def decode(self, data: bytes, size: tuple[int, int]) -> np.ndarray | None:
-        """Return (height, width, 3) uint8; None if it fails, or for pixels other than RGB of 8 bits and this size."""
-        import torch
-
-        try:
-            pixels_3HW = self.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8))  # torch wants to write
-        except (RuntimeError, ValueError):
-            return None
-        if pixels_3HW.dtype != torch.uint8 or pixels_3HW.shape != (3, *size[::-1]):
-            return None
-        return np.ascontiguousarray(pixels_3HW.permute(1, 2, 0).numpy())
-
-
 @functools.cache
-def _native_decoder() -> NativeDecoder | None:
-    """Return torchvision's decoder, or torchcodec's where torchvision's is deprecated or missing; None without both."""
-    version = _version_of(TORCHVISION)
-    if version is not None and version < TORCHVISION_DEPRECATES:
-        return _torchvision() or _torchcodec()
-    return _torchcodec() or _torchvision()
-
-
-def _version_of(library: str) -> tuple[int, int] | None:
-    """Return the first two numbers of the installed version; None if the library is not installed."""
+def _simplejpeg() -> Callable[..., np.ndarray] | None:
+    """Return simplejpeg's decoder, None where it is not installed."""
     try:
-        major, minor = importlib.metadata.version(library).split(".")[:2]
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return int(major), int(minor)
-
-
-def _safe_formats(library: str) -> tuple[str, ...]:
-    """Return those of NATIVE_FORMATS that the installed version of a library decodes without a known crash."""
-    crashing = {crash.format for crash in known_crashes() if crash.library == library}
-    return tuple(name for name in NATIVE_FORMATS if name not in crashing)
-
-
-def library_of_format() -> dict[str, str]:
-    """Return the library that is tried first for each format, by format.  Raises UserError without Pillow."""
-    decoder = _native_decoder()
-    library_of = dict.fromkeys(_formats(), PILLOW)
-    if decoder is not None:
-        library_of |= dict.fromkeys(decoder.formats, decoder.library)
-    return library_of
-
-
-def known_crashes() -> tuple[Crash, ...]:
-    """Return why the installed libraries do not decode all of NATIVE_FORMATS."""
-    return tuple(crash for crash in CRASHES if (_version_of(crash.library) or (0, 0)) >= crash.since)
-
-
-def _torchvision() -> NativeDecoder | None:
-    try:
-        from torchvision.io import ImageReadMode, decode_image
+        from simplejpeg import decode_jpeg
     except ImportError:
         return None
-    warnings.filterwarnings("ignore", message=r"(?s).*torchcodec")  # said once per image
-    decode_rgb = functools.partial(decode_image, mode=ImageReadMode.RGB)
-    return NativeDecoder(TORCHVISION, _safe_formats(TORCHVISION), decode_rgb)
-
-
-def _torchcodec() -> NativeDecoder | None:
-    """Return the decoder of torchcodec 0.16 or later; earlier ones decode no images."""
-    try:
-        from torchcodec.decoders import decode_image
-    except (ImportError, OSError, RuntimeError):  # it is built for one version of torch, and does not load with others
-        return None
-    decode_levels = functools.partial(decode_image, mode="RGB", output_dtype="auto")
-    return NativeDecoder(TORCHCODEC, _safe_formats(TORCHCODEC), decode_levels, turns_upright=True)
+    return cast("Callable[..., np.ndarray]", decode_jpeg)

@@ -22,7 +22,6 @@ from worldclip.core.local_path import require_local
 from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
 from worldclip.core.remote import kept_file, patiently
 from worldclip.core.remote import read_range as read_remote_range
-from worldclip.core.safe_path import safe_join
 from worldclip.kernels import read_at
 
 
@@ -77,23 +76,6 @@ def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
             f"--out {run_dir} is no run and holds a folder {theirs[0]!r}, whose files the stage {theirs[0]} would "
             "remove; choose another folder for the run"
         )
-
-
-def file_in_pool(root: object, name: str, file: str) -> Path:
-    """Return the local file of an image in a table that somebody else may have written, where the pool `root` has it.
-
-    root: folder or file of the pool, as the table's manifest or metadata says.  name: of the file in that folder.
-    file: what the table says; any other than that of the pool is refused, and nothing is fetched.  Raises UserError.
-    """
-    if not isinstance(root, str):
-        raise UserError("the folder does not say where its pool is; embed it again to see its images")
-    if is_remote(root):
-        raise UserError(f"in {root}, whose images are not fetched")
-    folder = Path(root).parent if Path(root).is_file() else Path(root)
-    own = safe_join(folder, name).resolve()
-    if str(own) != file or (own.exists() and not own.is_file()):
-        raise UserError(f"{file}: does not lie in the pool that the folder names, {root}")
-    return own
 
 
 class FileBytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldclip.contracts.records import BalanceReport, HeadTailCurve, TopEntry
+from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.html import Html, join, tag
@@ -33,12 +33,12 @@ OPEN_LISTS = 4  # lists whose head entries are in sight, the others are folded
 HEAD_ENTRIES = 10  # entries per list
 
 
-def sections(report: BalanceReport, languages: Languages) -> list[Section]:
+def sections(report: Json, languages: Languages) -> list[Section]:
     """Return thresholds with curves, and head entries."""
     return [_thresholds(report, languages), _head_entries(report, languages)]
 
 
-def _thresholds(report: BalanceReport, languages: Languages) -> Section:
+def _thresholds(report: Json, languages: Languages) -> Section:
     lists: dict[str, Mapping[str, Any]] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
     by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
@@ -70,7 +70,7 @@ def _thresholds(report: BalanceReport, languages: Languages) -> Section:
     return Section("Balance", lead, join(body))
 
 
-def _curve(name: str, curve: HeadTailCurve, threshold: int, languages: Languages) -> Html:
+def _curve(name: str, curve: Json, threshold: int, languages: Languages) -> Html:
     lines = [
         Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
         Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
@@ -84,7 +84,7 @@ def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -
     return line_chart(lines, x_label="rank of the entry", y_label="matches", log=True, rules=rules, size_px=CURVE_PX)
 
 
-def _head_entries(report: BalanceReport, languages: Languages) -> Section:
+def _head_entries(report: Json, languages: Languages) -> Section:
     lists = {name: entries for name, entries in report["top_entries"].items() if entries}
     by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
     columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
@@ -97,7 +97,7 @@ def _head_entries(report: BalanceReport, languages: Languages) -> Section:
     return Section("Head entries", lead, drawn + _first_entries(lists, by_size[MAX_HEADS:], languages))
 
 
-def _first_entries(lists: Mapping[str, Sequence[TopEntry]], names: Sequence[str], languages: Languages) -> Html:
+def _first_entries(lists: Mapping[str, Sequence[Json]], names: Sequence[str], languages: Languages) -> Html:
     """Return one table for the lists that have none of their own: the most frequent entry of each."""
     if not names:
         return Html()

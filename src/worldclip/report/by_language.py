@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from worldclip.contracts.records import DatasetResult, LanguageResult, Mean, TaskResult
+from worldclip.core.artifacts import Json
 from worldclip.language.scripts import script_name
 from worldclip.language.table import OTHER, Language, Languages, scheme_of
 from worldclip.report.html import Html, join, tag
@@ -27,7 +27,7 @@ FIND = (
 )
 
 
-def languages_section(datasets: Mapping[str, DatasetResult], languages: Languages) -> Section | None:
+def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Section | None:
     """Return each dataset by language next to chance; None if nothing was measured."""
     if not datasets:
         return None
@@ -45,7 +45,7 @@ def languages_section(datasets: Mapping[str, DatasetResult], languages: Language
     )
 
 
-def _dataset(name: str, result: DatasetResult, languages: Languages) -> Html:
+def _dataset(name: str, result: Json, languages: Languages) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
     for task, task_result in result["tasks"].items():
         order = ", languages by name" if len(task_result["languages"]) > MAX_BARS else ""
@@ -56,7 +56,7 @@ def _dataset(name: str, result: DatasetResult, languages: Languages) -> Html:
     return join(parts)
 
 
-def _means_over(result: DatasetResult) -> list[Html]:
+def _means_over(result: Json) -> list[Html]:
     """Return a line on the languages of the means, once for all tasks with the same languages."""
     means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
     lines = []
@@ -70,17 +70,17 @@ def _means_over(result: DatasetResult) -> list[Html]:
     return lines
 
 
-def number_of(task: TaskResult) -> Callable[[float], str]:
+def number_of(task: Json) -> Callable[[float], str]:
     """Return how the metrics of a task are written: shares in percent, distances as they are."""
     return percent if task["is_share"] else DISTANCE
 
 
-def main_metric(task: str, result: TaskResult) -> str:
+def main_metric(task: str, result: Json) -> str:
     """Return the metric that is plotted by language; empty if none is."""
     return top_metric(result["mean"]["metrics"]) if task == CLASSIFICATION else result.get("plotted", "")
 
 
-def _by_language(task: str, result: TaskResult, languages: Languages) -> Html:
+def _by_language(task: str, result: Json, languages: Languages) -> Html:
     """Return a task's main metric: a map of many languages, else bars."""
     metric = main_metric(task, result)
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
@@ -95,7 +95,7 @@ def _by_language(task: str, result: TaskResult, languages: Languages) -> Html:
     return heading + first_and_more(rows, MAX_BARS, "more languages", bars)
 
 
-def _map(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: Languages) -> Html:
+def _map(metric: str, records: Sequence[tuple[str, Json]], languages: Languages) -> Html:
     hovers = {lang: _hover(lang, metric, record, languages) for lang, record in records}
     families = {}
     for lang in hovers:
@@ -104,7 +104,7 @@ def _map(metric: str, records: Sequence[tuple[str, LanguageResult]], languages: 
     return language_map(dict(records), metric, families, hovers)
 
 
-def _bar(lang: str, metric: str, record: LanguageResult, languages: Languages) -> Bar:
+def _bar(lang: str, metric: str, record: Json, languages: Languages) -> Bar:
     """Return top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
     value = record["metrics"][metric]
     first = record["metrics"]["acc1"] if metric == "acc5" else value
@@ -118,7 +118,7 @@ def _bar(lang: str, metric: str, record: LanguageResult, languages: Languages) -
     )
 
 
-def _hover(lang: str, metric: str, record: LanguageResult, languages: Languages) -> str:
+def _hover(lang: str, metric: str, record: Json, languages: Languages) -> str:
     """Return language, value, interval, chance, number of queries, family and script."""
     language = find_language(lang, languages)
     bounds = record["interval_95"].get(metric)
@@ -135,7 +135,7 @@ def _family_and_script(language: Language) -> str:
     return f"{language.family or 'no family'}, {script_name(language.script)}"
 
 
-def _parts(task: TaskResult) -> Html:
+def _parts(task: Json) -> Html:
     """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
     numbers = [number for number in long_table(task["languages"].values()) if number.part]
     # English and local questions differ in difficulty: their parts are columns side by side, never averaged.
@@ -164,7 +164,7 @@ def _parts(task: TaskResult) -> Html:
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
 
-def _metrics_table(task: TaskResult, main: str, languages: Languages) -> Table:
+def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
     """Return every metric by language, with the interval, chance and multiple of chance of `main`, and the mean."""
     mean = task["mean"]
     records = task["languages"]
@@ -199,7 +199,7 @@ def _name_key(lang: str, languages: Languages) -> tuple[str, str]:
     return (language.name if language else lang).casefold(), lang
 
 
-def _chance_and_multiple(record: LanguageResult | Mean, metric: str) -> list[float | None]:
+def _chance_and_multiple(record: Json, metric: str) -> list[float | None]:
     """Return chance and the multiple of it that is reached; None where the task knows no chance."""
     chance = record["chance"].get(metric)
     value = record["metrics"].get(metric)

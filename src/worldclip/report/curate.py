@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.records import CurateReport, SampledCurve
+from worldclip.contracts.records import CurateReport
 from worldclip.contracts.summary import REMEDIES
+from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
 from worldclip.report.balance import NUM_CURVES, OPEN_CURVES, rank_chart
 from worldclip.report.chart import Line
@@ -129,7 +130,7 @@ def _shares(rows: Mapping[str, LanguageRow], languages: Languages) -> Section | 
     return Section("Languages before and after", lead, legend(BEFORE_AFTER) + bars(bar_rows))
 
 
-def _effect(curves: Mapping[str, SampledCurve], languages: Languages) -> Section | None:
+def _effect(curves: Mapping[str, Json], languages: Languages) -> Section | None:
     """Return head-tail curves before and after sampling."""
     if not curves:
         return None

@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from worldclip.contracts.records import (
-    EvaluateReport,
-    GalleryImage,
-    Headline,
-    PublishedRow,
-    TaskResult,
-)
+from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
 from worldclip.report.by_language import languages_section, number_of
 from worldclip.report.html import Html, html, join, tag
@@ -37,12 +31,12 @@ MAX_OPEN_SETS = 2  # datasets whose images are in sight
 MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
 
 
-def summary_section(report: EvaluateReport) -> Section:
+def summary_section(report: Json) -> Section:
     """Return the mean accuracies, and what the datasets are: the head of an evaluation's own page."""
     return Section("Summary", f"Model: {report['model']}.", cards_and_datasets(report))
 
 
-def cards_and_datasets(report: EvaluateReport, others: Sequence[Card] = ()) -> Html:
+def cards_and_datasets(report: Json, others: Sequence[Card] = ()) -> Html:
     """Return large figures, those of the evaluation first, and what each dataset holds, where the report says it."""
     about = []
     for name, result in report["datasets"].items():
@@ -51,7 +45,7 @@ def cards_and_datasets(report: EvaluateReport, others: Sequence[Card] = ()) -> H
     return card_row([*cards(report), *others]) + (tag("dl", *about, class_="about") if about else Html())
 
 
-def cards(report: EvaluateReport) -> list[Card]:
+def cards(report: Json) -> list[Card]:
     """Return the mean accuracy on each dataset with zero-shot classification."""
     drawn = []
     for name, result in report["datasets"].items():
@@ -66,7 +60,7 @@ def cards(report: EvaluateReport) -> list[Card]:
     return drawn
 
 
-def sections(report: EvaluateReport, languages: Languages) -> list[Section]:
+def sections(report: Json, languages: Languages) -> list[Section]:
     """Return the parts that the evaluation has."""
     parts = [
         gallery_section(report["gallery"]),
@@ -81,7 +75,7 @@ def sections(report: EvaluateReport, languages: Languages) -> list[Section]:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def results_section(report: EvaluateReport) -> Section | None:
+def results_section(report: Json) -> Section | None:
     """Return every headline number in one table; None if nothing was measured."""
     rows: list[list[Any]] = []
     notes = []
@@ -108,7 +102,7 @@ def results_section(report: EvaluateReport) -> Section | None:
     return Section("Results", lead, join([to_html(results), _suite(report.get("suite")), *notes]))
 
 
-def _headline_cells(task: TaskResult, headline: Headline) -> list[Any]:
+def _headline_cells(task: Json, headline: Json) -> list[Any]:
     """Return metric, value, bar, languages, interval, number of queries."""
     number = number_of(task)
     value = headline["value"]
@@ -134,7 +128,7 @@ def _suite(suite: Mapping[str, Any] | None) -> Html:
     return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
 
 
-def held_out_section(report: EvaluateReport, languages: Languages) -> Section | None:
+def held_out_section(report: Json, languages: Languages) -> Section | None:
     """Return pictures whose name was held out of training next to others, by language; None if no dataset has them."""
     found = sorted(report.get("held_out", []), key=lambda row: (row["dataset"], -row["held"]))
     if not found:
@@ -160,7 +154,7 @@ def held_out_section(report: EvaluateReport, languages: Languages) -> Section | 
     return Section("Held-out combinations", lead, to_html(Table(columns, rows)))
 
 
-def published_section(report: EvaluateReport) -> Section | None:
+def published_section(report: Json) -> Section | None:
     """Return our numbers next to published ones; None if the evaluation did not ask for them."""
     if "published" not in report:
         return None
@@ -171,7 +165,7 @@ def published_section(report: EvaluateReport) -> Section | None:
     return Section("Published numbers", lead, body)
 
 
-def published_table(rows: Sequence[PublishedRow]) -> Table:
+def published_table(rows: Sequence[Json]) -> Table:
     """Return our numbers next to published ones; `!` flags a row that differs."""
     cells = []
     for row in rows:
@@ -180,19 +174,18 @@ def published_table(rows: Sequence[PublishedRow]) -> Table:
             difference = f"{difference} !"
         source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
         cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
-    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=bold_flagged)]
+    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=_bold_flagged)]
     return Table([text_column("figure"), *numbers, Column("languages"), text_column("source")], cells)
 
 
-def bold_flagged(text: str) -> Html:
-    """Return a number, in bold if it is flagged by `!` or `*`."""
-    return tag("b", text) if text.endswith(("!", "*")) else html(text)
+def _bold_flagged(text: str) -> Html:
+    return tag("b", text) if text.endswith("!") else html(text)
 
 
 # --- gallery ----------------------------------------------------------------------------------------------------------
 
 
-def gallery_section(gallery: Sequence[GalleryImage]) -> Section | None:
+def gallery_section(gallery: Sequence[Json]) -> Section | None:
     """Return held-out images with the model's best names; None if there are none."""
     if not gallery:
         return None
@@ -216,19 +209,19 @@ def _side_by_side(shots: Sequence[Html]) -> Html:
     return tag("div", *shots, class_="shots")
 
 
-def in_turn(images: Sequence[GalleryImage]) -> list[GalleryImage]:
+def in_turn(images: Sequence[Json]) -> list[Json]:
     """Return images that are right in their first language and wrong ones in turn, so that the first few show both."""
     right = [image for image in images if _is_right(image)]
     wrong = [image for image in images if not _is_right(image)]
     return [image for pair in zip_longest(right, wrong) for image in pair if image is not None]
 
 
-def _is_right(image: GalleryImage) -> bool:
+def _is_right(image: Json) -> bool:
     first = next(iter(image["names"].values()))
     return bool(first["best"][0]["is_right"])
 
 
-def _shot(image: GalleryImage) -> Html:
+def _shot(image: Json) -> Html:
     first_lang, first = next(iter(image["names"].items()))
     is_right = _is_right(image)
     verdict = tag("span", "right" if is_right else "wrong", class_=f"tag {'ok' if is_right else 'no'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldclip.contracts.records import LanguageResult
+from worldclip.core.artifacts import Json
 from worldclip.report.html import Html, tag
 from worldclip.report.numbers import count, times
 
@@ -17,7 +17,7 @@ OTHER_FAMILIES = "other families"
 
 
 def language_map(
-    records: Mapping[str, LanguageResult], metric: str, families: Mapping[str, str], hovers: Mapping[str, str]
+    records: Mapping[str, Json], metric: str, families: Mapping[str, str], hovers: Mapping[str, str]
 ) -> Html:
     """Return cells by family, the largest family first; in it the language with most times chance first.
 
@@ -48,7 +48,7 @@ def language_map(
     return _legend() + tag("div", *parts, class_="languages") if parts else Html()
 
 
-def _cell(lang: str, record: LanguageResult, metric: str, hover: str) -> Html:
+def _cell(lang: str, record: Json, metric: str, hover: str) -> Html:
     """Return the code and the multiple of chance; a language whose interval holds chance has a dashed border."""
     chance = record["chance"][metric]
     ratio = record["metrics"][metric] / chance

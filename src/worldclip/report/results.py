@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from worldclip.contracts.records import Mean
+from worldclip.core.artifacts import Json
 
 LOCAL = "local"  # instead of a language: each question in the language it was written in
 NO_LANGUAGE = "und"  # instead of a language: tasks without texts, such as probes of the images
@@ -111,7 +111,7 @@ def is_averaged(languages: Iterable[str]) -> bool:
     return len(languages) > 1 and LOCAL not in languages
 
 
-def mean_over_languages(records: Sequence[ResultRecord]) -> Mean:
+def mean_over_languages(records: Sequence[ResultRecord]) -> Json:
     """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
 
     records: of one dataset and one task.  A metric or a chance that one of them lacks has no mean.

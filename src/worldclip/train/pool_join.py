@@ -2,15 +2,13 @@
 
 The matched pool may hold only texts (Parquet of URLs); `train.pool` names the tars that a downloader made from it.
 
-    RUN/train/join/images/<tar>.arrow     the tar's keys and where their images are
-    RUN/train/join/kept/<shard>.arrow     the kept keys of a shard of the matched pool; under online curation, the keys
-                                          that any epoch may keep
-    RUN/train/join/ranges/<n>.arrow       the places of a range of hashes
-    RUN/train/join/<part>_groups/<n>.arrow  of many files of a part: those of a group as one
-    RUN/train/join/places/<shard>.parquet key, file, offset, size of each kept key that has an image
+    RUN/train/join/images/<tar>.parquet    the tar's keys and where their images are
+    RUN/train/join/kept/<shard>.parquet    the kept keys of a shard of the matched pool; under online curation, the keys
+                                           that any epoch may keep
+    RUN/train/join/places/<shard>.parquet  key, file, offset, size of each kept key that has an image
 
 If several tars hold a key, the image in the first tar by name is used.  A kept key without an image is counted
-(`no_image`) and left out of the plan.  Memory is bounded: the join runs by ranges of hashes (core/shuffle.py).
+(`no_image`) and left out of the plan.  Memory is bounded: DuckDB joins, and spills to the folder.
 """
 
 from __future__ import annotations
@@ -25,19 +23,26 @@ import pyarrow as pa
 
 from worldclip import pool
 from worldclip.contracts import layout, schemas
-from worldclip.core import artifacts, shuffle
+from worldclip.core import artifacts
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.job import Run, remove_stale
-from worldclip.core.keys import KeyTable
+from worldclip.core.sorted_keys import hash_pairs
+from worldclip.core.spill import BATCH_ROWS, open_database
 from worldclip.curate import CurateWork, online_work, read_curated
 from worldclip.pool.config import PoolConfig
 from worldclip.train.config import TrainConfig
 
-# Shards whose places one task of a large pool writes: 2 million rows of 60 bytes in memory.
-SHARDS_PER_GROUP = 32
+# The place of each kept key, a row in all shards, in the first tar that has it; 128 bits of hashes stand for a key.
+PLACES = """
+    SELECT row, place.file AS file, place."offset" AS "offset", place.size AS size FROM kept JOIN (
+        SELECT hash, other, arg_min({'file': file, 'offset': "offset", 'size': size}, file) AS place
+        FROM images GROUP BY hash, other
+    ) USING (hash, other) ORDER BY row
+"""
+PLACE_ROWS = pa.schema({"row": pa.int64(), "file": pa.int32(), "offset": pa.int64(), "size": pa.int64()})
 
 
 def image_shards(config: TrainConfig) -> ShardList | None:
@@ -66,125 +71,98 @@ def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Sh
 def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> None:
     """RUN/train/join/places of all `shards` of the matched pool, from the tars `images`."""
     folder, config = layout.join_dir(run.dir), run.section(TrainConfig).pool.as_pool()
-    run_dir, executor = run.dir, run.executor
     assert config is not None
-    kept_by = {"curate": artifacts.require_manifest(run_dir, "curate")["digest"]}
+    kept_by = {"curate": artifacts.require_manifest(run.dir, "curate")["digest"]}
     work = None
     if run.section(TrainConfig).curation == "online":
         work = online_work(run)
         kept_by["curation"] = "online"
 
-    def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> Sequence[Report]:
-        return executor.map(work, units, label=label, done_dir=layout.done_dir(folder, label), key=key)
+    def map_units(work: Callable[[Shard], Report], units: Sequence[Shard], label: str, key: Any) -> None:
+        run.executor.map(work, units, label=label, done_dir=layout.done_dir(folder, label), key=key)
 
-    def merge(units: Sequence[Shard], label: str, num_readers: int, num_rows: int, key: Any, **options: Any) -> None:
-        """Merge the files of `units`, RUN/train/join/<label>, in groups where they are many; note what is read."""
-        groups = shuffle.merge_groups(
-            units,
-            folder / label,
-            executor,
-            num_readers=num_readers,
-            num_rows=num_rows,
-            label=f"{label} in groups",
-            out=folder / f"{label}_groups",
-            done_dir=layout.done_dir(folder, f"{label}_groups"),
-            key=key,
-            **options,
-        )
-        files[label] = [Path(group.path) for group in groups] or [_path(folder, label, unit) for unit in units]
-        made[label], made[f"{label}_groups"] = units, groups
-
-    files: dict[str, list[Path]] = {}  # input files by label
-    made: dict[str, Sequence[Shard]] = {}  # units of work by label
-    write_images = functools.partial(_write_images, config=config, folder=folder)
-    write_kept = functools.partial(_write_kept, run_dir=run_dir, folder=folder, work=work)
-    num_images = sum(report["pairs"] for report in map_units(write_images, images, "images", config.identity))
-    num_kept = sum(report["pairs"] for report in map_units(write_kept, shards, "kept", kept_by))
-    num_ranges = shuffle.num_ranges(num_images + num_kept)
-    merge(images, "images", num_ranges, num_images, config.identity)
-    merge(shards, "kept", num_ranges, num_kept, kept_by)
-    ranges = [Shard(name=f"{number:06}", path="") for number in range(num_ranges)]
-    find_places = functools.partial(
-        _find_places, images=files["images"], kept=files["kept"], num_ranges=num_ranges, folder=folder
-    )
+    map_units(functools.partial(_write_images, config=config, folder=folder), images, "images", config.identity)
+    map_units(functools.partial(_write_kept, run_dir=run.dir, folder=folder, work=work), shards, "kept", kept_by)
     tars = {tar.name: tar.fingerprint for tar in images}
-    inputs = {**kept_by, "images": tars, "of": num_ranges, **config.identity}
-    map_units(find_places, ranges, "ranges", inputs)
-    writers = _groups_of(shards, num_ranges)
-    merge(ranges, "ranges", len(writers), num_kept, inputs, num_shards=len(shards))
-    write_places = functools.partial(
-        _write_places, ranges=files["ranges"], tars=[tar.name for tar in images], folder=folder
-    )
-    map_units(write_places, writers, "places", inputs)
-    made["places"] = writers
-    outputs = [layout.image_places(run_dir, shard.name) for shard in shards]
-    for label, units in made.items():
+    join = functools.partial(_join, folder=folder, tars=list(tars), shards=[shard.name for shard in shards])
+    unit = Shard(name="all", path="")
+    map_units(join, [unit], "places", {**kept_by, "images": tars, "shards": len(shards), **config.identity})
+    outputs = [layout.image_places(run.dir, shard.name) for shard in shards]
+    for label, units in {"images": images, "kept": shards, "places": [unit]}.items():
         outputs += [layout.marker(folder, unit.name, label) for unit in units]
-        outputs += [_path(folder, label, unit) for unit in units if label != "places"]
+        outputs += [_path(folder, label, unit.name) for unit in units if label != "places"]
     remove_stale(folder, outputs)
 
 
-def _groups_of(shards: Sequence[Shard], num_ranges: int) -> list[Shard]:
-    """Return units of work of one shard each, or of SHARDS_PER_GROUP where each would open all ranges too often."""
-    size = 1 if shuffle.group_size(len(shards), num_ranges) == 1 else SHARDS_PER_GROUP
-    groups = []
-    for number, start in enumerate(range(0, len(shards), size)):
-        names = [shard.name for shard in shards[start : start + size]]
-        groups.append(Shard(name=f"{number:06}", path="", fingerprint={"first": start, "shards": names}))
-    return groups
-
-
-def read_places(run_dir: Path, shard: Shard) -> pa.Table:
-    """Read key, file (a tar's name), offset and size of a shard's kept keys that have an image."""
-    return artifacts.read_table(layout.image_places(run_dir, shard.name), schemas.IMAGE_PLACES)
-
-
-def _path(folder: Path, part: str, shard: Shard) -> Path:
-    return folder / part / f"{shard.name}.arrow"
+def _path(folder: Path, part: str, name: str) -> Path:
+    return folder / part / f"{name}.parquet"
 
 
 @reads_input
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the keys of a tar and where their images are."""
     table, _ = pool.index_of(tar, config)
-    shuffle.write_rows(_path(folder, "images", tar), table.select(["key", "offset", "size"]))
+    artifacts.write_table(_path(folder, "images", tar.name), table, schemas.POOL_INDEX)
     return {"pairs": len(table)}
 
 
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork | None) -> Report:
     """Write the kept keys of a shard; with `work` those that any epoch may keep."""
     keys = read_curated(run_dir, shard, ["key"])["key"].unique() if work is None else work.drawable_keys(shard.name)
-    shuffle.write_rows(_path(folder, "kept", shard), pa.table({"key": keys}))
+    artifacts.write_table(_path(folder, "kept", shard.name), pa.table({"key": keys}), schemas.POOL_KEYS)
     return {"pairs": len(keys)}
 
 
-def _find_places(unit: Shard, *, images: Sequence[Path], kept: Sequence[Path], num_ranges: int, folder: Path) -> Report:
-    """Join one range of hashes: write key, shard, file (as positions), offset, size of kept keys with an image."""
-    image, wanted = (shuffle.read_range(paths, int(unit.name), num_ranges) for paths in (images, kept))
-    # Of equal keys KeyTable takes the first, and rows are in the order of the tars.
-    position = KeyTable(image["key"]).find(wanted["key"])
-    has_image = position >= 0
-    rows = image.take(pa.array(position[has_image]))
-    joined = wanted.filter(pa.array(has_image)).select(["key", "shard"])
-    for name, source in (("file", "shard"), ("offset", "offset"), ("size", "size")):
-        joined = joined.append_column(name, rows[source])
-    shuffle.write_results(_path(folder, "ranges", unit), joined)
-    return {"pairs": len(wanted)}
+def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[str]) -> Report:
+    """Write RUN/train/join/places of all shards."""
+    with open_database(folder / ".spilled") as database:
+        hashes = "hash UBIGINT, other UBIGINT"
+        database.execute(f'CREATE TABLE images ({hashes}, file INTEGER, "offset" BIGINT, size BIGINT)')
+        database.execute(f"CREATE TABLE kept ({hashes}, row BIGINT)")
+        for number, tar in enumerate(tars):
+            table = artifacts.read_table(_path(folder, "images", tar), schemas.POOL_INDEX)
+            columns = {"file": np.full(len(table), number, np.int32), "offset": table["offset"], "size": table["size"]}
+            database.from_arrow(pa.table({**_hashes(table["key"]), **columns})).insert_into("images")
+        num_kept = 0
+        for name in shards:
+            keys = _kept(folder, name)
+            rows = np.arange(num_kept, num_kept + len(keys))
+            database.from_arrow(pa.table({**_hashes(keys), "row": rows})).insert_into("kept")
+            num_kept += len(keys)
+        batches = iter(database.sql(PLACES).to_arrow_reader(BATCH_ROWS))
+        start, rest = 0, PLACE_ROWS.empty_table()
+        for name in shards:
+            keys = _kept(folder, name)
+            stop = start + len(keys)
+            while not len(rest) or rest["row"][-1].as_py() < stop:
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                rest = pa.concat_tables([rest, pa.Table.from_batches([batch]).cast(PLACE_ROWS)])
+            num_rows = int(np.searchsorted(rest["row"].to_numpy(), stop))
+            of_shard, rest = rest.slice(0, num_rows), rest.slice(num_rows)
+            places = {
+                "key": keys.take(pa.array(of_shard["row"].to_numpy() - start)),
+                "file": names_of(of_shard["file"].to_numpy(), tars),
+                "offset": of_shard["offset"],
+                "size": of_shard["size"],
+            }
+            artifacts.write_table(_path(folder, "places", name), pa.table(places), schemas.IMAGE_PLACES)
+            start = stop
+    return {"pairs": num_kept}
 
 
-def _write_places(group: Shard, *, ranges: Sequence[Path], tars: Sequence[str], folder: Path) -> Report:
-    """Write RUN/train/join/places of a group of shards from all ranges.  tars: names of the tars."""
-    first, names = group.fingerprint["first"], group.fingerprint["shards"]
-    joined = shuffle.read_results(ranges, first, first + len(names))
-    shard = joined["shard"].to_numpy()
-    order = np.argsort(shard, kind="stable")
-    bounds = np.searchsorted(shard[order], np.arange(first, first + len(names) + 1))
-    for name, start, stop in zip(names, bounds[:-1], bounds[1:], strict=True):
-        table = joined.take(pa.array(order[start:stop]))
-        files = names_of(table["file"].to_numpy(), tars)
-        table = table.set_column(table.schema.get_field_index("file"), "file", files)
-        artifacts.write_table(folder / "places" / f"{name}.parquet", table, schemas.IMAGE_PLACES)
-    return {"pairs": len(joined)}
+def _hashes(keys: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    return dict(zip(("hash", "other"), hash_pairs(keys), strict=True))
+
+
+def _kept(folder: Path, shard: str) -> pa.ChunkedArray:
+    return artifacts.read_table(_path(folder, "kept", shard), schemas.POOL_KEYS)["key"]
+
+
+def read_places(run_dir: Path, shard: Shard) -> pa.Table:
+    """Read key, file (a tar's name), offset and size of a shard's kept keys that have an image."""
+    return artifacts.read_table(layout.image_places(run_dir, shard.name), schemas.IMAGE_PLACES)
 
 
 def file_positions(places: pa.Table, tars: Sequence[Shard]) -> np.ndarray:
