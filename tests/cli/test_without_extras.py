@@ -34,7 +34,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("train R --out O --wandb a --lora-rank 4 --initial-weights owner/name", "train wandb lora"),
     ("evaluate R --out O --datasets d --folders.d folders:D --also linear_probe", "train eval"),
     ("evaluate RUN --out O --datasets d --folders.d folders:D", "train"),
-    ("evaluate RUN --out O --datasets d --folders.d folders:D --also linear_probe", "eval"),
+    ("evaluate RUN --out O --datasets d --folders.d folders:D --also linear_probe", "train"),
     ("export R --out O --formats huggingface", "train"),
     ("export R --out O --formats onnx,open_clip", "train export"),
     ("export RUN --out O", "train"),
