@@ -32,7 +32,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("match R --out O --executor ray", "ray"),
     ("train R --out O", "train"),
     ("train R --out O --wandb a --lora-rank 4 --initial-weights owner/name", "train wandb lora"),
-    ("evaluate R --out O --datasets d --folders.d folders:D --also linear_probe", "train eval"),
+    ("evaluate R --out O --datasets d --folders.d folders:D --also linear_probe", "train"),
     ("evaluate RUN --out O --datasets d --folders.d folders:D", "train"),
     ("evaluate RUN --out O --datasets d --folders.d folders:D --also linear_probe", "train"),
     ("export R --out O --formats huggingface", "train"),
