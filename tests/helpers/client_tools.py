@@ -1,4 +1,4 @@
-"""Run other software on what worldclip writes, each client in its own environment, with its version recorded.
+"""Run other software on what worldclip writes, each client in its own environment.
 
 `make clients` makes the environments in .clients (WORLDCLIP_CLIENTS names another folder).  A test of a client that is
 not installed is skipped.
@@ -20,35 +20,22 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "tests" / "clients" / "scripts"
-versions: dict[str, None] = {}
-"""`name version` of each client that ran, in order; printed at the end of the test run."""
 
 
 def clients_folder() -> Path:
     return Path(os.environ.get("WORLDCLIP_CLIENTS", REPOSITORY / ".clients"))
 
 
-def installed(package: str) -> str:
-    """Record and return the version of a package of this environment, or skip the test."""
+def installed(package: str) -> None:
+    """Print the version of a package of this environment, or skip the test."""
     try:
-        found = version(package)
+        print(package, version(package))
     except PackageNotFoundError:
         pytest.skip(f"{package} is not installed; run: make clients")
-    record(f"{package} {found}")
-    return found
-
-
-def record(client: str) -> None:
-    """Print a client's name and version, and keep it for the summary."""
-    versions[client] = None
-    print(client)
 
 
 def run_python(environment: str | None, script: str, *arguments: str | Path) -> Any:
-    """Run a script of tests/clients/scripts in an environment, None for this one; return the JSON of its last line.
-
-    The record's key `versions` names the client and its version.
-    """
+    """Run a script of tests/clients/scripts in an environment, None for this one; return the JSON of its last line."""
     python = sys.executable
     if environment is not None:
         python = str(clients_folder() / environment / "bin" / "python")
@@ -71,7 +58,5 @@ def _run(command: Sequence[str | Path]) -> Any:
     environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, f"{Path(command[1]).name}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
-    for client in answer["versions"]:
-        record(client)
-    return answer
+    print(done.stdout)
+    return json.loads(done.stdout.strip().splitlines()[-1])
