@@ -117,7 +117,6 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     kept = {lang for lang, row in report["languages"].items() if row["pairs_out"]}
     assert matter["license"] == "cc-by-4.0"
     assert set(matter["language"]) == kept
-    assert matter["size_categories"] == ["n<1K"]
     digest = json.loads((run / "curate/manifest.json").read_text())["digest"]
     assert matter["configs"] == [
         {"config_name": f"curate-{digest}", "data_files": [{"split": "train", "path": "data/**/*.parquet"}]}

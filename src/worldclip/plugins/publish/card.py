@@ -40,8 +40,6 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         f"license: {facts['license']}",
         "task_categories:",
         "- zero-shot-image-classification",
-        "size_categories:",
-        f"- {facts['size_class']}",
         "tags:",
         "- worldclip",
         "- multilingual",

@@ -33,18 +33,6 @@ from worldclip.plugins.publish.upload import Upload, check_repository, list_file
 from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars", "parquet"]
-# https://huggingface.co/docs/hub/datasets-cards: the hub's classes of sizes, by their upper bound
-SIZE_CLASSES = {
-    1_000: "n<1K",
-    10_000: "1K<n<10K",
-    100_000: "10K<n<100K",
-    1_000_000: "100K<n<1M",
-    10_000_000: "1M<n<10M",
-    100_000_000: "10M<n<100M",
-    1_000_000_000: "100M<n<1B",
-    10_000_000_000: "1B<n<10B",
-}
-LARGEST = "n>1T"
 
 
 @Command
@@ -158,7 +146,6 @@ def _facts(
         "num_rows": num_rows,
         "num_bytes": sum(size for _, size in files),
         "date": datetime.date.today(),
-        "size_class": next((name for bound, name in SIZE_CLASSES.items() if num_rows < bound), LARGEST),
         "total": total,
     }
 
