@@ -1,7 +1,5 @@
 """Headers of tars are read as Python's tarfile reads them, or refused with a reason; sparse members are refused."""
 
-from __future__ import annotations
-
 import io
 import os
 import random
