@@ -66,7 +66,6 @@ NUM_CHECKED = {
     "plugins/world/iconify.py": 1,
     "pool/builders.py": 2,
     "pool/embedded.py": 3,
-    "pool/hub.py": 1,
     "pool/listing.py": 1,
     "tools/fetch_dataset.py": 7,
     "tools/fetch_metadata.py": 3,

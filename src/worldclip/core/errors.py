@@ -80,7 +80,7 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno not in DISK_ERRORS:
             return None
-        return OSError(error.errno, os.strerror(error.errno), os.fspath(error.filename or path))
+        return OSError(error.errno, os.strerror(error.errno), os.fspath(error.filename2 or error.filename or path))
     if isinstance(error, UserError | BadShard):
         return None
     for number in DISK_ERRORS:
