@@ -508,7 +508,8 @@ def evaluation(part: Part) -> None:
     }
     for name, (chosen, flags) in protocols.items():
         out = part.folder / f"evaluated_{name}"
-        flags = ["--datasets", *chosen, "--folders", *(word for item in chosen.items() for word in item), *flags]
+        folders_of = [word for name, place in chosen.items() for word in (f"--folders.{name}", place)]
+        flags = ["--datasets", *chosen, *folders_of, *flags]
         worldclip("evaluate", model, "--out", out, *flags)
         add_results(part, out / "results.jsonl", f"{name}: ")
 

@@ -1,7 +1,7 @@
 """Damaged recipes, weights, index files and ONNX models are refused in words, whatever is wrong with them.
 
-Lists: tests/metadata/test_lists.py.  Images: tests/model/test_decode.py.  fastText models:
-tests/language/test_fasttext_fuzz.py.  Wikitext: tests/metadata/test_wikitext.py.  Pools: tests/pool/test_fuzz.py.
+Lists: tests/metadata/test_sources.py.  Images: tests/model/test_decode.py.  fastText models:
+tests/language/test_fasttext_fuzz.py.  Wikitext: tests/metadata/test_wikipedia.py.  Pools: tests/pool/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_many(folder: Path, name: str, whole: bytes, read: Callable[[Path], obje
 def whole_recipe(folder: Path) -> bytes:
     recipe = load_recipe(
         {
-            "pool": {"roots": {"a": "s3://bucket/a", "b": "/data/b"}},
+            "pool": {"path": ["s3://bucket/a", "/data/b"]},
             "balance": {"english_threshold": 20_000, "tail_fractions": {"sw": 0.1}},
             "languages": {"codes": ["en", "sw", "th"]},
         }

@@ -54,7 +54,7 @@ def test_credentials_of_an_address_are_replaced(address):
         assert SECRET not in redact(text)
         assert "***" in redact(text)
         assert redact(redact(text)) == redact(text)
-    assert has_credential({"roots": {"a": [address]}})
+    assert has_credential({"path": {"a": [address]}})
     assert address.partition(":/")[0] in redact(address)
 
 

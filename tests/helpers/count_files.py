@@ -1,7 +1,5 @@
 """Files of sparse entry counts, as match writes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

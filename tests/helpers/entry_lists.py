@@ -1,7 +1,5 @@
 """Recipes of entry lists, the files that their sources read, and the lists that come out."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 from collections.abc import Iterable, Mapping, Sequence

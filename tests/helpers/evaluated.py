@@ -1,7 +1,5 @@
 """Evaluations of made-up models: records, folders that evaluate wrote, and runs with a dataset to evaluate."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

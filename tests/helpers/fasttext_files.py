@@ -1,7 +1,5 @@
 """Writes fastText models of every kind with random weights, for the tests of inference."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write miniature datasets: an image is a word that the made-up model reads (tests/helpers/worlds.py)."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

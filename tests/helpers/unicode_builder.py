@@ -1,7 +1,5 @@
 """Build the committed table of kernels/unicode_table.py, from a Python whose `unicodedata` has the table's version."""
 
-from __future__ import annotations
-
 import itertools
 import unicodedata
 from pathlib import Path

@@ -3,8 +3,6 @@
 A file is text or bytes, a tar a dict of its members; an image is the word for what it shows.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

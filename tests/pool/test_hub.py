@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from fake_hub import FakeHub, serve_datasets
-from pools import parquet_of, pool_recipe, run_pool, structs
+from pools import parquet_of, run_pool, structs
 from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core import remote
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute.shard_list import read_shards
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.hub import DatasetUrl, _ask, parse
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -48,51 +47,35 @@ def names(path: str, **settings: str) -> list[str]:
 # --- which files ------------------------------------------------------------------------------------------------------
 
 
-def test_address_has_a_name_a_revision_and_a_path() -> None:
-    assert parse("hf://datasets/o/n") == DatasetUrl("o/n", None, "")
-    assert parse("hf://datasets/o/n@v1.0/data/*.parquet") == DatasetUrl("o/n", "v1.0", "data/*.parquet")
-    assert parse("hf://datasets/o/n@refs/pr/1/de/train") == DatasetUrl("o/n", "refs/pr/1", "de/train")
-    assert parse("hf://datasets/o/n@a%2Fb/") == DatasetUrl("o/n", "a/b", "")
+def test_an_address_names_owner_and_dataset(hub: FakeHub) -> None:
+    first = hub.commit("o/n", FILES)
+    hub.commit("o/n", {})
+    assert names(f"hf://datasets/o/n@{first}/") == TRAIN
     with pytest.raises(UserError, match="is hf://datasets/OWNER/NAME"):
-        parse("hf://datasets/squad")
+        names("hf://datasets/squad")
 
 
-def test_split_is_found_by_the_words_of_paths(hub: FakeHub) -> None:
+def test_a_whole_dataset_is_its_training_files(hub: FakeHub) -> None:
     hub.commit("o/n", FILES)
     assert names("hf://datasets/o/n") == TRAIN
-    assert names("hf://datasets/o/n", split="test") == ["data/test-00000.parquet"]
-    with pytest.raises(UserError, match=r"no split 'dev'; pool.split is one of train, test"):
-        names("hf://datasets/o/n", split="dev")
-    with pytest.raises(UserError, match=r"no config 'de'; pool.config is one of default"):
-        names("hf://datasets/o/n", config="de")
-
-
-def test_files_without_words_of_splits_are_all_of_the_dataset(hub: FakeHub) -> None:
     hub.commit("o/n", {"0.parquet": FILES[TRAIN[0]], "sub/1.parquet": FILES[TRAIN[1]], ".hidden/2.parquet": b""})
     assert names("hf://datasets/o/n") == ["0.parquet", "sub/1.parquet"]
 
 
-def test_card_says_the_files_of_configs_and_splits(hub: FakeHub) -> None:
-    splits = [{"split": "train", "path": "de/*.parquet"}, {"split": "gold", "path": ["gold/de.parquet", "no/such"]}]
-    configs = [
-        {"config_name": "de", "data_files": splits},
-        {"config_name": "fr", "data_dir": "fr"},
-        {"config_name": "all", "data_files": "**/*.parquet"},
-        {"config_name": 7},
-        "broken",
-    ]
-    files = dict.fromkeys(("de/0.parquet", "de/sub/1.parquet", "gold/de.parquet", "fr/0.parquet", "fr/x.csv"), b"")
-    hub.commit("o/n", files, {"configs": configs})
-    with pytest.raises(UserError, match=r"has 3 configs; set pool.config to one of de, fr, all"):
+def test_card_says_the_data_files(hub: FakeHub) -> None:
+    splits = [{"split": "gold", "path": ["gold/de.parquet", "no/such"]}, {"split": "train", "path": "de/*.parquet"}]
+    configs = [{"config_name": "de", "data_files": splits}, {"config_name": "all", "data_files": "**/*.parquet"}]
+    broken = [{"config_name": 7}, "broken"]
+    files = dict.fromkeys(("de/0.parquet", "de/sub/1.parquet", "gold/de.parquet", "fr/0.parquet"), b"")
+    hub.commit("o/n", files, {"configs": configs + broken})
+    with pytest.raises(UserError, match=r"has 2 configs; add the path of one to the address: de: .*all: "):
         names("hf://datasets/o/n")
-    assert names("hf://datasets/o/n", config="de") == ["de/0.parquet"]
-    assert names("hf://datasets/o/n", config="de", split="gold") == ["gold/de.parquet"]
-    assert names("hf://datasets/o/n", config="fr") == ["fr/0.parquet"]
-    assert len(names("hf://datasets/o/n", config="all")) == 4
-    hub.commit("o/n", files, {"configs": [*configs[:2], {**configs[2], "default": True}]})
-    assert len(names("hf://datasets/o/n")) == 4
-    hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": splits[1:]}]})
+    hub.commit("o/n", files, {"configs": [configs[0], *broken]})
+    assert names("hf://datasets/o/n") == ["de/0.parquet"]
+    hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": splits[:1]}]})
     assert names("hf://datasets/o/n") == ["gold/de.parquet"]
+    hub.commit("o/n", files, {"configs": [configs[0], {**configs[1], "default": True}]})
+    assert len(names("hf://datasets/o/n")) == 4
 
 
 def test_folder_file_and_pattern_name_files_themselves(hub: FakeHub) -> None:
@@ -100,10 +83,6 @@ def test_folder_file_and_pattern_name_files_themselves(hub: FakeHub) -> None:
     assert names("hf://datasets/o/n/data") == ["test-00000.parquet", "train-00000.parquet", "train-00001.parquet"]
     assert names("hf://datasets/o/n/data/test-00000.parquet") == ["test-00000.parquet"]
     assert names("hf://datasets/o/n/**/*-00000.parquet") == ["data/test-00000.parquet", "data/train-00000.parquet"]
-    with pytest.raises(UserError, match=r"names files, so that pool.config"):
-        names("hf://datasets/o/n/data", split="train")
-    with pytest.raises(UserError, match=r"pool.split.*is for datasets of the hub"):
-        pool_recipe(path="here", split="train")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -191,9 +170,10 @@ def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path) -> None:
     assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
 
 
-def test_errors_of_the_hubs_http_library_are_messages() -> None:
-    def offline() -> None:
+def test_errors_of_the_hubs_http_library_are_messages(monkeypatch) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise RuntimeError("[Errno -2] Name or service not known")
 
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
     with pytest.raises(UserError, match=r"'hf://datasets/a/b': \[Errno -2\] Name or service not known"):
-        _ask("hf://datasets/a/b", offline)
+        names("hf://datasets/a/b")

@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import pytest
 
-from fake_hub import serve_datasets
 from killed import contents, modified
 from pools import parquet_of, structs, write_lines, write_table
 from stages import QUIET, run_stage
@@ -91,20 +90,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-HUB: Settings = {"path": "hf://datasets/o/n"}
 CSV: Settings = {"path": "csv", "image_field": None}
 # key of [pool] -> its settings before and after, besides those of `recipe_of`
 CASES: dict[str, tuple[Settings, Settings]] = {
     "path": ({}, {"path": "two"}),
-    "config": (HUB | {"config": "big"}, HUB | {"config": "small"}),
-    "split": (HUB | {"config": "big"}, HUB | {"config": "big", "split": "test"}),
     "build": ({}, {"build": "emoji"}),
     "parts": (
         {"build": "world", "parts": {"flags": "part_few"}},
         {"build": "world", "parts": {"flags": "part_fewer"}},
     ),
     "build_options": ({"build": "world"}, {"build": "world", "build_options": {"train_on_stamps": True}}),
-    "roots": ({"roots": {"x": "one"}}, {"roots": {"x": "two"}}),
     "format": ({}, {"format": "jsonl", "image_field": None}),
     "columns": (
         CSV | {"columns": ["uid", "other", "text", "alt", "lang", "lang2", "width"]},
@@ -127,7 +122,7 @@ BUILT = {"key": "member", "texts": [], "lang": None, "image_field": None}
 
 def recipe_of(settings: Settings) -> Recipe:
     base = {"key": "uid", "texts": ["text"], "lang": "lang", "image_field": "photo"}
-    if not settings.keys() & {"path", "roots", "build"}:
+    if not settings.keys() & {"path", "build"}:
         base["path"] = "one"
     values = base | (BUILT if "build" in settings else {}) | settings
     return load_recipe(
@@ -150,27 +145,18 @@ def test_every_key_of_the_pool_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("key", CASES)
-def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_path: Path, monkeypatch) -> None:
-    if key in ("config", "split"):
-        pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    with serve_datasets(monkeypatch) as hub:
-        files = {
-            f"{config}/{split}-0.parquet": parquet(rows(f"{config}{split}", number))
-            for number, (config, split) in enumerate((("big", "train"), ("big", "test"), ("small", "train")))
-        }
-        configs = [{"config_name": name, "data_dir": name} for name in ("big", "small")]
-        hub.commit("o/n", files, {"configs": configs})
-        before, after = map(recipe_of, CASES[key])
-        assert getattr(before.pool, key) != getattr(after.pool, key)
-        run_all(before, tmp_path / "run")
-        old = contents(tmp_path / "run", ["recipe.toml"])
-        (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
-        if before.pool.place != after.pool.place:
-            with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
-                run_all(after, tmp_path / "run")
-            shutil.rmtree(tmp_path / "run" / "pool")
-        run_all(after, tmp_path / "run")
-        run_all(after, tmp_path / "fresh")
+def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_path: Path) -> None:
+    before, after = map(recipe_of, CASES[key])
+    assert getattr(before.pool, key) != getattr(after.pool, key)
+    run_all(before, tmp_path / "run")
+    old = contents(tmp_path / "run", ["recipe.toml"])
+    (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
+    if before.pool.place != after.pool.place:
+        with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
+            run_all(after, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "pool")
+    run_all(after, tmp_path / "run")
+    run_all(after, tmp_path / "fresh")
     new, fresh = (contents(tmp_path / name, ["recipe.toml"]) for name in ("run", "fresh"))
     assert new != old, f"the case of pool.{key} changes nothing"
     assert sorted(new) == sorted(fresh)

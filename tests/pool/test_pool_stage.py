@@ -18,7 +18,7 @@ from worldclip import pool
 from worldclip.core import inputs
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.pool import shard_files
+from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
 
 
@@ -39,22 +39,28 @@ def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
 
 
-def test_keys_begin_with_name_of_root(folder: Path, tmp_path: Path) -> None:
+def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    recipe = pool_recipe(roots={"b": str(folder), "a": str(tmp_path / "other")})
+    recipe = pool_recipe(path=[str(folder), f"{tmp_path}/other/"])
     shards = pool.shards(context(recipe, tmp_path / "run"))
-    assert [shard.name for shard in shards] == ["a/00001.tar", "a/sub/00000.tar", "b/00001.tar", "b/sub/00000.tar"]
+    assert [shard.name for shard in shards] == [
+        *("other/00001.tar", "other/sub/00000.tar", "pool/00001.tar", "pool/sub/00000.tar")
+    ]
     keys = [pool.read_texts(shard, recipe.pool).key.to_pylist() for shard in shards]
-    assert keys == [["a/000010000"], ["a/sub/000000000"], ["b/000010000"], ["b/sub/000000000"]]
+    assert keys == [["other/000010000"], ["other/sub/000000000"], ["pool/000010000"], ["pool/sub/000000000"]]
+    shutil.copytree(folder, tmp_path / "deep" / "pool")
+    with pytest.raises(UserError, match=r"several folders are named pool"):
+        pool.list_shards(PoolConfig(path=(str(folder), str(tmp_path / "deep/pool"))))
 
 
-def test_problems_of_all_roots_are_reported_together(folder: Path, tmp_path: Path) -> None:
+def test_problems_of_all_folders_are_reported_together(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_tar(folder / "old" / "1.tar.gz", [])
-    roots = {"a": str(tmp_path / "missing"), "b": str(tmp_path / "empty"), "c": str(folder)}
+    paths = [str(tmp_path / "missing"), str(tmp_path / "empty"), str(folder)]
     with pytest.raises(UserError) as error:
-        pool.shards(context(pool_recipe(roots=roots), tmp_path / "run"))
-    assert [problem[:12] for problem in error.value.problems] == ["pool.roots.a", "pool.roots.b", "pool.roots.c"]
+        pool.shards(context(pool_recipe(path=paths), tmp_path / "run"))
+    for path, problem in zip(paths, error.value.problems, strict=True):
+        assert problem.startswith(f"pool.path = {path!r}")
     assert "unpack" in error.value.problems[2]
 
 
@@ -76,7 +82,6 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
         "images": 2,
         "ignored_members": 0,
         "left_out": 0,
-        "skipped": {},
     }
 
 
@@ -126,8 +131,6 @@ def test_the_manifest_of_a_pool_does_not_grow_with_its_shards(folder: Path, tmp_
     assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: 00002.tar (new)"
     (run_dir / "pool" / "shards.parquet").unlink()
     assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: shards"
-    with pytest.raises(UserError, match=r"shards\.parquet is missing .* run: worldclip run"):
-        pool.indexed_shards(context(pool_recipe(path=str(folder)), run_dir))
 
 
 def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
@@ -140,34 +143,25 @@ def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path)
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
 
-def names_and_skipped(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    shard_files._say_skipped.cache_clear()
+def names_and_said(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    listing._say_left_out.cache_clear()
     shards = pool.list_shards(PoolConfig(path=str(path)))
     return [shard.name for shard in shards], capsys.readouterr().err
 
 
-def test_linked_folders_are_followed_once_and_loops_are_said(folder: Path, tmp_path: Path, capsys) -> None:
+def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path, capsys) -> None:
     write_tar(tmp_path / "elsewhere" / "deep" / "1.tar", sample("1", "one"))
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "again").symlink_to(folder / "sub")
-    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "sub" / "up").symlink_to(tmp_path)
     (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(tmp_path / "elsewhere")
-    names, said = names_and_skipped(folder, capsys)
-    assert names == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
-    assert "again/ (links to sub/, which is listed)" in said
-    assert "sub/up/ (links to a folder that holds the pool)" in said
-    assert "linked/deep/loop/ (links to linked/, which is listed)" in said
+    assert names_and_said(folder, capsys)[0] == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
 
 
-def test_hidden_folders_are_left_out_and_said(folder: Path, tmp_path: Path, capsys) -> None:
+def test_hidden_folders_and_files_are_left_out(folder: Path, capsys) -> None:
     write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
     write_tar(folder / ".hidden.tar", sample("0", "gone"))
-    names, said = names_and_skipped(folder, capsys)
-    assert names == ["00001.tar", "sub/00000.tar"]
-    assert ".hidden.tar (hidden: its name begins with a dot); .trash/ (hidden" in said
-    assert ".00002" not in said
-    run_pool(tmp_path / "run", path=str(folder))
-    assert list(read_json(tmp_path / "run/pool/report.json")["skipped"]) == [".hidden.tar", ".trash/"]
+    assert names_and_said(folder, capsys)[0] == ["00001.tar", "sub/00000.tar"]
 
 
 def test_folder_that_may_not_be_entered_is_said(folder: Path, monkeypatch, capsys) -> None:
@@ -179,15 +173,14 @@ def test_folder_that_may_not_be_entered_is_said(folder: Path, monkeypatch, capsy
         return plain(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    names, said = names_and_skipped(folder, capsys)
+    names, said = names_and_said(folder, capsys)
     assert names == ["00001.tar"]
-    assert "sub/ (cannot be entered (Permission denied))" in said
+    assert "sub: left out, cannot be entered (Permission denied)" in said
 
 
-def test_dangling_link_to_a_shard_fails_alone_and_another_is_said(folder: Path, tmp_path: Path, capsys) -> None:
+def test_dangling_link_to_a_shard_fails_alone(folder: Path, tmp_path: Path) -> None:
     (folder / "00002.tar").symlink_to(tmp_path / "gone.tar")
     (folder / "part").symlink_to(tmp_path / "not mounted")
-    assert f"part (links to {tmp_path / 'not mounted'}, which does not exist)" in names_and_skipped(folder, capsys)[1]
     with pytest.raises(StageFailed) as failed:
         run_pool(tmp_path / "run", path=str(folder))
     assert failed.value.failures == {"00002.tar": "cannot be read (No such file or directory)"}
@@ -212,9 +205,9 @@ def test_unreadable_shard_fails_alone(folder: Path, tmp_path: Path, monkeypatch)
 
 def test_tables_without_a_tar_of_their_name_are_said(folder: Path, capsys) -> None:
     (folder / "other.parquet").write_bytes(b"beside")
-    names, said = names_and_skipped(folder, capsys)
+    names, said = names_and_said(folder, capsys)
     assert names == ["00001.tar", "sub/00000.tar"]
-    assert "*.parquet (1 files: the pool is its .tar files; set pool.format or remove one kind)" in said
+    assert "1 files such as other.parquet: the pool is its .tar files, see pool.format" in said
 
 
 def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys) -> None:
@@ -225,7 +218,7 @@ def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys
     with pytest.raises(UserError, match=problem):
         pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
     (tmp_path / "pool" / "00000.parquet").touch()  # img2dataset's metadata
-    names, said = names_and_skipped(tmp_path / "pool", capsys)
+    names, said = names_and_said(tmp_path / "pool", capsys)
     assert names == ["00000.parquet"]
     assert "worldclip pool pack FOLDER" in said
 
@@ -268,11 +261,10 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
     ("settings", "problem"),
     [
         ({}, "now set: none"),
-        ({"path": "a", "build": "emoji"}, "now set: path, build"),
+        ({"path": "a", "build": "emoji"}, "now set: both"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"path": "a", "format": "xml"}, r'pool\.format = "xml": unknown pool format; known: tar'),
-        ({"roots": {"a/b": "x"}}, r'pool\.roots: the name "a/b"'),
         ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),
     ],
 )

@@ -87,6 +87,9 @@ def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path, capsys) ->
     assert (report["samples"], report["left_out"], report["images"]) == (2, 2, 2)
     assert "2 left out by pool.where" in capsys.readouterr().err
     everything = PoolConfig(path=str(folder), key="key", texts=("caption",), where=())
+    unset = PoolConfig(path=str(folder), key="key", texts=("caption",))
+    assert everything.identity != unset.identity
+    assert everything.identity_of_texts != unset.identity_of_texts
     assert len(pool.read_texts(shard_of(folder / "00000.parquet"), everything).key) == 4
 
 

@@ -33,7 +33,6 @@ PROBLEMS = (
         "distill.students.a.model.text_layers = 0: must be at least 1",
     ),
     ({"validate_every_samples": 64}, "validate_every_samples = 64: needs pairs that are held out; set train.valid"),
-    ({"pool": {"path": "a", "roots": {"b": "c"}}}, "pool: set path or roots, not both"),
     ({"scale": {"english_samples_seen": 10}}, "scale: english_samples_seen and english_batch_size need each other"),
     ({"scale": {"english_fraction": 0.5}}, "scale.english_fraction = 0.5: needs english_samples_seen"),
     (LORA | {"lora_rank": 0}, "lora_rank = 0: must be at least 1 (the rank of the adapters; unset it for none)"),

@@ -23,10 +23,15 @@ def open_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
-    config = {"memory_limit": MEMORY, "threads": THREADS, "temp_directory": str(folder)}
-    config["preserve_insertion_order"] = False  # queries state their order
     try:
-        with duckdb.connect(config=config) as database:
+        with duckdb.connect(
+            config={
+                "memory_limit": MEMORY,
+                "threads": THREADS,
+                "temp_directory": str(folder),
+                "preserve_insertion_order": False,  # queries state their order
+            }
+        ) as database:
             yield database
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -53,11 +53,6 @@ def preprocess_of(model: Any) -> dict[str, Any]:
     return getattr(model, "preprocess", {})
 
 
-def chunk_starts(dataset: Dataset) -> range:
-    """Return the position of the first image of each chunk."""
-    return range(0, len(dataset.image_keys), CHUNK_IMAGES)
-
-
 def encode_images(
     model: Model,
     dataset: Dataset,
@@ -71,42 +66,35 @@ def encode_images(
     message after each chunk that was encoded.
     """
     num_images = len(dataset.image_keys)
-    chunks = []
-    for start in chunk_starts(dataset):
-        was_cached = cache is not None and chunk_path(cache, start).exists()
-        chunks.append(encode_chunk(model, dataset, start, batch_size, cache))
-        if not was_cached:
-            say(f"{dataset.name}: {min(start + CHUNK_IMAGES, num_images):,} of {num_images:,} images encoded")
-    bad = [entry for chunk in chunks for entry in chunk.bad]
+    chunks: list[np.ndarray] = []
+    bad: list[dict[str, str]] = []
+    for start in range(0, num_images, CHUNK_IMAGES):
+        path = None if cache is None else cache / f"{start:09}.npy"
+        if path is not None and path.exists():
+            features_nD, bad_of_chunk = _read_chunk(path)
+        else:
+            features_nD, bad_of_chunk = _encode(model, dataset, start, batch_size)
+            if path is not None:
+                write_json(path.with_suffix(".json"), bad_of_chunk)
+                write_array(path, features_nD)  # last: its existence says that the chunk is done
+            say(f"{dataset.name}: {start + len(features_nD):,} of {num_images:,} images encoded")
+        chunks.append(features_nD)
+        bad += bad_of_chunk
     if len(bad) == num_images:
         example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
         raise UserError(f"dataset {dataset.name}: none of its {num_images} images can be decoded{example}")
-    return ImageFeatures(features_ND=np.concatenate([chunk.features_ND for chunk in chunks]), bad=bad)
+    return ImageFeatures(features_ND=np.concatenate(chunks), bad=bad)
 
 
-def encode_chunk(model: Model, dataset: Dataset, start: int, batch_size: int, cache: Path | None) -> ImageFeatures:
-    """Return the features of the chunk that starts at `start`, (n, D)."""
-    if cache is None:
-        return _encode(model, dataset, start, batch_size)
-    path = chunk_path(cache, start)
-    if path.exists():
-        try:
-            features_nD = np.load(path, allow_pickle=False)
-            return ImageFeatures(features_ND=features_nD, bad=read_json(path.with_suffix(".json")))
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise UserError(f"{path} is corrupt ({error}); remove {cache} and rerun to encode it again") from error
-    chunk = _encode(model, dataset, start, batch_size)
-    write_json(path.with_suffix(".json"), chunk.bad)
-    write_array(path, chunk.features_ND)  # last: its existence says that the chunk is done
-    return chunk
+def _read_chunk(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
+    try:
+        return np.load(path, allow_pickle=False), read_json(path.with_suffix(".json"))
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise UserError(f"{path} is corrupt ({error}); remove {path.parent} and rerun to encode it again") from error
 
 
-def chunk_path(cache: Path, start: int) -> Path:
-    """Return the file of the chunk that starts at `start`, which exists if the chunk is encoded."""
-    return cache / f"{start:09}.npy"
-
-
-def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> ImageFeatures:
+def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """Return the features of the chunk that starts at `first`, (n, D), and its images that cannot be decoded."""
     stop = min(first + CHUNK_IMAGES, len(dataset.image_keys))
     features: list[np.ndarray] = []
     bad: list[dict[str, str]] = []
@@ -115,4 +103,4 @@ def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> Imag
         features_BD, reasons = model.encode_each(images)
         features.append(features_BD)
         bad += [{"key": dataset.image_keys[start + row], "reason": reason} for row, reason in reasons.items()]
-    return ImageFeatures(features_ND=np.concatenate(features), bad=bad)
+    return np.concatenate(features), bad

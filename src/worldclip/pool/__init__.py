@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.pool.listing import list_shards as list_shards
     from worldclip.pool.read import holds_images as holds_images
     from worldclip.pool.read import index_of as index_of
     from worldclip.pool.read import is_table as is_table
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_records as read_records
     from worldclip.pool.read import read_texts as read_texts
     from worldclip.pool.read import rows_of_keys as rows_of_keys
-    from worldclip.pool.shard_files import list_shards as list_shards
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import key_lists as key_lists

@@ -25,13 +25,9 @@ class PoolConfig(Config):
         worldclip pool runs/my_images --shards 1/8
     """
 
-    path: Annotated[str | None, Decides(), Place()] = None
+    path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None
     """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file; each .tar is a
-    shard."""
-    config: Annotated[str | None, Decides()] = None
-    """Config (subset) of a dataset of the hub.  Unset: its default, or the only one."""
-    split: Annotated[str | None, Decides()] = None
-    """Split of a dataset of the hub.  Unset: `train`, or the only one."""
+    shard.  A list joins several; the name of each folder then begins the names of its shards."""
     build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
@@ -41,8 +37,6 @@ class PoolConfig(Config):
     build_options: Annotated[dict[str, _Operand], Decides("pool.shards")] = field(default_factory=dict)
     """Options of a builder; of the world pool: train_on_stamps (put stamps and photographs into the pool instead of
     holding them out)."""
-    roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Several folders instead of one path, as name = folder.  The name is the first part of its pairs' keys."""
     format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
     """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
     is."""
@@ -63,8 +57,8 @@ class PoolConfig(Config):
     image_field: Annotated[str | None, Decides("pool", "curate")] = None
     """Column of a Parquet pool that holds the images, needed if several do: binary, or a struct with `bytes`."""
     where: Annotated[tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...] | None, Decides("pool", "match")] = None
-    """Which rows of a table are pairs, as pyarrow's filters: [[column, comparison, value], ...]; all must hold.  Unset:
-    rows that img2dataset's tables call a `success`, and every row of other files."""
+    """Which rows of a table are pairs, as pyarrow's filters: a list of [column, comparison, value]; all must hold.
+    Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
     """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
     keys.npy.  Unset: all keys."""
@@ -72,24 +66,27 @@ class PoolConfig(Config):
     """Files of keys to leave out of counts and curation, in the same formats."""
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders and URLs of the pool."""
+        return self.path if isinstance(self.path, tuple) else (self.path,) if self.path else ()
+
+    @property
     def place(self) -> str:
         """Where the pool lies, or the builder that draws it; of a dataset of the hub, any revision."""
         if self.build:
             return f"pool.build = {self.build!r}"
-        paths = [self.path] if self.path else self.roots.values()
-        places = [path.partition("@")[0] if path.startswith("hf://") else path for path in paths]
+        places = [path.partition("@")[0] if path.startswith("hf://") else path for path in self.paths]
         return ", ".join(place if "://" in place else os.path.abspath(place) for place in places)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their keys and the places of their images, for the keys of jobs."""
-        return {name: value for name, value in deciding(self, "pool.index").items() if value != []}
+        return _set_only(deciding(self, "pool.index"))
 
     @property
     def identity_of_texts(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their images and their texts, for the keys of jobs."""
-        of_texts = {name: value for name, value in deciding(self, "match.texts").items() if value != []}
-        return {**self.identity, **of_texts, "texts": list(self.texts)}
+        return {**self.identity, **_set_only(deciding(self, "match.texts")), "texts": list(self.texts)}
 
     def own_problems(self) -> Problems:
         """Yield a pool that is not defined exactly once, and malformed places."""
@@ -97,17 +94,12 @@ class PoolConfig(Config):
             yield "text_weights", "must hold one weight for each place of pool.texts"
         if not all(0 < weight < math.inf for weight in self.text_weights):
             yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
-        sources = {"path": self.path, "roots": self.roots, "build": self.build}
-        keys = [key for key, value in sources.items() if value]
-        if len(keys) != 1:
-            yield "", f"set exactly one of path, roots and build; now set: {', '.join(keys) or 'none'}"
+        if bool(self.paths) == bool(self.build):
+            yield "", f"set exactly one of path and build; now set: {'both' if self.build else 'none'}"
         if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
             yield from POOL_BUILDERS.load(self.build).option_problems(self)
         elif self.build is None and (self.parts or self.build_options):
             yield "parts" if self.parts else "build_options", "needs pool.build, the builder that reads it"
-        paths = [self.path or "", *self.roots.values()]
-        if (self.config or self.split) and not any(path.startswith("hf://datasets/") for path in paths):
-            yield "config" if self.config else "split", "is for datasets of the hub: path = hf://datasets/OWNER/NAME"
         if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for condition in self.where or ():
@@ -117,9 +109,11 @@ class PoolConfig(Config):
                 yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
         if self.lang is not None and not bare(self.lang):
             yield "lang", 'must be "json:FIELD" or the name of a column'
-        for name in self.roots:
-            if not name or "/" in name:
-                yield "roots", f'the name "{name}" begins keys; it must not be empty or contain /'
+
+
+def _set_only(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without empty lists, which are unset ones; an empty `where` takes all rows."""
+    return {name: value for name, value in options.items() if value != [] or name == "where"}
 
 
 def bare(name: str) -> str:

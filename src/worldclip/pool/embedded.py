@@ -32,31 +32,22 @@ MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 
 class ShardRows:
-    """The (rows, D) float32 array of a .npy file, mapped only while rows are read.
-
-    A folder may have more shards than a process may have open files.
-    """
+    """The (rows, D) float32 array of a .npy file, mapped only while rows are read: a folder may have many shards."""
 
     def __init__(self, path: Path) -> None:
         """Read the shape.  Raises UserError for a file that is no such array."""
         self.path = path
-        array = self._map()
-        if array.ndim != 2 or array.dtype != np.float32:
-            raise UserError(f"{path} holds {array.dtype} of {array.shape}, not embeddings; embed the pool again")
-        self.shape: tuple[int, ...] = array.shape
-
-    def _map(self) -> np.ndarray:
         try:
-            array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+            self.shape: tuple[int, ...] = self[:].shape
         except (ValueError, EOFError) as error:
-            raise UserError(f"{self.path} is cut or no array ({error}); embed the pool again") from error
-        return array
+            raise UserError(f"{path} is cut or no array ({error}); embed the pool again") from error
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self._map()[rows]
+        array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+        return array[rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,123 +1,143 @@
-"""List the files of a pool, and what is left out with its reason: nothing is skipped without a word."""
+"""List the shards of a pool: folders by a walk along links, URLs by fsspec, datasets of the hub at a commit."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from worldclip.core import image_names
+from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import is_remote
+from worldclip.core.job import ALL_SHARDS
 from worldclip.core.safe_path import is_safe_name
+from worldclip.pool import hub
+from worldclip.pool.config import POOL_FORMATS, PoolConfig
 from worldclip.pool.files import PoolFile
+from worldclip.pool.formats import pool_formats
 
-HIDDEN = "hidden: its name begins with a dot"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """The files below a path."""
-
-    files: list[PoolFile] = field(default_factory=list)
-    broken_links: dict[str, str] = field(default_factory=dict)
-    """Why each of these names leads to no file."""
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Why these folders (`a/`) and files are not listed."""
+LOOSE_IMAGES = "a pool with images is tars; write them: worldclip pool pack FOLDER --out TARS"
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def list_files(path: str, suffixes: tuple[str, ...]) -> Listing:
-    """Return every file below `path`, without hidden files and folders; the path of a file gives that file.
+def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARDS) -> ShardList:
+    """Return the shards of any pool, sorted by name; setting: the section of the recipe that problems name.
 
-    Links are followed.  A folder that two names lead to is listed once, under its own name rather than that of a link.
-    suffixes: of shards; a hidden file without one of them is not mentioned.
+    A shard's name is its path below the root, after the root's own name if there are several.  Raises UserError that
+    lists every root that is missing, has no shard, or has compressed tars.
+    """
+    problems: list[str] = []
+    files: list[InputFile] = []
+    names = [PurePosixPath(path.rstrip("/")).name for path in pool.paths]
+    if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
+        raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
+    for name, path in zip(names, pool.paths, strict=True):
+        prefix = f"{name}/" if len(names) > 1 else ""
+        try:
+            shards = _shard_files(path, pool.format, setting)
+        except UserError as error:
+            problems.append(f"{setting}.path = {error}")
+            continue
+        files += [InputFile(f"{prefix}{file.name}", file.path, file.name) for file in shards]
+    if problems:
+        raise UserError(problems)
+    files.sort()
+    return ShardList.of_files(files[part])
+
+
+def _shard_files(path: str, wanted: str, setting: str) -> list[PoolFile]:
+    """Return the files of a pool format; under "auto", of the first of pool_formats() that has any."""
+    candidates = pool_formats() if wanted == "auto" else (POOL_FORMATS.load(wanted),)
+    files = [file for file in list_files(path) if is_safe_name(file.name) and "/." not in f"/{file.name}"]
+    compressed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
+    if compressed and wanted in ("auto", "tar"):
+        # Images are read from the middle of a tar, which a compressed one does not allow.
+        raise UserError(f"{path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar")
+    images = [file.name for file in files if file.name.lower().endswith(image_names.SUFFIXES)]
+    loose = f"{len(images):,} image files such as {images[0]} lie outside of tars; {LOOSE_IMAGES}" if images else ""
+    suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
+    for pool_format in candidates:
+        if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
+            _say_left_out(setting, path, loose, _other_shards(files, shards, suffixes))
+            return shards
+    kinds = ", ".join(sorted({PurePosixPath(file.name).suffix or file.name for file in files})[:5])
+    contents = f"only {kinds} files" if files else "nothing"
+    remedy = loose or "set it to the folder of the shards"
+    raise UserError(f"{path!r}: no {', '.join(suffixes)} files, {contents} in it; {remedy}")
+
+
+@functools.cache
+def _say_left_out(setting: str, path: str, *reasons: str) -> None:
+    """Say once per process what is left out of a pool."""
+    if any(reasons):
+        say(setting, f"{path}: left out: {'; '.join(filter(None, reasons))}")
+
+
+def _other_shards(files: Sequence[PoolFile], shards: Sequence[PoolFile], suffixes: tuple[str, ...]) -> str:
+    """Describe the shards of later formats; one next to a shard of the same stem is its metadata."""
+    chosen = {file.name for file in shards}
+    stems = {_stem(file.name) for file in shards}
+    others = [file.name for file in files if file.name.endswith(suffixes) and file.name not in chosen]
+    count = sum(_stem(name) not in stems for name in others)
+    taken = PurePosixPath(shards[0].name).suffix
+    return f"{count:,} files such as {others[0]}: the pool is its {taken} files, see pool.format" if count else ""
+
+
+def _stem(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def list_files(path: str) -> list[PoolFile]:
+    """Return every file below a folder or URL; the path of a file gives that file.
 
     Raises UserError for a path that is neither a folder nor a file, or that cannot be listed.
     """
+    if hub.is_dataset(path):
+        return hub.list_dataset(path)
     if is_remote(path):
-        return _list_remote(path, suffixes)
-    root = Path(path)
-    if root.is_file():
-        return Listing(files=[PoolFile(root.name, str(root))])
-    if not root.is_dir():
-        raise UserError(f"{str(root)!r}: no such folder or file; name the folder of the shards")
-    try:
-        os.scandir(root).close()
-    except OSError as error:
-        raise UserError(f"{str(root)!r}: cannot be listed ({error.strerror}); check its permissions") from error
-    return _list_local(root, suffixes)
+        return _list_remote(path)
+    if os.path.isfile(path):
+        return [PoolFile(os.path.basename(path), path)]
+    if not os.path.isdir(path):
+        raise UserError(f"{path!r}: no such folder or file; name the folder of the shards")
+    return _list_local(str(Path(path)))
 
 
-def _list_local(root: Path, suffixes: tuple[str, ...]) -> Listing:
-    listing = Listing()
+def _list_local(root: str) -> list[PoolFile]:
+    """Follow links; a folder that several names lead to is listed once, before links under its own name."""
+
+    def refuse(error: OSError) -> None:
+        if error.filename == root:
+            raise UserError(f"{root!r}: cannot be listed ({error.strerror}); check its permissions") from error
+        say("pool", f"{error.filename}: left out, cannot be entered ({error.strerror})")
+
+    files = []
     top = os.path.realpath(root)
-    names = {top: ""}  # name of each listed folder, by its real path
-    folders, links = deque([("", str(root))]), deque[tuple[str, str]]()
-    while folders or links:
-        if not folders:  # links come after all real folders, so that a link never gives a folder its name
-            name, path = links.popleft()
-            target = os.path.realpath(path)
-            if top == target or top.startswith(target.rstrip("/") + "/"):
-                listing.skipped[f"{name}/"] = "links to a folder that holds the pool"
-            elif target in names:
-                listing.skipped[f"{name}/"] = f"links to {names[target]}/, which is listed"
-            else:
-                names[target] = name
-                folders.append((name, path))
+    listed: set[str] = set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        is_above = top.startswith(f"{real.rstrip('/')}/")  # a link to a folder that holds the pool
+        if real in listed or is_above:
+            folders.clear()
             continue
-        name, path = folders.popleft()
-        for entry in _entries(name, path, listing):
-            child = f"{name}/{entry.name}" if name else entry.name
-            kind = _kind(entry)
-            if entry.name.startswith("."):
-                if kind == "folder" or entry.name.endswith(suffixes):
-                    listing.skipped[child + "/" * (kind == "folder")] = HIDDEN
-            elif kind == "file":
-                listing.files.append(PoolFile(child, entry.path))
-            elif kind == "folder" and entry.is_symlink():
-                links.append((child, entry.path))
-            elif kind == "folder":
-                real = os.path.realpath(entry.path)
-                if real in names:  # below the target of a link
-                    listing.skipped[f"{child}/"] = f"is {names[real]}/, which is listed"
-                else:
-                    names[real] = child
-                    folders.append((child, entry.path))
-            elif entry.is_symlink():
-                listing.broken_links[child] = f"links to {os.readlink(entry.path)}, which {kind}"
-            else:
-                listing.skipped[child] = kind
-    return listing
+        listed.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name, folder=folder: (os.path.islink(os.path.join(folder, name)), name))  # type: ignore[misc]
+        below = os.path.relpath(folder, root)
+        prefix = "" if below == "." else f"{below}/"
+        files += [PoolFile(f"{prefix}{name}", os.path.join(folder, name)) for name in names]
+    return files
 
 
-def _entries(name: str, path: str, listing: Listing) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        listing.skipped[f"{name}/"] = f"cannot be entered ({error.strerror})"
-        return []
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    """Return "file", "folder", or why it is neither; links are followed."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        entry.stat()
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return "neither a file nor a folder"
-
-
-def _list_remote(url: str, suffixes: tuple[str, ...]) -> Listing:
+def _list_remote(url: str) -> list[PoolFile]:
     try:
         files, root = fsspec.url_to_fs(url)
         files.invalidate_cache()  # else a file that changed since the last listing would look the same
@@ -129,12 +149,7 @@ def _list_remote(url: str, suffixes: tuple[str, ...]) -> Listing:
     if not paths:
         raise UserError(f"{url!r}: no files; set it to the folder of the shards")
     root = root.rstrip("/")
-    listing = Listing()
-    for path in paths:
-        base = path.rsplit("/", 1)[-1]
-        name = path.removeprefix(root).lstrip("/") or base  # empty for the URL of a single file
-        if is_safe_name(name) and not any(part.startswith(".") for part in name.split("/")):
-            listing.files.append(PoolFile(name, files.unstrip_protocol(path)))
-        elif base.endswith(suffixes):
-            listing.skipped[name] = HIDDEN
-    return listing
+    return [
+        PoolFile(path.removeprefix(root).lstrip("/") or path.rpartition("/")[2], files.unstrip_protocol(path))
+        for path in paths
+    ]

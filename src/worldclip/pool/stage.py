@@ -13,7 +13,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
+from worldclip.core.execute import Report, Shard, add_counts, reads_input
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
@@ -26,8 +26,8 @@ from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.listing import list_shards
 from worldclip.pool.read import holds_images, index_of
-from worldclip.pool.shard_files import left_out, list_shards
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -41,32 +41,21 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     if key is None and is_recipe:
         return run
     config = run.section(PoolConfig)
-    config = dataclasses.replace(config, key=config.key if key is None else key)
+    config = dataclasses.replace(config, key=key or config.key)
     if problems := config.problems():
         raise UserError(problems)
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def root(run: Run) -> str:
-    """Return the folder or URL of the pool: the recipe's, or RUN/pool/pairs of a pool that the run builds."""
-    config = run.section(PoolConfig)
-    return str(layout.built_pairs(run.dir)) if config.build else config.path or ""
-
-
 def shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return the pool's files, sorted by name: the path below the root, after the root's name if there are several.
+    """Return the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/pairs.
 
     part: which of the sorted files; the others are not opened.
-
-    Raises UserError that lists every root that is missing, has no shard, or has compressed tars.
     """
-    return list_shards(_located(run), part=part)
-
-
-def _located(run: Run) -> PoolConfig:
-    """Return [pool] with the path of a pool that the run builds."""
     config = run.section(PoolConfig)
-    return config if config.roots else dataclasses.replace(config, path=root(run))
+    if config.build:
+        config = dataclasses.replace(config, path=str(layout.built_pairs(run.dir)))
+    return list_shards(config, part=part)
 
 
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
@@ -78,10 +67,7 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     found = shards(run, part)
     if indexed is None:  # a pool that the run builds has only itself as input
         return found
-    table = layout.pool_shards(run.dir)
-    if not table.exists():
-        raise UserError(f"{table} is missing (an older worldclip wrote this index); run: worldclip run {run.dir}")
-    changed = [name for name, *_ in found.changes(read_shards(table)[part])]
+    changed = [name for name, *_ in found.changes(read_shards(layout.pool_shards(run.dir))[part])]
     if changed:
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
@@ -103,13 +89,12 @@ def index(run: Run) -> None:
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(PoolConfig)
-    places = [config.path or "", *config.roots.values()]
     if builder := builder_of(config):
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
         yield from builder.problems(config)
-    elif any(map(hub.is_dataset, places)):
+    elif any(map(hub.is_dataset, config.paths)):
         yield from missing_packages("pool", extra="hub")
-    elif not any(map(is_remote, places)):  # a listing of a store may take minutes
+    elif not any(map(is_remote, config.paths)):  # a listing of a store may take minutes
         yield from problems_of(lambda: check_names(shards(run, run.part_or_all), config))
 
 
@@ -139,9 +124,8 @@ def _index_pool(run: Run, job: Job) -> Result:
     if builder:
         report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = shards(run)
-    report["skipped"] = left_out(_located(run))
     has_images = holds_images(pool_shards, config)
-    totals = add_counts(_index(pool_shards, config, job.folder, run.executor), INDEX_COUNTS)
+    totals = add_counts(_index(run, pool_shards), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
     if counts["samples"] == 0 and totals["left_out"]:
         raise UserError(
@@ -173,8 +157,7 @@ def _index_pool(run: Run, job: Job) -> Result:
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    config = run.section(PoolConfig)
-    return _index(shards(run, part), config, layout.stage_dir(run.dir, "pool"), run.executor)
+    return _index(run, shards(run, part))
 
 
 def _check(run: Run, job: Job) -> None:
@@ -190,11 +173,12 @@ def _check(run: Run, job: Job) -> None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
 
-def _index(shards: Sequence[Shard], pool: PoolConfig, folder: Path, executor: Executor) -> Sequence[Report]:
+def _index(run: Run, shards: Sequence[Shard]) -> Sequence[Report]:
+    pool, folder = run.section(PoolConfig), layout.stage_dir(run.dir, "pool")
     check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     key = {**pool.identity, "counts": INDEX_COUNTS}
-    return executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
+    return run.executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
@@ -206,13 +190,13 @@ def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_
     if not shards or not shards[0].name.endswith(written):
         return
     place = folder.resolve()
-    for root_of_pool in (pool.path, *pool.roots.values()):
-        if root_of_pool is None or is_remote(root_of_pool) or hub.is_dataset(root_of_pool):
+    for path in pool.paths:
+        if is_remote(path):
             continue
-        top = Path(root_of_pool).resolve()
+        top = Path(path).resolve()
         if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
             raise UserError(
-                f"{folder} is in the pool's folder {root_of_pool}, so the {Path(shards[0].name).suffix} files that are "
+                f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "
                 "written there would be shards of the pool; choose a folder outside (--out)"
             )
 

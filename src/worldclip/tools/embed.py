@@ -161,7 +161,7 @@ def _with_usual_key(run: Run) -> Run:
 def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
     """Return the shards of the images and of the texts to embed.  Raises UserError where the pool has none."""
     config = run.section(PoolConfig)
-    path = config.path or ""
+    path = config.paths[0] if len(config.paths) == 1 else ""
     is_folder = bool(path) and not is_remote(path) and Path(path).is_dir()
     try:
         shards = pools.shards(run)
@@ -182,7 +182,7 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
             units["images"] = source_units(Path(path))
         else:
             raise UserError(
-                f"of = images: {path} holds tables of texts; give tars, Parquet files of images, or a folder of images"
+                f"of = images: {config.place} holds tables of texts; give tars, Parquet files of images or image files"
             )
     return units
 
@@ -190,8 +190,8 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
 def _check_out(folder: Path, pool: PoolConfig) -> None:
     """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
     check_own(folder, "embed")
-    for root in (pool.path, *pool.roots.values()):
-        if root and not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
+    for root in pool.paths:
+        if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 

@@ -16,10 +16,8 @@ _DECAY = Between(0, 1, below=True)
 class TrainPoolConfig(Config):
     """Tars or Parquet files with the images of the kept pairs, joined by key; else those of the matched pool."""
 
-    path: Annotated[str | None, Decides(), Place()] = None  # its files are inputs
-    """Folder or URL of the files.  Unset: those of the matched pool."""
-    roots: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
-    """Several folders instead, as name = folder, like pool.roots."""
+    path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None  # its files are inputs
+    """Folder or URL of the files, or a list of several.  Unset: those of the matched pool."""
     key: str = "member"
     """Where the matched pool's key is in these files: `member`, `json:FIELD` of a tar's .json, or a column."""
     image_field: str | None = None
@@ -27,15 +25,13 @@ class TrainPoolConfig(Config):
 
     def as_pool(self) -> PoolConfig | None:
         """Return the pool of these files; None if it is not set."""
-        if self.path is None and not self.roots:
+        if not self.path:
             return None
-        return PoolConfig(path=self.path, roots=self.roots, key=self.key, image_field=self.image_field)
+        return PoolConfig(path=self.path, key=self.key, image_field=self.image_field)
 
     def own_problems(self) -> Problems:
         """Yield the problems of these files as a pool."""
-        if self.path and self.roots:
-            yield "", "set path or roots, not both"
-        elif pool := self.as_pool():
+        if pool := self.as_pool():
             yield from pool.own_problems()
 
 

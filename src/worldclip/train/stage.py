@@ -122,7 +122,7 @@ def streams_of(run: Run) -> int:
     if config.num_streams is not None:
         return config.num_streams
     images = config.pool.as_pool() or run.section(PoolConfig)
-    if not any(map(is_remote, [images.path or "", *images.roots.values()])):
+    if not any(map(is_remote, images.paths)):
         return 0
     path = layout.train_dir(run.dir) / "config.json"
     record = artifacts.read_json(path) if path.exists() and "train" not in run.restarted else None

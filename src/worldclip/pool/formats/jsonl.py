@@ -69,9 +69,10 @@ def _pairs(shard: Shard, config: PoolConfig) -> tuple[list[records.Record], int]
     lines = read_lines(shard)
     if not config.where:
         return lines, 0
+    names = [str(name) for name, *_ in config.where]
     objects = [line if isinstance(line, dict) else {} for line in lines]
     try:
-        table = pa.table({name: [row.get(name) for row in objects] for name, *_ in config.where})
+        table = pa.table({name: [row.get(name) for row in objects] for name in names})
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise WrongColumns(f"pool.where: a field holds values of several types ({error})") from error
     is_pair = np.array([isinstance(line, str) for line in lines], bool)
