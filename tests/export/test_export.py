@@ -87,6 +87,11 @@ def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, 
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
 
 
+def test_embeddings_that_are_no_numbers_are_not_close():
+    with pytest.raises(UserError, match="nothing was exported"):
+        sample_inputs.require_close(float("nan"), "transformers")
+
+
 def test_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
         run_export(tmp_path)

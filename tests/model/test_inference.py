@@ -22,6 +22,7 @@ from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model import inference, preprocess
+from worldclip.model.labels import probabilities
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
 
@@ -114,6 +115,11 @@ def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(clip
     odds = np.exp(clip.logit_scale * clip.encode_image(images) @ means.T)
     expected = odds / odds.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(clip.classify(images, labels, templates), expected, atol=1e-5)
+
+
+def test_probabilities_of_far_logits_are_no_infinities():
+    rows = np.eye(2, dtype=np.float32)
+    np.testing.assert_array_equal(probabilities(rows, rows, np.float32(1000)), rows)
 
 
 def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):

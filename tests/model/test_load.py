@@ -26,6 +26,7 @@ from small_models import (
 from worldclip.model import published
 from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import named_config, to_hugging_face_config
+from worldclip.model.load import find
 
 TOLERANCE = 1e-5
 OPEN_CLIP_NAMES = (
@@ -161,3 +162,13 @@ def test_special_strings_stay_text_in_each_published_tokenizer(published_model):
         tokens = clip.tokenizer.encode(["a </s> red </s></s> apple", "<pad>", "<unk>"])
         assert (tokens.ids == row.tokenizer.eos_id).sum() == 3
         assert np.abs(clip.encode_text("a </s> red apple") - clip.encode_text("a")).max() > 1e-3
+
+
+def test_digest_is_of_the_files_that_decide_the_embeddings(folder):
+    before = find(folder).digest()
+    (folder / "trainer").mkdir()
+    for name in ("trainer/state.json", "README.md"):
+        (folder / name).write_text("{}")
+    assert find(folder).digest() == before
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert find(folder).digest() != before
