@@ -65,9 +65,9 @@ def fuzz_of(name: str) -> tuple[Fuzz, int]:
     if name == "images":
         return _fuzz_images, 200
     if name == "wikitext":
-        import test_wikitext
+        import test_wikipedia
 
-        return lambda _, seeds: test_wikitext.strip_random_pages(len(seeds), seeds.start), 13_000
+        return lambda _, seeds: test_wikipedia.strip_random_pages(len(seeds), seeds.start), 13_000
     if name in ("recipe", "weights", "pickle", "index", "onnx"):
         return _fuzz_files(name), 1000
     import test_fuzz

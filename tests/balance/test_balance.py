@@ -1,7 +1,5 @@
 """Thresholds by hand, against the reference's numbers where those are defined, and the stage on written counts."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
@@ -146,6 +144,7 @@ def test_every_other_rule_and_override():
     assert thresholds(rule="same_threshold", english_threshold=7) == {"en": 7, "sw": 7, "zh": None}
     assert thresholds(english_threshold=10, tail_fractions={"sw": 1.0, "en": 0.04}) == {"en": 3, "sw": 10, "zh": None}
     assert thresholds(english_threshold=10, min_threshold=4) == {"en": 10, "sw": 4, "zh": None}
+    assert thresholds(english_threshold=10, tail_fractions={"sw": 0.0}) == {"en": 10, "sw": 1, "zh": None}
 
 
 def test_the_only_list_under_isolate_takes_the_threshold_itself():

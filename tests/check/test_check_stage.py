@@ -132,7 +132,6 @@ def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
     assert "b" in valid_keys(pool)
 
 
-@pytest.mark.slow
 def test_number_of_workers_changes_no_byte(pool: Path, tmp_path: Path) -> None:
     against = {"birds": str(write_images(pool / "eval", bird=photograph(2)))}
     run(pool, against=against)

@@ -1,18 +1,21 @@
-"""Evaluations side by side, with made-up models of which one knows less."""
+"""Evaluations side by side, with made-up models of which one knows less; tables in Markdown and CSV."""
 
-from __future__ import annotations
+import csv
+import dataclasses
+import io
 
 import numpy as np
 import pytest
 
-from evaluated import Forgetful, evaluated
+from evaluated import Forgetful, evaluated, record
 from toy import markdown_rows
-from worldclip.cli import main
-from worldclip.core import artifacts
+from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.evaluate.compare import Arm, Comparison, compare, find_arms, resampled_arms, resampled_means
+from worldclip.evaluate import tables
+from worldclip.evaluate.compare import Comparison, compare, find_arms, resampled_arms, resampled_means
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.interval import quantiles
+from worldclip.report.results import mean_over_languages
 from worlds import WordModel, vector, word_dataset
 
 
@@ -54,15 +57,6 @@ def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tm
     text = comparison_text(found)
     assert "first: resize 8 x 8, crop none, bicubic by Pillow, EXIF applied; second: resize 8 x 8, crop central" in text
     assert "preprocessed differently" not in comparison_text(compare(tmp_path / "first", tmp_path / "first"))
-
-
-def test_results_on_different_data_are_not_compared(tmp_path):
-    first = evaluated(WordModel(), tmp_path / "first")
-    other = evaluated(WordModel(), tmp_path / "other", word_dataset("a", ["word1", "word2"]))
-    with pytest.raises(UserError, match="no record in common"):
-        compare(first, other)
-    with pytest.raises(UserError, match=r"results\.jsonl is missing; evaluate first: worldclip evaluate .*nothing$"):
-        compare(first, tmp_path / "nothing")
 
 
 def test_english_and_local_questions_are_compared_separately(tmp_path):
@@ -112,14 +106,6 @@ def test_paired_interval_agrees_with_plain_resampling():
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
 
 
-def test_distances_are_not_shown_in_percent():
-    row = {"dataset": "a", "task": "alignment_uniformity", "metric": "alignment", "languages": ["en"],
-           "values": [1.5, 1.25], "differences": [-0.25], "preprocess": [{}, {}]}  # fmt: skip
-    arms = [Arm(name=name, folders=[]) for name in ("first", "second")]
-    text = comparison_text(Comparison(arms=arms, rows=[row], by_language=[]))
-    assert markdown_rows(text)[-1][4:7] == ("1.500", "1.250", "-0.250")
-
-
 def run_folder(root, name, seed, tail_fraction, model):
     (root / name).mkdir(parents=True)
     (root / name / "recipe.toml").write_text(
@@ -127,6 +113,28 @@ def run_folder(root, name, seed, tail_fraction, model):
     )
     evaluated(model, root / name / "evaluate")
     return root / name
+
+
+def test_results_on_different_data_are_not_compared(tmp_path):
+    first = evaluated(WordModel(), tmp_path / "first")
+    other = evaluated(WordModel(), tmp_path / "other", word_dataset("a", ["word1", "word2"]))
+    with pytest.raises(UserError, match="no record in common"):
+        compare(first, other)
+    reworded = dataclasses.replace(word_dataset("a", [f"word{i}" for i in range(60)]), digest="other texts")
+    with pytest.raises(UserError, match="no record in common"):
+        compare(first, evaluated(WordModel(), tmp_path / "reworded", reworded))
+    (tmp_path / "recipe.toml").write_text("")
+    for path, missing in ((tmp_path / "nothing", "nothing/results"), (tmp_path, "evaluate/results")):
+        with pytest.raises(UserError, match=rf"{missing}\.jsonl is missing; evaluate first"):
+            compare(first, path)
+
+
+def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_seed(tmp_path):
+    paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
+    assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]
+    assert str(tmp_path) not in comparison_text(compare(*paths))
+    run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
+    assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
 
 
 def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
@@ -179,24 +187,6 @@ def test_few_right_answers_are_not_above_a_high_chance(tmp_path):
     assert many["is_at_chance"] == [False]
 
 
-def test_folders_of_one_name_are_told_apart_by_their_parents_but_not_by_folders_of_this_machine(tmp_path):
-    paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
-    assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]
-    comparison = compare(*paths)
-    assert str(tmp_path) not in comparison_text(comparison)
-
-
-def test_the_results_that_a_run_lacks_are_named_where_they_will_be(tmp_path):
-    (tmp_path / "recipe.toml").write_text("")
-    with pytest.raises(UserError, match=r"/evaluate/results\.jsonl is missing; evaluate first"):
-        find_arms([tmp_path])
-
-
-def test_a_folder_given_twice_is_not_a_second_seed(tmp_path):
-    run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
-    assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
-
-
 def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path):
     models = {"one": WordModel(), "two": Forgetful(), "three": WordModel()}
     comparison = compare(*(evaluated(model, tmp_path / name) for name, model in models.items()))
@@ -226,12 +216,83 @@ def test_seeds_widen_the_interval_as_plain_resampling_does():
     assert np.ptp(bounds) > np.ptp(quantiles(resampled_means(answers[3]) - resampled_means(answers[0])))
 
 
-def test_runs_trained_in_different_precisions_are_noted(tmp_path, capsys):
-    for name, precision in (("a", "fp32"), ("b", "bf16"), ("c", None)):
-        run_folder(tmp_path, name, 0, ord(name) / 200, WordModel())
-        artifacts.write_json(tmp_path / name / "train/report.json", {"schedule": {"precision": precision}})
-    runs = [str(tmp_path / name) for name in "abc"]
-    assert main(["compare", *runs]) == 0
-    assert "trained in different precisions, which seeds do not explain: fp32: a; bf16: b" in capsys.readouterr().err
-    assert main(["compare", runs[0], runs[2]]) == 0
-    assert "precisions" not in capsys.readouterr().err
+@pytest.fixture
+def records(tmp_path):
+    folder = evaluated(WordModel(), tmp_path, word_dataset("a_b", ["cat", "dog"]), model_digest="0123456789abcdef")
+    return read_results(folder / "results.jsonl")
+
+
+@pytest.mark.parametrize("few_classes", [0, 1])
+def test_metrics_and_chances_that_one_language_lacks_have_no_mean(few_classes):
+    records = [record(lang, chance={"acc1": 0.1, "acc5": 0.5}, acc1=0.5, acc5=1.0) for lang in ("en", "th")]
+    records[few_classes] = record("sw", chance={"acc1": 0.3}, acc1=0.25)
+    mean = mean_over_languages(records)
+    langs = [of_lang["lang"] for of_lang in records]
+    assert mean == {"languages": langs, "metrics": {"acc1": 0.375}, "chance": {"acc1": pytest.approx(0.2)}}
+    assert "sw" in tables.markdown_table(records)
+
+
+def test_table_has_languages_mean_and_chance_in_percent(tmp_path):
+    chance = {"acc1": 0.001}
+    table = tables.markdown_table([record("en", chance=chance, acc1=0.5), record("th", chance=chance, acc1=0.25)])
+    assert table == (
+        "### a\n\n10 images; percent.\n\n"
+        "| language | top-1 |\n"
+        "| -------- | ----: |\n"
+        "| en       |  50.0 |\n"
+        "| th       |  25.0 |\n"
+        "| **mean** |  37.5 |\n"
+        "| chance   |  0.10 |\n\n"
+        "Means are over 2 languages: en th.\n"
+    )
+    answers = {"en": 0.6, "local": 0.4}  # English and local questions are not averaged
+    table = tables.markdown_table([record(lang, "cvqa", "choice", accuracy=answers[lang]) for lang in answers])
+    assert "mean" not in table
+    assert "10 questions; percent." in table
+    assert "`local`: each question in the language it was written in." in table
+    sets = [word_dataset("a", ["cat", "dog"]), word_dataset("b", ["owl"], languages=("en",))]
+    records = read_results(evaluated(WordModel(), tmp_path, *sets) / "results.jsonl")
+    first, second = tables.markdown_table(records).split("### ")[1:]
+    assert markdown_rows(first)[0] == ("language", "top-1", "top-5", "image > text R@1", "text > image R@1")
+    assert "| de " in first
+    assert "| de " not in second  # without data there is no row, and no zero
+
+
+def test_columns_are_the_metrics_that_the_catalog_or_the_task_names():
+    shots = {"acc1_5_shot": 0.5}
+    of_tasks = [record(task=task, **shots) for task in ("few_shot_country", "few_shot_region")]
+    pets = [record("en", "pets", acc1=0.5, mean_per_class_recall=0.25)]
+    assert markdown_rows(tables.markdown_table(pets))[0] == ("language", "mean per class recall")
+    columns = ("language", "acc1 5 shot (few shot country)", "acc1 5 shot (few shot region)")
+    assert markdown_rows(tables.markdown_table(of_tasks))[0] == columns
+    distances = record(task="alignment_uniformity", alignment=1.5, uniformity_image=-2.0)
+    assert markdown_rows(tables.markdown_table([distances]))[2] == ("en", "1.500", "-2.000")
+
+
+def test_of_many_languages_the_table_has_the_best_and_the_weakest():
+    records = [record(f"l{i:02}", acc1=i / 100) for i in range(40)]
+    lines = tables.markdown_table(records).splitlines()
+    first_column = " ".join(line.split("|")[1].strip() for line in lines[6:19])
+    assert first_column == "l39 l38 l37 l36 l35 30 more l04 l03 l02 l01 l00 **mean** chance"
+    assert lines[17].split("|")[2].strip() == "19.5"
+    assert lines[-1] == "The 5 best and 5 weakest of 40 languages; results.csv has all."
+    assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
+
+
+def test_languages_at_chance_are_named():
+    bounds = {"en": (0.6, 0.8), "de": (0.45, 0.6), "th": (0.3, 0.49)}
+    chance = {"acc1": 0.5}
+    records = [record(lang, chance=chance, intervals={"acc1": bounds[lang]}, acc1=0.5) for lang in bounds]
+    table = tables.markdown_table(records)
+    assert "Not above chance (every 95% interval begins at or below what guessing gives): de, th.\n" in table
+    assert "Not above chance" not in tables.markdown_table(records[:1])
+
+
+def test_csv_has_a_row_per_metric_and_part(records):
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text("mine", records))))
+    first = rows[0]
+    assert (first["dataset"], first["lang"], first["metric"], float(first["value"])) == ("a_b", "en", "acc1", 1.0)
+    assert (float(first["low"]), float(first["high"]), first["n"]) == (pytest.approx(0.3424, abs=1e-4), 1.0, "2")
+    assert float(first["chance"]) == pytest.approx(1 / 22)
+    assert {row["part"] for row in rows} == {"", "first"}
+    assert len([row for row in rows if row["lang"] == "de" and row["task"] == "image_text_retrieval"]) == 6

@@ -1,20 +1,35 @@
-"""One pass over images and texts: records, resuming, and undecodable images."""
+"""One pass over images and texts: records, resuming, undecodable images, features on disk, the gallery."""
 
-from __future__ import annotations
-
+import base64
 import dataclasses
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import worldclip
+from damaged_images import PICTURES
+from pools import encode
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine
+from worldclip.evaluate import engine, image_features
+from worldclip.evaluate import gallery as gallery_module
+from worldclip.evaluate.engine import TextFeatures
+from worldclip.evaluate.gallery import gallery
+from worldclip.evaluate.image_features import cache_folder, encode_images
+from worldclip.model import decode, sample_inputs
+from worldclip.model.inference import TorchBackend
+from worldclip.model.preprocess import PerImage, Preprocess
+from worldclip.report.images import data_uri
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
+
 WORDS = ["cat", "dog", "owl", "bee", "cat"]
+
 PAIR = ("zeroshot_classification", "image_text_retrieval")
 
 
@@ -39,22 +54,65 @@ def test_record_says_what_was_measured_and_how(tmp_path):
 
 
 def test_undecodable_images_are_dropped_and_listed(tmp_path):
-    words = ["broken", "cat", "broken", "dog"]
-    dataset = word_dataset("a", words)
+    dataset = word_dataset("a", ["broken", "cat", "broken", "dog"])
     records, features, _ = engine.evaluate(WordModel(), MODEL, [dataset], ["en"], tmp_path / "r.jsonl", batch_size=1)
     assert [bad["key"] for bad in features["a"].bad] == ["a0", "a2"]
     assert [record["n"] for record in records] == [2, 2]
     assert records[0]["metrics"]["acc1"] == 1.0
     assert records[1]["metrics"]["image_retrieval_recall@1"] == 1.0
-
-
-def test_language_whose_images_are_all_undecodable_is_named(tmp_path):
-    """A language may ask about few images, such as Babel-ImageNet's with a handful of labels."""
-    dataset = word_dataset("a", ["broken", "cat"])
     asked = dataclasses.replace(dataset.tasks("en")[0], image_idx=np.array([0]), target=np.array([0]), slices={})
-    few = dataclasses.replace(dataset, tasks=lambda lang: [asked])
-    with pytest.raises(UserError, match=r"dataset a: zeroshot_classification in en: none of the images .* decoded"):
+    few = dataclasses.replace(dataset, digest="few", tasks=lambda lang: [asked])  # a language may ask about few images
+    with pytest.raises(UserError, match=r"dataset a: zeroshot_classification in en: none of the images"):
         engine.evaluate(WordModel(), MODEL, [few], ["en"], tmp_path / "r.jsonl")
+    for _ in range(2):  # encoded, then from the cache
+        with pytest.raises(UserError, match="none of its 3 images can be decoded: a0: not an image"):
+            encode_images(WordModel(), word_dataset("a", ["broken"] * 3), 2, tmp_path)
+
+
+def test_only_equal_model_data_and_protocol_are_not_evaluated_again(tmp_path, monkeypatch):
+    path, dataset = tmp_path / "r.jsonl", word_dataset("a", WORDS)
+    engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
+    asked = dataset.tasks("en")
+    same_tasks = dataclasses.replace(dataset, digest="other files")
+    other_ties = [dataclasses.replace(task, protocol={"ties": "first"}) for task in asked]
+    preprocessed = WordModel()
+    preprocessed.preprocess = {"exif": "ignored"}
+    for model, model_id, data in (
+        (WordModel(), MODEL | {"model_digest": "1"}, dataset),
+        (WordModel(), MODEL, word_dataset("a", ["owl", "cat"])),
+        (WordModel(), MODEL, same_tasks),
+        (WordModel(), MODEL, dataclasses.replace(dataset, tasks=lambda lang: other_ties)),
+        (preprocessed, MODEL, dataset),
+    ):
+        records, _, _ = engine.evaluate(model, model_id, [data], ["en"], path)
+        assert model.texts
+        assert read_results(path) == records
+        assert len(records) == 2
+    path.write_text(path.read_text() + '{"model": ')
+    with pytest.raises(UserError, match=r"r\.jsonl:3 is not a record"):
+        engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
+
+
+def test_languages_are_those_that_a_dataset_has(tmp_path):
+    sets = [word_dataset("a", WORDS), word_dataset("b", WORDS, languages=("en",))]
+    model = WordModel()
+    with pytest.raises(UserError, match=r"no text in sw in a, b; available: en, de"):
+        engine.evaluate(model, MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
+    assert model.images == [], "a mistake was reported after the images were encoded"
+    records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
+    assert {record["dataset"] for record in records} == {"a"}
+
+
+def test_texts_in_memory_are_bounded_and_encoded_again_after_they_were_forgotten(monkeypatch):
+    texts = [f"word{i % 7}" for i in range(40)]
+    plain = engine.TextFeatures(WordModel(), 4)(texts)
+    monkeypatch.setattr(engine, "TEXTS_KEPT", 3)
+    model = WordModel()
+    small = engine.TextFeatures(model, 4)
+    for start in range(0, 40, 5):
+        np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])
+        assert len(small._features) <= 5  # those that were asked for last
+    assert len(model.texts) > 7
 
 
 def test_interrupted_sweep_resumes_where_it_stopped(tmp_path, monkeypatch):
@@ -73,44 +131,6 @@ def test_interrupted_sweep_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert messages[-1] == "nothing to do: results.jsonl has all 8 records"
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
-
-
-def test_invalid_line_of_results_is_named(tmp_path):
-    path = tmp_path / "r.jsonl"
-    engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
-    path.write_text(path.read_text() + '{"model": ')
-    with pytest.raises(UserError, match=r"r\.jsonl:3 is not a record .* remove the line"):
-        engine.evaluate(WordModel(), MODEL, [word_dataset("a", WORDS)], ["en"], path)
-
-
-def test_another_model_or_other_data_is_evaluated_again(tmp_path):
-    path, dataset = tmp_path / "r.jsonl", word_dataset("a", WORDS)
-    engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
-    for model_id, data in ((MODEL | {"model_digest": "1"}, dataset), (MODEL, word_dataset("a", ["owl", "cat"]))):
-        model = WordModel()
-        records, _, _ = engine.evaluate(model, model_id, [data], ["en"], path)
-        assert model.texts
-        assert read_results(path) == records
-        assert len(records) == 2
-
-
-def test_language_of_no_dataset_is_an_error_and_of_some_is_absent_elsewhere(tmp_path):
-    sets = [word_dataset("a", WORDS), word_dataset("b", WORDS, languages=("en",))]
-    model = WordModel()
-    with pytest.raises(UserError, match=r"evaluate\.languages: no text in sw in a, b; available: en, de"):
-        engine.evaluate(model, MODEL, sets, ["en", "sw"], tmp_path / "r.jsonl")
-    assert model.images == [], "a mistake was reported after the images were encoded"
-    records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
-    assert {record["dataset"] for record in records} == {"a"}
-
-
-def test_text_features_are_equal_after_eviction_from_memory(monkeypatch):
-    texts = [f"word{i % 7}" for i in range(40)]
-    plain = engine.TextFeatures(WordModel(), 4)(texts)
-    monkeypatch.setattr(engine, "TEXTS_KEPT", 3)
-    small = engine.TextFeatures(WordModel(), 4)
-    for start in range(0, 40, 5):
-        np.testing.assert_array_equal(small(texts[start : start + 5]), plain[start : start + 5])
 
 
 def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_path, monkeypatch):
@@ -165,3 +185,153 @@ def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
     assert joined == whole
     assert results.read_bytes() == (tmp_path / "whole" / "results.jsonl").read_bytes()
     assert list(results.parent.glob("slice_*")) == []
+
+
+SOME_BROKEN = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
+
+
+def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path, small_chunks):
+    plain = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
+    model = WordModel()
+    first = encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
+    np.testing.assert_array_equal(first.features_ND, plain.features_ND)
+    assert first.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
+    again = WordModel()
+    second = encode_images(again, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
+    np.testing.assert_array_equal(second.features_ND, plain.features_ND)
+    assert (again.images, second.bad) == ([], plain.bad)
+
+
+@pytest.mark.parametrize("writer", ["write_json", "write_array"])
+def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tmp_path, monkeypatch):
+    whole = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
+    write = getattr(image_features, writer)
+
+    def write_and_end(path, content):
+        write(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_features, writer, write_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
+    monkeypatch.undo()
+    found = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
+    np.testing.assert_array_equal(found.features_ND, whole.features_ND)
+    assert found.bad == whole.bad
+
+
+def test_an_undecodable_image_leaves_the_others_in_their_pass(hugging_face, monkeypatch):
+    clip = worldclip.load(hugging_face, device="cpu")
+    files = [encode(picture.resize((40 + i, 30)), "PNG") for i, picture in enumerate(sample_inputs.images() * 4)][:8]
+    expected, _ = clip.encode_each(files)
+    passes, encode_pixels = [], TorchBackend.encode_pixels
+    monkeypatch.setattr(
+        TorchBackend, "encode_pixels", lambda self, pixels: (passes.append(len(pixels)), encode_pixels(self, pixels))[1]
+    )
+    files[3] = b"broken"
+    dataset = dataclasses.replace(word_dataset("a", ["word"] * 8), read_images=lambda start, stop: files[start:stop])
+    encoded = encode_images(clip, dataset, 8)
+    assert passes == [7]
+    assert encoded.bad == [{"key": "a3", "reason": "is not an image that can be decoded (no known image format)"}]
+    is_good = np.arange(8) != 3
+    np.testing.assert_array_equal(encoded.features_ND[is_good], expected[is_good])
+    assert np.isnan(encoded.features_ND[3]).all()
+
+
+def test_lack_of_memory_is_not_cached_as_a_damaged_image(hugging_face, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_rgb", fail)
+    clip = worldclip.load(hugging_face, device="cpu")
+    dataset = dataclasses.replace(word_dataset("a", ["word"]), read_images=lambda start, stop: [PICTURES["bmp"]])
+    with pytest.raises(MemoryError):
+        encode_images(clip, dataset, 8, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_pass_resumes_at_the_next_chunk_and_a_corrupt_one_is_named(tmp_path, small_chunks):
+    chunk = tmp_path / "000000002.npy"
+    encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
+    chunk.unlink()
+    model = WordModel()
+    messages = []
+    encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path, messages.append)
+    assert model.images == [b"owl", b"bee"]
+    assert messages == ["a: 4 of 7 images encoded"]
+    chunk.write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"000000002\.npy is corrupt .*; remove .* and rerun to encode it again"):
+        encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
+
+
+def test_cache_key_is_model_images_decoder_and_preprocessing(monkeypatch):
+    """What differs from process to process, such as the address of a transform, is no part of it."""
+    preprocessing = Preprocess(8, "shortest", (0.5,), (0.5,))
+
+    def key(digest="0", size=8, exif="applied", **dataset):
+        model = WordModel()
+        model.preprocess = {"exif": exif}
+        model.processor = PerImage(lambda image: image, dataclasses.replace(preprocessing, size=size))
+        changed = dataclasses.replace(word_dataset("a", WORDS), images_digest="i", **dataset)
+        return cache_folder(Path("root"), model, digest, changed)
+
+    keys = [key(), key("1"), key(size=9), key(exif="ignored")]
+    assert key(digest="0", languages=("en",)) == keys[0]
+    keys.append(cache_folder(Path("root"), WordModel(), "0", word_dataset("a", WORDS)))
+    keys.append(cache_folder(Path("root"), WordModel(), "0", word_dataset("a", WORDS[::-1])))
+    monkeypatch.setattr(decode, "VERSION", decode.VERSION + 1)
+    assert len({*keys, key()}) == 7
+
+
+def test_other_prompts_and_languages_reuse_image_features(tmp_path):
+    dataset = dataclasses.replace(word_dataset("a", ["cat", "dog"]), images_digest="images")
+    engine.evaluate(WordModel(), MODEL, [dataset], ["en"], tmp_path / "r.jsonl", cache=tmp_path / "features")
+    changed = dataclasses.replace(dataset, digest="other texts")
+    model = WordModel()
+    engine.evaluate(model, MODEL, [changed], [], tmp_path / "r.jsonl", cache=tmp_path / "features")
+    assert model.images == []
+    assert model.texts
+
+
+def gallery_of(words, size, languages=("en", "de")):
+    dataset = word_dataset("a", words)
+    features = encode_images(WordModel(), dataset, 4).features_ND
+    features[1::2] = -features[1::2]  # every second image: its own name is the worst
+    return gallery(dataset, features, TextFeatures(WordModel(), 8), languages, size)
+
+
+GALLERY_WORDS = [f"word{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize(("num_images", "size", "num_right"), [(20, 6, 3), (3, 3, 2)])
+def test_half_are_right_and_right_ones_fill_up_where_wrong_ones_are_few(num_images, size, num_right):
+    images = gallery_of(GALLERY_WORDS[:num_images], size)
+    is_right = [image["names"]["en"]["best"][0]["is_right"] for image in images]
+    assert is_right == [True] * num_right + [False] * (size - num_right)
+    assert all(image["names"]["de"]["truth"] == f"de/word{image['key'][1:]}" for image in images)
+    assert all(len(image["names"]["de"]["best"]) == 5 for image in images)
+
+
+def test_choice_is_by_hash_and_leaves_out_undecodable_images_and_missing_languages():
+    first, again = ([image["key"] for image in gallery_of(GALLERY_WORDS, 4)] for _ in range(2))
+    assert first == again != sorted(first)
+    images = gallery_of(["broken", "cat", "dog", "broken", "owl"], 5, languages=("en", "sw"))
+    assert {image["key"] for image in images} == {"a1", "a2", "a4"}
+    assert all(list(image["names"]) == ["en"] for image in images)
+    assert gallery_of(["cat"], 0) == []
+
+
+def test_large_images_are_shrunk_and_datasets_with_many_texts_have_no_gallery(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
+    kind, _, content = data_uri(encode(Image.fromarray(noise))).partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (128, 192)
+    assert data_uri(b"\x89PNG small") == "data:image/png;base64," + base64.b64encode(b"\x89PNG small").decode()
+    monkeypatch.setattr(gallery_module, "MAX_TEXTS", 22)
+    assert gallery_of(["cat", "dog"], 2), "22 names per language"
+    assert gallery_of(["cat", "dog", "owl"], 2) == []

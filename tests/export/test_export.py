@@ -157,7 +157,7 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     for colour in ("red", "blue"):
         (tmp_path / "pictures" / colour).mkdir(parents=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
-    flags = ["--datasets", "mine", "--folders", "mine", f"folders:{tmp_path / 'pictures'}", "--device", "cpu"]
+    flags = ["--datasets", "mine", "--folders.mine", f"folders:{tmp_path / 'pictures'}", "--device", "cpu"]
     for source in (run_dir, exported):
         out = tmp_path / f"evaluated_{source.name}"
         assert cli.main(["evaluate", str(source), "--out", str(out), *flags]) == 0

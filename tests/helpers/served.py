@@ -17,8 +17,8 @@ class Server:
 
     cut: {path: bytes} after which the next response breaks off.  busy: {path: number of responses 503}.  faults: {path:
     what goes wrong with its next requests}: a status code, `break` after a third, `short` (half of it, under that
-    length), `wrong` bytes, `stall` until is_open is set.  versions: ETag by path.  requests: (path, Range header) of
-    each request.  starts: of the ranges sent.  at_once: requests under way, at each new one.
+    length), `wrong` bytes, `stall` until is_open is set.  requests: (path, Range header) of each request.  starts: of
+    the ranges sent.  at_once: requests under way, at each new one.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,6 @@ class Server:
         self.cut: dict[str, int] = {}
         self.busy: dict[str, int] = {}
         self.faults: dict[str, list[str]] = {}
-        self.versions: dict[str, str] = {}
         self.retry_after: str | None = None
         self.knows_ranges = True
         self.is_open = threading.Event()
@@ -71,9 +70,6 @@ class Server:
         if path not in self.files:
             return handler.send_error(404)
         whole = self.files[path]
-        version = self.versions.get(path)
-        if version is not None and handler.headers.get("If-Range", version) != version:
-            wanted = None
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.knows_ranges else 0
         if wanted and start >= len(whole):
             handler.send_response(416)
@@ -87,8 +83,6 @@ class Server:
         body = {"short": body[: len(body) // 2], "wrong": bytes(len(body))}.get(fault, body)
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Length", str(len(body)))
-        if version is not None:
-            handler.send_header("ETag", version)
         handler.end_headers()
         handler.wfile.write(body[: len(body) // 3 if fault == "break" else self.cut.pop(path, len(body))])
         return None

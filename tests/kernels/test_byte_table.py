@@ -1,7 +1,5 @@
 """The hash table over byte strings where hashes collide, which chance would never show."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 

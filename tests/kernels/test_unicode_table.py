@@ -1,7 +1,5 @@
 """The committed table of code points against unicodedata."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import numpy as np

@@ -3,8 +3,6 @@
 The kernels check no bounds, so a missed check ends the process: each test runs in one of its own.
 """
 
-from __future__ import annotations
-
 import random
 import resource
 import struct

@@ -1,7 +1,5 @@
 """Language identification against the fastText library: the shipped model, and models of every kind."""
 
-from __future__ import annotations
-
 import os
 import random
 import time
@@ -160,38 +158,36 @@ def test_every_input_type_gives_the_same_labels() -> None:
         pa.array(["x", *texts, "y"]).slice(1, len(texts)),
         pa.array(texts).dictionary_encode(),
     ]
+    assert [len(part) for part in identify(pa.chunked_array([], pa.string()))] == [0, 0]
     for form in forms:
         labels, probs = identify(form)
         assert list(labels) == list(expected[0])
         assert list(probs) == list(expected[1])
 
 
-def test_results_do_not_depend_on_the_batch() -> None:
-    texts = ["the red house", "das rote Haus", "la maison rouge", "赤い家", "the house"] * 3
-    whole = identify(texts)
-    alone = [identify([text]) for text in texts]
-    assert list(whole[0]) == [labels[0] for labels, _ in alone]
-    assert list(whole[1]) == [probs[0] for _, probs in alone]
-
-
-def test_empty_batch_gives_no_labels() -> None:
-    for nothing in ([], pa.array([], pa.string()), pa.chunked_array([], pa.string())):
-        labels, probs = identify(nothing)
-        assert len(labels) == len(probs) == 0
-
-
-def test_probabilities_are_at_most_one() -> None:
-    texts = ["Das ist ein Haus", "这是一只猫", "Это дом, а это кошка"]  # the library says 1.00003 of the first
-    assert identify(texts)[1].max() == 1.0
-
-
-def test_invalid_model_file_is_named_in_the_error(tmp_path: Path) -> None:
+def test_invalid_model_and_unknown_labels_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"not a model at all")
     with pytest.raises(UserError, match=r"model\.bin, which is not a fastText model"):
         Identifier(path)
     with pytest.raises(UserError, match="cannot be read"):
         Identifier(tmp_path / "absent.bin")
+    with pytest.raises(UserError, match="xx, yy"):
+        Identifier(labels_allowed=["en", "yy", "xx"])
+    with pytest.raises(UserError, match="none"):
+        Identifier(labels_allowed=[])
+
+
+def test_a_replaced_model_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    found = []
+    for seed, labels in ((0, LABELS), (1, LABELS), (1, {"en": 9, "de": 5})):
+        write_model(path, Kind(), WORDS, labels, seed)
+        os.utime(path, ns=(10**18, 10**18 + seed))
+        identifier = Identifier(path)
+        found.append((identifier.labels, identifier.predict(TEXTS)[1].tolist()))
+    assert found[0][0] == found[1][0] != found[2][0]
+    assert found[0][1] != found[1][1]
 
 
 def test_truncated_model_is_named_in_the_error(tmp_path: Path) -> None:
@@ -202,13 +198,6 @@ def test_truncated_model_is_named_in_the_error(tmp_path: Path) -> None:
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(UserError, match=r"whole\.ftz, which is cut short; download it again"):
             Identifier(path)
-
-
-def test_unknown_allowed_labels_are_named() -> None:
-    with pytest.raises(UserError, match="xx, yy"):
-        Identifier(labels_allowed=["en", "yy", "xx"])
-    with pytest.raises(UserError, match="none"):
-        Identifier(labels_allowed=[])
 
 
 def test_shipped_model_has_the_176_published_labels(shared: Path) -> None:

@@ -1,24 +1,35 @@
-"""The table of languages against its sources, and its merges frozen: a change here moves texts to another list."""
+"""The table of languages against its sources, its merges frozen, and languages that a recipe adds."""
 
-from __future__ import annotations
-
-import csv
 import hashlib
 import json
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import worldclip
+from killed import modified
+from stages import QUIET, finish, why_run
+from tars import sample, write_tar
+from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import layout
+from worldclip.core.artifacts import read_json, require_manifest
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
 from worldclip.language import scripts
 from worldclip.language import table as languages
-from worldclip.language.config import AddedLanguage, LanguagesConfig
+from worldclip.language.config import AddedLanguage, LanguagesConfig, languages_of
 from worldclip.language.identify import read_labels
+from worldclip.tools.inspect_run import inspect_entry
 
 ROOT = Path(__file__).parents[2]
+
 MERGED_WIKIPEDIAS = {"zh": ("zh", "zh_classical", "zh_yue"), "be": ("be", "be_tarask"), "nds": ("nds", "nds_nl")}
+
 RENAMED_LID176 = {"yue": "zh", "cbk": "cbk_zam", "lrc": "other"}
+
 OTHER_UNDER_LID176 = (
     "ab ace ady alt ami ang anp arc ary atj avk awa ay ban bat_smg bbc bew bi bjn blk bm bug cdo ch chr chy cr "
     "crh csb cu dag dga din dtp dz ee ext fat ff fiu_vro fj fo fon frp fur gag gan gcr glk gor got gpe guc gur "
@@ -27,7 +38,6 @@ OTHER_UNDER_LID176 = (
     "rmy rn roa_rup roa_tara rw sat se sg shi shn skr sm smn sn srn ss st stq szl szy tay tcy tet ti tly tn to "
     "tpi trv ts tum tw ty udm ve wo xh za zea zgh zh_min_nan zu"
 )
-
 
 # OpenLID's labels are those of FLORES-200; here all 204 of them, each with the list that its texts go to.
 OPENLID = (
@@ -153,15 +163,25 @@ def test_wordnets_of_the_published_table_resolve(shared: Path) -> None:
     assert {code: languages.from_wordnet(code) for code in theirs} == theirs
 
 
-def test_scripts_spacing_and_level() -> None:
-    assert languages.get("sw").script == "Latn"
+def test_scripts_spacing_family_and_level() -> None:
     unspaced = {language.code for language in languages.all_languages() if language.words != "space"}
     assert unspaced == {"zh", "wuu", "gan", "ja", "th", "lo", "km", "my", "shn", "mnw", "blk", "bo", "dz"}
     assert {code for code in unspaced if languages.get(code).words == "tsheg"} == {"bo", "dz"}
-    assert languages.get("en").resource_level == "high"
-    assert languages.get("sw").resource_level == "low"
-    scripts = {language.script for language in languages.all_languages()}
-    assert all(len(script) == 4 and script.istitle() for script in scripts)
+    assert (languages.get("en").resource_level, languages.get("sw").resource_level) == ("high", "low")
+    assert {language.script for language in languages.all_languages()} == set(scripts.NAMES)
+    families = {language.code: language.family for language in languages.all_languages()}
+    assert [code for code, family in families.items() if not family] == ["other"]
+    assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")
+
+
+def test_label_with_a_script_goes_to_the_list_of_its_own_and_others_to_that_of_the_code() -> None:
+    script = AddedLanguage(name="Kashmiri in Devanagari", script="Deva", iso639_3=("kas_Deva",))
+    kea = AddedLanguage(name="Kabuverdianu", script="Latn", iso639_3=("kea_Latn",))
+    config = LanguagesConfig(add={"ks_deva": script, "kea": kea})
+    labels = ("kas_Deva", "kas_Arab", "kea_Latn", "kea_Cyrl")
+    assert [config.table.from_lid(label, "glotlid") for label in labels] == ["ks_deva", "ks", "kea", "other"]
+    assert [config.table.from_tag(tag) for tag in ("KEA", "kabuverdianu", "kea-CV")] == ["kea"] * 3
+    assert [languages.scheme_of(x) for x in ("__label__sw", "zh_yue", "swh_Latn")] == ["lid176", "lid176", "glotlid"]
 
 
 def test_resource_level_and_wordfreq_follow_the_package() -> None:
@@ -172,10 +192,6 @@ def test_resource_level_and_wordfreq_follow_the_package() -> None:
     assert {code for code, language in named.items() if language.resource_level == "high"} == large
 
 
-def test_scheme_of_labels() -> None:
-    assert [languages.scheme_of(x) for x in ("__label__sw", "zh_yue", "swh_Latn")] == ["lid176", "lid176", "glotlid"]
-
-
 def test_config_names_every_wrong_language_with_a_suggestion() -> None:
     problems = LanguagesConfig(codes=("en", "zh_yue", "swa", "en"), lid_model="nowhere.bin").problems()
     assert len(problems) == 4
@@ -183,6 +199,10 @@ def test_config_names_every_wrong_language_with_a_suggestion() -> None:
     assert 'did you mean "zh"?' in problems[1]
     assert 'unknown language "swa"' in problems[2]
     assert "nowhere.bin" in problems[3]
+    assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
+    assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
+    with pytest.raises(KeyError, match="zh"):
+        languages.get("zhh")
 
 
 @pytest.mark.parametrize(
@@ -204,35 +224,6 @@ def test_other_texts_are_no_language(text: str) -> None:
     assert languages.INSTALLED.from_tag(text) is None
 
 
-def test_added_language_is_found_by_its_name_and_label() -> None:
-    config = LanguagesConfig(add={"kea": AddedLanguage(name="Kabuverdianu", script="Latn", iso639_3=("kea_Latn",))})
-    assert [config.table.from_tag(tag) for tag in ("KEA", "kabuverdianu", "kea-CV")] == ["kea"] * 3
-
-
-def test_empty_codes_mean_the_whole_table() -> None:
-    assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
-    assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
-
-
-def test_unknown_code_raises_key_error_with_a_suggestion() -> None:
-    with pytest.raises(KeyError, match="did you mean 'zh'"):
-        languages.get("zhh")
-
-
-def test_every_language_has_a_family() -> None:
-    families = {language.code: language.family for language in languages.all_languages()}
-    assert [code for code, family in families.items() if not family] == ["other"]
-    assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")
-
-
-def test_every_script_of_the_table_has_a_name() -> None:
-    with open(ROOT / "src/worldclip/language/table.csv", encoding="utf-8", newline="") as file:
-        used = {record["script"] for record in csv.DictReader(file)}
-    assert used == set(scripts.NAMES)
-    assert {scripts.script_name(row.script) for row in languages.all_languages()} >= {"Latin", "Cyrillic", "Devanagari"}
-    assert scripts.script_name("Xxxx") == "Xxxx"
-
-
 def test_page_has_the_languages_without_a_label_in_lid176() -> None:
     page = (ROOT / "docs/world.md").read_text(encoding="utf-8")
     written = runpy.run_path(str(ROOT / "docs/world_labels.py"))
@@ -243,3 +234,95 @@ def test_page_has_the_languages_without_a_label_in_lid176() -> None:
     for code, label in pairs:
         assert languages.from_lid(label, "glotlid") == code
         assert not languages.get(code).lid176
+
+
+KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
+
+
+def sections(folder: Path, **added: Any) -> dict[str, Any]:
+    return {
+        "pool": {"path": str(folder / "pool"), "lang": "json:language"},
+        "languages": {"codes": ["en", "kea"], "add": added or {"kea": KEA}},
+        "metadata": {"lists": {lang: str(folder / f"{lang}.txt") for lang in ("en", "kea")}},
+        "balance": {"tail_fraction": 0.5},
+    }
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A pool of two tars whose records state English and Kabuverdianu, and a list of each."""
+    (tmp_path / "en.txt").write_text("fish\nboat\n", encoding="utf-8")
+    (tmp_path / "kea.txt").write_text("pexe\nbarku\n", encoding="utf-8")
+    for shard in range(2):
+        record = {"texts": ["a fish", "un pexe na mar"], "language": ["eng_Latn", "kea_Latn"]}
+        stems = [f"{n:03}" for n in range(10 * shard, 10 * shard + 10)]
+        write_tar(tmp_path / "pool" / f"{shard}.tar", [part for stem in stems for part in sample(stem, None, record)])
+    return tmp_path
+
+
+def test_added_language_goes_from_metadata_to_the_report_in_two_processes(world: Path) -> None:
+    recipe, run = load_recipe(sections(world)), world / "run"
+    two_processes = LocalExecutor(workers=2, quiet=True)
+    for until, executor in {"metadata": QUIET, "match": two_processes, "curate": QUIET}.items():
+        worldclip.run(recipe, run, until=until, executor=executor)
+    matched = read_json(layout.report_json(run / "match"))["texts"]
+    assert matched["kea"]["matched"] == matched["en"]["matched"] == 20
+    assert require_manifest(run, "match")["lists"] == {"en": 2, "kea": 2}
+    assert read_json(layout.thresholds(run))["lists"]["kea"]["num_matches"] == 20
+    assert "Kabuverdianu" in layout.report_html(run).read_text(encoding="utf-8")
+    assert load_recipe(run).languages.add["kea"].row("kea") == languages_of(run).get("kea")
+    assert inspect_entry(run, "pexe", "kea")["matches"] == 20
+
+
+def test_another_recipe_does_not_know_the_language(world: Path) -> None:
+    values = sections(world)
+    assert load_recipe(values).languages.table.from_lid("kea_Latn", "glotlid") == "kea"
+    values["languages"] = {"codes": ["kea"]}
+    with pytest.raises(UserError, match=r'unknown language "kea"; .*\[languages.add.kea\]') as refused:
+        load_recipe(values)
+    assert len(refused.value.problems) == 2  # languages.codes and metadata.lists
+    assert languages.from_lid("kea_Latn", "glotlid") == languages.OTHER
+
+
+def test_all_mistakes_of_added_languages_are_named_at_once(world: Path) -> None:
+    wrong = {
+        "sw": KEA | {"iso639_3": []},
+        "merged": KEA | {"iso639_3": []},
+        "Kea-CV": {"name": "", "script": "latin"},
+        "kea": KEA | {"iso639_3": ["kea", "por", "__label__kea_Latn"], "wikipedia": ["pt"]},
+        "krio": KEA | {"lid176": ["pt"]},
+    }
+    with pytest.raises(UserError) as refused:
+        load_recipe(sections(world, **wrong))
+    text = "\n".join(refused.value.problems)
+    for words in (
+        "languages.add.sw: is an installed language (Swahili)",
+        "languages.add.merged: is not a code",
+        "languages.add.Kea-CV: is not a code",
+        'languages.add.Kea-CV.name = "": must be the English name',
+        'languages.add.Kea-CV.script = "latin": must be the ISO 15924 code',
+        'languages.add.kea.iso639_3: "por" belongs to pt',
+        'languages.add.kea.iso639_3: "kea" belongs to krio',
+        'languages.add.krio.iso639_3: "kea" belongs to kea',
+        'languages.add.kea.iso639_3: "__label__kea_Latn" is not a code or label',
+        'languages.add.kea.wikipedia: "pt" belongs to pt',
+        'languages.add.krio.lid176: "pt" belongs to pt',
+    ):
+        assert words in text, f"{words} is not in\n{text}"
+    with pytest.raises(UserError, match=r"unknown key languages.add.kea.skript; did you mean script\?"):
+        load_recipe(sections(world, kea={"name": "x", "skript": "Latn"}))
+    with pytest.raises(UserError, match=r"languages.add.kea = 3: must be a section, \[languages.add.kea\]"):
+        load_recipe(sections(world, kea=3))
+
+
+def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
+    def recipe(words: str) -> Recipe:
+        return load_recipe(sections(world, kea=KEA | {"words": words}))
+
+    finish("metadata", recipe("space"), world / "run", QUIET)
+    assert why_run("metadata", recipe("space"), world / "run") is None
+    assert why_run("metadata", recipe("icu"), world / "run") == "languages.add.kea.words was space, is icu"
+    before = modified(world / "run/metadata", "*.parquet")
+    finish("metadata", recipe("icu"), world / "run", QUIET)
+    written = modified(world / "run/metadata", "*.parquet").items() - before.items()
+    assert [path.stem for path, _ in written] == ["kea"]

@@ -1,10 +1,9 @@
-"""The stage match against plain Python, on adversarial pools."""
-
-from __future__ import annotations
+"""The stage match against plain Python, on adversarial pools; languages that a pool states (`pool.lang`)."""
 
 import ast
 import dataclasses
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,16 @@ import pytest
 
 from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from pools import read_rows, write_lines
 from programs import python
 from stages import context
-from tars import shard_of, write_tar
+from tars import sample, shard_of, write_tar
 from worldclip import match, pool
 from worldclip.contracts import schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.language.table import INSTALLED
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
@@ -252,14 +252,6 @@ def test_keys_are_counted_under_their_latest_reason():
     assert report["texts"] == report["keys"] == {}
 
 
-def test_kernel_in_the_cache_counts_as_compiled(tmp_path: Path) -> None:
-    code = (
-        "import numpy as np; from worldclip.kernels.llvm import is_compiled; from worldclip.core.coin import xxh64;"
-        "print(is_compiled(xxh64)); xxh64(np.zeros(3, np.uint8), 0, 3, np.uint64(0)); print(is_compiled(xxh64))"
-    )
-    assert python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["False", "True"]
-
-
 @pytest.mark.slow
 def test_kernels_of_the_matcher_compile_for_one_set_of_types(tmp_path: Path) -> None:
     code = """
@@ -331,3 +323,75 @@ def test_keys_that_pass_two_gib_once_per_text_are_read_and_written(tmp_path: Pat
     whole = one_array(artifacts.read_table(tmp_path / "curated.parquet", schemas.CURATED, ["key"])["key"])
     assert len(whole) == num_rows
     assert [whole[row].as_py()[:6] for row in (0, texts_per_pair, num_rows - 1)] == ["000000", "000001", "002099"]
+
+
+STATED_LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
+
+# (texts, what the pool says of them, languages that must come out; None: no_language)
+PAIRS = [
+    (["a gift", "ein gift"], ["en", "de"], ["en", "de"]),
+    (["a tag", "tag"], "deu_Latn", ["de", "de"]),
+    (["图", "tag"], ["yue"], ["zh", None]),
+    (["gift"], "nonsense", [None]),
+    (["gift"], None, [None]),
+    (["gift"], "xx", ["en"]),
+    (["ein gift", "gift"], ["de-DE", "de_AT"], ["de", "de"]),
+    (["gift", "tag"], ["DEU", "English"], ["de", "en"]),
+]
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
+    rows = [row for path in (run / "match/texts").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
+
+
+def expected(pairs: Iterable[int]) -> dict[tuple[str, int], tuple[str, float]]:
+    langs = {(str(pair), text_idx): lang for pair in pairs for text_idx, lang in enumerate(PAIRS[pair][2])}
+    return {place: (lang, 1.0) for place, lang in langs.items() if lang is not None}
+
+
+def match_stated(tmp_path, **pool):
+    write_metadata(tmp_path / "run", STATED_LISTS)
+    sections = {"languages": {"codes": list(STATED_LISTS)}, "match": {"merge_labels": {"xx": "en"}}}
+    recipe = make_recipe(tmp_path / "pool", pool=pool, **sections)
+    return run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+
+
+def test_tars_state_languages_per_pair_or_per_text(tmp_path):
+    members = []
+    for pair, (texts, langs, _) in enumerate(PAIRS):
+        members += sample(f"{pair}", None, {"texts": texts, "language": langs})
+    write_tar(tmp_path / "pool/0.tar", members)
+    report = match_stated(tmp_path, lang="json:language")
+    assert found_languages(tmp_path / "run") == expected(range(len(PAIRS)))
+    assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
+
+
+def test_list_column_states_a_language_per_text(tmp_path):
+    per_text = [pair for pair, (_, langs, _) in enumerate(PAIRS) if isinstance(langs, list)]
+    rows = []
+    for pair in per_text:
+        texts, langs, _ = PAIRS[pair]
+        rows.append({"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))})
+    write_rows(tmp_path / "pool/0.parquet", rows)
+    match_stated(tmp_path, key="id", texts=["texts"], lang="language")
+    assert found_languages(tmp_path / "run") == expected(per_text)
+
+
+@pytest.mark.parametrize(("name", "write"), [("0.parquet", write_rows), ("0.jsonl", write_lines)])
+def test_string_column_states_a_language_per_row(tmp_path, name, write):
+    stated = {"1": "deu_Latn", "3": "nonsense", "4": None, "5": "xx"}
+    write(tmp_path / "pool" / name, [{"id": key, "text": "gift", "language": lang} for key, lang in stated.items()])
+    match_stated(tmp_path, key="id", texts=["text"], lang="language")
+    assert found_languages(tmp_path / "run") == {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
+
+
+def test_lists_of_another_length_fail_the_shard(tmp_path):
+    write_rows(tmp_path / "0.parquet", [{"id": "0", "texts": ["gift", "tag"], "language": ["en"]}])
+    with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold one label per row"):
+        read_rows(tmp_path / "0.parquet", key="id", texts=("texts",), lang="language")

@@ -1,15 +1,17 @@
-"""Counts against a counter that reads character by character, and merges of any number of runs."""
+"""Counts against a counter that reads character by character, merges of any number of runs, page views."""
 
-from __future__ import annotations
-
+import gzip
 import io
+import json
 import math
 import random
 import unicodedata
 from collections import Counter as Tally
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, digits
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +19,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entry_lists import write_lines
+from worldclip.core.errors import BadShard
 from worldclip.language.segment import SPACES, TSHEGS, Scheme, scheme_of, segment
 from worldclip.metadata import ngrams
-from worldclip.metadata.ngrams import Counter, best_bigrams, count_to_file, iter_unigrams, merge, runs
+from worldclip.metadata.ngrams import Counter, best_bigrams, count_to_file, iter_unigrams, iter_words, merge, runs
 from worldclip.metadata.ngrams.kernels import sort_bigrams
+from worldclip.metadata.sources import titles
+from worldclip.metadata.sources.titles import count_views, find_articles, merge_views, read_namespaces
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
+
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
+
 LINE_ENDS = "\n\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
+
 JOINTS = {"tsheg": "\u0f0b\u0f0c\x1f"}
+
 ALPHABET = "abcdé猫狗ねกาཀ་།ကខ1２ \u3000\n\t\u200d\u0301.,’—«»-'🙂\0\x1f\u00a0\u2029ქართ"
 
 
@@ -76,7 +86,7 @@ def as_tallies(counts: ngrams.Counts) -> tuple[Tally[str], Tally[tuple[str, str]
     return unigrams, bigrams
 
 
-def count(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int) -> ngrams.Counts:
+def count_texts(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int) -> ngrams.Counts:
     return merge(count_to_file(folder / "runs", [texts], scheme, **limits), folder / "merged", fan_in=3)
 
 
@@ -84,7 +94,7 @@ def count(texts: list[str], folder: Path, scheme: Scheme = SPACES, **limits: int
 @settings(max_examples=120, deadline=None)
 @given(texts=st.lists(st.text(alphabet=ALPHABET, max_size=40), max_size=6))
 def test_counts_agree_with_a_plain_counter(scheme: Scheme, texts: list[str], tmp_path_factory: pytest.TempPathFactory):
-    counts = count(texts, tmp_path_factory.mktemp("ngrams"), scheme)
+    counts = count_texts(texts, tmp_path_factory.mktemp("ngrams"), scheme)
     assert as_tallies(counts) == plain_counts(texts, scheme)
     assert counts.num_tokens == sum(plain_counts(texts, scheme)[0].values())
 
@@ -139,7 +149,7 @@ def test_many_large_runs_are_merged_in_groups(tmp_path: Path, monkeypatch: pytes
 
 def test_words_with_equal_prefixes_are_distinct(tmp_path: Path):
     words = ["a" * n for n in range(1, 20)] + ["aaaaaaaab", "aaaaaaaa\0", "a\0", "a\0\0", "aaaaaaaba", "猫猫猫a"]
-    unigrams, _ = as_tallies(count([" ".join(words * 3)], tmp_path))
+    unigrams, _ = as_tallies(count_texts([" ".join(words * 3)], tmp_path))
     assert unigrams == plain_counts([" ".join(words * 3)], SPACES)[0]
     assert len(unigrams) == len(words)  # of the last one each 猫 is a word, and the a behind them is there already
 
@@ -171,7 +181,7 @@ def test_many_texts_of_one_letter_find_room(tmp_path: Path, num_empty: int):
 
 def test_tables_grow_with_a_large_vocabulary(tmp_path: Path):
     words = [f"word{n}" for n in range(30_000)]
-    counts = count([" ".join(words), " ".join(reversed(words))], tmp_path)
+    counts = count_texts([" ".join(words), " ".join(reversed(words))], tmp_path)
     assert len(counts.words) == 30_000
     assert set(counts.words.counts.tolist()) == {2}
     assert sum(len(keys) for keys, _ in counts.iter_bigrams()) == 2 * 29_999
@@ -187,20 +197,20 @@ def test_chunked_sliced_and_null_texts_are_counted_once(tmp_path: Path):
 def test_chinese_words_are_segmented_and_joined_without_a_blank(tmp_path: Path):
     zh = scheme_of("zh")
     texts = segment(pa.array(["我喜欢北京大学。我喜欢 Python。"], pa.large_string()), zh)
-    counts = count(texts.to_pylist(), tmp_path, zh)
+    counts = count_texts(texts.to_pylist(), tmp_path, zh)
     assert dict(iter_unigrams(counts)) == {"喜欢": 2, "我": 2, "Python": 1, "北京": 1, "大学": 1}
     assert {bigram for bigram, _ in best_bigrams(counts, zh.joiner, limit=9)} == {"我喜欢", "喜欢北京", "北京大学"}
 
 
 def test_unigrams_come_by_falling_count_then_in_byte_order(tmp_path: Path):
-    counts = count(["b b a a c é z z z"], tmp_path)
+    counts = count_texts(["b b a a c é z z z"], tmp_path)
     assert list(iter_unigrams(counts)) == [("z", 3), ("a", 2), ("b", 2), ("c", 1), ("é", 1)]
     assert list(iter_unigrams(counts, min_count=2)) == [("z", 3), ("a", 2), ("b", 2)]
 
 
 def test_pmi_on_paper(tmp_path: Path):
     # a 4, b 3, c 1; ab 3, ba 2, bc 1: N = 8
-    counts = count(["a b a b a", "a b c"], tmp_path)
+    counts = count_texts(["a b a b a", "a b c"], tmp_path)
     assert counts.num_tokens == 8
     assert best_bigrams(counts, " ", limit=9) == [
         ("b c", math.log2(1 * 8 / (3 * 1))),
@@ -233,7 +243,129 @@ def test_best_bigrams_agree_with_sorting_all(
     assert [bigram for bigram, _ in in_turn] == [f"{a} {b}" for _, _, a, b in ranked]
 
 
-def test_empty_corpus_has_no_entries(tmp_path: Path):
-    counts = count(["", " \n", "...!"], tmp_path)
-    assert list(iter_unigrams(counts)) == []
-    assert best_bigrams(counts, " ", limit=5) == []
+VIEW_LINES = (
+    b"en Cat 60 0, en Cat 49 0, en.m Cat 500 0, en.b Cat 900 0, sw Paka 3 0, sw.m Paka 4 0, sw.d paka 99 0, "
+    b"sw Simba_(mnyama) 7 0, sw.m Simba_%28mnyama%29 1 0, sw Picha:Simba.jpg 9 0, "
+    b'sw Terminator_2:_Judgment_Day 5 0, sw Special:Search 80 0, sw "Nyama" 2 0, sw - 8 0, '
+    b"zh-min-nan Niau 5 0, fr Chat 5 0, commons.m File:x.jpg 1 0"
+).split(b", ")
+
+BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -4 0", b"sw a b 4 0", b"\xff\xfe x 1 0"]
+
+
+def count_hour(
+    folder: Path, lines: Sequence[bytes], *wikis: str, hour: int = 0, **min_line_views: int
+) -> dict[str, Any]:
+    """Count the lines of an hour into folder/out/<hour>; return what was read and dropped."""
+    folder.joinpath("x.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
+    out = folder / "out" / str(hour)
+    return count_views(folder / "x.gz", out, wikis or ["sw"], min_line_views=min_line_views)
+
+
+def views_of(folder: Path, wiki: str, times: int = 1) -> dict[str, int]:
+    """Return the sum over all hours, each read several times."""
+    views = merge_views(sorted((folder / "out").iterdir()) * times, wiki)
+    return {views.word(rank): int(count_hour) for rank, count_hour in enumerate(views.counts)}
+
+
+@pytest.mark.parametrize("other", [b"en A 1 0", b"en \xff 1 0"])
+def test_carriage_return_ends_a_line(tmp_path: Path, other: bytes) -> None:
+    dropped = count_hour(tmp_path, [other, b"sw A\rB 3 0", b"sw Paka 3 0\r", b"sw C 1 0\rsw D 2 0"])["dropped"]
+    assert views_of(tmp_path, "sw") == {"C": 1, "D": 2, "Paka": 3}
+    assert dropped["fields"] == 2
+
+
+def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path) -> None:
+    report = count_hour(tmp_path, VIEW_LINES, "sw", "zh_min_nan")
+    no_drops = {"fields": 0, "views": 0, "title": 0}
+    assert report == {"lines": len(VIEW_LINES), "dropped": no_drops, "titles": {"sw": 7, "zh_min_nan": 1}}
+    pages = {"Picha:Simba.jpg": 9, "Special:Search": 80, "Terminator 2: Judgment Day": 5}
+    assert views_of(tmp_path, "sw") == {'"Nyama"': 2, "-": 8, "Paka": 7, "Simba (mnyama)": 8, **pages}
+    assert views_of(tmp_path, "zh_min_nan") == {"Niau": 5}
+
+
+def test_english_v1_counts_only_busy_hours_of_desktop(tmp_path: Path) -> None:
+    count_hour(tmp_path, VIEW_LINES, "en", en=50)
+    assert views_of(tmp_path, "en") == {"Cat": 60}
+
+
+def test_views_of_several_hours_add_up(tmp_path: Path) -> None:
+    for hour, lines in enumerate(([b"sw Paka 3 0", b"sw Chui 1 0"], [b"sw Paka 4 0"], [b"sw Simba 9 0"])):
+        count_hour(tmp_path, lines, "sw", "yo", hour=hour)
+    assert views_of(tmp_path, "sw") == {"Chui": 1, "Paka": 7, "Simba": 9}
+    assert views_of(tmp_path, "yo") == {}
+    assert len(merge_views([], "sw")) == 0
+    assert views_of(tmp_path, "sw", times=7) == {"Chui": 7, "Paka": 49, "Simba": 63}
+
+
+def test_block_size_does_not_change_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count_hour(tmp_path, VIEW_LINES)
+    whole = views_of(tmp_path, "sw")
+    monkeypatch.setattr(titles, "BLOCK_BYTES", 1)
+    monkeypatch.setattr("worldclip.core.unpack.CHUNK_BYTES", 7)
+    count_hour(tmp_path, VIEW_LINES)
+    assert views_of(tmp_path, "sw") == whole
+
+
+def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    report = count_hour(tmp_path, [*VIEW_LINES, *BAD])
+    assert report["dropped"] == {"fields": 2, "views": 2, "title": 2}  # the last of BAD is no domain of ours
+    assert views_of(tmp_path, "sw")["Paka"] == 7
+
+
+BROKEN_VIEWS = {
+    "truncated": (gzip.compress(b"sw Paka 3 0\n" * 999)[:-12], "ends in the middle"),
+    "no gzip": (b"<html>", "damaged"),
+    "other bytes": (gzip.compress(b"\xff\xfe\x00garbage\nfoo\xff\n"), "no line has the four fields"),
+    "other lines": (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_VIEWS)  # the bytes are no ids of tests: gzip writes the time into them
+def test_broken_file_is_bad_shard_with_reason(case: str, tmp_path: Path) -> None:
+    data, message = BROKEN_VIEWS[case]
+    (tmp_path / "x.gz").write_bytes(data)
+    with pytest.raises(BadShard, match=message):
+        count_views(tmp_path / "x.gz", tmp_path / "out", ["sw"], min_line_views={})
+
+
+def test_titles_of_each_wikipedia_are_separate(tmp_path: Path) -> None:
+    expected = {f"w{n}": {f"Title {n}": n + 1, "Same": 2 * n + 1} for n in range(40) if n % 7}
+    lines = [f"{wiki} {title.replace(' ', '_')} {n} 0" for wiki in expected for title, n in expected[wiki].items()]
+    random.Random(0).shuffle(lines)
+    count_hour(tmp_path, [line.encode() for line in lines], *(f"w{n}" for n in range(40)))
+    assert {wiki: views_of(tmp_path, wiki) for wiki in expected} == expected
+    assert views_of(tmp_path, "w7") == views_of(tmp_path, "elsewhere") == {}
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 4
+
+
+def test_titles_are_decoded() -> None:
+    raw = (b"S%C3%A3o_Paulo", "São_Paulo".encode(), b"100%", b"%FF", b"_")
+    sao_paulo = "São Paulo".encode()
+    assert [titles.decode_title(title) for title in raw] == [sao_paulo, sao_paulo, b"100%", None, None]
+
+
+def test_namespaces_rule_uses_site_names_and_colon_rule_uses_any_colon(tmp_path: Path) -> None:
+    count_hour(tmp_path, VIEW_LINES)
+    views = merge_views([tmp_path / "out" / "0"], "sw")
+    own = [title for title, _ in iter_words(views, find_articles(views, {"picha"}))]
+    assert own == ["-", "Simba (mnyama)", "Paka", "Terminator 2: Judgment Day", '"Nyama"']
+    articles = find_articles(views, None)
+    assert [title for title, _ in iter_words(views, articles)] == ["-", "Simba (mnyama)", "Paka", '"Nyama"']
+    assert list(iter_words(views, articles, min_count=8)) == [("-", 8), ("Simba (mnyama)", 8)]
+
+
+def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None:
+    namespaces = {
+        "0": {"id": 0, "*": ""},
+        "6": {"id": 6, "canonical": "File", "*": "Picha"},
+        "-1": {"id": -1, "canonical": "Special", "*": "Maalum"},
+    }
+    site = {"query": {"namespaces": namespaces, "namespacealiases": [{"id": 6, "*": "Faili"}]}}
+    write_lines(tmp_path / "x.json.gz", json.dumps(site))
+    assert read_namespaces(tmp_path / "x.json.gz") == {"File", "Picha", "Faili", "Special", "Maalum"}
+    number = b'{"query": {"namespaces": {"6": {"*": 5}}}}'
+    for bad in (b"[]", b"{", b"[" * 100_000, b'{"query": {}}', number):
+        (tmp_path / "bad.json").write_bytes(bad)
+        with pytest.raises(BadShard, match="not a list of a site's namespaces"):
+            read_namespaces(tmp_path / "bad.json")

@@ -1,27 +1,43 @@
-"""Each source of entries but Wikipedia and the pool: WordNets, Python packages, sources of other packages."""
+"""Each source of entries but Wikipedia and the pool; whole lists, by file, folder and address; the rules of entries."""
 
-from __future__ import annotations
-
+import json
+import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import entry_lists
-from entry_lists import build, manifest_of, scores, words, write_lines, write_wordnet
+import worldclip
+from entry_lists import QUIET, build, manifest_of, scores, words, write_lines, write_lists, write_wordnet
+from killed import modified
+from plain_recipe import LISTS, make_recipe, make_shards, write_pool
 from plugin_package import installed, page_code, write_package
 from served import Server
 from served import server as server  # the fixture
+from stages import run_stage
 from tars import tar_of
+from worldclip import metadata
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts.schemas import METADATA
+from worldclip.core.artifacts import write_table
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.language import table as languages
 from worldclip.language.config import AddedLanguage
 from worldclip.language.locale_data import read_own_data
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
+from worldclip.metadata.entry_list import EntryList, is_punctuation
+from worldclip.metadata.lists import read_list, write_whole_list
 from worldclip.metadata.source import Inputs, build_entries
 from worldclip.metadata.sources import packages
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code, read_wordnet
@@ -48,25 +64,16 @@ def test_only_lemma_lines_are_read(tmp_path: Path) -> None:
         "3-n\tarb:lemma\t丝不苟+地",
     )
     assert lemmas(path, "ar") == ["أول", "كتب", "red apple", "丝不苟地"]
-
-
-def test_english_takes_first_lemma_of_each_synset_lower_cased(tmp_path: Path) -> None:
     lines = ("# PWN\teng\turl\twordnet", "1-n\teng:lemma\tNew York", "1-n\teng:lemma\tBig Apple", "2-n\teng:lemma\tcat")
-    assert lemmas(write_lines(tmp_path / "wn.tab", *lines), "en") == ["new york", "cat"]
-
-
-def test_wordnet_of_another_language_or_without_lemmas_is_bad_shard(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "wn-data-als.tab", "# Albanet\tals\turl\tCC BY 3.0", "1-n\tals:lemma\tentitet")
-    assert lemmas(path, "sq") == ["entitet"]
-    with pytest.raises(BadShard, match=r"WordNet of sq \('als'\), not of als"):
-        lemmas(path, "als")
-    path = write_lines(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here")
+    english = write_lines(tmp_path / "wn.tab", *lines)
+    assert lemmas(english, "en") == ["new york", "cat"]  # of English the first lemma of each synset, in lower case
+    with pytest.raises(BadShard, match="not of als"):
+        lemmas(write_lines(tmp_path / "wn.tab", "# Albanet\tals\turl\tCC", "1-n\tals:lemma\tentitet"), "als")
     with pytest.raises(BadShard, match="no lemma line"):
-        lemmas(path, "da")
-    path = write_lines(tmp_path / "wn.tab.gz", *(f"{i}-n\tdan:lemma\tord{i}" for i in range(100)))
+        lemmas(write_lines(tmp_path / "wn.tab", "# X\tdan\turl\tfree", "1-n\tdan:def\t0\tno lemma here"), "da")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BadShard, match="cannot be read"):
-        lemmas(path, "da")
+        lemmas(path, "ar")
 
 
 LEMMA_LINES = {"als": 9599, "arb": 37335 + 2948, "dan": 5859, "cmn": 79797, "por": 74012, "ell": 24106, "nob": 5586}
@@ -80,11 +87,16 @@ def test_real_wordnets_give_every_lemma_line(wordnet_lang: str, shared: Path) ->
     assert not any("_" in lemma or "+" in lemma for lemma in entries)
 
 
-def test_real_english_wordnet_has_one_lemma_per_synset(shared: Path) -> None:
+def test_lexicons_are_those_of_the_paper(shared: Path) -> None:
     entries = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
-    assert len(entries) == 117_659
-    assert entries[:3] == ["entity", "physical entity", "abstraction"]
+    assert (len(entries), entries[:3]) == (117_659, ["entity", "physical entity", "abstraction"])
     assert len(set(entries)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
+    wn = pytest.importorskip("wn")
+    assert len(OMW_LEXICONS) == 31
+    assert all(wn.config.get_project_info(f"{name}:2.0")["resource_urls"] for name in OMW_LEXICONS.values())
+    theirs = ("als", "sq", "cmn-Hans", "arb", "nb", "nno", "zsm", "pt-BR", "pes", "id", "swh", "art-x-made")
+    ours = ["sq", "sq", "zh", "ar", "no", "nn", "ms", "pt", "fa", "id", "sw", None]
+    assert [our_code(code) for code in theirs] == ours
 
 
 # --- lexicons that wn has installed -----------------------------------------------------------------------------------
@@ -179,21 +191,14 @@ def test_one_download_of_wn_gives_each_language_the_papers_lexicon(
     assert {lang: words(tmp_path / "run", lang) for lang in lists} == lists
 
 
-def test_lexicons_of_the_paper_are_in_the_index_of_wn() -> None:
-    wn = pytest.importorskip("wn")
-    assert len(OMW_LEXICONS) == 31
-    archives = [wn.config.get_project_info(f"{name}:2.0")["resource_urls"][0] for name in OMW_LEXICONS.values()]
-    assert [url.rpartition("/")[2] for url in archives] == [f"{name}-2.0.tar.xz" for name in OMW_LEXICONS.values()]
-    theirs = ("als", "sq", "cmn-Hans", "arb", "nb", "nno", "zsm", "pt-BR", "pes", "id", "swh", "art-x-made")
-    ours = ["sq", "sq", "zh", "ar", "no", "nn", "ms", "pt", "fa", "id", "sw", None]
-    assert [our_code(code) for code in theirs] == ours
-
-
 # --- Python packages --------------------------------------------------------------------------------------------------
 
 MIN_NAMES = 100  # of a language in the column `cldr`
+
 BABEL = "2.19."  # whose locales the column `cldr` lists; a later one can name things in further languages
+
 STARTER = Path(__file__).parents[2] / "recipes" / "starter.toml"
+
 TITLES = (
     "fr paris Paris, en it's It's, fr jean-paul Jean-Paul, tr istanbul İstanbul, tr ırak Irak, en istanbul Istanbul, "
     "nl ijsland IJsland, hr ǆep ǅep, ka თბილისი თბილისი, zh 猫 猫"
@@ -248,15 +253,13 @@ def test_names_of_cldr_have_no_remarks_and_no_inherited_language() -> None:
         build_entries(inputs)
 
 
-def test_emoji_are_named_without_skin_tones_in_every_language_of_the_package() -> None:
+def test_emoji_are_named_without_skin_tones() -> None:
     pytest.importorskip("emoji")
-    for lang in LANGS:
-        names = read("emoji", lang)
-        assert len(names) > 1500
-        assert not [name for name in names if ":" in name.strip(":") and "_" in name]
-    assert "red apple" in read("emoji", "en")
+    assert all(len(read("emoji", lang)) > 1500 for lang in LANGS)
     assert "manzana roja" in read("emoji", "es")
-    assert not [name for name in read("emoji", "en") if "skin tone" in name]
+    names = read("emoji", "en")
+    assert "red apple" in names
+    assert not [name for name in names if "skin tone" in name or "_" in name]
 
 
 def test_starter_builds_a_list_of_every_language_that_a_package_has(tmp_path: Path) -> None:
@@ -285,6 +288,7 @@ def test_starter_builds_a_list_of_every_language_that_a_package_has(tmp_path: Pa
 # --- a source of another package, as docs/plugins.md shows it ---------------------------------------------------------
 
 TERMS = "lang,term,weight\nsw,7,2\nsw,tembo,1.5\nde,Katze,1\nyo,kìnnìún,3\n"
+
 TWO = LocalExecutor(workers=2, quiet=True)
 
 
@@ -318,27 +322,206 @@ def test_entries_of_another_packages_source_come_after_ours_in_every_worker(plug
     assert list(failure.value.failures) == ["sw"]
 
 
-# --- every real wordnet -----------------------------------------------------------------------------------------------
+def of_a_run(folder: Path, **lists: list[str]) -> Path:
+    """Return RUN/metadata with these lists."""
+    build(entry_lists.recipe(sorted(lists), lists=write_lists(folder, **lists)), folder / "run")
+    return folder / "run/metadata"
 
-# Entries of each real wordnet; the distinct lemmas of data/README.md less pure punctuation and seams.
-# fmt: off
-WORDNET_ENTRIES = {
-    "iwn/ita": 19_221, "rebuilt/eng": 86_571, "wikt/fin": 23_437, "wikt/jpn": 16_783, "wikt/ron": 9_327,
-    "wikt/spa": 19_779, "wikt/tha": 2_965, "omw/als": 5_988, "omw/arb": 19_097, "omw/bul": 6_720,
-    "omw/cat": 67_498, "omw/cmn": 61_100, "omw/dan": 4_468, "omw/ell": 18_220, "omw/eus": 26_237,
-    "omw/fas": 17_560, "omw/fra": 55_344, "omw/glg": 39_988, "omw/heb": 5_325, "omw/hrv": 29_001,
-    "omw/ind": 36_954, "omw/isl": 11_422, "omw/ita": 41_855, "omw/lit": 11_395, "omw/nld": 43_077,
-    "omw/nno": 3_387, "omw/nob": 4_186, "omw/pol": 45_384, "omw/por": 54_070, "omw/qcn": 3_206,
-    "omw/slk": 29_150, "omw/slv": 40_229, "omw/swe": 5_824, "omw/zsm": 33_932,
+
+# --- the rules of entries ---------------------------------------------------------------------------------------------
+
+
+def test_rules_drop_and_count_candidates(tmp_path: Path) -> None:
+    built = EntryList()
+    candidates = ["cat", " cat ", "", "...", "—！", "x" * 257, "y" * 256, "\ud800", "$", "c'est", "🐈", "ก็"]
+    built.add("list", ((entry, None) for entry in candidates), max_chars=256)
+    assert list(built.entries) == ["cat", "y" * 256, "c'est", "🐈", "ก็"]
+    dropped = {"empty": 1, "punctuation": 3, "too_long": 1, "not_text": 1, "duplicate": 1}
+    assert built.rules["list"] == {"in": 12, **dropped, "kept": 5}
+    path = tmp_path / "list.txt"  # lines may hold scores, and end at line feeds only
+    path.write_bytes("\ufeffmbwa\t12.5\npaka\n\na\u2028b\r\nc\x0bd\t3\r\n".encode())
+    assert list(read_list(str(path))) == [("mbwa", 12.5), ("paka", None), ("a\u2028b", None), ("c\x0bd", 3.0)]
+
+
+@settings(deadline=None)  # a busy machine stands still longer than this takes
+@given(st.lists(st.tuples(st.sampled_from(["number", "wordnet", "list"]), st.lists(st.text(max_size=4), max_size=6))))
+def test_every_candidate_is_kept_or_dropped_for_one_reason(batches: list[tuple[str, list[str]]]) -> None:
+    built = EntryList()
+    for source, candidates in batches:
+        before = dict(built.rules.get(source, {}))
+        num_kept = built.add(source, ((entry, None) for entry in candidates), max_chars=3)
+        counts = {rule: count - before.get(rule, 0) for rule, count in built.rules[source].items()}
+        assert counts["in"] == len(candidates) == sum(counts.values()) - counts["in"]
+        assert num_kept == counts["kept"]
+    assert len(built.entries) == len(built.table()) == len(built.scores)
+    assert not any(is_punctuation(entry) for entry in built.entries)
+
+
+# --- lines and JSON ---------------------------------------------------------------------------------------------------
+
+
+BROKEN_LISTS = {
+    "object": ("x.json", b'{"a": 1}', "not a JSON array"),
+    "numbers": ("x.json", b"[1]", "not a JSON array of strings"),
+    "cut JSON": ("x.json", b"[", "invalid JSON"),
+    "nested JSON": ("x.json", b"[" * 100_000, "invalid JSON"),
+    "words for a score": ("x.txt", b"good\t1\nbad\tmany\n", "line 2: score 'many' after the tab is not a number"),
+    "no number for a score": ("x.txt", b"bad\tnan\n", "line 1: score 'nan' after the tab is not a number"),
+    "no UTF-8": ("x.txt", b"good\n\xff\xfe\n", "line 2: not UTF-8"),
+    "no gzip": ("x.txt.gz", b"<html>", "cannot be read"),
 }
-# fmt: on
 
 
-@pytest.mark.slow
-def test_every_real_wordnet_gives_a_list(shared: Path) -> None:
-    kept = {}
-    for path in sorted((shared / "data/omw").rglob("*.tab.gz")):
-        theirs = path.name.removesuffix(".tab.gz").rpartition("-")[2]
-        lang = languages.from_wordnet(theirs)
-        kept[f"{path.parent.name}/{theirs}"] = len(read("wordnet", lang, wordnets={lang: str(path)}))
-    assert kept == WORDNET_ENTRIES
+@pytest.mark.parametrize("case", BROKEN_LISTS)
+def test_broken_list_is_bad_shard_with_file_and_line(case: str, tmp_path: Path) -> None:
+    name, data, message = BROKEN_LISTS[case]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadShard, match=message) as caught:
+        list(read_list(str(tmp_path / name)))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_list_is_all_that_its_language_has_and_sources_build_the_others(tmp_path: Path) -> None:
+    """The English list of version 1 is a JSON array."""
+    published = ["0", "dog", "New York", "Dog", "na\u00efve", " C++ ", "dog", "!!!", "x" * 300]
+    write_lines(tmp_path / "metadata.json.gz", json.dumps(published))
+    config = {"sources": ["number", "wordnet"], "lists": {"en": str(tmp_path / "metadata.json.gz")}}
+    config["wordnets"] = {"de": entry_lists.write_wordnet(tmp_path / "de.tab", "deu", "Hund")}
+    report = build(entry_lists.recipe(["de", "en"], **config), tmp_path / "run")
+    assert words(tmp_path / "run", "en") == [*published[:5], "C++"]
+    assert report["lists"]["en"]["by_source"] == {"list": 6}
+    assert words(tmp_path / "run", "de")[98:] == ["98", "99", "Hund"]
+    (record,) = manifest_of(tmp_path / "run")["sources"]["en"]
+    assert (record["source"], record["path"], record["licence"]) == ("list", "metadata.json.gz", "not stated")
+    assert len(record["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"), [(["katt", "hund"], "2 are longer than metadata.max_chars = 1"), ([], "no entry of sv")]
+)
+def test_a_list_without_an_entry_fails_its_language_alone(lines: list[str], message: str, tmp_path: Path) -> None:
+    lists = write_lists(tmp_path, sv=lines, de=["a"])
+    with pytest.raises(StageFailed, match=message) as caught:
+        build(entry_lists.recipe(["de", "sv"], lists=lists, max_chars=1), tmp_path / "run")
+    assert list(caught.value.failures) == ["sv"]
+
+
+# --- lists of a run ---------------------------------------------------------------------------------------------------
+
+
+def test_folder_of_a_run_gives_all_its_lists_and_curates_the_same_pairs(tmp_path: Path) -> None:
+    write_pool(tmp_path / "pool", make_shards(seed=3, num_shards=1))
+    first = make_recipe(tmp_path / "pool", metadata={"lists": write_lists(tmp_path, **LISTS)})
+    worldclip.run(first, out=tmp_path / "first", until="curate", executor=QUIET)
+    shutil.copytree(tmp_path / "first/metadata", tmp_path / "shared")
+    for number, codes in enumerate(([], sorted(LISTS))):  # without codes the languages are those of the folder
+        config = {"languages": {"codes": codes}, "metadata": {"lists": str(tmp_path / "shared")}}
+        out = tmp_path / f"mine{number}"
+        worldclip.run(make_recipe(tmp_path / "pool", **config), out=out, until="curate", executor=QUIET)
+        for folder, pattern in (("metadata", "*.parquet"), ("curate", "**/*.parquet")):
+            theirs = {path.name: path.read_bytes() for path in (tmp_path / "first" / folder).glob(pattern)}
+            assert theirs
+            assert {path.name: path.read_bytes() for path in (out / folder).glob(pattern)} == theirs
+
+
+def test_list_of_a_run_keeps_sources_and_scores(tmp_path: Path) -> None:
+    folder = of_a_run(tmp_path, sw=["simba\t3", "caf\u00e9", "cafe\u0301"])
+    table = pq.read_table(folder / "sw.parquet").set_column(2, "source", pa.array(["title", "list", "list"]))
+    write_table(tmp_path / "sw.parquet", table, METADATA)
+    report = build(entry_lists.recipe(["sw"], lists={"sw": str(tmp_path / "sw.parquet")}), tmp_path / "mine")
+    assert scores(tmp_path / "mine", "sw") == {"simba": 3.0, "caf\u00e9": None, "cafe\u0301": None}
+    assert report["lists"]["sw"]["by_source"] == {"title": 1, "list": 2}
+    assert report["lists"]["sw"]["dead"] == {"unicode": 1}
+    assert metadata.load_matcher(tmp_path / "mine", "sw", "unicode").match("Simba, simba!").tolist() == [0]
+
+
+def test_lists_at_an_address_are_read_and_a_changed_one_is_rebuilt_alone(tmp_path: Path) -> None:
+    folder = of_a_run(tmp_path, sw=["simba"], th=["แมว"])
+    store = fsspec.filesystem("memory")
+    for lang in ("sw", "th"):
+        store.pipe(f"/lists/{lang}.parquet", (folder / f"{lang}.parquet").read_bytes())
+    store.pipe("/lists/yo.txt", "kìnnìún\n".encode())
+    run_dir = tmp_path / "mine"
+    named = {"sw": "memory://lists/sw.parquet", "yo": "memory://lists/yo.txt"}
+    build(entry_lists.recipe(["sw", "yo"], lists=named), tmp_path / "named")
+    assert words(tmp_path / "named", "yo") == ["kìnnìún"]
+    loaded = entry_lists.recipe([], lists="memory://lists")
+    assert run_stage("metadata", loaded, run_dir, QUIET)
+    assert not run_stage("metadata", loaded, run_dir, QUIET)
+    before = modified(run_dir / "metadata", "*.parquet")
+    store.pipe("/lists/sw.parquet", (of_a_run(tmp_path / "new", sw=["simba", "paka"]) / "sw.parquet").read_bytes())
+    assert run_stage("metadata", loaded, run_dir, QUIET)
+    after = modified(run_dir / "metadata", "*.parquet")
+    assert [path.stem for path in after if after[path] == before[path]] == ["th"]
+    assert words(run_dir, "sw") == ["simba", "paka"]
+
+
+def test_mistakes_in_lists_are_named(tmp_path: Path) -> None:
+    folder = of_a_run(tmp_path, sw=["simba"])
+    kea = {"name": "Kabuverdianu", "script": "Latn"}
+    shutil.copy(folder / "sw.parquet", folder / "kea.parquet")
+    build(entry_lists.recipe(["sw"], lists=str(folder)), tmp_path / "mine")  # kea is not asked for
+    build(entry_lists.recipe([], {"languages": {"add": {"kea": kea}}}, lists=str(folder)), tmp_path / "mine")
+    assert sorted(manifest_of(tmp_path / "mine")["counts"]) == ["kea", "sw"]
+    (tmp_path / "empty").mkdir()
+    wordnet = {"wordnets": {"sw": entry_lists.write_wordnet(tmp_path / "sw.tab", "swh", "simba")}}
+    for config, message in (
+        ({"lists": str(folder)}, r"unknown languages kea; add them \(\[languages.add.kea\]"),
+        ({"lists": str(tmp_path / "empty")}, "holds no list"),
+        ({"lists": str(tmp_path / "none")}, "no such folder"),
+        ({"lists": "nowhere://lists"}, "cannot be listed"),
+        ({"lists": {"sw": "memory://lists/none.txt"}}, "sw: memory://lists/none.txt: cannot be read"),
+        ({"lists": {"sw": str(folder / "sw.parquet")}, **wordnet}, "metadata.lists.sw is the whole list of sw"),
+    ):
+        codes = ["sw"] if isinstance(config["lists"], dict) else []
+        with pytest.raises((UserError, StageFailed), match=message):
+            build(entry_lists.recipe(codes, **config), tmp_path / "mine")
+
+
+def forged(table: pa.Table, change: str) -> pa.Table:
+    """Return a list that is none, as somebody may send it."""
+    columns: dict[str, Any] = {
+        "repeated entries": ("entry", pa.array(["a", "a", "b"])),
+        "an entry that is null": ("entry", pa.array(["a", None, "b"])),
+        "other numbers": ("entry_id", pa.array([0, 2, 1], pa.int32())),
+        "numbers of another kind": ("entry_id", pa.array([0, 1, 2], pa.int64())),
+        "a source that is null": ("source", pa.array(["list", None, "list"]).dictionary_encode()),
+        "bytes that are no text": ("entry", pc.cast(pa.array([b"a", b"\xff", b"b"]), pa.string(), safe=False)),
+    }
+    name, column = columns[change]
+    changed = table.set_column(table.column_names.index(name), name, column)
+    return changed.replace_schema_metadata(METADATA.metadata)
+
+
+CHANGES = (
+    *("repeated entries", "an entry that is null", "other numbers", "numbers of another kind"),
+    *("a source that is null", "bytes that are no text"),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_forged_list_of_a_run_is_refused_and_leaves_no_list(change: str, tmp_path: Path) -> None:
+    table = pq.read_table(of_a_run(tmp_path, sw=["a", "b", "c"]) / "sw.parquet")
+    path = tmp_path / "forged.parquet"
+    pq.write_table(forged(table, change), path)
+    with pytest.raises(BadShard, match=r"forged\.parquet: not a (readable )?list of a run"):
+        write_whole_list(str(path), tmp_path / "out.parquet", 256)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_damaged_list_of_a_run_is_refused_or_whole(tmp_path: Path) -> None:
+    whole = (of_a_run(tmp_path, sw=[f"word{n}\t{n}" for n in range(50)]) / "sw.parquet").read_bytes()
+    draw = random.Random(0)
+    num_refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        at = draw.randrange(len(content))
+        content[at] = draw.randrange(256)
+        (tmp_path / "x.parquet").write_bytes(content[: draw.choice([len(content), at])])
+        try:
+            table, _ = write_whole_list(str(tmp_path / "x.parquet"), tmp_path / "out.parquet", 256)
+        except BadShard:
+            num_refused += 1
+        else:
+            assert len(table) == 50
+    assert num_refused > 200

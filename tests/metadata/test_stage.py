@@ -1,7 +1,6 @@
-"""The stage: order of sources, what is missing, merges, provenance, skip-if-done, matchers."""
+"""The stage: order of sources, what is missing, merges, provenance, skip-if-done, matchers; all languages."""
 
-from __future__ import annotations
-
+import csv
 import itertools
 import operator
 import re
@@ -22,10 +21,12 @@ from entry_lists import QUIET, build, manifest_of, words, write_lists, write_tex
 from killed import contents, modified
 from stages import run_stage
 from worldclip import metadata
-from worldclip.config import Recipe
+from worldclip.cli import main
+from worldclip.config import Recipe, load_recipe
 from worldclip.contracts.schemas import METADATA
 from worldclip.core.artifacts import read_json, read_table, write_table
 from worldclip.core.errors import UserError, install_hint
+from worldclip.language import table as languages
 from worldclip.match.matcher import matcher
 from worldclip.metadata import matchers
 from worldclip.metadata.config import MetadataConfig
@@ -86,6 +87,7 @@ def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) 
 
 
 ENTRIES = st.sampled_from(["", "a", "猫", "aa"]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+
 ROWS = st.lists(
     st.tuples(ENTRIES, st.sampled_from(["list", "wordfreq"])), max_size=40, unique_by=operator.itemgetter(0)
 )
@@ -180,15 +182,13 @@ def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError) as caught:
         entry_lists.recipe(["sw"], **config)
-    keys = [problem.removeprefix("metadata.").split(" = ")[0] for problem in caught.value.problems]
+    keys = [re.split(" = |: ", problem.removeprefix("metadata."))[0] for problem in caught.value.problems]
     assert keys == [
         *("overrides.title_top_fraction", "overrides.bigram_min_count", "wordnets.da", "wordnets.fr", "lists.sw"),
         *("lists.xx", "wikipedia.sw", "wikipedia.xx", "pageviews"),
         *("lists.xx", "wikipedia.xx"),  # both are unknown, too
         "wikipedia.sw",  # of a whole list
     ]
-    assert 'wordnets.da = "absent.tab": no such file "absent.tab"' in str(caught.value)
-    assert "wordnets.fr = []: must not be empty" in str(caught.value)
 
 
 # --- where entries come from, and what is built again -----------------------------------------------------------------
@@ -273,6 +273,10 @@ def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             metadata.load_matcher(tmp_path, lang, profile)
+    with pytest.raises(UserError, match="has no list 'yo'"):
+        metadata.read_entries(tmp_path, "yo")
+    with pytest.raises(UserError, match="run first: worldclip metadata"):
+        metadata.read_entries(tmp_path / "elsewhere", "sw")
 
 
 def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
@@ -306,9 +310,99 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
     assert modified(tmp_path / "metadata", "sw.parquet") == before
 
 
-def test_missing_list_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run first: worldclip metadata"):
-        metadata.read_entries(tmp_path, "sw")
-    build(recipe(write_lists(tmp_path / "in", sw=["simba"])), tmp_path)
-    with pytest.raises(UserError, match="has no list 'yo'"):
-        metadata.read_entries(tmp_path, "yo")
+# A letter of each script, to make up words of languages that the Declaration of Human Rights is not at hand for.
+# fmt: off
+FIRST_LETTER = {
+    "Arab": 0x628, "Armn": 0x561, "Beng": 0x995, "Cans": 0x1403, "Cher": 0x13A0, "Cyrl": 0x430, "Deva": 0x915,
+    "Ethi": 0x1200, "Geor": 0x10D0, "Goth": 0x10330, "Grek": 0x3B1, "Gujr": 0xA95, "Guru": 0xA15, "Hans": 0x4E00,
+    "Hant": 0x4E00, "Hebr": 0x5D0, "Jpan": 0x3042, "Khmr": 0x1780, "Knda": 0xC95, "Kore": 0xAC00, "Laoo": 0xE81,
+    "Latn": 0x61, "Mlym": 0xD15, "Mtei": 0xABC0, "Mymr": 0x1000, "Nkoo": 0x7CA, "Olck": 0x1C5A, "Orya": 0xB15,
+    "Sinh": 0xD9A, "Syrc": 0x710, "Taml": 0xB95, "Telu": 0xC15, "Tfng": 0x2D30, "Thaa": 0x780, "Thai": 0xE01,
+    "Tibt": 0xF40, "Zyyy": 0x61,
+}
+
+
+# fmt: on
+
+
+def made_up(language: languages.Language) -> list[str]:
+    """Two sentences in the language's script."""
+    letter = chr(FIRST_LETTER[language.script])
+    words = [letter * 2, f"{letter}{chr(ord(letter) + 1)}", letter * 3]
+    return [f"{' '.join(words)}.", f"{' '.join(reversed(words))}."]
+
+
+def declaration(shared: Path) -> dict[str, list[str]]:
+    """The first paragraphs of the Declaration of Human Rights in every language of the table that it is there for."""
+    table = pq.read_table(shared / "data/udhr/udhr.parquet", columns=["iso639_3", "script", "text"])
+    paragraphs_of: dict[str, list[str]] = {}
+    for row in table.to_pylist():
+        lang = languages.from_lid(f"{row['iso639_3']}_{row['script']}", "glotlid")
+        paragraphs = paragraphs_of.setdefault(lang, [])
+        if row["script"] == languages.get(lang).script and len(paragraphs) < 12:
+            paragraphs.append(row["text"])
+    return {lang: texts for lang, texts in paragraphs_of.items() if texts and lang != languages.OTHER}
+
+
+@pytest.fixture
+def sentences(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """A few of each language: of the Declaration where it is at hand, else made up."""
+    texts = {language.code: made_up(language) for language in languages.all_languages()}
+    try:
+        real = declaration(request.getfixturevalue("shared"))
+    except pytest.skip.Exception:
+        return texts
+    assert len(real) > 200
+    return texts | real
+
+
+def test_stage_handles_all_330_wikipedias(sentences: dict[str, list[str]], tmp_path: Path) -> None:
+    """Text and page views of each -> the lists of all 327 languages and their matchers."""
+    code_of = {wiki: language.code for language in languages.all_languages() for wiki in language.wikipedia}
+    assert len(code_of) == 330
+    write_views(tmp_path / "dumps/pageviews", ",".join(f"{w.replace('_', '-')}.m Page_of_{w} 3 0" for w in code_of))
+    for wiki, code in code_of.items():
+        write_texts(tmp_path / "dumps" / wiki / "a.parquet", *sentences[code])
+    shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
+    sources = ["number", "unigram", "bigram", "title"]
+    loaded = entry_lists.recipe([], sources=sources, dumps=str(tmp_path / "dumps"), overrides=shares)
+    lists = build(loaded, tmp_path / "run")["lists"]
+    assert set(lists) == {language.code for language in languages.all_languages()}
+    assert len(lists) == 327
+    for lang, row in lists.items():
+        assert row["by_source"]["unigram"] >= 2, lang
+        assert row["by_source"]["bigram"] >= (languages.get(lang).words == "space"), lang
+        assert row["by_source"]["title"] == len(languages.wikipedias(lang)), lang
+    for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
+        entries = words(tmp_path / "run", lang)
+        matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
+        matched = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
+        assert matched & set(entries[100:]), lang
+        assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
+
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_example_of_an_added_language_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(REPOSITORY / "examples/add_a_language", tmp_path / "example", ignore=shutil.ignore_patterns("run"))
+    monkeypatch.chdir(tmp_path / "example")
+    assert main(["metadata", "recipe.toml", "--out", "run", "--workers", "1"]) == 0
+    row = next(row for row in metadata.read_entries(Path("run"), "kea").to_pylist() if row["entry"] == "piskador")
+    assert (row["source"], row["score"]) == ("list", 6.0)
+    head = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
+    (of_table,) = csv.DictReader([head, Path("language.csv").read_text(encoding="utf-8").strip()])
+    added = load_recipe("recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
+    names = ("code", "name", "script", "family", "words")
+    assert [of_table[name] for name in names] == [getattr(added, name) for name in names]
+
+
+def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> None:
+    write_texts(tmp_path / "dumps/sw/a.parquet", "simba ni mnyama")
+    added = {"kea": {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"]}}
+    lists = write_lists(tmp_path, kea=["gatu"])
+    config = {"sources": ["unigram"], "dumps": str(tmp_path / "dumps")}
+    loaded = entry_lists.recipe(["kea", "sw"], {"languages": {"add": added}}, lists=lists, **config)
+    report = build(loaded, tmp_path / "run")
+    by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}
+    assert by_source == {"kea": {"list": 1}, "sw": {"unigram": 1}}

@@ -16,7 +16,6 @@ from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.interval import mean_interval
 from worldclip.evaluate.report import held_out_combinations, task_result
 from worldclip.evaluate.stage import _gallery_languages, evaluate_model
 from worldclip.language import table as languages
@@ -25,7 +24,7 @@ from worldclip.model import load as model_load
 from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.report import balance, by_language, curate, write_evaluation
 from worldclip.report.by_language import find_language, languages_section
-from worldclip.report.evaluate import published_section, results_section
+from worldclip.report.evaluate import held_out_section, published_section, results_section
 from worldclip.report.language_map import language_map
 from worlds import WordModel, word_dataset
 
@@ -249,20 +248,18 @@ def test_held_out_pictures_are_beside_the_others():
     chance = {"acc1": 1 / 250}
 
     def of(mask):
-        rows = hits[mask]
-        return {"n": len(rows), "metrics": {"acc1": float(rows.mean())}, "chance": chance,
-                "interval_95": {"acc1": list(mean_interval(rows))}}  # fmt: skip
+        return {"n": int(mask.sum()), "metrics": {"acc1": float(hits[mask].mean())}, "chance": chance}
 
     whole, held = of(np.ones(250, bool)), of(is_held)
     other = {**held, "chance": {"acc1": 0.5}}  # among other names: not comparable
-    (result,) = held_out_combinations({"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}})
-    assert list(result["languages"]) == ["sw"]
-    seen = result["languages"]["sw"]["seen"]
-    expected = of(~is_held)
-    assert (seen["n"], seen["metrics"]) == (225, pytest.approx(expected["metrics"]))
-    assert seen["interval_95"]["acc1"] == pytest.approx(expected["interval_95"]["acc1"])
-    assert [group["value"] for group in result["means"]["acc1"]] == [seen["metrics"]["acc1"], held["metrics"]["acc1"]]
+    records = {"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}}
+    (row,) = held_out_combinations(records)
+    assert (row["dataset"], row["lang"], row["num_seen"], row["num_held"]) == ("flags", "sw", 225, 25)
+    assert (row["seen"], row["held"]) == (pytest.approx(hits[~is_held].mean()), hits[is_held].mean())
     assert held_out_combinations({"flags": {"sw": whole}}) == []
+    table = cells(held_out_section({"held_out": [row]}, INSTALLED).body)
+    assert table[2][:2] == ["flags", "mean over 1"]
+    assert table[1][3:] == [*table[2][3:6], "225", "25"]
 
 
 def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):

@@ -29,7 +29,8 @@ FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 def make_loader(request, tmp_path, monkeypatch):
     """A function that opens the loader of a small world; decoded images are not kept."""
     monkeypatch.setattr(loader, "CACHE_BYTES", 0)
-    monkeypatch.setattr(image_files, "WAIT_S", 0.001)
+    monkeypatch.setattr(image_files, "RETRY_S", 0.05)
+    monkeypatch.setattr(image_files, "WAIT_S", 0.01)
     write_world(tmp_path / "run")
     options = {"num_streams": request.param, "crop_scale_min": 1.0, "shuffle_shards": 64}
     return lambda: trainings.make_loader(tmp_path / "run", **options)
@@ -109,11 +110,11 @@ def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "WAIT_S", 0.001)
     (tmp_path / "0.tar").write_bytes(b"0123456789")
     files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))])
-    for _ in range(image_files.READ_TRIES - 1):
+    for _ in range(2):
         fail_at(monkeypatch.setattr, StampedFile, "read", 1, BadShard("cannot be read (Stale file handle)"))
     reads = calls_of(monkeypatch.setattr, StampedFile, "read")
     assert files.read(0, 2, 3) == b"234"
-    assert len({file for file, *_ in reads}) == image_files.READ_TRIES, "a file that failed was not opened anew"
+    assert len({file for file, *_ in reads}) == 3, "a file that failed was not opened anew"
     with pytest.raises(BadShard, match=r"0\.tar: ends before byte 15"):
         files.read(0, 5, 10)
 

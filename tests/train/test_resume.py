@@ -230,31 +230,13 @@ def test_checkpoints_are_also_written_by_time(tmp_path):
     assert steps_of(tmp_path / "run/train") == [1, 2, 3, 4]
 
 
-def test_the_first_step_is_saved_where_the_first_checkpoint_is_far(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SOON_STEPS", 4)
-    train(tmp_path / "run", samples_seen=6 * 16, keep_last=99)
-    assert steps_of(tmp_path / "run/train") == [1, 5, 6]
-
-
-@pytest.mark.parametrize("key", ["checkpoint_every_samples", "evaluate_every_samples"])
-def test_the_first_step_is_not_saved_where_a_checkpoint_comes_soon(tmp_path, key, monkeypatch):
-    monkeypatch.setattr(loop.Trainer, "_evaluate", lambda trainer: None)
-    rare = {"checkpoint_every_samples": 10**9, "samples_seen": 200 * 16}
-    train_until(3, tmp_path / "run", **rare | {key: 2 * 16})
-    assert steps_of(tmp_path / "run/train") == [2]
-
-
-@pytest.mark.parametrize(("soon_steps", "num_written", "num_steps"), [(4, 0, 1), (99, 4, 24)], ids=["first", "last"])
-def test_a_disk_that_does_not_take_this_checkpoint_ends_training(
-    tmp_path, monkeypatch, soon_steps, num_written, num_steps
-):
-    monkeypatch.setattr(loop, "SOON_STEPS", soon_steps)
+def test_a_disk_that_does_not_take_the_last_checkpoint_ends_training(tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
-    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 2 * num_written + 1, full)  # two files each
+    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 9, full)  # two files each
     launched = calls_of(monkeypatch.setattr, loop, "launch_step")
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path / "run")
-    assert len(launched) == num_steps
+    assert len(launched) == 24
     assert not (tmp_path / "run/train/manifest.json").exists()
 
 

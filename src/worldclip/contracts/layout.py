@@ -126,11 +126,6 @@ def _shards_in(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def unit_array(folder: Path, step: str, unit: str) -> Path:
-    """Return the array that a unit of work leaves for the next step; step: groups or ranges, of files or values."""
-    return folder / step / f"{unit}.npy"
-
-
 def step_folder(train_dir: Path, step: int) -> Path:
     """Return the folder of the checkpoint of this step."""
     return train_dir / f"step_{step:09}"

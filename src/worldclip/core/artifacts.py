@@ -17,11 +17,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -54,63 +52,6 @@ _ENCODINGS = {  # encodings of ids, by their path in Parquet
 }
 
 
-class _Unsynced(NamedTuple):
-    """Files and records of a block of `synced_together`."""
-
-    files: list[Path]
-    """Files that have their names and may not be on the disk yet."""
-    last: list[tuple[Path, Any]]
-    """Records that may only be written after them."""
-
-
-# Of this thread: two runs in one process do not wait for each other's files.
-_unsynced: ContextVar[_Unsynced | None] = ContextVar("unsynced", default=None)
-SYNCS_AT_ONCE = 16  # a journal writes what waits for it at once
-
-
-@contextlib.contextmanager
-def synced_together() -> Iterator[None]:
-    """Let files of the block get their names before they are on the disk; afterwards they and all records are.
-
-    Nothing but the records of `write_json_last` says that these files are whole.  A disk needs milliseconds per wait,
-    whatever the size: 70 shards a second with nine waits each, one after the other.
-    """
-    if _unsynced.get() is not None:
-        yield
-        return
-    batch = _Unsynced([], [])
-    token = _unsynced.set(batch)
-    try:
-        yield
-        _sync_all(batch.files)
-        batch.files.clear()
-        for path, record in batch.last:
-            write_json(path, record)
-        _sync_all(batch.files)
-    finally:
-        _unsynced.reset(token)
-
-
-def write_json_last(path: Path, record: Any) -> None:
-    """Write a small record that says that other files are whole: in a block of `synced_together` at its end."""
-    batch = _unsynced.get()
-    if batch is None:
-        write_json(path, record)
-    else:
-        batch.last.append((path, record))
-
-
-def _sync_all(paths: Sequence[Path]) -> None:
-    with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
-        list(threads.map(_sync, paths))
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk, if it is still there."""
-    with naming(path), contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then rename it: readers see the whole file or none, even after a crash."""
     require_local(path, "the file")
@@ -119,12 +60,9 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with naming(path):  # a failed write does not say where the disk is full
             write(aside)
-            batch = _unsynced.get()
-            if batch is None:
-                _sync(aside)
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
             os.replace(aside, path)
-            if batch is not None:
-                batch.files.append(path)
     except PermissionError as error:
         raise PermissionError(error.errno, error.strerror, str(path)) from error
     finally:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import read_results
-from worldclip.core import artifacts
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
@@ -29,6 +28,7 @@ _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$
 
 Answers = tuple[np.ndarray, np.ndarray]
 """A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
+Record = dict[str, Any]
 Group = Sequence[Sequence[ResultRecord]]
 """For each language the records of all runs, of one dataset and task."""
 
@@ -40,45 +40,6 @@ class Arm:
     name: str
     folders: list[Path]
     """With results.jsonl and ranks."""
-    runs: list[str] = field(default_factory=list)
-    """A short name of each folder, for pages that others read."""
-
-
-class ComparedMetric(TypedDict):
-    """A metric of a dataset and task, as means over the languages that all runs have."""
-
-    dataset: str
-    task: str
-    metric: str
-    languages: list[str]
-    values: list[float]
-    """Of each arm: the mean over its seeds."""
-    differences: list[float]
-    """Of the other arms from the first one."""
-    seeds: NotRequired[list[list[float]]]
-    """Of each arm with several seeds: the value of each, ascending; [] for one run."""
-    chance: NotRequired[float]
-    """Accuracy of guessing: the mean over the languages, if known for each."""
-    is_at_chance: NotRequired[list[bool]]
-    """Whether the 95% interval of each arm's value begins at or below chance."""
-    preprocess: list[dict[str, Any]]
-    """How each arm turns images into pixels."""
-    intervals: NotRequired[list[tuple[float, float]]]
-    """95%, of each difference, if the metric is a share of queries.  A resample draws images, the same ones for all
-    runs and languages, and within each arm its seeds."""
-    is_significant: NotRequired[list[bool]]
-    """Whether 0 is outside of each interval."""
-
-
-class ComparedLanguage(TypedDict):
-    """A metric in one language."""
-
-    dataset: str
-    task: str
-    metric: str
-    lang: str
-    values: list[float]
-    """Of each arm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +47,10 @@ class Comparison:
     """The arms, and their numbers side by side."""
 
     arms: list[Arm]
-    rows: list[ComparedMetric]
-    by_language: list[ComparedLanguage]
+    rows: list[Record]
+    """Metrics as means over the languages that all runs have, see _compare_metric."""
+    by_language: list[Record]
+    """Metrics in one language: dataset, task, metric, lang, and the values of the arms."""
 
 
 def compare(*paths: Path) -> Comparison:
@@ -105,8 +68,8 @@ def compare(*paths: Path) -> Comparison:
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
             "evaluate all on the same datasets"
         )
-    rows: list[ComparedMetric] = []
-    by_language: list[ComparedLanguage] = []
+    rows: list[Record] = []
+    by_language: list[Record] = []
     for group in groups:
         for metric in group[0][0]["metrics"]:
             if all(metric in record["metrics"] for records in group for record in records):
@@ -114,18 +77,6 @@ def compare(*paths: Path) -> Comparison:
                 rows.append(row)
                 by_language += in_languages
     return Comparison(arms=arms, rows=rows, by_language=by_language)
-
-
-def trained_precisions(arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """Return the runs of each precision that train.precision took; folders that are in no run are left out."""
-    found: dict[str, list[str]] = {}
-    for arm in arms:
-        for folder, name in zip(arm.folders, arm.runs, strict=True):
-            path = layout.stage_report(folder.parent, "train")
-            schedule = artifacts.read_json(path).get("schedule", {}) if path.is_file() else {}
-            if schedule.get("precision"):
-                found.setdefault(schedule["precision"], []).append(name)
-    return found
 
 
 def find_arms(paths: Sequence[Path]) -> list[Arm]:
@@ -152,7 +103,7 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     for runs in groups.values():
         seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
         name = f"{names[runs[0]]}{seeds}"
-        arms.append(Arm(name=name, folders=[folders[run] for run in runs], runs=[names[run] for run in runs]))
+        arms.append(Arm(name=name, folders=[folders[run] for run in runs]))
     return arms
 
 
@@ -195,8 +146,15 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 
 def _compare_metric(
     group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
-) -> tuple[ComparedMetric, list[ComparedLanguage]]:
-    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int."""
+) -> tuple[Record, list[Record]]:
+    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int.
+
+    values: of each arm, the mean over its seeds.  differences: of the other arms from the first one.  intervals: 95% of
+    each difference, if the metric is a share of queries; a resample draws images, the same ones for all runs and
+    languages, and within each arm its seeds.  is_significant: whether 0 is outside of each.  seeds: of each arm with
+    several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for each.
+    is_at_chance: whether the 95% interval of each arm's value begins at or below it.
+    """
     langs = [records[0]["lang"] for records in group]
     values = [record["metrics"][metric] for records in group for record in records]
     values_LR = np.array(values, float).reshape(len(group), -1)
@@ -205,7 +163,7 @@ def _compare_metric(
     values_A = values_AL.mean(axis=1)
     dataset = group[0][0]["dataset"]
     task = group[0][0]["task"]
-    row: ComparedMetric = {
+    row: Record = {
         "dataset": dataset,
         "task": task,
         "metric": metric,
@@ -232,7 +190,7 @@ def _compare_metric(
             row["is_at_chance"] = [low <= row["chance"] for low, _ in bounds]
     means_R = values_LR.mean(axis=0)
     row["seeds"] = [np.sort(means_R[runs]).tolist() if len(runs) > 1 else [] for runs in runs_of_arms]
-    in_languages: list[ComparedLanguage] = [
+    in_languages = [
         {"dataset": dataset, "task": task, "metric": metric, "lang": lang, "values": values_A.tolist()}
         for lang, values_A in zip(langs, values_AL.T, strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from worldclip.evaluate.compare import Arm, ComparedLanguage, ComparedMetric, Comparison
+from worldclip.evaluate.compare import Arm, Comparison, Record
 from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, image_text
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
@@ -31,7 +31,7 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([*parts, "", MARKS, ""])
 
 
-def _table(arms: Sequence[Arm], rows: Sequence[ComparedMetric]) -> Table:
+def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
     names = [arm.name for arm in arms]
     columns = [*map(text_column, ("dataset", "task", "metric")), *columns_of(("languages", *names))]
     for name in names[1:]:
@@ -43,7 +43,7 @@ def _table(arms: Sequence[Arm], rows: Sequence[ComparedMetric]) -> Table:
     return Table(columns, [_cells(row) for row in rows])
 
 
-def _cells(row: ComparedMetric) -> list[Any]:
+def _cells(row: Record) -> list[Any]:
     langs = row["languages"]
     cells: list[Any] = [row["dataset"], row["task"], row["metric"], langs[0] if len(langs) == 1 else len(langs)]
     cells += [_value(row, arm) for arm in range(len(row["values"]))]
@@ -57,7 +57,7 @@ def _cells(row: ComparedMetric) -> list[Any]:
     return cells
 
 
-def _value(row: ComparedMetric, arm: int) -> str:
+def _value(row: Record, arm: int) -> str:
     """Return an arm's number, the range of its seeds, and whether it is not above chance."""
     number = task_info(row["task"]).number
     text = number(row["values"][arm])
@@ -66,7 +66,7 @@ def _value(row: ComparedMetric, arm: int) -> str:
     return text + AT_CHANCE if row.get("is_at_chance", [])[arm : arm + 1] == [True] else text
 
 
-def _chance(row: ComparedMetric) -> str | None:
+def _chance(row: Record) -> str | None:
     return task_info(row["task"]).number(row["chance"]) if "chance" in row else None
 
 
@@ -74,7 +74,7 @@ def _signed(task: str, difference: float) -> str:
     return f"{100 * difference:+.1f}" if task_info(task).is_share else f"{difference:+.3f}"
 
 
-def _means_over(rows: Sequence[ComparedMetric]) -> list[str]:
+def _means_over(rows: Sequence[Record]) -> list[str]:
     langs = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
     return [f"Means over: {names}." for names in langs]
 
@@ -89,12 +89,12 @@ def _preprocessing_of(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def _by_language_of(comparison: Comparison) -> list[list[ComparedLanguage]]:
+def _by_language_of(comparison: Comparison) -> list[list[Record]]:
     """Return the rows by language of each task's first metric, best first, where there are several languages."""
     first_metrics: dict[tuple[str, str], str] = {}
     for row in comparison.rows:
         first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
-    tasks: dict[tuple[str, str], list[ComparedLanguage]] = {}
+    tasks: dict[tuple[str, str], list[Record]] = {}
     for of_lang in comparison.by_language:
         task = (of_lang["dataset"], of_lang["task"])
         if first_metrics[task] == of_lang["metric"]:
@@ -102,6 +102,6 @@ def _by_language_of(comparison: Comparison) -> list[list[ComparedLanguage]]:
     return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
 
 
-def _language_table(arms: Sequence[Arm], rows: Sequence[ComparedLanguage]) -> Table:
+def _language_table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
     columns = [text_column("language"), *columns_of((arm.name for arm in arms), task_info(rows[0]["task"]).number)]
     return Table(columns, [[row["lang"], *row["values"]] for row in rows])

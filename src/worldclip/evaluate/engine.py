@@ -5,7 +5,6 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,9 +24,6 @@ from worldclip.report.results import ResultRecord
 PROTOCOL_VERSION = 4  # protocol behind the numbers; records of another version are evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
-
-MAX_PROGRESS_LINES = 20  # per evaluation, however many datasets and languages
-WRITE_EVERY_S = 10.0  # results.jsonl is written whole; after each record, hundreds of languages would mostly write
 
 Pair = tuple[Dataset, str]
 """A dataset and one of its languages."""
@@ -91,9 +87,9 @@ def evaluate(
 
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
     folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
-    is written after each group of texts, and in a group every WRITE_EVERY_S seconds, so that a sweep that was
-    interrupted resumes there.  part: (I, N): only slice I of N, whose records go into a file beside `results_path`;
-    a call without it takes the records of all slices and removes their files.
+    is written after each group of texts, so that a sweep that was interrupted resumes there.  part: (I, N): only slice
+    I of N, whose records go into a file beside `results_path`; a call without it takes the records of all slices and
+    removes their files.
     """
     pairs = list_pairs(datasets, languages)
     model_id = identify(model, model_id)
@@ -112,25 +108,18 @@ def evaluate(
             folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
     encode_text = TextFeatures(model, batch_size)
-    todo = [pair for pair in pairs if not has_records(model_id, pair, records)]
+    todo = [pair for pair in pairs if not records.keys() >= set(keys_of(model_id, pair))]
     num_done = 0
-    written_at = time.monotonic()
     for group in grouped(todo):
         # All texts of the group first: batches of similar length from several languages waste no padding.
         encode_text.encode_of(group)
         for pair in group:
-            image_ND = features[pair[0].name].features_ND
-            scored = score_language(model_id, pair, image_ND, encode_text, results_path.parent, records)
-            records |= by_digest(scored)
-            num_done += 1
-            if line := _progress_line(pair, num_done, len(todo)):
-                say(line)
-            if time.monotonic() - written_at > WRITE_EVERY_S:
-                write_results(results_path, records, datasets)
-                written_at = time.monotonic()
+            score_pair(model_id, pair, features[pair[0].name].features_ND, encode_text, results_path.parent, records)
         write_results(results_path, records, datasets)
-    digests = [digest(_identity(model_id, pair, task)) for pair in pairs for task in tasks_of(pair)]
-    records = by_digest(records[key] for key in digests)  # without those of another model or other data
+        num_done += len(group)
+        say(f"{num_done:,} of {len(todo):,} languages scored, the last is {group[-1][1]} of {group[-1][0].name}")
+    # Without records of another model or other data.
+    records = {key: records[key] for pair in pairs for key in keys_of(model_id, pair)}
     if not todo:
         say(f"nothing to do: results.jsonl has all {len(records):,} records")
     write_results(results_path, records, datasets)
@@ -145,16 +134,6 @@ def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tupl
     place = {dataset.name: i for i, dataset in enumerate(datasets)}
     by_dataset = sorted(pairs, key=lambda pair: place[pair[0].name])
     return by_dataset[len(pairs) * (index - 1) // number : len(pairs) * index // number]
-
-
-def _progress_line(pair: Pair, num_done: int, num_pairs: int) -> str:
-    """Return the message after a pair; a sweep of many pairs has one after each few of them, else it is empty."""
-    pairs_per_line = -(-num_pairs // MAX_PROGRESS_LINES)
-    if num_done % pairs_per_line and num_done < num_pairs:
-        return ""
-    dataset, lang = pair
-    count = f", {num_done:,} of {num_pairs:,}" if pairs_per_line > 1 else ""
-    return f"{dataset.name} in {lang}{count}"
 
 
 def identify(model: Model, model_id: Json) -> Json:
@@ -217,39 +196,33 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield group
 
 
-def has_records(model_id: Json, pair: Pair, records: Mapping[str, ResultRecord]) -> bool:
-    """Return whether `records` (by digest) has those of all tasks of a pair."""
-    return all(digest(_identity(model_id, pair, task)) in records for task in tasks_of(pair))
+def keys_of(model_id: Json, pair: Pair) -> list[str]:
+    """Return the digests of the records of a pair's tasks."""
+    return [digest(_identity(model_id, pair, task)) for task in tasks_of(pair)]
 
 
-def score_language(
+def score_pair(
     model_id: Json,
     pair: Pair,
     image_ND: np.ndarray,
     encode_text: TextFeatures,
     folder: Path,
-    records: Mapping[str, ResultRecord],
-) -> list[ResultRecord]:
-    """Return the records of a pair's tasks: those of `records` (by digest) unchanged, new ones for the others.
-
-    The ranks of new records are written below `folder`.
-    """
-    scored = []
+    records: dict[str, ResultRecord],
+) -> None:
+    """Add the records of a pair's tasks that `records` (by digest) lacks, and write their ranks below `folder`."""
     dataset, lang = pair
     for task in tasks_of(pair):
         identity = _identity(model_id, pair, task)
-        record = records.get(digest(identity))
-        if record is None:
-            try:
-                score = task.score(image_ND, encode_text.in_language(lang))
-            except NoneDecoded as error:
-                raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
-            for kind, ranks in score.ranks.items():
-                write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
-                write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-            record = _record(identity, score)
-        scored.append(record)
-    return scored
+        if digest(identity) in records:
+            continue
+        try:
+            score = task.score(image_ND, encode_text.in_language(lang))
+        except NoneDecoded as error:
+            raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
+        for kind, ranks in score.ranks.items():
+            write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
+            write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
+        records[digest(identity)] = _record(identity, score)
 
 
 def _record(identity: Json, score: Score) -> ResultRecord:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-import numpy as np
-
 from worldclip.core.artifacts import Json
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.interval import mean_interval, mean_of_shares_interval
-from worldclip.report.metrics import task_info
+from worldclip.report.metrics import task_info, top_metric
 from worldclip.report.results import ResultRecord, groups_to_average, is_averaged, mean_over_languages
 
 PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a dataset's own
@@ -83,55 +80,22 @@ def _catalog_metrics(dataset: str) -> tuple[str, ...]:
 
 
 def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) -> list[Json]:
-    """Return, for each dataset NAME with another NAME_held, both kinds of pictures side by side.
+    """Return a row for each language of a dataset NAME with another NAME_held: accuracy on both kinds of pictures.
 
     by_lang_of: {dataset: {language: record of zero-shot classification}}.  NAME_held asks for a part of the pictures of
-    NAME among the same names, so what NAME has more are the pictures whose name was in training.
+    NAME among the same names, so what NAME has more are the pictures whose name was in training (`seen`).
     """
-    results: list[Json] = []
-    for held, records in by_lang_of.items():
-        name = held.removesuffix(HELD)
-        if name == held or name not in by_lang_of:
-            continue
-        langs: dict[str, Json] = {}
-        for lang, record in records.items():
-            whole = by_lang_of[name].get(lang)
+    rows: list[Json] = []
+    for dataset, whole_of in by_lang_of.items():
+        for lang, held in by_lang_of.get(f"{dataset}{HELD}", {}).items():
+            whole = whole_of.get(lang)
             # Comparable: among the same names, and with other pictures than the held-out ones.
-            if whole is not None and whole["chance"] == record["chance"] and whole["n"] > record["n"]:
-                langs[lang] = {"seen": _without(whole, record), "held": cast(Json, record)}
-        if langs:
-            metrics = next(iter(langs.values()))["seen"]["metrics"]
-            means = {metric: _means(langs, metric) for metric in metrics}
-            results.append({"dataset": name, "held": held, "languages": langs, "means": means})
-    return results
-
-
-def _means(langs: Mapping[str, Json], metric: str) -> list[Json]:
-    seen = {lang: dict(pair["seen"]) for lang, pair in langs.items()}
-    held = {lang: dict(pair["held"]) for lang, pair in langs.items()}
-    return [_mean_of("seen", seen, metric), _mean_of("held out", held, metric)]
-
-
-def _mean_of(name: str, records: Mapping[str, ResultRecord], metric: str) -> Json:
-    values = [record["metrics"][metric] for record in records.values()]
-    num_queries = [record["n"] for record in records.values()]
-    chances = [record["chance"][metric] for record in records.values() if metric in record["chance"]]
-    return {
-        "name": name,
-        "languages": list(records),
-        "value": float(np.mean(values)),
-        "interval_95": list(mean_of_shares_interval(values, num_queries)),
-        "chance": float(np.mean(chances)) if len(chances) == len(values) else None,
-    }
-
-
-def _without(whole: ResultRecord, part: ResultRecord) -> Json:
-    """Return the record of the queries of `whole` that are not among those of `part`."""
-    n = whole["n"] - part["n"]
-    metrics = {}
-    interval_95 = {}
-    for metric in part["chance"]:
-        num_right = round(whole["n"] * whole["metrics"][metric]) - round(part["n"] * part["metrics"][metric])
-        metrics[metric] = num_right / n
-        interval_95[metric] = list(mean_interval(np.arange(n) < num_right))
-    return {"n": n, "metrics": metrics, "chance": dict(whole["chance"]), "interval_95": interval_95}
+            if whole is None or whole["chance"] != held["chance"] or whole["n"] <= held["n"]:
+                continue
+            metric = top_metric(held["metrics"])
+            num_seen = whole["n"] - held["n"]
+            num_right = round(whole["n"] * whole["metrics"][metric]) - round(held["n"] * held["metrics"][metric])
+            row = {"dataset": dataset, "lang": lang, "metric": metric, "chance": held["chance"][metric]}
+            row |= {"seen": num_right / num_seen, "num_seen": num_seen}
+            rows.append(row | {"held": held["metrics"][metric], "num_held": held["n"]})
+    return rows

@@ -15,7 +15,7 @@ published.csv: model, figure, value in percent, source, and whether the source i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,49 +134,22 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 # --- published numbers
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """The measure in one column of a paper's table."""
-
-    figure: str
-    title: str
-    dataset: str
-    metric: str
-    languages: tuple[str, ...]
-    protocol: str
+def figures() -> list[dict[str, str]]:
+    """Return the rows of figures.csv: the measure in each column of a paper's table."""
+    return read_csv("figures.csv")
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One published number of a model, in percent."""
-
-    model: str
-    figure: str
-    value_pct: float
-    source: str
-    is_secondary: bool
+def published() -> list[dict[str, str]]:
+    """Return the rows of published.csv."""
+    return read_csv("published.csv")
 
 
-def figures() -> dict[str, Figure]:
-    """Read figures.csv, by the name of the figure."""
-    rows = [Figure(languages=tuple(row.pop("languages").split()), **row) for row in read_csv("figures.csv")]
-    return {row.figure: row for row in rows}
-
-
-def published() -> list[Published]:
-    """Read published.csv."""
-    return [
-        Published(row["model"], row["figure"], float(row["value_pct"]), row["source"], row["secondary"] == "yes")
-        for row in read_csv("published.csv")
-    ]
-
-
-def of_model(model: str) -> dict[str, Published]:
+def of_model(model: str) -> dict[str, dict[str, str]]:
     """Return a model's numbers by figure.  Raises UserError for a model without any."""
     rows = published()
-    numbers = {row.figure: row for row in rows if row.model == model}
+    numbers = {row["figure"]: row for row in rows if row["model"] == model}
     if not numbers:
-        known = "; ".join(dict.fromkeys(row.model for row in rows))
+        known = "; ".join(dict.fromkeys(row["model"] for row in rows))
         raise UserError(f"unknown model {model!r} in evaluate.against; known models: {known}")
     return numbers
 
@@ -187,34 +160,37 @@ def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
     Values are in percent, None where the model has none.  Raises UserError for an unknown model.
     """
     theirs = of_model(against)
-    rows = [_published_row(figure, records, theirs.get(name)) for name, figure in figures().items()]
+    rows = [_published_row(figure, records, theirs.get(figure["figure"])) for figure in figures()]
     return [row for row in rows if (row["ours_pct"], row["published_pct"]) != (None, None)]
 
 
-def _published_row(figure: Figure, records: Sequence[ResultRecord], theirs: Published | None) -> Json:
+def _published_row(
+    figure: Mapping[str, str], records: Sequence[ResultRecord], theirs: Mapping[str, str] | None
+) -> Json:
     missing: list[str] = []
-    if figure.dataset.startswith("suite:"):
-        value, missing = suite_mean(figure.dataset.removeprefix("suite:"), records)
+    if figure["dataset"].startswith("suite:"):
+        value, missing = suite_mean(figure["dataset"].removeprefix("suite:"), records)
         languages = ["en"]
         over = "en"
     else:
-        row = dataset_row(figure.dataset, figure.metric, records, figure.languages)
+        row = dataset_row(figure["dataset"], figure["metric"], records, figure["languages"].split())
         value = row.value
         languages = list(row.languages)
         over = languages_of(row)
     ours = None if value is None else 100 * value
-    difference = None if ours is None or theirs is None else ours - theirs.value_pct
+    published_pct = None if theirs is None else float(theirs["value_pct"])
+    difference = None if ours is None or published_pct is None else ours - published_pct
     return {
-        "figure": figure.figure,
-        "title": figure.title,
+        "figure": figure["figure"],
+        "title": figure["title"],
         "ours_pct": ours,
-        "published_pct": theirs.value_pct if theirs else None,
+        "published_pct": published_pct,
         "difference_pct": difference,
         "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
         "languages": languages,
         "over": "" if value is None else over,
         "missing": missing,
-        "protocol": figure.protocol,
-        "source": theirs.source if theirs else None,
-        "is_secondary": theirs is not None and theirs.is_secondary,
+        "protocol": figure["protocol"],
+        "source": theirs["source"] if theirs else None,
+        "is_secondary": theirs is not None and theirs["secondary"] == "yes",
     }

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.evaluate.report import main_metrics
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.report.evaluate import published_table
-from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION, task_info
-from worldclip.report.results import (
-    LOCAL,
-    Number,
-    ResultRecord,
-    by_dataset,
-    long_table,
-    mean_over_languages,
-    pivot,
-)
+from worldclip.report.metrics import metric_name, task_info, task_name
+from worldclip.report.results import LOCAL, ResultRecord, by_dataset, long_table, mean_over_languages
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_markdown
 
-COLUMNS = (  # title, task, metric (of a part: part/metric)
-    ("top-1", CLASSIFICATION, "acc1"),
-    ("top-5", CLASSIFICATION, "acc5"),
-    ("F1", CLASSIFICATION, "f1_macro"),
-    ("ROC AUC", CLASSIFICATION, "roc_auc"),
-    ("head top-5", CLASSIFICATION, "head/acc5"),
-    ("middle top-5", CLASSIFICATION, "middle/acc5"),
-    ("tail top-5", CLASSIFICATION, "tail/acc5"),
-    ("top-1 (SLIP's names)", SLIP_CLASSIFICATION, "acc1"),
-    ("top-5 (SLIP's names)", SLIP_CLASSIFICATION, "acc5"),
-    ("ROC AUC (SLIP's names)", SLIP_CLASSIFICATION, "roc_auc"),
-    ("mAP", "multilabel_classification", "mean_average_precision"),
-    ("text > image R@1", "image_text_retrieval", "image_retrieval_recall@1"),
-    ("R@5", "image_text_retrieval", "image_retrieval_recall@5"),
-    ("image > text R@1", "image_text_retrieval", "text_retrieval_recall@1"),
-    ("R@5", "image_text_retrieval", "text_retrieval_recall@5"),
-    ("choice", "choice", "accuracy"),
-    ("Jaccard", "association", "jaccard"),
-    ("alignment", "alignment_uniformity", "alignment"),
-    ("uniformity (image)", "alignment_uniformity", "uniformity_image"),
-    ("uniformity (text)", "alignment_uniformity", "uniformity_text"),
-    ("country 5-shot", "few_shot_country", "acc1_5_shot"),
-    ("10-shot", "few_shot_country", "acc1_10_shot"),
-    ("25-shot", "few_shot_country", "acc1_25_shot"),
-    ("region 5-shot", "few_shot_region", "acc1_5_shot"),
-    ("10-shot", "few_shot_region", "acc1_10_shot"),
-    ("25-shot", "few_shot_region", "acc1_25_shot"),
-    ("linear probe (class)", "linear_probe_class", "acc1"),
-    ("linear probe (country)", "linear_probe_country", "acc1"),
-    ("linear probe (region)", "linear_probe_region", "acc1"),
-)
 TIES = {"against": "a wrong candidate that scores as high wins", "first": "of equal scores the first candidate wins"}
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
 MAX_LANGUAGES_IN_TEXT = 30  # rows of a table; the pages, results.csv and --json have all
@@ -69,29 +32,25 @@ def markdown_table(records: Sequence[ResultRecord]) -> str:
 
 def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
     records = [record for by_lang in tasks.values() for record in by_lang.values()]
-    numbers_by_lang = pivot(long_table(records), lambda number: number.lang, lambda number: (number.task, number.name))
-    measured = {place for of_lang in numbers_by_lang.values() for place in of_lang}
-    columns = [(title, task, metric) for title, task, metric in COLUMNS if (task, metric) in measured]
+    columns = [(task, metric) for task, by_lang in tasks.items() for metric in _metrics(dataset, task, by_lang)]
     means = {task: mean_over_languages(list(by_lang.values())) for task, by_lang in tasks.items()}
     langs = list(dict.fromkeys(record["lang"] for record in records))
     rows: list[list[Any]] = []
     for lang in langs:
-        of_lang = numbers_by_lang.get(lang, {})
-        numbers = [of_lang.get((task, metric)) for _, task, metric in columns]
-        rows.append([lang, *(None if number is None else number.value for number in numbers)])
+        of_tasks = {task: by_lang[lang]["metrics"] for task, by_lang in tasks.items() if lang in by_lang}
+        rows.append([lang, *(of_tasks.get(task, {}).get(metric) for task, metric in columns)])
     is_folded = len(langs) > MAX_LANGUAGES_IN_TEXT
     # A terminal shows no 300 rows.  Folding comes before the mean, which is over all languages.
     if is_folded:
-        rows = _best_and_weakest(rows, is_low_best=not task_info(columns[0][1]).is_share)
+        rows = _best_and_weakest(rows, is_low_best=not task_info(columns[0][0]).is_share)
     totals = []
     if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
         totals.append(len(rows))
-        rows.append(["mean", *(means[task]["metrics"].get(metric) for _, task, metric in columns)])
-    rows.append(["chance", *(means[task]["chance"].get(metric.split("/")[-1]) for _, task, metric in columns)])
-    written = [Column(title, task_info(task).number) for title, task, _ in columns]
-    table = to_markdown(Table([text_column("language"), *written], rows, totals))
+        rows.append(["mean", *(means[task]["metrics"].get(metric) for task, metric in columns)])
+    rows.append(["chance", *(means[task]["chance"].get(metric) for task, metric in columns)])
+    table = to_markdown(Table([text_column("language"), *_titled(columns)], rows, totals))
     note = _languages_of_means(means)
-    at_chance = [lang for lang in langs if _is_at_chance(numbers_by_lang.get(lang, {}).values())]
+    at_chance = [lang for lang in langs if _is_at_chance([record for record in records if record["lang"] == lang])]
     if is_folded:
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
     if at_chance:
@@ -101,10 +60,28 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _is_at_chance(numbers: Iterable[Number]) -> bool:
-    """Return whether the intervals of all numbers that have one, and a chance, reach down to chance."""
-    compared = [number for number in numbers if number.low is not None and number.chance is not None]
-    return bool(compared) and all(number.low <= number.chance for number in compared)  # type: ignore[operator]
+def _metrics(dataset: str, task: str, by_lang: Mapping[str, ResultRecord]) -> list[str]:
+    """Return the metrics that stand for a task, among those that some language has; results.csv has all."""
+    return main_metrics(dataset, task, dict.fromkeys(name for record in by_lang.values() for name in record["metrics"]))
+
+
+def _titled(columns: Sequence[tuple[str, str]]) -> list[Column]:
+    """Return the columns of (task, metric); the title of a metric that several tasks have names the task."""
+    times = Counter(metric for _, metric in columns)
+    titled = []
+    for task, metric in columns:
+        of_task = f" ({task_name(task)})" if times[metric] > 1 else ""
+        titled.append(Column(f"{metric_name(metric)}{of_task}", task_info(task).number))
+    return titled
+
+
+def _is_at_chance(records: Sequence[ResultRecord]) -> bool:
+    """Return whether the intervals of all metrics that have one, and a chance, reach down to chance."""
+    reaches = []
+    for record in records:
+        bounds = record["interval_95"]
+        reaches += [bounds[name][0] <= chance for name, chance in record["chance"].items() if name in bounds]
+    return bool(reaches) and all(reaches)
 
 
 def _number_of_queries(records: Sequence[ResultRecord]) -> str:

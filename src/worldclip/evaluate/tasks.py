@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 
 from worldclip.core.artifacts import Json
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, require
 from worldclip.core.safe_path import is_safe_name
 from worldclip.evaluate import ranking, zeroshot
-from worldclip.evaluate.interval import class_mean_interval, mean_interval, statistic_interval
+from worldclip.evaluate.interval import class_mean_interval, mean_interval
 from worldclip.evaluate.ranking import Ties
 
 
@@ -119,6 +120,10 @@ class Classification(_OfClasses):
     ties: Ties = "against"
     name: str = "zeroshot_classification"
 
+    def __post_init__(self) -> None:
+        if self.use_f1 or len(self.class_names) == 2:
+            _sklearn_metrics()  # a missing package is known before any work
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
@@ -136,11 +141,8 @@ class Classification(_OfClasses):
         chance = zeroshot.chance(num_classes)
         metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(ranks, target)
         interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(ranks, target))
-        statistics = self._statistics(image_nD, class_CD, target)
-        for name, statistic in statistics.items():
-            metrics[name] = statistic(np.ones(len(target)))
-            interval[name] = statistic_interval(statistic, len(target))
-        if "roc_auc" in statistics:
+        metrics |= self._metrics_without_ranks(image_nD, class_CD, target)
+        if "roc_auc" in metrics:
             chance["roc_auc"] = 0.5
         return Score(
             n=len(ranks),
@@ -153,19 +155,18 @@ class Classification(_OfClasses):
             images={"acc": image_idx},
         )
 
-    def _statistics(
+    def _metrics_without_ranks(
         self, image_nD: np.ndarray, class_CD: np.ndarray, target: np.ndarray
-    ) -> dict[str, Callable[[np.ndarray], float]]:
-        """Return the metrics that no rank gives, each as a function of (n,) how often an image counts."""
-        statistics: dict[str, Callable[[np.ndarray], float]] = {}
+    ) -> dict[str, float]:
+        """Return F1 where it is asked for (WILDS' for iWildCam), and of two classes the area under the ROC curve."""
+        found: dict[str, float] = {}
         if self.use_f1:
             predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
-            statistics["f1_macro"] = lambda times: zeroshot.f1_macro(predicted, target, times)
+            found["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
         if len(class_CD) == 2 and 0 < target.sum() < len(target):
             _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
-            margin = margins[0]
-            statistics["roc_auc"] = lambda times: zeroshot.roc_auc(margin, target == 1, times)
-        return statistics
+            found["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +177,9 @@ class MultiLabel(_OfClasses):
     """(n, C) bool."""
     name: str = "multilabel_classification"
 
+    def __post_init__(self) -> None:
+        _sklearn_metrics()
+
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
@@ -184,15 +188,14 @@ class MultiLabel(_OfClasses):
         image_nD = image_ND[self.image_idx[is_good]]
         score_Cn = np.concatenate([scores for _, scores in ranking.score_blocks(class_CD, image_nD)])
 
-        def mean_average_precision(times: np.ndarray | None = None) -> float:
-            columns = zip(score_Cn, is_there.T, strict=True)
-            return float(np.mean([zeroshot.average_precision(scores, right, times) for scores, right in columns]))
-
+        precisions = [
+            _sklearn_metrics().average_precision_score(right, scores) if right.any() else 0.0
+            for scores, right in zip(score_Cn, is_there.T, strict=True)
+        ]
         return Score(
             n=len(is_there),
-            metrics={"mean_average_precision": mean_average_precision()},
+            metrics={"mean_average_precision": float(np.mean(precisions))},
             chance={"mean_average_precision": float(is_there.mean())},
-            interval={"mean_average_precision": statistic_interval(mean_average_precision, len(is_there))},
             more={"num_classes": is_there.shape[1]},
         )
 
@@ -254,6 +257,10 @@ class Retrieval:
             ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},
             images={f"{direction}_recall@": image_idx[query_image[direction]] for direction in ranks},
         )
+
+
+def _sklearn_metrics() -> ModuleType:
+    return require("sklearn.metrics", extra="train")
 
 
 def with_ties(dataset: Dataset, ties: Ties) -> Dataset:

@@ -57,20 +57,6 @@ def right_by_class(rank_N: np.ndarray, target_N: np.ndarray) -> tuple[np.ndarray
     return np.bincount(inverse, weights=rank_N == 0, minlength=len(classes)), num_images
 
 
-def f1_macro(predicted: np.ndarray, target_N: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Return the plain mean of F1 over the classes that occur among targets or predictions (WILDS' for iWildCam).
-
-    predicted: (N,) the best class of each image.  times: (N,) how often each image counts (default: once).
-    """
-    times = np.ones(len(target_N)) if times is None else times
-    num = int(max(predicted.max(), target_N.max())) + 1
-    num_right = np.bincount(target_N, weights=times * (predicted == target_N), minlength=num)
-    num_targets = np.bincount(target_N, weights=times, minlength=num)
-    num_predicted = np.bincount(predicted, weights=times, minlength=num)
-    total = num_targets + num_predicted
-    return float((2 * num_right[total > 0] / total[total > 0]).mean())
-
-
 def predictions(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray, ties: Ties = "against") -> np.ndarray:
     """Return (N,) int64: the best class of each image, of equal ones the first; with `against` the first wrong one."""
     predicted = np.empty(len(image_ND), np.int64)
@@ -85,35 +71,6 @@ def predictions(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray
             best = np.where(own > scores[rows, wrong], target, wrong)
         predicted[start : start + len(scores)] = best
     return predicted
-
-
-def roc_auc(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Return the share of (positive, negative) pairs in the right order, equal scores half right; NaN without a pair.
-
-    scores, is_positive: (N,).  times: (N,) how often each image counts (default: once).
-    """
-    times = np.ones(len(scores)) if times is None else times.astype(float)
-    _, level = np.unique(scores, return_inverse=True)
-    positive = np.bincount(level, weights=times * is_positive)
-    negative = np.bincount(level, weights=times * ~is_positive)
-    below = np.cumsum(negative) - negative
-    num_pairs = positive.sum() * negative.sum()
-    return float((positive * (below + negative / 2)).sum() / num_pairs) if num_pairs else float("nan")
-
-
-def average_precision(scores: np.ndarray, is_positive: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Return the precision averaged over the positives, images of equal score taken together; 0 without a positive.
-
-    Equal to scikit-learn's, and to CLIP_benchmark's if no scores are equal.
-    """
-    times = np.ones(len(scores)) if times is None else times.astype(float)
-    _, level = np.unique(-scores, return_inverse=True)
-    positive = np.bincount(level, weights=times * is_positive)
-    if not positive.sum():
-        return 0.0
-    num_taken = np.cumsum(np.bincount(level, weights=times))
-    precision = np.divide(np.cumsum(positive), num_taken, out=np.zeros(len(num_taken)), where=num_taken > 0)
-    return float((positive * precision).sum() / positive.sum())
 
 
 def class_embeddings(

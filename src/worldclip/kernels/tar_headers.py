@@ -1,8 +1,8 @@
 """Find the members of a tar in one pass: only headers are read, never an image; compiled.
 
-Reads all that tar writers write: v7, ustar (prefix), GNU (long names, large numbers) and pax (path, size).  A member
-that is stored as a sparse file is found and marked: its content is not in one piece.
-Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
+Reads ustar (prefix), v7, GNU (long names) and pax (path, size).  Refuses a tar with a sparse file, whose content is
+not in one piece.
+Formats: POSIX.1-2001 pax interchange format; GNU tar manual, "Basic Tar Format".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worldclip.kernels.read_at import WINDOW_BYTES, Window, hold
 
 BLOCK = 512
 (OK, FULL, UNREADABLE, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_AFTER_END, BAD_NUMBER, BAD_EXTRA,
- TWO_EXTRAS, LONG_EXTRA, GLOBAL_EXTRA) = range(13)  # fmt: skip
+ TWO_EXTRAS, LONG_EXTRA, GLOBAL_EXTRA, SPARSE) = range(14)  # fmt: skip
 _MEANING = {
     CUT_HEADER: "cut off in the header at byte {at:,}",
     BAD_CHECKSUM: "not a tar, or damaged: the header at byte {at:,} has a wrong checksum",
@@ -28,11 +28,12 @@ _MEANING = {
     TWO_EXTRAS: "damaged: the header at byte {at:,} names or sizes a member for the second time",
     LONG_EXTRA: f"damaged: the pax or long-name header at byte {{at:,}} has more than {WINDOW_BYTES:,} bytes",
     GLOBAL_EXTRA: "the global pax header at byte {at:,} names or sizes every member, which is not supported",
+    SPARSE: "the member at byte {at:,} is stored as a sparse file; pack the tar without --sparse",
 }
 # State of a scan between calls: where the next header is, members and bytes of names so far, then what the extra
-# headers before it say of its member: bytes of its name in `extra` and its size (-1: unsaid), whether it is sparse.
-_POSITION, _COUNT, _NAME_BYTES, _LONG_BYTES, _LONG_SIZE, _SPARSE = range(6)
-_NAME_END, _START, _SIZE, _IS_SPARSE = range(4)  # columns of a member
+# headers before it say of its member: bytes of its name in `extra` and its size (-1: unsaid).
+_POSITION, _COUNT, _NAME_BYTES, _LONG_BYTES, _LONG_SIZE = range(5)
+_NAME_END, _START, _SIZE = range(3)  # columns of a member
 
 
 class Members(NamedTuple):
@@ -45,17 +46,15 @@ class Members(NamedTuple):
     starts: np.ndarray
     """(num_members,) int64: where the content begins."""
     sizes: np.ndarray
-    """(num_members,) int64: bytes of the content, as it is stored."""
-    is_sparse: np.ndarray
-    """(num_members,) bool: the content is stored without its holes."""
+    """(num_members,) int64: bytes of the content."""
 
 
 def scan(window: Window) -> Members:
     """Return the members of a tar.  Raises ValueError that says what is wrong and where; see `read_at` for `window`."""
     if window.size == 0:
         raise ValueError("empty file")
-    members, names = np.empty((1024, 4), np.int64), np.empty(1 << 16, np.uint8)
-    state = np.array([0, 0, 0, -1, -1, 0], np.int64)
+    members, names = np.empty((1024, 3), np.int64), np.empty(1 << 16, np.uint8)
+    state = np.array([0, 0, 0, -1, -1], np.int64)
     extra = np.empty(WINDOW_BYTES, np.uint8)
     while (status := _scan(window, members, names, extra, state)) == FULL:
         members = np.concatenate([members, np.empty_like(members)])
@@ -70,7 +69,6 @@ def scan(window: Window) -> Members:
         name_offsets=np.concatenate([np.zeros(1, np.int64), used[:, _NAME_END]]),
         starts=used[:, _START].copy(),
         sizes=used[:, _SIZE].copy(),
-        is_sparse=used[:, _IS_SPARSE] != 0,
     )
 
 
@@ -84,14 +82,7 @@ class Unreadable(ValueError):
 
 @inner
 def _number(data, at, length):
-    """Return a header's number: octal digits, or base 256 if the top bit is set (GNU).  -1 if it is neither."""
-    if data[at] & 0x80:
-        value = int(data[at]) & 0x7F
-        for position in range(at + 1, at + length):
-            if value >= 1 << 55:
-                return -1
-            value = (value << 8) | int(data[position])
-        return -1 if data[at] == 0xFF else value
+    """Return a header's number, octal digits; -1 if it is none, such as GNU's base 256 for 8 GiB and more."""
     value = 0
     position, end = at, at + length
     while position < end and data[position] == 32:
@@ -106,20 +97,11 @@ def _number(data, at, length):
 
 @inner
 def _checksum_is_right(data, at):
-    """Return whether the checksum is the sum of the header's bytes, its own eight read as blanks.
-
-    Some old writers summed signed bytes.
-    """
-    unsigned = 0
-    signed = 0
+    """Return whether the checksum is the sum of the header's bytes, its own eight read as blanks."""
+    total = 0
     for position in range(at, at + BLOCK):
-        byte = int(data[position])
-        if at + 148 <= position < at + 156:
-            byte = 32
-        unsigned += byte
-        signed += byte if byte < 128 else byte - 256
-    stated = _number(data, at + 148, np.int64(8))
-    return stated in (unsigned, signed)
+        total += 32 if at + 148 <= position < at + 156 else int(data[position])
+    return _number(data, at + 148, np.int64(8)) == total
 
 
 @inner
@@ -172,16 +154,16 @@ def _copy(data, at, length, target, start):
     return start + length
 
 
-_PATH, _PAX_SIZE, _SPARSE_NAME, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse.name=", b"GNU.sparse."
+_PATH, _PAX_SIZE, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse."
 
 
 @inner
 def _read_pax(data, at, size, is_global, extra, state):
-    """Read a pax header into `extra` and `state`: OK, BAD_EXTRA, TWO_EXTRAS or GLOBAL_EXTRA.
+    """Read a pax header into `extra` and `state`: OK, BAD_EXTRA, TWO_EXTRAS, GLOBAL_EXTRA or SPARSE.
 
     Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.  Of records with one key the last one counts.
     """
-    path_at, path_bytes, stated_size, has_sparse_name = -1, -1, -1, False
+    path_at, path_bytes, stated_size = -1, -1, -1
     position, end = at, at + size
     while position < end and data[position] != 0:
         start, length = position, 0
@@ -198,10 +180,8 @@ def _read_pax(data, at, size, is_global, extra, state):
         if equals == key or equals >= value_end or data[value_end] != 10:  # "\n"
             return BAD_EXTRA
         if _begins_with(data, key, value_end, _GNU_SPARSE):
-            state[_SPARSE] = 1
-        if _begins_with(data, key, value_end, _SPARSE_NAME):  # `path` is then a stand-in with a process id
-            path_at, path_bytes, has_sparse_name = equals + 1, value_end - equals - 1, True
-        elif _begins_with(data, key, value_end, _PATH) and not has_sparse_name:
+            return SPARSE
+        if _begins_with(data, key, value_end, _PATH):
             path_at, path_bytes = equals + 1, value_end - equals - 1
         elif _begins_with(data, key, value_end, _PAX_SIZE):
             stated_size = 0
@@ -211,7 +191,7 @@ def _read_pax(data, at, size, is_global, extra, state):
                 stated_size = stated_size * 10 + int(data[digit]) - 48
         position = record_end
     if is_global:
-        return GLOBAL_EXTRA if path_at >= 0 or stated_size >= 0 or state[_SPARSE] else OK
+        return GLOBAL_EXTRA if path_at >= 0 or stated_size >= 0 else OK
     if (path_at >= 0 and state[_LONG_BYTES] >= 0) or (stated_size >= 0 and state[_LONG_SIZE] >= 0):
         return TWO_EXTRAS
     if path_at >= 0:
@@ -247,20 +227,6 @@ def _read_extra(window, position, kind, at, size, extra, state):
         _copy(data, offset, state[_LONG_BYTES], extra, 0)
         return OK
     return _read_pax(data, offset, size, kind == 103, extra, state)
-
-
-@inner
-def _sparse_blocks(window, header, offset):
-    """Return the number of blocks between the header of an old GNU sparse member and its content; -1: unreadable."""
-    blocks = 0
-    is_extended = window.data[offset + 482]
-    while is_extended:
-        blocks += 1
-        at = hold(window, header + blocks * BLOCK, np.int64(BLOCK))
-        if at < 0:
-            return -1
-        is_extended = window.data[at + 504]
-    return blocks
 
 
 @kernel
@@ -303,24 +269,17 @@ def _scan(window, members, names, extra, state):
             if status != OK:
                 return status
         else:
-            is_regular = not is_folder and (kind == 0 or kind == 48 or kind == 55 or kind == 83)  # v7 0 7 S
-            if is_regular:
+            if kind == 83:  # S
+                return SPARSE
+            if not is_folder and (kind == 0 or kind == 48 or kind == 55):  # v7 0 7
                 if state[_COUNT] == len(members) or state[_NAME_BYTES] + max(state[_LONG_BYTES], 256) > len(names):
                     return FULL
                 end = _place_name(data, offset, extra, names, state)
-                is_sparse = kind == 83 or state[_SPARSE] != 0
-                if kind == 83:
-                    blocks = _sparse_blocks(window, position, offset)
-                    if blocks < 0:
-                        return CUT_MEMBER
-                    at += blocks * BLOCK
-                    if size > window.size - at:
-                        return CUT_MEMBER
                 member = members[state[_COUNT]]
-                member[_NAME_END], member[_START], member[_SIZE], member[_IS_SPARSE] = end, at, size, is_sparse
+                member[_NAME_END], member[_START], member[_SIZE] = end, at, size
                 state[_NAME_BYTES] = end
                 state[_COUNT] += 1
-            state[_LONG_BYTES], state[_LONG_SIZE], state[_SPARSE] = -1, -1, 0
+            state[_LONG_BYTES], state[_LONG_SIZE] = -1, -1
         state[_POSITION] = at + (size + BLOCK - 1) // BLOCK * BLOCK
 
 

@@ -11,12 +11,11 @@ from worldclip.language.table import Languages
 from worldclip.report.by_language import languages_section, number_of
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.metrics import CLASSIFICATION, metric_name, task_name, top_metric
-from worldclip.report.numbers import count, interval, percent, times
+from worldclip.report.numbers import count, interval, percent
 from worldclip.report.page import (
     Bar,
     Card,
     Section,
-    bars,
     code,
     first_and_more,
     folded,
@@ -28,7 +27,6 @@ from worldclip.report.page import (
 from worldclip.report.page import cards as card_row
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
-MAX_HELD_ROWS = 12  # languages of held-out combinations in sight
 MAX_OPEN_SETS = 2  # datasets whose images are in sight
 MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
 
@@ -132,58 +130,28 @@ def _suite(suite: Mapping[str, Any] | None) -> Html:
 
 def held_out_section(report: Json, languages: Languages) -> Section | None:
     """Return pictures whose name was held out of training next to others, by language; None if no dataset has them."""
-    parts = [_held_out(result, languages) for result in report.get("held_out", [])]
+    found = sorted(report.get("held_out", []), key=lambda row: (row["dataset"], -row["held"]))
+    if not found:
+        return None
     lead = (
         "Pictures whose name in this language no training pair has, while their names in other languages occur: does "
         "the model carry a concept across languages? Beside them, in the same languages and among the same names, "
         "the pictures whose name is in training."
     )
-    return Section("Held-out combinations", lead, join(parts)) if parts else None
-
-
-def _held_out(result: Json, languages: Languages) -> Html:
-    """Return the means over languages as bars and every language as a row."""
-    metric = top_metric(result["means"])
-    name = metric_name(metric)
-    groups = result["means"][metric]
-    largest = max(group["interval_95"][1] for group in groups) or 1.0
-    columns = [language_column("language", languages)]
-    for part in ("seen", "held out"):
-        columns += [Column(f"{part} {name}", percent), Column("95% interval")]
-    if metric != "acc1":
-        columns += columns_of(("seen top-1", "held out top-1"), percent)
-    columns += [Column(f"chance of {name}", percent), *columns_of(("seen", "held out"), count)]
-    rows = [_held_out_cells(lang, pair, metric) for lang, pair in result["languages"].items()]
-    rows.sort(key=lambda row: -row[3])
-    numbers = to_html(Table(columns, rows))
-    if len(rows) > MAX_HELD_ROWS:
-        numbers = folded("In numbers", numbers)
-    heading = tag("h3", result["dataset"], " ", tag("small", f"{name}, {len(rows)} languages"))
-    return join([heading, bars(_mean_bar(group, largest) for group in groups), numbers])
-
-
-def _mean_bar(group: Json, scale: float) -> Bar:
-    """Return a mean over languages as a bar.  scale: the value of a full bar."""
-    name, value, chance = group["name"], group["value"], group["chance"]
-    multiple = f" · {times(value / chance)}" if chance else ""
-    low, high = group["interval_95"]
-    hover = f"{name}: {percent(value)}, {percent(low)} to {percent(high)}, {' '.join(group['languages'])}"
-    return Bar(
-        label=join([name, tag("small", f"({count(len(group['languages']))})")], " "),
-        parts=[(value / scale, "var(--s1)", hover)],
-        note=f"{percent(value)}{multiple}",
-        interval=(low / scale, high / scale),
-        mark=chance / scale if chance is not None else None,
-    )
-
-
-def _held_out_cells(lang: str, pair: Json, metric: str) -> list[Any]:
-    cells: list[Any] = [lang]
-    for record in (pair["seen"], pair["held"]):
-        cells += [record["metrics"][metric], interval(record["interval_95"].get(metric))]
-    if metric != "acc1":
-        cells += [pair["seen"]["metrics"]["acc1"], pair["held"]["metrics"]["acc1"]]
-    return [*cells, pair["held"]["chance"][metric], pair["seen"]["n"], pair["held"]["n"]]
+    labels = [
+        text_column("dataset"),
+        language_column("language", languages),
+        Column("metric", metric_name, align="left"),
+    ]
+    shares = columns_of(("seen", "held out", "chance"), percent)
+    columns = [*labels, *shares, *columns_of(("pictures seen", "held out"), count)]
+    keys = ("dataset", "lang", "metric", "seen", "held", "chance", "num_seen", "num_held")
+    rows = [[row[key] for key in keys] for row in found]
+    for dataset in dict.fromkeys(row["dataset"] for row in found):
+        of_set = [row for row in found if row["dataset"] == dataset]
+        means = [sum(row[key] for row in of_set) / len(of_set) for key in keys[3:6]]
+        rows.append([dataset, f"mean over {len(of_set)}", of_set[0]["metric"], *means, None, None])
+    return Section("Held-out combinations", lead, to_html(Table(columns, rows)))
 
 
 def published_section(report: Json) -> Section | None:

@@ -110,16 +110,12 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
         worldclip compare runs/a runs/b
         worldclip compare runs/a_0 runs/a_1 runs/b_0 > comparison.md
     """
-    from worldclip.evaluate.compare import compare, trained_precisions
+    from worldclip.evaluate.compare import compare
     from worldclip.evaluate.comparison_table import comparison_text
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
     comparison = compare(*runs)
-    precisions = trained_precisions(comparison.arms)
-    if len(precisions) > 1:
-        groups = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in precisions.items())
-        note(f"these runs were trained in different precisions, which seeds do not explain: {groups}")
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,

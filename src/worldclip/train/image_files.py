@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,14 +14,15 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, Unreadable
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import Stamp, fingerprint_of, is_remote, stamp_of
+from worldclip.core.retry import retry
 from worldclip.pool.files import StampedFile, read_stamped
 from worldclip.pool.row_groups import RowGroups
 
-READ_TRIES = 3
-WAIT_S = 0.5  # wait before the second read of a file that cannot be read; doubled before each further one
+RETRY_S, WAIT_S = 2.0, 0.5  # a file that cannot be read is tried again for so long, at first after this wait
 ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
 OPEN_FILES = 128  # local tars kept open: those of two windows of the default size
 REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
+Result = TypeVar("Result")
 
 
 class ImageFiles:
@@ -43,10 +45,10 @@ class ImageFiles:
         """Return `size` bytes of file i.  Raises BadShard, which names it, if it cannot be read or is another now."""
         shard = self.shards[i]
         try:
-            content, stamp = self._read(i, offset, size)
+            content, stamp = self._retry(i, lambda: self._read_once(i, offset, size))
             if not is_remote(shard.path) and stamp != self._stamps[i]:
                 self._close(i)  # replaced under the same name: the new file counts
-                content, stamp = self._read(i, offset, size)
+                content, stamp = self._retry(i, lambda: self._read_once(i, offset, size))
             self.check(i, stamp)
             if len(content) < size:
                 raise BadShard(f"ends before byte {offset + size:,}; it changed after it was indexed")
@@ -62,20 +64,11 @@ class ImageFiles:
             self._lost.add(i)
             say("train", f"{self.shards[i].name}: {error}; its pairs are replaced by others")
 
-    def _waits(self, i: int) -> list[float]:
-        """Return the seconds to wait before each further try, none for a file that could not be read the last time."""
-        return [] if i in self._lost else [WAIT_S * 2**n for n in range(READ_TRIES - 1)]
-
     def read_rows(self, i: int, offsets: np.ndarray) -> list[bytes | BadShard]:
         """Return the images of Parquet file i at ascending offsets, or why each cannot be read, naming the file."""
         shard = self.shards[i]
-        images = self._row_groups.read(shard.path, offsets)
-        for wait_s in self._waits(i):
-            if any(isinstance(image, bytes) for image in images):
-                break
-            time.sleep(wait_s)
-            images = self._row_groups.read(shard.path, offsets)
         try:
+            images = self._retry(i, lambda: self._read_rows_once(i, offsets))
             self.check(i, stamp_of(shard.path))
         except BadShard as error:
             images = [error] * len(offsets)
@@ -84,14 +77,17 @@ class ImageFiles:
             self._note_lost(i, faults[0])
         return [BadShard(f"{shard.name}: {image}") if isinstance(image, BadShard) else image for image in images]
 
-    def _read(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
-        """Read with some patience, as long as the file was readable the last time."""
-        for wait_s in self._waits(i):
-            try:
-                return self._read_once(i, offset, size)
-            except BadShard:
-                time.sleep(wait_s)
-        return self._read_once(i, offset, size)
+    def _read_rows_once(self, i: int, offsets: np.ndarray) -> list[bytes | BadShard]:
+        """Return images, or why each cannot be read.  Raises BadShard if none can."""
+        images = self._row_groups.read(self.shards[i].path, offsets)
+        if isinstance(images[0], BadShard) and not any(isinstance(image, bytes) for image in images):
+            raise images[0]
+        return images
+
+    def _retry(self, i: int, read: Callable[[], Result]) -> Result:
+        """Read with some patience, as long as file i was readable the last time."""
+        seconds = 0.0 if i in self._lost else RETRY_S
+        return retry(read, seconds, lambda error: isinstance(error, BadShard), WAIT_S)
 
     def _read_once(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
         path = self.shards[i].path
@@ -129,8 +125,12 @@ class ImageFiles:
         if is_remote(shard.path):
             if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
                 return
-            is_same = _is_same_at_url(shard)
             self._checked_at[i] = time.monotonic()
+            try:
+                shard.refuse_changed()
+                is_same = True
+            except Unreadable as error:  # a server that does not answer is asked again later
+                is_same = not isinstance(error, InputChanged)
         else:
             is_same = stamp == self._stamps[i]
             if not is_same and fingerprint_of(shard.path, shard.fingerprint["path"]) == shard.fingerprint:
@@ -138,14 +138,3 @@ class ImageFiles:
                 is_same = True
         if not is_same:
             raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
-
-
-def _is_same_at_url(shard: Shard) -> bool:
-    """Return whether a file at a URL is the listed one; a server that does not answer is asked again later."""
-    try:
-        shard.refuse_changed()
-    except InputChanged:
-        return False
-    except Unreadable:
-        return True
-    return True

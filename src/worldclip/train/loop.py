@@ -54,7 +54,6 @@ MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; more is a fault of the storage
 FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
 VALIDATION_BATCHES = 8  # measured each time, always the same
-SOON_STEPS = 100  # a checkpoint within so many steps shows soon enough whether the disk works
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +182,7 @@ class Trainer:
         num_launched = self.progress.step + len(self.pending)
         is_last = num_launched == self.schedule.num_steps
         is_evaluated = crosses(num_launched, self.schedule, config.evaluate_every_samples)
-        is_trial = num_launched == 1 and self._first_checkpoint_step() > SOON_STEPS
         is_due = is_last or is_evaluated or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
-        is_due = is_due or is_trial
         is_validated = crosses(num_launched, self.schedule, config.validate_every_samples)
         requests = self._read_steps(0 if is_due or is_validated else steps_ahead(self.device))
         if is_validated:
@@ -198,21 +195,11 @@ class Trainer:
             return
         self._read_steps(0)
         self._save()
-        if is_trial:
-            self.writer.wait()  # raises: a disk that does not work costs one step, not ten minutes of all machines
-            self.started_at = time.perf_counter()
         if is_evaluated:
             self._evaluate()
             self.started_at = time.perf_counter()
         if requests.exit_code and not is_last:
             self._exit(requests.exit_code)
-
-    def _first_checkpoint_step(self) -> int:
-        """Return the step of the first checkpoint by samples seen, or of the last step."""
-        config, batch = self.config, self.schedule.global_batch_size
-        intervals = [config.checkpoint_every_samples, config.evaluate_every_samples]
-        due = [-(-samples // batch) for samples in intervals if samples]
-        return min(self.schedule.num_steps, *due)
 
     def _validate(self) -> None:
         assert self.validation is not None

@@ -115,7 +115,7 @@ def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
     parts = world_size * accum_steps
     if batch < 2 or batch % parts:
         nearest = max(1, batch // parts) * parts
-        counts = worlds_that_divide(batch, accum_steps)
+        counts = [count for count in range(1, batch + 1) if batch % (count * accum_steps) == 0]
         fewer = [count for count in counts if count <= world_size]
         more = [count for count in counts if count > world_size]
         remedy = " or ".join(f"{count:,}" for count in [*fewer[-1:], *more[:1]])
@@ -123,8 +123,3 @@ def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
             f"train.global_batch_size = {batch}: must be a multiple of {parts} ({world_size} processes times "
             f"{accum_steps} accumulation steps), for example {nearest}; or use {remedy or 1} processes"
         )
-
-
-def worlds_that_divide(batch: int, accum_steps: int, multiple_of: int = 1) -> list[int]:
-    """Return the numbers of processes, multiples of `multiple_of`, that can share a batch equally."""
-    return [count for count in range(multiple_of, batch + 1, multiple_of) if batch % (count * accum_steps) == 0]

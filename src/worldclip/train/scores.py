@@ -17,7 +17,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.stage import model_digest
-from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import Languages
 from worldclip.model.load import load
 from worldclip.report.results import ResultRecord
@@ -44,11 +43,6 @@ def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConf
     return config
 
 
-def load_datasets(run_dir: Path, config: EvaluateConfig, languages: Languages) -> list[Dataset]:
-    """Return the datasets of a config."""
-    return [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
-
-
 def has_scores(checkpoint: Path) -> bool:
     """Return whether the evaluation of a checkpoint's weights has ended."""
     marker = layout.step_scores(checkpoint)
@@ -69,7 +63,7 @@ def score_checkpoint(
     Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
-    loaded = load_datasets(run_dir, config, languages)
+    loaded = [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
     model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(checkpoint)}
     model = load(checkpoint, device=device, preprocess=config.preprocess_rule)
     records, _, _ = engine.evaluate(model, model_id, loaded, config.languages, results, batch_size=config.batch_size)

@@ -1,6 +1,6 @@
 """Save each folder of SOURCE with this version of transformers: SOURCE OUT.
 
-OUT/<folder>/<weights> for weights in fp32 (one file), sharded, bf16, fp16 and bin, where the version writes it.
+OUT/<folder>/<weights> for weights in fp32 (one file), sharded, bf16 and fp16.
 """
 
 import json
@@ -18,9 +18,6 @@ KINDS = {
     "bf16": (torch.bfloat16, {}),
     "fp16": (torch.float16, {}),
 }
-if transformers.__version__.startswith("4."):  # version 5 writes safetensors alone
-    KINDS["bin"] = (torch.float32, {"safe_serialization": False})
-    KINDS["sharded_bin"] = (torch.float32, {"safe_serialization": False, "max_shard_size": "200KB"})
 for folder in sorted(source.iterdir()):
     processor = transformers.AutoProcessor.from_pretrained(folder)
     for name, (dtype, options) in KINDS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from worldclip.core.console import progress_bar, say_detail
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.shards import Failure, Outcome, Report, Shard, ShardWork
 
-RETRY = "run the same command: only they are tried again"
-NUM_NAMED = 10  # damaged files that a message names
+REMEDY = (
+    "act on the reasons; repair or remove only files that a reason calls damaged or cut off; then run the same "
+    "command: only they are tried again"
+)
 MAX_TRIES = 3  # attempts per shard whose worker was lost, for example out of memory
 
 
@@ -115,13 +117,13 @@ def map_shards(
     """Do as Executor.map; `run` yields (name, outcome) of the unfinished shards in any order."""
     work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
     todo = [shard for shard in shards if not work.is_finished(shard)]
-    failures: dict[str, Failure] = {}
+    failures: dict[str, str] = {}
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
     with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
         pairs, started_at = 0, time.perf_counter()
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
-                failures[name] = outcome
+                failures[name] = outcome.reason
                 say_detail(label, f"{name}: {outcome.reason}")
             else:
                 say_detail(label, f"{name} is done")
@@ -129,19 +131,5 @@ def map_shards(
             rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
             advance(1, f"shards{rate}")
     if failures:
-        raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, _remedy(failures))
+        raise StageFailed(label, failures, REMEDY)
     return Reports(work, shards)
-
-
-def _remedy(failures: Mapping[str, Failure]) -> str:
-    """Return what to do; only files that their reader calls bad are to be removed."""
-    damaged = sorted(name for name, failure in failures.items() if failure.is_damage)
-    if len(damaged) == len(failures):
-        return f"repair or remove these files, then {RETRY}"
-    if not damaged:
-        return f"keep these files: the errors above do not say that they are damaged; act on the errors, then {RETRY}"
-    more = f" and {len(damaged) - NUM_NAMED} more" if len(damaged) > NUM_NAMED else ""
-    return (
-        f"repair or remove {', '.join(damaged[:NUM_NAMED])}{more}; keep the others, whose errors do not say that they "
-        f"are damaged; then {RETRY}"
-    )

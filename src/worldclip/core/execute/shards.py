@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from worldclip.core import inputs, job_files, remote
-from worldclip.core.artifacts import Json, digest, read_json, synced_together, write_json_last
+from worldclip.core.artifacts import Json, digest, read_json, write_json
 from worldclip.core.errors import BadShard, InputChanged, Unreadable, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
 
@@ -65,8 +65,6 @@ class Failure:
     """The reason why a shard failed."""
 
     reason: str
-    is_damage: bool = False
-    """Whether the reader of the shard says that its contents are bad; any other error says nothing about them."""
 
 
 Outcome: TypeAlias = Report | Failure
@@ -83,25 +81,24 @@ class ShardWork:
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only what would fail every shard: a full or read-only disk, a missing package.
 
-        The marker comes after the outputs are on the disk.  Of its report only what the progress bar shows returns.
+        Of its report only what the progress bar shows returns.
         """
         raise_file_limit()
         try:
-            with synced_together():
-                report = read_unchanged(self.fn, shard) if reads(self.fn) else self.fn(shard)
-                self.finish(shard, report)
+            report = read_unchanged(self.fn, shard) if reads(self.fn) else self.fn(shard)
+            self.finish(shard, report)
         except ImportError:
             raise
         except Exception as error:  # only this shard fails; its reason is listed and the exit code is 1
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error), is_damage=isinstance(error, BadShard) and not isinstance(error, Unreadable))
+            return Failure(_reason(error))
         return {"pairs": report.get("pairs", 0)}
 
     def finish(self, shard: Shard, report: Report) -> None:
-        """Write the marker of a shard, whose outputs are there, once they are on the disk."""
-        write_json_last(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
+        """Write the marker of a shard, whose outputs are on the disk."""
+        write_json(self.marker_path(shard), {"fingerprint": shard.fingerprint, "key": self.key, "report": report})
 
     def marker_path(self, shard: Shard) -> Path:
         return job_files.marker_in(self.done_dir, shard.name)

@@ -183,12 +183,7 @@ def read_samples(shard: Shard) -> Samples:
     is_bad = texts.find_bad_utf8(values, offsets)
     keys = texts.readable(values, offsets, is_bad)
     problems = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "no key: its name in the tar is not UTF-8")
-    samples = Samples(file, members, keys, problems, image, txt, record, num_ignored)
-    for column in (image, txt, record):
-        for sample in np.flatnonzero((column != NO_MEMBER) & members.is_sparse[column]).tolist():
-            name = samples.member_name(column[sample])
-            problems.setdefault(sample, f"{name} is stored as a sparse file; pack the tar without --sparse")
-    return samples
+    return Samples(file, members, keys, problems, image, txt, record, num_ignored)
 
 
 def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:

@@ -1,9 +1,7 @@
-"""Every dataset of the catalog in the layout of its source: it loads and gives the metrics that the catalog names.
+"""Every dataset of the catalog, in the layout of its source, gives its metrics; a broken folder is named.
 
 What `fetch dataset` brings from the authors' addresses, with what it leaves to a person, is what evaluate reads.
 """
-
-from __future__ import annotations
 
 import csv
 import gzip
@@ -20,7 +18,18 @@ from miniature import write_files
 from programs import python
 from served import Server, server
 from tars import tar_of
-from upstream import OF_LAYOUT, Polyglot, config_of, files_of, is_image, write_miniature
+from upstream import (
+    OF_LAYOUT,
+    Polyglot,
+    array,
+    config_of,
+    cvqa_row,
+    files_of,
+    is_image,
+    jsonl,
+    parquet,
+    write_miniature,
+)
 from worldclip.cli import main
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
@@ -29,6 +38,7 @@ from worldclip.evaluate.config import LAYOUTS
 from worldclip.tools.fetch_dataset import fetch_dataset, names_to_fetch
 
 __all__ = ["server"]  # a fixture
+
 NOT_IN_CATALOG = ("folders", "pool", "names")
 
 
@@ -73,15 +83,19 @@ ONE_OF_EACH = (
     "cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa", "multi30k",
     "dollar_street", "geode", "gldv2", *NOT_IN_CATALOG,
 )  # fmt: skip
+
 BROKEN = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00\x81"),
     "another type": lambda path: path.write_bytes(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n'),
 }
+
 LINES = ("test_2016_flickr.en", "test_2016_flickr.de", "test_2016_flickr.fr")
+
 # Without one, there is a language or a tar fewer.
 OPTIONAL = (*LINES, "dataset_type.txt", "0.tar", "more/1.tar")
+
 NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *LINES)  # a line says anything
 
 
@@ -134,7 +148,7 @@ def test_cvqa_is_a_micro_average_and_reported_by_country_and_language(tmp_path):
 
 
 def test_catalog_says_where_each_dataset_comes_from(capsys):
-    evaluate = (Path(__file__).parents[3] / "docs/6_evaluate.md").read_text(encoding="utf-8")
+    evaluate = (Path(__file__).parents[2] / "docs/6_evaluate.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in evaluate for name in CATALOG)
     assert all(f"| `{name}` |" in evaluate for name in SUITES)
     assert all(info.source and info.address and info.licence for info in CATALOG.values())
@@ -175,6 +189,7 @@ def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
 
 with open(Path(suites.__file__).with_name("sources.csv"), encoding="utf-8", newline="") as table:
     SOURCES = list(csv.DictReader(table))
+
 
 ANY_CAPTIONS = b"one\ntwo\n"
 
@@ -236,3 +251,130 @@ def test_fetched_files_load(name, server, tmp_path):
     assert set(dataset.languages) >= set(whole.languages)
     if CATALOG[name].layout == "lines":  # a file of sources.csv for each language, and none mean the same
         assert len(dataset.languages) == int(CATALOG[name].languages)
+
+
+KEY = "0" * 16
+
+FOUND = {"image/key": KEY, "en": {"caption": ["a cat"]}}
+
+UNSAFE = ("../../../evil", "/tmp/evil", "..", "a/b", ".")
+
+ENGLISH = "test_1kcaptions_en.txt"
+
+XTD_LIST = "test_image_names.txt"
+
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+STREET = "images_v2_imagenet_test.csv"
+
+STREET_HEAD = "id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id\n"
+
+PLACE = f"assets/{0:024x}/{0:024x}.jpg"
+
+BABEL_LABELS = "babel_imagenet-298.json"
+
+CVQA_ROW = cvqa_row("6001_0", "cat", "('Swahili', 'Kenya')")
+
+
+def of_tar(**members: bytes) -> dict:
+    return {"test/0.tar": {name.replace("_", "."): data for name, data in members.items()}}
+
+
+def of_pool(**members: bytes) -> dict:
+    return {"0.tar": {name.replace("_", "."): data for name, data in members.items()}, "more/1.tar": None}
+
+
+def street(income: str, path: str, classes: str) -> dict:
+    return {STREET: f"{STREET_HEAD}a,Kenya,af,{income},{path},{classes}\n"}
+
+
+WRONG = {
+    "xm3600": [
+        ({"captions.jsonl": '{"image/key": "k1"'}, r"captions\.jsonl:1 is not JSON"),
+        ({"captions.jsonl": jsonl(FOUND, FOUND)}, f"'{KEY}' occurs twice"),
+        ({"captions.jsonl": jsonl({"image/key": KEY})}, "there is no caption"),
+        *(
+            ({"captions.jsonl": jsonl({**FOUND, lang: FOUND["en"]})}, "a language must be a plain name")
+            for lang in UNSAFE
+        ),
+    ],
+    "xtd10": [
+        ({ENGLISH: "cat\n"}, "has 1 lines; it must have a caption for each of the 2 images"),
+        ({f"more/{ENGLISH}": "a\nb\n"}, "are both captions in en; remove one"),
+        ({XTD_LIST: 2 * "COCO_val2014_000000391895.jpg\n"}, "'COCO_val2014_000000391895' occurs twice"),
+    ],
+    "pool": [
+        (of_pool(a_jpg=b"cat", b_txt=b"cat"), r"holds 1 labels or captions without an image: b\.txt"),
+        (of_pool(a_jpg=b"cat"), "there is no caption"),
+        (of_pool(a_jpg=b"cat", a_json=b'{"texts": ["a", "b"], "lang_truth": ["en"]}'), "not in the layout pool"),
+    ],
+    "cars": [
+        ({TEMPLATES: "a photo\n"}, "each template must have"),
+        ({"test/nshards.txt": "2\n"}, "says 2 tars"),
+        ({"test/1.tar": {}}, r"says 1 tars, .*test has 2"),
+        ({"languages.json": json.dumps({"de": {"classes": ["Katze"]}})}, "de must name each of the 6 classes"),
+        ({"languages.json": json.dumps({"de": {"classes": ["a", [], *"cdef"]}})}, "de must name each of the 6 classes"),
+        (of_tar(a_jpg=b"cat", a_cls=b"6"), "class 6 is not 0 to 5"),
+        (of_tar(a_jpg=b"cat", a_cls=b"-1"), "class -1 is not 0 to 5"),
+        (of_tar(README_md=b"cat"), "its tars hold no image"),
+        ({"dataset_type.txt": "segmentation\n"}, "'segmentation'; it must be one of"),
+        ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat", a_txt=b"\n")}, "there is no caption"),
+    ],
+    "voc2007_multilabel": [
+        (of_tar(a_jpg=b"cat", a_npy=array([1, 0])), "not in the layout webdataset"),
+        (of_tar(a_jpg=b"cat", a_npy=array([2] * 6)), "must hold 0 or 1 for each class"),
+    ],
+    "folders": [
+        ({"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
+        ({"empty/note.md": ""}, "empty holds no image"),
+        ({"dog": None}, "has 1 folders; it must have one per class"),
+    ],
+    "babel_imagenet": [
+        ({BABEL_LABELS: json.dumps({"EN": [[1000], ["cat"]]})}, "EN: class 1000 is not 0 to 999"),
+        ({BABEL_LABELS: json.dumps({"EN": [[-1], ["cat"]]})}, "EN: class -1 is not 0 to 999"),
+        ({BABEL_LABELS: json.dumps({"EN": [[0, 0], ["cat", "dog"]]})}, "EN must have one label for each class"),
+        ({BABEL_LABELS: json.dumps({"EN": [[7], ["nyuki"]]})}, "no language has both a label of an image's class"),
+        ({"images/0.tar": {"a.jpg": b"cat", "a.cls": b"1000"}}, "class 1000 is not 0 to 999"),
+        ({"nllb_dist13b_prompts.json": '{"EN": ["a photo"]}'}, "each template must have"),
+    ],
+    "dollar_street": [
+        (street("40", PLACE, "[1000]"), "class 1000 is not 0 to 999"),
+        (street("40", PLACE, "[]"), "not in the layout dollar_street"),
+        (street("nan", PLACE, "[1]"), "each income must be a number"),
+        (street("40", "../gone.jpg", "[1]"), r"lists '\.\./gone\.jpg': not a path below"),
+    ],
+    "cvqa": [
+        ({"labels.json": '{"6001_1": 2}'}, r"2 of 3 questions have no answer \(Label is -1\), the first is 6001_0"),
+        ({"labels.json": '{"6001_0": 4, "6001_1": 1, "7001_0": 0}'}, "class 4 is not 0 to 3"),
+        (
+            {"data/test-00000-of-00001.parquet": parquet(CVQA_ROW | {"Question": None, "Label": 0})},
+            "must have a text and 4",
+        ),
+        (
+            {"data/test-00000-of-00001.parquet": parquet(CVQA_ROW | {"Options": ["a"], "Label": 0})},
+            "must have a text and 4",
+        ),
+        ({"data/test-00000-of-00001.parquet": b"PAR1"}, "not in the layout cvqa"),
+    ],
+    "winogavil": [
+        (
+            {"winogavil_dataset.csv": "cue,candidates,associations\ncat,['cat'],['dog']\n"},
+            r"associations \['dog'\] are not some of the candidates",
+        ),
+        ({"winogavil_dataset.csv": "cue,candidates,associations\ncat\n"}, r"layout winogavil \(.*\n*.*candidates"),
+    ],
+}
+
+CASES = [
+    pytest.param(name, files, message, id=f"{name}-{number}")
+    for name, of_layout in WRONG.items()
+    for number, (files, message) in enumerate(of_layout)
+]
+
+
+@pytest.mark.parametrize(("name", "files", "message"), CASES)
+def test_wrong_folders_are_named(name, files, message, tmp_path):
+    write_miniature(name, tmp_path, files)
+    with pytest.raises((UserError, BadShard), match=message) as caught:
+        datasets.load(name, config_of([name], tmp_path, prompts="nllb", also=("linear_probe",)), tmp_path)
+    assert str(tmp_path / name) in str(caught.value) or "plain name" in message

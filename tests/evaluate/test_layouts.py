@@ -1,28 +1,35 @@
 """A tiny folder of each layout from a literal, read and evaluated: what it gives is in the table next to it.
 
-Every dataset of the catalog: test_upstream.py.  Folders with mistakes: test_reader_errors.py.
+Also held-out sets of a drawn pool, and a layout of another package.  Every dataset of the catalog: test_upstream.py.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from count_files import write_count_file
 from miniature import read, records_of, write_files
+from plugin_package import installed, page_code, write_package
+from tars import write_tar
 from upstream import Polyglot, array, cvqa_row, files_of, jsonl, parquet, write_miniature
+from worldclip.contracts.schemas import MATCH_TEXTS
+from worldclip.core.artifacts import write_json, write_manifest, write_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
-from worldclip.evaluate.config import EvaluateConfig
+from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.datasets import babel_imagenet
+from worldclip.evaluate.datasets import load as load_by_name
 from worldclip.evaluate.datasets.pool import MIN_TEXTS
 from worldclip.evaluate.suites import value
 from worldclip.evaluate.tasks import Dataset
+from worldclip.pool.builders import HeldOut, write_held_out
 
 IMAGE, TEXT = "image_retrieval_recall@1", "text_retrieval_recall@1"
 
@@ -47,6 +54,7 @@ def check(dataset: Dataset, folder, expected: Mapping[str, Any], model: Any = No
 # --- classes
 
 GERMAN = {"classes": ["x/cat", ["x/dog", "y/dog"], "x/owl"], "templates": ["ein/{}"]}
+
 WEBDATASET = {
     "classnames.txt": "cat\ndog\nowl\n",
     "zeroshot_classification_templates.txt": "a photo of/{c}\nart of/{c}\n",
@@ -57,6 +65,8 @@ WEBDATASET = {
         "s2.webp": b"owl", "s2.cls": b"2", "s3.png": b"dog", "s3.cls": b"1\n", "s4.jpg": b"cat", "s4.cls": b"2"
     },
 }  # fmt: skip
+
+
 """Five images of three classes in two tars, two templates, German names next to the English ones."""
 
 
@@ -68,18 +78,22 @@ MULTILABEL = one_tar(
     {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])},
     **{"dataset_type.txt": "multilabel\n"},
 )
+
 LINES_OF_TXT = {
     "dataset_type.txt": "retrieval\n", "test/nshards.txt": "1\n",
     "test/0.tar": {"a.jpg": b"cat", "a.txt": b"cat\nelk\n", "b.jpg": b"dog", "b.txt": b"dog"},
 }  # fmt: skip
+
 FOLDERS = {
     "test/polar_bear/1.png": "polar bear", "test/cat/1.png": "cat", "test/cat/deep/2.jpg": "dog",
     "templates.txt": "a/{}\n",
 }  # fmt: skip
+
 LABELS = {
     "EN": [[0, 1, 5], ["cat", "dog", "owl"]], "ZH_YUE": [[0, 5], ["x/cat", "x/owl"]],
     "DE": [[0, 1], ["y/dog", "y/dog"]], "SW": [[7], ["bee"]],
 }  # fmt: skip
+
 BABEL = {
     "babel_imagenet.json": json.dumps(LABELS),
     "nllb_dist13b_prompts.json": json.dumps({"EN": ["a/{}", "my/{}"]}),
@@ -88,13 +102,19 @@ BABEL = {
         "n3.jpg": b"dog", "n3.cls": b"1",
     },
 }  # fmt: skip
+
 GEODE = files_of("geode")
+
+
 GEODE |= {
     "index.csv": GEODE["index.csv"].replace(",hat,", ",sun_hat,"),
     "languages.json": '{"sw": {"classes": ["jiko", "kofia"]}}',
     "images/Europe/13.jpg": "stove",  # where the index says sun_hat
 }
+
+
 WIKI = "http://commons.wikimedia.org/wiki/Category"
+
 LANDMARKS = {
     "recognition_solution_v2.1.csv": "id,landmarks,Usage\nabc1,7 12,Public\nabd2,,Public\nbcd3,12,Private\n",
     "train_label_to_category.csv": f"landmark_id,category\n7,{WIKI}:Eiffel_Tower\n12,{WIKI}:Machu_Picchu_%28ruins%29\n",
@@ -114,14 +134,17 @@ XM3600 = {
     "images/k1.jpg": "cat", "images/k2.png": "dog", "images/k3.jpg": "owl",
 }  # fmt: skip
 
-
 LIST = "COCO_1.jpg\nCOCO_2.jpg\nCOCO_3.jpg\n"
+
 PICTURES = {"images/COCO_1.jpg": "cat", "images/sub/COCO_2.jpg": "dog", "images/COCO_3.jpg": "owl"}
+
 WORDS = "cat\ndog\nowl\n"
+
 XTD10 = {
     **PICTURES, "test_image_names.txt": LIST, "test_1kcaptions_en.txt": "cat\ndog\nelk\n",
     "MIC/test_1kcaptions_de.txt": "x/cat\nx/dog\nx/owl\n", "STAIR/test_1kcaptions_jp.txt": "y/cat\ny/dog\ny/owl",
 }  # fmt: skip
+
 FLORES = {
     **PICTURES, "filenames.txt": LIST,
     **{f"captions/{code}.txt": WORDS for code in ("deu_Latn", "zho_Hans", "zho_Hant", "swh_Latn")},
@@ -194,6 +217,13 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
     "classes have the names of their folders": ("folders", FOLDERS, {}, {
         "dataset.image_keys": ["cat/1.png", "cat/deep/2.jpg", "polar_bear/1.png"],
         "en.n": 3, "en.protocol.names": "folders", "task.en.class_names": [["cat"], ["polar bear"]],
+    }),
+    "names, templates and languages come from files": ("folders", {
+        **FOLDERS, "classnames.txt": "cat\npolar bear\n",
+        "languages.json": json.dumps({"de": {"classes": ["x/cat", ["x/polar bear", "y/bear"]], "templates": ["{c}"]}}),
+    }, {}, {
+        "languages": ["en", "de"], "en.protocol.names": "given", "task.en.templates": ["a/{}"],
+        "task.de.templates": ["{}"], "task.de.class_names": [["x/cat"], ["x/polar bear", "y/bear"]],
     }),
     "image takes part where its class has a label": ("babel_imagenet", BABEL, {}, {
         "languages": ["en", "zh_yue", "de"],  # no image of a class that sw names
@@ -280,15 +310,6 @@ def test_datacomp_groups_are_parts_and_the_worst_represents_fmow(tmp_path):
     assert value(CATALOG["fmow"].metrics[0], record) == 0.5
 
 
-def test_names_templates_and_languages_come_from_files(tmp_path):
-    names = {"de": {"classes": ["x/cat", ["x/polar bear", "y/bear"]], "templates": ["{c}"]}}
-    files = {**FOLDERS, "classnames.txt": "cat\npolar bear\n", "languages.json": json.dumps(names)}
-    found = records_of(read("folders", tmp_path, files), tmp_path)
-    assert list(found) == ["en", "de"]
-    assert found["en"]["protocol"]["names"] == "given"
-    assert found["de"]["metrics"]["acc1"] >= 2 / 3
-
-
 def test_files_in_class_folders_that_are_no_images_are_named_by_suffix(tmp_path, capsys):
     files = {"val/cat/1.jpg": "cat", "val/dog/1.avif": "dog", "val/dog/2.mov": "", "val/dog/.DS_Store": ""}
     assert read("folders", tmp_path, files).image_keys == ["cat/1.jpg", "dog/1.avif"]
@@ -366,3 +387,174 @@ def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_
     assert task.image_idx.tolist() == [0, 0, 1]
     assert set(task.slices) == {"country Kenya", "country Egypt", "lang sw", "lang arz"}
     assert dataset.tasks("en")[0].options[2][3] == "What is it? bee"
+
+
+EMOJI = [f"1F60{i}" for i in range(8)]
+
+EMOJI_NAMES = {
+    "en": ["red apple", "green apple", "pear", "red ring", "ring", "gem stone", "gem", "kiwi"],
+    "ja": ["リンゴ", "リンゴ", "洋ナシ", "赤い指輪", "指輪", "宝石", "宝石", "キウイ"],
+}
+
+
+def load_held_out(name, run_dir):
+    return load_by_name(name, EvaluateConfig(datasets=(name,)), run_dir)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """RUN with a pool whose base set holds the emoji 0 to 5 in two tars, and whose tone set holds two."""
+    samples = [(f"{key}.png", key.encode()) for key in EMOJI]
+    info = json.dumps({"texts": [], "emoji": "?"}).encode()
+    for part, chosen in {"base/000000": samples[:4], "base/000001": samples[4:6], "tone/000000": samples[6:]}.items():
+        members = [member for name, data in chosen for member in ((name, data), (name.replace("png", "json"), info))]
+        write_tar(tmp_path / "pool" / f"{part}.tar", dict(members))
+    pool = tmp_path / "pool"
+    write_json(pool / "names.json", {"keys": EMOJI, "lang": EMOJI_NAMES})
+    subjects = {key: number for number, key in enumerate(EMOJI)}
+    for part in ("base", "tone"):
+        write_json(pool / part / "set.json", {"subjects": subjects, "about": "all", "thirds": part == "base"})
+    write_held_out(pool, {f"emoji_{part}": HeldOut(f"names:{part}", f"About {part}.") for part in ("base", "tone")})
+    return tmp_path
+
+
+def write_matches(run_dir):
+    """red 0, apple 1, ring 2, gem 3, stone 4; counts over two shards; `pear` and `kiwi` match nothing."""
+    matched = [("red apple", [0, 1]), ("green apple", [1]), ("red ring", [0, 2]), ("ring", [2]), ("gem stone", [3, 4])]
+    table = pa.table(
+        {
+            "key": EMOJI[:5],
+            "text_idx": np.zeros(5, np.int32),
+            "place": np.zeros(5, np.int16),
+            "text": [text for text, _ in matched],
+            "lang": ["en"] * 5,
+            "lang_prob": np.ones(5, np.float32),
+            "entries_lang": ["en"] * 5,
+            "entry_ids": pa.array([ids for _, ids in matched], pa.large_list(pa.int32())),
+        }
+    )
+    write_table(run_dir / "match/texts/a.tar.parquet", table, MATCH_TEXTS)
+    for shard, counts in {"a": [(0, 10), (1, 3)], "b": [(0, 90), (2, 1), (3, 4), (4, 25)]}.items():
+        # The first row is of another list, so that each shard has a dictionary of its own.
+        rows = [("de" if shard == "a" else "zh", 0, 77), *(("en", *count) for count in counts)]
+        write_count_file(run_dir / f"match/counts/{shard}.tar.parquet", rows)
+    write_manifest(run_dir / "match", config={}, inputs={}, counts={})
+
+
+def test_classes_are_the_distinct_names_of_all_emoji(run_dir):
+    dataset = load_held_out("emoji_base", run_dir)
+    assert dataset.image_keys == EMOJI[:6]
+    assert dataset.languages == ("en", "ja")
+    assert dataset.read_images(3, 5) == [EMOJI[3].encode(), EMOJI[4].encode()]
+    english, _ = dataset.tasks("en")
+    japanese, retrieval = dataset.tasks("ja")
+    assert (len(english.class_names), len(japanese.class_names)) == (8, 6)
+    assert [english.class_names[i][0] for i in english.target] == EMOJI_NAMES["en"][:6]
+    assert [japanese.class_names[i][0] for i in japanese.target] == EMOJI_NAMES["ja"][:6]
+    assert japanese.target[0] == japanese.target[1], "images of one name share a class, and a text"
+    assert len(retrieval.texts) == 5
+    pairs = zip(retrieval.pair_image, retrieval.pair_text, strict=True)
+    assert [retrieval.texts[text] for _, text in pairs] == EMOJI_NAMES["ja"][:6]
+
+
+def test_base_is_reported_by_thirds_of_match_counts(run_dir):
+    write_matches(run_dir)
+    task, _ = load_held_out("emoji_base", run_dir).tasks("ja")
+    thirds = {name: [EMOJI_NAMES["en"][i] for i in np.flatnonzero(mask)] for name, mask in task.slices.items()}
+    # geometric means: red apple sqrt(300), green apple 3, pear 0, red ring 10, ring 1, gem stone 10
+    assert thirds == {
+        "head": ["red apple", "red ring"],
+        "middle": ["green apple", "gem stone"],
+        "tail": ["pear", "ring"],
+    }
+    tone, _ = load_held_out("emoji_tone", run_dir).tasks("en")
+    assert tone.slices == {}
+
+
+def test_digest_depends_on_images_names_and_thirds(run_dir):
+    other_names = {"keys": EMOJI, "lang": EMOJI_NAMES | {"ja": EMOJI_NAMES["ja"][::-1]}}
+    digests = {load_held_out("emoji_base", run_dir).digest}
+    for change in (
+        lambda: write_matches(run_dir),
+        lambda: write_json(run_dir / "pool/names.json", other_names),
+        lambda: write_tar(run_dir / "pool/base/000001.tar", {f"{EMOJI[4]}.png": b"another"}),
+    ):
+        change()
+        digests.add(load_held_out("emoji_base", run_dir).digest)
+    assert len(digests) == 4
+
+
+def change_set(run_dir, **changes):
+    path = run_dir / "pool/base/set.json"
+    write_json(path, {**json.loads(path.read_text()), **changes})
+
+
+def test_a_language_is_asked_about_the_images_that_it_names_if_these_are_half(run_dir):
+    few = [None if number in (0, 2, 3, 5) else name for number, name in enumerate(EMOJI_NAMES["en"])]
+    many = [None if number in (0, 2, 3) else name for number, name in enumerate(EMOJI_NAMES["en"])]
+    write_json(run_dir / "pool/names.json", {"lang": {**EMOJI_NAMES, "de": few, "fr": many, "not-a-language": many}})
+    dataset = load_held_out("emoji_base", run_dir)
+    assert dataset.languages == ("en", "ja", "fr")
+    classification, _ = dataset.tasks("fr")
+    assert classification.image_idx.tolist() == [1, 4, 5]
+    assert len(classification.class_names) == 5
+    change_set(run_dir, classes=[1, 2, 4, 5], asked={"fr": [EMOJI[4], EMOJI[1]], "en": []})
+    dataset = load_held_out("emoji_base", run_dir)
+    assert dataset.languages == ("fr",)  # `asked` has no Japanese
+    classification, _ = dataset.tasks("fr")
+    assert classification.image_idx.tolist() == [1, 4]
+    assert [name for [name] in classification.class_names] == ["gem stone", "green apple", "ring"]
+
+
+def test_sets_that_are_missing_or_elsewhere_are_refused_with_a_remedy(tmp_path, run_dir):
+    with pytest.raises(UserError, match=r"emoji_tone.*has no held-out sets.*pool\.build"):
+        load_held_out("emoji_tone", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"world_stamps.*has emoji_base, emoji_tone.*pool\.parts"):
+        load_held_out("world_stamps", run_dir)
+    write_held_out(run_dir / "pool", {"emoji_tone": HeldOut("names:../../elsewhere", "?")})
+    with pytest.raises(UserError, match="not below"):
+        load_held_out("emoji_tone", run_dir)
+
+
+def test_corrupt_pools_are_named(run_dir):
+    tar = run_dir / "pool/base/000001.tar"
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(BadShard, match=r"000001\.tar"):
+        load_held_out("emoji_base", run_dir)
+    write_tar(tar, {"1F999.png": b"?"})
+    with pytest.raises(BadShard, match=r"set\.json, the first is 1F999"):
+        load_held_out("emoji_base", run_dir)
+    subjects = dict.fromkeys([*EMOJI, "1F999"], 0)
+    for changes in (
+        {"subjects": {"1F999": 8}}, {"subjects": [1]}, {"subjects": subjects | {"1F999": 0.5}},
+        {"subjects": {"1F999": -1}}, {"classes": 3}, {"classes": ["1"]}, {"asked": ["en"]},
+    ):  # fmt: skip
+        change_set(run_dir, **{"subjects": subjects, "classes": [0], "asked": {}, **changes})
+        with pytest.raises(UserError, match=r"emoji_base: .*base is not in the layout names"):
+            load_held_out("emoji_base", run_dir)
+    change_set(run_dir, subjects=subjects | {"1F999": 1}, classes=[0], asked={"en": ["1F999"]})
+    with pytest.raises(BadShard, match=r"the subject of image 1F999 is not one of classes"):
+        load_held_out("emoji_base", run_dir)
+
+
+LABELLED_FILES = {"a.png": "a photo of a cat.", "sub/b.png": "a photo of a dog.", "c.png": "a photo of a cat."}
+
+LABELLED = "file,label\na.png,cat\nsub/b.png,dog\nc.png,dog\n"
+
+
+def test_layout_of_another_package_is_evaluated_by_its_name(tmp_path, monkeypatch):
+    folder = write_files(tmp_path / "mine", {**LABELLED_FILES, "labels.csv": LABELLED})
+    entry_point = {LAYOUTS.group: "labelled = labelled_files"}
+    package = write_package(tmp_path / "site", "labelled_files", page_code("labelled_files.py"), entry_point)
+    with installed(monkeypatch, package):
+        config = EvaluateConfig(datasets=("mine",), folders={"mine": f"labelled:{folder}"}, ties="first")
+        assert config.problems() == []
+        dataset = datasets.load("mine", config, tmp_path)
+        for location, problem in (
+            ("labeled:x", "did you mean labelled"),
+            ("zzz:x", "known: babel_imagenet, .*, labelled"),
+            ("geode", "with a layout of babel_imagenet"),
+        ):
+            (found,) = EvaluateConfig(folders={"mine": location}).problems()
+            assert re.search(problem, found)
+    check(dataset, tmp_path, {"en.n": 3, "en.num_classes": 2, "en.metrics.acc1": 2 / 3, "en.protocol.ties": "first"})
