@@ -118,6 +118,8 @@ def test_any_of_several_right_classes_counts():
     assert task.score(images, encode).metrics["acc1"] == pytest.approx(2 / 3)  # only image 2 is wrong
     images[0] = np.nan  # will not decode: positions move
     assert task.score(images, encode).metrics["acc1"] == pytest.approx(1 / 2)
+    own = dataclasses.replace(task, target=np.arange(3), also_right=zeroshot.NO_PAIRS)
+    assert own.score(images, encode).metrics["acc1"] == 1.0  # the answers move with their images
 
 
 def test_roc_auc_needs_images_of_both_classes():
