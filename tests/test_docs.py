@@ -140,7 +140,8 @@ def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
             code = main([*command.split(), "--help"])
         except SystemExit as end:
             code = end.code
-        _flags[command] = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out)) if code == 0 else set()
+        text = capsys.readouterr().out.replace(".NAME", "")
+        _flags[command] = set(re.findall(r"--[a-z][\w.-]*", text)) if code == 0 else set()
     return _flags[command]
 
 

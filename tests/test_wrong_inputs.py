@@ -24,7 +24,7 @@ WRONG: list[tuple[str, str]] = [
     # commands
     ("mtach R --workers 2", "worldclip: unknown command mtach; did you mean match?\n"),
     ("xyzzy", "worldclip: unknown command xyzzy; worldclip --help lists all commands\n"),
-    ("fetch", "unknown command fetch; fetch has metadata, dataset, cldr"),
+    ("fetch", "unknown command fetch; known: fetch metadata, fetch dataset, fetch cldr"),
     ("fetch datset imagenet", "did you mean fetch dataset?"),
     ("pool chek", "unknown command pool chek; did you mean pool check?"),
     ("pool dedub P --out O", "unknown command pool dedub; did you mean pool dedup?"),

@@ -13,7 +13,7 @@ import pytest
 
 from killed import contents
 from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
-from worldclip.core import keys, sorted_keys
+from worldclip.core import keys, sorted_keys, spill
 from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.keys import SORTED_FROM
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
@@ -215,3 +215,15 @@ def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypat
     assert found[0]
     run_stages(make_recipe(tmp_path / "pool"), run)
     assert not (run / "match" / "keys").exists(), "a list that is gone leaves no file"
+
+
+def test_a_database_has_bounds_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "spilled"
+    folder.mkdir()
+    (folder / "of a killed process").touch()
+    with spill.open_database(folder) as database:
+        assert list(folder.iterdir()) == []
+        names = ("memory_limit", "temp_directory", "threads")
+        settings = [database.sql(f"SELECT current_setting('{name}')").fetchall()[0][0] for name in names]
+        assert settings == ["572.2 MiB", str(folder), spill.THREADS]
+    assert not folder.exists()

@@ -312,7 +312,7 @@ NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe
             {},
             r"^0 of 3 texts matched; 2 without text; 1 unreadable; c: its \.txt is not .*; set pool\.texts to",
         ),
-        ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the lists with the"),
+        ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the texts with"),
         ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 images kept; 1 excluded; see curate\.include"),
     ],
 )

@@ -54,8 +54,13 @@ class Flag:
 
     @property
     def label(self) -> str:
-        """The flag with the name of its value."""
-        return self.word if self.is_positional or self.is_switch else f"{self.word} {self.value_name}"
+        """The flag with the name of its value: `--tail-fractions.NAME NUMBER` for an item of a table."""
+        if self.is_positional or self.is_switch:
+            return self.word
+        num_tables = sum(typing.get_origin(kind) is dict for kind in self.kinds)
+        if num_tables == len(self.kinds):
+            return f"{self.word}.NAME {self.value_name}"
+        return f"{self.word}{'[.NAME]' if num_tables else ''} {self.value_name}"
 
     @property
     def kinds(self) -> list[Any]:
@@ -89,7 +94,7 @@ class Flag:
             choices = "{" + ",".join(items.names()) + "}"
             return f"{choices} ..." if self.is_many else choices
         text = "PATH" if is_marked(self.marks, Place) else "TEXT"
-        return self.metavar or "|".join(map(_name_of_type, self.kinds)).replace("TEXT", text)
+        return self.metavar or "|".join(dict.fromkeys(map(_name_of_type, self.kinds))).replace("TEXT", text)
 
     @property
     def full_help(self) -> str:
@@ -285,5 +290,5 @@ def _name_of_type(kind: Any) -> str:
     if origin is tuple:
         return f"{_name_of_type(arguments[0])} ..."
     if origin is dict:
-        return "{name=value,...}"
+        return _name_of_type(options_of(arguments[1])[0])
     return _METAVARS.get(kind, "VALUE")

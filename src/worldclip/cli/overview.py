@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from worldclip.core.errors import UserError
 from worldclip.core.registry import Registry
+from worldclip.core.toml_files import suggest
 from worldclip.recipe import STEPS, stage_names
 
 COMMANDS = Registry("command", "worldclip.commands")
@@ -95,14 +96,14 @@ def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
 def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
     """Raise UserError with the nearest command, of two words or of one."""
     first, two_words = arguments[0], " ".join(arguments[:2])
-    second_words = _second_words(first)
-    if second_words and len(arguments) == 1:
-        raise UserError(f"unknown command {first}; {first} has {', '.join(second_words)}")
-    for name in (two_words,) if second_words else (two_words, first):
+    if second_words := _second_words(first):
+        names = [f"{first} {word}" for word in second_words]
+        remedy = suggest(two_words, names) if len(arguments) > 1 else f"known: {', '.join(names)}"
+        raise UserError(f"unknown command {two_words}; {remedy}")
+    for name in (two_words, first):
         for near in difflib.get_close_matches(name, _names(), 1):
             raise UserError(f"unknown command {name}; did you mean {near}?")
-    remedy = f"{first} has {', '.join(second_words)}" if second_words else "worldclip --help lists all commands"
-    raise UserError(f"unknown command {two_words if second_words else first}; {remedy}")
+    raise UserError(f"unknown command {first}; worldclip --help lists all commands")
 
 
 def _second_words(first: str) -> list[str]:

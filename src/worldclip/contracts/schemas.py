@@ -1,4 +1,4 @@
-"""The schema of every table that a stage or tool leaves for another (docs/formats.md)."""
+"""The schema of every table that a stage or tool leaves for another (docs/design.md)."""
 
 from __future__ import annotations
 

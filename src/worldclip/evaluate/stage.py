@@ -83,7 +83,7 @@ def _check(run: Run, job: Job) -> None:
 
 def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
     if "linear_probe" in config.also:
-        yield from missing_packages('evaluate.also = "linear_probe"', ("sklearn",), extra="eval")
+        yield from missing_packages('evaluate.also = "linear_probe"', ("sklearn",), extra="train")
 
 
 def _config(run: Run) -> Json:

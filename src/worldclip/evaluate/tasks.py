@@ -260,7 +260,7 @@ class Retrieval:
 
 
 def _sklearn_metrics() -> ModuleType:
-    return require("sklearn.metrics", extra="eval")
+    return require("sklearn.metrics", extra="train")
 
 
 def with_ties(dataset: Dataset, ties: Ties) -> Dataset:

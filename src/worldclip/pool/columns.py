@@ -30,14 +30,11 @@ class WrongColumns(BadShard):
 def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple[str, ...]]:
     """Return (key column, text columns) of a table with the columns `names`.  Raises WrongColumns with suggestions."""
     key = bare(config.key)
-    problems = key_problems(names, key)
     columns = tuple(bare(name) for name in config.texts)
-    problems += [missing_column("pool.texts", name, names) for name in columns if name not in names]
-    if config.lang is not None and bare(config.lang) not in names:
-        problems.append(missing_column("pool.lang", bare(config.lang), names))
-    problems += [
-        missing_column("pool.where", name, names) for name, *_ in conditions(names, config) if name not in names
-    ]
+    named = [("pool.texts", name) for name in columns]
+    named += [("pool.lang", bare(config.lang))] if config.lang is not None else []
+    named += [("pool.where", name) for name, *_ in conditions(names, config)]
+    problems = [*key_problems(names, key), *_missing(named, names)]
     if not columns:
         columns = tuple(name for name in DEFAULT_FIELDS if name in names)[:1]
         if not columns:
@@ -56,12 +53,17 @@ def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str],
     names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
     """
     problems = [] if config.key == "member" else key_problems(names, bare(config.key), has_rows=False)
-    if texts and not any(bare(name) in names for name in texts):
-        problems += [missing_column("pool.texts", bare(name), names) for name in texts]
-    if lang is not None and bare(lang) not in names:
-        problems.append(missing_column("pool.lang", bare(lang), names))
+    fields = [bare(name) for name in texts]
+    named = [] if any(name in names for name in fields) else [("pool.texts", name) for name in fields]
+    named += [("pool.lang", bare(lang))] if lang is not None else []
+    problems += _missing(named, names)
     if problems:
         raise WrongColumns(problems)
+
+
+def _missing(named: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
+    """Return what is wrong with (key of the recipe, column) for a shard with the columns `names`."""
+    return [missing_column(setting, name, names) for setting, name in named if name not in names]
 
 
 def key_problems(names: Sequence[str], key: str, *, has_rows: bool = True) -> list[str]:

@@ -43,39 +43,35 @@ def pack_places(column: int, rows: np.ndarray) -> np.ndarray:
 @contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Open a file whose columns are read by range.  Raises BadShard for another file, and for damage that is met."""
-    with open_file(path, reads_ahead=False) as file:
-        try:
-            is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
-            footer = read_footer(path, stamp_of(path)) if is_fixed else None
-            table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
-            if footer is None:
-                check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
-            yield table
-        except FAULTS as error:
-            if is_no_memory(error):
-                raise
-            raise damaged(error) from error
+    with open_file(path, reads_ahead=False) as file, _saying_damage():
+        is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
+        footer = read_footer(path, stamp_of(path)) if is_fixed else None
+        table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
+        if footer is None:
+            check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
+        yield table
 
 
-def damaged(error: Exception) -> BadShard:
-    """Return the error of a file that pyarrow cannot read."""
-    if (refusal := explain_answer(error)) is not None:
-        return Unreadable(f"cannot be read ({refusal})")
-    return BadShard(f"not a Parquet file, or damaged ({error})")
+@contextmanager
+def _saying_damage() -> Iterator[None]:
+    """Raise BadShard for what pyarrow cannot read."""
+    try:
+        yield
+    except FAULTS as error:
+        if is_no_memory(error):
+            raise
+        if (refusal := explain_answer(error)) is not None:
+            raise Unreadable(f"cannot be read ({refusal})") from error
+        raise BadShard(f"not a Parquet file, or damaged ({error})") from error
 
 
 @functools.lru_cache(maxsize=FOOTERS_KEPT)
 def read_footer(path: str, stamp: Stamp) -> pq.FileMetaData:
     """Read a footer once per process; the stamp is an argument so that a changed file is read again."""
-    with open_file(path, reads_ahead=False) as file:
-        try:
-            footer = pq.read_metadata(file)
-            check_parquet(file, file.seek(0, io.SEEK_END), footer)
-            return footer
-        except FAULTS as error:
-            if is_no_memory(error):
-                raise
-            raise damaged(error) from error
+    with open_file(path, reads_ahead=False) as file, _saying_damage():
+        footer = pq.read_metadata(file)
+        check_parquet(file, file.seek(0, io.SEEK_END), footer)
+        return footer
 
 
 def read_rows(path: str, offsets: np.ndarray) -> Iterator[Image]:

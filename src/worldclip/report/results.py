@@ -17,7 +17,7 @@ LOCAL = "local"  # instead of a language: each question in the language it was w
 NO_LANGUAGE = "und"  # instead of a language: tasks without texts, such as probes of the images
 
 ResultRecord: TypeAlias = dict[str, Any]
-"""A line of results.jsonl; docs/formats.md lists its keys."""
+"""A line of results.jsonl; docs/design.md lists its keys."""
 
 _Row = TypeVar("_Row")
 _Index = TypeVar("_Index", bound=Hashable)

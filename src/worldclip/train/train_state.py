@@ -253,26 +253,23 @@ def _machines_and_ranks(world: World) -> tuple[int, int]:
 
 
 def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], None]:
-    """Return a function for another thread: `write_folder`, with LoRA also the present adapters."""
-    if state.config.lora_rank is None:
-        return functools.partial(write_folder, state=state, tokenizer=tokenizer)
-    adapters = copy_adapters(state.model.clip)
+    """Return a function that another thread calls to write all of a checkpoint's folder but weights and moments.
+
+    Those are configuration, tokenizer, preprocessing, and with LoRA the present adapters.
+    """
+    adapters = copy_adapters(state.model.clip) if state.config.lora_rank is not None else None
 
     def write(folder: Path) -> None:
-        write_folder(folder, state, tokenizer)
-        write_adapters(folder / ADAPTERS, adapters, state.config)
+        config = copy.deepcopy(state.model.clip.config)
+        config.architectures, config.dtype = ["MetaClip2Model"], "float32"
+        config.save_pretrained(folder)
+        tokenizer.save(folder)
+        image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
+        write_sentence_modules(folder)
+        if adapters is not None:
+            write_adapters(folder / ADAPTERS, adapters, state.config)
 
     return write
-
-
-def write_folder(folder: Path, state: TrainState, tokenizer: Tokenizer) -> None:
-    """Write everything of a Hugging Face folder but the weights: configuration, tokenizer, preprocessing."""
-    config = copy.deepcopy(state.model.clip.config)
-    config.architectures, config.dtype = ["MetaClip2Model"], "float32"
-    config.save_pretrained(folder)
-    tokenizer.save(folder)
-    image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
-    write_sentence_modules(folder)
 
 
 def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:

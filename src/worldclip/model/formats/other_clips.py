@@ -103,11 +103,10 @@ class OtherBackend:
             width = max(ids_BT.shape[1], self.padded_length or 0)
             ids_BT = np.pad(ids_BT, ((0, 0), (0, width - ids_BT.shape[1])), constant_values=tokens.pad_id)
             mask_BT = np.arange(width) < tokens.lengths[rows][:, None]
-            if self.pads_left:
+            if self.pads_left:  # such towers take no mask
                 ids_BT = np.stack(
                     [np.roll(ids_T, width - n) for ids_T, n in zip(ids_BT, tokens.lengths[rows], strict=True)]
                 )
-                mask_BT = mask_BT[:, ::-1].copy()
             features_BD[rows] = _unit(self.model, self.run_texts, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
         return features_BD
 
