@@ -15,8 +15,11 @@ from worldclip.evaluate import tables
 from worldclip.evaluate.compare import Comparison, compare, find_arms, resampled_arms, resampled_means
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.interval import quantiles
+from worldclip.evaluate.tasks import with_ties
 from worldclip.report.results import mean_over_languages
 from worlds import WordModel, vector, word_dataset
+
+SIXTY = [f"word{i}" for i in range(60)]  # as in evaluated
 
 
 def top1_of(comparison):
@@ -120,9 +123,11 @@ def test_results_on_different_data_are_not_compared(tmp_path):
     other = evaluated(WordModel(), tmp_path / "other", word_dataset("a", ["word1", "word2"]))
     with pytest.raises(UserError, match="no record in common"):
         compare(first, other)
-    reworded = dataclasses.replace(word_dataset("a", [f"word{i}" for i in range(60)]), digest="other texts")
+    reworded = dataclasses.replace(word_dataset("a", SIXTY), digest="other texts")
     with pytest.raises(UserError, match="no record in common"):
         compare(first, evaluated(WordModel(), tmp_path / "reworded", reworded))
+    with pytest.raises(UserError, match="no record in common"):
+        compare(first, evaluated(WordModel(), tmp_path / "ties", with_ties(word_dataset("a", SIXTY), "first")))
     (tmp_path / "recipe.toml").write_text("")
     for path, missing in ((tmp_path / "nothing", "nothing/results"), (tmp_path, "evaluate/results")):
         with pytest.raises(UserError, match=rf"{missing}\.jsonl is missing; evaluate first"):

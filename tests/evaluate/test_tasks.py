@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, zeroshot
+from worldclip.evaluate import engine, measures, zeroshot
 from worldclip.evaluate.measures import Geometry, potentials, squared_distances, uniformity, with_measures
 from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
 from worldclip.evaluate.selection import Association, Choice
@@ -118,6 +118,8 @@ def test_any_of_several_right_classes_counts():
     assert task.score(images, encode).metrics["acc1"] == pytest.approx(2 / 3)  # only image 2 is wrong
     images[0] = np.nan  # will not decode: positions move
     assert task.score(images, encode).metrics["acc1"] == pytest.approx(1 / 2)
+    own = dataclasses.replace(task, target=np.arange(3), also_right=zeroshot.NO_PAIRS)
+    assert own.score(images, encode).metrics["acc1"] == 1.0  # the answers move with their images
 
 
 def test_roc_auc_needs_images_of_both_classes():
@@ -209,6 +211,17 @@ def test_equal_points_are_aligned_and_not_uniform():
     score = task.score(point, lambda texts: point[: len(texts)])
     assert score.metrics == {"alignment": 0.0, "uniformity_image": 0.0, "uniformity_text": 0.0}
     assert score.n == 5
+
+
+def test_pairs_of_alignment_are_bounded_and_chosen_by_their_keys(monkeypatch):
+    monkeypatch.setattr(measures, "NUM_PAIRS", 3)
+    seen = []
+    images = np.eye(8, dtype=np.float32)
+    for order in (np.arange(8), np.arange(8)[::-1]):
+        task = Geometry(texts=[str(i) for i in order], image_idx=np.arange(8), image_keys=[f"k{i}" for i in order])
+        task.score(images[order], lambda texts: seen.append(sorted(texts)) or images[[int(text) for text in texts]])
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1]
 
 
 def test_alignment_is_measured_in_each_language_of_a_retrieval(tmp_path):

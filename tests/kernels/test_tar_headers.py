@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldclip.kernels import tar_headers as tar
-from worldclip.kernels.read_at import window_of_bytes, window_of_file
+from worldclip.kernels.read_at import WINDOW_BYTES, gather, window_of_bytes, window_of_file
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -150,6 +150,19 @@ def test_tar_of_photographs_agrees_with_tarfile(shared: Path) -> None:
     members = tar.scan(window_of_file(fd, path.stat().st_size))
     os.close(fd)
     assert [(name.decode(), at, size) for name, at, size in positions(members)] == expected
+
+
+def test_slices_longer_than_the_window_are_read_whole(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3 * WINDOW_BYTES + 7)
+    (tmp_path / "file").write_bytes(content)
+    slices = [content[5:-1], content[:9]]
+    offsets = np.array([0, 2 + len(slices[0])])
+    values = np.zeros(4 + sum(map(len, slices)), np.uint8)
+    with open(tmp_path / "file", "rb") as file:
+        window = window_of_file(file.fileno(), len(content))
+        starts, ends = np.array([5, 0]), np.array([len(content) - 1, 9])
+        assert gather(window, starts, ends, np.frombuffer(b"k:", np.uint8), offsets, values) == -1
+    assert values.tobytes() == b"k:" + slices[0] + b"k:" + slices[1]
 
 
 # --- made-up tars -----------------------------------------------------------------------------------------------------

@@ -221,6 +221,7 @@ def test_frequent_words_come_as_is_then_in_title_case_without_merged_numbers() -
     assert [*frequent][:6] == ["the", "The", "to", "To", "and", "And"]
     assert frequent["the"] == frequent["The"] > frequent["to"] > 0
     assert not any(sum(char.isdigit() for char in word) > 1 for word in frequent)  # 0000 stands for all years
+    assert list(read("wordfreq", "en", wordfreq_top=2)) == ["the", "The", "to", "To"]
     assert read("wordfreq", "yo") == {}
 
 

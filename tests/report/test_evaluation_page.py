@@ -178,7 +178,7 @@ def test_evaluate_command_takes_any_model_and_reports_mistakes(tmp_path, monkeyp
 def test_unknown_model_in_against_is_an_error_before_any_work(tmp_path):
     (tmp_path / "pets").mkdir()  # an empty folder: reading it would be another error
     config = EvaluateConfig(suite="paper", data=str(tmp_path), allow_missing=True, against="ViT-Z")
-    with pytest.raises(UserError, match=r"unknown model 'ViT-Z' in evaluate\.against"):
+    with pytest.raises(UserError, match=r"against.*unknown model"):
         evaluate_model("me/model", config, tmp_path / "out")
 
 

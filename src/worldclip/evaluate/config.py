@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from worldclip.core.registry import Registry
 from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
-from worldclip.evaluate.catalog import CATALOG, SUITES
+from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.pool.config import held_out_names
 
 NO_DATASET = "no dataset to evaluate; set evaluate.datasets, or a suite that has data"
@@ -118,6 +118,9 @@ class EvaluateConfig(Config):
                 near = difflib.get_close_matches(name, known, n=1)
                 meant = f'did you mean "{near[0]}"?' if near else f"known datasets: {', '.join(known)}"
                 yield "datasets", f'unknown dataset "{name}"; {meant}'
+        models = dict.fromkeys(row["model"] for row in read_csv("published.csv"))
+        if self.suite == "paper" and self.against not in models:
+            yield "against", f"unknown model; known models: {'; '.join(models)}"
         if self.suite and self.suite not in SUITES:
             yield "suite", f"must be one of {', '.join(SUITES)}"
         else:

@@ -74,10 +74,8 @@ def _needs(run: Run) -> Iterator[str]:
 
 
 def _check(run: Run, job: Job) -> None:
-    """Raise UserError for an unknown model to compare with, and for a language that no dataset has."""
+    """Raise UserError for a language that no dataset has."""
     config = run.section(EvaluateConfig)
-    if config.suite == "paper":
-        suites.of_model(config.against)
     if config.languages:
         loaded = _load_all(config.dataset_names, config, run.dir, run.section(LanguagesConfig).table)
         engine.list_pairs(loaded, config.languages)
@@ -115,7 +113,8 @@ def _evaluate(run: Run, job: Job) -> Result:
     checkpoint = checkpoint_folder(run.dir)
     model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
     sweep = Sweep(checkpoint, model_id, config, run.dir, section.table)
-    report = _measure(sweep, _load_before_work(config, run.dir, section.table), job.folder, section.codes)
+    loaded = _load_all(config.dataset_names, config, run.dir, section.table)
+    report = _measure(sweep, loaded, job.folder, section.codes)
     num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
@@ -142,7 +141,7 @@ def evaluate_model(
         raise UserError(f"{missing}{NO_DATASET}")
     pool_dir = out if best_checkpoint(Path(source)) is None else Path(source)
     languages = languages_of(pool_dir)
-    loaded = _load_before_work(config, pool_dir, languages)
+    loaded = _load_all(config.dataset_names, config, pool_dir, languages)
     path, source_digest = _identify(source)
     model_id = {"model": str(source), "model_digest": source_digest}
     sweep = Sweep(path, model_id, config, pool_dir, languages)
@@ -242,13 +241,6 @@ def _load_own(run: Run) -> list[Dataset]:
     held_out = held_out_names()
     names = [name for name in config.dataset_names if name not in held_out]
     return _load_all(names, config, run.dir, run.section(LanguagesConfig).table)
-
-
-def _load_before_work(config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:
-    """Return the datasets.  Raises UserError also for an unknown model to compare with."""
-    if config.suite == "paper":
-        suites.of_model(config.against)
-    return _load_all(config.dataset_names, config, run_dir, languages)
 
 
 def _load_all(names: Sequence[str], config: EvaluateConfig, run_dir: Path, languages: Languages) -> list[Dataset]:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldclip.core.artifacts import Json
-from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import ResultRecord
@@ -145,19 +144,14 @@ def published() -> list[dict[str, str]]:
 
 
 def of_model(model: str) -> dict[str, dict[str, str]]:
-    """Return a model's numbers by figure.  Raises UserError for a model without any."""
-    rows = published()
-    numbers = {row["figure"]: row for row in rows if row["model"] == model}
-    if not numbers:
-        known = "; ".join(dict.fromkeys(row["model"] for row in rows))
-        raise UserError(f"unknown model {model!r} in evaluate.against; known models: {known}")
-    return numbers
+    """Return a model's rows of published.csv by figure."""
+    return {row["figure"]: row for row in published() if row["model"] == model}
 
 
 def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
     """Return a row for each figure that was measured or that `against` has published.
 
-    Values are in percent, None where the model has none.  Raises UserError for an unknown model.
+    Values are in percent, None where the model has none.
     """
     theirs = of_model(against)
     rows = [_published_row(figure, records, theirs.get(figure["figure"])) for figure in figures()]
