@@ -122,7 +122,7 @@ def places(toy_world, toy_run, tmp_path_factory) -> dict[str, Path]:
     assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
     assert main(["embed", str(toy_run), str(toy_world.pool), "--of", "texts", "--out", str(names["F"])]) == 0
     write_stub_of_onnx(names["ONNX"])
-    for number, label in enumerate(("circle", "square", "triangle")):
+    for number, label in enumerate(("circle", "square")):
         image = names["D"] / label / "0.png"
         image.parent.mkdir(parents=True)
         image.write_bytes(draw_shape(number, [9, 9, 9], 0))
