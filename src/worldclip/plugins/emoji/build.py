@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from worldclip.contracts import layout
+from worldclip.core import job_files
 from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError, require
@@ -88,7 +89,8 @@ def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, exec
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    check_own(out, "pool emoji")
+    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
+        check_own(out, "pool emoji")
     with RunLock(out, owner="pool emoji"):
         return build_emoji(out, image_px, samples_per_shard, executor)
 

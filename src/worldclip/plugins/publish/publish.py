@@ -23,6 +23,7 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.job import RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import problems_of, require_packages
+from worldclip.core.regular_file import what_is
 from worldclip.curate.stage import require_current
 from worldclip.language.config import languages_of, open_run
 from worldclip.language.table import Languages
@@ -43,6 +44,7 @@ def publish(
     data: Data = "list",
     license: str | None = None,
     private: bool = False,
+    pull_request: bool = False,
     dry_run: bool = False,
 ) -> tuple[Any, str]:
     """Upload the kept pairs of a run to the hub, with a dataset card and a Croissant record.
@@ -53,6 +55,7 @@ def publish(
         and captions the hub's viewer shows.
     license: identifier of the hub for the card, for example cc-by-4.0 (default: unknown).
     private: create the dataset as private; refuse one that is public.
+    pull_request: propose the upload to a dataset that exists.
     dry_run: write RUN/publish and list its files, and upload nothing.
 
     Examples:
@@ -66,7 +69,7 @@ def publish(
         record: dict[str, Any] = {"folder": str(upload.folder), "files": dict(upload.files)}
         if dry_run:
             return record | {"addresses": [], "removed": []}, "\n".join([*lines, "dry run: nothing was uploaded"])
-        done = upload_to_hub(upload, is_private=private)
+        done = upload_to_hub(upload, is_private=private, as_pull_request=pull_request)
     record |= {"addresses": [done.address], "removed": list(done.removed)}
     return record, "\n".join([*lines, *done.lines()])
 
@@ -107,6 +110,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     artifacts.remove(aside)  # left by a killed call
     digest = require_current(open_run(run_dir))
     files = _files(run_dir, data)
+    _require_regular(run_dir, [layout.data_card(run_dir), *(source for source, _ in files)])
     try:
         with naming(folder):
             for source, name in files:
@@ -124,6 +128,13 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     finally:
         artifacts.remove(aside)
     return Upload(folder, repository, list_files(folder))
+
+
+def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:
+    """Raise UserError that names the paths that are no files: reading a FIFO, here or in the upload, has no end."""
+    remedy = f"remove it, then: worldclip run {run_dir} --from curate --until curate"
+    if problems := [f"{path} {kind}; {remedy}" for path in paths if (kind := what_is(path))]:
+        raise UserError(problems)
 
 
 def _facts(

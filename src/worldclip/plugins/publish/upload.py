@@ -41,6 +41,7 @@ class Uploaded:
 
     upload: Upload
     address: str
+    """Of the dataset, or of the pull request."""
     removed: tuple[str, ...]
     """Files of earlier uploads that the folder no longer holds."""
     has_history: bool
@@ -78,11 +79,13 @@ def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
     return tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
-def upload_to_hub(upload: Upload, hub: Any = None, *, is_private: bool = False) -> Uploaded:
+def upload_to_hub(
+    upload: Upload, hub: Any = None, *, is_private: bool = False, as_pull_request: bool = False
+) -> Uploaded:
     """Create a missing dataset, upload, and delete what earlier uploads left there and the folder does not hold.
 
     hub: a huggingface_hub.HfApi, by default one with the token of `hf auth login`.  is_private: create the dataset as
-    private, and refuse one that is public.
+    private, and refuse one that is public.  as_pull_request: propose the upload to a dataset that exists.
 
     Raises UserError where a file to delete is in a dataset that worldclip did not publish.
     """
@@ -91,7 +94,7 @@ def upload_to_hub(upload: Upload, hub: Any = None, *, is_private: bool = False) 
     # The bases are those of the library that the hub's client speaks HTTP with: no network is one of its errors
     errors = (of_hub.LocalTokenNotFoundError, *of_hub.HfHubHTTPError.__bases__, OSError, ValueError)
     try:
-        return _upload(upload, hub or huggingface_hub.HfApi(), is_private)
+        return _upload(upload, hub or huggingface_hub.HfApi(), is_private, as_pull_request)
     except UserError:
         raise
     except errors as error:
@@ -101,11 +104,12 @@ def upload_to_hub(upload: Upload, hub: Any = None, *, is_private: bool = False) 
         ) from error
 
 
-def _upload(upload: Upload, hub: Any, is_private: bool) -> Uploaded:
+def _upload(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> Uploaded:
     repository = upload.repository
-    is_new = not hub.repo_exists(repository, repo_type=KIND)
-    private = {"private": True} if is_private else {}
-    hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
+    is_new = not as_pull_request and not hub.repo_exists(repository, repo_type=KIND)
+    if not as_pull_request:
+        private = {"private": True} if is_private else {}
+        hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
     info = hub.repo_info(repository, repo_type=KIND)
     if is_private and not info.private:
         raise UserError(f"--private: {repository} exists and is public; choose another name")
@@ -124,5 +128,6 @@ def _upload(upload: Upload, hub: Any, is_private: bool) -> Uploaded:
         folder_path=upload.folder,
         commit_message="Export of worldclip",
         delete_patterns=list(OWN_FILES),
+        **({"create_pr": True} if as_pull_request else {}),
     )
-    return Uploaded(upload, str(address), removed, has_history=bool(older))
+    return Uploaded(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))

@@ -1,4 +1,4 @@
-"""The routes of the server: a search page, /v1 in OpenAI's shape, pictures and health.
+"""The routes of the server: a search page, /v1 in OpenAI's shape, pictures, health and metrics.
 
 GET  /                      the search page            GET /static/NAME
 POST /v1/embeddings         {"input": ...}             texts and pictures -> embeddings
@@ -6,7 +6,7 @@ POST /v1/classify           {"input": pictures, "labels": [...], "templates": [.
 POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false}
 GET  /v1/models             the model's name           GET /v1/pairs/OF/ROW   a pair with all its texts
 GET  /pictures/ROW          a picture; ?px=480 at most that large
-GET  /healthz
+GET  /healthz /metrics
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hmac
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import (
     Fetch,
     Limits,
@@ -75,6 +77,7 @@ Work = Callable[[Any, bool], Awaitable[Response]]
 def create_app(
     service: Service,
     limits: Limits,
+    metrics: Metrics,
     *,
     api_key: str | None = None,
     fetch: Fetch | None = None,
@@ -96,6 +99,7 @@ def create_app(
         Route("/", api.page),
         Route("/static/{name}", api.static),
         Route("/healthz", api.health),
+        Route("/metrics", lambda request: Response(metrics.text(), media_type="text/plain; version=0.0.4")),
         Route("/v1/models", api.models),
         Route("/v1/embeddings", api.post(api.embeddings), methods=["POST"]),
         Route("/v1/classify", api.post(api.classify), methods=["POST"]),
@@ -109,7 +113,7 @@ def create_app(
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    app.add_middleware(_Guard, api_key=api_key, hosts=hosts)
+    app.add_middleware(_Guard, metrics=metrics, api_key=api_key, hosts=hosts)
     return app
 
 
@@ -119,20 +123,24 @@ def _unexpected(request: Request, error: Exception) -> Response:
 
 
 class _Guard:
-    """Refuse foreign host names and wrong keys, add the headers that keep a page to itself.
+    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself.
 
     What a handler enters into `request.state.held` ends when the client has read the answer, or is gone.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, hosts: frozenset[str] | None) -> None:
-        self._app, self._api_key, self._hosts = app, api_key, hosts
+    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
+        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        start = time.perf_counter()
+        status = 500
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *extra]}
             elif not message.get("more_body", False):
@@ -142,9 +150,14 @@ class _Guard:
 
         request = Request(scope)
         refused = self._refusal(request)
-        with contextlib.ExitStack() as held:
-            request.state.held = held
-            await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+        try:
+            with contextlib.ExitStack() as held:
+                request.state.held = held
+                await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
         return None
 
     def _refusal(self, request: Request) -> ApiError | None:

@@ -42,7 +42,7 @@ class SharedBatches(Generic[Item, Answer]):
     """One thread that does the work of many requests, as many items at once as fit a batch.
 
     work: returns one answer per item.  max_batch: items of a batch; a larger request is a batch of its own.
-    max_waiting: items that may wait.
+    max_waiting: items that may wait.  on_batch: is told the number of items of each batch.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class SharedBatches(Generic[Item, Answer]):
         *,
         max_batch: int,
         max_waiting: int,
+        on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        self._work, self._max_batch, self._max_waiting = work, max_batch, max_waiting
+        self._work, self._max_batch, self._max_waiting, self._on_batch = work, max_batch, max_waiting, on_batch
         self._jobs: deque[_Job[Item, Answer]] = deque()
         self._num_waiting = 0
         self._seconds_per_item = 0.0
@@ -89,6 +90,7 @@ class SharedBatches(Generic[Item, Answer]):
     def _run(self) -> None:
         while jobs := self._next_jobs():
             size = sum(len(job.items) for job in jobs)
+            self._on_batch(size)
             start = time.perf_counter()
             self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
             seconds = (time.perf_counter() - start) / max(1, size)

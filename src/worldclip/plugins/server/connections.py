@@ -1,4 +1,4 @@
-"""Bound what silent clients hold: connections, and answers that nobody reads."""
+"""Bound what silent clients hold: connections, the time for the head of a request, answers that nobody reads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from worldclip.core.errors import UserError
 
 MAX_CONNECTIONS = 512  # half of the descriptors that a process usually has; pictures and shards need some too
+HEAD_SECONDS = 10.0
 # The kernel takes 4 MB of an answer at most, and takes more once a third of it is read: 25 kB/s are enough
 READ_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,13 +26,14 @@ BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before 
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 on at most MAX_CONNECTIONS connections.
+    """HTTP/1.1 on at most MAX_CONNECTIONS connections, each with HEAD_SECONDS for the head of a request.
 
     Where all connections are taken, the one that has been silent for longest makes room for the new one.  One that
     waits for an answer is never closed; one that reads none of its answer for READ_SECONDS is.
     """
 
     _heard_at = 0.0
+    _deadline: asyncio.TimerHandle | None = None
     _num_unsent = 0
     _reading: asyncio.TimerHandle | None = None
 
@@ -42,15 +44,16 @@ class BoundedProtocol(H11Protocol):
             transport.abort()
             return
         super().connection_made(transport)
-        self._heard_at = time.monotonic()
+        self._watch_head()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
+        """Read what came; the time for a head ends with the head."""
         super().data_received(data)
-        self._heard_at = time.monotonic()
+        self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self._end_watch()
         if self._reading is not None:
             self._reading.cancel()
         super().connection_lost(exc)
@@ -68,6 +71,23 @@ class BoundedProtocol(H11Protocol):
     @property
     def _is_silent(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def _watch_head(self) -> None:
+        self._heard_at = time.monotonic()
+        if not self._is_silent:
+            self._end_watch()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._close_if_silent)
+
+    def _end_watch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_if_silent(self) -> None:
+        self._deadline = None
+        if self._is_silent:
+            self.transport.abort()
 
     def _watch_reading(self) -> None:
         if self._reading is not None:

@@ -55,6 +55,7 @@ def serve(
     from worldclip.plugins.server.app import create_app
     from worldclip.plugins.server.connections import Server, listen, server_config
     from worldclip.plugins.server.fetch_picture import fetch_picture
+    from worldclip.plugins.server.metrics import Metrics
     from worldclip.plugins.server.read_request import Limits
     from worldclip.plugins.server.service import Service
 
@@ -70,13 +71,14 @@ def serve(
         )
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
-        limits = Limits()
+        limits, metrics = Limits(), Metrics()
         key = api_key or os.environ.get(KEY_VARIABLE) or None
         is_local = _is_local(host)
         shown_host = f"[{host}]" if ":" in host else host
         app = create_app(
-            Service(clip, _name(model), collections, limits),
+            Service(clip, _name(model), collections, limits, metrics),
             limits,
+            metrics,
             api_key=key,
             fetch=fetch_picture if allow_urls else None,
             hosts=LOCAL_NAMES | {shown_host} if is_local else None,

@@ -21,6 +21,7 @@ from worldclip.model.inference import Clip
 from worldclip.model.labels import label_features, label_sentences, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
 from worldclip.pool.embedded import Embedded
 from worldclip.pool.read import read_member
@@ -51,17 +52,21 @@ class Hits:
 class Service:
     """One model, and the folders that it embedded, by `images` and `texts`."""
 
-    def __init__(self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits) -> None:
+    def __init__(
+        self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits, metrics: Metrics
+    ) -> None:
         self.clip, self.name, self.collections = clip, name, collections
         self._encoding: SharedBatches[str | Picture, np.ndarray | str] = SharedBatches(
             functools.partial(encode, clip),
             max_batch=MAX_BATCH,
             max_waiting=limits.waiting,
+            on_batch=metrics.batch_items.observe,
         )
         self._searches = {
             of: SharedBatches(functools.partial(_search, embedded), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
             for of, embedded in collections.items()
         }
+        metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     def close(self) -> None:
         """Finish what is waiting and end the threads."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from worldclip.contracts import layout
+from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
@@ -64,7 +66,8 @@ def pool_world(
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    check_own(out, "pool world")
+    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
+        check_own(out, "pool world")
     with RunLock(out, owner="pool world"):
         report = build_world(
             out,

@@ -213,7 +213,7 @@ function drawFacts() {
     element("p", {}, "No pictures to search. Embed some, and name the folder:"),
     element("code", {}, "worldclip embed MODEL PHOTOS --out embedded\nworldclip serve MODEL embedded"),
     element("p", {}, "The API answers at:"),
-    element("code", {}, "POST /v1/embeddings\nPOST /v1/classify\nGET /v1/models\nGET /healthz"),
+    element("code", {}, "POST /v1/embeddings\nPOST /v1/classify\nGET /v1/models\nGET /healthz\nGET /metrics"),
   );
 }
 
