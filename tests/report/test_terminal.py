@@ -40,7 +40,8 @@ def test_tables_fit_a_terminal_and_lose_no_cell(
     assert {label for language in table.all_languages() for label in language.iso639_3} <= words
 
 
-def test_a_row_is_one_line_of_a_file_and_its_cells_are_no_markup() -> None:
+def test_a_row_is_one_line_of_a_file_and_its_cells_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a process of tests has it
     rows = [["a_b|c [bold]*", "1,234,567"], ["word " * 50 + "end", "1"]]
     lines = to_text(Table([text_column("name"), *columns_of(["count"])], rows)).splitlines()
     assert len(lines) == 3
