@@ -130,7 +130,7 @@ def test_help_of_train_has_a_group_per_table(capsys):
 
 def test_every_module_of_commands_is_registered():
     """A command that is written but has no line in entry_points.txt would be lost."""
-    registered = {(origin.module, origin.attribute) for (origin,) in COMMANDS.origins().values()}
+    registered = {(origin.module, origin.attribute) for origin in COMMANDS.origins().values()}
     for module in {module for module, _ in registered}:
         names = vars(importlib.import_module(module)).items()
         items = {(module, name) for name, item in names if isinstance(item, Command)}
@@ -140,7 +140,7 @@ def test_every_module_of_commands_is_registered():
 def test_commands_of_plug_ins_are_the_last_section():
     *ours, last = sections().items()
     assert last[0] == "Plug-ins"
-    assert all(COMMANDS.origins()[name][0].module.startswith("worldclip.plugins.") for name in last[1])
+    assert all(COMMANDS.origins()[name].module.startswith("worldclip.plugins.") for name in last[1])
     assert {name for _, names in ours for name in names} == {*stage_names(), *COMMANDS.names()} - {*last[1]}
 
 
