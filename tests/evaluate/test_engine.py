@@ -145,6 +145,8 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
             return super().encode_text(texts)
 
     def in_language(model, lang):
+        if lang == "sw":
+            return model
         changed = ToldModel()
         changed.lang = lang
         return changed
@@ -152,8 +154,10 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     monkeypatch.setattr(engine.nllb, "is_told_language", lambda model: isinstance(model, ToldModel))
     monkeypatch.setattr(engine.nllb, "in_language", in_language)
     dataset = word_dataset("a", WORDS, ("en", "de", "sw"))
-    records, _, encode = engine.evaluate(ToldModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
-    assert set(told) == {("en", "en"), ("de", "de"), ("sw", "sw")}
+    said = []
+    records, _, encode = engine.evaluate(ToldModel(), MODEL, [dataset], [], tmp_path / "r.jsonl", say=said.append)
+    assert set(told) == {("en", "en"), ("de", "de"), ("default", "sw")}
+    assert [line for line in said if "has no token of sw;" in line]
     assert all(record["metrics"].get("acc1", 1.0) == 1.0 for record in records)
     encode.in_language("de")(["de/x"])
     assert told[-1] == ("de", "de")

@@ -106,7 +106,7 @@ def decontaminate(pairs: Pairs, references: pa.Table, radius: int) -> None:
     references: set, key, sha256, hash, in the order in which equally near ones are named.
     """
     rows = pairs.valid_rows
-    position = np.full(len(rows), -1, np.int64)  # of the evaluation image
+    position = np.full(len(rows), -1, np.int64)  # position of the nearest evaluation image, -1 for none
     distance = np.zeros(len(rows), np.int16)
     with_hash = np.flatnonzero(pairs.has_hash[rows])
     positions = np.flatnonzero(references["hash"].is_valid().to_numpy())

@@ -160,9 +160,9 @@ def nearest(hashes: np.ndarray, references: np.ndarray, radius: int) -> tuple[np
     of_hash = order[np.searchsorted(values, hashes)]
     is_near = of_hash < none
     distances = np.where(is_near, of_hash // size, -1).astype(np.int16)
-    found = np.zeros(len(hashes), np.uint64)
-    found[is_near] = values[of_hash[is_near] % size]
-    return distances, found
+    nearest_values = np.zeros(len(hashes), np.uint64)
+    nearest_values[is_near] = values[of_hash[is_near] % size]
+    return distances, nearest_values
 
 
 # --- clusters (union-find) --------------------------------------------------------------------------------------------

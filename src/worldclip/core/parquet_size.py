@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core import unpack
 
-MAX_MEMORY_BYTES = 2**30  # of the columns of a small file
+MAX_MEMORY_BYTES = 2**30  # limit for the columns of a small file
 MEMORY_PER_ROW, MEMORY_PER_VALUE = 400, 16
 COPIES = 4  # copies of values at once: as read, cast, gathered and packed
 _BATCH_ROWS = 2**16

@@ -88,7 +88,7 @@ def evaluate(
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
     folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
     is written after each group of texts, so that a sweep that was interrupted resumes there.  part: (I, N): only slice
-    I of N, whose records go into a file beside `results_path`; a call without it takes the records of all slices and
+    I of N, whose records go into a file next to `results_path`; a call without it takes the records of all slices and
     removes their files.
     """
     pairs = list_pairs(datasets, languages)
@@ -107,6 +107,8 @@ def evaluate(
         if cache is not None:
             folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
+    if untold := nllb.untold(model, dict.fromkeys(lang for _, lang in pairs)):
+        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not records.keys() >= set(keys_of(model_id, pair))]
     num_done = 0

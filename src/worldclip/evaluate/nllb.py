@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from worldclip.language.table import INSTALLED
@@ -34,6 +35,13 @@ def in_language(model: Any, lang: str) -> Any:
         return [[ids[code] if token in written else token for token in row] for row in tokenizer.to_ids(texts)]
 
     return dataclasses.replace(model, tokenizer=dataclasses.replace(tokenizer, to_ids=to_ids))
+
+
+def untold(model: Any, languages: Iterable[str]) -> list[str]:
+    """Return the languages that such a model has no token of: their texts keep the token of its default language."""
+    if not is_told_language(model):
+        return []
+    return [lang for lang in languages if in_language(model, lang) is model]
 
 
 def _code_of(lang: str, codes: list[str]) -> str | None:
