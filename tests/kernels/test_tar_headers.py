@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import tarfile
 import time
 from itertools import pairwise
@@ -61,8 +62,7 @@ ASCII_NAMES = st.lists(st.text("abcdefgh.-_0123456789", min_size=1, max_size=60)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6), st.sampled_from(FORMATS[1:]), st.booleans())
 def test_members_agree_with_tarfile(members, tar_format, has_float_mtime) -> None:
     content = pack(members, tar_format, mtime=1.5 if has_float_mtime else 0)
-    expected = [(name.removeprefix("./"), data) for name, data in members]
-    assert scan(content) == expected
+    assert scan(content) == [(re.sub(r"\A(?:\./)+(?=.)", "", name, flags=re.DOTALL), data) for name, data in members]
 
 
 @settings(max_examples=40, deadline=None)
