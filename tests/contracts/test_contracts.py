@@ -1,6 +1,8 @@
-"""Counts of entries: of one shard by hand, sums of shards against plain Python."""
+"""Counts of entries by hand and their sums; every path of RUN is spelled in contracts/layout."""
 
-from __future__ import annotations
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import worldclip
 from count_files import write_count_file
-from worldclip.contracts import entry_counts, schemas
+from worldclip.contracts import entry_counts, layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
+from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor, Shard
 
 
 @pytest.mark.parametrize("entry_id", [3, 3_000_000])  # ids that are dense, and ids that are not
@@ -26,6 +30,12 @@ def test_entries_are_counted_per_list_and_sorted(entry_id):
         {"entries_lang": "sw", "entry_id": 0, "count": 1},
         {"entries_lang": "sw", "entry_id": entry_id, "count": 2},
     ]
+
+
+def test_more_texts_than_sixteen_bits_count_are_counted():
+    ids = pa.array([[1]] * 70_000, pa.large_list(pa.int32()))
+    table = count_entries(pa.table({"entries_lang": pa.array(["en"] * 70_000).dictionary_encode(), "entry_ids": ids}))
+    assert table["count"].to_pylist() == [70_000]
 
 
 def test_equally_frequent_entries_are_all_effective():
@@ -88,3 +98,50 @@ class Counting(LocalExecutor):
     def _run(self, work, todo):
         self.num_done += len(todo)
         yield from super()._run(work, todo)
+
+
+# paths and reasons
+
+
+SRC = Path(worldclip.__file__).parent
+LAYOUT = (SRC / "contracts" / "layout.py", SRC / "core" / "job_files.py")
+RUNS = {"run_dir", "run.dir"}  # how a run's folder is called
+
+
+def spelled_paths(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of a path below a run's folder, and of a name of the folders of markers and of the trainer."""
+    for node in ast.walk(tree):
+        is_join = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        if is_join and ast.unparse(node.left) in RUNS and isinstance(node.right, ast.Constant | ast.JoinedStr):
+            yield node.lineno, ast.unparse(node)
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and node.value.split("/")[0] in (layout.DONE, layout.TRAINER):
+            yield node.lineno, repr(node.value)
+
+
+def test_paths_of_a_run_are_spelled_in_layout_only() -> None:
+    spelled = [
+        f"{path.relative_to(SRC)}:{line} {text}"
+        for path in sorted(SRC.rglob("*.py"))
+        if path not in LAYOUT
+        for line, text in spelled_paths(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert spelled == []
+    for code in ('run_dir / "curate"', 'run.dir / f"{name}.json"', 'folder / "done" / name', '"trainer/x.json"'):
+        assert len(list(spelled_paths(ast.parse(code)))) == 1
+
+
+def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
+    options = {"label": "x", "done_dir": layout.done_dir(tmp_path, "index"), "key": {}}
+    LocalExecutor(quiet=True).map(lambda shard: {"pairs": 1}, [Shard(name="a/0.tar", path="")], **options)
+    assert layout.marker(tmp_path, "a/0.tar", "index").is_file()
+    assert layout.marker(tmp_path, "0.tar") == tmp_path / "done" / "0.tar.json"
+
+
+def test_reasons_stand_in_the_order_in_which_they_apply():
+    assert [reason.label for reason in REASONS] == [
+        *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),
+        *("not_valid", "excluded", "sampled_out", "kept"),
+    ]
+    assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))
+    assert Reason.KEPT.column == "pairs_out"
