@@ -29,7 +29,6 @@ from worldclip.cli.command import (
     parse_command,
     run_command,
 )
-from worldclip.cli.ending import run_ending
 from worldclip.cli.overview import ANY_MODEL, COMMANDS
 from worldclip.cli.stages import run_stage
 from worldclip.config import Recipe, load_recipe
@@ -272,7 +271,7 @@ def test_windows_is_refused_with_a_remedy():
 
 @pytest.mark.parametrize(("stage", "following"), [("balance", []), ("curate", ["next: worldclip explore"])])
 def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, following, toy_run):
-    done, report, *others = run_ending(toy_run, stage, 200.0)
+    done, report, *others = stages._ending(toy_run, stage, 200.0)
     assert done.startswith("done in 3.3 min: ")
     assert done.endswith(f"; in {toy_run / stage}")
     assert report == f"report: {toy_run / 'report.html'}"

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 import worldclip
 from count_files import write_count_file
-from worldclip.contracts import entry_counts, layout, schemas
+from worldclip.contracts import entry_counts, layout
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.core import artifacts
 from worldclip.core.execute import LocalExecutor, Shard
 
 
@@ -67,33 +66,27 @@ def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch
     for i in range(11):
         rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
         paths.append(write_count_file(tmp_path / "counts" / f"{i:02}.tar.parquet", rows))
-    plain = {name: [0] * size for name, size in lists.items()}
-    for path in paths:
-        for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
-            plain[row["entries_lang"]][row["entry_id"]] += row["count"]
-    executor = Counting(quiet=True)
     monkeypatch.setattr(entry_counts, "GROUP_SIZE", 3)
     monkeypatch.setattr(entry_counts, "MAX_GROUPS", 4)
+    executor = Counting(quiet=True)
 
     def add(paths):
-        return sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], tmp_path / "sums", executor)
+        sums = sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], tmp_path / "sums", executor)
+        assert all(np.array_equal(sums[name], counts) for name, counts in sum_counts(lists, paths).items())
 
-    assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
-    assert {name: counts.tolist() for name, counts in add(paths).items()} == plain
-    assert executor.num_done == 4
-    paths.append(write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)]))
-    assert add(paths)["en"][1] == plain["en"][1] + 5
+    for _ in range(2):
+        add(paths)
+        assert executor.num_done == 4
+    add([*paths, write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)])])
     assert executor.num_done == 5, "groups that did not change are not added again"
-    assert {name: counts.tolist() for name, counts in add(paths[:2]).items()} != plain
+    add(paths[:2])
     assert not list((tmp_path / "sums").rglob("*.npy"))
 
 
 class Counting(LocalExecutor):
     """Counts the units that were worked on."""
 
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.num_done = 0
+    num_done = 0
 
     def _run(self, work, todo):
         self.num_done += len(todo)

@@ -1,6 +1,5 @@
 """The executor on Ray: what the local one promises, on several nodes, one of which goes on the way."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -77,20 +76,6 @@ def test_shards_that_fail_or_kill_their_workers_fail_as_on_one_machine(run_map, 
         assert set(failure) == {"002.tar", "003.tar"}
         assert failure["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
         assert failure["003.tar"].startswith("its worker process was lost 3 times: ")
-
-
-def note_times(out: Path, shard: Shard) -> dict:
-    started_at = time.time()
-    time.sleep(0.1)
-    (out / shard.name).write_text(f"{started_at} {time.time()}")
-    return {}
-
-
-def test_workers_limit_the_parallel_shards(cluster, tmp_path: Path) -> None:
-    executor = RayExecutor(workers=1, quiet=True)
-    executor.map(partial(note_times, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
-    spans = sorted(tuple(map(float, (tmp_path / shard.name).read_text().split())) for shard in SHARDS)
-    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
 
 
 def slow_number(out: Path, shard: Shard) -> dict:

@@ -1,7 +1,6 @@
 """Headers of tars as tarfile reads them; the hash table where hashes collide; the table of code points."""
 
 import io
-import os
 import random
 import re
 import tarfile
@@ -143,16 +142,6 @@ def test_damaged_tar_is_described(content: bytes, reason: str) -> None:
     for length in range(0, len(TWO.rstrip(b"\0")) + 1, 97):
         with pytest.raises(ValueError):
             scan(TWO[:length])
-
-
-def test_tar_of_photographs_agrees_with_tarfile(shared: Path) -> None:
-    path = shared / "data/imagenet_samples/samples-000000.tar"
-    with tarfile.open(path) as packed:
-        expected = [(member.name, member.offset_data, member.size) for member in packed]
-    fd = os.open(path, os.O_RDONLY)
-    members = tar.scan(window_of_file(fd, path.stat().st_size))
-    os.close(fd)
-    assert [(name.decode(), at, size) for name, at, size in positions(members)] == expected
 
 
 def test_slices_longer_than_the_window_are_read_whole(tmp_path: Path) -> None:
