@@ -1,6 +1,5 @@
 """Every command: without extras, with a TOML file that it does not read whole, and with a URL for a local path."""
 
-import importlib.metadata
 import inspect
 import json
 import re
@@ -176,27 +175,17 @@ def test_command_names_the_extras_before_any_work(command, extras, ended, finish
     assert not finished["O"].exists()
 
 
-def test_modules_of_extras_are_those_of_the_project():
-    expected = {
-        extra: [name for name in modules if name != "simplejpeg"]  # nothing needs it
-        for extra, modules in extras_of_project().items()
-        if extra not in DEVELOPERS
+def test_modules_of_extras_are_those_of_the_project_and_of_the_page():
+    modules = {
+        extra: [name for name in names if name != "simplejpeg"]  # nothing needs it
+        for extra, names in extras_of_project().items()
     }
-    assert {extra: sorted(modules) for extra, modules in EXTRAS.items()} == {
-        extra: sorted(modules) for extra, modules in expected.items()
+    assert {extra: sorted(names) for extra, names in EXTRAS.items()} == {
+        extra: sorted(names) for extra, names in modules.items() if extra not in DEVELOPERS
     }
-
-
-def test_packages_of_extras_are_imported_by_these_names():
-    known = importlib.metadata.packages_distributions()
-    for package, module in IMPORTED_AS.items():
-        assert package in {name.lower().replace("_", "-") for name in known[module]}
-
-
-def test_install_page_lists_every_extra():
     page = (REPOSITORY / "docs" / "install.md").read_text("utf-8")
     listed = re.findall(r"^pip install -e '\.\[(\w+)\]'", page, re.MULTILINE)
-    assert sorted(listed) == sorted(extras_of_project())
+    assert sorted(listed) == sorted(modules)
 
 
 def test_a_checkpoint_names_the_extra_where_safetensors_is_there_and_torch_is_not(finished, tmp_path):

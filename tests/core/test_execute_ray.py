@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_execute
@@ -112,6 +113,12 @@ def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Pat
     assert [report["number"] for report in reports] == list(range(16))
     tried = [path.name[:7] for path in tmp_path.glob("*.tar.*")]
     assert len(tried) - len(set(tried)) == 1, "the lost node had one shard running, and it was tried elsewhere"
+
+
+def test_workers_limit_the_parallel_shards() -> None:
+    ray = SimpleNamespace(put=id, remote=lambda **_: id, cluster_resources=lambda: {"CPU": 8.0})
+    for workers, expected in ((1, 1), (20, 8), (None, 16)):
+        assert ray_executor._Tasks(ray, None, None, workers).num_at_once(is_retry=False) == expected
 
 
 class Backwards(RayExecutor):
