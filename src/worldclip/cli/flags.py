@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
@@ -138,13 +138,8 @@ def _read_word(word: str, hint: Any) -> Any:
     return Path(word) if Path in options else convert(Text(word), hint)
 
 
-class Given(NamedTuple):
-    """A flag of the command line."""
-
-    flag: Flag
-    name: str
-    """As typed: `--folders.pets`, an item of the table `--folders`."""
-    words: Sequence[str]
+Given: TypeAlias = tuple[Flag, str, Sequence[str]]
+"""A flag of the command line, its name as typed (`--folders.pets`, an item of the table `--folders`), its words."""
 
 
 def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> list[Given]:
@@ -180,10 +175,10 @@ def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> l
         elif not values and most == 1:
             problems.append(f"{flag.word} has no value; give one{pointer}")
         else:
-            given.append(Given(flag, _with_hyphens(name), values))
+            given.append((flag, _with_hyphens(name), values))
     given += _assign(free, flags)
     problems += [f"unknown argument {word!r}{pointer}" for word in free]
-    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one.flag is flag for one in given)]
+    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one is flag for one, *_ in given)]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     if problems:
         raise UserError(problems)
@@ -223,7 +218,7 @@ def _assign(free: list[str], flags: Sequence[Flag]) -> Iterator[Given]:
     for flag in flags:
         if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
             number = len(free) if flag.is_many else 1
-            yield Given(flag, flag.word, free[:number])
+            yield flag, flag.word, free[:number]
             del free[:number]
 
 
