@@ -298,12 +298,9 @@ class RunLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, run_dir: Path, is_shared: bool = False, name: str = ".lock", owner: str = "") -> None:
-        """name: of the file; the process that watches a run has a lock of its own.
-
-        owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder.
-        """
-        self.path, self.run_dir, self.is_shared, self.owner = run_dir / name, run_dir, is_shared, owner
+    def __init__(self, run_dir: Path, is_shared: bool = False, owner: str = "") -> None:
+        """owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder."""
+        self.path, self.run_dir, self.is_shared, self.owner = job_files.lock(run_dir), run_dir, is_shared, owner
 
     def __enter__(self) -> RunLock:
         require_local(self.run_dir, "--out")
