@@ -84,10 +84,6 @@ class Flag:
         return self.hint is bool and not self.is_key
 
     @property
-    def takes_commas(self) -> bool:
-        return is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal
-
-    @property
     def value_name(self) -> str:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
@@ -112,7 +108,7 @@ class Flag:
         """Return the value of a parameter.  Raises TypeError."""
         if self.is_switch:
             return True
-        if self.takes_commas:
+        if is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal:
             words = [name for word in words for name in word.split(",") if name]
         if self.element is not None:
             return tuple(_read_word(word, self.element) for word in words)
