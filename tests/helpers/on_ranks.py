@@ -348,7 +348,7 @@ def train(folder: Path) -> None:
     from stages import context
     from worldclip.config import load_recipe
     from worldclip.core.errors import UserError, WorkStopped
-    from worldclip.train import train as run_training
+    from worldclip.train.stage import train as run_training
     from worldclip.train.pairs import PairSource
 
     torch.set_num_threads(1)
