@@ -198,5 +198,5 @@ def test_every_kind_of_path_becomes_absolute(section, key, value, expected, worl
 
 
 def test_unset_values_stay_unset():
-    recipe = Recipe(train=TrainConfig(num_streams=None), evaluate=EvaluateConfig(classes=None))
+    recipe = Recipe(train=TrainConfig(num_streams=None))
     assert with_absolute_places(recipe) == recipe

@@ -26,7 +26,7 @@ from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import ResultRecord
 
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
-SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, see evaluate.classes
+SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, as the paper's protocol asks
 AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.layout import best_checkpoint, is_run
+from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
 from worldclip.core.console import say
@@ -70,7 +70,7 @@ def _format_problems(config: ExportConfig) -> Iterator[str]:
 def _inputs(run: Run) -> Report:
     """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
     config = run.section(ExportConfig)
-    checkpoint = _checkpoint(run.dir)
+    checkpoint = model_load.checkpoint_of(run.dir).path
     results = layout.results(run.dir)
     inputs: Report = {
         "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
@@ -85,14 +85,13 @@ def _inputs(run: Run) -> Report:
 
 
 def _export_run(run: Run, job: Job) -> Result:
-    checkpoint = _checkpoint(run.dir)
-    source = model_load.Source("huggingface", checkpoint)
+    source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
-    card = cards.of_run(run.dir, checkpoint)
+    card = cards.of_run(run.dir, source.path)
     codes = _codes(config, run.section(LanguagesConfig).table)
     written = _export(source, clip, job.folder, config, card, codes, run.dir)
-    return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
+    return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
 
 def export_model(
@@ -215,11 +214,3 @@ def _aside(folder: Path) -> Iterator[Path]:
         raise UserError([f"export to {folder}: {problem}" for problem in error.problems]) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _checkpoint(run_dir: Path) -> Path:
-    checkpoint = best_checkpoint(run_dir)
-    if checkpoint is None:
-        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
-        raise UserError(f"{layout.train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
-    return checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,6 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes
 
-OBJECT, COUNT, POSITIVE = "an object", "a whole number of at least 1", "a number above 0"
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    OBJECT: lambda value: isinstance(value, dict),
-    COUNT: lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-    POSITIVE: lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
-}
-
 
 def read_json_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration.  Raises UserError where the file holds anything else, or NaN."""
@@ -39,23 +32,6 @@ def read_json_config(path: Path) -> dict[str, Any]:
 def read_optional_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration, {} where there is no file.  Raises UserError as read_json_config."""
     return read_json_config(path) if path.exists() else {}
-
-
-def require_values(record: Mapping[str, Any], kinds: Mapping[str, str], where: str | Path) -> None:
-    """Check values of a configuration.
-
-    kinds: OBJECT, COUNT or POSITIVE by place; `text_cfg.width` is width in the object text_cfg.  Raises UserError that
-    names every value of another kind.
-    """
-    problems = []
-    for place, kind in kinds.items():
-        value: Any = record
-        for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not _KINDS[kind](value):
-            problems.append(f"{where}: {place} is {value!r:.100}; it must be {kind}")
-    if problems:
-        raise UserError(problems)
 
 
 def _read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
-from worldclip.model.records import library_faults, tokenizer_faults
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -68,8 +68,6 @@ def _read_config(folder: Path) -> Any:
     if record.get("model_type") != FAMILY:
         raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
     towers = {name: defaults | dict(record.get(name) or {}) for name, defaults in _DEFAULTS.items()}
-    sizes = [f"{name}.{key}" for name, defaults in _DEFAULTS.items() for key in defaults]
-    weights.require_values(towers, dict.fromkeys(sizes, weights.COUNT), folder / "config.json")
     return SimpleNamespace(**record | {name: SimpleNamespace(**tower) for name, tower in towers.items()})
 
 
@@ -94,10 +92,7 @@ class PlainTokenizer:
         """Read the folder's tokenizer.  Raises UserError for files that are corrupt or name unknown special tokens."""
         tokenizers = require("tokenizers", extra="onnx")
         file = folder / TOKENIZER
-        with (
-            tokenizer_faults(file),
-            library_faults(f"{file} does not load as a tokenizer", "copy or download it again"),
-        ):
+        with library_faults(f"{file} does not load as a tokenizer", "copy or download it again"):
             self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(file))
         self.backend_tokenizer.no_padding()
         named = weights.read_optional_config(folder / "special_tokens_map.json")
