@@ -25,7 +25,6 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
-from worldclip.model.formats import huggingface_folder
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
@@ -90,7 +89,7 @@ def _export_run(run: Run, job: Job) -> Result:
     clip = model_load.read(source, LoadOptions(device="cpu"))
     card = cards.of_run(run.dir, source.path)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    written = _export(source, clip, job.folder, config, card, codes, run.dir)
+    written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
 
@@ -123,7 +122,7 @@ def export_model(
         card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
     else:
         card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
-    written = _export(recognised, clip, Path(out), config, card, _codes(config, languages), run_dir)
+    written = _export(clip, Path(out), config, card, _codes(config, languages), run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -139,7 +138,6 @@ def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def _export(
-    source: model_load.Source,
     clip: Clip,
     out: Path,
     config: ExportConfig,
@@ -158,11 +156,7 @@ def _export(
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
     for name in names:
         with _aside(out / name) as folder:
-            # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
-            if name == source.layout == "huggingface" and not codes:
-                huggingface_folder.copy(source.path, folder, clip)
-            else:
-                writers[name].write(clip, folder, config.onnx_precisions)
+            writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if run_dir is not None and recipe_of(run_dir).exists():

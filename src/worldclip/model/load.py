@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.errors import UserError, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.clip import pick_device
@@ -220,26 +220,12 @@ def _download(hub_id: str, precision: str) -> Path:
     """Download the small files first, then the weights of the layout that they describe, and no others."""
     require("huggingface_hub", extra="train")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
-    try:
+    problem = f"{hub_id} is neither a local path nor a repository that the hub gives"
+    with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
         folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
         return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
-    except HFValidationError as error:
-        raise UserError(
-            f"{hub_id} does not exist; give a run, a model's folder or file, or a hub id (owner/name)"
-        ) from error
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{hub_id} is neither a local path nor a repository that the hub gives ({first_line(error)}); "
-            "check the name and the network"
-        ) from error
 
 
 def _weights_of(folder: Path, precision: str) -> list[str]:

@@ -123,7 +123,7 @@ def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor)
 def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     """Load a Hugging Face folder of one of FAMILIES.  Raises UserError for an incomplete folder."""
     transformers = require_transformers()
-    model = _read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
+    model = read_whole(getattr(transformers, FAMILIES[config.model_type]), folder, config).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     hf = load_hugging_face(options.tokenizer or folder)
     context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
@@ -156,17 +156,19 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     return Clip(backend, tokenizer_of(hf, context_length), processor)
 
 
-def _read_whole(model_class: Any, folder: Path) -> Any:
+def read_whole(model_class: Any, folder: Path, config: Any, *, is_strict: bool = False) -> Any:
     """Return transformers' model of a folder in float32.
 
-    Raises UserError where tensors are missing or of another size: transformers would draw them at random.
+    Raises UserError where tensors are missing or of another size: transformers would draw them at random.  is_strict:
+    also where there are others, as of further layers.
     """
-    model, report = model_class.from_pretrained(folder, dtype="float32", output_loading_info=True)
-    lost = sorted(name for name in report["missing_keys"] if not name.endswith(OLD_BUFFER))
+    model, report = model_class.from_pretrained(folder, config=config, dtype="float32", output_loading_info=True)
+    lost = [*report["missing_keys"], *(report["unexpected_keys"] if is_strict else ())]
+    lost = sorted(name for name in lost if not name.endswith(OLD_BUFFER))
     lost += sorted(str(name) for name in report["mismatched_keys"])
     if lost:
         raise UserError(
-            f"{folder}: {len(lost)} tensors of the model are missing or of another size, such as {lost[0]}; copy or "
+            f"{folder}: {len(lost)} tensors are missing, unknown or of another size, such as {lost[0]}; copy or "
             "download it whole"
         )
     return model
