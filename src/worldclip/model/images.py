@@ -81,5 +81,9 @@ def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
 def _read(path: Path) -> bytes:
     try:
         return read_regular(path)
+    except FileNotFoundError as error:
+        raise ValueError("does not exist") from error
+    except IsADirectoryError as error:
+        raise ValueError("is a directory; name the image files in it") from error
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
