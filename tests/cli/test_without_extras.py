@@ -44,7 +44,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("pool check P --out O", "pool"),
     ("pool check P --out O --workers 2", "pool"),
     ("pool check P --out O --shards 1/2", "pool"),
-    ("pool check P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
+    ("pool check P --out O --set embedding_model=RUN", "pool train"),
     ("pool check P --out O --set duplicates=keep --set against.d=D", "pool"),
     ("pool dedup P --out O --executor ray", "ray"),
     ("publish C owner/name", "hub"),
