@@ -145,7 +145,7 @@ def test_english_threshold_without_english_suggests_tail_fraction():
 
 def test_unreachable_english_threshold_warns():
     warnings = [find_warnings(POOL, BalanceConfig(english_threshold=t), EntryLists("language")) for t in (90, 91)]
-    assert [len(each) for each in warnings] == [0, 1]
+    assert list(map(len, warnings)) == [0, 1]
 
 
 def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
