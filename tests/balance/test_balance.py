@@ -84,14 +84,6 @@ def test_threshold_for_agrees_with_a_plain_search(counts, fraction):
     assert balance.threshold_for(counts, fraction) == best[1]
 
 
-@given(COUNTS, st.integers(1, 10**6))
-def test_going_back_finds_the_largest_tail_count(counts, threshold):
-    tail = [count for count in counts if count < threshold]
-    if not sum(tail):
-        return
-    assert balance.threshold_for(counts, balance.tail_fraction(counts, threshold)) == max(tail)
-
-
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -152,9 +144,6 @@ def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
     curve = head_tail_curve(np.array([0, 1, 100, 10, 0], np.uint64), 10)
     assert [curve[name] for name in ("rank", "matches", "balanced")] == [[1, 2, 3], [100, 10, 1], [10, 10, 1]]
     assert curve["effective_entries"][0] < curve["effective_entries"][1] <= 3
-
-
-# the stage
 
 
 def finish_balance(run: Path, **balance: object) -> dict:

@@ -153,9 +153,6 @@ def test_decompression_bomb_is_rejected_before_decoding() -> None:
     assert "decompression bomb" in scan_image(encode(Image.new("1", (20_000, 20_000)))).error
 
 
-# --- near hashes ------------------------------------------------------------------------------------------------------
-
-
 def compare_all_with_all(values: np.ndarray, radius: int) -> list[tuple[int, int, int]]:
     distances = ((a, b, (a ^ b).bit_count()) for n, a in enumerate(values.tolist()) for b in values.tolist()[n + 1 :])
     return [pair for pair in distances if pair[2] <= radius]

@@ -50,18 +50,25 @@ def read_kept(run: Path, name: str) -> list[tuple]:
 
 @pytest.mark.parametrize("policy", ["one", "all"])
 @pytest.mark.parametrize("languages", [{}, {"exclude": ["zh"]}, {"include": ["en", "th"], "seed": 7}])
-def test_match_balance_curate_agree_with_plain_python(pool_folder, run, policy, languages):
-    recipe = make_recipe(pool_folder, curate={"text_policy": policy, **languages})
-    expected = plain_run(SHARDS, recipe)
+@pytest.mark.parametrize("has_lists", [False, True])
+def test_match_balance_curate_agree_with_plain_python(pool_folder, run, tmp_path, policy, languages, has_lists):
+    pooled, lists = {}, {}
+    if has_lists:
+        keys = keys_of(SHARDS)
+        lists = {"valid": {*keys[: len(keys) * 2 // 3]}, "denied": keys[5:15]}
+        paths = [str(write_table(tmp_path / f"{name}.parquet", {"key": [*lists[name]]})) for name in lists]
+        pooled = {"valid_keys": paths[0], "deny_keys": paths[1:]}
+    recipe = make_recipe(pool_folder, pool=pooled, curate={"text_policy": policy, **languages})
+    expected = plain_run(SHARDS, recipe, **lists)
     reports = run_stages(recipe, run)
-    lists = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
-    assert {name: row["threshold"] for name, row in lists.items()} == expected.thresholds
-    for name, rows in expected.kept.items():
-        assert read_kept(run, name) == rows
+    thresholds = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
+    assert {name: row["threshold"] for name, row in thresholds.items()} == expected.thresholds
+    assert {name: read_kept(run, name) for name in SHARDS} == expected.kept
     check_report(reports["curate"], expected.report)
     total = reports["curate"]["total"]
     assert 0 < total["pairs_out"] < total["pairs_in"]
     assert total["sampled_out"] > 0
+    assert (total["not_valid"] > 0) is has_lists
 
 
 def check_report(report: dict, expected: dict) -> None:
@@ -72,26 +79,6 @@ def check_report(report: dict, expected: dict) -> None:
         for column, value in row.items():
             assert value == pytest.approx(expected[lang].get(column, 0), abs=1e-9), (lang, column)
     assert set(report["languages"]) == {lang for lang, row in expected.items() if row["pairs_in"]}
-
-
-@pytest.mark.parametrize("policy", ["one", "all"])
-def test_denied_and_invalid_keys_are_never_kept(pool_folder, run, tmp_path, policy):
-    matched = plain_run(SHARDS, make_recipe(pool_folder)).matched
-    keys = sorted({row[0] for rows in matched.values() for row in rows})
-    valid, denied = keys[: len(keys) * 2 // 3], keys[5:15]
-    lists = {
-        "valid_keys": str(write_table(tmp_path / "valid.parquet", {"key": valid})),
-        "deny_keys": [str(write_table(tmp_path / "denied.parquet", {"key": denied}))],
-    }
-    recipe = make_recipe(pool_folder, pool=lists, curate={"text_policy": policy, "exclude": ["ar"]})
-    expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
-    reports = run_stages(recipe, run)
-    kept = [row for name in expected.kept for row in read_kept(run, name)]
-    assert kept == [row for rows in expected.kept.values() for row in rows]
-    assert not {row[0] for row in kept} & set(denied)
-    check_report(reports["curate"], expected.report)
-    assert reports["curate"]["total"]["not_valid"] > 0
-    assert reports["curate"]["total"]["excluded"] > 0
 
 
 ADVERSARIAL = [
@@ -145,7 +132,6 @@ def test_languages_that_the_run_lacks_and_an_empty_choice_are_refused_before_any
         ({"curate": {"seed": -1}}, r"curate\.seed = -1: must be between 0 and"),
         ({"curate": {"include": ["en", "zh"], "exclude": ["zh"]}}, r"zh is in curate\.exclude, too"),
         ({"curate": {"max_pairs": 0}}, r"curate\.max_pairs = 0: must be at least 1"),
-        ({"curate": {"max_pairs": {"en": -1}}}, r"curate\.max_pairs\.en = -1: must be at least 1"),
         ({"pool": {"texts": ["txt"], "text_weights": [1, 1]}}, r"pool\.text_weights: must hold one"),
         ({"pool": {"texts": ["txt"], "text_weights": [0]}}, r"pool\.text_weights: must be numbers above 0"),
         ({"pool": {"texts": ["txt"], "text_weights": [1]}, "curate": {"text_policy": "all"}}, '= "all" draws none'),

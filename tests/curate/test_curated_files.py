@@ -171,9 +171,6 @@ def test_data_card_states_counts_settings_and_digests(tmp_path):
     assert artifacts.require_manifest(run, "balance")["digest"] in card
 
 
-# --- denied keys ------------------------------------------------------------------------------------------------------
-
-
 def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
     options = {"curate": {"write": "tars"}, **KEEP_ALL}
     make_run(tmp_path, {"0.tar": [("a", [TEXT])]}, **options)
@@ -263,9 +260,6 @@ def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:
     lists = key_lists(None, [str(tmp_path / "deny.parquet")])
     assert merge_samples(tmp_path, [], {"no_match": [sample]}, lists) == {}
     assert merge_samples(tmp_path, [], {"no_match": [sample]}, ()) == {"no_match": [sample]}
-
-
-# --- datasets and mlcroissant: rows of this run, of this curation -----------------------------------------------------
 
 
 def loaded(folder: Path, tmp_path: Path) -> Any:

@@ -87,9 +87,6 @@ def check(path: Path, config: PoolConfig) -> pool.PoolTexts | None:
     return texts
 
 
-# --- readers ----------------------------------------------------------------------------------------------------------
-
-
 def fuzz_files(name: str, config: PoolConfig, wholes: Sequence[bytes]) -> Fuzz:
     """Return a function that reads one damaged or cut file per seed."""
 
@@ -165,9 +162,6 @@ def test_a_million_damaged_inputs_are_read_or_refused(tmp_path: Path, reader: st
         run_child(reader, number * part, number * (part + 1), tmp_path, limit_s=900)
 
 
-# --- what is not drawn by a seed --------------------------------------------------------------------------------------
-
-
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -191,12 +185,8 @@ def test_any_json_in_any_field_is_read_or_counted(tmp_path: Path, records: list[
     assert check(write_tar(tmp_path / "0.tar", members), TAR) is not None
 
 
-def main() -> None:
+if __name__ == "__main__":
     reader, first, last, folder, limit_s = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.alarm(int(limit_s))
     READERS[reader][0](Path(folder), list(range(int(first), int(last))))
-
-
-if __name__ == "__main__":
-    main()

@@ -34,9 +34,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pool"
 
 
-# --- which files ------------------------------------------------------------------------------------------------------
-
-
 def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_path: Path) -> None:
     shards = pool.list_shards(PoolConfig(path=str(folder)))
     assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
@@ -198,7 +195,6 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
     ("settings", "problem"),
     [
         ({}, "now set: none"),
-        ({"path": "a", "build": "emoji"}, "now set: both"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"build": "emoji", "parts": {"cldr": "x"}}, r"pool\.parts\.cldr: is no part of the emoji pool"),
@@ -261,8 +257,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CSV: Settings = {"path": "csv", "image_field": None}
-
-
 CASES: dict[str, tuple[Settings, Settings]] = {
     "path": ({}, {"path": "two"}),
     "format": ({}, {"format": "jsonl", "image_field": None}),

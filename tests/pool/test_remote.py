@@ -121,9 +121,6 @@ def test_url_that_cannot_be_listed_is_an_error(path: str) -> None:
         pool.list_shards(PoolConfig(path=path))
 
 
-# --- datasets of the hub ----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def hub(monkeypatch):
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -144,8 +141,6 @@ FILES = {
     "data/train-00001.parquet": parquet(["d", "e"]),
     "data/test-00000.parquet": parquet(["f"]),
 }
-
-
 TRAIN = ["data/train-00000.parquet", "data/train-00001.parquet"]
 
 

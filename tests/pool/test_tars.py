@@ -23,8 +23,6 @@ from worldclip.pool.stage import index_shard
 
 CONFIG = PoolConfig(path="pool")
 BY_FIELD = PoolConfig(path="pool", key="json:uid", texts=("json:text",))
-
-
 # members of a tar; keys of [pool], or the name of the shard; the texts of the tar
 TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
     "all fields in the order of the config": (
@@ -126,10 +124,8 @@ def test_place_that_is_not_in_a_tar_is_bad_shard(tmp_path: Path) -> None:
             pool.read_member(tmp_path / "0.tar", offset, size)
 
 
-# Plain and slow: the same rules over dicts.
-
-
 def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | None, str]]:
+    """Read texts by the same rules, plainly over dicts."""
     samples: list[tuple[str, dict[str, bytes]]] = []
     for name, content in members:
         stem, suffix = name.split(".", 1)
@@ -170,20 +166,12 @@ def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
 
 
 LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])
-
-
 TEXTS = st.lists(LETTERS, max_size=4).map("".join)
-
-
 VALUES = st.one_of(TEXTS, st.none(), st.integers(0, 3), st.booleans(), st.lists(TEXTS, max_size=2))
-
-
 RECORDS = st.one_of(
     st.fixed_dictionaries({"texts": st.one_of(VALUES, st.lists(VALUES, max_size=3))}).map(as_json),
     st.sampled_from([b"", b"{", b"[]", b"null", b'{"texts": "\xff"}', b"{}"]),
 )
-
-
 MEMBERS = st.tuples(
     st.sampled_from(["a", "b", "c"]),
     st.one_of(
@@ -204,9 +192,6 @@ def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, membe
     assert rows_of(texts) == expected
     assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
     assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
-
-
-# --- files that are refused -------------------------------------------------------------------------------------------
 
 
 def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def _needs(run: Run) -> Iterator[str]:
 def _inputs(run: Run) -> Record:
     config = run.section(PoolConfig)
     if builder := builder_of(config):
-        return builder.inputs(config)
+        record: Record = builder.inputs(config)
+        return record
     return {"shards": shards(run).record}
 
 
