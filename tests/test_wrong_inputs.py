@@ -88,7 +88,6 @@ WRONG: list[tuple[str, str]] = [
     ("pool emoji --out O --image-px 0", "must be at least 8"),
     ("pool emoji --out O --samples-per-shard 0", "must be at least 1"),
     ("pool world --out O --cldr N", "not a folder"),
-    ("run R --set pool.build_options.train_on_stamps=true", "needs pool.build"),
     ("run R --set pool.parts.cldr=N", "needs pool.build"),
     ("pool check P --out O --set radius=far", "must be a whole number"),
     ("pool check P --out O --set radiu=6", "did you mean radius?"),

@@ -380,6 +380,5 @@ def test_every_kind_of_path_becomes_absolute(tmp_path, monkeypatch):
         (PoolConfig(deny_keys=("pairs",)), "deny_keys", (f"{tmp_path}/pairs",)),
         (TokenizerConfig(path="pairs"), "path", f"{tmp_path}/pairs"),
         (TokenizerConfig(path="owner/name"), "path", "owner/name"),
-        (EvaluateConfig(classes=None), "classes", None),
     ):
         assert getattr(with_absolute_places(config), key) == expected

@@ -53,7 +53,7 @@ NEEDS: list[tuple[str, str]] = [  # command, extras that it names
     ("pool emoji --out O", "demo"),
     ("pool world --out O", "world"),
     ("pool check P --out O", "pool"),
-    ("pool check P --out O --set hash=embedding --set embedding_model=RUN", "pool train"),
+    ("pool check P --out O --embedding_model=RUN", "pool train"),
     ("pool check P --out O --set duplicates=keep --set against.d=D", "pool"),
     ("pool dedup P --out O --executor ray", "ray"),
     ("publish C owner/name", "hub"),
