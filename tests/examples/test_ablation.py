@@ -261,26 +261,23 @@ def test_intervals_hold_the_truth(num_worlds, concept_sd):
     assert held[0.90] / 400 > 0.87
 
 
-def test_holm_steps_down():
+VERDICTS = [
+    (0.20, 0.010, "difference"),
+    (0.20, 0.200, "not decided"),
+    (0.00, 0.010, "no difference"),
+    (0.04, 0.005, "difference below the margin"),
+    (0.05, 0.030, "not decided"),
+]
+
+
+def test_verdicts_and_holms_steps_down():
+    for value, error, said in VERDICTS:
+        found = contrasts.Estimate(value=value, world_error=error, degrees=35, concept_error=0, num_concepts=600)
+        assert contrasts.verdict(found, found.p_value(), is_log=True) == said
+        assert contrasts.verdict(found, 1.0, is_log=True) in ("not decided", "no difference")
+        assert "no" not in contrasts.verdict(found, found.p_value(), is_log=False).split()
     assert contrasts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert contrasts.holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "said"),
-    [
-        (0.20, 0.010, "difference"),
-        (0.20, 0.200, "not decided"),
-        (0.00, 0.010, "no difference"),
-        (0.04, 0.005, "difference below the margin"),
-        (0.05, 0.030, "not decided"),
-    ],
-)
-def test_verdicts(value, error, said):
-    found = contrasts.Estimate(value=value, world_error=error, degrees=35, concept_error=0, num_concepts=600)
-    assert contrasts.verdict(found, found.p_value(), is_log=True) == said
-    assert contrasts.verdict(found, 1.0, is_log=True) in ("not decided", "no difference")
-    assert "no" not in contrasts.verdict(found, found.p_value(), is_log=False).split()
 
 
 def test_measures_weigh_concepts_and_languages_equally():
