@@ -33,7 +33,6 @@ from worldclip.core import artifacts
 from worldclip.evaluate.datasets.common.images import read_samples, reader
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.image_features import encode_images
-from worldclip.evaluate.stage import checkpoint_folder
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.model.load import load
 from worldclip.plugins.emoji.build import LANGS
@@ -89,7 +88,7 @@ def answer(run_dir: Path, world_dir: Path) -> HitSet:
     world, samples = the_world.read_world(world_dir), read_samples([world_dir / "test.tar"])
     keys = [sample.key for sample in samples]
     target = np.array([int(key.split("_")[0]) for key in keys])
-    model = load(checkpoint_folder(run_dir), device="cpu")
+    model = load(run_dir, device="cpu")
     dataset = Dataset(
         name="test", digest="", image_keys=keys, read_images=reader(samples), languages=LANGS, tasks=lambda lang: []
     )
