@@ -113,7 +113,7 @@ def test_stages_run_with_both(toy_world, tmp_path):
     run_dir = tmp_path / "run"
     commands = [
         "pool --set pool.key=member --format tar",
-        "metadata --max-chars 99 --set metadata.rules=reference",
+        "metadata --wordfreq-top 99 --set metadata.rules=reference",
         "match --set match.restrict_to_recipe_languages=false --min-lang-prob 0.01",
         "balance --tail-fraction 0.2 --set balance.min_threshold=2",
         "curate --set curate.seed=3 --text-policy one",
@@ -126,7 +126,7 @@ def test_stages_run_with_both(toy_world, tmp_path):
         assert main([stage, str(source), "--out", str(run_dir), "--workers", "1", *words]) == 0, command
         source = run_dir
     recipe = load_recipe(run_dir)
-    assert (recipe.pool.format, recipe.metadata.max_chars, recipe.metadata.rules) == ("tar", 99, "reference")
+    assert (recipe.pool.format, recipe.metadata.wordfreq_top, recipe.metadata.rules) == ("tar", 99, "reference")
     assert (recipe.match.restrict_to_recipe_languages, recipe.match.min_lang_prob) == (False, 0.01)
     assert (recipe.balance.tail_fraction, recipe.balance.min_threshold) == (0.2, 2)
     assert (recipe.curate.seed, recipe.curate.text_policy) == (3, "one")
