@@ -18,7 +18,7 @@ from worldclip.core.console import complain, logged_to, note, progress_bar, say,
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.execute import Shard
 from worldclip.core.printable import MAX_CHARS, one_line, printable
-from worldclip.core.redact import has_credential, redact, redact_record, shorten_paths
+from worldclip.core.redact import has_credential, redact, redact_record
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.tools.explain_text import key_to_text
 from worldclip.tools.search import SEARCH
@@ -129,22 +129,6 @@ def test_json_stays_json_where_a_caption_holds_an_address(tmp_path, text):
     assert artifacts.read_json(tmp_path / "a.json") == {"text": redact(text), redact(text): 1}
     assert artifacts.read_json(tmp_path / "b.json") == [redact(text)]
     assert [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()] == [[redact(text)]] * 2
-
-
-def test_local_paths_are_cut_to_their_last_part():
-    paths = {
-        "pool": "/home/ada/images",
-        "folders": {"a": "folders:/data/ada/a"},
-        "keys": ["~/ada/k.txt", "file:///ada/x"],
-    }
-    assert shorten_paths(paths) == {"pool": "images", "folders": {"a": "folders:a"}, "keys": ["k.txt", "x"]}
-    others = ["s3://bucket/images", "hf://datasets/a/b", "owner/name", "json:url", "https://x/y", "a::b"]
-    others += ["a text / more", 3, None]
-    assert shorten_paths(others) == others
-    assert shorten_paths(["simplecache::/home/me/a.tar", "zip://b.tar::file:///home/me/a.zip"]) == [
-        "simplecache::a.tar",
-        "zip://b.tar::a.zip",
-    ]
 
 
 def test_redaction_takes_linear_time():
