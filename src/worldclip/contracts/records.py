@@ -53,13 +53,8 @@ class MatchAccounting(TypedDict):
 
 
 def read_accounting(run_dir: Path) -> MatchAccounting:
-    """Read what match says of the pairs that it settled.  Raises UserError for a match without it."""
-    path = layout.match_accounting(run_dir)
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing (an older worldclip wrote this match); run: worldclip run {run_dir} --from match"
-        )
-    return cast(MatchAccounting, read_json(path))
+    """Return what match says of the pairs that it settled."""
+    return cast(MatchAccounting, read_json(layout.match_accounting(run_dir)))
 
 
 # curate
