@@ -211,18 +211,17 @@ def test_messages_and_logs_show_names_of_others_without_controls(tmp_path: Path,
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_results_of_every_command_are_printed_without_controls(
-    flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_of_every_command_are_printed_without_controls_and_credentials(flags: list[str], capsys) -> None:
     def show() -> dict[str, str]:
         """Show a caption."""
-        return {"caption": EVIL}
+        return {"caption": f"{EVIL} https://user:{SECRET}@host/x"}
 
     run_command(Command(show, lambda result, flags: str(result["caption"])), "show", "", flags)
     shown = capsys.readouterr().out
     assert _is_clean(shown)
+    assert SECRET not in shown
     if flags:
-        assert json.loads(shown)["caption"] == EVIL
+        assert json.loads(shown)["caption"] == f"{EVIL} https://***@host/x"
 
 
 def test_keys_and_captions_stay_in_their_line() -> None:
