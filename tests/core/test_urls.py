@@ -239,27 +239,14 @@ def test_shard_and_pool_that_a_store_refuses_say_why(error, reason, requests, mo
 # downloads
 
 
-OLD, NEW = b"a" * 3000, b"b" * 3000
-
-
-def fetch(server: Server, folder: Path, path: str = "/list.bin", sha256: str | None = None) -> bytes:
-    Client(user_agent="worldclip", pause=lambda seconds: None).fetch(
-        Download(url=server.url + path, path=folder / "list.bin", sha256=sha256)
-    )
-    return (folder / "list.bin").read_bytes()
-
-
-def test_part_of_a_file_without_a_checksum_is_not_continued(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "list.bin.part").write_bytes(OLD[:500])
-    server.files["/list.bin"] = NEW
-    assert fetch(server, tmp_path) == NEW
-    assert [path.name for path in tmp_path.iterdir()] == ["list.bin"]
-
-
-def test_part_of_a_file_with_a_checksum_is_resumed_from_any_address(server: Server, tmp_path: Path) -> None:
-    server.files["/mirror/list.bin"] = OLD
-    (tmp_path / "list.bin.part").write_bytes(OLD[:500])
-    sha256 = hashlib.sha256(OLD).hexdigest()
-    assert fetch(server, tmp_path, "/mirror/list.bin", sha256) == OLD
-    assert server.starts == [500]
-    assert [path.name for path in tmp_path.iterdir()] == ["list.bin"]
+def test_part_of_a_file_is_resumed_only_under_a_checksum(server: Server, tmp_path: Path) -> None:
+    old, new = b"a" * 3000, b"b" * 3000
+    path = tmp_path / "list.bin"
+    for content, sha256, starts in ((new, None, [0]), (old, hashlib.sha256(old).hexdigest(), [0, 500])):
+        (tmp_path / "list.bin.part").write_bytes(old[:500])
+        server.files["/list.bin"] = content
+        download = Download(url=f"{server.url}/list.bin", path=path, sha256=sha256)
+        Client(user_agent="worldclip", pause=lambda seconds: None).fetch(download)
+        assert path.read_bytes() == content
+        assert server.starts == starts
+        assert list(tmp_path.iterdir()) == [path]
