@@ -23,7 +23,7 @@ from worldclip.train.config import TokenizerConfig, TrainConfig
 
 # stage, keys of its section by --set, flags, all of it by --set
 BOTH: list[tuple[str, str, str, str]] = [
-    ("pool", "key=json:uid", "--format tar --path 2024", "key=json:uid format=tar path=2024"),
+    ("pool", "key=json:uid", "--lang json:lang --path 2024", "key=json:uid lang=json:lang path=2024"),
     ("metadata", "overrides.max_titles=3", "--overrides.max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
     (
         "match",
@@ -112,7 +112,7 @@ def test_values_are_checked_after_both(recipe_of, toy_world, tmp_path, capfd):
 def test_stages_run_with_both(toy_world, tmp_path):
     run_dir = tmp_path / "run"
     commands = [
-        "pool --set pool.key=member --format tar",
+        "pool --set pool.columns=a --key member",
         "metadata --max-chars 99 --set metadata.rules=reference",
         "match --set match.restrict_to_recipe_languages=false --min-lang-prob 0.01",
         "balance --tail-fraction 0.2 --set balance.min_threshold=2",
@@ -126,7 +126,7 @@ def test_stages_run_with_both(toy_world, tmp_path):
         assert main([stage, str(source), "--out", str(run_dir), "--workers", "1", *words]) == 0, command
         source = run_dir
     recipe = load_recipe(run_dir)
-    assert (recipe.pool.format, recipe.metadata.max_chars, recipe.metadata.rules) == ("tar", 99, "reference")
+    assert (recipe.pool.columns, recipe.metadata.max_chars, recipe.metadata.rules) == (("a",), 99, "reference")
     assert (recipe.match.restrict_to_recipe_languages, recipe.match.min_lang_prob) == (False, 0.01)
     assert (recipe.balance.tail_fraction, recipe.balance.min_threshold) == (0.2, 2)
     assert (recipe.curate.seed, recipe.curate.text_policy) == (3, "one")
