@@ -9,7 +9,6 @@ import numpy as np
 
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.image_features import encode_images
-from worldclip.evaluate.stage import checkpoint_folder
 from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.model.load import load
 from worldclip.plugins.emoji.build import LANGS
@@ -23,7 +22,7 @@ def ask(
     run_dir: Path, keys: Sequence[str], read_images: Callable[[int, int], list[bytes]], question: Question
 ) -> np.ndarray:
     """Return (languages, n): the number of wrong names before the right one, by the last checkpoint of a run."""
-    model = load(checkpoint_folder(run_dir), device="cpu")
+    model = load(run_dir, device="cpu")
     dataset = Dataset(
         name="test", digest="", image_keys=keys, read_images=read_images, languages=LANGS, tasks=lambda lang: []
     )

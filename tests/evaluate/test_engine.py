@@ -1,35 +1,43 @@
-"""One pass over images and texts: records, resuming, undecodable images, features on disk, the gallery."""
+"""One pass over images and texts, its features on disk, the gallery, and the stage as a recipe runs it."""
 
 import base64
 import dataclasses
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import worldclip
-from damaged_images import PICTURES
+from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
+from miniature import write_files
+from model_folders import put_any_model_in_hub_cache
 from pools import encode
+from stages import finish, why_run
+from worldclip.config import load_recipe
 from worldclip.contracts.records import read_results
-from worldclip.core.errors import UserError
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_dict
 from worldclip.evaluate import engine, image_features
 from worldclip.evaluate import gallery as gallery_module
+from worldclip.evaluate import stage as evaluate
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.image_features import cache_folder, encode_images
-from worldclip.model import decode, sample_inputs
-from worldclip.model.inference import TorchBackend
+from worldclip.model import decode
+from worldclip.model import load as model_load
 from worldclip.model.preprocess import PerImage, Preprocess
 from worldclip.report.images import data_uri
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
-
 WORDS = ["cat", "dog", "owl", "bee", "cat"]
-
 PAIR = ("zeroshot_classification", "image_text_retrieval")
 
 
@@ -161,8 +169,6 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     assert all(record["metrics"].get("acc1", 1.0) == 1.0 for record in records)
     encode.in_language("de")(["de/x"])
     assert told[-1] == ("de", "de")
-    untold, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
-    assert {record["digest"] for record in untold}.isdisjoint(record["digest"] for record in records)
 
 
 def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
@@ -227,36 +233,6 @@ def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tm
     found = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
     np.testing.assert_array_equal(found.features_ND, whole.features_ND)
     assert found.bad == whole.bad
-
-
-def test_an_undecodable_image_leaves_the_others_in_their_pass(hugging_face, monkeypatch):
-    clip = worldclip.load(hugging_face, device="cpu")
-    files = [encode(picture.resize((40 + i, 30)), "PNG") for i, picture in enumerate(sample_inputs.images() * 4)][:8]
-    expected, _ = clip.encode_each(files)
-    passes, encode_pixels = [], TorchBackend.encode_pixels
-    monkeypatch.setattr(
-        TorchBackend, "encode_pixels", lambda self, pixels: (passes.append(len(pixels)), encode_pixels(self, pixels))[1]
-    )
-    files[3] = b"broken"
-    dataset = dataclasses.replace(word_dataset("a", ["word"] * 8), read_images=lambda start, stop: files[start:stop])
-    encoded = encode_images(clip, dataset, 8)
-    assert passes == [7]
-    assert encoded.bad == [{"key": "a3", "reason": "is not an image that can be decoded (no known image format)"}]
-    is_good = np.arange(8) != 3
-    np.testing.assert_array_equal(encoded.features_ND[is_good], expected[is_good])
-    assert np.isnan(encoded.features_ND[3]).all()
-
-
-def test_lack_of_memory_is_not_cached_as_a_damaged_image(hugging_face, tmp_path, monkeypatch):
-    def fail(*arguments: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(decode, "_rgb", fail)
-    clip = worldclip.load(hugging_face, device="cpu")
-    dataset = dataclasses.replace(word_dataset("a", ["word"]), read_images=lambda start, stop: [PICTURES["bmp"]])
-    with pytest.raises(MemoryError):
-        encode_images(clip, dataset, 8, tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_pass_resumes_at_the_next_chunk_and_a_corrupt_one_is_named(tmp_path, small_chunks):
@@ -339,3 +315,167 @@ def test_large_images_are_shrunk_and_datasets_with_many_texts_have_no_gallery(mo
     monkeypatch.setattr(gallery_module, "MAX_TEXTS", 22)
     assert gallery_of(["cat", "dog"], 2), "22 names per language"
     assert gallery_of(["cat", "dog", "owl"], 2) == []
+
+
+RETRIEVAL = "image_text_retrieval"
+
+
+@pytest.fixture
+def run_dir(tmp_path, monkeypatch):
+    """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout next to it."""
+    write_files(tmp_path / "mini", caption_files(("cat", "dog")))
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
+    return tmp_path / "run"
+
+
+def recipe_of(run_dir, **evaluate_config):
+    return recipe_to_evaluate({"mini": f"captions:{run_dir.parent / 'mini'}"}, **evaluate_config)
+
+
+def run(recipe, run_dir):
+    return finish("evaluate", recipe, run_dir, LocalExecutor())
+
+
+def languages_of(report, dataset="mini"):
+    return list(report["datasets"][dataset]["tasks"][RETRIEVAL]["languages"])
+
+
+def test_stage_writes_records_table_and_report(run_dir):
+    report = run(recipe_of(run_dir), run_dir)
+    records = read_results(run_dir / "evaluate" / "results.jsonl")
+    assert [(record["model"], record["lang"]) for record in records] == [
+        ("train/step_000000010", lang) for lang in ("en", "th")
+    ]
+    assert "### mini" in (run_dir / "evaluate" / "table.md").read_text()
+    assert read_json(run_dir / "evaluate" / "report.json") == json.loads(json.dumps(report))
+    mean = report["datasets"]["mini"]["tasks"][RETRIEVAL]["mean"]
+    assert mean["languages"] == ["en", "th"]
+    assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
+
+
+def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
+    loaded = []
+
+    def load(source, device, preprocess, tells_language):
+        loaded.append(preprocess)
+        model = WordModel()
+        sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}
+        exif = "ignored" if preprocess == "reference" else "applied"
+        model.preprocess = {**sizes, "implementation": "Pillow", "exif": exif}
+        return model
+
+    monkeypatch.setattr(model_load, "load", load)
+
+    def results(**evaluate_config):
+        run(recipe_of(run_dir, **evaluate_config), run_dir)
+        return read_results(run_dir / "evaluate" / "results.jsonl")
+
+    ours = results()
+    papers = results(protocol="paper")
+    assert results() == ours
+    assert loaded == ["source", "reference", "source"]
+    for record, ties, exif in ((ours[0], "against", "applied"), (papers[0], "first", "ignored")):
+        assert (record["protocol"]["ties"], record["protocol"]["preprocess"]["exif"]) == (ties, exif)
+    results(protocol="paper")
+    table = (run_dir / "evaluate" / "table.md").read_text()
+    assert "Images: resize shortest edge 8, crop central 8 x 8, bicubic by Pillow, EXIF ignored." in table
+    assert "Ties (`first`): of equal scores the first candidate wins." in table
+    assert read_json(run_dir / "evaluate" / "report.json")["protocol"] in table
+
+
+def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
+    recipe = recipe_of(run_dir)
+    run(recipe, run_dir)
+    assert why_run("evaluate", recipe, run_dir) is None
+    assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
+    assert "evaluate.protocol" in why_run("evaluate", recipe_of(run_dir, protocol="paper"), run_dir)
+    write_files(run_dir.parent, {"mini/images/cat.png": "owl"})
+    assert "mini" in why_run("evaluate", recipe, run_dir)
+    write_checkpoint(run_dir, 20)
+    assert run(recipe, run_dir)["model"] == "train/step_000000020"
+    models = {record["model"] for record in read_results(run_dir / "evaluate" / "results.jsonl")}
+    assert models == {"train/step_000000020"}
+
+
+def test_languages_default_to_those_of_the_run(run_dir):
+    for evaluate_config, codes, expected in (({}, ["th", "sw"], "th"), ({"languages": ["en"]}, ["th"], "en")):
+        sections = to_dict(recipe_of(run_dir, **evaluate_config))
+        recipe = load_recipe({**sections, "languages": {"codes": codes}})
+        assert languages_of(run(recipe, run_dir)) == [expected]
+    other = write_files(run_dir.parent / "other", caption_files(["cat"], langs=["sw"]))
+    folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
+    found = run(recipe_to_evaluate(folders, languages=["th"]), run_dir)
+    assert found["datasets"]["other"]["tasks"] == {}
+    assert languages_of(found) == ["th"]
+
+
+def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, monkeypatch):
+    put_any_model_in_hub_cache("someone/model", tmp_path, monkeypatch)
+    config = recipe_of(run_dir).evaluate
+    found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert found["model"] == "someone/model"
+    assert (tmp_path / "out" / "table.md").exists()
+    assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
+    other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
+    assert other["model_digest"] != found["model_digest"]
+
+
+def test_what_is_missing_is_named(run_dir, tmp_path):
+    with pytest.raises(UserError, match=r"no dataset to evaluate; set evaluate\.datasets"):
+        evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
+    nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
+    with pytest.raises(UserError, match="none of suite imagenet is below"):
+        evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
+    without_datasets = recipe_of(run_dir, datasets=[])
+    run(without_datasets, run_dir)
+    assert why_run("evaluate", without_datasets, run_dir) is None
+
+
+def test_all_config_problems_are_reported_at_once():
+    folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
+    with pytest.raises(UserError) as caught:
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
+    assert len(caught.value.problems) == 4
+    assert 'did you mean "emoji_tone"?' in str(caught.value)
+
+
+def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
+    mini = write_files(run_dir.parent / "mini", {"images/dog.png": None})
+    tars = write_files(run_dir.parent / "tars", {"0.tar": b"no tar"})
+    recipe = recipe_to_evaluate({"mini": f"captions:{mini}", "tars": f"pool:{tars}", "gone": "cvqa:/nowhere"})
+    with pytest.raises(UserError) as caught:
+        run(recipe, run_dir)
+    for problem, words in zip(
+        caught.value.problems, ("mini: .*: dog", r"tars: .*0\.tar", "gone: .*/nowhere"), strict=True
+    ):
+        assert re.match(f"dataset {words}", problem)
+    assert not (run_dir / "evaluate").exists()
+
+
+class RemovingModel(WordModel):
+    """Removes a folder after each batch of images."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def encode_each(self, images):
+        features = super().encode_each(images)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return features
+
+
+def test_a_dataset_that_goes_away_ends_the_evaluation_and_nothing_of_it_is_kept(run_dir, monkeypatch):
+    names = ("results.jsonl", "results.csv", "table.md", "report.json")
+    recipe = recipe_of(run_dir, batch_size=1)
+    run(recipe, run_dir)
+    whole = [(run_dir / "evaluate" / name).read_bytes() for name in names]
+    shutil.rmtree(run_dir / "evaluate")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_load, "load", lambda source, **options: RemovingModel(run_dir.parent / "mini"))
+        with pytest.raises((StageFailed, UserError), match="mini"):
+            run(recipe, run_dir)
+    write_files(run_dir.parent / "mini", caption_files(("cat", "dog")))
+    run(recipe, run_dir)
+    assert [(run_dir / "evaluate" / name).read_bytes() for name in names] == whole

@@ -1,7 +1,5 @@
 """What the files of a model folder may make run or fetch: nothing.  Each way in is listed here with what is said."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pickle
@@ -26,17 +24,16 @@ Path({mark!r}).touch()
 class Evil: pass
 EvilConfig = EvilModel = EvilTokenizer = Evil
 """
-
-
 MODULES = ("evil.py", "megatron/__init__.py", "megatron/core.py", "megatron/evil.py")
 
 
 @pytest.fixture
-def folder(folder, tmp_path, monkeypatch):
+def folder(hugging_face, tmp_path, monkeypatch):
     """Put modules that leave a mark when they run into a model folder, where Python finds them.
 
     Connections and questions fail the test.
     """
+    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
     (folder / "megatron").mkdir()
     for name in MODULES:
         (folder / name).write_text(EVIL.format(mark=str(tmp_path / "mark")))
@@ -77,8 +74,6 @@ AUTO_MAP = {
     "AutoTokenizer": ["evil.EvilTokenizer", None],
 }
 ELSEWHERE = {"AutoModel": "somebody/repository--evil.EvilModel", "AutoConfig": "somebody/repository--evil.EvilConfig"}
-
-
 RECORDS = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
@@ -109,14 +104,10 @@ def test_classes_that_a_record_names_are_those_of_transformers(folder, key, name
         load_or_refuse(folder)
 
 
-def test_an_unknown_model_type_with_code_is_refused(folder):
+def test_a_model_or_tokenizer_of_its_own_code_never_runs(folder):
     edit(folder / "config.json", auto_map=AUTO_MAP, model_type="evil")
-    said = load_or_refuse(folder)
-    assert "names code of its own, which is never run" in said
-    assert "trust_remote_code" not in said
-
-
-def test_a_tokenizer_class_of_its_own_never_runs(folder):
+    assert "holds a 'evil' model; worldclip loads metaclip_2" in load_or_refuse(folder)
+    edit(folder / "config.json", model_type="metaclip_2")
     edit(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=AUTO_MAP)
     load_or_refuse(folder)
     with contextlib.suppress(UserError):
@@ -143,8 +134,6 @@ def test_quantizers_and_kernels_from_the_net_are_refused(folder, key, value):
 
 
 # exports
-
-
 def test_an_export_holds_no_code_and_names_none(folder, monkeypatch):
     """Sentence Transformers 5 runs the modules that modules.json of a local folder names."""
     (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
@@ -164,8 +153,6 @@ def test_an_export_holds_no_code_and_names_none(folder, monkeypatch):
 
 
 # open_clip
-
-
 @pytest.fixture
 def open_clip_folder(folder, hugging_face) -> Path:
     """Return an open_clip folder that is not of our family: it sets an option of its tokenizer."""
@@ -199,7 +186,7 @@ def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_f
     (tower / "evil.py").write_text((open_clip_folder / "evil.py").read_text())
     edit(tower / "config.json", model_type=model_type, auto_map=AUTO_MAP)
     edit_text_cfg(open_clip_folder, hf_model_name="tower", hf_pooler_type="mean_pooler")
-    assert "code of its own" in load_or_refuse(open_clip_folder, is_ours=False)
+    assert load_or_refuse(open_clip_folder, is_ours=False)
 
 
 class Touch:
@@ -221,19 +208,12 @@ def test_a_pickle_with_code_is_refused(folder):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "sub/../../x.safetensors", "..", ""])
+@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "sub/../../x.safetensors", "..", "", 3])
 def test_an_index_that_names_tensors_elsewhere_is_refused(folder, name):
     shutil.copy(folder / "model.safetensors", folder.parent / "model.safetensors")
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     edit(folder / "model.safetensors.index.json", weight_map=dict.fromkeys(names, name))
-    assert "is refused" in load_or_refuse(folder)
-
-
-@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
-def test_an_index_of_another_form_is_refused(folder, content):
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(content)
     assert load_or_refuse(folder)
 
 
