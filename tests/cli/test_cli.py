@@ -253,7 +253,7 @@ def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, foll
 
 # stage, keys of its section by --set, flags, all of it by --set
 BOTH: list[tuple[str, str, str, str]] = [
-    ("pool", "key=json:uid", "--format tar --path 2024", "key=json:uid format=tar path=2024"),
+    ("pool", "key=json:uid", "--lang json:lang --path 2024", "key=json:uid lang=json:lang path=2024"),
     ("metadata", "overrides.max_titles=3", "--overrides.max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
     (
         "match",

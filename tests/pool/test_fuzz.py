@@ -1,9 +1,4 @@
-"""Fuzzing: a damaged file of any format is a BadShard or gives counts that add up; no other error, no hang.
-
-Many damaged inputs of one reader are read in a child process under a limit of memory and time.  The child fails for any
-error but BadShard, for memory above the limit and for wrong counts.  Tars: tests/kernels/test_tar_headers.py.
-`python tests/pool/test_fuzz.py READER FIRST LAST FOLDER SECONDS` runs the seeds of one reader.
-"""
+"""Fuzzing: a damaged file of any format is a BadShard or gives counts that add up; no other error, no hang."""
 
 import gzip
 import io
@@ -144,6 +139,7 @@ READERS: dict[str, tuple[Fuzz, int]] = {
 
 
 def run_child(reader: str, first: int, last: int, folder: Path, limit_s: int) -> None:
+    """Read the seeds of a reader in a process under a limit of memory and time: it runs this file."""
     from programs import python  # not at the top: the child has no helpers
 
     python(__file__, reader, first, last, folder, limit_s)

@@ -91,8 +91,6 @@ def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -
     listing._say_left_out.cache_clear()
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))] == ["00001.tar"]
     said = capsys.readouterr().err
-    tables = pool.list_shards(PoolConfig(path=str(folder), format="parquet"))
-    assert [shard.name for shard in tables] == ["00001.parquet", "other.parquet"]
     for part in ("sub: left out, cannot be entered (Permission denied)", ".parquet", "worldclip pool pack FOLDER"):
         assert part in said
 
@@ -163,13 +161,14 @@ def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, t
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
 
-@pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"format": "jsonl", "key": "x"}])
+@pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"path": "lines", "key": "x"}])
 def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> None:
     """It tells nothing of the fields: a call with --shards may have such shards alone."""
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
-    (tmp_path / "pool" / "0.jsonl").touch()
+    write_lines(tmp_path / "lines" / "0.jsonl", [])
+    path = str(tmp_path / settings.get("path", "pool"))
     with pytest.raises(UserError, match="1 shards without any pair"):
-        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **{"format": "tar"} | settings)
+        run_pool(tmp_path / "run", **settings | {"path": path})
 
 
 # --- mistakes of the recipe -------------------------------------------------------------------------------------------
@@ -257,19 +256,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CSV: Settings = {"path": "csv", "image_field": None}
+PLACES: Settings = {"texts": ["text", "alt"]}
+# key of [pool] -> its settings before and after, in addition to those of `recipe_of`
 CASES: dict[str, tuple[Settings, Settings]] = {
     "path": ({}, {"path": "two"}),
-    "format": ({}, {"format": "jsonl", "image_field": None}),
     "columns": (
         CSV | {"columns": ["uid", "other", "text", "alt", "lang", "lang2", "width"]},
         CSV | {"columns": ["uid", "other", "alt", "text", "lang", "lang2", "width"]},
     ),
     "key": ({}, {"key": "other"}),
-    "texts": ({}, {"texts": ["text", "alt"]}),
-    "text_weights": (
-        {"texts": ["text", "alt"], "text_weights": [1.0, 1.0]},
-        {"texts": ["text", "alt"], "text_weights": [0.5, 1.0]},
-    ),
+    "texts": ({}, PLACES),
+    "text_weights": (PLACES, PLACES | {"text_weights": [0.5, 1.0]}),
     "lang": ({}, {"lang": "lang2"}),
     "image_field": ({}, {"image_field": "scan"}),
     "where": ({}, {"where": [["width", ">=", 200]]}),
@@ -280,14 +277,10 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 
 def recipe_of(settings: Settings) -> Recipe:
     values = {"path": "one", "key": "uid", "texts": ["text"], "lang": "lang", "image_field": "photo"} | settings
-    return load_recipe(
-        {
-            "pool": {name: value for name, value in values.items() if value is not None},
-            "languages": {"codes": ["en", "de"]},
-            "metadata": {"sources": ["number", "pool"], "lists": {"de": "de.txt"}, "pool_min_count": 1},
-            "balance": {"tail_fraction": 0.5},
-        }
-    )
+    pooled = {name: value for name, value in values.items() if value is not None}
+    metadata = {"sources": ["number", "pool"], "lists": {"de": "de.txt"}, "pool_min_count": 1}
+    more = {"languages": {"codes": ["en", "de"]}, "balance": {"tail_fraction": 0.5}}
+    return load_recipe({"pool": pooled, "metadata": metadata, **more})
 
 
 def run_all(recipe: Recipe, run_dir: Path) -> None:
@@ -320,7 +313,6 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_p
 
 
 def test_section_within_a_section_has_marks_of_its_own() -> None:
-    recipe = load_recipe(
-        {"pool": {"path": "p"}, "train": {"pool": {"path": "q", "key": "uid"}}, "balance": {"tail_fraction": 0.1}}
-    )
+    sections = {"pool": {"path": "p"}, "train": {"pool": {"path": "q", "key": "uid"}}}
+    recipe = load_recipe({**sections, "balance": {"tail_fraction": 0.1}})
     assert deciding(recipe.train, "train")["pool"] == {"key": "uid"}

@@ -70,9 +70,6 @@ def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
     ]
 
 
-# The same pairs through either format and plain rules over dicts.
-
-
 TEXTS = st.none() | st.lists(st.sampled_from(["a", " ", "\0", "é", "😀"]), max_size=2).map("".join)
 ROWS = st.lists(st.tuples(st.sampled_from([None, "", "k", "l", "m"]), TEXTS, st.none() | st.lists(TEXTS, max_size=3)))
 

@@ -26,17 +26,15 @@ class PoolConfig(Config):
     """
 
     path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None
-    """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file; each .tar is a
-    shard.  A list joins several; the name of each folder then begins the names of its shards."""
+    """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file.  Its shards are the
+    files of the first format that there is of tar, parquet, jsonl, csv and tsv (the last three also as .gz).  A list
+    joins several; the name of each folder then begins the names of its shards."""
     build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Folders that a builder draws from, part = folder; of the world pool: cldr, fluent, flags, appstream, stamps,
     gcompris."""
-    format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
-    """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
-    is."""
     columns: Annotated[tuple[str, ...], Decides("pool", "match")] = ()
     """Names of the columns of CSV and TSV files without a header.  Unset: their first line has the names."""
     key: Annotated[str, Decides("pool", "match")] = "member"

@@ -19,7 +19,7 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
-from worldclip.pool.config import POOL_FORMATS, PoolConfig
+from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
 
@@ -41,7 +41,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     for name, path in zip(names, pool.paths, strict=True):
         prefix = f"{name}/" if len(names) > 1 else ""
         try:
-            shards = _shard_files(path, pool.format, setting)
+            shards = _shard_files(path, setting)
         except UserError as error:
             problems.append(f"{setting}.path = {error}")
             continue
@@ -52,21 +52,20 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     return ShardList.of_files(files[part])
 
 
-def _shard_files(path: str, wanted: str, setting: str) -> list[PoolFile]:
-    """Return the files of a pool format; under "auto", of the first of pool_formats() that has any."""
-    candidates = pool_formats() if wanted == "auto" else (POOL_FORMATS.load(wanted),)
+def _shard_files(path: str, setting: str) -> list[PoolFile]:
+    """Return the files of the first of pool_formats() that has any."""
     files = [file for file in list_files(path) if is_safe_name(file.name) and "/." not in f"/{file.name}"]
     compressed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
-    if compressed and wanted in ("auto", "tar"):
+    if compressed:
         # Images are read from the middle of a tar, which a compressed one does not allow.
         raise UserError(f"{path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar")
     has_images = any(file.name.lower().endswith(image_names.SUFFIXES) for file in files)
-    for pool_format in candidates:
+    for pool_format in pool_formats():
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
             others = [file for file in files if not file.name.endswith(pool_format.suffixes)]
             _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
             return shards
-    suffixes = ", ".join(suffix for pool_format in candidates for suffix in pool_format.suffixes)
+    suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
     remedy = LOOSE_IMAGES if has_images else "set it to the folder of the shards"
     contents = f"only {_kinds(files)}" if files else "nothing"
     raise UserError(f"{path!r}: no {suffixes} files, {contents} in it; {remedy}")

@@ -24,7 +24,7 @@ class PoolFormat(ABC):
     """
 
     name: str
-    """Value of `pool.format`."""
+    """As `worldclip init` prints it."""
     suffixes: tuple[str, ...]
     is_table = True
     """Whether pool.key names a column; False: the samples of a tar have keys of their own."""
