@@ -111,9 +111,6 @@ class Matcher:
     def __len__(self) -> int:
         return self.num_entries
 
-    def __repr__(self) -> str:
-        return f"Matcher({self.num_entries:,} entries, profile {self.profile!r}, {self._table.nbytes:,} bytes)"
-
     def _compile(self, entries: Texts, profile: str, strict: bool) -> None:
         column = _one_array(entries)
         if column.null_count:
