@@ -276,7 +276,9 @@ def test_empty_and_equal_entries_are_all_named():
         with pytest.raises(ValueError, match=message):
             Matcher(entries)
     with pytest.raises(ValueError, match=r"entry 1 \('CAT'\) equals entry 0 \('cat'\)"):
-        Matcher(["cat", "CAT"], "unicode", fold_case=True)
+        Matcher(["cat", "CAT"], "unicode_fold")
+    with pytest.raises(ValueError, match="must be one of reference, unicode"):
+        Matcher(["cat"], "latin")
 
 
 def test_build_keeps_the_ids_of_dead_entries():

@@ -222,7 +222,7 @@ def _map(
 @reads_input
 def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"], languages: Languages) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
-    scheme = segment.scheme_of(languages.from_wikipedia(shard.name.partition("/")[0]), languages, punctuation)
+    scheme = segment.scheme_of(languages.by_wikipedia()[shard.name.partition("/")[0]], languages, punctuation)
     sizes = {"pairs": 0, "bytes": 0}
 
     def batches() -> Iterator[pa.Array]:
@@ -325,7 +325,7 @@ def merge_counts(
                 wiki=wiki,
                 rules=rules,
                 counts=runs.merge(of_wiki, scratch / wiki),
-                joiner=segment.scheme_of(languages.from_wikipedia(wiki), languages).joiner,
+                joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
                 namespaces=_read_namespaces(wiki, files, rules),
             )
