@@ -246,7 +246,6 @@ def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
 # --- characters and words ---------------------------------------------------------------------------------------------
 
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-
 UNSPACED = "猫กກကកཀ"
 
 
@@ -290,11 +289,8 @@ def test_icu_finds_the_words():
 
 # Of Unicode 15.0 and 15.1, newer than the table: letters, a mark, punctuation, a digit.
 NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC = "\U00031350", "\u0ece", "\u0cf3", "\U0001e030"
-
 NEW_PUNCTUATION, NEW_DIGIT = "\U00011b00", "\U00011f50"
-
 NEWER = (NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC, NEW_PUNCTUATION, NEW_DIGIT)
-
 EVERY = [chr(c) for c in range(0x110000)]
 
 

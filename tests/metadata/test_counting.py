@@ -347,7 +347,6 @@ UDHR = {
     "he": "heb", "hi": "hin", "hy": "hye", "ja": "jpn", "ka": "kat", "km": "khm", "ko": "kor", "lo": "lao",
     "my": "mya", "ta": "tam", "th": "tha", "zh": "cmn_hans",
 }
-
 WORDNETS = {
     "ar": "wn-data-arb", "bg": "wn-data-bul", "el": "wn-data-ell", "en": "rebuilt/wn-data-eng", "fa": "wn-data-fas",
     "fr": "wn-data-fra", "he": "wn-data-heb", "ja": "wikt/wn-wikt-jpn", "th": "wikt/wn-wikt-tha",
@@ -364,8 +363,6 @@ GOLDEN = {
     "ka": "c7d48deeaf5d9f44", "km": "92621450fa263df7", "ko": "02a1f7899ede08ee", "lo": "94a085c19628d33d",
     "my": "2533d28234b826ce", "ta": "cff48266a72641c8", "th": "f1e530349a68ac19", "zh": "4744e9befc98d691",
 }
-
-
 PIECES = {"bg": "e2d74efcd392e18d", "en": "e460a3064ed0f254"}
 
 
@@ -375,7 +372,6 @@ PAGE_VIEWS = (
     "th พิเศษ:ค้นหา 70 0, th ไฟล์:Cat.jpg 9 0, th Special:Search 90 0, th กรุงเทพมหานคร 25 0, "
     "th มิชชัน:อิมพอสซิเบิล 20 0, th.b ตำรา 500 0, th Terminator_2 8 0"
 )
-
 NAMESPACES = (
     '{"query": {"namespaces": {"-1": {"*": "พิเศษ", "canonical": "Special"}, "6": {"*": "ไฟล์", "canonical": "File"}}}}'
 )

@@ -30,12 +30,8 @@ from worldclip.metadata.sources import titles
 from worldclip.metadata.sources.titles import count_views, find_articles, merge_views, read_namespaces
 
 CJK_LIKE = [(0x4E00, 0x9FFF), (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3400, 0x4DBF)]
-
 MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~，。、；：？！“”‘’（）【】《》〈〉「」『』～—"
-
 LINE_ENDS = "\n\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
-
-
 ALPHABET = "abcdé猫狗ねกาཀ་།ကខ1２ \u3000\n\t\u200d\u0301.,’—«»-'🙂\0\x1f\u00a0\u2029ქართ"
 
 
@@ -240,7 +236,6 @@ VIEW_LINES = (
     b'sw Terminator_2:_Judgment_Day 5 0, sw Special:Search 80 0, sw "Nyama" 2 0, sw - 8 0, '
     b"zh-min-nan Niau 5 0, fr Chat 5 0, commons.m File:x.jpg 1 0"
 ).split(b", ")
-
 BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -4 0", b"sw a b 4 0", b"\xff\xfe x 1 0"]
 
 

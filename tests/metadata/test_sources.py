@@ -176,7 +176,6 @@ def test_one_download_of_wn_gives_each_language_the_papers_lexicon(
 # --- Python packages --------------------------------------------------------------------------------------------------
 
 BABEL = "2.19."  # whose locales the column `cldr` lists, those with 100 names; a later one can name more
-
 TITLES = (
     "fr paris Paris, en it's It's, fr jean-paul Jean-Paul, tr istanbul İstanbul, tr ırak Irak, en istanbul Istanbul, "
     "nl ijsland IJsland, hr ǆep ǅep, ka თბილისი თბილისი, zh 猫 猫"
