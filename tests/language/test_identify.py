@@ -168,21 +168,13 @@ def test_models_of_other_kinds_cut_ones_and_unknown_labels_are_refused(tmp_path:
 HEAD_BYTES = 92  # magic, version, options, sizes of the dictionary
 NUMBERS = [-(2**31), -2, -1, 0, 1, 2, 3, 5, 7, 64, 255, 256, 65_535, 65_536, 10**6, 2**27, 2**30, 2**31 - 1]
 MEMORY_BYTES = 4 * 2**30  # address space of a process, numba's compiler included
-# What ended the process or hung: offset of a field, and numbers.
+# Offset of a field, and what ended the process or hung there: version, dim, wordNgrams, loss, model, bucket, minn,
+# maxn, size, words, labels, pruned.
 FOUND = {
-    "version": (4, [0, 9, 10, 13]),
-    "dim": (8, [-1, 0, 5, 7, 2**30]),
-    "wordNgrams": (28, [-1, 2, 2**31 - 1]),
-    "loss": (32, [0, 1, 2, 4, 5]),
-    "model": (36, [1, 2]),
-    "bucket": (40, [-1, 0, 1, 499, 501, 2**31 - 1]),
-    "minn": (44, [-1, 0, 2**31 - 1]),
-    "maxn": (48, [-1, 0, 2**31 - 1]),
-    "size": (64, [-1, 0, 15, 17, 2**31 - 1]),
-    "words": (68, [-1, 0, 8, 10]),
-    "labels": (72, [-1, 0, 1, 8]),
-    "pruned": (84, [-1, 0, 1, 121, 2**31 - 1]),
-}
+    4: [0, 9, 10, 13], 8: [-1, 0, 5, 7, 2**30], 28: [-1, 2, 2**31 - 1], 32: [0, 1, 2, 4, 5], 36: [1, 2],
+    40: [-1, 0, 1, 499, 501, 2**31 - 1], 44: [-1, 0, 2**31 - 1], 48: [-1, 0, 2**31 - 1], 64: [-1, 0, 15, 17, 2**31 - 1],
+    68: [-1, 0, 8, 10], 72: [-1, 0, 1, 8], 84: [-1, 0, 1, 121, 2**31 - 1],
+}  # fmt: skip
 
 
 def mutate(whole: bytes, draw: random.Random) -> bytes:
@@ -222,7 +214,7 @@ def use_damaged_models(num_inputs: int, seed: int) -> None:
         for kind in KINDS.values():
             write_model(path, kind, WORDS, LABELS)
             whole = path.read_bytes()
-            places = [(at, number) for at, numbers in FOUND.values() for number in numbers]
+            places = [(at, number) for at, numbers in FOUND.items() for number in numbers]
             contents = [whole[:at] + struct.pack("<i", number) + whole[at + 4 :] for at, number in places]
             contents += [mutate(whole, draw) for _ in range(num_inputs // len(KINDS))]
             for number, content in enumerate(contents):

@@ -93,7 +93,6 @@ BLANKS_AND_MARKS = [
     "  ",
     *"\t\n\r\x0b\x1c\u00a0\u3000\u200d\u200b\u2028\x00,.`~\u0301\u0323\u0308\u0345\u093c\u3099",
 ]
-
 COMPOSING = """
 e\u0301 q\u0323\u0307 \u1100\u1161\u11a8 \u0344 \u212b \ufb2c \U0001d160 \u0958 \u09c7\u09be \u1025\u102e \u0bc6\u0bbe
 \u0dd9\u0dcf \u01d6\u0330
@@ -192,8 +191,6 @@ def test_reference_profile_agrees_with_golden_matches(shared, lang):
 
 ENTRIES, TEXTS = ["cat", "dog", "red apple"], ["a cat", None, "", "dog, cat dog", "a red apple"]
 IDS, OFFSETS = [0, 0, 1, 2], [0, 1, 1, 1, 3, 4]
-
-
 FORMS = [
     TEXTS, tuple(TEXTS), pa.array(TEXTS), pa.array(TEXTS, pa.large_string()), pa.array(TEXTS, pa.string_view()),
     pa.array(TEXTS).dictionary_encode(), pa.array(["dog", *TEXTS, "cat"]).slice(1, 5), np.array(TEXTS, object),
@@ -276,7 +273,9 @@ def test_empty_and_equal_entries_are_all_named():
         with pytest.raises(ValueError, match=message):
             Matcher(entries)
     with pytest.raises(ValueError, match=r"entry 1 \('CAT'\) equals entry 0 \('cat'\)"):
-        Matcher(["cat", "CAT"], "unicode", fold_case=True)
+        Matcher(["cat", "CAT"], "unicode_fold")
+    with pytest.raises(ValueError, match="must be one of reference, unicode"):
+        Matcher(["cat"], "latin")
 
 
 def test_build_keeps_the_ids_of_dead_entries():

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,7 +23,7 @@ from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts.schemas import MATCH_TEXTS
 from worldclip.core.artifacts import read_json, read_table
-from worldclip.core.errors import StageFailed, UserError, install_hint
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.language import table as languages
 from worldclip.match.matcher import matcher
 from worldclip.metadata import stage
@@ -77,13 +76,9 @@ def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) 
     assert report["lists"]["merged"]["rules"] == {"list": {"in": 5, "kept": 4}, "number": {"in": 100, "kept": 99}}
     assert metadata.load_matcher(tmp_path, "merged", "unicode").match("a cat, a sofa").tolist() == [1, 3]
     assert not (tmp_path / "metadata/en.matcher").exists()
-
-
-def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", en=["cat"], de=["Katze"])
-    build(recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]}), tmp_path)
-    assert metadata.load_matcher(tmp_path, "en", "unicode").match("cat").tolist() == [0]
-    assert not (tmp_path / "metadata/de.matcher").exists()
+    build(recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]}), tmp_path / "english")
+    assert metadata.load_matcher(tmp_path / "english", "en", "unicode").match("cat").tolist() == [0]
+    assert not (tmp_path / "english/metadata/de.matcher").exists()
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------
@@ -126,18 +121,6 @@ def test_languages_that_a_source_lacks_are_named_and_the_run_goes_on(
     assert "no wordnet of fr" in capsys.readouterr().err
     assert [words(tmp_path / "run", lang)[100:] for lang in ("en", "fr", "sw")] == [["dog"], ["chat"], []]
     assert words(tmp_path / "run", "kea") == ["gatu"]
-
-
-@pytest.mark.parametrize("package", ["wordfreq", "wn"])
-def test_missing_package_is_named_before_any_work(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wordnets = {"sources": ["wordnet"], "wordnets": {"sv": "omw-sv:2.0"}}
-    loaded = entry_lists.recipe(["sv"], **({"sources": ["wordfreq"]} if package == "wordfreq" else wordnets))
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises((UserError, ImportError), match=rf"{package}.*: {re.escape(install_hint('metadata'))}"):
-        run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
-    assert not (tmp_path / "run/metadata").exists()
 
 
 def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -239,20 +222,6 @@ def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
             metadata.read_entries(run_dir, "yo")
 
 
-def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
-    loaded = recipe(write_lists(tmp_path / "in", sw=["simba"]))
-    build(loaded, tmp_path)
-    whole = contents(tmp_path / "metadata")
-    (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
-    with pytest.raises(UserError, match="is not a finished matcher") as caught:
-        metadata.load_matcher(tmp_path, "sw", "unicode")
-    (removed,) = re.findall(r"of a run: remove (\S+) and (\S+), run the metadata stage", str(caught.value))
-    for path in (tmp_path / name for name in removed):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run_stage("metadata", loaded, tmp_path, QUIET)
-    assert contents(tmp_path / "metadata") == whole
-
-
 def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,8 +231,10 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
             older.setattr(module, "FORMAT_VERSION", 1)
         build(loaded, tmp_path)
     before = modified(tmp_path / "metadata", "sw.parquet")
-    with pytest.raises(UserError, match="has version 1, expected 3"):
+    with pytest.raises(UserError, match="has version 1, expected 3") as caught:
         metadata.load_matcher(tmp_path, "sw", "unicode")
+    (removed,) = re.findall(r"of a run: remove (\S+) and (\S+), run the metadata stage", str(caught.value))
+    assert all((tmp_path / name).exists() for name in removed)
     assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [0]

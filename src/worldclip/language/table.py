@@ -152,10 +152,6 @@ class Languages:
         """Return our code of each Wikipedia."""
         return _tables(self.added).by_wikipedia
 
-    def from_wikipedia(self, code: str) -> str:
-        """Return our code of a Wikipedia: its own, or the language it is merged into.  Raises KeyError if unknown."""
-        return self.by_wikipedia()[code]
-
     def from_wordnet(self, code: str) -> str:
         """Return our code of an Open Multilingual Wordnet code (`als` is Albanian there).
 
@@ -211,7 +207,6 @@ get = INSTALLED.get
 by_code = INSTALLED.by_code
 all_languages = INSTALLED.all_languages
 from_lid = INSTALLED.from_lid
-from_wikipedia = INSTALLED.from_wikipedia
 from_wordnet = INSTALLED.from_wordnet
 wikipedias = INSTALLED.wikipedias
 

@@ -26,7 +26,7 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, reads_input
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
-from worldclip.language.table import INSTALLED, Languages, Scheme
+from worldclip.language.table import Languages, Scheme
 from worldclip.metadata.config import MetadataConfig, WikipediaRules
 from worldclip.metadata.ngrams import runs
 from worldclip.metadata.ngrams.counter import count_to_file
@@ -220,15 +220,9 @@ def _map(
 
 
 @reads_input
-def count_text(
-    shard: Shard,
-    *,
-    folder: Path,
-    punctuation: Literal["unicode", "ascii"] = "unicode",
-    languages: Languages = INSTALLED,
-) -> Report:
+def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"], languages: Languages) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
-    scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation, languages)
+    scheme = segment.scheme_of(languages.by_wikipedia()[shard.name.partition("/")[0]], languages, punctuation)
     sizes = {"pairs": 0, "bytes": 0}
 
     def batches() -> Iterator[pa.Array]:
@@ -331,7 +325,7 @@ def merge_counts(
                 wiki=wiki,
                 rules=rules,
                 counts=runs.merge(of_wiki, scratch / wiki),
-                joiner=segment.scheme_of(wiki, languages=languages).joiner,
+                joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
                 namespaces=_read_namespaces(wiki, files, rules),
             )

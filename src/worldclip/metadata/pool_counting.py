@@ -118,7 +118,7 @@ def count_shard(
             for lang, of_lang in _by_language(texts, rules):
                 if lang not in codes:
                     continue
-                scheme = segment.scheme_of_code(lang, rules.table)
+                scheme = segment.scheme_of(lang, rules.table)
                 counter = Counter(counts_path, file, scheme)
                 counter.add(segment.segment(of_lang, scheme))
                 places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}

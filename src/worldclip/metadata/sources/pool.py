@@ -28,7 +28,7 @@ def add_words(entries: EntryList, inputs: Inputs) -> None:
     num_unigrams = entries.add("pool", unigrams, MAX_UNIGRAMS)
     rules = inputs.config.wikipedia_rules
     num_wanted = rules.share(rules.bigram_fraction, num_unigrams)
-    joiner = segment.scheme_of_code(inputs.lang, inputs.languages).joiner
+    joiner = segment.scheme_of(inputs.lang, inputs.languages).joiner
     first = num_wanted + len(entries.entries)
     bigrams = runs.iter_bigrams_by_pmi(counts, joiner, first=first, min_count=least)
     entries.add("pool", bigrams, num_wanted)
