@@ -255,21 +255,17 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
 
 def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     """Compare with open_clip's model of the folder."""
+    import torch
+
     open_clip = require("open_clip", extra="export")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(sample_inputs.TEXTS))
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    difference = _difference(clip, model.eval(), tokens)
-    return {"max_difference": sample_inputs.require_close(difference, "open_clip")}
-
-
-def _difference(clip: Clip, model: Any, tokens: Any) -> float:
-    """Return the largest difference of any embedding of the sample; model: open_clip's."""
-    import torch
-
+    model.eval()
     pixels = sample_inputs.pixels(clip)
     if not torch.equal(model.logit_scale.detach(), clip.model.logit_scale.detach().cpu()):
         raise UserError("open_clip reads a different logit_scale; nothing was exported")
     with torch.inference_mode():
         images = sample_inputs.unit(model.encode_image(pixels))
         texts = sample_inputs.unit(model.encode_text(tokens))
-    return sample_inputs.embedding_difference(clip, pixels, images, texts)
+    difference = sample_inputs.embedding_difference(clip, pixels, images, texts)
+    return {"max_difference": sample_inputs.require_close(difference, "open_clip")}
