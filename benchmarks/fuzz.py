@@ -55,7 +55,7 @@ def fuzz_of(name: str) -> tuple[Fuzz, int]:
     for folder in ("", "helpers", "pool", "kernels", "language", "model", "metadata"):
         sys.path.insert(0, str(ROOT / "tests" / folder))
     if name == "tar_headers":
-        from test_tar_headers import check, make_tar
+        from test_kernels import check, make_tar
 
         return lambda _, seeds: [check(make_tar(random.Random(seed))) for seed in seeds], 1000
     if name == "fasttext":

@@ -13,7 +13,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 ALWAYS = (
     *("tests/test_arrows.py", "tests/test_docs.py", "tests/balance"),
-    *("tests/core/test_coin.py", "tests/core/test_registry.py", "tests/train/test_plan.py"),
+    *("tests/core/test_keys.py", "tests/core/test_job.py", "tests/train/test_plan.py"),
 )
 
 

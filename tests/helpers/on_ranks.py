@@ -348,8 +348,8 @@ def train(folder: Path) -> None:
     from stages import context
     from worldclip.config import load_recipe
     from worldclip.core.errors import UserError, WorkStopped
-    from worldclip.train import train as run_training
     from worldclip.train.pairs import PairSource
+    from worldclip.train.stage import train as run_training
 
     torch.set_num_threads(1)
     whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
