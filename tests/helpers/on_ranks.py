@@ -152,7 +152,7 @@ def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = No
     from worldclip.train import train_state
     from worldclip.train.config import TrainConfig
 
-    model = TRAIN["model"] | {"patch_size": 16, "vision_layers": 2, "text_layers": 2}
+    model = TRAIN["model"] | {"vision_layers": 2, "text_layers": 2}
     settings = TRAIN | {"model": model} | variant
     settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     if "lora_rank" in variant:

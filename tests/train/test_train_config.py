@@ -25,7 +25,7 @@ PROBLEMS = (
     ({"beta2": 1.0}, "beta2 = 1.0: must be at least 0 and below 1"),
     ({"augment": "warps"}, 'augment = "warps": must be one of "crop", "drawings"'),
     ({"tokenizer": {"vocab_size": 3}}, "tokenizer.vocab_size = 3: must be at least 16 (pieces)"),
-    ({"model": {"patch_size": 9}}, "model.image_size: 224 is not a multiple of the patch size 9"),
+    ({"model": {"image_size": 225}}, "model.image_size = 225: 225 is not a multiple of the patch size 32"),
     ({"model": {"preset": "huge"}}, 'model.preset = "huge": must be one of "tiny"'),
     ({"distill": {"students": {"a": {}}}}, "distill.teacher: not set, but train.distill.students are"),
     (
