@@ -260,7 +260,7 @@ def test_missing_precision_is_refused_with_the_available_ones(clip, other):
     for precision, said in (
         (None, "has no fp32 encoders; choose a precision: fp16, int8"),
         ("q4", "precision = 'q4': ONNX encoders have one of fp32, fp16, int8"),
-        ("fp16", "does not load as a model in the layout onnx"),
+        ("fp16", "vision_model_fp16.onnx does not load in onnxruntime"),
     ):
         assert said in load_error(other, precision=precision)
     with pytest.raises(UserError, match="ONNX folders run on the CPU"):
