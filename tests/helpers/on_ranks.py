@@ -163,7 +163,7 @@ def make_tokenizer() -> Any:
 
 
 def make_state(variant: dict[str, Any], world: World = distributed.ALONE, checkpoint: Path | None = None) -> Any:
-    model = TRAIN["model"] | {"patch_size": 16, "vision_layers": 2, "text_layers": 2}
+    model = TRAIN["model"] | {"vision_layers": 2, "text_layers": 2}
     settings = TRAIN | {"model": model} | variant
     if "lora_rank" in variant:
         settings["initial_weights"] = "nothing/is_read"

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import shutil
-import tarfile
 import threading
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from worldclip.core.errors import UserError
 from worldclip.model import inference, preprocess, published
 from worldclip.model.formats.open_clip_folder import named_config, preprocessing
 from worldclip.model.labels import probabilities
+from worldclip.model.sample_inputs import images as sample_images
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
 
@@ -270,20 +270,10 @@ def test_while_a_gpu_runs_a_batch_the_next_one_is_prepared(clip, pixels, monkeyp
     assert spied.encode_image([pixels] * 5, batch_size=2).shape == (5, 16)
 
 
-NUM_IMAGES = 40
 CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
-@pytest.fixture(scope="module")
-def photographs(shared) -> list[bytes]:
-    """Return JPEGs of many sizes, all greyscale ones among them."""
-    with tarfile.open(shared / "data" / "imagenet_samples" / "samples-000000.tar") as tar:
-        files = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
-    grey = [file for file in files if Image.open(io.BytesIO(file)).mode == "L"]
-    return grey + files[:: len(files) // (NUM_IMAGES - len(grey))][: NUM_IMAGES - len(grey)]
-
-
-def our_pixels(folder, photographs) -> np.ndarray:
+def our_pixels(folder, pictures) -> np.ndarray:
     """Return the pixels that encode_image passes to the image tower."""
     clip = worldclip.load(folder, device="cpu")
     seen: list[np.ndarray] = []
@@ -295,12 +285,8 @@ def our_pixels(folder, photographs) -> np.ndarray:
             seen.append(pixels.numpy())
             return np.zeros((len(pixels), 1), np.float32)
 
-    dataclasses.replace(clip, backend=RecordingBackend()).encode_image(photographs)
+    dataclasses.replace(clip, backend=RecordingBackend()).encode_image(pictures)
     return np.concatenate(seen)
-
-
-def opened(photographs):
-    return [Image.open(io.BytesIO(file)) for file in photographs]
 
 
 def save_hugging_face(folder: Path, size: int, mode: preprocess.Mode) -> None:
@@ -311,17 +297,8 @@ def save_hugging_face(folder: Path, size: int, mode: preprocess.Mode) -> None:
     preprocess.to_hugging_face(preprocess.Preprocess(size, mode, CLIP_MEAN, CLIP_STD)).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("size", [224, 378])
-def test_hugging_face_folder_uses_its_own_processor(size, photographs, tmp_path):
-    save_hugging_face(tmp_path, size, "shortest")
-    theirs = AutoImageProcessor.from_pretrained(tmp_path)(images=opened(photographs), return_tensors="np")[
-        "pixel_values"
-    ]
-    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
-
-
 @pytest.mark.parametrize(("name", "size", "mode"), [("", 224, "shortest"), ("-378", 378, "squash")])
-def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, photographs, tmp_path):
+def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, tmp_path):
     save_xlm_v(tmp_path)
     vocab_size = len(worldclip.model.tokenizer.load_tokenizer(tmp_path, 77).hf)
     model_cfg = reduced_open_clip_config(f"ViT-H-14-worldwide{name}", vocab_size)
@@ -329,8 +306,9 @@ def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, 
     save_file(random_open_clip(model_cfg).state_dict(), tmp_path / "open_clip_model.safetensors")
     write_open_clip_config(tmp_path, model_cfg, mean=CLIP_MEAN, std=CLIP_STD, interpolation="bicubic", resize_mode=mode)
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
-    theirs = torch.stack([transform(image) for image in opened(photographs)]).numpy()
-    np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
+    pictures = [picture.convert(mode) for picture in sample_images() for mode in ("RGB", "L")]
+    theirs = torch.stack([transform(picture) for picture in pictures]).numpy()
+    np.testing.assert_array_equal(our_pixels(tmp_path, pictures), theirs)
 
 
 def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():

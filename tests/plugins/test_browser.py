@@ -16,7 +16,6 @@ from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.export.stage import _writer
 from worldclip.plugins.browser import web_folder
 from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import search
@@ -117,7 +116,6 @@ def test_a_folder_of_another_model_is_refused(embedded_world, clip, tmp_path):
     shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
     probe = np.load(embedded_world / "embedded" / "probe.npy")
     np.save(tmp_path / "embedded" / "probe.npy", -probe)
-    config = ExportConfig(formats=("web",), embedded=str(embedded_world / "embedded"))
-    assert set(_writer("web", clip, config).pool) == {"images", "texts"}
+    assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
         web_folder.writer(clip, str(tmp_path / "embedded"))

@@ -32,7 +32,8 @@ def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
         columns.append(text_column("95% interval"))
     if any("chance" in row for row in rows):
         columns.append(Column("chance"))
-        return Table(columns, [[*_cells(row), _chance(row)] for row in rows])
+        chances = [task_info(row["task"]).number(row["chance"]) if "chance" in row else None for row in rows]
+        return Table(columns, [[*_cells(row), chance] for row, chance in zip(rows, chances, strict=True)])
     return Table(columns, [_cells(row) for row in rows])
 
 
@@ -57,10 +58,6 @@ def _value(row: Record, arm: int) -> str:
     if seeds := row.get("seeds", [])[arm : arm + 1]:
         text += f" ({number(seeds[0][0])} to {number(seeds[0][-1])})" if seeds[0] else ""
     return text + AT_CHANCE if row.get("is_at_chance", [])[arm : arm + 1] == [True] else text
-
-
-def _chance(row: Record) -> str | None:
-    return task_info(row["task"]).number(row["chance"]) if "chance" in row else None
 
 
 def _signed(task: str, difference: float) -> str:

@@ -148,7 +148,9 @@ def _export(
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
     names = config.formats
-    writers = {name: _writer(name, clip, config) for name in names}
+    writers: dict[str, Any] = {name: import_module(MODULES[name]) for name in names}
+    if "web" in names:
+        writers["web"] = writers["web"].writer(clip, config.embedded)  # refuses a pool that another model embedded
     if codes:
         clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
@@ -169,12 +171,6 @@ def _export(
         "--private does not change a repository that exists)",
     )
     return report
-
-
-def _writer(name: str, clip: Clip, config: ExportConfig) -> Any:
-    """Return what writes and compares a format.  Raises UserError where another model embedded the page's pool."""
-    module = import_module(MODULES[name])
-    return module.writer(clip, config.embedded) if name == "web" else module
 
 
 def _codes(config: ExportConfig, languages: Languages) -> list[str]:

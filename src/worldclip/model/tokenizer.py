@@ -122,17 +122,14 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokenise texts to at most context_length ids each; truncated texts end in the end token too.
 
-        Raises ValueError for a text that is not valid Unicode (a lone surrogate).
+        Raises UserError for a text that is not valid Unicode (a lone surrogate).
         """
         if not len(texts):
             return Tokens.of([], self.pad_id)
         max_length = self.context_length if self._adds_eos else self.context_length - 1
         with library_faults("the tokenizer refuses the texts", "give others"):
-            try:
-                cleaned = [self.clean(text) for text in texts]
-                batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
-            except (TypeError, AttributeError, UnicodeEncodeError) as error:
-                raise ValueError(_reason_of_refusal(texts)) from error
+            cleaned = [self.clean(text) for text in texts]
+            batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
         rows = batch["input_ids"]
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
@@ -163,18 +160,6 @@ def adapt_tokenizer_config(folder: Path, context_length: int) -> None:
         if tokens:
             config["additional_special_tokens"] = tokens
     write_json(path, config)
-
-
-def _reason_of_refusal(texts: Sequence[Any]) -> str:
-    """Return which text a tokenizer cannot take, and why."""
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            return f"text {i} is {type(text).__name__}, not a string"
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return f"text {i} is not valid Unicode: it holds a lone surrogate"
-    return "the tokenizer refused the texts"
 
 
 def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:

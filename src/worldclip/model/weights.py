@@ -49,9 +49,6 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises UserError for a file that is cut, is not a checkpoint, or holds code besides tensors.
     """
     import torch
-
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is not a checkpoint; worldclip reads files that end in {', '.join(SUFFIXES)}")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import require
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def _unit(embeds_BD: np.ndarray) -> np.ndarray:
 
 
 def open_session(path: Path) -> Any:
-    """Return a graph in onnxruntime, on the CPU."""
+    """Return a graph in onnxruntime, on the CPU.  Raises UserError for a file that does not load."""
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # only errors
     if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has its own thread pool, which does not read the variable
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with library_faults(f"{path} does not load in onnxruntime", "export it again"):
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

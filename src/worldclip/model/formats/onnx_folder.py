@@ -41,12 +41,6 @@ JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images 
 SCALE = "logit_scale"  # key of config.json
 
 
-def _precisions(folder: Path) -> list[str]:
-    """Return the precisions of which both encoders are there."""
-    towers = (IMAGE, TEXT)
-    return [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in towers)]
-
-
 def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
     """Return what reading needs: torch's packages only where tokenizer or processor are not plain files."""
     plain = Requirement(("onnxruntime", "tokenizers", "PIL"), extra="onnx")
@@ -66,8 +60,9 @@ def read(path: Path, options: LoadOptions) -> Clip:
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     precision = options.precision or "fp32"
     files = encoders(path, precision)
-    if precision not in _precisions(path):
-        raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(_precisions(path))}")
+    written = [name for name in SUFFIXES if all(file.exists() for file in encoders(path, name))]
+    if precision not in written:
+        raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(written)}")
     _, tokenizer, processor = (read_plain_parts if are_plain(path, options) else read_parts)(path, options)
     image, text = map(open_session, files)
     return Clip(OnnxBackend(image, text, float(read_config_json(path)[SCALE])), tokenizer, processor)

@@ -140,15 +140,10 @@ def _samples_of(path: Path) -> list[Sample]:
     ]
 
 
-def reader(samples: Sequence[Sample]) -> ReadImages:
-    """Return a function that reads the images of `samples` by position."""
+def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
+    """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
 
     def read(start: int, stop: int) -> list[bytes]:
         return [_read(sample.tar, sample.offset, sample.size) for sample in samples[start:stop]]
 
-    return read
-
-
-def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
-    """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
-    return Images(keys=list(keys), read=reader(samples), fingerprints=fingerprints(tars, root))
+    return Images(keys=list(keys), read=read, fingerprints=fingerprints(tars, root))
