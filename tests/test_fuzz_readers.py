@@ -1,7 +1,7 @@
 """Damaged recipes, weights, index files and ONNX models are refused in words, whatever is wrong with them.
 
 Lists: tests/metadata/test_sources.py.  Images: tests/model/test_decode.py.  fastText models:
-tests/language/test_fasttext_fuzz.py.  Wikitext: tests/metadata/test_wikipedia.py.  Pools: tests/pool/test_fuzz.py.
+tests/language/test_identify.py.  Wikitext: tests/metadata/test_wikipedia.py.  Pools: tests/pool/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -107,14 +107,9 @@ def read_index(path: Path) -> None:
         assert file.parent == path.parent
 
 
-def read_weights(path: Path) -> None:
-    weights.safetensors_shapes(path.parent)
-    weights.read_state(path)
-
-
 READERS: dict[str, tuple[str, Callable[[Path], bytes], Callable[[Path], object]]] = {
     "recipe": ("recipe.toml", whole_recipe, load_recipe),
-    "weights": ("model.safetensors", whole_weights, read_weights),
+    "weights": ("model.safetensors", whole_weights, weights.read_state),
     "pickle": ("model.pt", whole_pickle, weights.read_state),
     "index": ("model.safetensors.index.json", whole_index, read_index),
 }

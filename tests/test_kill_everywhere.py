@@ -50,7 +50,6 @@ FURTHER_SCENARIOS = {"--from match", "--from-run", "pool world with other parts"
 KILLED_ELSEWHERE = {
     "fetch metadata": "tools/test_fetch_metadata.py",
     "fetch dataset": "tools/test_fetch_dataset.py",
-    "fetch cldr": "plugins/test_world.py",
 }
 # They write one file aside and rename it (artifacts.write_artifact), or nothing.
 ONE_FILE_OR_NONE = {

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,10 @@ import pytest
 from killed import contents
 from miniature import write_files
 from pools import encode, rows_of_tar
-from served import Server
-from served import server as server  # the fixture
 from stages import QUIET
-from tars import zip_of
 from world_parts import packed, write_appstream, write_fluent, write_json, write_rcc, write_stamps, write_xml
 from worldclip.core.artifacts import read_json
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.preflight import is_installed
 from worldclip.core.safe_path import UnsafeName
@@ -24,12 +21,10 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
 from worldclip.plugins.drawings import openmoji_files
 from worldclip.plugins.world import build, gcompris, packages
-from worldclip.plugins.world import fetch_cldr as module
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
 from worldclip.plugins.world.commands import pool_world
 from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
-from worldclip.plugins.world.fetch_cldr import fetch_cldr
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
 from worldclip.plugins.world.parts import Picture, char_of, flag_of
 from worldclip.plugins.world.sets import REQUIRES
@@ -384,97 +379,3 @@ def test_stamps_are_trained_on_only_if_asked_for(tmp_path, monkeypatch, train_on
     assert ("stamps" in counts) is not train_on_stamps
     assert len(counts["undrawable"]) == 1
     assert "GPL-2.0" in (out / "README.md").read_text()
-
-
-ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
-DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'
-
-
-@pytest.fixture
-def members(tmp_path) -> dict[str, str | bytes]:
-    """The members of a small archive in CLDR's layout."""
-    for locale, name in (("en", "red apple"), ("de", "roter Apfel")):
-        for is_derived in (False, True):
-            write_xml(tmp_path / "source", locale, {"\U0001f34e": (name, ["fruit"])}, derived=is_derived)
-    paths = sorted((tmp_path / "source").rglob("*.xml"))
-    files = {f"common/{path.relative_to(tmp_path / 'source').as_posix()}": path.read_bytes() for path in paths}
-    other = {"common/main/de.xml": "<ldml/>", "common/annotations/README": "x", "unicode-license.txt": "x"}
-    return {**files, "common/dtd/ldml.dtd": DTD.format("48"), **other}
-
-
-def fetch(server: Server, out: Path, version: str = "48") -> dict[str, int]:
-    return fetch_cldr(out, version=version, mirror=server.url, pause=lambda seconds: None)
-
-
-def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
-    server.files[ARCHIVE] = zip_of(members)
-    out = tmp_path / "cldr"
-    assert fetch(server, out) == {"files": 4, "bytes": len(server.files[ARCHIVE]), "there_already": 0}
-    below = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    derived = [f"annotationsDerived/{lang}.xml" for lang in ("de", "en")]
-    assert below == ["annotations/de.xml", "annotations/en.xml", *derived, "fetched.json", "ldml.dtd"]
-    part = read_cldr(out, {"1F34E"})
-    assert (part.version, len(part.texts), part.problems) == ("48", 2, {})
-    record = read_json(out / "fetched.json")
-    assert (record["version"], record["files"], len(record["sha256"])) == ("48", 4, 64)
-    assert fetch(server, out) == {"files": 0, "bytes": 0, "there_already": 4}
-    assert len(server.requests) == 1
-    with pytest.raises(UserError, match="holds CLDR 48; choose another folder for 47"):
-        fetch(server, out, "47")
-
-
-def damaged(whole: bytes) -> bytes:
-    """Return an archive with zeros in a member's compressed bytes."""
-    start = whole.index(b"common/annotations/de.xml") + 40
-    return whole[:start] + bytes(20) + whole[start + 20 :]
-
-
-Members = dict[str, str | bytes]
-BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
-    "half": (lambda members: zip_of(members)[: len(zip_of(members)) // 2], "not a zip file"),
-    "damaged member": (lambda members: damaged(zip_of(members)), "core-48.zip"),
-    "other version": (lambda members: zip_of({**members, "common/dtd/ldml.dtd": DTD.format("46")}), "46, not 48"),
-    "no annotations": (lambda members: zip_of({"common/main/de.xml": "<ldml/>"}), "holds no annotations"),
-    **{
-        name: (lambda members, name=name: zip_of({**members, name: "<ldml/>"}), "no path below")
-        for name in (
-            "../../annotations/evil.xml",
-            "/common/annotations/evil.xml",
-            "common\\annotations\\..\\evil.xml",
-        )
-    },
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path):
-    make, reason = BROKEN[case]
-    server.files[ARCHIVE] = make(members)
-    out = tmp_path / "a" / "cldr"
-    refused_as_broken(server, out, reason)
-    assert not list(tmp_path.rglob("evil.xml"))
-    server.files[ARCHIVE] = zip_of(members)
-    assert fetch(server, out)["files"] == 4
-
-
-def refused_as_broken(server: Server, out: Path, reason: str) -> None:
-    with pytest.raises(StageFailed, match=reason):
-        fetch(server, out)
-    assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
-
-
-def test_annotations_of_others_stay(server, members, tmp_path):
-    server.files[ARCHIVE] = zip_of(members)
-    write_files(tmp_path, {"annotations/instances.json": "of COCO"})
-    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
-        fetch(server, tmp_path)
-    assert not server.requests
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["instances.json"]
-
-
-def test_sizes_are_those_that_come_out(server, members, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
-    server.files[ARCHIVE] = zip_of({**members, "common/annotations/xx.xml": bytes(1_000_000)})
-    refused_as_broken(server, tmp_path / "cldr", "unpacks to more than 10,000 bytes")
-    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
-    refused_as_broken(server, tmp_path / "cldr", "more than 3 members")

@@ -188,7 +188,7 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
     write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
-    arguments += ["--classes", "folder"]  # SLIP's names need all 37 breeds
+    arguments += ["--protocol", "own"]  # SLIP's names need all 37 breeds
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
     printed = capsys.readouterr().out
     rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in printed.splitlines() if "|" in line}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import bz2
-import email.utils
 import errno
 import gzip
 import hashlib
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +124,6 @@ def test_retry_after_seconds_is_obeyed(server, tmp_path, code):
     server.faults[ARTICLES] = [code] * 5
     # Retry-After, or the own back-off where that is longer
     assert pauses_of(server, tmp_path) == [7.0, 7.0, 7.0, 8.0, 16.0]
-
-
-@pytest.mark.parametrize("zone", ["GMT", "-0000"])
-def test_retry_after_date_is_obeyed(server, tmp_path, zone):
-    then = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    server.retry_after = then.replace("GMT", zone)
-    server.faults[ARTICLES] = ["503"]
-    (pause,) = pauses_of(server, tmp_path)
-    assert 60 < pause <= 90
 
 
 @pytest.mark.parametrize("answer", ["soon", "", "-5", "²"])

@@ -29,7 +29,6 @@ OF_THE_PAPER = {
     "metadata.lists": {},
     "metadata.rules": "paper",
     "metadata.overrides": {},
-    "metadata.max_chars": 256,
     "languages.codes": [],
     "match.profile": "reference",
     "match.fold_case": False,
@@ -152,9 +151,6 @@ def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_cod
     caps = {"max_unigrams": 251_465, "max_bigrams": 100_646, "max_titles": 61_235}
     english = {
         "english_rule": "v1",
-        "english_min_unigram_count": 100,
-        "english_min_line_views": 50,
-        "english_min_title_views": 70,
     }
     both = {**shares, **caps, **english, "bigram_min_pmi": 30.0}
     rules = {name: dataclasses.asdict(rules) for name, rules in RULES.items()}

@@ -25,7 +25,7 @@ TOP_ENTRIES = 20  # entries per list in the report
 
 def balance(run: Run) -> None:
     """Sum the counts of all shards; write RUN/balance/thresholds.json, <list>.npy and counts/<list>.npy (uint64)."""
-    run.stage("balance", inputs=_inputs, work=_balance, check=_check)
+    run.stage("balance", inputs=_inputs, work=_balance)
 
 
 def _inputs(run: Run) -> Record:
@@ -35,7 +35,10 @@ def _inputs(run: Run) -> Record:
 def _balance(run: Run, job: Job) -> Result:
     config = run.section(BalanceConfig)
     entry_lists = run.section(MatchConfig).entry_lists
-    lists, counts = _sum_counts(run, job)
+    matched = artifacts.require_manifest(run.dir, "match")
+    lists: Mapping[str, int] = matched["lists"]
+    shards = counted_shards(run.dir, matched["counts"].get("shards"))
+    counts = sum_shards(lists, layout.all_match_counts(run.dir), shards, job.folder / "sums", run.executor)
     thresholds = choose_thresholds(counts, config, entry_lists)
     table = thresholds_record(counts, thresholds, config, entry_lists)
     warnings = find_warnings(counts, config, entry_lists)
@@ -57,22 +60,6 @@ def _balance(run: Run, job: Job) -> Result:
         counts={"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())},
         outputs=[layout.thresholds(run.dir), job.folder / "sums", *arrays],
     )
-
-
-def _check(run: Run, job: Job) -> None:
-    """Raise UserError if the rule lacks a threshold or matches.  Without an older result the work itself does."""
-    if artifacts.read_manifest(job.folder) is None:
-        return
-    _, counts = _sum_counts(run, job)
-    choose_thresholds(counts, run.section(BalanceConfig), run.section(MatchConfig).entry_lists)
-
-
-def _sum_counts(run: Run, job: Job) -> tuple[Mapping[str, int], dict[str, np.ndarray]]:
-    """Return the number of entries of each list, and the matches of each entry, summed over all shards."""
-    matched = artifacts.require_manifest(run.dir, "match")
-    lists = matched["lists"]
-    shards = counted_shards(run.dir, matched["counts"].get("shards"))
-    return lists, sum_shards(lists, layout.all_match_counts(run.dir), shards, job.folder / "sums", run.executor)
 
 
 def counted_shards(run_dir: Path, num_shards: int | None = None) -> list[str]:

@@ -103,13 +103,12 @@ def _curate(run: Run, job: Job) -> Result:
         Reason.BAD_PAIR.column: accounting["bad"],
         **accounting["samples"],
     }
-    num_keys = write_keys(run.dir, shards if config.write_keys else [])
     report: CurateReport = {
         "text_policy": config.text_policy,
         "languages": languages,
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "factor": factor} for lang, factor in work.factors.items()},
-        "num_keys_in_list": num_keys,
+        "num_keys_in_list": write_keys(run.dir, shards),
         "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }

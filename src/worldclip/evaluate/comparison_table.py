@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worldclip.evaluate.compare import Arm, Comparison, Record
-from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, image_text
+from worldclip.evaluate.tables import image_text
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
@@ -18,16 +18,9 @@ MARKS = (
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison in Markdown, in percent; a star marks significant differences.
-
-    Results by language follow where there are several and a terminal has room for them.
-    """
+    """Return a comparison in Markdown, in percent; a star marks significant differences."""
     table = _table(comparison.arms, comparison.rows)
     parts = [to_markdown(table), "", *_means_over(comparison.rows), *_preprocessing_of(comparison)]
-    for rows in _by_language_of(comparison):
-        if len(rows) <= MAX_LANGUAGES_IN_TEXT:
-            title = f"{rows[0]['dataset']}, {rows[0]['task']}, {rows[0]['metric']}:"
-            parts += ["", title, "", to_markdown(_language_table(comparison.arms, rows))]
     return "\n".join([*parts, "", MARKS, ""])
 
 
@@ -87,21 +80,3 @@ def _preprocessing_of(comparison: Comparison) -> list[str]:
             of_arms = [f"{arm.name}: {text}" for arm, text in zip(comparison.arms, texts, strict=True)]
             sentences.append(f"Images are preprocessed differently. {'; '.join(of_arms)}.")
     return sentences
-
-
-def _by_language_of(comparison: Comparison) -> list[list[Record]]:
-    """Return the rows by language of each task's first metric, best first, where there are several languages."""
-    first_metrics: dict[tuple[str, str], str] = {}
-    for row in comparison.rows:
-        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
-    tasks: dict[tuple[str, str], list[Record]] = {}
-    for of_lang in comparison.by_language:
-        task = (of_lang["dataset"], of_lang["task"])
-        if first_metrics[task] == of_lang["metric"]:
-            tasks.setdefault(task, []).append(of_lang)
-    return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
-
-
-def _language_table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
-    columns = [text_column("language"), *columns_of((arm.name for arm in arms), task_info(rows[0]["task"]).number)]
-    return Table(columns, [[row["lang"], *row["values"]] for row in rows])

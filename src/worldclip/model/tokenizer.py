@@ -19,7 +19,7 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, is_no_memory, require
-from worldclip.model.records import library_faults, tokenizer_faults
+from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
 
@@ -127,13 +127,13 @@ class Tokenizer:
         if not len(texts):
             return Tokens.of([], self.pad_id)
         max_length = self.context_length if self._adds_eos else self.context_length - 1
-        try:
-            cleaned = [self.clean(text) for text in texts]
-            with tokenizer_faults("texts"):
+        with library_faults("the tokenizer refuses the texts", "give others"):
+            try:
+                cleaned = [self.clean(text) for text in texts]
                 batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
-            rows = batch["input_ids"]
-        except (TypeError, AttributeError, UnicodeEncodeError) as error:
-            raise ValueError(_reason_of_refusal(texts)) from error
+            except (TypeError, AttributeError, UnicodeEncodeError) as error:
+                raise ValueError(_reason_of_refusal(texts)) from error
+        rows = batch["input_ids"]
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
         tokens = Tokens.of(rows, self.pad_id)
@@ -188,7 +188,7 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
     load = require_transformers().AutoTokenizer.from_pretrained
     problem, remedy = f"{str(source)!r} does not load as a tokenizer", "train.tokenizer.path takes a folder or a hub id"
-    with tokenizer_faults(source), library_faults(problem, remedy):
+    with library_faults(problem, remedy):
         tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer

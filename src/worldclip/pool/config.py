@@ -34,9 +34,6 @@ class PoolConfig(Config):
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Folders that a builder draws from, part = folder; of the world pool: cldr, fluent, flags, appstream, stamps,
     gcompris."""
-    build_options: Annotated[dict[str, _Operand], Decides("pool.shards")] = field(default_factory=dict)
-    """Options of a builder; of the world pool: train_on_stamps (put stamps and photographs into the pool instead of
-    holding them out)."""
     format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
     """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
     is."""
@@ -96,10 +93,13 @@ class PoolConfig(Config):
             yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
         if bool(self.paths) == bool(self.build):
             yield "", f"set exactly one of path and build; now set: {'both' if self.build else 'none'}"
+        if self.parts and self.build is None:
+            yield "parts", "needs pool.build, the builder that reads it"
         if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
-            yield from POOL_BUILDERS.load(self.build).option_problems(self)
-        elif self.build is None and (self.parts or self.build_options):
-            yield "parts" if self.parts else "build_options", "needs pool.build, the builder that reads it"
+            known = POOL_BUILDERS.load(self.build).FOLDER_PARTS
+            for name in self.parts:
+                if name not in known:
+                    yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(known) or 'none'}"
         if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for condition in self.where or ():

@@ -31,25 +31,6 @@ CACHED_TABLES = 256  # tables in memory: a server asks for the same ones again, 
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
 
 
-class ShardRows:
-    """The (rows, D) float32 array of a .npy file, mapped only while rows are read: a folder may have many shards."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the shape.  Raises UserError for a file that is no such array."""
-        self.path = path
-        try:
-            self.shape: tuple[int, ...] = self[:].shape
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is cut or no array ({error}); embed the pool again") from error
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
-        return array[rows]
-
-
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """A folder of embeddings: row i of the whole is row i - first[s] of shard s."""
@@ -58,8 +39,8 @@ class Embedded:
     of: Of
     manifest: Report
     shards: list[str]
-    parts: list[ShardRows]
-    """The (rows, D) float32 embeddings of each shard."""
+    parts: list[np.ndarray]
+    """The (rows, D) float32 embeddings of each shard, memory-mapped."""
     first: np.ndarray
     """(num_shards + 1,) int64."""
 
@@ -135,11 +116,18 @@ def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
     if of not in kinds:
         raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
     shards = sorted(manifest["inputs"][of])
-    parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
+    parts = [_map(safe_join(folder / of, f"{name}.npy")) for name in shards]
     if len({part.shape[1] for part in parts}) != 1:
         raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
     first = np.cumsum([0, *map(len, parts)])
     return Embedded(folder, of, manifest, shards, parts, first)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is cut or no array ({error}); embed the pool again") from error
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:

@@ -23,14 +23,14 @@ from worldclip.core.job import Report
 from worldclip.core.printable import one_line
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, open_embedded
+from worldclip.pool.embedded import Embedded, Of, check_model, open_embedded
 
 BLOCK_BYTES = 64 * 2**20  # scores held at once
 BLOCK_ROWS = 65_536  # embeddings scored at once, at most
 FEW_QUERIES = 8  # up to here, reading the rows takes longer than multiplying them
 
 
-def nearest(parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(parts: Sequence[np.ndarray], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `top` rows with the largest products per query, best first, ties by row: (Q, k) int64 and float32.
 
     For more than FEW_QUERIES queries the products of equal rows may differ in the last bit, as the BLAS rounds them.

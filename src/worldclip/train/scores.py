@@ -15,9 +15,8 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.stage import model_digest
 from worldclip.language.table import Languages
-from worldclip.model.load import load
+from worldclip.model.load import Source, load
 
 MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 
@@ -35,7 +34,7 @@ def config_of_scores(config: EvaluateConfig) -> EvaluateConfig:
 def has_scores(checkpoint: Path) -> bool:
     """Return whether the evaluation of a checkpoint's weights has ended."""
     marker = layout.step_scores(checkpoint)
-    return marker.exists() and artifacts.read_json(marker)["model_digest"] == model_digest(checkpoint)
+    return marker.exists() and artifacts.read_json(marker)["model_digest"] == Source("huggingface", checkpoint).digest()
 
 
 def score_checkpoint(
@@ -53,7 +52,7 @@ def score_checkpoint(
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
     loaded = [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
-    model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(checkpoint)}
+    model_id = {"model": f"train/{checkpoint.name}", "model_digest": Source("huggingface", checkpoint).digest()}
     model = load(checkpoint, device=device, preprocess=config.preprocess_rule)
     records, _, _ = engine.evaluate(model, model_id, loaded, config.languages, results, batch_size=config.batch_size)
     first_metrics: dict[str, list[float]] = {}

@@ -20,7 +20,6 @@ from worldclip.model.formats import other_clips
 from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import require_transformers
 
 if TYPE_CHECKING:
@@ -66,11 +65,10 @@ def read(path: Path, options: LoadOptions) -> Clip:
             f"{file} does not name its tokenizer, and the folder contains none; give tokenizer='FOLDER or hub id'"
         )
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
-    with library_faults(f"{file} does not load as an open_clip model", other_clips.WEIGHTS_REMEDY):
-        config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
-        check_tokenizer(config, tokenizer)
-        model: Any = _to_model(state, config, str(file))
-        processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
+    config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
+    check_tokenizer(config, tokenizer)
+    model: Any = _to_model(state, config, str(file))
+    processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 
 
@@ -90,16 +88,10 @@ def _known_names() -> str:
 
 
 def read_config(path: Path) -> Report:
-    """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them.
-
-    Raises UserError where an object is missing.
-    """
+    """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them."""
     record = weights.read_json_config(path)
     record = record if "model_cfg" in record else {"model_cfg": record}
-    record = {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
-    objects = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg")
-    weights.require_values(record, dict.fromkeys(objects, weights.OBJECT), path)
-    return record
+    return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
 def named_config(name: str, num_ids: int | None = None) -> Report:

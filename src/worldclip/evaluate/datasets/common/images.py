@@ -46,12 +46,6 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
 
 
-def distinct_images(folder: Path, stems: Iterable[str], source: Path) -> tuple[Images, dict[str, int]]:
-    """Return the distinct images among `stems`, in alphabetical order, and the position of each; see images_by_stem."""
-    keys = sorted(set(stems))
-    return images_by_stem(folder, keys, source), {stem: position for position, stem in enumerate(keys)}
-
-
 def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys: Sequence[str] = ()) -> Images:
     """Return the images at `paths` relative to `root`, which lies in `folder`.
 
