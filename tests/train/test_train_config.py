@@ -200,7 +200,7 @@ def test_a_dry_run_prints_the_lines_and_writes_nothing(tmp_path, capsys):
     assert main(["run", str(recipe), *flags]) == 0
     output = capsys.readouterr().err
     assert "device      2.0 GiB: DOES NOT FIT; train.activation_checkpointing" in output
-    assert "64 pairs each (4 processes)" in output
+    assert "GiB per process (4 in all), 64 pairs each" in output
     assert main(["train", str(recipe), *flags, "--set", "train.hardware.memory_gib=9"]) == 0
     output = capsys.readouterr().err
     assert "device      9.0 GiB: fits" in output

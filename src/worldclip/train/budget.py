@@ -179,9 +179,9 @@ def to_lines(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     lines += [
         f"compute     {flops / 1e9:,.1f} GFLOP per pair of an image and {config.model.architecture().context_length} "
         f"tokens, {samples:,} pairs: {flops * samples:.2e} FLOP",
-        f"memory      about {state + activations:,.1f} GiB per process, {batch_size // world_size:,} pairs each "
-        f"({world_size:,} processes): {state:,.1f} GiB weights, gradients and moments, {activations:,.1f} GiB "
-        "activations",
+        f"memory      about {state + activations:,.1f} GiB per process ({world_size:,} in all), "
+        f"{batch_size // world_size:,} pairs each: {state:,.1f} GiB weights, gradients and moments, "
+        f"{activations:,.1f} GiB activations",
     ]
     memory_gib, flops_per_s = planned_device(config)
     if memory_gib is None:
