@@ -59,9 +59,9 @@ def fuzz_of(name: str) -> tuple[Fuzz, int]:
 
         return lambda _, seeds: [check(make_tar(random.Random(seed))) for seed in seeds], 1000
     if name == "fasttext":
-        import test_fasttext_fuzz
+        import test_identify
 
-        return lambda _, seeds: test_fasttext_fuzz.main(len(seeds), seeds.start), 20_000
+        return lambda _, seeds: test_identify.use_damaged_models(len(seeds), seeds.start), 20_000
     if name == "images":
         return _fuzz_images, 200
     if name == "wikitext":

@@ -141,10 +141,10 @@ def wikipedia(folder: Path) -> Made:
 
     def write(text: str) -> None:
         entry_lists.write_dump(folder / "dump.xml.bz2", [text])
-        entry_lists.write_views(folder / "views", f"sw {text.split()[0]} 90 0")
+        entry_lists.write_views(folder / "pageviews", f"sw {text.split()[0]} 90 0")
 
     write("paka mweusi " * 20)
-    files = {"wikipedia": {"sw": f"{folder}/dump.xml.bz2"}, "pageviews": f"{folder}/views"}
+    files = {"wikipedia": {"sw": f"{folder}/dump.xml.bz2"}, "dumps": str(folder)}
     loaded = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **files)
 
     def call(out: Path, executor: LocalExecutor) -> None:

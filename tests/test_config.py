@@ -239,12 +239,12 @@ def test_names_too_long_for_a_file_are_problems_in_words():
     long = "[" * 5000
     values = {
         "pool": {"path": long},
-        "metadata": {"lists": {"en": long}, "pageviews": long},
+        "metadata": {"lists": {"en": long}, "wordnets": {"en": long}},
         "languages": {"lid_model": long},
         "evaluate": {"data": long, "datasets": ["slip"]},
     }
     problems = "\n".join(problems_of(values))
-    assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))
+    assert all(key in problems for key in ("metadata.wordnets.en", "metadata.lists.en", "languages.lid_model"))
 
 
 def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):

@@ -1,7 +1,7 @@
 """Damaged recipes, weights, index files and ONNX models are refused in words, whatever is wrong with them.
 
 Lists: tests/metadata/test_sources.py.  Images: tests/model/test_decode.py.  fastText models:
-tests/language/test_fasttext_fuzz.py.  Wikitext: tests/metadata/test_wikipedia.py.  Pools: tests/pool/test_fuzz.py.
+tests/language/test_identify.py.  Wikitext: tests/metadata/test_wikipedia.py.  Pools: tests/pool/test_fuzz.py.
 """
 
 from __future__ import annotations

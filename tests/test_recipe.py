@@ -197,8 +197,8 @@ def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, first, last,
 @pytest.mark.parametrize(
     "command",
     [
-        "run RUN --set train.beta1=0.5",
-        "train RUN --beta1 0.5",
+        "run RUN --set train.beta2=0.5",
+        "train RUN --beta2 0.5",
         "run RUN --set balance.tail_fraction=0.15",
         "run RUN --set train.device=cuda --from train",
     ],

@@ -26,7 +26,7 @@ REFUSED = [
     ("export RUN --languages xx", "export.languages"),
     ("export RUN --languages en --corpus nowhere.txt", "export.corpus"),
     ("run RUN --until curate --set curate.exclude=xx", "curate.exclude"),
-    ("run RUN --until train --set curate.seed=7 --set train.beta1=0.5", "which are never overwritten"),
+    ("run RUN --until train --set curate.seed=7 --set train.beta2=0.5", "which are never overwritten"),
     ("run RUN --from pool --set pool.image_field=picture", "only Parquet files have columns of images"),
     ("run RUN --from metadata --set metadata.lists.en=no_such_list.txt", "no_such_list.txt"),
     ("run RUN --from match --set match.merge_labels.en=zz", "match.merge_labels.en"),

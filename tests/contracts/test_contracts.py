@@ -1,7 +1,5 @@
-"""Counts of entries by hand and their sums; every path of RUN is spelled in contracts/layout."""
+"""Counts of entries by hand and their sums; markers; the order of reasons."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import worldclip
 from count_files import write_count_file
 from worldclip.contracts import entry_counts, layout
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
@@ -94,34 +91,6 @@ class Counting(LocalExecutor):
 
 
 # paths and reasons
-
-
-SRC = Path(worldclip.__file__).parent
-LAYOUT = (SRC / "contracts" / "layout.py", SRC / "core" / "job_files.py")
-RUNS = {"run_dir", "run.dir"}  # how a run's folder is called
-
-
-def spelled_paths(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of a path below a run's folder, and of a name of the folders of markers and of the trainer."""
-    for node in ast.walk(tree):
-        is_join = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
-        if is_join and ast.unparse(node.left) in RUNS and isinstance(node.right, ast.Constant | ast.JoinedStr):
-            yield node.lineno, ast.unparse(node)
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_text and node.value.split("/")[0] in (layout.DONE, layout.TRAINER):
-            yield node.lineno, repr(node.value)
-
-
-def test_paths_of_a_run_are_spelled_in_layout_only() -> None:
-    spelled = [
-        f"{path.relative_to(SRC)}:{line} {text}"
-        for path in sorted(SRC.rglob("*.py"))
-        if path not in LAYOUT
-        for line, text in spelled_paths(ast.parse(path.read_text(encoding="utf-8")))
-    ]
-    assert spelled == []
-    for code in ('run_dir / "curate"', 'run.dir / f"{name}.json"', 'folder / "done" / name', '"trainer/x.json"'):
-        assert len(list(spelled_paths(ast.parse(code)))) == 1
 
 
 def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The bracket around a job, the context that decides which stages run, and registries of named items."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import (
     Change,
     Job,
@@ -150,90 +148,6 @@ def test_run_once_skips_a_finished_job_and_returns_its_report(tmp_path: Path) ->
     assert job_in(tmp_path).run_once(lambda: pytest.fail("ran again")) == {"rows": 3}
     again = job_in(tmp_path, seed=1).run_once(lambda: Result(report={"rows": 4}, counts={}))
     assert again == {"rows": 4} == read_json(tmp_path / "report.json")
-
-
-# stages of a run
-
-
-class Stages:
-    """Two stages in order, `first` and `second`, that record their calls."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.calls: list[str] = []
-
-    def walk(self, seed: int = 0, **options: Any) -> Run:
-        run = Run(dir=self.folder, sections={}, executor=LocalExecutor(quiet=True), **options)
-        run.stage("first", config={"first": {"seed": seed}}, inputs=lambda run: {}, work=self._work("first"))
-        run.stage(
-            "second",
-            config={},
-            inputs=lambda run: {"first": read_manifest(run.dir / "first")["digest"]},
-            work=self._work("second"),
-            work_on_part=self._part,
-            plan=lambda run: ["3 shards"],
-        )
-        return run
-
-    def _work(self, name: str) -> Callable[[Run, Job], Result]:
-        def work(run: Run, job: Job) -> Result:
-            assert job.folder == self.folder / name
-            self.calls.append(name)
-            return no_work()
-
-        return work
-
-    def _part(self, run: Run, part: slice) -> list[dict[str, Any]]:
-        self.calls.append(f"second {part.start}:{part.stop}")
-        return [{}, {}]
-
-
-@pytest.fixture
-def stages(tmp_path: Path) -> Stages:
-    return Stages(tmp_path)
-
-
-def test_stages_run_once_and_again_with_their_dependents(stages: Stages) -> None:
-    pages: list[Path] = []
-    assert stages.walk(only=frozenset({"first"}), after_stage=pages.append).reports == {"first": {"rows": 3}}
-    assert stages.walk(after_stage=pages.append).reports == {"second": {"rows": 3}}
-    assert stages.walk(after_stage=pages.append).reports == {}
-    assert stages.calls == ["first", "second"]
-    assert pages == [stages.folder] * 2
-    stages.walk(seed=1)
-    assert stages.calls[2:] == ["first", "second"]
-
-
-def test_part_of_a_stage_asked_for_works_on_some_shards_and_leaves_it_unfinished(stages: Stages, capsys) -> None:
-    stages.walk(only=frozenset({"first"}))
-    stages.walk(only=frozenset({"second"}), part=slice(2, 4))
-    assert stages.calls == ["first", "second 2:4"]
-    assert read_manifest(stages.folder / "second") is None
-    with pytest.raises(UserError, match="first does not work shard by shard"):
-        stages.walk(only=frozenset({"first"}), part=slice(0, 1), seed=1)
-    assert "2 shards done. Rerun without --shards to finish the stage." in capsys.readouterr().err
-
-
-def test_dry_run_says_what_would_run_and_does_nothing(stages: Stages, capsys) -> None:
-    stages.walk(is_dry=True)
-    said = capsys.readouterr().err
-    assert "first  would run: new" in said
-    assert "second  would run: a stage above it runs" in said
-    assert "second  3 shards" in said
-    assert stages.calls == []
-    assert files_of(stages.folder) == set()
-
-
-def test_dry_run_names_changes_and_stages_asked_for(stages: Stages, capsys) -> None:
-    stages.walk()
-    stages.walk(is_dry=True)
-    assert capsys.readouterr().err.count("is finished and unchanged") == 2
-    stages.walk(is_dry=True, seed=1)
-    assert "would run: first.seed was 0, is 1" in capsys.readouterr().err
-    stages.walk(is_dry=True, restarted=frozenset({"second"}))
-    said = capsys.readouterr().err
-    assert "first  is finished and unchanged" in said
-    assert "second  would run: asked for by --from" in said
 
 
 def test_sections_are_found_by_class_and_have_defaults(tmp_path: Path) -> None:

@@ -106,11 +106,13 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     assert numbers == list(range(len(kept)))
 
 
-def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run):
+@pytest.mark.parametrize("texts", [[], ["txt", "json:texts"]])
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts):
     others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800"}
     record = as_json({**others, "caption": "", "texts": [TEXT, "zzz"]})
     write_tar(tmp_path / "pool/0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
-    report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "tars"}, **KEEP_ALL), run)["curate"]
+    sections = {"pool": {"texts": texts}, "curate": {"write": "tars"}, **KEEP_ALL}
+    report = run_stages(make_recipe(tmp_path / "pool", **sections), run)["curate"]
     written = json.loads(read_tar(run / "curate/tars/000000.tar")["000000000.json"])
     assert written == {**others, "key": "a", "texts": [TEXT], "text_idx": [0], "lang": ["en"]}
     assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}, "b has no image"

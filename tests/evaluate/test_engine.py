@@ -1,8 +1,6 @@
 """One pass over images and texts, its features on disk, the gallery, and the stage as a recipe runs it."""
 
-import base64
 import dataclasses
-import io
 import json
 import re
 import shutil
@@ -10,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
 from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
-from pools import encode
 from stages import finish, why_run
 from worldclip.config import load_recipe
 from worldclip.contracts.records import read_results
@@ -33,7 +29,6 @@ from worldclip.evaluate.image_features import cache_folder, encode_images
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.report.images import data_uri
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
@@ -46,6 +41,7 @@ def test_each_image_is_encoded_once_for_all_languages(tmp_path):
     records, _, _ = engine.evaluate(model, MODEL, [word_dataset("a", WORDS)], [], tmp_path / "r.jsonl", batch_size=2)
     assert sorted(model.images) == sorted(word.encode() for word in WORDS)
     assert len(model.texts) == len(set(model.texts)), "a text of two tasks was encoded twice"
+    assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts), "languages together"
     assert [(r["lang"], r["task"]) for r in records] == [(lang, task) for lang in ("en", "de") for task in PAIR]
     assert {record["dataset"] for record in records} == {"a"}
 
@@ -171,14 +167,6 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     assert told[-1] == ("de", "de")
 
 
-def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
-    model = WordModel()
-    languages = ("en", "de", "sw", "th")
-    engine.evaluate(model, MODEL, [word_dataset("a", WORDS, languages)], [], tmp_path / "r.jsonl", batch_size=64)
-    assert 10**9 - model.batches_left == 2  # 4 languages of 24 names are 96 texts: two batches rather than four
-    assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts)
-
-
 def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
     sets = [word_dataset("a", WORDS, ("en", "de", "sw")), word_dataset("b", WORDS, ("en", "de"))]
     whole, _, _ = engine.evaluate(WordModel(), MODEL, sets, [], tmp_path / "whole" / "results.jsonl")
@@ -205,18 +193,6 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
 
 
-def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path, small_chunks):
-    plain = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
-    model = WordModel()
-    first = encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
-    np.testing.assert_array_equal(first.features_ND, plain.features_ND)
-    assert first.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
-    again = WordModel()
-    second = encode_images(again, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
-    np.testing.assert_array_equal(second.features_ND, plain.features_ND)
-    assert (again.images, second.bad) == ([], plain.bad)
-
-
 @pytest.mark.parametrize("writer", ["write_json", "write_array"])
 def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tmp_path, monkeypatch):
     whole = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
@@ -237,12 +213,15 @@ def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tm
 
 def test_interrupted_pass_resumes_at_the_next_chunk_and_a_corrupt_one_is_named(tmp_path, small_chunks):
     chunk = tmp_path / "000000002.npy"
+    plain = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 4)
     encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
     chunk.unlink()
     model = WordModel()
     messages = []
-    encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path, messages.append)
+    found = encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path, messages.append)
     assert model.images == [b"owl", b"bee"]
+    np.testing.assert_array_equal(found.features_ND, plain.features_ND)
+    assert found.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
     assert messages == ["a: 4 of 7 images encoded"]
     chunk.write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=r"000000002\.npy is corrupt .*; remove .* and rerun to encode it again"):
@@ -297,21 +276,13 @@ def test_half_are_right_and_right_ones_fill_up_where_wrong_ones_are_few(num_imag
     assert all(len(image["names"]["de"]["best"]) == 5 for image in images)
 
 
-def test_choice_is_by_hash_and_leaves_out_undecodable_images_and_missing_languages():
+def test_choice_is_by_hash_and_leaves_out_undecodable_images_missing_languages_and_many_texts(monkeypatch):
     first, again = ([image["key"] for image in gallery_of(GALLERY_WORDS, 4)] for _ in range(2))
     assert first == again != sorted(first)
     images = gallery_of(["broken", "cat", "dog", "broken", "owl"], 5, languages=("en", "sw"))
     assert {image["key"] for image in images} == {"a1", "a2", "a4"}
     assert all(list(image["names"]) == ["en"] for image in images)
     assert gallery_of(["cat"], 0) == []
-
-
-def test_large_images_are_shrunk_and_datasets_with_many_texts_have_no_gallery(monkeypatch):
-    noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
-    kind, _, content = data_uri(encode(Image.fromarray(noise))).partition(",")
-    assert kind == "data:image/jpeg;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (128, 192)
-    assert data_uri(b"\x89PNG small") == "data:image/png;base64," + base64.b64encode(b"\x89PNG small").decode()
     monkeypatch.setattr(gallery_module, "MAX_TEXTS", 22)
     assert gallery_of(["cat", "dog"], 2), "22 names per language"
     assert gallery_of(["cat", "dog", "owl"], 2) == []
@@ -427,17 +398,13 @@ def test_what_is_missing_is_named(run_dir, tmp_path):
     nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
     with pytest.raises(UserError, match="none of suite imagenet is below"):
         evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
+    folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
+    with pytest.raises(UserError, match='did you mean "emoji_tone"') as caught:
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
+    assert len(caught.value.problems) == 4
     without_datasets = recipe_of(run_dir, datasets=[])
     run(without_datasets, run_dir)
     assert why_run("evaluate", without_datasets, run_dir) is None
-
-
-def test_all_config_problems_are_reported_at_once():
-    folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
-    with pytest.raises(UserError) as caught:
-        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
-    assert len(caught.value.problems) == 4
-    assert 'did you mean "emoji_tone"?' in str(caught.value)
 
 
 def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):

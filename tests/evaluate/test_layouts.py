@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,6 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.datasets import babel_imagenet
 from worldclip.evaluate.datasets import load as load_by_name
 from worldclip.evaluate.datasets.pool import MIN_TEXTS
 from worldclip.evaluate.suites import value
@@ -328,18 +328,6 @@ def test_equal_labels_stay_apart_under_the_papers_ties_and_the_first_is_taken(tm
     check(datasets.load("babel", ours, tmp_path), tmp_path, {"de.protocol.ties": "against", "de.metrics.acc1": 1.0})
 
 
-def test_published_files_give_298_languages_over_300_images(shared):
-    tars = sorted((shared / "data/imagenet_samples").glob("*.tar"))
-    dataset = babel_imagenet.load("babel", shared / "data/babel_imagenet", tars=tars)
-    assert len(dataset.image_keys) == 300
-    assert 280 < len(dataset.languages) <= 298
-    task = dataset.tasks("de")[0]
-    assert len(dataset.tasks("en")[0].image_idx) == 300
-    assert 0 < len(task.image_idx) < 300
-    assert np.all(task.target < len(task.class_names))
-    assert dataset.read_images(0, 2)[0][:2] == b"\xff\xd8"
-
-
 def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_path):
     first = cvqa_row("11_0", "cat", "('Swahili', 'Kenya')") | {"Label": 0}
     others = [cvqa_row("11_1", "cat", "('Swahili', 'Kenya')"), cvqa_row("12_0", "bee", "('Egyptian_Arabic', 'Egypt')")]
@@ -352,8 +340,7 @@ def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_
         read("cvqa", tmp_path).read_images(1, 2)
     task = dataset.tasks("local")[0]
     assert task.options[1][2] == "Ni nini? bundi"
-    assert task.answer.tolist() == [0, 2, 3]
-    assert task.image_idx.tolist() == [0, 0, 1]
+    assert (task.answer.tolist(), task.image_idx.tolist()) == ([0, 2, 3], [0, 0, 1])
     assert set(task.slices) == {"country Kenya", "country Egypt", "lang sw", "lang arz"}
     assert dataset.tasks("en")[0].options[2][3] == "What is it? bee"
 
@@ -437,15 +424,12 @@ def test_base_is_reported_by_thirds_of_match_counts(run_dir):
     }
     tone, _ = load_held_out("emoji_tone", run_dir).tasks("en")
     assert tone.slices == {}
-
-
-def test_digest_depends_on_images_names_and_thirds(run_dir):
-    other_names = {"keys": EMOJI, "lang": EMOJI_NAMES | {"ja": EMOJI_NAMES["ja"][::-1]}}
     digests = {load_held_out("emoji_base", run_dir).digest}
+    other_names = {"keys": EMOJI, "lang": EMOJI_NAMES | {"ja": EMOJI_NAMES["ja"][::-1]}}
     for change in (
-        lambda: write_matches(run_dir),
         lambda: write_json(run_dir / "pool/names.json", other_names),
         lambda: write_tar(run_dir / "pool/base/000001.tar", {f"{EMOJI[4]}.png": b"another"}),
+        lambda: shutil.rmtree(run_dir / "match"),
     ):
         change()
         digests.add(load_held_out("emoji_base", run_dir).digest)

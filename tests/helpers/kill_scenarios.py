@@ -138,8 +138,8 @@ def _wikipedia(inputs: Path) -> dict[str, Call]:
         for part in (1, 2) if name == "new" else (1, 2, 3):
             dump = folder / f"swwiki-20240101-pages-articles{part}.xml.bz2"
             entry_lists.write_dump(dump, [f"paka mweusi na {word} mkubwa. " * 10 * part])
-        views = entry_lists.write_views(folder / "views", f"sw {word.title()} 90 0")
-        sources = {"wikipedia": {"sw": f"{folder}/*.bz2"}, "pageviews": str(views)}
+        entry_lists.write_views(folder / "pageviews", f"sw {word.title()} 90 0")
+        sources = {"wikipedia": {"sw": f"{folder}/*.bz2"}, "dumps": str(folder)}
         recipe = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **sources)
         calls[name] = functools.partial(_build_metadata, recipe)
     return calls

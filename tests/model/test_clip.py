@@ -57,11 +57,9 @@ def test_presets_have_the_published_sizes(preset, vision_millions, table_million
 def test_tokenizer_of_another_model_is_refused_with_all_differences():
     config = model_config(SMALL, SMALL_TOKENIZER)
     other = replace(SMALL_TOKENIZER, eos_id=3, pad_id=0, vocab_size=60, context_length=77)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="eos_token_id is 2, the tokenizer's is 3") as caught:
         check_tokenizer(config, other)
     assert len(caught.value.problems) == 3
-    with pytest.raises(UserError, match="eos_token_id is 49407"):
-        check_tokenizer(MetaClip2Config(), XLM_V)
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_untouched():
@@ -145,45 +143,6 @@ def test_each_initial_weight_has_its_stated_distribution(init):
             assert distance_to_draw(values, *expected) < 2.3, name  # exceeded with probability 0.00005
 
 
-def test_reference_weights_are_distributed_as_open_clip_draws_them():
-    open_clip = pytest.importorskip("open_clip")
-    sizes = {"width": WIDTH, "layers": LAYERS}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        theirs = open_clip.CLIP(
-            EMBED,
-            vision_cfg={**sizes, "head_width": 32, "image_size": 32, "patch_size": 8},
-            text_cfg={**sizes, "heads": 2, "vocab_size": 50, "context_length": 32},
-        )
-    ours = create_model(model_config(EQUAL_TOWERS, SMALL_TOKENIZER), seed=3, init="reference")
-    for tower, blocks in (
-        (ours.text_model, theirs.transformer.resblocks),
-        (ours.vision_model, theirs.visual.transformer.resblocks),
-    ):
-        for block, their_block in zip(tower.encoder.layers, blocks, strict=True):
-            attention = block.self_attn
-            fused = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-            pairs = [
-                (fused, their_block.attn.in_proj_weight),
-                (attention.out_proj.weight, their_block.attn.out_proj.weight),
-                (attention.out_proj.bias, their_block.attn.out_proj.bias),
-                (block.mlp.fc1.weight, their_block.mlp.c_fc.weight),
-                (block.mlp.fc1.bias, their_block.mlp.c_fc.bias),
-                (block.mlp.fc2.weight, their_block.mlp.c_proj.weight),
-                (block.mlp.fc2.bias, their_block.mlp.c_proj.bias),
-            ]
-            for our_weight, their_weight in pairs:
-                assert two_sample_distance(our_weight, their_weight) < 2.3
-
-
-def two_sample_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return Kolmogorov's distance of two samples of one size, times the root of half their size."""
-    samples = [np.sort(weight.detach().numpy().ravel()) for weight in (first, second)]
-    at = np.concatenate(samples)
-    below = [np.searchsorted(sample, at, side="right") / len(sample) for sample in samples]
-    return float(np.abs(below[0] - below[1]).max() * (len(samples[0]) / 2) ** 0.5)
-
-
 def test_config_problems_name_key_value_and_remedy():
     (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()
     assert uneven.startswith("train.model.image_size = 230: 230 is not a multiple of the patch size 32")
@@ -197,7 +156,6 @@ def test_config_problems_name_key_value_and_remedy():
     ("num_gpus", "name", "said"),
     [
         (0, "tpu", "device = 'tpu': not available on this machine; use auto or one of: cpu"),
-        (0, "cuda", "device = 'cuda': not available on this machine, which has no CUDA GPU; "),
         (0, "cuda:1", "device = 'cuda:1': not available on this machine, which has no CUDA GPU; "),
         (2, "cuda:2", r"device = 'cuda:2': not available on this machine; use .*cuda:0, cuda:1"),
     ],

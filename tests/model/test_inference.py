@@ -113,6 +113,8 @@ def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(clip
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(clip.encode_labels(labels, templates), means, atol=1e-6)
     np.testing.assert_array_equal(clip.encode_labels(["cat"], "a {}"), clip.encode_labels(["cat"], ("a {}",)))
+    cosines = clip.encode_image(images) @ clip.encode_text(LABELS).T
+    np.testing.assert_allclose(clip.similarity(images, LABELS), cosines, atol=1e-6)
     odds = np.exp(clip.logit_scale * clip.encode_image(images) @ means.T)
     expected = odds / odds.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(clip.classify(images, labels, templates), expected, atol=1e-5)
@@ -155,15 +157,6 @@ def test_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, c
     printed = python("-c", PLAIN, folder, image, json.dumps(labels), cwd=tmp_path, **environment)
     plain = json.loads(printed.splitlines()[-1])
     np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
-
-
-def test_similarity_is_the_matrix_of_cosines(clip, pixels):
-    images = [pixels, pixels[::-1].copy()]
-    cosines = clip.similarity(images, LABELS)
-    assert cosines.shape == (2, len(LABELS))
-    assert cosines.dtype == np.float32
-    np.testing.assert_allclose(cosines, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
-    assert clip.similarity(pixels, "a").shape == (1, 1)
 
 
 def test_texts_embed_alike_in_any_order_batch_and_block(clip, monkeypatch, capsys):
@@ -252,26 +245,15 @@ def test_each_image_is_prepared_in_a_thread_of_its_own(clip, pixels, monkeypatch
 
 @dataclasses.dataclass(frozen=True)
 class SpiedBackend:
-    """A backend that records when the tower starts and ends, and may wait for an event in between."""
+    """A backend whose tower waits for an event."""
 
     model: object
-    events: list[str]
-    waits_for: threading.Event | None = None
+    waits_for: threading.Event
     embed_dim = 16
 
     def encode_pixels(self, pixels: torch.Tensor) -> np.ndarray:
-        self.events.append("start")
-        assert self.waits_for is None or self.waits_for.wait(timeout=60)
-        self.events.append("end")
+        assert self.waits_for.wait(timeout=60)
         return np.zeros((len(pixels), self.embed_dim), np.float32)
-
-
-def test_on_a_cpu_nothing_is_prepared_while_the_tower_runs(clip, pixels, monkeypatch):
-    events, resize = [], preprocess._resize_to_square
-    monkeypatch.setattr(preprocess, "_resize_to_square", lambda *a: [events.append("image"), resize(*a)][1])
-    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, events))
-    spied.encode_image([pixels] * 5, batch_size=2)
-    assert events == ["image", "image", "start", "end"] * 2 + ["image", "start", "end"]
 
 
 def test_while_a_gpu_runs_a_batch_the_next_one_is_prepared(clip, pixels, monkeypatch):
@@ -284,7 +266,7 @@ def test_while_a_gpu_runs_a_batch_the_next_one_is_prepared(clip, pixels, monkeyp
 
     monkeypatch.setattr(inference.Clip, "_device", lambda self: "cuda")
     processor = preprocess.PerImage(noted, preprocess.facts_of(clip.processor))
-    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, [], waits_for=third), processor=processor)
+    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, third), processor=processor)
     assert spied.encode_image([pixels] * 5, batch_size=2).shape == (5, 16)
 
 
@@ -349,15 +331,6 @@ def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, 
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     theirs = torch.stack([transform(image) for image in opened(photographs)]).numpy()
     np.testing.assert_array_equal(our_pixels(tmp_path, photographs), theirs)
-
-
-def test_the_words_and_the_cache_key_of_the_usual_preprocessing_stay():
-    squash = preprocess.Preprocess(28, "squash", (0.5,), (0.5,))
-    assert repr(squash) == "Preprocess(size=28, mode='squash', mean=(0.5,), std=(0.5,))"
-    for mode, resize, crop in (("squash", "28 x 28", "none"), ("shortest", "shortest edge 28", "central 28 x 28")):
-        processor = preprocess.PerImage(lambda image: None, dataclasses.replace(squash, mode=mode))
-        stated = preprocess.describe(processor, applies_exif=True)
-        assert (stated["resize"], stated["crop"], stated["interpolation"]) == (resize, crop, "bicubic")
 
 
 def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():
@@ -432,47 +405,31 @@ def test_facts_survive_a_round_trip_through_each_library(mode):
     facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
     assert preprocess.facts_of(preprocess.to_hugging_face(facts)) == facts
     assert preprocessing(preprocess.to_open_clip(facts), 28).facts == facts
+    stated = preprocess.describe(preprocess.PerImage(lambda image: None, facts), applies_exif=True)
+    resize, crop = ("28 x 28", "none") if mode == "squash" else ("shortest edge 28", "central 28 x 28")
+    assert (stated["resize"], stated["crop"], stated["interpolation"]) == (resize, crop, "bicubic")
+    assert repr(facts).startswith(f"Preprocess(size=28, mode='{mode}', mean=("), "the key of cached features"
 
 
-@pytest.mark.parametrize("one", [0.5, [0.5]])
-def test_one_mean_of_all_channels_is_written_as_three(one):
-    """transformers accept it; other libraries want a number per channel."""
-    processor = CLIPImageProcessor(image_mean=one, image_std=one)
-    facts = preprocess.facts_of(processor)
-    assert (facts.mean, facts.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert preprocess.describe(processor, applies_exif=False)["mean"] == [0.5, 0.5, 0.5]
-    assert preprocess.reference(processor).facts.mean == (0.5, 0.5, 0.5)
-
-
-def test_preprocess_cfg_with_null_has_the_defaults_of_open_clip_and_another_mode_is_refused():
-    facts = preprocessing({"mean": None, "std": None, "mode": "RGB"}, 28).facts
-    assert (facts.mean, facts.std) == (tuple(CLIP_MEAN), tuple(CLIP_STD))
+def test_settings_of_few_folders_are_read_or_refused(squashing_folder, tmp_path):
+    one_mean = preprocess.facts_of(CLIPImageProcessor(image_mean=[0.5], image_std=0.5))
+    assert (one_mean.mean, one_mean.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert preprocessing({"mean": None, "std": None, "mode": "RGB"}, 28).facts.mean == tuple(CLIP_MEAN)
     with pytest.raises(UserError, match="mode 'L'; models of this family see 'RGB'"):
         preprocessing({"mode": "L"}, 28)
-
-
-def test_processor_that_other_libraries_cannot_express_is_refused():
-    with pytest.raises(ValueError, match="only a bicubic resize"):
-        preprocess.facts_of(CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 28, "width": 28}))
-    with pytest.raises(ValueError, match="only a bicubic resize"):
-        preprocess.facts_of(CLIPImageProcessor(resample=2))
-
-
-def test_square_that_is_cropped_is_read_by_its_own_processor_and_not_exported(squashing_folder, tmp_path):
+    crop = {"height": 28, "width": 28}
+    for values in ({"size": {"shortest_edge": 40}, "crop_size": crop}, {"resample": 2}, {"do_normalize": False}):
+        processor = CLIPImageProcessor(**values)
+        assert preprocess.square_of(processor) is None, "it makes its own batches"
+        with pytest.raises(ValueError, match="only a bicubic resize"):
+            preprocess.facts_of(processor)
     folder = Path(shutil.copytree(squashing_folder, tmp_path / "cropped"))
-    edit(
-        folder / "preprocessor_config.json",
-        size={"height": 32, "width": 32},
-        do_center_crop=True,
-        crop_size={"height": 28, "width": 28},
-    )
+    edit(folder / "preprocessor_config.json", size={"height": 32, "width": 32}, do_center_crop=True, crop_size=crop)
     clip = worldclip.load(folder, device="cpu")
     assert (clip.preprocess["resize"], clip.preprocess["crop"]) == ("32 x 32", "central 28 x 28")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
     theirs = AutoImageProcessor.from_pretrained(folder)(images=[picture], return_tensors="pt")["pixel_values"]
     np.testing.assert_array_equal(clip.encode_image(picture), clip.backend.encode_pixels(theirs))
-    with pytest.raises(UserError, match="only a bicubic resize to one size"):
-        preprocess.facts_of(clip.processor)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
@@ -486,12 +443,3 @@ def test_squares_made_one_by_one_are_those_of_hugging_face(mode):
     assert squares.dtype == torch.uint8
     theirs = processor(images=[Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
     assert torch.equal(preprocess.normalise_squares(squares, facts), theirs)
-
-
-def test_processors_of_other_steps_make_their_own_batches():
-    facts = preprocess.Preprocess(32, "shortest", CLIP_MEAN, CLIP_STD)
-    processor = preprocess.to_hugging_face(facts)
-    assert preprocess.square_of(processor) is not None
-    processor.do_normalize = False
-    assert preprocess.square_of(processor) is None
-    assert preprocess.square_of(preprocess.reference(processor)) is None

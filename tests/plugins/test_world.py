@@ -10,7 +10,6 @@ import pytest
 from killed import contents
 from miniature import write_files
 from pools import encode, rows_of_tar
-from served import server as server  # the fixture
 from stages import QUIET
 from world_parts import packed, write_appstream, write_fluent, write_json, write_rcc, write_stamps, write_xml
 from worldclip.core.artifacts import read_json

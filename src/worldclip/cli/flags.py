@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
@@ -84,10 +84,6 @@ class Flag:
         return self.hint is bool and not self.is_key
 
     @property
-    def takes_commas(self) -> bool:
-        return is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal
-
-    @property
     def value_name(self) -> str:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
@@ -112,7 +108,7 @@ class Flag:
         """Return the value of a parameter.  Raises TypeError."""
         if self.is_switch:
             return True
-        if self.takes_commas:
+        if is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal:
             words = [name for word in words for name in word.split(",") if name]
         if self.element is not None:
             return tuple(_read_word(word, self.element) for word in words)
@@ -138,13 +134,8 @@ def _read_word(word: str, hint: Any) -> Any:
     return Path(word) if Path in options else convert(Text(word), hint)
 
 
-class Given(NamedTuple):
-    """A flag of the command line."""
-
-    flag: Flag
-    name: str
-    """As typed: `--folders.pets`, an item of the table `--folders`."""
-    words: Sequence[str]
+Given: TypeAlias = tuple[Flag, str, Sequence[str]]
+"""A flag of the command line, its name as typed (`--folders.pets`, an item of the table `--folders`), its words."""
 
 
 def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> list[Given]:
@@ -180,10 +171,10 @@ def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> l
         elif not values and most == 1:
             problems.append(f"{flag.word} has no value; give one{pointer}")
         else:
-            given.append(Given(flag, _with_hyphens(name), values))
+            given.append((flag, _with_hyphens(name), values))
     given += _assign(free, flags)
     problems += [f"unknown argument {word!r}{pointer}" for word in free]
-    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one.flag is flag for one in given)]
+    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one is flag for one, *_ in given)]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     if problems:
         raise UserError(problems)
@@ -223,7 +214,7 @@ def _assign(free: list[str], flags: Sequence[Flag]) -> Iterator[Given]:
     for flag in flags:
         if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
             number = len(free) if flag.is_many else 1
-            yield Given(flag, flag.word, free[:number])
+            yield flag, flag.word, free[:number]
             del free[:number]
 
 

@@ -18,8 +18,8 @@ BUSY_S = 300.0  # a store that refuses requests for so long fails the shard
 
 T = TypeVar("T")
 
-_kept: dict[str, bytes | None] = {}
-"""The small files that this process works on, by URL; None: not read yet."""
+_kept: dict[str, bytes | int] = {}
+"""The small files that this process works on, by URL; of one that is not read yet its size."""
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def kept(url: str, size: int | None) -> Iterator[None]:
     if size is None or size > WHOLE_BYTES:
         yield
         return
-    _kept[url] = None
+    _kept[url] = size
     try:
         yield
     finally:
@@ -37,11 +37,9 @@ def kept(url: str, size: int | None) -> Iterator[None]:
 
 def read_kept(url: str) -> bytes | None:
     """Return the whole file if the work that goes on is about it and it is small; None for any other."""
-    if url not in _kept:
-        return None
-    content = _kept[url]
-    if content is None:
-        content = read_whole(url)
+    content = _kept.get(url)
+    if isinstance(content, int):
+        content = read_range(url, 0, content) if content else b""
         _kept[url] = content
     return content
 

@@ -176,15 +176,10 @@ def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
-    return read_stamped(path, start, size)[0]
-
-
-def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
-    """Return what `read_range` does, and the stamp after the read of the very file that was read; () for a URL."""
     if not is_remote(path):
-        return StampedFile(path).read(start, size)
+        return StampedFile(path).read(start, size)[0]
     with _saying_refusals():
-        return read_remote_range(path, start, start + size), ()
+        return read_remote_range(path, start, start + size)
 
 
 class StampedFile:

@@ -63,18 +63,19 @@ def _shard_files(path: str, wanted: str, setting: str) -> list[PoolFile]:
     has_images = any(file.name.lower().endswith(image_names.SUFFIXES) for file in files)
     for pool_format in candidates:
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
-            others = _kinds([file for file in files if not file.name.endswith(pool_format.suffixes)])
-            _say_left_out(setting, path, others, LOOSE_IMAGES if has_images else "")
+            others = [file for file in files if not file.name.endswith(pool_format.suffixes)]
+            _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
             return shards
     suffixes = ", ".join(suffix for pool_format in candidates for suffix in pool_format.suffixes)
     remedy = LOOSE_IMAGES if has_images else "set it to the folder of the shards"
-    raise UserError(f"{path!r}: no {suffixes} files, {_kinds(files) or 'nothing'} in it; {remedy}")
+    contents = f"only {_kinds(files)}" if files else "nothing"
+    raise UserError(f"{path!r}: no {suffixes} files, {contents} in it; {remedy}")
 
 
 def _kinds(files: Sequence[PoolFile]) -> str:
-    """Return how many files there are of each suffix, of the commonest ones."""
-    kinds = Counter(PurePosixPath(file.name).suffix or file.name for file in files)
-    return ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common(5))
+    """Return which kinds of files there are, `.json, .txt files`; empty for none."""
+    kinds = sorted({PurePosixPath(file.name).suffix or file.name for file in files})
+    return f"{', '.join(kinds[:5])} files" if kinds else ""
 
 
 @functools.cache

@@ -50,10 +50,10 @@ class Matcher:
         self._compile(entries, profile_name(profile, fold_case), strict=True)
 
     @classmethod
-    def build(cls, entries: Texts, profile: str, fold_case: bool = False, strict: bool = False) -> Matcher:
-        """Build as `Matcher(...)`; unless `strict`, dead entries keep their ids and are only counted (`num_dead`)."""
+    def build(cls, entries: Texts, profile: str) -> Matcher:
+        """Build as `Matcher(...)`, but dead entries keep their ids and are only counted (`num_dead`)."""
         matcher = cls.__new__(cls)
-        matcher._compile(entries, profile_name(profile, fold_case), strict=strict)
+        matcher._compile(entries, profile_name(profile), strict=False)
         return matcher
 
     def match(self, text: str) -> np.ndarray:
