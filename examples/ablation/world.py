@@ -31,6 +31,7 @@ from PIL import Image
 from worldclip.core.artifacts import read_json, write_artifact, write_json, write_text
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
+from worldclip.core.tars import add_member
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.source import Inputs
 from worldclip.metadata.sources.packages import read_wordfreq
@@ -427,9 +428,7 @@ def write_tar(path: Path, images: Iterable[tuple[str, bytes]]) -> None:
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, content in images:
-                header = tarfile.TarInfo(f"{key}.jpg")  # mtime, uid and gid are 0
-                header.size = len(content)
-                tar.addfile(header, io.BytesIO(content))
+                add_member(tar, f"{key}.jpg", content)
 
     write_artifact(path, write)
 
