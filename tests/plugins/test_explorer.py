@@ -266,10 +266,6 @@ def show(page: Page, explored, view: str, until: str = "main h2") -> None:
     page.open(f"{(explored.folder / 'index.html').as_uri()}#/{view}", f"document.querySelector({until!r})")
 
 
-def text_of(page: Page, selector: str) -> str:
-    return page.run(f"document.querySelector({selector!r}).textContent")
-
-
 @pytest.mark.parametrize("view", VIEWS)
 def test_each_view_opens_from_disk_without_errors_and_without_the_network(page, explored, view):
     for width, dark in ((1400, False), (400, True)):
@@ -298,23 +294,26 @@ def test_planted_markup_stays_text(page, explored):
 
 
 def test_the_slider_and_the_views_work_by_keyboard_alone(page, explored):
+    def press(*keys: tuple) -> str:
+        """Press keys; return what has the focus then."""
+        for key in keys:
+            page.press(*key)
+        return page.run(
+            "[document.activeElement.className, document.activeElement.id, document.activeElement.dataset.view]"
+        )
+
+    tab, enter = ("Tab", 9), ("Enter", 13, "\r")
     show(page, explored, "overview", VIEWS["overview"])
-    page.press("Tab", 9)
-    assert page.run("document.activeElement.className") == "skip"
-    for _ in range(2):
-        page.press("Tab", 9)
-    assert page.run("document.activeElement.dataset.view") == "why"
-    page.press("Enter", 13, "\r")
+    assert press(tab)[0] == "skip"
+    assert press(tab, tab)[2] == "why"
+    press(enter)
     page.wait("document.querySelector('#key')")
-    assert page.run("document.activeElement.id") == "main"
-    page.press("Tab", 9)
-    page.press("Tab", 9)
-    assert page.run("document.activeElement.id") == "key"
+    assert press(tab, tab)[1] == "key"
     page.type("00007")
-    page.press("Enter", 13, "\r")
+    press(enter)
     page.wait("document.querySelector('.verdict')")
     show(page, explored, "overview", VIEWS["overview"])
-    before = text_of(page, "output")
+    before = page.run("document.querySelector('output').textContent")
     page.run("place.focus()")
-    page.press("ArrowRight", 39)
-    assert text_of(page, "output") != before
+    press(("ArrowRight", 39))
+    assert page.run("document.querySelector('output').textContent") != before

@@ -16,20 +16,17 @@ from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from worldclip.cli import main
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.evaluate import datasets
-from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.report import held_out_combinations, task_result
-from worldclip.evaluate.stage import _gallery_languages, evaluate_model
+from worldclip.evaluate.stage import _gallery_languages
 from worldclip.language import table as languages
 from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
-from worldclip.pool.builders import HeldOut, write_held_out
-from worldclip.report import balance, by_language, curate, write_evaluation, write_report
+from worldclip.report import balance, curate, write_evaluation, write_report
 from worldclip.report.by_language import find_language, languages_section
 from worldclip.report.evaluate import held_out_section, in_turn, published_section, results_section
 from worldclip.report.language_map import language_map
 from worldclip.report.numbers import percent
-from worlds import WordModel, word_dataset
+from worlds import WordModel
 
 VOID = {"meta", "img", "link"}
 HEADINGS = {
@@ -200,36 +197,13 @@ def test_gallery_shows_right_and_wrong_images_in_turn_in_a_language_of_each_scri
 
 
 # Evaluations
-LANGUAGES = ("en", "de", "sw", "zh_yue", "tha_Thai", "klingon")
-
-
-class Weak(WordModel):
-    """A model that knows English, and every second word of other languages."""
-
-    def encode_text(self, texts):
-        texts = [text if text.startswith("en/") or text[-1] in "02468" else f"{text}?" for text in texts]
-        return super().encode_text(texts)
-
-
-def test_page_of_an_evaluation_sorts_languages_and_maps_many(tmp_path, monkeypatch):
-    put_any_model_in_hub_cache("me/model", tmp_path, monkeypatch)
-    words = [f"word{i}" for i in range(12)]
-    monkeypatch.setattr(model_load, "load", lambda source, **options: Weak())
-    monkeypatch.setattr(datasets, "load", lambda name, config, run_dir, languages: word_dataset(name, words, LANGUAGES))
-    out, about = tmp_path / "out", "Every emoji without a skin tone."
-    write_held_out(out / "pool", {"emoji_base": HeldOut("names:base", about)})
-    evaluate_model("me/model", EvaluateConfig(datasets=("emoji_base",)), out)
-    page = write_evaluation(out).read_text(encoding="utf-8")
-    order = re.findall(r"<code>(\w+)</code>", page[page.index('id="by-language"') :])
-    assert order[0] == "en"
-    assert set(order[:6]) == set(LANGUAGES)
-    hover = r"Swahili sw: [\w -]+ \d+\.\d%, \d+\.\d% to \d+\.\d%, chance \d+\.\d%; 12 queries; Atlantic-Congo, Latin"
-    assert re.search(f'title="{hover}"', page)
-    assert "http://" not in page
-    assert f"<dt>emoji_base</dt><dd>{about}</dd>" in page
-    monkeypatch.setattr(by_language, "MAX_BARS", len(LANGUAGES) - 1)
-    page = write_evaluation(out).read_text(encoding="utf-8")
-    assert re.search('<span class="c [a-z0-9-]+" title="Swahili sw: ', page)
+def test_languages_of_an_evaluation_are_sorted_and_have_their_interval_chance_and_family(html):
+    numbers = section_of(html, "by-language")
+    hover = r"\w+ (\w+): top-5 ([\d.]+)%, [\d.]+% to [\d.]+%, chance 0\.1[34]%; 250 queries; [\w -]+, [\w ]+"
+    values = dict(re.findall(f'title="{hover}"', numbers))
+    assert {"fr", "zh", "tr"} <= values.keys() < set(LANGS)
+    order = list(dict.fromkeys(re.findall(r"<code>(\w+)</code>", numbers)))
+    assert order == sorted(LANGS, key=lambda lang: -float(values.get(lang, 0)))  # one is at chance
 
 
 def test_language_codes_of_datasets_are_resolved():
@@ -250,15 +224,6 @@ def cells(body):
     return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
 
 
-def test_many_languages_without_chance_are_bars_and_the_last_are_folded(monkeypatch):
-    monkeypatch.setattr(by_language, "MAX_BARS", 2)
-    recalls = {"text_retrieval_recall@1": 0.5, "image_retrieval_recall@1": 0.25}
-    _, numbers = sections_of("image_text_retrieval", [record(lang, **recalls) for lang in ("en", "de", "sw")])
-    in_sight, _, others = numbers.partition("<summary>1 more languages</summary>")
-    assert (in_sight.count('class="l"'), others.count('class="l"')) == (2, 1)
-    assert languages_section({}, INSTALLED) is None
-
-
 def test_results_are_one_table_and_english_and_local_questions_are_not_averaged():
     shared = {"n": 4, "chance": {"accuracy": 0.25}, "intervals": {"accuracy": (0.1, 0.9)}}
     records = [
@@ -273,6 +238,7 @@ def test_results_are_one_table_and_english_and_local_questions_are_not_averaged(
     assert "1 images could not be decoded" in results
     assert ["country Kenya", "50.0%", "25.0%", "3"] in cells(parts)
     assert "mean over" not in parts
+    assert languages_section({}, INSTALLED) is None
 
 
 def test_headlines_distances_and_metrics_that_a_part_lacks():
