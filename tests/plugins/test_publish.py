@@ -116,14 +116,6 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     assert dict(upload.files)["README.md"] == len(text.encode())
 
 
-def test_mistakes_are_named_together(run, tmp_path):
-    with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
-        pass
-    assert len(error.value.problems) == 3
-    with pytest.raises(UserError, match="is not a run"):
-        published(tmp_path)
-
-
 def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 

@@ -394,6 +394,10 @@ def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
     assert len(server.requests) == 1
     with pytest.raises(UserError, match="holds CLDR 48; choose another folder for 47"):
         fetch(server, out, "47")
+    write_files(tmp_path / "coco", {"annotations/instances.json": "of COCO"})
+    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
+        fetch(server, tmp_path / "coco")
+    assert (tmp_path / "coco/annotations/instances.json").exists()
 
 
 def zeroed(members: Members) -> bytes:
@@ -412,6 +416,11 @@ BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
     "damaged member": (zeroed, "core-48.zip"),
     "other version": (with_member("common/dtd/ldml.dtd", DTD.format("46")), "46, not 48"),
     "no annotations": (lambda members: zip_of({"common/main/de.xml": "<ldml/>"}), "holds no annotations"),
+    "file of many bytes": (
+        with_member("common/annotations/xx.xml", "x" * 1_000_000),
+        "unpacks to more than 10,000 bytes",
+    ),
+    "many members": (lambda members: zip_of({**members, **dict.fromkeys("abcdefgh", "")}), "more than 12 members"),
     "parent": (with_member("../../annotations/evil.xml"), "no path below"),
     "root": (with_member("/common/annotations/evil.xml"), "no path below"),
     "backslash": (with_member("common\\annotations\\..\\evil.xml"), "no path below"),
@@ -419,34 +428,15 @@ BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path):
+def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr(module, "MAX_MEMBERS", 12)
     make, reason = BROKEN[case]
     server.files[ARCHIVE] = make(members)
     out = tmp_path / "a" / "cldr"
-    refused_as_broken(server, out, reason)
-    assert not list(tmp_path.rglob("evil.xml"))
-    server.files[ARCHIVE] = zip_of(members)
-    assert fetch(server, out)["files"] == 4
-
-
-def refused_as_broken(server: Server, out: Path, reason: str) -> None:
     with pytest.raises(StageFailed, match=reason):
         fetch(server, out)
-    assert not [path for path in out.rglob("*") if path.is_file()]  # nothing that a pool would read
-
-
-def test_annotations_of_others_stay(server, members, tmp_path):
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and "source" not in path.parts]
+    assert written == []  # nothing that a pool would read, here or elsewhere
     server.files[ARCHIVE] = zip_of(members)
-    write_files(tmp_path, {"annotations/instances.json": "of COCO"})
-    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
-        fetch(server, tmp_path)
-    assert not server.requests
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["instances.json"]
-
-
-def test_sizes_are_those_that_come_out(server, members, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
-    server.files[ARCHIVE] = zip_of({**members, "common/annotations/xx.xml": bytes(1_000_000)})
-    refused_as_broken(server, tmp_path / "cldr", "unpacks to more than 10,000 bytes")
-    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
-    refused_as_broken(server, tmp_path / "cldr", "more than 3 members")
+    assert fetch(server, out)["files"] == 4

@@ -80,9 +80,6 @@ def test_without_values_the_recipe_itself_is_estimated_and_nothing_is_written(ru
     (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
     with pytest.raises(UserError, match="match is not finished"):
         estimate(tmp_path)
-    with pytest.raises(UserError) as raised:
-        estimate(run, threshold=[0], tail_fraction=[2.0])
-    assert len(raised.value.problems) == 2
 
 
 def test_estimates_as_text_and_as_json(run, capsys):
@@ -101,9 +98,8 @@ def test_estimates_as_text_and_as_json(run, capsys):
     rows = json.loads(capsys.readouterr().out)["candidates"]
     assert [row["english_threshold"] for row in rows] == [5, 1000, 20, None, None]
     assert [row["tail_fraction"] for row in rows] == [None, None, None, 0.1, 0.2]
-    for flag, value in (("--threshold", "many"), ("--tail-fraction", "nan"), ("--tail-fraction", "-inf")):
-        assert main(["estimate", str(run), f"{flag}={value}"]) == 2
-        assert "must be" in capsys.readouterr().err
+    assert main(["estimate", str(run), "--threshold=0", "--tail-fraction=-inf"]) == 2
+    assert capsys.readouterr().err.count("must be") == 2
 
 
 # inspect
@@ -149,9 +145,6 @@ def test_explanations_as_text(run, capsys):
     assert "matches, " in text
     entry = LISTS["en"][0]
     assert f"{entry!r} of en (entry 0, list): " in entry_to_text(inspect_entry(run, entry, "en"))
-    for flags in ([], ["--key", "a", "--entry", "b"]):
-        assert main(["inspect", str(run), *flags]) == 2
-        assert "give --key or --entry" in capsys.readouterr().err
     assert main(["inspect", str(run), "--entry", entry]) == 0
     assert "of en (entry 0, list)" in capsys.readouterr().out
 
@@ -176,14 +169,12 @@ def rows_of(run: Path) -> dict[str, dict[str, Any]]:
     return {row["stage"]: row for row in status(run)["stages"]}
 
 
-def test_finished_run_has_counts_and_no_next_command(toy_run, tmp_path):
+def test_finished_run_has_counts_and_no_next_command(toy_run):
     record = status(toy_run)
     assert [row["stage"] for row in record["stages"]] == list(stage_names()) == list(STAGES)
     assert {row["state"] for row in record["stages"]} == {"finished"}
     assert rows_of(toy_run)["curate"]["counts"] == artifacts.read_json(toy_run / "curate/manifest.json")["counts"]
     assert (record["next"], record["in_use_by"]) == (None, None)
-    with pytest.raises(UserError, match="is not a run"):
-        status(tmp_path)
 
 
 def test_interrupted_stages_show_their_finished_shards_and_the_next_command(own_run):
