@@ -48,8 +48,8 @@ def test_kills_of_every_command_leave_what_an_unbroken_call_leaves(group):
 # A command is killed by the scenario of its name (kill_scenarios.py), or in a test file.  These kill in other states:
 FURTHER_SCENARIOS = {"--from match", "--from-run", "pool world with other parts"}
 KILLED_ELSEWHERE = {
-    "fetch metadata": "tools/test_fetch_metadata.py",
-    "fetch dataset": "tools/test_fetch_dataset.py",
+    "fetch metadata": "tools/test_fetch.py",
+    "fetch dataset": "tools/test_fetch.py",
 }
 # They write one file aside and rename it (artifacts.write_artifact), or nothing.
 ONE_FILE_OR_NONE = {
