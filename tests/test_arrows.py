@@ -1,7 +1,7 @@
 """Imports point down the house, lazy and type-checking ones included, and packages make no circle (docs/design.md).
 
 Functions without types are kernels: numba takes the types of the call, and mypy checks all others.  `import worldclip`
-is light; tests/cli/test_without_extras.py runs curation where no extra is installed.
+is light; tests/test_mistakes.py runs curation where no extra is installed.
 """
 
 from __future__ import annotations
