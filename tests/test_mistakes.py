@@ -174,7 +174,7 @@ run U --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
 run U --from train --set train.accum_steps=3       | 2 | must be a multiple of 3
 run U --from evaluate --set evaluate.datasets=nope | 2 | nope
 
-pool R --out O --path B/cut                        | 1 | 0.tar: cut off in the header
+pool R --out O --path B/cut                        | 1 | 0.tar: cut off in the header & only they are tried again
 pool R --out O --path B/cut_table --key uid        | 1 | a.parquet: not a Parquet file, or damaged
 pool R --out O --path B/no_rows --key uid          | 1 | a.csv: is empty
 metadata R --out O --lists.en B/latin1.txt         | 1 | latin1.txt, line 1: not UTF-8
