@@ -4,7 +4,7 @@ PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepi
 PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
 
-.PHONY: demo world test quick lint slow second clients web docs clean FORCE
+.PHONY: demo world test lint slow second clients web docs clean FORCE
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -26,12 +26,6 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile
 
-# lint, and the tests of what differs from main (TESTS_OF=REVISION: from another revision), besides those that take no time
-TESTS_OF ?= main
-quick: .venv/dev.stamp
-	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
-	$(PYTEST) -n auto --dist loadfile $$($(BIN)/python tests/helpers/changed_tests.py $(TESTS_OF))
-
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
@@ -39,6 +33,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
 
 # the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
