@@ -29,6 +29,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
 
 # the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
