@@ -1,4 +1,4 @@
-"""The command line: overview, help and flags of every command, and --set, which a flag of a stage equals."""
+"""The command line: overview, help and flags of every command."""
 
 import contextlib
 import dataclasses
@@ -7,16 +7,14 @@ import importlib
 import inspect
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 
-import worldclip
 from programs import python
 from worldclip import cli
 from worldclip.cli import main, stages
@@ -30,15 +28,10 @@ from worldclip.cli.command import (
 )
 from worldclip.cli.overview import ANY_MODEL, COMMANDS
 from worldclip.cli.stages import run_stage
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import Recipe
 from worldclip.core.errors import UserError
-from worldclip.core.job import Run
 from worldclip.core.marks import Commas
-from worldclip.core.settings import with_absolute_places
-from worldclip.evaluate.config import EvaluateConfig
-from worldclip.pool.config import PoolConfig
 from worldclip.recipe import stage_names
-from worldclip.train.config import TokenizerConfig
 
 
 def test_overview_names_every_command_in_aligned_columns(capsys):
@@ -246,139 +239,3 @@ def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, foll
     assert done.endswith(f"; in {toy_run / stage}")
     assert report == f"report: {toy_run / 'report.html'}"
     assert [" ".join(line.split()[:3]) for line in others] == following
-
-
-# --set and flags
-
-
-# stage, keys of its section by --set, flags, all of it by --set
-BOTH: list[tuple[str, str, str, str]] = [
-    ("pool", "key=json:uid", "--lang json:lang --path 2024", "key=json:uid lang=json:lang path=2024"),
-    ("metadata", "overrides.max_titles=3", "--overrides.max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
-    (
-        "match",
-        "merge_labels.zsm=th",
-        "--merge-labels.ms ar --fold-case --restrict-to-recipe-languages false",
-        "merge_labels.zsm=th merge_labels.ms=ar fold_case=true restrict_to_recipe_languages=false",
-    ),
-    ("balance", "tail_fractions.en=0.5", "--tail-fractions.ar 0.4", "tail_fractions={en=0.5,ar=0.4}"),
-    ("curate", "max_pairs.en=5", "--max-pairs.ar 3 --write tars", "max_pairs={en=5,ar=3} write=tars"),
-    (
-        "train",
-        "samples_seen=64 tokenizer.vocab_size=300",
-        "--warmup-samples 0 --tokenizer.lang-exponent 0.5 --dry-run",
-        "samples_seen=64 tokenizer.vocab_size=300 warmup_samples=0 tokenizer.lang_exponent=0.5",
-    ),
-    (
-        "evaluate",
-        "datasets=a,b folders.a=captions:/a",
-        "--folders.b captions:/b --batch-size 7",
-        "datasets=a,b folders.a=captions:/a folders.b=captions:/b batch_size=7",
-    ),
-    ("export", "formats=onnx,huggingface", "--languages en ar", "formats=onnx,huggingface languages=en,ar"),
-]
-
-
-def by_set(stage: str, keys: str) -> str:
-    return " ".join(f"--set {stage}.{key}" for key in keys.split())
-
-
-@pytest.fixture
-def recipe_of(toy_world, tmp_path, monkeypatch) -> Callable[[str], Recipe]:
-    """Return a function that runs a command of a stage up to its work, and returns the recipe of that work."""
-    seen: list[Recipe] = []
-
-    def note(recipe: Recipe, run_dir: Path, *others: object, **options: object) -> Run:
-        seen.append(recipe)
-        return Run(dir=run_dir, sections={})
-
-    monkeypatch.setattr(stages, "run_stages", note)
-
-    def run(command: str) -> Recipe:
-        stage, *words = command.split()
-        assert main([stage, str(toy_world.recipe), "--out", str(tmp_path / "run"), *words]) == 0
-        return seen.pop()
-
-    return run
-
-
-def test_table_has_every_stage():
-    assert [stage for stage, *_ in BOTH] == [*stage_names()]
-
-
-@pytest.mark.parametrize(("stage", "keys", "flags", "all_keys"), BOTH, ids=stage_names())
-def test_flags_keep_what_set_says_in_both_orders(stage, keys, flags, all_keys, recipe_of, toy_world):
-    expected = recipe_of(f"{stage} {by_set(stage, all_keys)}")
-    assert expected != load_recipe(toy_world.recipe)
-    for words in (f"{by_set(stage, keys)} {flags}", f"{flags} {by_set(stage, keys)}"):
-        assert recipe_of(f"{stage} {words}") == expected
-
-
-def test_the_last_value_of_a_key_wins(recipe_of):
-    last = {"--set train.seed=1 --seed 2": 2, "--seed 2 --set=train.seed=1": 1, "--seed=3 --seed 4": 4}
-    for words, seed in last.items():
-        assert recipe_of(f"train {words}").train.seed == seed
-
-
-def test_values_are_checked_after_both(recipe_of, toy_world, tmp_path, capfd):
-    changed = recipe_of("balance --set balance.tail_fraction=none --set curate.seed=3 --english-threshold 3")
-    assert (changed.balance.english_threshold, changed.balance.tail_fraction, changed.curate.seed) == (3, None, 3)
-    command = ["balance", str(toy_world.recipe), "--out", str(tmp_path / "run")]
-    assert main([*command, "--set", "balance.tail_fraction=none"]) == 2
-    assert "balance.rule" in capfd.readouterr().err
-    assert main([*command, "--set", "balance.min_threshold=-1", "--tail-fraction", "2"]) == 2
-    assert capfd.readouterr().err.count("worldclip: balance.") == 2
-
-
-def test_stages_run_with_both(toy_world, tmp_path):
-    run_dir = tmp_path / "run"
-    commands = [
-        "run --set pool.key=member --set metadata.rules=reference --until metadata",
-        "match --set match.restrict_to_recipe_languages=false --min-lang-prob 0.01",
-        "balance --tail-fraction 0.2 --set balance.min_threshold=2",
-        "curate --set curate.seed=3 --text-policy one",
-        "train --global-batch-size 16 --warmup-samples 0 --set train.samples_seen=32 --set train.precision=fp32",
-        "export --set export.onnx_precisions=fp32 --formats open_clip",
-    ]
-    source = toy_world.recipe
-    for command in commands:
-        stage, *words = command.split()
-        assert main([stage, str(source), "--out", str(run_dir), "--workers", "1", *words]) == 0, command
-        source = run_dir
-    recipe = load_recipe(run_dir)
-    assert (recipe.pool.key, recipe.metadata.rules) == ("member", "reference")
-    assert (recipe.match.restrict_to_recipe_languages, recipe.match.min_lang_prob) == (False, 0.01)
-    assert (recipe.balance.tail_fraction, recipe.curate.seed) == (0.2, 3)
-    assert recipe.export.formats == ("huggingface",)  # flags of an export are no part of the run
-    assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == ["open_clip"]
-    assert [path.name for path in (run_dir / "train").glob("step_*")] == ["step_000000002"]  # 32 samples by 16
-
-
-def test_relative_paths_become_absolute(toy_world, tmp_path, monkeypatch, capfd):
-    shutil.copytree(toy_world.pool, tmp_path / "pairs")
-    monkeypatch.chdir(tmp_path)
-    recipe = load_recipe(toy_world.recipe)
-    recipe = dataclasses.replace(recipe, pool=dataclasses.replace(recipe.pool, path="pairs"))
-    assert worldclip.run(recipe, out="by_call", until="pool") == Path("by_call")
-    for run, words in (("flag", ["--path", "pairs"]), ("set", ["--set", "pool.path=pairs"]), ("by_call", [])):
-        assert main(["pool", str(toy_world.recipe if words else run), "--out", run, *words]) == 0
-        assert load_recipe(tmp_path / run).pool.path == str(tmp_path / "pairs")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    capfd.readouterr()
-    assert main(["pool", str(tmp_path / "flag")]) == 0
-    assert "is finished and unchanged" in capfd.readouterr().err
-
-
-def test_every_kind_of_path_becomes_absolute(tmp_path, monkeypatch):
-    (tmp_path / "pairs").mkdir()
-    monkeypatch.chdir(tmp_path)
-    for config, key, expected in (
-        (EvaluateConfig(folders={"a": "captions:b/c"}), "folders", {"a": f"captions:{tmp_path}/b/c"}),
-        (EvaluateConfig(data="~/data"), "data", "~/data"),
-        (PoolConfig(path="hf://datasets/a/b"), "path", "hf://datasets/a/b"),
-        (PoolConfig(deny_keys=("pairs",)), "deny_keys", (f"{tmp_path}/pairs",)),
-        (TokenizerConfig(path="pairs"), "path", f"{tmp_path}/pairs"),
-        (TokenizerConfig(path="owner/name"), "path", "owner/name"),
-    ):
-        assert getattr(with_absolute_places(config), key) == expected
