@@ -28,7 +28,7 @@ from plan import WORLDS, Training, pilots, trainings
 
 from worldclip.config import Recipe
 from worldclip.core import artifacts
-from worldclip.evaluate.datasets.common.images import read_samples, reader
+from worldclip.evaluate.datasets.common.images import images_in_tars, read_samples
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.image_features import encode_images
 from worldclip.evaluate.tasks import Classification, Dataset
@@ -88,7 +88,12 @@ def answer(run_dir: Path, world_dir: Path) -> HitSet:
     target = np.array([int(key.split("_")[0]) for key in keys])
     model = load(run_dir, device="cpu")
     dataset = Dataset(
-        name="test", digest="", image_keys=keys, read_images=reader(samples), languages=LANGS, tasks=lambda lang: []
+        name="test",
+        digest="",
+        image_keys=keys,
+        read_images=images_in_tars(samples, keys, [], None).read,
+        languages=LANGS,
+        tasks=lambda lang: [],
     )
     image_ND = encode_images(model, dataset, BATCH_SIZE).features_ND
     encode = TextFeatures(model, BATCH_SIZE)
