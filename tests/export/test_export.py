@@ -69,6 +69,8 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     np.testing.assert_array_equal(worldclip.load(folder, device="cpu").encode_text(texts), clip.encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
+    artifacts.write_text(layout.results(run_dir), "")
+    assert manifest["inputs"] != job_of("export", load_recipe(RECIPE), run_dir).inputs, "the card shows the results"
     tower = MetaClip2VisionModel.from_pretrained(folder).eval()  # plain transformers reads the image tower alone
     pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
