@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+from fuzz_decoders import PILLOW, SIMPLEJPEG, fuzz, sound_files
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
-from fuzz_decoders import PILLOW, SIMPLEJPEG, fuzz, sound_files
 from worldclip.check.hashing import scan_image
 from worldclip.core import image_names
 from worldclip.core.errors import MissingPackage, install_hint
