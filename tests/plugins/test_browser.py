@@ -16,7 +16,6 @@ from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.export.stage import _writer
 from worldclip.plugins.browser import web_folder
 from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import search
@@ -91,33 +90,29 @@ def test_the_page_and_its_pictures_work_when_the_host_is_gone(embedded_world):
 @pytest.mark.slow
 def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
     folder, _ = export_web(embedded_world, "int8")
-    pictures = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
-    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+    pictures, names = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("pictures", "names"))
     embedded = open_embedded(embedded_world / "embedded", "images")
-    assert [row[1] for row in pictures] == [row["key"] for row in embedded.rows(np.arange(len(embedded)))]
+    every = np.arange(len(embedded))
+    assert [row[1] for row in pictures] == [row["key"] for row in embedded.rows(every)]
     assert all((folder / "pictures" / row[0]).stat().st_size > 0 for row in pictures)
     data = (folder / "pictures.bin").read_bytes()
     scales = np.frombuffer(data, "<f4", len(pictures))
     vectors = np.frombuffer(data, np.int8, offset=4 * len(pictures)).reshape(len(pictures), -1) * scales[:, None]
-    cosines = (vectors * embedded.take(np.arange(len(embedded)))).sum(axis=1)
-    assert cosines.min() > 0.999
+    assert (vectors * embedded.take(every)).sum(axis=1).min() > 0.999
     assert len({name for name, _ in names}) == len(names)
     assert all(path.suffix not in (".py", ".pt") for path in folder.rglob("*"))
     assert "sdk: static" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_without_transformers_js_the_export_says_how_to_get_it(embedded_world, monkeypatch, tmp_path):
+def test_a_folder_of_another_model_and_an_installation_without_transformers_js_are_refused(
+    embedded_world, clip, monkeypatch, tmp_path
+):
+    assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
+    shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
+    np.save(tmp_path / "embedded" / "probe.npy", -np.load(tmp_path / "embedded" / "probe.npy"))
+    with pytest.raises(UserError, match="the exported model is not the model that embedded"):
+        web_folder.writer(clip, str(tmp_path / "embedded"))
     monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"transformers\.web\.min\.js.*run `make web`.*npm"):
         export_model(embedded_world / "model", tmp_path / "out", ExportConfig(formats=("web",)))
     assert not (tmp_path / "out" / "web").exists()
-
-
-def test_a_folder_of_another_model_is_refused(embedded_world, clip, tmp_path):
-    shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
-    probe = np.load(embedded_world / "embedded" / "probe.npy")
-    np.save(tmp_path / "embedded" / "probe.npy", -probe)
-    config = ExportConfig(formats=("web",), embedded=str(embedded_world / "embedded"))
-    assert set(_writer("web", clip, config).pool) == {"images", "texts"}
-    with pytest.raises(UserError, match="the exported model is not the model that embedded"):
-        web_folder.writer(clip, str(tmp_path / "embedded"))

@@ -71,11 +71,16 @@ def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(name,
     assert draft(str(out))["has_images"]
 
 
+def write_captions(folder: Path, *rows: object) -> Path:
+    path = folder / "captions.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
 def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
     rows = [{"file_name": "a.png", "captions": ["one", "", 3, "two"]}, {"file_name": "b.png", "captions": ["three"]}]
-    (tmp_path / "captions.json").write_text(json.dumps(rows))
-    pack_files(tmp_path / "photos", tmp_path / "tars", tmp_path / "captions.json", executor=QUIET)
+    pack_files(tmp_path / "photos", tmp_path / "tars", write_captions(tmp_path, *rows), executor=QUIET)
     with tarfile.open(tmp_path / "tars" / "000000.tar") as tar:
         assert [member.name for member in tar] == ["000000000.png", "000000000.json", "000000001.png", "000000001.json"]
     config = PoolConfig(path=str(tmp_path / "tars"))
@@ -86,59 +91,52 @@ def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
 def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
     (tmp_path / "secret.png").write_bytes(picture(9))
-    files: list[tuple[object, object]] = [
-        ("a.png", "a dog"),
-        ("../secret.png", "out of the folder"),
-        (str(tmp_path / "secret.png"), "absolute"),
-        (7, "no name"),
-        ("captions.json", "not an image"),
-        ("gone.png", "no such file"),
-        ("b.png", "  "),
-        ("b.png", "\ud800"),
-    ]
-    rows = [{"file_name": file, "text": text} for file, text in files]
-    (tmp_path / "captions.json").write_text(json.dumps(rows))
-    pairs, counts = read_pairs(tmp_path / "photos", tmp_path / "captions.json")
+    files: dict[object, str] = {
+        "a.png": "a dog",
+        "../secret.png": "out of the folder",
+        str(tmp_path / "secret.png"): "absolute",
+        7: "no name",
+        "captions.json": "not an image",
+        "gone.png": "no such file",
+        "b.png": "  ",
+    }
+    rows = [{"file_name": file, "text": text} for file, text in [*files.items(), ("b.png", "\ud800")]]
+    pairs, counts = read_pairs(tmp_path / "photos", write_captions(tmp_path, *rows))
     assert [pair.file for pair in pairs] == ["a.png"]
     assert counts == {"no_image": 1, "no_text": 1, "not_unicode": 1, "unsafe_name": 3, "not_an_image": 1}
 
 
-def test_files_next_to_the_images_that_are_none_are_named_by_suffix(tmp_path, capsys):
-    write_images(tmp_path, "a.png", "b.HEIC")
-    write_files(tmp_path, {"a.txt": "a dog", "b.txt": "a cat", "b.json": "{}", "b.mov": "", ".DS_Store": ""})
-    assert main(["pool", "pack", str(tmp_path), "--out", str(tmp_path / "tars")]) == 0
-    said = capsys.readouterr()
-    assert "left out 1 .mov\n" in said.err
-    assert "2 pairs" in said.out
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
+def test_a_file_without_captions_is_named_with_what_is_read(tmp_path):
+    write_images(tmp_path / "photos", "a.png")
+    captions = tmp_path / "captions.json"
+    for content, problem in (
         ("[1, 2]", "captions are .txt files"),
         ('{"a": 1}', "holds no captions that are known"),
         ('{"images": [{}], "annotations": []}', "KeyError"),
         ("[" * 100_000, "RecursionError"),
-        ("{", "JSONDecodeError"),
-    ],
-)
-def test_a_file_without_captions_is_named_with_what_is_read(content, problem, tmp_path):
-    write_images(tmp_path / "photos", "a.png")
-    (tmp_path / "captions.json").write_text(content)
-    with pytest.raises(UserError, match=problem):
-        pack_files(tmp_path / "photos", tmp_path / "tars", tmp_path / "captions.json", executor=QUIET)
+    ):
+        captions.write_text(content)
+        with pytest.raises(UserError, match=problem):
+            pack_files(tmp_path / "photos", tmp_path / "tars", captions, executor=QUIET)
     with pytest.raises(UserError, match=r"gives no pair \(no_text 1\)"):
         pack_files(tmp_path / "photos", tmp_path / "tars", executor=QUIET)
     assert not (tmp_path / "tars").exists()
 
 
-def test_a_second_call_writes_only_what_changed(tmp_path):
-    write_images(tmp_path / "photos", *TEXTS)
-    write_files(tmp_path, ARRANGEMENTS["imagefolder, CSV"])
-    arguments = ["pool", "pack", str(tmp_path / "photos"), "--out", str(tmp_path / "tars")]
-    assert main([*arguments, "--samples-per-tar", "1"]) == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}
-    assert main([*arguments, "--samples-per-tar", "2"]) == 0
-    assert {path.name for path in (tmp_path / "tars").glob("*.tar")} == {"000000.tar", "000001.tar"}
-    assert main([*arguments, "--samples-per-tar", "1"]) == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")} == before
+def test_a_second_call_writes_only_what_changed_and_files_that_are_no_images_are_named(tmp_path, capsys):
+    write_images(tmp_path / "photos", *TEXTS, "d.HEIC")
+    names = {**{file.replace("png", "txt"): text for file, text in TEXTS.items()}, "d.txt": "x", "b.mov": "", ".DS": ""}
+    write_files(tmp_path / "photos", names)
+    out = tmp_path / "tars"
+
+    def pack(samples_per_tar: int) -> dict[str, bytes]:
+        words = ["pool", "pack", str(tmp_path / "photos"), "--out", str(out)]
+        assert main([*words, "--samples-per-tar", str(samples_per_tar)]) == 0
+        return {path.name: path.read_bytes() for path in out.glob("*.tar")}
+
+    before = pack(1)
+    said = capsys.readouterr()
+    assert "left out 1 .mov\n" in said.err
+    assert "4 pairs" in said.out
+    assert pack(2).keys() == {"000000.tar", "000001.tar"}
+    assert pack(1) == before

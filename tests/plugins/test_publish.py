@@ -58,30 +58,8 @@ def kept_rows(run):
     return [row for name in layout.matched_shards(run) for row in read_curated(run, name).to_pylist()]
 
 
-def front_matter(run) -> dict:
-    yaml = pytest.importorskip("yaml", reason="yaml is not installed")
-    text = (run / "publish/README.md").read_text(encoding="utf-8")
-    return yaml.safe_load(text.split("---\n")[1])
-
-
-@pytest.mark.parametrize("data", ["list", "tars", "parquet"])
-def test_datasets_loads_the_published_folder(run, tmp_path, data):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    published(run, data)
-    loaded = datasets.load_dataset(str(run / "publish"), split="train", cache_dir=str(tmp_path))
-    if data == "list":
-        expected = sorted((row["key"], row["text_idx"], row["text"], row["lang"]) for row in kept_rows(run))
-        assert sorted((row["key"], row["text_idx"], row["text"], row["lang"]) for row in loaded) == expected
-    elif data == "tars":
-        assert {row["key"] for row in loaded["json"]} == {row["key"] for row in kept_rows(run)}
-    else:
-        assert loaded.features["image"].dtype == "PIL.Image.Image"
-        undecoded = loaded.cast_column("image", datasets.Image(decode=False))
-        assert samples_of(undecoded) == samples_of_tars(run)
-
-
-def samples_of(rows) -> list[tuple]:
-    return sorted((row["key"], row["text"], row["lang"], row["image"]["bytes"]) for row in rows)
+def pairs_of(rows) -> list[tuple]:
+    return sorted((row["key"], row["text"], row["lang"]) for row in rows)
 
 
 def samples_of_tars(run) -> list[tuple]:
@@ -91,28 +69,37 @@ def samples_of_tars(run) -> list[tuple]:
 
 
 @pytest.mark.parametrize("data", ["list", "tars", "parquet"])
-def test_croissant_record_is_valid_and_gives_the_pairs(run, data):
+def test_datasets_loads_the_published_folder_and_its_croissant_record_is_valid(run, tmp_path, data):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     published(run, data, "cc-by-4.0")
     folder = run / "publish"
+    loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
     record = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"), mapping={"repo": str(folder)})
-    assert not record.metadata.ctx.issues.errors
-    assert not record.metadata.ctx.issues.warnings
+    issues = record.metadata.ctx.issues
+    assert not [*issues.errors, *issues.warnings]
     assert [records.id for records in record.metadata.record_sets] == ["pairs"]
     rows = [{name.partition("/")[2]: value for name, value in row.items()} for row in record.records("pairs")]
+    texts = [{name: row[name].decode() for name in ("key", "text", "lang")} for row in rows]
+    samples = samples_of_tars(run)
     if data == "list":
-        found = sorted((row["key"].decode(), row["text"].decode(), row["lang"].decode()) for row in rows)
-        assert found == sorted((row["key"], row["text"], row["lang"]) for row in kept_rows(run))
-    else:
-        found = sorted(tuple(row[name].decode() for name in ("key", "text", "lang")) for row in rows)
-        assert found == [sample[:3] for sample in samples_of_tars(run)]
-    if data == "parquet":
-        assert {row["image"].size for row in rows} == {(4, 4)}
+        assert pairs_of(loaded) == pairs_of(texts) == pairs_of(kept_rows(run))
+        return
+    assert pairs_of(texts) == [sample[:3] for sample in samples]
+    if data == "tars":
+        assert {row["key"] for row in loaded["json"]} == {key for key, *_ in samples}
+        return
+    assert {row["image"].size for row in rows} == {(4, 4)}
+    assert loaded.features["image"].dtype == "PIL.Image.Image"
+    undecoded = loaded.cast_column("image", datasets.Image(decode=False))
+    assert sorted((row["key"], row["text"], row["lang"], row["image"]["bytes"]) for row in undecoded) == samples
 
 
 def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     upload = published(run, license="cc-by-4.0")
-    matter = front_matter(run)
+    yaml = pytest.importorskip("yaml", reason="yaml is not installed")
+    text = (run / "publish/README.md").read_text(encoding="utf-8")
+    matter = yaml.safe_load(text.split("---\n")[1])
     report = json.loads((run / "curate/report.json").read_text())
     kept = {lang for lang, row in report["languages"].items() if row["pairs_out"]}
     assert matter["license"] == "cc-by-4.0"
@@ -121,7 +108,6 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     assert matter["configs"] == [
         {"config_name": f"curate-{digest}", "data_files": [{"split": "train", "path": "data/**/*.parquet"}]}
     ]
-    text = (run / "publish/README.md").read_text(encoding="utf-8")
     for reason in REASONS:
         if report["total"][reason.column]:
             assert re.search(rf"\| {reason.label} +\| +{report['total'][reason.column]:,} ", text), reason
@@ -130,19 +116,11 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     assert dict(upload.files)["README.md"] == len(text.encode())
 
 
-def test_mistakes_are_named_together(run, tmp_path):
-    with pytest.raises(UserError) as error, prepared(run, "no name", "images", "CC BY"):
-        pass
-    assert len(error.value.problems) == 3
-    with pytest.raises(UserError, match="is not a run"):
-        published(tmp_path)
-
-
 def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 
 
-def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
+def test_dataset_is_created_private_or_proposed_by_a_pull_request_and_lists_replace_tars(run, hub):
     upload_to_hub(published(run, "tars"), client_of(hub), is_private=True)
     assert (hub.kinds, hub.private) == ({"me/pairs": "dataset"}, {"me/pairs"})
     before = hub.main("me/pairs")
@@ -151,10 +129,6 @@ def test_dataset_is_created_private_or_proposed_by_a_pull_request(run, hub):
     assert done.address == f"{hub.url}/datasets/me/pairs/discussions/1"
     assert hub.main("me/pairs") == before
     assert without_attributes(hub.pull_requests["me/pairs"][0]) == contents(run / "publish")
-
-
-def test_lists_replace_tars_in_the_dataset(run, hub):
-    upload_to_hub(published(run, "tars"), client_of(hub))
     done = upload_to_hub(published(run), client_of(hub))
     assert without_attributes(hub.main("me/pairs")) == contents(run / "publish")
     tars = {f"data/{path.name}" for path in (run / "curate/tars").glob("*.tar")}
@@ -207,29 +181,20 @@ def test_pairs_that_are_taken_down_leave_the_dataset_and_its_history(tmp_path, h
     assert removed == f"me/pairs: removed what {run / 'publish'} no longer holds: {names}"
     assert history.startswith("me/pairs: its history still holds the files of earlier uploads")
     assert {key for files in hub.commits["me/pairs"].values() for key in keys_in(files)} == {*keys}
-    run_as_a_reader(command, hub)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_of_the_test"}
+    subprocess.run(command, shell=True, check=True, env=environment)
     assert [keys_in(files) for files in hub.commits["me/pairs"].values()] == [{*keys} - {*taken_down}]
 
 
 def keys_in(files) -> set[str]:
     """Return the keys in the tars, and check that keys.npy has the same ones."""
-    found = {
-        key
-        for name, content in files.items()
-        if name.endswith(".tar")
-        for key in re.findall("[0-9a-f]{32}", content.decode())
-    }
+    tars = "".join(content.decode() for name, content in files.items() if name.endswith(".tar"))
+    found = set(re.findall("[0-9a-f]{32}", tars))
     if "keys.npy" in files:
         pairs = np.load(io.BytesIO(files["keys.npy"]))
         assert {f"{high:016x}{low:016x}" for high, low in pairs.tolist()} == found
     return found
-
-
-def run_as_a_reader(command: str, hub) -> None:
-    """Run a command that a message shows."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_of_the_test"}
-    subprocess.run(command, shell=True, check=True, env=environment)
 
 
 def test_no_folder_of_the_machine_is_published(tmp_path):

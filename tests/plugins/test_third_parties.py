@@ -1,10 +1,7 @@
-"""The pool format and the command of docs/plugins.md, as packages of others; and the core without any plug-in."""
-
-from __future__ import annotations
+"""The pool format and the command of docs/plugins.md, as packages of others."""
 
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,26 +17,6 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.pool.config import POOL_FORMATS, PoolConfig
 
 PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
-WITHOUT_PLUG_INS = """
-import sys
-from worldclip.core import registry
-
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("worldclip.plugins"):
-            raise ImportError(name + " is blocked in this test")
-
-own = registry._own
-registry._own = lambda group: [item for item in own(group) if "worldclip.plugins" not in item[1].module]
-sys.meta_path.insert(0, Block())
-from worldclip.cli import main
-if __name__ == "__main__":
-    recipe, out = sys.argv[1:]
-    assert main(["run", recipe, "--out", out, "--until", "curate", "--workers", "1"]) == 0
-    assert main(["--help"]) == main(["status", out]) == main(["estimate", out]) == 0
-    assert main(["serve", "model"]) == 2
-"""
-"""The command line of a checkout without the folder of plug-ins and their lines of entry_points.txt."""
 
 
 def write_package(site: Path, name: str, code: str, entry_points: str) -> None:
@@ -106,34 +83,17 @@ def test_command_of_another_package_is_listed_without_its_import_and_runs(site, 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (
-            "raise RuntimeError('no licence file')",
-            "package theirs cannot be loaded (RuntimeError: no licence file)",
-        ),
+        ("raise RuntimeError('no licence file')", "package theirs cannot be loaded (RuntimeError: no licence file)"),
         ("import sys; sys.exit('wrong platform')", "(SystemExit: wrong platform)"),
         ("def", "(SyntaxError: "),
-        ("", "(AttributeError: "),
         ("longest = 3", "is no worldclip.cli.command.Command"),
     ],
 )
 def test_a_broken_package_stops_only_its_own_command(code, message, site, capsys):
-    write_package(site, "theirs", code, "[worldclip.commands]\nlongest = theirs:longest")
+    items = "[worldclip.commands]\nlongest = theirs:longest\n[worldclip.pool_formats]\ntar = theirs:TAR"
+    write_package(site, "theirs", code, items)
     assert main(["--help"]) == main(["languages"]) == 0
     assert main(["longest", "x"]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_two_packages_with_one_name_are_named(site):
-    write_package(site, "theirs", "", "[worldclip.pool_formats]\ntar = theirs:TAR")
     with pytest.raises(UserError, match="'tar' is registered by worldclip and theirs; uninstall one of them"):
         POOL_FORMATS.names()
-
-
-def test_a_recipe_runs_to_curate_where_no_plug_in_can_be_imported(toy_world, tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(WITHOUT_PLUG_INS, encoding="utf-8")
-    command = [sys.executable, str(program), str(toy_world.recipe), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "unknown command serve" in done.stderr
-    assert (tmp_path / "run/curate/manifest.json").exists()

@@ -1,6 +1,4 @@
-"""Tables, charts and numbers: aligned, complete, short, and never markup."""
-
-from __future__ import annotations
+"""Tables, charts, numbers and lines of a terminal: aligned, complete, short, and never markup."""
 
 import csv
 import io
@@ -8,11 +6,20 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from worldclip.cli import main
+from worldclip.core.console import note, progress_bar, say
+from worldclip.language import table as languages
+from worldclip.model.config import ModelConfig
 from worldclip.report.chart import Line, axis_over, line_chart
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, interval, percent, short, tick
-from worldclip.report.table import Column, Table, text_column, to_csv, to_html, to_markdown
+from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_html, to_markdown, to_text
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import World
+from worldclip.train.log import Log
+from worldclip.train.schedule import Schedule
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -34,7 +41,7 @@ def markdown_cells(line):
     return [re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_html_cells_are_escaped_aligned_and_totals_set_apart():
+def test_html_cells_are_escaped_and_aligned():
     page = to_html(table_of(HOSTILE))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -46,30 +53,26 @@ def test_html_cells_are_escaped_aligned_and_totals_set_apart():
 def test_markdown_cells_keep_their_text_and_their_column():
     lines = to_markdown(table_of([*HOSTILE, "total"])).splitlines()
     assert len(lines) == 2 + len(HOSTILE) + 1
-    assert len({len(line) for line in lines}) == 1, "the source is aligned"
     for text, line in zip(HOSTILE, lines[2:], strict=False):
         assert markdown_cells(line) == [" ".join(text.split()), "1,234", ""]
         assert "<script" not in line.replace("\\<", "")
     assert markdown_cells(lines[-1])[0] == "**total**"
-
-
-def test_markdown_leaves_plain_names_plain():
     table = Table(columns=[text_column("metric")], rows=[["image_retrieval_recall@1"], ["-7.4 *"], ["image > text"]])
     assert to_markdown(table).splitlines()[2:] == ["| image_retrieval_recall@1 |", "| -7.4 * |", "| image > text |"]
 
 
 def test_csv_keeps_values_as_data():
-    table = Table(columns=[Column("text"), Column("value", percent)],
-                  rows=[*([text, 0.1234567] for text in HOSTILE), [None, None]])  # fmt: skip
-    rows = list(csv.reader(io.StringIO(to_csv(table))))
-    assert rows == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]
+    rows = [*([text, 0.1234567] for text in HOSTILE), [None, None]]
+    found = list(csv.reader(io.StringIO(to_csv(Table(columns=[Column("text"), Column("value", percent)], rows=rows)))))
+    assert found == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]
 
 
-def test_a_row_of_the_wrong_length_and_html_outside_html_are_errors():
-    with pytest.raises(ValueError, match="zip"):
-        to_html(Table(columns=[text_column("a")], rows=[["x", "y"]]))
-    with pytest.raises(TypeError, match="column 'a' holds HTML"):
-        to_markdown(Table(columns=[text_column("a")], rows=[[tag("b", "x")]]))
+def test_a_row_is_one_line_of_a_file_and_its_cells_are_no_markup(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # a process of tests has it
+    rows = [["a_b|c [bold]*", "1,234,567"], ["word " * 50 + "end", "1"]]
+    lines = to_text(Table([text_column("name"), *columns_of(["count"])], rows)).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split() == ["a_b|c", "[bold]*", "1,234,567"]
 
 
 def test_only_html_is_markup():
@@ -77,44 +80,34 @@ def test_only_html_is_markup():
         '<a title="&quot;&lt;" class="n">&lt;b&gt;<i>x</i></a>'
     )
     assert join(["<", Html("<br>")], " & ") == "&lt; &amp; <br>"
-    assert isinstance(tag("i") + "<", Html)
     assert tag("i") + "<" == "<i></i>&lt;"
-    assert tag("img", src="x") == '<img src="x">'
+    with pytest.raises(TypeError, match="column 'a' holds HTML"):
+        to_markdown(Table(columns=[text_column("a")], rows=[[tag("b", "x")]]))
 
 
-def test_points_without_a_place_on_the_axis_are_left_out():
-    chart = line_chart([Line(name="a", x=[1, 10, 100], y=[0, 1, 1000])], x_label="x", y_label="y", log=True)
+def test_points_without_a_place_on_the_axis_are_left_out_and_names_are_text():
+    name = "<script>'\""
+    lines = [Line(name=name, x=[1, 10, 100], y=[0, 1, 1000])]
+    chart = line_chart(lines, x_label=name, y_label="y", rules=[(1, name)], log=True)
     points = re.search(r' d="([^"]*)"', chart)
     assert points is not None
     assert len(re.findall("[ML]", points[1])) == 2, "0 has no place on a logarithmic axis"
-
-
-@pytest.mark.parametrize("values", [[3.0, 3.0], [1e300], [], [float("nan")]])
-@pytest.mark.parametrize("log", [False, True])
-def test_axes_of_equal_values_and_of_none_have_a_length(values, log):
-    axis = axis_over(values, log=log)
-    assert axis.low < axis.high
-    assert axis.ticks()
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "log"),
-    [(0, 1, False), (1, 50_000, True), (-0.3, 0.7, False), (1990, 2010, False), (2e-5, 2e-3, False)],
-)
-def test_ticks_lie_on_the_axis_and_are_short(low, high, log):
-    axis = axis_over([low, high], log=log)
-    shares = [axis.share(value) for value in axis.ticks()]
-    assert len(shares) >= 2
-    assert all(-1e-9 <= share <= 1 + 1e-9 for share in shares)
-    assert all(len(tick(value)) <= 8 for value in axis.ticks())
-
-
-def test_names_in_a_chart_are_text():
-    hostile = "<script>'\""
-    lines = [Line(name=hostile, x=[1, 2], y=[1, 2])]
-    chart = line_chart(lines, x_label=hostile, y_label="y", rules=[(1, hostile)])
     assert "<script" not in chart
     ElementTree.fromstring(chart)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_axes_of_any_values_have_a_length_and_short_ticks(log):
+    for values in ([3.0, 3.0], [1e300], [], [float("nan")]):
+        axis = axis_over(values, log=log)
+        assert axis.low < axis.high
+        assert axis.ticks()
+    for low, high in ((1, 50_000),) if log else ((0, 1), (-0.3, 0.7), (1990, 2010), (2e-5, 2e-3)):
+        axis = axis_over([low, high], log=log)
+        shares = [axis.share(value) for value in axis.ticks()]
+        assert len(shares) >= 2
+        assert all(-1e-9 <= share <= 1 + 1e-9 for share in shares)
+        assert all(len(tick(value)) <= 8 for value in axis.ticks())
 
 
 @pytest.mark.parametrize(
@@ -130,3 +123,53 @@ def test_names_in_a_chart_are_text():
 )
 def test_numbers_are_short(shown, values, labels):
     assert [shown(value) for value in values] == labels
+
+
+# A terminal
+@pytest.fixture
+def terminal(monkeypatch):
+    """Let rich take standard error for a terminal of 80 columns without colours."""
+    names = {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_tables_and_help_fit_a_terminal_and_break_between_words(terminal, capsys):
+    assert main(["languages"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    words = set(shown.split())
+    assert set(languages.by_code()) <= words
+    assert {label for language in languages.all_languages() for label in language.iso639_3} <= words
+    for stage in ("run", "match", "export", "train"):
+        with pytest.raises(SystemExit):
+            main([stage, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.endswith("-") and not line.endswith(" -")] == []
+
+
+def test_messages_of_a_file_stay_on_one_line(capsys):
+    say("curate", "word " * 60)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_messages_and_bars_of_a_terminal_fit_and_are_whole(terminal, tmp_path, capsys):
+    say("curate", "12 shards done. Rerun without --shards to finish; worldclip inspect RUN --key KEY says why")
+    note("report: " + "x" * 60 + " and then --some-flag")
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(" " * 11)
+    assert "--some-flag" in "\n".join(lines)
+    with progress_bar("match", 123_456, is_shown=True, num_done=1_000) as advance:
+        advance(10, "of 2 failed")
+    schedule = Schedule(samples_seen=3_200_000, global_batch_size=32, num_steps=100_000, warmup_steps=0)
+    config = TrainConfig(model=ModelConfig(preset="tiny"))
+    step = {"step": 99_990, "loss": 3.7264, "lr": 1e-3, "logit_scale": 14.3, "grad_norm": 1.0}
+    with Log(tmp_path, config, schedule, 0, torch.device("cpu"), World()) as log:
+        log.add_step(0.25, 0.1, 320)
+        log.write_step(step, elapsed_s=3_600.0)
+        log.advance(99_990)
+    shown = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    assert any("1010/123456" in line and "left" in line for line in shown)
+    assert any("99990/100000" in line and "left loss 3.726" in line for line in shown)

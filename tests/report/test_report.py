@@ -1,6 +1,4 @@
-"""report.html: one file that opens anywhere, shows every stage, and leaves out what has not run."""
-
-from __future__ import annotations
+"""report.html: one file that opens anywhere, shows every stage and language, and leaves out what has not run."""
 
 import json
 import re
@@ -8,12 +6,27 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from evaluated import caption_files, record, webdataset_files
 from made_up_run import LANGS, NAMES, write_made_up_run
+from made_up_world import made_up_world
+from miniature import write_files
+from model_folders import put_any_model_in_hub_cache
+from worldclip.cli import main
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.report import write_report
-from worldclip.report.evaluate import in_turn
+from worldclip.evaluate.report import held_out_combinations, task_result
+from worldclip.evaluate.stage import _gallery_languages
+from worldclip.language import table as languages
+from worldclip.language.table import INSTALLED
+from worldclip.model import load as model_load
+from worldclip.report import balance, curate, write_evaluation, write_report
+from worldclip.report.by_language import find_language, languages_section
+from worldclip.report.evaluate import held_out_section, in_turn, published_section, results_section
+from worldclip.report.language_map import language_map
+from worldclip.report.numbers import percent
+from worlds import WordModel
 
 VOID = {"meta", "img", "link"}
 HEADINGS = {
@@ -79,35 +92,24 @@ def read_page(run_dir: Path) -> Page:
     return Page(write_report(run_dir).read_text(encoding="utf-8"))
 
 
-def change_report(run_dir: Path, stage: str, change) -> None:
-    report = read_json(run_dir / stage / "report.json")
-    change(report)
-    write_json(run_dir / stage / "report.json", report)
+def section_of(html: str, name: str) -> str:
+    (section,) = re.findall(rf'<section id="{name}">.*?</section>', html, re.DOTALL)
+    return section
 
 
 def test_page_shows_every_stage_and_every_language(html, text):
     headings = Page(html).headings
     assert headings[:2] == ["Summary", "Gallery"]
     assert sorted(headings[1:]) == sorted(heading for stage in HEADINGS.values() for heading in stage)
+    (navigation,) = re.findall(r"<nav.*?</nav>", html, re.DOTALL)
+    assert navigation.count("<a ") == len(headings)
     for lang in LANGS:
         assert re.search(rf"\b{lang}\b", text)
     assert "Mean over 14 languages: en es ja ko pt it fr de fa id zh ru tr ar." in text
     assert "chance 0.13%" in text
-
-
-def test_links_stand_in_three_groups(html):
-    (navigation,) = re.findall(r"<nav.*?</nav>", html, re.DOTALL)
-    assert re.findall(r"<b>(.*?)</b>", navigation) == ["Model", "Pairs", "Entries"]
-    assert navigation.count("<a ") == html.count("<h2>")
-
-
-@pytest.mark.parametrize("part", ["balance", "entries-before-and-after"])
-def test_three_curves_are_in_sight_and_the_others_folded(html, part):
-    (section,) = re.findall(rf'<section id="{part}">.*?</section>', html, re.DOTALL)
-    in_sight, _, others = section.partition("<details>")
-    assert in_sight.count("<figure>") == 3
-    assert others.count("<figure>") == 9
-    assert section.count('class="curve below"') == 12  # grey is broader than the blue on it
+    for part in ("balance", "entries-before-and-after"):
+        in_sight, _, others = section_of(html, part).partition("<details>")
+        assert (in_sight.count("<figure>"), others.count("<figure>")) == (3, 9)
 
 
 def test_page_is_self_contained(html):
@@ -125,98 +127,256 @@ def test_stage_that_has_not_run_is_left_out(copy, stage):
     assert sorted(read_page(copy).headings[1:]) == sorted(left)
 
 
-def test_empty_run_still_has_a_page(tmp_path):
-    page = read_page(tmp_path)
-    assert page.headings == ["Summary"]
-    assert "no stage yet" in " ".join(page.text)
-
-
-def test_texts_of_the_pool_are_never_markup(copy):
-    hostile = '<script>alert(1)</script> & "quotes" \''
-
-    def rename_entries(report):
-        for rows in report["top_entries"].values():
-            rows[0]["entry"] = hostile
-
-    def rename_answers(report):
-        for image in report["gallery"]:
-            for answers in image["names"].values():
-                answers["truth"] = answers["best"][0]["name"] = hostile
-
-    change_report(copy, "balance", rename_entries)
-    change_report(copy, "evaluate", rename_answers)
-    html = write_report(copy).read_text(encoding="utf-8")
-    assert "<script" not in html
-    assert "".join(Page(html).text).count(hostile) > 10
-
-
-def test_texts_read_in_their_own_direction(html):
+def test_texts_of_the_pool_are_never_markup_and_read_in_their_own_direction(html, copy):
     for lang in ("fa", "ja"):
         assert f'<bdi dir="auto" lang="{lang}">{NAMES[lang][0]}</bdi>' in html
+    hostile = '<script>alert(1)</script> & "quotes" \''
+    reports = {stage: read_json(copy / stage / "report.json") for stage in ("balance", "evaluate")}
+    for rows in reports["balance"]["top_entries"].values():
+        rows[0]["entry"] = hostile
+    for image in reports["evaluate"]["gallery"]:
+        for answers in image["names"].values():
+            answers["truth"] = answers["best"][0]["name"] = hostile
+    for stage, report in reports.items():
+        write_json(copy / stage / "report.json", report)
+    changed = write_report(copy).read_text(encoding="utf-8")
+    assert "<script" not in changed
+    assert "".join(Page(changed).text).count(hostile) > 10
 
 
-def test_page_shows_the_numbers_of_report_json(run_dir, text):
+def test_page_shows_the_numbers_of_report_json(run_dir, html, text):
     rows = read_json(run_dir / "curate" / "report.json")["languages"]
+    num_in, num_out = (sum(row[name] for row in rows.values()) for name in ("pairs_in", "pairs_out"))
+    shares = section_of(html, "languages-before-and-after")
     for lang in LANGS:
         assert f"{rows[lang]['pairs_out']:,} of {rows[lang]['pairs_in']:,}" in text
-    assert f"{sum(row['pairs_out'] for row in rows.values()):,} of" in text
+    for lang in sorted(LANGS, key=lambda lang: -rows[lang]["pairs_in"])[:3]:
+        assert f"{percent(rows[lang]['pairs_in'] / num_in)} {curate.BEFORE_AFTER[0][1]}" in shares
+        assert f"{percent(rows[lang]['pairs_out'] / num_out)} {curate.BEFORE_AFTER[1][1]}" in shares
+    assert f"{num_out:,} of" in text
+    texts = read_json(run_dir / "match" / "report.json")["texts"]
+    assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
+    assert "7.5 epochs of 22,664 pairs in 3.7 minutes, 773 samples per second." in text
+    assert "2 draws met an unusable image (undecodable_image) and were replaced." in text
+    assert "top-5" in text
+    assert not re.search(r"\bacc[15]\b|retrieval recall", text)
 
 
-def test_incomplete_last_line_of_the_log_is_ignored(copy):
+def test_unfinished_trainings_and_empty_runs_have_a_page(copy, tmp_path):
     log = copy / "train" / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 66', encoding="utf-8")
     assert "Training" in read_page(copy).headings
-
-
-def test_unfinished_training_shows_its_curves_and_a_log_without_finite_loss_says_so(text, tmp_path):
-    (tmp_path / "train").mkdir()
+    page = read_page(tmp_path / "empty")
+    assert page.headings == ["Summary"]
+    assert "no stage yet" in " ".join(page.text)
     rows = [{"step": i, "samples_seen": 256 * i, "loss": None, "lr": 1e-3} for i in (1, 2)]
-    (tmp_path / "train" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = read_page(tmp_path)
+    write_files(tmp_path, {"new/train/log.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    page = read_page(tmp_path / "new")
     assert page.headings == ["Summary", "Training"]
     assert "no finite loss" in " ".join(page.text)
-    assert "7.5 epochs of 22,664 pairs in 3.7 minutes, 773 samples per second." in text
-    assert "2 draws met an unusable image (undecodable_image) and were replaced." in text
 
 
-def test_match_rates_by_language(run_dir, text):
-    texts = read_json(run_dir / "match" / "report.json")["texts"]
-    assert f"{texts['ja']['matched'] / (texts['ja']['matched'] + 300):.1%}" in text
-
-
-def test_examples_say_why_they_were_kept_or_dropped(html):
+def test_examples_say_why_they_were_kept_or_dropped_and_sets_what_they_are(html):
     text = "".join(Page(html).text)
     assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500" in text
     assert "its language is excluded" in text
     assert "label xx, probability 0.30" in text
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
-
-
-def test_page_says_what_the_held_out_sets_are(html):
     assert html.count("<dt>emoji_tone</dt><dd>Made &lt;up&gt;: 250 pictures.</dd>") == 1
     assert html.index("<dt>emoji_tone") < html.index('id="gallery"')
 
 
-def test_no_table_has_an_empty_column(html):
-    for table in re.findall(r"<table>(.*?)</table>", html):
-        rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table)[1:]]
-        assert all(any(cells) for cells in zip(*rows, strict=True)), table[:200]
+def test_gallery_shows_right_and_wrong_images_in_turn_in_a_language_of_each_script():
+    images = [{"key": key, "names": {"en": {"best": [{"is_right": key[0] == "r"}]}}} for key in ("r1", "r2", "r3", "w")]
+    assert [image["key"] for image in in_turn(images)] == ["r1", "w", "r2", "r3"]
+    codes = ["ab", "am", "ar", "bg", "de", "el", "en", "hi", "ka", "ko", "ru", "sw", "th", "ti", "yo", "zh", "xx_Xxxx"]
+    chosen = _gallery_languages(codes, INSTALLED)
+    assert (chosen[0], len(chosen)) == ("en", 10)
+    assert len({find_language(code, INSTALLED).script for code in chosen}) == 10
+    assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
 
 
-def test_page_has_one_set_of_metric_words(text):
-    assert "top-5" in text
-    assert not re.search(r"\bacc[15]\b|retrieval recall", text)
+# Evaluations
+def test_languages_of_an_evaluation_are_sorted_and_have_their_interval_chance_and_family(html):
+    numbers = section_of(html, "by-language")
+    hover = r"\w+ (\w+): top-5 ([\d.]+)%, [\d.]+% to [\d.]+%, chance 0\.1[34]%; 250 queries; [\w -]+, [\w ]+"
+    values = dict(re.findall(f'title="{hover}"', numbers))
+    assert {"fr", "zh", "tr"} <= values.keys() < set(LANGS)
+    order = list(dict.fromkeys(re.findall(r"<code>(\w+)</code>", numbers)))
+    assert order == sorted(LANGS, key=lambda lang: -float(values.get(lang, 0)))  # one is at chance
 
 
-def test_charts_are_not_enlarged_beyond_their_text(html):
-    for width, widest in re.findall(r'<svg viewBox="0 0 (\d+) \d+"[^>]*max-width:(\d+)px', html):
-        assert int(width) <= 400, "a telephone shows 400 pixels: wider charts have tiny text"
-        assert int(widest) <= 1.5 * int(width)
+def test_language_codes_of_datasets_are_resolved():
+    codes = ("zh_yue", "deu_Latn", "sw", "klingon", "xx_Xxxx")
+    assert [getattr(find_language(code, INSTALLED), "code", None) for code in codes] == ["zh", "de", "sw", None, None]
 
 
-def test_gallery_shows_right_and_wrong_images_in_turn():
-    def image(key, is_right):
-        return {"key": key, "names": {"en": {"best": [{"is_right": is_right}]}}}
+def sections_of(task, records, name="set"):
+    """Return the HTML of the results and of the numbers by language of a dataset with one task."""
+    records = [{**record, "dataset": name, "task": task} for record in records]
+    result = task_result(name, task, {record["lang"]: record for record in records})
+    datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
+    return results_section({"datasets": datasets}).body, languages_section(datasets, INSTALLED).body
 
-    images = [image(key, key.startswith("r")) for key in ("r1", "r2", "r3", "w1")]
-    assert [image["key"] for image in in_turn(images)] == ["r1", "w1", "r2", "r3"]
+
+def cells(body):
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", body)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+
+
+def test_results_are_one_table_and_english_and_local_questions_are_not_averaged():
+    shared = {"n": 4, "chance": {"accuracy": 0.25}, "intervals": {"accuracy": (0.1, 0.9)}}
+    records = [
+        record(lang, accuracy=value, slices={"country Kenya": {"accuracy": value}}, **shared)
+        for lang, value in (("en", 0.5), ("local", 0.25))
+    ]
+    results, parts = sections_of("choice", records)
+    assert cells(results)[1:] == [
+        ["set", "choice", "accuracy", "50.0%", "", "en", "10.0% to 90.0%", "4"],
+        ["", "", "accuracy", "25.0%", "", "local", "10.0% to 90.0%", "4"],
+    ]
+    assert "1 images could not be decoded" in results
+    assert ["country Kenya", "50.0%", "25.0%", "3"] in cells(parts)
+    assert "mean over" not in parts
+    assert languages_section({}, INSTALLED) is None
+
+
+def test_headlines_distances_and_metrics_that_a_part_lacks():
+    records = [record(lang, intervals={"alignment": (1.0, 1.5)}, alignment=1.25) for lang in ("en", "de")]
+    results, numbers = sections_of("alignment_uniformity", records)
+    assert cells(results)[1] == ["set", "alignment uniformity", "alignment", "1.250", "2"]
+    assert ["mean over 2", "1.250", ""] in cells(numbers)
+    regions = record(acc1=0.5, slices={"region 0": {"acc1": 0.75}, "region 1": {"acc1": 0.25}})
+    results, parts = sections_of("zeroshot_classification", [regions], "geode_datacomp")
+    assert cells(results)[1][:4] == ["geode_datacomp", "zero-shot classification", "worst region top-1", "25.0%"]
+    assert ["part", "top-1", "queries"] in cells(parts)
+
+
+def test_a_suite_has_its_mean_or_says_what_is_missing():
+    task = task_result("pets", "zeroshot_classification", {"en": record("en", "pets", acc1=0.5)})
+    report = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
+    complete = results_section({**report, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
+    assert "<b>62.5%</b><span>suite slip26</span>" in complete
+    incomplete = results_section({**report, "suite": {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}}).body
+    assert "No mean for suite slip26: 2 datasets are missing: cars, dtd." in incomplete
+
+
+def test_published_numbers_are_flagged_and_escaped():
+    row = {
+        "title": "CVQA <LOCAL>", "ours_pct": 50.0, "published_pct": 57.4, "difference_pct": -7.4, "differs": True,
+        "over": "local", "source": "abstract", "is_secondary": True, "protocol": "micro"
+    }  # fmt: skip
+    body = published_section({"published": {"against": "ViT", "rows": [row]}}).body
+    for shown in ("CVQA &lt;LOCAL&gt;", "<b>-7.4 !</b>", "(secondary)"):
+        assert shown in body
+    assert published_section({"datasets": {}}) is None
+
+
+def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, monkeypatch, capsys):
+    put_any_model_in_hub_cache("me/model", tmp_path, monkeypatch)
+    write_files(tmp_path / "data/pets", webdataset_files(("cat", "dog"), ("cat", "owl")))
+    write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
+    arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
+    arguments += ["--protocol", "own"]  # SLIP's names need all 37 breeds
+    assert main(arguments) == 2
+    assert 'evaluate.data = "": must be the folder of' in capsys.readouterr().err
+    assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0
+    printed = capsys.readouterr().out
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in printed.splitlines() if "|" in line}
+    assert ("Oxford-IIIT Pets", "mean_per_class_recall", "en", "100.0") in rows
+    assert ("Crossmodal-3600", "text_retrieval_recall@1", "2 of 36", "100.0") in rows
+    assert ("CVQA", "accuracy", "0", "missing") in rows
+    assert ("XM3600 image > text R@1", "100.0", "64.3", "+35.7 !", "2 of 36", "abstract and README") in rows
+    assert "Published numbers" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+# Hundreds of languages
+def scored(value, low=None):
+    bounds = [value - 0.05 if low is None else low, value + 0.05]
+    chance = {"acc1": 0.002, "acc5": 0.01}
+    return {"n": 100, "metrics": {"acc1": value / 2, "acc5": value}, "chance": chance, "num_classes": 500,
+            "interval_95": {"acc5": bounds, "acc1": bounds}}  # fmt: skip
+
+
+def test_cells_are_sorted_and_coloured_by_times_chance():
+    values = {"sw": 0.02, "yo": 0.4, "zu": 1.0, "ig": 0.2, "sn": 0.03, "en": 0.3, "xh": 0.029}
+    records = {lang: scored(value, low=None if lang == "sw" else value) for lang, value in values.items()}
+    families = {**dict.fromkeys(values, "Atlantic-Congo"), "en": "Indo-European"}
+    drawn = language_map(records, "acc5", families, {lang: f"<{lang}>" for lang in values})
+    cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\2</b><small>([\d.,]+×)</small>', drawn)
+    assert cells == [
+        ("step4", "zu", "100×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "3.0×"),
+        ("step0", "xh", "2.9×"), ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
+    ]  # fmt: skip
+    assert "Atlantic-Congo <small>6</small>" in drawn
+    assert "other families <small>1</small>" in drawn  # a family of one has no heading
+    records = {"sw": scored(0.5), "klingon": scored(0.5), "yo": {**scored(0.5), "chance": {}}}
+    drawn = language_map(records, "acc5", {"sw": "Atlantic-Congo", "yo": "Atlantic-Congo"}, dict.fromkeys(records, ""))
+    assert re.findall(r"<b>(\w+)</b>", drawn) == ["sw"]  # the others have no family, or no chance
+
+
+def test_held_out_pictures_are_beside_the_others():
+    random = np.random.default_rng(0)
+    hits, is_held = random.random(250) < 0.4, np.arange(250) % 10 == 0
+    chance = {"acc1": 1 / 250}
+
+    def of(mask):
+        return {"n": int(mask.sum()), "metrics": {"acc1": float(hits[mask].mean())}, "chance": chance}
+
+    whole, held = of(np.ones(250, bool)), of(is_held)
+    other = {**held, "chance": {"acc1": 0.5}}  # among other names: not comparable
+    records = {"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}}
+    (row,) = held_out_combinations(records)
+    assert (row["dataset"], row["lang"], row["num_seen"], row["num_held"]) == ("flags", "sw", 225, 25)
+    assert (row["seen"], row["held"]) == (pytest.approx(hits[~is_held].mean()), hits[is_held].mean())
+    assert held_out_combinations({"flags": {"sw": whole}}) == []
+    table = cells(held_out_section({"held_out": [row]}, INSTALLED).body)
+    assert table[2][:2] == ["flags", "mean over 1"]
+    assert table[1][3:] == [*table[2][3:6], "225", "25"]
+
+
+def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):
+    write_json(tmp_path / "report.json", made_up_world())
+    page = write_evaluation(tmp_path).read_text(encoding="utf-8")
+    assert len({lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}) > 300
+    for shown in ('id="held-out-combinations"', "times chance</th>", "<td>Atlantic-Congo, Latin, low</td>"):
+        assert shown in page
+    assert re.search(r"Mean over \d+ languages, by their codes", page)
+    table = page[page.index("All metrics of zero-shot classification, languages by name") :].partition("</table>")[0]
+    names = re.findall(r"<tr><td>([^<]+) <code>", table)
+    assert len(names) > 300
+    assert names == sorted(names, key=str.casefold)
+    assert len(page) < 2_000_000
+    for forbidden in ("<script", "http://"):
+        assert forbidden not in page
+
+
+def rows_in_sight(body: str) -> int:
+    """Return the number of table rows and bars outside of folded parts."""
+    while (without := re.sub(r"<details>(?:(?!<details>).)*?</details>", "", body, flags=re.DOTALL)) != body:
+        body = without
+    return body.count("<tr") + body.count('class="l"')
+
+
+def test_the_largest_languages_are_in_sight_and_the_others_folded():
+    codes = sorted(code for code in languages.by_code() if code != "other")
+    row = {"pairs_in": 10, "pairs_out": 5, "sampled_out": 5, "expected_pairs": 5.0}
+    report = {"text_policy": "all", "languages": dict.fromkeys(codes, row), "effect": {}, "samples": {}}
+    first = curate.sections(report, INSTALLED)[0].body
+    assert rows_in_sight(first) == curate.MAX_BARS
+    assert first.count("<code>") == 2 * len(codes)
+    entry = {"entry": "<b>", "source": "pool", "matches": 7, "prob": 0.5}
+    curve = {"rank": [1, 2], "matches": [7, 3], "balanced": [3, 3], "effective_entries": [2.0, 2.0]}
+    lists = {
+        code: {"threshold": 3, "tail_fraction": 0.1, "num_entries": 9, "num_matched_entries": 2, "num_matches": 10 + n}
+        for n, code in enumerate(codes)
+    }
+    report = {"lists": lists, "warnings": [], "curves": dict.fromkeys(codes, curve),
+              "top_entries": {code: [entry] * 12 for code in codes}}  # fmt: skip
+    thresholds, heads = balance.sections(report, INSTALLED)
+    assert rows_in_sight(thresholds.body) == balance.MAX_ROWS + 1
+    assert thresholds.body.count('<td class="n">10.0%</td>') == len(codes)
+    assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
+    assert "&lt;b&gt;" in heads.body
+    assert all(f"<code>{code}</code>" in heads.body for code in codes)

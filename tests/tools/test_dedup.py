@@ -1,6 +1,4 @@
-"""`pool dedup` against a dict: which copy of a key stays, whatever the workers, the ranges and the order of files."""
-
-from __future__ import annotations
+"""`pool dedup` against a dict: which copy of a key stays, whatever the workers and the order of files."""
 
 import random
 from pathlib import Path
@@ -8,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import killed
@@ -20,27 +18,28 @@ from worldclip.core import keys, spill
 from worldclip.core.artifacts import read_json, read_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.dedup import dedup
+
+Shards = dict[str, list[str | None]]
 
 
 def pool_of(folder: Path, **settings: object) -> PoolConfig:
     return PoolConfig(**{"path": str(folder), "key": "uid", **settings})
 
 
-def write_pool(folder: Path, shards: dict[str, list[str | None]]) -> Path:
+def write_pool(folder: Path, shards: Shards) -> Path:
     for name, of_shard in shards.items():
         write_table(folder / name, {"uid": pa.array(of_shard, pa.string()), "text": ["x"] * len(of_shard)})
     return folder
 
 
-def run(folder: Path, shards: dict[str, list[str | None]]) -> dict[str, int]:
+def run(folder: Path, shards: Shards) -> dict[str, int]:
     """Write shards of FOLDER/pool, and the copies of the pool into FOLDER/out; return the report."""
     return dedup(pool_of(write_pool(folder / "pool", shards)), folder / "out", executor=QUIET)
 
 
-def plain_copies(shards: dict[str, list[str | None]]) -> list[tuple[str, str, str]]:
+def plain_copies(shards: Shards) -> list[tuple[str, str, str]]:
     """(shard, key, first shard) in a dict that holds the whole pool."""
     first: dict[str, str] = {}
     copies = []
@@ -57,28 +56,23 @@ def listed(out: Path) -> list[tuple[str, str, str]]:
     return [(row["shard"], row["key"], row["first_shard"]) for row in table.to_pylist()]
 
 
-def random_shards(seed: int, num_shards: int = 7, num_keys: int = 60) -> dict[str, list[str | None]]:
+def random_shards(seed: int) -> Shards:
     rng = random.Random(seed)
-    names = [*(f"{i:03}.parquet" for i in range(num_shards - 2)), "a-b.parquet", "a/b.parquet"]
-    return {name: [rng.choice([None, "", *map(str, range(150))]) for _ in range(num_keys)] for name in names}
+    names = [*(f"{i:03}.parquet" for i in range(5)), "a-b.parquet", "a/b.parquet"]
+    return {name: [rng.choice([None, "", *map(str, range(150))]) for _ in range(60)] for name in names}
 
 
 def test_first_shard_keeps_its_copy(tmp_path):
-    shards = {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]}
-    report = run(tmp_path, shards)
+    report = run(tmp_path, {"b.parquet": ["k", "m"], "a.parquet": ["k", "l", "k", None], "c.parquet": ["m", "k"]})
     copies = [("b.parquet", "k", "a.parquet"), ("c.parquet", "m", "b.parquet"), ("c.parquet", "k", "a.parquet")]
     assert listed(tmp_path / "out") == copies
     assert report == read_json(tmp_path / "out/report.json")
     assert report == {"shards": 3, "pairs": 8, "no_identity": 1, "repeated_in_shard": 1, "copies": 3, "keys": 3}
+    run(tmp_path / "none", {"a.parquet": ["k"], "b.parquet": ["m"]})
+    assert pq.ParquetFile(tmp_path / "none/out/duplicates.parquet").num_row_groups == 0
 
 
-def test_list_without_copies_has_no_row_group(tmp_path):
-    run(tmp_path, {"a.parquet": ["k"], "b.parquet": ["m"]})
-    assert listed(tmp_path / "out") == []
-    assert pq.ParquetFile(tmp_path / "out/duplicates.parquet").num_row_groups == 0
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["0.parquet", "1.parquet", "2/0.parquet", "2-0.parquet"]),
@@ -97,7 +91,7 @@ def test_copies_agree_with_plain_implementation(tmp_path_factory, shards):
     assert report["pairs"] == sum(report[name] for name in ("no_identity", "repeated_in_shard", "copies", "keys"))
 
 
-def test_workers_and_file_order_do_not_change_bytes(tmp_path):
+def test_workers_and_file_order_do_not_change_bytes_and_the_list_denies_copies_in_their_shards_only(tmp_path):
     shards = random_shards(seed=1)
     contents = []
     for number, workers in enumerate((1, 2)):
@@ -107,13 +101,34 @@ def test_workers_and_file_order_do_not_change_bytes(tmp_path):
         contents.append((tmp_path / f"out{number}" / "duplicates.parquet").read_bytes())
     assert listed(tmp_path / "out0") == plain_copies(shards)
     assert contents[0] == contents[1]
+    lists = keys.key_lists(None, [str(tmp_path / "out0" / "duplicates.parquet")])
+    copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
+    for name, of_shard in shards.items():
+        column = pa.array(sorted(set(filter(None, of_shard))))
+        expected = [(name, key) not in copies for key in column.to_pylist()]
+        assert keys.is_valid(column, lists, name).tolist() == expected
+    assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
 
 
-def test_only_new_shard_is_read_and_second_run_reads_nothing(tmp_path):
-    shards = random_shards(seed=2)
-    first = run(tmp_path, shards)
+def test_valid_list_with_shards_applies_per_shard(tmp_path):
+    pq.write_table(pa.table({"shard": ["a", "b"], "key": ["x", "y"]}), tmp_path / "valid.parquet")
+    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
+    assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
+    assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
+
+
+def test_broken_shard_fails_alone_and_only_it_and_new_shards_are_read(tmp_path):
+    shards = random_shards(seed=3)
+    folder = write_pool(tmp_path / "pool", shards)
+    whole = (folder / "001.parquet").read_bytes()
+    (folder / "001.parquet").write_bytes(whole[:-20])
+    with pytest.raises(StageFailed) as failed:
+        run(tmp_path, {})
+    assert list(failed.value.failures) == ["001.parquet"]
+    assert not (tmp_path / "out" / "duplicates.parquet").exists()
     read = killed.modified(tmp_path / "out" / "keys", "*.parquet")
-    assert run(tmp_path, {}) == first
+    (folder / "001.parquet").write_bytes(whole)
+    assert run(tmp_path, {}) == run(tmp_path, {})
     new = {"000-earlier.parquet": ["3", "4", "new"]}
     run(tmp_path, new)
     assert read.items() <= killed.modified(tmp_path / "out").items()
@@ -130,70 +145,16 @@ def test_tars_are_compared_by_json_key(tmp_path):
     assert dedup(pool_of(tmp_path / "pool", key="member"), tmp_path / "by_stem", executor=QUIET)["copies"] == 0
 
 
-def test_broken_shard_fails_alone_and_repaired_shard_finishes_list(tmp_path):
-    shards = random_shards(seed=3)
-    folder = write_pool(tmp_path / "pool", shards)
-    whole = (folder / "001.parquet").read_bytes()
-    (folder / "001.parquet").write_bytes(whole[:-20])
-    with pytest.raises(StageFailed) as failed:
-        dedup(pool_of(folder), tmp_path / "out", executor=QUIET)
-    assert list(failed.value.failures) == ["001.parquet"]
-    assert not (tmp_path / "out" / "duplicates.parquet").exists()
-    (folder / "001.parquet").write_bytes(whole)
-    dedup(pool_of(folder), tmp_path / "out", executor=QUIET)
-    assert listed(tmp_path / "out") == plain_copies(shards)
-
-
-_DEDUP = """
-from pathlib import Path
-from worldclip.core.execute import LocalExecutor
-from worldclip.pool.config import PoolConfig
-from worldclip.tools.dedup import dedup
-
-dedup(PoolConfig(path=sys.argv[3], key="uid"), Path(sys.argv[2]), executor=LocalExecutor(quiet=True))
-"""
-
-
-def test_killed_dedup_resumes_to_same_bytes(tmp_path):
-    killed.check(_DEDUP, tmp_path, write_pool(tmp_path / "pool", random_shards(seed=4)))
-
-
-def test_list_denies_copy_in_its_shard_only(tmp_path):
-    shards = random_shards(seed=5)
-    run(tmp_path, shards)
-    lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
-    copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
-    assert copies
-    for name, of_shard in shards.items():
-        column = pa.array(sorted(set(filter(None, of_shard))))
-        expected = [(name, key) not in copies for key in column.to_pylist()]
-        assert keys.is_valid(column, lists, name).tolist() == expected
-    assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
-
-
-def test_valid_list_with_shards_applies_per_shard(tmp_path):
-    table = pa.table({"shard": ["a", "b"], "key": ["x", "y"]})
-    pq.write_table(table, tmp_path / "valid.parquet")
-    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
-    assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
-    assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
-
-
-def test_wrong_key_is_reported_once_with_suggestion(tmp_path):
-    folder = write_pool(tmp_path / "pool", random_shards(seed=6))
-    with pytest.raises(UserError, match=r"pool\.key: no column or field 'uuid'; did you mean 'uid'"):
-        dedup(pool_of(folder, key="uuid"), tmp_path / "out", executor=QUIET)
-    with pytest.raises(UserError, match="set it to the column of the key: uid"):
-        dedup(pool_of(folder, key="member"), tmp_path / "out", executor=QUIET)
-
-
-def test_folder_of_other_files_is_refused(tmp_path):
+def test_wrong_key_and_a_folder_of_other_files_are_refused(tmp_path):
     folder = write_pool(tmp_path / "pool", random_shards(seed=6))
     before = killed.contents(folder)
-    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
-        dedup(pool_of(folder), folder, executor=QUIET)
-    with pytest.raises(UserError, match="is not empty and was not written by worldclip"):
-        build_wat([], folder, executor=QUIET)
+    for settings_, out, said in (
+        ({"key": "uuid"}, tmp_path / "out", r"pool\.key: no column or field 'uuid'; did you mean 'uid'"),
+        ({"key": "member"}, tmp_path / "out", "set it to the column of the key: uid"),
+        ({}, folder, "is not empty and was not written by worldclip"),
+    ):
+        with pytest.raises(UserError, match=said):
+            dedup(pool_of(folder, **settings_), out, executor=QUIET)
     assert killed.contents(folder) == before
 
 

@@ -1,13 +1,18 @@
-"""Embedding a pool: rows equal the model's own embeddings, unusable inputs are counted, finished shards are kept."""
-
-from __future__ import annotations
+"""`worldclip embed` writes the model's own embeddings of a pool; `search` finds in them what sorting all would."""
 
 import json
+import os
+import pickle
+import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
 from miniature import write_files
@@ -15,22 +20,25 @@ from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip.cli import main
+from worldclip.contracts.schemas import IMAGE_PLACES
 from worldclip.core import image_names
-from worldclip.core.artifacts import write_manifest
+from worldclip.core.artifacts import write_array, write_manifest
+from worldclip.core.artifacts import write_table as write_artifact_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.model import worker
+from worldclip.model import decode, worker
 from worldclip.model.load import Source
-from worldclip.pool import open_pool
 from worldclip.tools import embed as of_embed
+from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
-from worldclip.tools.search import search
+from worldclip.tools.search import nearest, open_embedded, search
 
 NUM_GOOD = SHARDS * (PER_SHARD - 1)
+KINDS = ("images", "texts")
 
 
 def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
-    report = embed(world / "model", world / "pool", tmp_path, of=("images", "texts"), executor=QUIET)
+    report = embed(world / "model", world / "pool", tmp_path, of=KINDS, vectors_in_table=True, executor=QUIET)
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
     assert {sample["key"] for sample in report["images"]["bad"]} == {key_of(shard, BAD) for shard in range(SHARDS)}
@@ -42,6 +50,7 @@ def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
         assert [row["key"] for row in rows] == [key_of(shard, i) for i in good]
         expected = clip.encode_image([picture(100 * shard + i) for i in good])
         np.testing.assert_allclose(features, expected, atol=1e-6)
+        np.testing.assert_array_equal([row["vector"] for row in rows], features)
         row = rows[3]
         with open(row["file"], "rb") as file:
             assert file.read()[row["offset"] :][: row["size"]] == picture(100 * shard + good[3])
@@ -52,6 +61,7 @@ def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"]["model"]["source"] == str((world / "model").resolve())
     assert manifest["counts"] == {"images": NUM_GOOD, "texts": SHARDS * PER_SHARD}
+    assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
 
 
 def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monkeypatch):
@@ -68,36 +78,39 @@ def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         embed(world / "model", world / "pool", tmp_path, executor=QUIET)
     assert not (tmp_path / "manifest.json").exists()
-    embed(world / "model", world / "pool", tmp_path, executor=QUIET)
-    assert done == ["00000.tar", "00001.tar", "00001.tar", "00002.tar"]
-    embed(world / "model", world / "pool", tmp_path, executor=QUIET)
-    assert len(done) == 4  # finished and unchanged
+    for _ in range(2):  # the second call finds it finished and unchanged
+        embed(world / "model", world / "pool", tmp_path, executor=QUIET)
+        assert done == ["00000.tar", "00001.tar", "00001.tar", "00002.tar"]
 
 
-def test_changed_shards_are_updated_and_another_model_starts_over(world, tmp_path):
+def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(world, tmp_path, monkeypatch):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
+    out = tmp_path / "out"
     (pool / "00002.tar").rename(tmp_path / "00002.tar")
-    first = embed(world / "model", pool, tmp_path / "out", executor=QUIET)
-    before = (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns
+
+    def embedded(model: Path) -> tuple[int, int]:
+        """Return the images, and when those of the shard that never changes were written."""
+        report = embed(model, pool, out, executor=QUIET)
+        return report["images"]["embedded"], (out / "images/00001.tar.npy").stat().st_mtime_ns
+
+    first = embedded(world / "model")
     (tmp_path / "00002.tar").rename(pool / "00002.tar")
     (pool / "00000.tar").unlink()
-    second = embed(world / "model", pool, tmp_path / "out", executor=QUIET)
-    assert (first["images"]["embedded"], second["images"]["embedded"]) == (2 * (PER_SHARD - 1),) * 2
-    assert sorted(path.name for path in (tmp_path / "out/images").glob("*.npy")) == ["00001.tar.npy", "00002.tar.npy"]
-    assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns == before
+    assert embedded(world / "model") == first == (2 * (PER_SHARD - 1), first[1])
+    assert sorted(path.name for path in (out / "images").glob("*.npy")) == ["00001.tar.npy", "00002.tar.npy"]
+    monkeypatch.setattr(decode, "VERSION", "newer")
+    second = embedded(world / "model")
+    assert second[1] > first[1]
     other = shutil.copytree(world / "model", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (other / "config.json").write_text(json.dumps(config))
-    embed(other, pool, tmp_path / "out", executor=QUIET)
-    assert (tmp_path / "out/images/00001.tar.npy").stat().st_mtime_ns != before
+    assert embedded(other)[1] > second[1]
 
 
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
-    assert report["images"]["bad"] == [
-        {"key": "bad.jpg", "reason": "is not an image that can be decoded (no known image format)"}
-    ]
+    assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]
     rows = pq.read_table(tmp_path / "images" / "files_000000.parquet").to_pylist()
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
     features = np.load(tmp_path / "images" / "files_000000.npy")
@@ -116,14 +129,21 @@ def test_files_of_a_folder_that_are_no_images_are_named_by_suffix(world, tmp_pat
     assert capsys.readouterr().err.count(f"{photos}: left out {left_out}\n") == 1
 
 
-def test_table_is_embedded_by_its_texts_and_unusable_ones_are_counted(world, clip, tmp_path):
+def test_a_table_is_embedded_by_its_texts_those_of_another_column_anew(world, clip, tmp_path, capfd):
     texts = ["a red apple", "", None, "赤いリンゴ", "again"]
-    columns = {"uid": ["a", "b", "c", "d", "a"], "caption": texts}
-    write_table(tmp_path / "pool" / "0.parquet", columns)
-    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", key="uid", executor=QUIET)["texts"]
-    assert (report["embedded"], report["no_text"], report["duplicate"], report["bad_pair"]) == (2, 2, 1, 0)
-    expected = clip.encode_text(["a red apple", "赤いリンゴ"])
-    np.testing.assert_allclose(np.load(tmp_path / "out/texts/0.parquet.npy"), expected, atol=1e-6)
+    columns = {"uid": ["a", "b", "c", "d", "a"], "caption": texts, "title": ["cat"] * 5, "name": ["x"] * 5}
+    path = write_table(tmp_path / "pool" / "0.parquet", columns)
+    recipe, features = tmp_path / "r.toml", tmp_path / "out/texts/0.parquet.npy"
+    for column, expected in (("caption", ["a red apple", "赤いリンゴ"]), ("title", ["cat"] * 4)):
+        recipe.write_text(f'[pool]\npath = "{path.parent}"\nkey = "uid"\ntexts = ["{column}"]\n')
+        report = embed(world / "model", recipe, tmp_path / "out", executor=QUIET)["texts"]
+        assert (report["embedded"], report["duplicate"], report["bad_pair"]) == (len(expected), 1, 0)
+        np.testing.assert_allclose(np.load(features), clip.encode_text(expected), atol=1e-6)
+    for name, keys in (("uid", ["a", "b", "c", "d"]), ("name", [f"0.parquet#{row}" for row in range(5)])):
+        write_table(tmp_path / name / "0.parquet", {name: columns[name], "caption": ["cat"] * 5})
+        embed(world / "model", tmp_path / name, tmp_path / f"by_{name}", of=("texts",), executor=QUIET)
+        assert pq.read_table(tmp_path / f"by_{name}/texts/0.parquet.parquet")["key"].to_pylist() == keys
+        assert "--key names another column" in capfd.readouterr().err
 
 
 def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
@@ -139,56 +159,40 @@ def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
     assert embed(world / "model", pool, tmp_path / "out", executor=QUIET)["images"]["embedded"] == NUM_GOOD
 
 
-def test_user_errors_are_reported_before_any_work(world, tmp_path, capfd):
+def test_user_errors_of_embed_are_reported_before_any_work(world, tmp_path, capfd):
     model, pool, out = str(world / "model"), str(world / "pool"), str(tmp_path / "out")
-    (tmp_path / "empty").mkdir()
     table = write_table(tmp_path / "table/0.parquet", {"uid": ["a"], "caption": ["b"]}).parent
-    mine, run, other = tmp_path / "mine", tmp_path / "run", tmp_path / "check"
     # a run has a lock, as the folders that this command writes
-    write_files(tmp_path, {"mine/thesis.txt": "", "run/.lock": "", "run/recipe.toml": "", "check/.lock": ""})
-    write_manifest(other, config={}, inputs={}, counts={}, job="check")
+    write_files(tmp_path, {"mine/thesis.txt": "", "run/.lock": "", "run/recipe.toml": "", "empty/.hidden": ""})
     for arguments, said in (
-        ([str(tmp_path / "none"), pool, "--out", out], "does not exist; give a run"),
+        ([str(tmp_path / "none"), pool, "--out", out], "does not exist"),
         ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
         ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
-        ([model, str(world / "photos"), "--out", out, "--of", "texts"], "no .tar, .parquet, .jsonl, .jsonl.gz, .csv, "),
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
         ([model, str(table), "--out", out, "--key", "urn"], "pool.key: no column or field 'urn'"),
-        ([model, pool, "--out", str(mine)], "is not empty and was not written by worldclip"),
-        ([model, pool, "--out", str(run)], "is a run, whose files would be removed; choose an empty directory"),
-        ([model, pool, "--out", str(other)], "was written by check, not by embed; choose an empty directory"),
+        ([model, pool, "--out", str(tmp_path / "mine")], "is not empty and was not written by worldclip"),
+        ([model, pool, "--out", str(tmp_path / "run")], "is a run, whose files would be removed"),
         ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
         ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
-        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8': this model runs in torch"),
+        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8'"),
     ):
         assert main(["embed", *arguments]) == 2, arguments
         assert said in capfd.readouterr().err.replace("\n", " "), arguments
     assert not (tmp_path / "out/images").exists()
-    assert (run / "recipe.toml").exists()
-
-
-def test_pool_without_anything_to_embed_fails(world, tmp_path):
-    write_tar(tmp_path / "pool" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
+    assert (tmp_path / "run/recipe.toml").exists()
+    write_tar(tmp_path / "bad" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
     with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):
-        embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
+        embed(world / "model", tmp_path / "bad", tmp_path / "out", executor=QUIET)
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-def test_number_of_processes_is_limited_by_half_of_the_memory(world, monkeypatch):
+def test_processes_are_as_many_as_memory_allows(world, monkeypatch):
     monkeypatch.setattr(worker, "usable_cores", lambda: 8)
     size = sum(path.stat().st_size for path in (world / "model").iterdir() if path.suffix not in (".json", ".md"))
     for memory, expected in ((2 * 3 * size + 2, 3), (size, 1), (1000 * size, 8)):
         pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
         monkeypatch.setattr(worker.os, "sysconf", pages.__getitem__)
         assert worker.num_processes("cpu", Source("huggingface", world / "model")) == expected
-
-
-def test_small_pool_starts_no_processes(world):
-    units = of_embed._units(open_pool(world / "pool"), ("images", "texts"))
-    size = sum((world / "pool" / f"{shard:05}.tar").stat().st_size for shard in range(SHARDS))
-    assert of_embed._num_worthwhile(units) == 1 + size // (256 * 2**10)
-    files = of_embed._units(open_pool(world / "photos"), ())
-    assert of_embed._num_worthwhile(files) == 1
 
 
 @pytest.mark.slow
@@ -200,22 +204,121 @@ def test_two_processes_write_the_same_embeddings(world, tmp_path):
         np.testing.assert_allclose(two, one, atol=1e-6)
 
 
-def test_vectors_stand_in_the_table_where_asked_for_and_search_still_works(world, tmp_path):
-    kinds = ("images", "texts")
-    embed(world / "model", world / "pool", tmp_path, of=kinds, vectors_in_table=True, executor=QUIET)
-    for kind in kinds:
-        place = tmp_path / kind / "00000.tar"
-        table = pq.read_table(f"{place}.parquet")
-        vectors = np.stack(table["vector"].to_numpy())
-        np.testing.assert_array_equal(vectors, np.load(f"{place}.npy"))
-    assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
+# Search
+@settings(deadline=None, max_examples=80)
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+    num_queries=st.sampled_from([1, 3, 9]),
+    top=st.integers(1, 50),
+    block=st.integers(1, 17),
+    levels=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_blocks_equal_a_plain_sort(sizes, num_queries, top, block, levels, seed):
+    """Use small integers: products are exact, and many are equal."""
+    random = np.random.default_rng(seed)
+    parts = [random.integers(-levels, levels + 1, (size, 4)).astype(np.float32) for size in sizes]
+    query = random.integers(-levels, levels + 1, (num_queries, 4)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_search, "BLOCK_ROWS", block)
+        ids, scores = nearest(parts, query, top)
+    products = query @ np.concatenate(parts).T
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :top]
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(scores, np.take_along_axis(products, expected, axis=1))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("uid", ["a", "b"]), ("name", ["0.parquet#0", "0.parquet#1"])])
-def test_a_table_is_embedded_by_the_column_that_usually_identifies_a_pair_or_by_its_rows(
-    name, expected, world, tmp_path, capfd
-):
-    write_table(tmp_path / "pool/0.parquet", {name: ["a", "b"], "caption": ["a red apple", "cat"]})
-    embed(world / "model", tmp_path / "pool", tmp_path / "out", of=("texts",), executor=QUIET)
-    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == expected
-    assert "--key names another column" in capfd.readouterr().err
+def test_queries_of_texts_and_images_find_the_nearest(world, clip, tmp_path):
+    (result,) = search(world / "embedded", "一只猫", top=5)
+    good = [(shard, i) for shard in range(SHARDS) for i in range(PER_SHARD) if i != BAD]
+    cosines = clip.similarity([picture(100 * shard + i) for shard, i in good], "一只猫")[:, 0]
+    best = np.argsort(-cosines, kind="stable")[:5]
+    assert result["query"] == "一只猫"
+    assert [hit["key"] for hit in result["hits"]] == [key_of(*good[i]) for i in best]
+    np.testing.assert_allclose([hit["score"] for hit in result["hits"]], cosines[best], atol=1e-6)
+    (tmp_path / "a.png").write_bytes(picture(203))
+    by_text, by_image = search(world / "embedded", ["apple"], [tmp_path / "a.png"], top=1000)
+    assert len(by_text["hits"]) == len(by_image["hits"]) == NUM_GOOD
+    (caption,) = search(world / "embedded", [text_of(1, 4)], top=1, of="texts")
+    for hit, name, value in ((by_image["hits"][0], "key", key_of(2, 3)), (caption["hits"][0], "text", text_of(1, 4))):
+        assert hit[name] == value
+        assert hit["score"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.fixture
+def folder(world, tmp_path) -> Path:
+    """Return a copy of the embedded folder, to change; as somebody else might send it."""
+    return Path(shutil.copytree(world / "embedded", tmp_path / "embedded"))
+
+
+def change_manifest(folder: Path, section: str, values: dict) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[section] |= values
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
+    from transformers import MetaClip2Config
+
+    from small_models import random_model
+
+    moved = shutil.copytree(world / "model", tmp_path / "moved")
+    model = json.loads((folder / "manifest.json").read_text())["config"]["model"]
+    change_manifest(folder, "config", {"model": {**model, "source": str(tmp_path / "gone")}})
+    with pytest.raises(UserError, match="if it moved, give its path as --model"):
+        search(folder, ["a"])
+    assert search(folder, ["a"], model=moved) == search(world / "embedded", ["a"])
+    random_model(MetaClip2Config.from_pretrained(moved), seed=1).save_pretrained(moved)
+    with pytest.raises(UserError, match="is not the model that embedded"):
+        search(folder, ["a"], model=moved)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", pickle.dumps([1])])
+def test_damaged_embeddings_and_shards_elsewhere_are_refused(folder, content):
+    (path,) = (folder / "images").glob("00000*.npy")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="embed the pool again"):
+        open_embedded(folder)
+    change_manifest(folder, "inputs", {"images": {"../../x": {"path": "../../x", "size": 1}}})
+    with pytest.raises(UserError, match="is not a path below"):
+        open_embedded(folder)
+
+
+def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
+    folder, num_shards, dim = tmp_path / "embedded", 100, 48
+    rows = np.eye(dim, dtype=np.float32)[:2]
+    places = {"key": ["a", "b"], "file": ["f", "f"], "offset": [0, 1], "size": [1, 1]}
+    names = [f"{i:05}.tar" for i in range(num_shards)]
+    for name in names:
+        write_array(folder / "images" / f"{name}.npy", rows)
+        write_artifact_table(folder / "images" / f"{name}.parquet", pa.table(places), IMAGE_PLACES)
+    write_manifest(folder, config={"of": ["images"]}, inputs={"images": {name: {} for name in names}}, counts={})
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, limit[1]))
+    try:
+        embedded = open_embedded(folder)
+        ids, _ = nearest(embedded.parts, rows[1:], 3)
+        assert ids.tolist() == [[1, 3, 5]]
+        assert embedded.take(np.arange(0, 200, 7)).shape == (29, dim)
+        assert [row["shard"] for row in embedded.rows(ids[0])] == names[:3]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_user_errors_of_a_search(world, folder, tmp_path, capfd):
+    embedded = str(world / "embedded")
+    embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)
+    (folder / "manifest.json").unlink()
+    for arguments, said in (
+        ([str(tmp_path / "none"), "a"], "give a folder that `worldclip embed"),
+        ([str(world / "pool"), "a"], "give a folder that `worldclip embed"),
+        ([str(folder), "a"], "is unfinished"),
+        ([embedded], "no query"),
+        ([embedded, "  \n"], "is blank"),
+        ([embedded, "a", "--top", "0"], "top = 0"),
+        ([embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
+        ([embedded, "--images", "https://example.org/a.png"], "is a URL"),
+        ([str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),
+    ):
+        assert main(["search", *arguments]) == 2, arguments
+        assert said in capfd.readouterr().err.replace("\n", " "), arguments

@@ -22,7 +22,6 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.reasons import MATCHED, Reason
-from worldclip.contracts.records import MatchReport
 from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -83,7 +82,7 @@ def _match(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages) -> None:
+def _say_what_became(report: Report, langs: Sequence[str], table: Languages) -> None:
     """Print what became of the texts.  Raises UserError if none has a match."""
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():

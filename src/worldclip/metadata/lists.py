@@ -25,7 +25,7 @@ from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
-from worldclip.core.remote import patiently
+from worldclip.core.remote import patiently, read_whole
 from worldclip.match.config import MERGED
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import NOT_STATED, Candidates, Record
@@ -169,8 +169,7 @@ def _read(file: str) -> bytes:
     try:
         if not is_remote(file):
             return read_regular(file)
-        files, place = fsspec.url_to_fs(file)
-        return bytes(patiently(lambda: files.cat_file(place)))
+        return read_whole(file)
     except Exception as error:  # as in find_lists
         if not isinstance(error, OSError) and explain_answer(error) is None:
             raise

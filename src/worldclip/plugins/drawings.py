@@ -12,8 +12,9 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from xml.parsers import expat
 
 from worldclip.core.artifacts import write_artifact
@@ -24,6 +25,7 @@ from worldclip.language.locale_data import TONES
 
 PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
 TONE_FRACTION = 0.135  # share of the emoji with tones and a picture of their own that is held out: about 250 emoji
+PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
 MAX_ROTATION_DEG = 15.0
 MIN_SCALE, MAX_SCALE = 0.7, 1.0
 MIN_CHANNEL = 128  # darkest value of a channel of a held-out background, since OpenMoji's outlines are black
@@ -31,14 +33,6 @@ WHITE = "#ffffff"
 _EMBEDDED = re.compile(r"\s*(?:data:image/(?:png|jpe?g|gif|webp)[;,]|#)", re.IGNORECASE)  # inside of the SVG itself
 
 
-class Keyed(Protocol):
-    """Anything with a key, the code points of an emoji or a name."""
-
-    @property
-    def key(self) -> str: ...
-
-
-KeyedT = TypeVar("KeyedT", bound=Keyed)
 Sample = tuple[str, bytes, dict[str, Any]]
 """Key, PNG and the record of the `.json`."""
 
@@ -95,19 +89,28 @@ def size_problems(image_px: int, samples_per_shard: int, picture: str) -> Iterat
 
 
 def find_same_pictures(
-    hash_slice: Callable[[Shard], Report], units: Sequence[Shard], executor: Executor, done_dir: Path, config: Report
+    items: Sequence[Any], draw: Callable[[Any], bytes], executor: Executor, done_dir: Path, config: Report
 ) -> dict[str, str]:
     """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`).
 
-    hash_slice: returns {"pictures": {key: digest}} of a unit.  config: decides the digests.
+    draw: returns the picture of an item, which has a key.  config: decides the pictures.
     """
-    reports = executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config)
+    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(items), PICTURES_PER_UNIT)]
+    config = {**config, "keys": [item.key for item in items]}
+    hash_slice = partial(_hash_pictures, items, draw)
     first: dict[str, str] = {}
     drawn_as = {}
-    for report in reports:
+    for report in executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config):
         for key, picture in report["pictures"].items():
             drawn_as[key] = first.setdefault(picture, key)
     return drawn_as
+
+
+def _hash_pictures(items: Sequence[Any], draw: Callable[[Any], bytes], unit: Shard) -> Report:
+    """Return the SHA-256 of each picture of one slice; `unit.name` is its first position."""
+    start = int(unit.name)
+    in_unit = items[start : start + PICTURES_PER_UNIT]
+    return {"pictures": {item.key: hashlib.sha256(draw(item)).hexdigest() for item in in_unit}}
 
 
 def fraction(key: str, purpose: str) -> float:
@@ -119,7 +122,8 @@ def _order(key: str) -> float:
     return fraction(key, "order")
 
 
-def sort_by_hash(items: Iterable[KeyedT]) -> list[KeyedT]:
+def sort_by_hash(items: Iterable[Any]) -> list[Any]:
+    """Return things with a key, the code points of an emoji or a name, in hash order."""
     return sorted(items, key=lambda item: _order(item.key))
 
 

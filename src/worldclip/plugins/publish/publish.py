@@ -22,15 +22,14 @@ from worldclip.core.command import Command
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import RunLock
 from worldclip.core.marks import Metavar
-from worldclip.core.preflight import problems_of, require_packages
-from worldclip.core.regular_file import what_is
+from worldclip.core.preflight import require_packages
 from worldclip.curate.stage import require_current
 from worldclip.language.config import languages_of, open_run
 from worldclip.language.table import Languages
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
 from worldclip.plugins.publish.tables import write_images, write_members
-from worldclip.plugins.publish.upload import Upload, check_repository, list_files, upload_to_hub
+from worldclip.plugins.publish.upload import Upload, list_files, upload_to_hub
 from worldclip.tools.branch import link_file
 
 Data = Literal["list", "tars", "parquet"]
@@ -89,7 +88,9 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
 
 def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
     """Raise UserError that names all that is wrong with the arguments of a call."""
-    problems = problems_of(check_repository, repository)
+    problems = []
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        problems.append(f"OWNER/NAME {repository!r}: a repository of the hub is owner/name")
     if not layout.is_run(run_dir):
         problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")
     problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
@@ -110,7 +111,6 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     artifacts.remove(aside)  # left by a killed call
     digest = require_current(open_run(run_dir))
     files = _files(run_dir, data)
-    _require_regular(run_dir, [layout.data_card(run_dir), *(source for source, _ in files)])
     try:
         with naming(folder):
             for source, name in files:
@@ -128,13 +128,6 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     finally:
         artifacts.remove(aside)
     return Upload(folder, repository, list_files(folder))
-
-
-def _require_regular(run_dir: Path, paths: Sequence[Path]) -> None:
-    """Raise UserError that names the paths that are no files: reading a FIFO, here or in the upload, has no end."""
-    remedy = f"remove it, then: worldclip run {run_dir} --from curate --until curate"
-    if problems := [f"{path} {kind}; {remedy}" for path in paths if (kind := what_is(path))]:
-        raise UserError(problems)
 
 
 def _facts(

@@ -72,12 +72,7 @@ def _samples(tar: Path) -> Iterator[dict[str, Any]]:
             if suffix == ".json":
                 record = json.loads(content.read())
                 texts = record["texts"]
-                yield {
-                    "image": image,
-                    "key": record["key"],
-                    "text": texts[0],
-                    "texts": texts,
-                    "lang": record["lang"][0],
-                }
+                lang = record["lang"][0]
+                yield {"image": image, "key": record["key"], "text": texts[0], "texts": texts, "lang": lang}
             elif suffix != ".txt":
                 image = {"bytes": content.read(), "path": member.name}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +64,6 @@ class Uploaded:
 def _named(files: Sequence[str]) -> str:
     more = f" and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else ""
     return f"{', '.join(files[:NUM_NAMED])}{more}"
-
-
-def check_repository(name: str) -> None:
-    """Raise UserError unless a name is owner/name."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"OWNER/NAME {name!r}: a repository of the hub is owner/name")
 
 
 def list_files(folder: Path) -> tuple[tuple[str, int], ...]:

@@ -15,9 +15,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import hmac
-import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +27,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import (
     Fetch,
@@ -51,7 +48,6 @@ from worldclip.plugins.server.service import Service, mean_vector, sentences_of
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
 
-OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
 BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON: array, list, text, bytes
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
 SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
@@ -59,14 +55,6 @@ BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
 MAX_FETCHING = 8  # requests that wait for addresses
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 Result = TypeVar("Result")
@@ -113,66 +101,13 @@ def create_app(
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    app.add_middleware(_Guard, metrics=metrics, api_key=api_key, hosts=hosts)
+    app.add_middleware(Guard, metrics=metrics, api_key=api_key, hosts=hosts)
     return app
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
     say("serve", f"{request.url.path}: {type(error).__name__}: {error}")
     return ApiError(500, "the server failed on this request; its log says why").response()
-
-
-class _Guard:
-    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself.
-
-    What a handler enters into `request.state.held` ends when the client has read the answer, or is gone.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
-        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        start = time.perf_counter()
-        status = 500
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *extra]}
-            elif not message.get("more_body", False):
-                await send({**message, "more_body": True})
-                message = {"type": message["type"]}  # sent once the client has read nearly all before
-            await send(message)
-
-        request = Request(scope)
-        refused = self._refusal(request)
-        try:
-            with contextlib.ExitStack() as held:
-                request.state.held = held
-                await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
-        finally:
-            path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
-            self._metrics.requests.labels(path, str(status)).inc()
-            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
-        return None
-
-    def _refusal(self, request: Request) -> ApiError | None:
-        """Return why a request is refused, None for one that is not."""
-        host = re.sub(r":\d*$", "", request.headers.get("host", ""))
-        if self._hosts is not None and host not in self._hosts:
-            return ApiError(400, f"the host {host!r} is not this server's; use one of {', '.join(sorted(self._hosts))}")
-        path = request.url.path
-        if self._api_key is None or path in OPEN_PATHS or path.startswith("/static/"):
-            return None
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if hmac.compare_digest(sent.encode(), self._api_key.encode()):
-            return None
-        message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
-        return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
 
 
 class _Budget:

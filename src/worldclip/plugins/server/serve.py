@@ -62,13 +62,7 @@ def serve(
     raise_file_limit()
     listener = listen(host, port)
     with listener:
-        clip = model_load.load(
-            model,
-            device,
-            arch=arch,
-            tokenizer=tokenizer,
-            precision=precision,
-        )
+        clip = model_load.load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
         collections = open_collections(embedded, clip, model)
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()

@@ -9,7 +9,6 @@ import asyncio
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,20 +32,10 @@ MAX_CAPTION_CHARS = 1000  # characters of a hit's text; /v1/pairs has all of it
 UNREADABLE = "is not a picture that can be read"
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A search for the `top` rows nearest to a (D,) vector."""
-
-    vector: np.ndarray
-    top: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """The nearest rows of one query, best first."""
-
-    ids: np.ndarray
-    scores: np.ndarray
+Query = tuple[np.ndarray, int]
+"""A (D,) vector and the number of rows nearest to it that are searched for."""
+Hits = tuple[np.ndarray, np.ndarray]
+"""The ids and scores of the nearest rows of one query, best first."""
 
 
 class Service:
@@ -104,7 +93,7 @@ class Service:
 
     async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
         """Return the hits of each query, best first."""
-        queries = [Query(vector, top) for vector in query_QD]
+        queries: list[Query] = [(vector, top) for vector in query_QD]
         try:
             all_hits: list[Hits] = await _answers(self._searches[of], queries)
             return await asyncio.to_thread(self._describe, self.collections[of], all_hits)
@@ -114,7 +103,7 @@ class Service:
 
     def _describe(self, embedded: Embedded, all_hits: Sequence[Hits]) -> list[list[Record]]:
         """Return what the rows of hits are, with a caption where the folder holds texts, and its language."""
-        rows = embedded.rows(np.concatenate([hits.ids for hits in all_hits]))
+        rows = embedded.rows(np.concatenate([ids for ids, _ in all_hits]))
         captions = embedded.captions(rows)
         texts = []
         for row in rows:
@@ -126,9 +115,9 @@ class Service:
             described.append({"shard": row["shard"], "key": row["key"], **caption})
         answers: list[list[Record]] = []
         start = 0
-        for hits in all_hits:
-            end = start + len(hits.ids)
-            facts = zip(hits.ids.tolist(), hits.scores.tolist(), described[start:end], strict=True)
+        for ids, scores in all_hits:
+            end = start + len(ids)
+            facts = zip(ids.tolist(), scores.tolist(), described[start:end], strict=True)
             answers.append([{"id": row_id, "score": score, **pair} for row_id, score, pair in facts])
             start = end
         return answers
@@ -211,9 +200,9 @@ def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int,
 
 def _search(embedded: Embedded, queries: Sequence[Query]) -> list[Hits]:
     """Search for all queries in one pass over the rows; each gets as many results as it asked for."""
-    most = max(query.top for query in queries)
-    ids, scores = nearest(embedded.parts, np.stack([query.vector for query in queries]), most)
-    return [Hits(ids[i, : query.top], scores[i, : query.top]) for i, query in enumerate(queries)]
+    vectors, tops = zip(*queries, strict=True)
+    ids, scores = nearest(embedded.parts, np.stack(vectors), max(tops))
+    return [(ids[i, :top], scores[i, :top]) for i, top in enumerate(tops)]
 
 
 def mean_vector(query_QD: np.ndarray) -> np.ndarray:

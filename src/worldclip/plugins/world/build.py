@@ -42,7 +42,7 @@ from worldclip.plugins.world.iconify import FLAGS, FLUENT, read_flags, read_flue
 from worldclip.plugins.world.locales import language_of
 from worldclip.plugins.world.names import Table, merge
 from worldclip.plugins.world.packages import OPENMOJI, read_emoji_names, read_openmoji, read_territories
-from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files, say_problems
+from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files
 from worldclip.plugins.world.readme import write_readme
 from worldclip.plugins.world.sets import REDRAWN, SETS
 from worldclip.plugins.world.stamps import read_stamps
@@ -56,7 +56,7 @@ DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""
 OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
 """Parts with pictures and texts of their own."""
-PICTURES_PER_UNIT = 250  # pictures compared in one unit of work
+NUM_EXAMPLES = 5  # of what is left out
 Folders = dict[str, Path]
 
 
@@ -79,10 +79,15 @@ def build_world(
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
     parts = read_parts(folders)
     for part in parts:
-        say_problems(part)
+        for reason, items in part.problems.items():
+            examples = ", ".join(items[:NUM_EXAMPLES])
+            say("pool", f"{part.name}: {len(items):,} left out ({reason}), such as {examples}")
     table = merge([part for part in parts if part.texts])
     pictures = _with_texts(parts, table)
-    drawn_as = _find_same_pictures(pictures, folders, image_px, executor, layout.done_dir(out, "compare"))
+    config = {"image_px": image_px, "versions": source_versions()}
+    toned = [picture for picture in pictures if picture.kind == "toned" and picture.part == OPENMOJI]
+    draw_one = partial(draw, folders={}, image_px=image_px)
+    drawn_as = find_same_pictures(toned, draw_one, executor, layout.done_dir(out, "compare"), config)
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     drawn_from = folder_inputs(folders)
@@ -91,7 +96,6 @@ def build_world(
         for name in FOLDERS
         for shard in _write_records(out, name, members[name], table, parts, drawn_from, samples_per_shard)
     ]
-    config = {"image_px": image_px, "versions": source_versions()}
     write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
     reports = executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in FOLDERS:
@@ -137,23 +141,6 @@ def _with_texts(parts: Sequence[Part], table: Table) -> list[Picture]:
             else:
                 pictures[picture.key] = picture
     return [pictures[key] for key in sorted(pictures)]
-
-
-def _find_same_pictures(
-    pictures: Sequence[Picture], folders: Folders, image_px: int, executor: Executor, done_dir: Path
-) -> dict[str, str]:
-    """Map each toned emoji of OpenMoji to the first one with the same picture (`cook`, `man cook`)."""
-    toned = [picture for picture in pictures if picture.kind == "toned" and picture.part == OPENMOJI]
-    slices = [toned[start : start + PICTURES_PER_UNIT] for start in range(0, len(toned), PICTURES_PER_UNIT)]
-    units = [Shard(name=f"{number:06}", path="") for number in range(len(slices))]
-    config = {"image_px": image_px, "versions": source_versions(), "keys": [picture.key for picture in toned]}
-    return find_same_pictures(partial(hash_pictures, slices, image_px), units, executor, done_dir, config)
-
-
-def hash_pictures(slices: Sequence[Sequence[Picture]], image_px: int, unit: Shard) -> Report:
-    """Return the SHA-256 of each picture of one slice; `unit.name` is its number."""
-    pictures = slices[int(unit.name)]
-    return {"pictures": {item.key: hashlib.sha256(draw(item, {}, image_px)).hexdigest() for item in pictures}}
 
 
 def split_pictures(pictures: Sequence[Picture], drawn_as: dict[str, str], train_on_stamps: bool) -> dict[str, str]:
@@ -264,16 +251,10 @@ def _write_names(
     licences = {part.name: part.licence for part in parts}
     subjects = _subjects(pictures)
     langs = sorted({lang for subject in subjects for lang in table.names[subject]})
-    described = {
-        picture.key: {
-            "source": picture.part,
-            "kind": picture.kind,
-            "licence": licences[picture.part],
-            "subject": picture.subject,
-            "split": split[picture.key],
-        }
-        for picture in pictures
-    }
+    described = {}
+    for item in pictures:
+        facts = {"source": item.part, "kind": item.kind, "licence": licences[item.part]}
+        described[item.key] = {**facts, "subject": item.subject, "split": split[item.key]}
     names: dict[str, list[str | None]] = {lang: [] for lang in langs}
     keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in langs}
     for subject in subjects:

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from xml.parsers import expat
 
 from worldclip.core.errors import UserError
-from worldclip.plugins.world.locales import is_main, parent_of
+from worldclip.plugins.world.locales import ROOTS, is_main, parent_of
 from worldclip.plugins.world.parts import Part, Text, find_files, subject_of
 
 NAME = "cldr"
 INHERITED = "↑↑↑"  # stands for the parent's value
-_ROOTS = frozenset({"root", "und"})
 _DTD_VERSION = re.compile(r'cldrVersion CDATA #FIXED "([\d.]+)"')
 
 
@@ -53,7 +52,7 @@ def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
     num_files = 0
     for path, locale, read in _list_files(folder):
         num_files += 1
-        if locale in _ROOTS:
+        if locale in ROOTS:
             continue
         try:
             annotations = read(path)

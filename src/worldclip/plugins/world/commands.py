@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldclip.contracts import layout
-from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
@@ -52,31 +50,18 @@ def pool_world(
         worldclip pool world --out world
         worldclip pool world --out world --workers 4
     """
-    parts = {
-        "cldr": cldr,
-        "fluent": fluent,
-        "flags": flags,
-        "stamps": stamps,
-        "appstream": appstream,
-        "gcompris": gcompris,
-    }
+    parts = {"cldr": cldr, "fluent": fluent, "flags": flags, "stamps": stamps}
+    parts |= {"appstream": appstream, "gcompris": gcompris}
     folders = {name: folder for name, folder in parts.items() if folder is not None}
     problems = list(size_problems(image_px, samples_per_shard, "picture"))
     problems += check_folders(folders)
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    if job_files.lock(out).exists() or not layout.done_dir(out, "compare").is_dir():  # earlier versions kept no lock
-        check_own(out, "pool world")
+    check_own(out, "pool world")
     with RunLock(out, owner="pool world"):
-        report = build_world(
-            out,
-            folders,
-            train_on_stamps=train_on_stamps,
-            image_px=image_px,
-            samples_per_shard=samples_per_shard,
-            executor=executor,
-        )
+        sizes = {"image_px": image_px, "samples_per_shard": samples_per_shard}
+        report = build_world(out, folders, train_on_stamps=train_on_stamps, **sizes, executor=executor)
     languages = report["languages"]
     many = sum(count >= 1000 for count in languages.values())
     pairs = report["pairs"]

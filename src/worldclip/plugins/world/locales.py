@@ -12,7 +12,7 @@ _SEPARATORS = re.compile(r"[-_.@]")
 # Codes of two letters that are neither ours nor a Wikipedia's; and languages that a script sets apart.
 _OTHER_CODES = {"nb": "no", "ak": "tw", "iw": "he", "in": "id", "ji": "yi", "mo": "ro", "jw": "jv"}
 _BY_SCRIPT = {("pa", "arab"): "pnb", ("pa", "pk"): "pnb", ("zh", "yue"): "zh"}
-_ROOTS = frozenset({"root", "und"})
+ROOTS = frozenset({"root", "und"})
 
 
 @functools.cache
@@ -25,17 +25,12 @@ def language_of(locale: str) -> str | None:
         return locale
     parts = [part.lower() for part in _SEPARATORS.split(locale)]
     code = parts[0]
-    if code in _ROOTS or code == table.OTHER:
+    if code in ROOTS or code == table.OTHER:
         return None
     if len(parts) > 1 and (code, parts[1]) in _BY_SCRIPT:
         return _BY_SCRIPT[code, parts[1]]
     ours = _by_any_code().get(code)
     return ours or (code if code in _cldr_languages() else None)
-
-
-def has_row(code: str) -> bool:
-    """Return whether a language of `language_of` has a row in the table."""
-    return code in table.by_code()
 
 
 def is_main(locale: str) -> bool:

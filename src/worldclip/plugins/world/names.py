@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from worldclip.language import table as languages
 from worldclip.plugins.drawings import fraction
-from worldclip.plugins.world.locales import has_row, is_main, language_of
+from worldclip.plugins.world.locales import is_main, language_of
 from worldclip.plugins.world.parts import Part, territory_of
 
 # Languages with held-out names of flags: ten families, 19 scripts, all resource levels.
@@ -92,7 +93,7 @@ def merge(parts: Sequence[Part]) -> Table:
             rows = sorted(collected[subject][lang])
             texts = dict.fromkeys(word for _, words, _ in rows for word in words)
             table.names[subject][lang] = Names(tuple(texts), rows[0][2])
-            if not has_row(lang):
+            if lang not in languages.by_code():
                 table.without_row[lang] += len(texts)
     table.held_flags = hold_out_flags(table)
     return table

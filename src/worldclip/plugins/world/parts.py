@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from worldclip.core.console import say
 from worldclip.plugins.drawings import PRESENTATION, tones_of
 
 Kind = Literal["emoji", "flag", "toned", "stamp", "icon", "photo"]
@@ -22,7 +21,6 @@ UNTRAINED: tuple[Kind, ...] = ("stamp", "photo")
 SUBDIVISION = "1F3F4-E00"  # a black flag and tag characters: the flags of England, Scotland, Wales
 REGIONAL_A = 0x1F1E6  # REGIONAL INDICATOR SYMBOL LETTER A; Z is 0x1F1FF
 _FLAG = re.compile(r"1F1(E[6-9A-F]|F[0-9A-F])-1F1(E[6-9A-F]|F[0-9A-F])")
-NUM_EXAMPLES = 5
 MAX_NAME_CHARS = 60  # characters of a name in a key: names of members of a tar are short
 
 
@@ -108,10 +106,3 @@ def plain_key(part: str, name: str) -> str:
 def find_files(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the files below `folder` that match a pattern, in sorted order."""
     yield from sorted(path for path in folder.rglob(pattern) if path.is_file())
-
-
-def say_problems(part: Part) -> None:
-    """Say what was left out of a part, one line per reason."""
-    for reason, items in part.problems.items():
-        examples = ", ".join(items[:NUM_EXAMPLES])
-        say("pool", f"{part.name}: {len(items):,} left out ({reason}), such as {examples}")

@@ -21,16 +21,10 @@ def write_readme(path: Path, report: Mapping[str, Any], parts: Sequence[Part], i
         for name, about in ABOUT.items()
         if name in report
     ]
-    counts = [
-        [
-            part.title,
-            part.version or "-",
-            part.licence,
-            report["parts"][part.name]["pictures"],
-            report["parts"][part.name]["texts"],
-        ]
-        for part in parts
-    ]
+    counts = []
+    for part in parts:
+        of_part = report["parts"][part.name]
+        counts.append([part.title, part.version or "-", part.licence, of_part["pictures"], of_part["texts"]])
     languages = report["languages"]
     many = sum(count >= 1000 for count in languages.values())
     notices = "\n".join(f"- {part.title}: {part.notice}" for part in parts)

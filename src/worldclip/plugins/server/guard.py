@@ -1,0 +1,77 @@
+"""What every request passes on its way in and out: the host and key that it names, counters, headers of the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import re
+import time
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worldclip.plugins.server.errors import ApiError
+from worldclip.plugins.server.metrics import Metrics
+
+OPEN_PATHS = ("/", "/healthz")  # without a key, besides /static: the page asks for it
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Guard:
+    """Count requests, refuse foreign host names and wrong keys, add the headers that keep a page to itself.
+
+    What a handler enters into `request.state.held` ends when the client has read the answer, or is gone.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
+        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        start = time.perf_counter()
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            elif not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                message = {"type": message["type"]}  # sent once the client has read nearly all before
+            await send(message)
+
+        request = Request(scope)
+        refused = self._refusal(request)
+        try:
+            with contextlib.ExitStack() as held:
+                request.state.held = held
+                await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
+        return None
+
+    def _refusal(self, request: Request) -> ApiError | None:
+        """Return why a request is refused, None for one that is not."""
+        host = re.sub(r":\d*$", "", request.headers.get("host", ""))
+        if self._hosts is not None and host not in self._hosts:
+            return ApiError(400, f"the host {host!r} is not this server's; use one of {', '.join(sorted(self._hosts))}")
+        path = request.url.path
+        if self._api_key is None or path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(sent.encode(), self._api_key.encode()):
+            return None
+        message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
+        return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})

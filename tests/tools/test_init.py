@@ -1,0 +1,213 @@
+"""`worldclip init` drafts, at the first try, a recipe that reads the pools that people have and runs as it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from miniature import Files, write_files
+from pools import parquet_of, write_parquet, write_table
+from tars import as_json
+from toy import write_tar
+from worldclip import pool
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.contracts.reasons import Reason
+from worldclip.core.errors import UserError
+from worldclip.tools import draft_recipe
+from worldclip.tools.draft_recipe import draft, init
+
+DOG = "a black dog runs over the green field near our house"
+HUND = "ein schwarzer Hund läuft über das grüne Feld hinter dem Haus"
+MBWA = "mbwa mweusi anakimbia kwenye shamba la kijani karibu na nyumba yetu"
+
+
+def pool_of(folder: Path, **columns: list[Any]) -> str:
+    """Write FOLDER/pool with one table."""
+    return str(write_table(folder / "pool/0.parquet", columns).parent)
+
+
+def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(draft_recipe, "is_compiled", lambda kernel: False)
+    drafted = init(str(toy_world.pool), out=tmp_path / "mine.toml")
+    assert capsys.readouterr().err.count("compiles language identification") == 1
+    recipe = load_recipe(tmp_path / "mine.toml")
+    assert recipe.pool.path == str(toy_world.pool)
+    assert {"en", "ar", "th", "zh"} <= set(recipe.languages.codes)
+    assert drafted["has_images"]
+    assert recipe.train.model.preset == "vit_b32"
+    with pytest.raises(UserError, match=r"mine\.toml exists"):
+        init(str(toy_world.pool), out=tmp_path / "mine.toml")
+
+
+def test_file_names_bring_no_language_and_stated_tags_of_one_language_are_one(tmp_path):
+    names = ["IMG_1465.jpg", "DSC00012.JPG", "20190506_123456.jpg", "IMG_1466", "https://x.org/a.jpg"]
+    folder = pool_of(tmp_path, uid=[str(i) for i in range(16)], text=[DOG] * 6 + names * 2)
+    assert draft(folder)["languages"] == {"en": 6}
+    folder = pool_of(tmp_path, uid=list("abcde"), text=[HUND] * 5, lang=["de-DE", "de_AT", "deu", "German", "en-US"])
+    assert draft(folder, lang="lang")["languages"] == {"de": 4, "en": 1}
+
+
+def test_fields_of_tars_give_commented_lines(tmp_path):
+    fields = {"url": "http://x/0.jpg", "NSFW": "UNLIKELY", "text": DOG}
+    write_tar(tmp_path / "pool/0.tar", [("0.png", b""), ("0.json", json.dumps(fields).encode())])
+    recipe = draft(str(tmp_path / "pool"))["recipe"]
+    assert "where" not in recipe
+    assert '# key = "json:url"' in recipe
+    assert '# valid_keys = "checked/valid_keys.parquet"' in recipe
+
+
+def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path):
+    texts = [text for text in (DOG, HUND, MBWA) for _ in range(10)]
+    drafted = draft(pool_of(tmp_path, URL=[f"u{i}" for i in range(30)], Caption=texts))
+    assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("URL", ["Caption"], False)
+    assert drafted["languages"] == {"en": 10, "de": 10, "sw": 10}
+    assert drafted["without_words"] == ["sw"]
+    assert '# lists.sw = "sw.txt"' in drafted["recipe"]
+    assert "[train]" not in drafted["recipe"]
+    rows = [{"text": f"a red apple {n}", "image": bytes([n]), "name": f"{n}.png"} for n in range(5)]
+    write_parquet(tmp_path / "rows" / "0.parquet", rows)
+    drafted = draft(str(tmp_path / "rows"))
+    assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("row", ["text"], True)
+
+
+def test_drafted_recipe_runs_to_curate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "photos/0.parquet", {"uid": [f"u{i}" for i in range(20)], "text": [DOG, HUND] * 10})
+    assert main(["init", "photos"]) == 0
+    assert main(["run", "photos.toml", "--set", "metadata.wordfreq_top=500", "--until", "curate"]) == 0
+    assert json.loads((tmp_path / "runs/photos/curate/report.json").read_text())["total"]["pairs_out"] > 0
+
+
+def test_column_names_cannot_break_the_recipe(tmp_path):
+    columns = {"url": ["u"], "text": ["a dog"], "x\n[train]\nlr = 9": ["-"]}
+    recipe = init(pool_of(tmp_path, **columns), out=tmp_path / "r.toml")
+    assert load_recipe(tmp_path / "r.toml").train.lr != 9
+    assert "\nlr = 9" not in recipe["recipe"]
+
+
+def test_pools_without_usable_texts_are_named_as_what_they_are(tmp_path):
+    write_tar(tmp_path / "latin/0.tar", [("1.jpg", b"image"), ("1.txt", "caf\xe9".encode("latin-1"))])
+    write_table(tmp_path / "no texts/0.parquet", {"url": ["u"], "width": ["9"]})
+    files = {"cut/0.parquet": "not a table", "records/0.tfrecord": "", "json/captions.json": "{}", "photos/a/1.jpg": ""}
+    write_files(tmp_path, files)
+    for name, problem in (
+        ("latin", r"0\.tar, 1: its \.txt is not UTF-8"),
+        ("no texts", r"pool\.texts is not set and there is no column"),
+        ("cut", r"0\.parquet: not a Parquet file, or damaged"),
+        ("records", "only .tfrecord files"),
+        ("json", "only .json files"),
+        ("photos", "worldclip pool pack FOLDER --out TARS"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            draft(str(tmp_path / name))
+    write_table(tmp_path / "cut/1.parquet", {"uid": ["a"], "caption": ["a red apple"]})  # the damaged one is skipped
+    assert draft(str(tmp_path / "cut"))["texts"] == ["caption"]
+
+
+URLS = ["https://a.example/1.jpg", "https://a.example/2.jpg"]
+IMAGES = [b"\xff\xd8\xff1", b"\xff\xd8\xff2"]
+SCORES = {"similarity": [0.3, 0.2], "punsafe": [0.1, 0.9], "pwatermark": [0.2, 0.3]}
+STATUS = {"status": ["success", "failed_to_download"], "error_message": [None, "404"]}
+
+
+def table(**columns: list[Any]) -> Files:
+    return {"00000.parquet": parquet_of(columns)}
+
+
+def tar(**members: bytes) -> Files:
+    """Return a tar of one sample, suffix -> content."""
+    return {"00000.tar": {f"000000000.{suffix}": content for suffix, content in members.items()}}
+
+
+# What is written; key, texts and lang of the recipe; texts that are kept
+POOLS: dict[str, tuple[Files, str, list[str], str | None, list[str]]] = {
+    "img2dataset webdataset": (
+        tar(jpg=IMAGES[0], txt=DOG.encode(), json=as_json({"url": URLS[0], "NSFW": "NSFW"})),
+        "member", [], None, [DOG],
+    ),
+    "img2dataset parquet": (
+        table(url=URLS, key=["000000000", "000000001"], caption=[DOG, HUND], jpg=[IMAGES[0], None], **STATUS),
+        "key", ["caption"], None, [DOG],
+    ),
+    "LAION-5B": (table(URL=URLS, TEXT=[DOG, HUND], hash=[1, 2], **SCORES), "URL", ["TEXT"], None, [DOG, HUND]),
+    "LAION-5B in many languages": (
+        table(URL=URLS, TEXT=[DOG, HUND], LANGUAGE=["en", "de"], **SCORES), "URL", ["TEXT"], "LANGUAGE", [DOG, HUND],
+    ),
+    "re-LAION": (table(url=URLS, caption=[DOG, HUND], key=["a", "b"], **SCORES), "key", ["caption"], None, [DOG, HUND]),
+    "CommonPool": (
+        table(uid=["a", "b"], url=URLS, text=[DOG, HUND], clip_b32_similarity_score=[0.3, 0.2], sha256=["x", "y"]),
+        "uid", ["text"], None, [DOG, HUND],
+    ),
+    "Recap-DataComp": (
+        table(url=URLS, re_caption=[DOG, HUND], org_caption=["dog", "Hund"], key=["0", "0"], re_clip_score=[0.3, 0.3]),
+        "url", ["re_caption", "org_caption"], None, [DOG, "dog", HUND, "Hund"],
+    ),
+    "CC12M": ({"cc12m.tsv": f"{URLS[0]}\t{DOG}\n{URLS[1]}\t{HUND}\n"}, "url", ["caption"], None, [DOG, HUND]),
+    "CC3M": ({"Train_GCC.tsv": f"{DOG}\t{URLS[0]}\n{HUND}\t{URLS[1]}\n"}, "url", ["caption"], None, [DOG, HUND]),
+    "open_clip's table": (
+        {"train.csv": f"filepath\ttitle\n1.jpg\t{DOG}\n2.jpg\t{HUND}\n"}, "row", ["title"], None, [DOG, HUND],
+    ),
+    "a spreadsheet": (
+        {"alt.csv": f'url;alt_text\n{URLS[0]};"{DOG}"\n{URLS[1]};{HUND}\n'},
+        "url", ["alt_text"], None, [DOG, HUND],
+    ),
+    "lists of captions": (
+        table(image=IMAGES, captions=[[DOG, "dog"], [HUND]], sentids=[[1, 2], [3]]),
+        "row", ["captions"], None, [DOG, "dog", HUND],
+    ),
+    "tars with captions under another name": (
+        tar(jpg=IMAGES[0], json=as_json({"llava_caption": DOG})), "member", ["json:llava_caption"], None, [DOG],
+    ),
+    "imagefolder with captions under another name": (
+        table(file_name=["1.jpg", "2.jpg"], llava_caption=[DOG, HUND]),
+        "file_name", ["llava_caption"], None, [DOG, HUND],
+    ),
+    "imagefolder": (
+        {"metadata.jsonl": json.dumps({"file_name": "1.jpg", "text": DOG})},
+        "file_name", ["text"], None, [DOG],
+    ),
+}  # fmt: skip
+
+
+def kept_texts(folder: Path) -> list[str]:
+    recipe = load_recipe(folder.parent / "r.toml")
+    read = [pool.read_texts(shard, recipe.pool) for shard in pool.list_shards(recipe.pool)]
+    return [
+        str(text) for texts in read for text in texts.text.filter(pa.array(texts.reason == Reason.KEPT)).to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
+    files, key, texts, lang, expected = POOLS[name]
+    folder = write_files(tmp_path / "pool", files)
+    init(str(folder), out=tmp_path / "r.toml")
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.key, list(config.texts), config.lang) == (key, texts, lang)
+    assert kept_texts(folder) == expected
+
+
+def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
+    folder = write_files(tmp_path / "pool", POOLS["LAION-5B"][0])
+    recipe = tmp_path / "r.toml"
+    init(str(folder), out=recipe)
+    recipe.write_text(recipe.read_text().replace("# where = ", "where = "))
+    config = load_recipe(recipe).pool
+    assert config.where
+    (shard,) = pool.list_shards(config)
+    assert pool.read_texts(shard, config).text.to_pylist() == [DOG]
+
+
+def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
+    folder = write_files(tmp_path / "pool", {"0.tsv": f"1\tde\t{HUND}\n2\ten\t{DOG}\n"})
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml")]) == 2
+    assert "give --texts" in capsys.readouterr().err
+    flags = ["--columns", "n,lang,said", "--key", "n", "--texts", "said", "--lang", "lang"]
+    assert main(["init", str(folder), "--out", str(tmp_path / "r.toml"), *flags]) == 0
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.columns, config.key, config.texts, config.lang) == (("n", "lang", "said"), "n", ("said",), "lang")
+    assert kept_texts(folder) == [HUND, DOG]
+    assert load_recipe(tmp_path / "r.toml").languages.codes == ("de", "en")

@@ -1,0 +1,311 @@
+"""What is read of a run, or reused: `estimate`, `inspect`, `status`, `run --from-run`; and `doctor` of the machine."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from killed import contents
+from plain_recipe import LISTS, keys_of, make_run, make_shards, run_stages
+from stages import QUIET
+from worldclip import curate
+from worldclip.balance.config import BalanceConfig
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError, install_hint
+from worldclip.core.job import RunLock
+from worldclip.core.settings import to_toml
+from worldclip.recipe import run as run_recipe
+from worldclip.recipe import stage_names
+from worldclip.tools import branch as branch_module
+from worldclip.tools import doctor
+from worldclip.tools.branch import branch
+from worldclip.tools.estimate import estimate, to_text
+from worldclip.tools.explain_text import entry_to_text, key_to_text
+from worldclip.tools.inspect_run import inspect_entry, inspect_key
+from worldclip.tools.status import STAGES, holder, status
+
+SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
+DENIED = keys_of(SHARDS)[:4]
+
+
+@pytest.fixture(scope="module", params=["one", "all"])
+def run(request, tmp_path_factory) -> Path:
+    """A run after curate, some of whose keys are denied; do not change it."""
+    folder = tmp_path_factory.mktemp("explained")
+    pq.write_table(pa.table({"key": DENIED}), folder / "denied.parquet")
+    curate = {"text_policy": request.param, "exclude": ["ar"]}
+    return make_run(folder, SHARDS, curate=curate, pool={"deny_keys": [str(folder / "denied.parquet")]})
+
+
+# estimate
+@pytest.mark.parametrize("values", [{"tail_fraction": 0.2}, {"english_threshold": 6}, {"tail_fraction": 0.05}])
+def test_an_estimate_is_what_curate_reports_later(run, values, tmp_path):
+    key, value = next(iter(values.items()))
+    found = estimate(run, **{"threshold" if key == "english_threshold" else key: [value]})
+    candidate = found["candidates"][0]
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    recipe = dataclasses.replace(load_recipe(run), balance=BalanceConfig(**values))
+    (copy / "recipe.toml").write_text(to_toml(recipe), "utf-8")
+    reports = run_stages(recipe, copy, stages="balance curate")
+    total = reports["curate"]["total"]
+    assert found["text_policy"] == recipe.curate.text_policy
+    assert candidate["total"]["pairs_in"] == total["pairs_in"]
+    assert candidate["total"]["expected_pairs"] == pytest.approx(total["expected_pairs"])
+    assert candidate["total"]["pairs_matched"] == total["sampled_out"] + total["pairs_out"]
+    assert candidate["languages"].keys() == reports["curate"]["languages"].keys()
+    for lang, row in candidate["languages"].items():
+        assert row["pairs_in"] == reports["curate"]["languages"][lang]["pairs_in"]
+        if lang == "und":
+            continue
+        assert row["threshold"] == reports["balance"]["lists"][lang]["threshold"]
+        assert row["tail_fraction"] == reports["balance"]["lists"][lang]["tail_fraction"]
+        assert row["expected_pairs"] == pytest.approx(reports["curate"]["languages"][lang]["expected_pairs"])
+
+
+def test_without_values_the_recipe_itself_is_estimated_and_nothing_is_written(run, tmp_path):
+    before = sorted(run.rglob("*"))
+    (candidate,) = estimate(run)["candidates"]
+    assert candidate["tail_fraction"] == load_recipe(run).balance.tail_fraction
+    assert sorted(run.rglob("*")) == before
+    (tmp_path / "recipe.toml").write_text((run / "recipe.toml").read_text())
+    with pytest.raises(UserError, match="match is not finished"):
+        estimate(tmp_path)
+
+
+def test_estimates_as_text_and_as_json(run, capsys):
+    found = estimate(run, tail_fraction=[0.1], threshold=[1000])
+    text = to_text(found, num_languages=2)
+    total = found["candidates"][1]["total"]
+    unit = {"one": "images", "all": "pairs"}[found["text_policy"]]
+    for line in (
+        f"tail_fraction = 0.1: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected",
+        "english_threshold = 1,000:",
+        "warning: no entry of list en reaches",
+        f"{len(found['candidates'][1]['languages']) - 2} more",
+    ):
+        assert line in text
+    assert main(["estimate", str(run), "--threshold", "5,1000", "20", "--tail-fraction", "0.1,0.2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["candidates"]
+    assert [row["english_threshold"] for row in rows] == [5, 1000, 20, None, None]
+    assert [row["tail_fraction"] for row in rows] == [None, None, None, 0.1, 0.2]
+    assert main(["estimate", str(run), "--threshold=0", "--tail-fraction=-inf"]) == 2
+    assert capsys.readouterr().err.count("must be") == 2
+
+
+# inspect
+def test_every_key_is_explained_as_it_was_decided(run):
+    kept = {}
+    reasons: set[str] = set()
+    for name, samples in SHARDS.items():
+        for row in curate.read_curated(run, name).to_pylist():
+            kept[(row["key"], row["text_idx"])] = row
+        for stem, _ in samples:
+            found = inspect_key(run, f"{Path(name).parent}/{stem}")
+            assert found["shard"] == name
+            assert found["is_valid"] == (found["key"] not in DENIED)
+            for text in found["texts"]:
+                reasons.add(text["reason"])
+                row = kept.get((found["key"], text["text_idx"])) if text["reason"] != "duplicate" else None
+                assert (row is not None) == (text["reason"] == "kept")
+                if row is not None:
+                    assert text["keep_prob"] == row["keep_prob"]
+                    assert text["coin"] < text["keep_prob"]
+                    assert text["lang"] == row["lang"]
+                    worth = [1 - entry["prob"] for entry in text["entries"]]
+                    assert text["keep_prob"] == pytest.approx(1 - np.prod(worth))
+                    assert all(entry["entry"] in text["text"] for entry in text["entries"])
+            assert found["kept"] == any(text["reason"] == "kept" for text in found["texts"])
+    assert {"duplicate", "no_text", "no_language", "not_valid", "excluded", "kept", "sampled_out"} <= reasons
+    assert kept
+
+
+def test_a_key_of_two_shards_is_explained_by_the_one_that_keeps_it(tmp_path):
+    texts = [f"a text with {LISTS['en'][0]} in it"]
+    shards = {"x/0.tar": [("twice", ["unmatched words"]), ("other", texts)], "x/1.tar": [("twice", texts)]}
+    found = inspect_key(make_run(tmp_path, shards, balance={"english_threshold": 100}), "x/twice")
+    assert (found["shard"], found["kept"]) == ("x/1.tar", True)
+
+
+def test_explanations_as_text(run, capsys):
+    name = min(SHARDS)
+    row = next(iter(curate.read_curated(run, name).to_pylist()))
+    text = key_to_text(inspect_key(run, row["key"]))
+    assert text.startswith(f"{row['key']} in {name}: kept")
+    assert f"probability {row['keep_prob']:.4f}, coin 0." in text
+    assert "matches, " in text
+    entry = LISTS["en"][0]
+    assert f"{entry!r} of en (entry 0, list): " in entry_to_text(inspect_entry(run, entry, "en"))
+    assert main(["inspect", str(run), "--entry", entry]) == 0
+    assert "of en (entry 0, list)" in capsys.readouterr().out
+
+
+def test_an_entry_is_shown_with_its_count_place_and_texts(run):
+    counts = np.load(run / "balance" / "counts" / "en.npy")
+    top = int(np.argmax(counts))
+    found = inspect_entry(run, LISTS["en"][top], "en")
+    assert (found["matches"], found["rank"], found["is_head"]) == (counts.max(), 1, True)
+    assert found["prob"] == pytest.approx(found["threshold"] / found["matches"])
+    assert 0 < len(found["samples"]) <= 10
+    assert all(f" {found['entry']} " in f" {sample['text']} " for sample in found["samples"])
+    assert found == inspect_entry(run, LISTS["en"][top], "en")
+    with pytest.raises(UserError, match="did you mean 'green'"):
+        inspect_entry(run, "gren", "en")
+    with pytest.raises(UserError, match="its lists are ar, en, th, zh"):
+        inspect_entry(run, "red", "fr")
+
+
+# status
+def rows_of(run: Path) -> dict[str, dict[str, Any]]:
+    return {row["stage"]: row for row in status(run)["stages"]}
+
+
+def test_finished_run_has_counts_and_no_next_command(toy_run):
+    record = status(toy_run)
+    assert [row["stage"] for row in record["stages"]] == list(stage_names()) == list(STAGES)
+    assert {row["state"] for row in record["stages"]} == {"finished"}
+    assert rows_of(toy_run)["curate"]["counts"] == artifacts.read_json(toy_run / "curate/manifest.json")["counts"]
+    assert (record["next"], record["in_use_by"]) == (None, None)
+
+
+def test_interrupted_stages_show_their_finished_shards_and_the_next_command(own_run):
+    for stage in ("export", "evaluate", "train"):
+        shutil.rmtree(own_run / stage)
+    assert status(own_run)["next"] == f"worldclip train {own_run} --dry-run"  # what it takes is asked first
+    for stage in ("match", "balance", "curate"):
+        (own_run / stage / "manifest.json").unlink()
+    shutil.rmtree(own_run / "balance")
+    rows = rows_of(own_run)
+    states = [rows[stage]["state"] for stage in ("match", "balance", "curate")]
+    assert states == ["unfinished", "not started", "unfinished"]
+    assert rows["match"]["counts"] == {"shards_finished": 3, "shards": 3}
+    assert status(own_run)["next"] == f"worldclip run {own_run}"
+
+
+def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
+    with RunLock(tmp_path):
+        assert holder(tmp_path) == f"process {os.getpid()}"
+    with RunLock(tmp_path, is_shared=True):
+        assert holder(tmp_path) == "calls with --shards"
+    assert holder(tmp_path) is None
+    (tmp_path / ".lock").write_text(f"process {os.getpid()}")  # a number that another process has now
+    assert holder(tmp_path) is None
+
+
+def test_interrupted_training_shows_its_last_logged_step_and_that_its_loss_is_not_finite(own_run, capsys):
+    (own_run / "train/manifest.json").unlink()
+    log = own_run / "train/log.jsonl"
+    last = json.loads(log.read_text().splitlines()[-1])
+    with open(log, "a") as file:
+        file.write('{"step": 99')  # a line that is being written
+    train = rows_of(own_run)["train"]
+    assert train["state"] == "unfinished"
+    assert 0 < train["counts"]["step"] == last["step"] <= train["counts"]["steps"]
+    log.write_text(json.dumps(last | {"loss": None}) + "\n")
+    assert main(["status", str(own_run)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("train"))
+    assert "of 20, loss not finite" in line
+    assert rows_of(own_run)["train"]["counts"]["loss"] is None
+
+
+# --from-run
+def files_of(folder: Path) -> dict[str, bytes]:
+    return contents(folder, without=[".lock"])
+
+
+def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
+    before = files_of(toy_run)
+    run_recipe(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
+    assert files_of(toy_run) == before
+    of_stages = {path: content for path, content in before.items() if "/" in path}
+    assert {path: content for path, content in files_of(tmp_path / "b").items() if "/" in path} == of_stages
+    assert os.path.samefile(tmp_path / "b/match/manifest.json", toy_run / "match/manifest.json")
+    for name in ("train/log.jsonl", "evaluate/results.jsonl"):  # files that grow are copied
+        assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
+
+
+def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_run, toy_world, tmp_path, capsys):
+    before = files_of(toy_run)
+    changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])
+    run_recipe(changed, tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
+    assert files_of(toy_run) == before
+    said = capsys.readouterr().err
+    for stage in ("pool", "metadata", "match"):
+        assert f"{stage}  is finished and unchanged" in said
+    assert "balance  starts (balance.tail_fraction was" in said
+    assert not (tmp_path / "b/train").exists()
+    alone = run_recipe(changed, tmp_path / "alone", until="curate", executor=QUIET)
+    curated = {path: content for path, content in files_of(alone / "curate").items() if path.endswith(".parquet")}
+    assert curated.items() <= files_of(tmp_path / "b/curate").items()
+    pool = shutil.copytree(toy_world.folder / "pool", tmp_path / "pool")
+    next(pool.iterdir()).unlink()
+    changed = load_recipe(toy_run, [f"pool.path={pool}"])
+    run_recipe(changed, tmp_path / "of_pool", from_run=toy_run, until="metadata", executor=QUIET)
+    said = capsys.readouterr().err
+    assert "pool  starts (new)" in said
+    assert "metadata  is finished and unchanged" in said
+
+
+def test_a_branch_trains_in_the_precision_of_the_run_that_it_comes_from(toy_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldclip.train.stage.bf16_hardware", lambda device: "")
+    source = Path(shutil.copytree(toy_run, tmp_path / "source"))
+    config = artifacts.read_json(source / "train/config.json")
+    config["schedule"]["precision"] = "bf16"
+    artifacts.write_json(source / "train/config.json", config)
+    recipe = load_recipe(toy_run, ["train.precision=auto", "train.samples_seen=64", "train.warmup_samples=0"])
+    first = run_recipe(recipe, tmp_path / "first", from_run=source, until="curate", executor=QUIET)
+    second = run_recipe(recipe, tmp_path / "second", from_run=first, until="train", executor=QUIET)
+    schedule = artifacts.read_json(second / "train/config.json")["schedule"]
+    assert (schedule["precision"], schedule["precision_by"]) == ("bf16", "--from-run")
+    assert load_recipe(second).train.precision == "auto", "a recipe of another precision is another arm of a comparison"
+
+
+def test_without_hard_links_files_are_copied_and_unfinished_stages_are_not(toy_run, tmp_path, monkeypatch):
+    def refuse(source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    source = Path(shutil.copytree(toy_run, tmp_path / "source"))
+    (source / "match/manifest.json").unlink()
+    (tmp_path / "b/.pool.tmp").mkdir(parents=True)
+    (tmp_path / "b/.pool.tmp/half").write_text("of a killed branch")
+    monkeypatch.setattr(branch_module.os, "link", refuse)
+    assert branch(source, tmp_path / "b", ["pool", "match"]) == ["pool"]
+    assert files_of(tmp_path / "b/pool") == files_of(toy_run / "pool")
+
+
+def test_wrong_sources_are_refused(toy_run, tmp_path):
+    with pytest.raises(UserError, match=r"holds no recipe\.toml"):
+        branch(tmp_path, tmp_path / "b", ["pool"])
+    with pytest.raises(UserError, match="is the run itself"):
+        branch(toy_run, toy_run, ["pool"])
+    with RunLock(toy_run), pytest.raises(UserError, match="is in use by process"):
+        branch(toy_run, tmp_path / "b", ["pool"])
+
+
+# doctor
+def test_doctor_names_missing_modules_and_problems_and_versions_are_those_of_version(tmp_path, monkeypatch, capsys):
+    assert main(["doctor", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["versions"]["worldclip"]
+    assert record["device"].split()[0] in ("cpu", "cuda", "mps")
+    assert main(["--version", "--json"]) == 0
+    record.pop("problems")
+    assert json.loads(capsys.readouterr().out) == record
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    monkeypatch.setattr("worldclip.language.identify.model_path", lambda: tmp_path / "lid.176.ftz")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    diagnosis = doctor.diagnose()
+    assert diagnosis["extras"]["metadata"] == ["wordfreq"]
+    assert f"extra metadata: lacks wordfreq: {install_hint('metadata')}" in doctor.to_text(diagnosis)
+    places = [problem.partition(" ")[0] for problem in diagnosis["problems"]]
+    assert places == [str(tmp_path / "lid.176.ftz"), str(tmp_path)]
